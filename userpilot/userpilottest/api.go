@@ -1,0 +1,160 @@
+package userpilottest
+
+import (
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	apiVersion   = "2020-09-22"
+	maxBodyBytes = 1 << 20
+)
+
+// answer is the API. The request's body need not be closed.
+func (s *Server) answer(r *http.Request) answer {
+	a := s.route(r)
+	if !a.cut {
+		a.header.Set("X-Request-Id", "stand-in-"+strconv.FormatInt(s.requests.Add(1), 10))
+	}
+	return a
+}
+
+func (s *Server) route(r *http.Request) answer {
+	method, handle := "", (func(*http.Request) answer)(nil)
+	switch r.URL.Path {
+	case "/v1/identify":
+		method, handle = http.MethodPost, s.identify
+	case "/v1/validate":
+		method, handle = http.MethodGet, s.validate
+	default:
+		return refuse(http.StatusNotFound, "not_found", "there is nothing here")
+	}
+	if r.Method != method {
+		a := refuse(http.StatusMethodNotAllowed, "method_not_allowed", "the method must be "+method)
+		a.header.Set("Allow", method)
+		return a
+	}
+	return handle(r)
+}
+
+// validate is the probe for a key.
+func (s *Server) validate(r *http.Request) answer {
+	if _, ok := s.keyOf(r); !ok {
+		return wrongKey()
+	}
+	return newAnswer(http.StatusOK, []byte("{}"))
+}
+
+// keyOf returns the key of a request and whether it is accepted. An app token, which
+// begins with NX-, is documented not to be.
+func (s *Server) keyOf(r *http.Request) (string, bool) {
+	key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Token ")
+	if !ok || key == "" || strings.HasPrefix(key, "NX-") {
+		return "", false
+	}
+	return key, s.options.Key == "" || key == s.options.Key
+}
+
+func wrongKey() answer {
+	return refuse(http.StatusUnauthorized, "unauthorized", "the API key is not valid")
+}
+
+// identify answers one call and remembers it.
+func (s *Server) identify(r *http.Request) answer {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
+	if err != nil {
+		return answer{cut: true}
+	}
+	parsed, bad := parseIdentify(body)
+	call := Call{Request: Request{Time: time.Now(), User: parsed.user, Body: body}}
+	key, ok := s.keyOf(r)
+	if !ok {
+		return s.finish(call, wrongKey(), nil)
+	}
+	fault, over := s.admit(key, &call.Request)
+	if sleep(r.Context(), s.options.Latency+fault.Delay) != nil || fault.Cut {
+		return s.finish(call, answer{cut: true}, nil)
+	}
+	if wrong := checkEnvelope(r.Header, body); wrong != nil {
+		bad = wrong
+	}
+	switch {
+	case fault.refuses():
+		return s.finish(call, fault.dress(refuse(fault.status(), "scripted_fault", "this fault was asked for")), nil)
+	case over:
+		return s.finish(call, s.overLimit(), nil)
+	case bad != nil:
+		return s.finish(call, refuse(bad.status, bad.code, bad.message), nil)
+	case fault.CutAfterApply:
+		return s.finish(call, answer{cut: true}, &parsed)
+	}
+	return s.finish(call, fault.dress(newAnswer(http.StatusAccepted, nil)), &parsed)
+}
+
+// admit gives a call its number, counts it for the limit and chooses its fault.
+func (s *Server) admit(key string, q *Request) (f Fault, over bool) {
+	s.mu.Lock()
+	s.number++
+	q.Number = s.number
+	w := s.windows[key]
+	if w == nil {
+		w = &window{length: s.options.Window}
+		s.windows[key] = w
+	}
+	inWindow := w.add(q.Time)
+	faults := s.faults
+	s.mu.Unlock()
+
+	if faults != nil {
+		f = faults(*q) // unlocked, for it may ask the server something
+	}
+	return f, s.options.Limit > 0 && inWindow > s.options.Limit
+}
+
+// checkEnvelope checks what is around a body.
+func checkEnvelope(h http.Header, body []byte) *refusal {
+	contentType, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
+	switch {
+	case len(body) > maxBodyBytes:
+		return &refusal{http.StatusRequestEntityTooLarge, "too_large", "the body is larger than 1 MiB"}
+	case contentType != "application/json":
+		return &refusal{http.StatusUnsupportedMediaType, "unsupported_media_type", "Content-Type must be application/json"}
+	case h.Get("X-API-Version") != apiVersion:
+		return badRequest("missing_api_version", "X-API-Version must be "+apiVersion)
+	}
+	return nil
+}
+
+func (s *Server) overLimit() answer {
+	a := refuse(http.StatusTooManyRequests, "rate_limited", "the rate limit is exceeded")
+	if s.options.RetryAfter > 0 {
+		a.setRetryAfter(s.options.RetryAfter)
+	}
+	return a
+}
+
+// finish applies a call, if it is to be, and counts it, both at one instant: so the
+// order of Calls is the order in which the profiles changed.
+func (s *Server) finish(call Call, a answer, apply *identify) answer {
+	call.Status, call.Applied = a.status, apply != nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if apply != nil {
+		s.store.apply(*apply)
+		s.stats.Applied++
+	}
+	s.stats.Calls++
+	s.stats.ByStatus[call.Status]++
+	if s.stats.First.IsZero() {
+		s.stats.First = call.Time
+	}
+	s.stats.Last = call.Time
+	if s.options.KeepCalls {
+		s.calls = append(s.calls, call)
+	}
+	return a
+}
