@@ -1,0 +1,38 @@
+package queue
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+)
+
+// certainty tells how long a member can be sure that nobody has taken its partitions: no
+// call begins in the last quarter of its key's life, and none outlives it.
+//
+// Both clocks are asked: the monotonic one stands still while a machine sleeps, the wall
+// clock can be set.
+type certainty struct {
+	ttl     time.Duration
+	renewed atomic.Pointer[time.Time] // just before the last renewal was sent
+}
+
+var errUncertain = errors.New("the membership could not be renewed in time")
+
+// renew says that a renewal sent at t has succeeded.
+func (c *certainty) renew(t time.Time) { c.renewed.Store(&t) }
+
+// check returns nil if a call may begin now.
+func (c *certainty) check() error {
+	if c.age() >= c.ttl*3/4 {
+		return errUncertain
+	}
+	return nil
+}
+
+// left is the time until the key can have expired.
+func (c *certainty) left() time.Duration { return c.ttl - c.age() }
+
+func (c *certainty) age() time.Duration {
+	t, now := *c.renewed.Load(), time.Now()
+	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
+}

@@ -1,0 +1,253 @@
+package queue
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+)
+
+const (
+	// A dead connection is noticed within three pings. NATS's default is two minutes
+	// each; claims on partitions would stand still for as long.
+	pingInterval = 5 * time.Second
+
+	reconnectWait   = 500 * time.Millisecond
+	reconnectJitter = 250 * time.Millisecond
+)
+
+// ConnectConfig says where NATS is and who we are. Empty fields are left out.
+type ConnectConfig struct {
+	URL   string // one or more, with commas between; default nats://127.0.0.1:4222
+	Creds string // file with the user's JWT and key
+	CA    string // file with the certificates to trust, in PEM
+	Cert  string // file with our own certificate, in PEM; with Key
+	Key   string
+	Name  string // shown in the server's list of connections
+	// Wait is how long to wait for a server that cannot be reached: below 0 for ever, 0
+	// not at all. What waiting cannot cure, such as a wrong password, is not waited for.
+	Wait time.Duration
+	Log  *slog.Logger // nil discards
+}
+
+// Connect connects to NATS. It blocks while the server cannot be reached, as long as
+// [ConnectConfig.Wait] says, and logs that once. A connection that is lost later is
+// made anew for as long as it takes; that too is logged once each way. Errors name the
+// flag that is wrong and never show what a URL holds beside the host.
+//
+// The caller closes the connection.
+func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
+	if c.URL == "" {
+		c.URL = nats.DefaultURL
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	hosts, err := hosts(c.URL)
+	if err != nil {
+		return nil, err
+	}
+	options, err := c.options()
+	if err != nil {
+		return nil, err
+	}
+	return c.dial(ctx, hosts, options)
+}
+
+// dial tries until it has a connection or c.Wait is over.
+func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Option) (*nats.Conn, error) {
+	began := time.Now()
+	for waited := false; ; waited = true {
+		nc, err := nats.Connect(c.URL, options...)
+		switch {
+		case err == nil && waited:
+			c.Log.Info("NATS is there", "url", hosts)
+			return nc, nil
+		case err == nil:
+			return nc, nil
+		case isHopeless(err):
+			return nil, fmt.Errorf("connect to NATS at %s: %w (see --nats-creds, --nats-ca, --nats-cert)", hosts, err)
+		case c.Wait >= 0 && time.Since(began) >= c.Wait:
+			return nil, fmt.Errorf("connect to NATS at %s: %w (see --nats-url; --wait says how long to wait)", hosts, err)
+		case !waited:
+			c.Log.Warn("waiting for NATS", "url", hosts, "error", err)
+		}
+		if c.Wait < 0 {
+			pause(ctx, reconnectWait)
+		} else {
+			pause(ctx, min(reconnectWait, c.Wait-time.Since(began)))
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("wait for NATS at %s: %w", hosts, context.Cause(ctx))
+		}
+	}
+}
+
+// isHopeless reports whether the server was reached and does not want us. While a
+// connection is made, all else may pass.
+func isHopeless(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
+		errors.Is(err, nats.ErrSecureConnWanted) || errors.Is(err, nats.ErrSecureConnRequired)
+}
+
+// hosts checks the URLs and returns what of them may be shown: user, password and token
+// are cut.
+func hosts(urls string) (string, error) {
+	var shown []string
+	for text := range strings.SplitSeq(urls, ",") {
+		text = strings.TrimSpace(text)
+		if !strings.Contains(text, "://") {
+			text = "nats://" + text
+		}
+		u, err := url.Parse(text)
+		if err != nil || u.Hostname() == "" {
+			return "", errors.New("--nats-url: is not a URL such as nats://127.0.0.1:4222")
+		}
+		switch u.Scheme {
+		case "nats", "tls", "ws", "wss":
+		default:
+			return "", errors.New("--nats-url: must begin with nats://, tls://, ws:// or wss://")
+		}
+		shown = append(shown, u.Scheme+"://"+u.Host)
+	}
+	return strings.Join(shown, ","), nil
+}
+
+func (c ConnectConfig) options() ([]nats.Option, error) {
+	options := append(watchConnection(c.Log),
+		nats.Name(c.Name),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // credentials may be rolled under us; go on trying
+		nats.ReconnectWait(reconnectWait),
+		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(2),
+	)
+	if c.Creds != "" {
+		if err := checkCreds(c.Creds); err != nil {
+			return nil, fmt.Errorf("--nats-creds: %w", err)
+		}
+		options = append(options, nats.UserCredentials(c.Creds))
+	}
+	if c.CA != "" {
+		if err := checkCA(c.CA); err != nil {
+			return nil, fmt.Errorf("--nats-ca: %w", err)
+		}
+		options = append(options, nats.RootCAs(c.CA))
+	}
+	if c.Cert == "" && c.Key == "" {
+		return options, nil
+	}
+	if c.Cert == "" || c.Key == "" {
+		return nil, errors.New("--nats-cert and --nats-key: both are needed, or none")
+	}
+	if _, err := tls.LoadX509KeyPair(c.Cert, c.Key); err != nil {
+		return nil, fmt.Errorf("--nats-cert, --nats-key: %w", err)
+	}
+	return append(options, nats.ClientCert(c.Cert, c.Key)), nil
+}
+
+// The files are read again at each connect. They are checked before the first, for there
+// a broken file would look like a server that is not ready.
+
+func checkCreds(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	_, errJWT := nkeys.ParseDecoratedJWT(text)
+	_, errKey := nkeys.ParseDecoratedUserNKey(text)
+	if errJWT != nil || errKey != nil {
+		return errors.New("the file does not hold a NATS user's credentials")
+	}
+	return nil
+}
+
+func checkCA(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(text) {
+		return errors.New("the file holds no certificate in PEM")
+	}
+	return nil
+}
+
+// watchConnection logs each change of the connection once.
+func watchConnection(log *slog.Logger) []nats.Option {
+	return []nats.Option{
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // nil: we closed it ourselves
+				log.Warn("NATS connection lost, trying again", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Info("NATS connection is back") }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("NATS reports an error", "error", withoutSubject(err))
+		}),
+	}
+}
+
+// withoutSubject keeps a permission error's subject out of the log: it holds a user id.
+func withoutSubject(err error) error {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		return nats.ErrPermissionViolation
+	}
+	return err
+}
+
+// AwaitSetup is [Queue.Setup] for a server whose JetStream may still be starting or
+// electing its leader: it tries again for as long as wait says, in the way of
+// [ConnectConfig.Wait]. What waiting cannot cure is returned at once. It logs once that
+// it waits.
+func (q *Queue) AwaitSetup(ctx context.Context, wait time.Duration, update bool) ([]Change, error) {
+	began := time.Now()
+	var made []Change
+	for waited := false; ; waited = true {
+		changes, err := q.Setup(ctx, update)
+		made = append(made, changes...)
+		if err == nil || !isStarting(err) || ctx.Err() != nil || wait >= 0 && time.Since(began) >= wait {
+			return made, err
+		}
+		if !waited {
+			q.log.Warn("waiting for JetStream", "error", err)
+		}
+		pause(ctx, reconnectWait)
+	}
+}
+
+// isStarting reports whether JetStream cannot answer yet: no leader, or a node that the
+// leader counts on is not there.
+func isStarting(err error) bool {
+	const peerOffline = 10005
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
+		switch refused.ErrorCode {
+		case peerOffline, codeUnavailable, codeNotLeader, codeStreamOffline:
+			return true
+		}
+		return false
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
+		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected)
+}
+
+// Validate reports what is wrong with the topology, with the name of the flag first. It
+// needs no connection.
+func (t Topology) Validate() error {
+	_, err := t.withDefaults()
+	return err
+}

@@ -1,0 +1,138 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Reason is why an event is dead.
+type Reason string
+
+// The reasons for which an event dies.
+const (
+	Invalid          Reason = "invalid"           // it can be no identify; no call was made
+	Rejected         Reason = "rejected"          // Userpilot refuses it
+	RetriesExhausted Reason = "retries_exhausted" // its calls fail while others succeed
+	Panicked         Reason = "panic"             // the worker panics on it
+)
+
+// Death is what is known about why an event is dead. Zero values are left out of the
+// dead letter.
+type Death struct {
+	Reason    Reason
+	Status    int    // of Userpilot's answer
+	Code      string // Userpilot's error code
+	Error     string // one line; may quote what Userpilot said, so it never goes to a log
+	RequestID string // of the answer, for Userpilot's support
+	Attempts  int    // that counted
+	User      string // the user id, where it could be read
+}
+
+// Headers of a dead letter. Its payload is the original bytes.
+const (
+	headerReason      = "Dead-Reason"
+	headerStatus      = "Dead-Status"
+	headerCode        = "Dead-Code"
+	headerError       = "Dead-Error"
+	headerRequestID   = "Dead-Request-Id"
+	headerAttempts    = "Dead-Attempts"
+	headerAt          = "Dead-At"
+	headerPublishedAt = "Dead-Published-At"
+	headerSequence    = "Dead-Sequence"
+	headerUser        = "Dead-User"
+)
+
+// maxHeaderValue bounds each header, so that a dead letter is never too large to be stored.
+const maxHeaderValue = 1024
+
+// Bury stores the event's dead letter and blocks until the server has it on disk or ctx ends.
+// Calling it again for the same event stores nothing more. Only after it has returned nil
+// may the event be settled.
+func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) error {
+	msg := &nats.Msg{
+		Subject: c.q.topology.deadSubject(c.created, d.Sequence),
+		Header:  death.headers(d, time.Now()),
+		Data:    body,
+	}
+	// The subject is the event's own, so "nothing may be there yet" makes this exactly
+	// once, whenever it is tried again. A message id is forgotten after two minutes.
+	_, err := c.q.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(0))
+	if isWrongRevision(err) {
+		// It is there already. But see for ourselves: the event is about to be removed.
+		_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{msg.Subject})
+	}
+	if err != nil {
+		return fmt.Errorf("store a dead letter: %w", err)
+	}
+	return nil
+}
+
+func (x Death) headers(d Delivery, now time.Time) nats.Header {
+	h := nats.Header{}
+	set := func(name, value string) {
+		if value != "" {
+			h.Set(name, value)
+		}
+	}
+	number := func(name string, n int) {
+		if n != 0 {
+			h.Set(name, strconv.Itoa(n))
+		}
+	}
+	set(headerReason, string(x.Reason))
+	number(headerStatus, x.Status)
+	set(headerCode, clean(x.Code))
+	set(headerError, clean(x.Error))
+	set(headerRequestID, clean(x.RequestID))
+	number(headerAttempts, x.Attempts)
+	set(headerAt, now.UTC().Format(time.RFC3339Nano))
+	set(headerPublishedAt, d.Published.UTC().Format(time.RFC3339Nano))
+	set(headerSequence, strconv.FormatUint(d.Sequence, 10))
+	if clean(x.User) == x.User { // else only the payload can tell it truly
+		set(headerUser, x.User)
+	}
+	number(headerReplays, d.Replays)
+	return h
+}
+
+// clean makes text fit for a header: one line of printable characters, cut at a limit.
+func clean(text string) string {
+	runes := make([]rune, 0, min(len(text), maxHeaderValue))
+	size := 0
+	for _, r := range text {
+		if !unicode.IsPrint(r) {
+			r = ' '
+		}
+		if size += utf8.RuneLen(r); size > maxHeaderValue {
+			break
+		}
+		runes = append(runes, r)
+	}
+	for len(runes) > 0 && runes[0] == ' ' {
+		runes = runes[1:]
+	}
+	for len(runes) > 0 && runes[len(runes)-1] == ' ' {
+		runes = runes[:len(runes)-1]
+	}
+	return string(runes)
+}
+
+// replays reads how often an event was a dead letter before. The header may come from
+// anyone, so nonsense counts as none.
+func replays(h nats.Header) int {
+	if len(h) == 0 {
+		return 0
+	}
+	n, err := strconv.Atoi(h.Get(headerReplays))
+	if err != nil || n < 0 || n > 1_000_000 {
+		return 0
+	}
+	return n
+}

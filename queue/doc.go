@@ -1,0 +1,21 @@
+// Package queue is everything that touches NATS: the names and sizes of what
+// lives there, the publisher, membership, claims on partitions, the rate
+// ledger, settlement and dead letters. Types of nats.go's jetstream package
+// never leave it.
+//
+// Its laws:
+//
+//   - A partition is claimed by holding the one consumer on its subject; the
+//     server refuses a second one. There is no lock and no leader of our own.
+//   - Events of a partition reach the [Handler] in the order of the stream, each
+//     once per claim. Whatever could break that (a reconnect, a gap, a second
+//     delivery, an unconfirmed settlement) has one answer: the claim is given up
+//     and the partition claimed anew, so that all that is not settled arrives
+//     again, in order, before anything new.
+//   - An event leaves the stream only by [Claim.Settle], after a 2xx or after its
+//     dead letter has been stored.
+//   - Nothing is called for a claim whose membership could have lapsed:
+//     [Claim.Certain] is the last word, and it asks no one.
+//   - The API blocks only where its documentation says so. Callbacks
+//     come from one goroutine per partition.
+package queue

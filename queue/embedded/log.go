@@ -1,0 +1,63 @@
+//go:build !noembed
+
+package embedded
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+)
+
+// serverLog passes the server's log on to slog and keeps the first fatal error.
+// Debug and trace lines, which hold subjects, are never asked for.
+type serverLog struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	first error
+}
+
+// fatal returns the first fatal error, or nil.
+func (l *serverLog) fatal() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.first
+}
+
+func (l *serverLog) Noticef(format string, v ...any) {
+	l.log.Debug(line(format, v), "from", "nats-server")
+}
+
+func (l *serverLog) Warnf(format string, v ...any) {
+	l.log.Warn(line(format, v), "from", "nats-server")
+}
+
+func (l *serverLog) Errorf(format string, v ...any) {
+	l.log.Warn(line(format, v), "from", "nats-server")
+}
+
+// Fatalf is said once, when the server cannot start; [Start] returns it as an error, so
+// it is not logged as well. The error keeps its type, which tells a port in use from
+// the rest.
+func (l *serverLog) Fatalf(format string, v ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.first != nil {
+		return
+	}
+	for _, value := range v {
+		if err, ok := value.(error); ok {
+			l.first = fmt.Errorf("%w", err)
+			return
+		}
+	}
+	l.first = fmt.Errorf("%s", line(format, v))
+}
+
+func (l *serverLog) Debugf(string, ...any) {}
+func (l *serverLog) Tracef(string, ...any) {}
+
+func line(format string, v []any) string {
+	return strings.TrimSpace(fmt.Sprintf(format, v...))
+}

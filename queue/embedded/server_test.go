@@ -1,0 +1,173 @@
+//go:build !noembed
+
+package embedded_test
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/embedded"
+)
+
+func TestMain(m *testing.M) {
+	ats.Register() // its ticker must not belong to a test's bubble
+	os.Exit(m.Run())
+}
+
+// start boots a server and connects to it; both end with the test.
+func start(t *testing.T, c embedded.Config) (*embedded.Server, jetstream.JetStream) {
+	t.Helper()
+	s, err := embedded.Start(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Shutdown)
+	nc, err := s.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, js
+}
+
+func store(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	config := jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Storage: jetstream.FileStorage}
+	if _, err := js.CreateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "s", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatWasStoredIsThereAfterAShutdown(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, js := start(t, embedded.Config{Dir: dir})
+	store(t, js)
+	first.Shutdown()
+	first.Shutdown() // a second call is harmless
+
+	_, js = start(t, embedded.Config{Dir: dir})
+	stream, err := js.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := stream.GetMsg(t.Context(), 1); err != nil || string(msg.Data) != "kept" {
+		t.Fatalf("got %v, %v", msg, err)
+	}
+}
+
+func TestTwoServersOnOneDirectory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, _ := start(t, embedded.Config{Dir: dir})
+
+	_, err := embedded.Start(embedded.Config{Dir: dir})
+	var locked *embedded.LockedError
+	if !errors.As(err, &locked) || locked.Dir != dir || !strings.Contains(err.Error(), "--store") {
+		t.Fatalf("got %v", err)
+	}
+	first.Shutdown()
+	start(t, embedded.Config{Dir: dir})
+}
+
+func TestPortInUse(t *testing.T) {
+	t.Parallel()
+	first, _ := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	address := strings.TrimPrefix(first.ClientURL(), "nats://")
+
+	dir := t.TempDir()
+	_, err := embedded.Start(embedded.Config{Dir: dir, Listen: address})
+	var listen *embedded.ListenError
+	if !errors.As(err, &listen) || listen.Address != address || !strings.Contains(err.Error(), "--nats-listen") {
+		t.Fatalf("got %v", err)
+	}
+	start(t, embedded.Config{Dir: dir}) // the failed start released the directory
+}
+
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		config embedded.Config
+		want   string
+	}{
+		"no directory":    {embedded.Config{}, "no directory"},
+		"not a directory": {embedded.Config{Dir: file}, "create the store's directory"},
+		"no port":         {embedded.Config{Dir: t.TempDir(), Listen: "localhost"}, "host:port"},
+		"strange port":    {embedded.Config{Dir: t.TempDir(), Listen: "localhost:nats"}, "from 0 to 65535"},
+		"port too large":  {embedded.Config{Dir: t.TempDir(), Listen: "localhost:65536"}, "from 0 to 65535"},
+		"not our address": {embedded.Config{Dir: t.TempDir(), Listen: "192.0.2.1:0"}, "--nats-listen"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := embedded.Start(test.config); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v, want %q in it", err, test.want)
+			}
+		})
+	}
+}
+
+func TestOtherProcessesConnectByURL(t *testing.T) {
+	t.Parallel()
+	s, _ := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	nc, err := nats.Connect(s.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+}
+
+func TestWithoutASocketThereIsNoURL(t *testing.T) {
+	t.Parallel()
+	if s, _ := start(t, embedded.Config{Dir: t.TempDir()}); s.ClientURL() != "" {
+		t.Fatalf("got %s", s.ClientURL())
+	}
+}
+
+func TestOpenToOtherMachinesIsSaid(t *testing.T) {
+	t.Parallel()
+	for listen, want := range map[string]bool{"0.0.0.0:0": true, "127.0.0.1:0": false} {
+		var log strings.Builder
+		start(t, embedded.Config{Dir: t.TempDir(), Listen: listen, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if got := strings.Contains(log.String(), "asks for no password"); got != want {
+			t.Errorf("%s: warned %v, want %v", listen, got, want)
+		}
+	}
+}
+
+func TestRunsInFakeTime(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		_, js := start(t, embedded.Config{Dir: dir, NoSync: true})
+		store(t, js)
+		time.Sleep(24 * time.Hour)
+		if _, err := js.Publish(t.Context(), "s", []byte("a day later")); err != nil {
+			t.Fatal(err)
+		}
+		if passed := time.Since(began); passed < 24*time.Hour || passed > 25*time.Hour {
+			t.Fatalf("the bubble's clock moved by %v", passed)
+		}
+	})
+}

@@ -1,0 +1,449 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+)
+
+// roundInterval is how often a replica compares what it holds with its share, besides at
+// once when members or claims change.
+const roundInterval = time.Second
+
+// forever is the AckWait of claims. An event sent into a dead connection must never come
+// again by itself, behind later ones.
+const forever = 100 * 24 * time.Hour
+
+// Work joins the fleet and hands the events of this replica's share of the partitions to h
+// until ctx ends. Then it gives them back in peace: it waits until h has let go, leaves the
+// fleet, and returns nil. While NATS is away or the streams are missing it says so once, and
+// goes on by itself when they are back; it returns an error only for a configuration
+// that can never work.
+func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error {
+	config, err := config.withDefaults(q.topology)
+	if err != nil {
+		return err
+	}
+	var trouble changeLog
+	for ctx.Err() == nil {
+		err := q.stay(ctx, config, h, &trouble)
+		if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
+			return err
+		}
+		if ctx.Err() == nil {
+			trouble.report(q.log, err)
+			pause(ctx, roundInterval)
+		}
+	}
+	return nil
+}
+
+// stay is one membership, from joining until ctx ends or it lapses.
+func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, trouble *changeLog) error {
+	m, err := q.join(ctx, config)
+	if err != nil {
+		return err
+	}
+	m.log.Debug("joined")
+	// What is in flight when ctx ends is finished and settled, so calls and renewals
+	// have a context of their own. It ends when the membership lapses.
+	calls, lapse := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer lapse(errGivenUp)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if err := m.keep(calls); err != nil {
+			lapse(err)
+		}
+	})
+	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, claims: map[string]*Claim{}, failures: map[string]int{}}
+	err = f.run(ctx)
+	lapse(errGivenUp)
+	wg.Wait()
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	if leave := m.leave(leaving); leave != nil && err == nil && ctx.Err() == nil {
+		err = fmt.Errorf("leave: %w", leave)
+	}
+	return err
+}
+
+// fleet is one member's view of the others, and the claims that it holds.
+type fleet struct {
+	q       *Queue
+	m       *member
+	h       Handler
+	calls   context.Context
+	trouble *changeLog
+	serving sync.WaitGroup
+
+	mu     sync.Mutex
+	claims map[string]*Claim // by partition; also those being given up
+	alive  []string          // ids of the members, in the order of joining
+	tries  int
+
+	failures map[string]int // claims given up since the last report, by reason
+}
+
+func (f *fleet) run(ctx context.Context) error {
+	defer f.serving.Wait()
+	defer f.handBackAll()
+	watch, err := f.m.kv.WatchFiltered(f.calls, []string{memberKey + "*", quietKey})
+	if err != nil {
+		return fmt.Errorf("watch the fleet: %w", err)
+	}
+	defer func() { _ = watch.Stop() }()
+	connection := f.q.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
+	defer f.q.nc.RemoveStatusListener(connection)
+
+	tick := time.NewTicker(roundInterval)
+	defer tick.Stop()
+	known := false // whether the watch has told all there is
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.calls.Done():
+			err := context.Cause(f.calls)
+			f.failAll(err)
+			return err
+		case status := <-connection:
+			if status != nats.CONNECTED {
+				f.failAll(errors.New("the connection to NATS was interrupted"))
+			}
+		case entry, open := <-watch.Updates():
+			if !open {
+				return errors.New("the watch on the fleet ended")
+			}
+			if entry == nil {
+				known = true
+			} else if err := f.learn(entry); err != nil {
+				return err
+			}
+		case <-tick.C:
+		}
+		f.reportFailures()
+		if !known || f.q.nc.Status() != nats.CONNECTED || len(watch.Updates()) > 0 {
+			continue
+		}
+		err := f.round(ctx)
+		if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
+			return err
+		}
+		if ctx.Err() == nil {
+			f.trouble.report(f.m.log, err)
+		}
+	}
+}
+
+// learn takes in one change of a watched key.
+func (f *fleet) learn(entry jetstream.KeyValueEntry) error {
+	if entry.Key() == quietKey {
+		return f.q.learnQuiet(f.calls, entry)
+	}
+	id := strings.TrimPrefix(entry.Key(), memberKey)
+	present := slices.Contains(f.alive, id)
+	switch {
+	case entry.Operation() != jetstream.KeyValuePut:
+		f.alive = slices.DeleteFunc(f.alive, func(s string) bool { return s == id })
+	case !present:
+		f.alive = append(f.alive, id)
+		slices.Sort(f.alive)
+	}
+	return nil
+}
+
+// round brings what this member holds closer to its share.
+func (f *fleet) round(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
+	defer cancel()
+	stream, err := f.q.js.Stream(ctx, f.q.topology.StreamName())
+	if err != nil {
+		return fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
+	}
+	if differences := compare(stream.CachedInfo().Config, f.q.topology.workStream()); len(differences) > 0 {
+		return &MismatchError{Differences: differences}
+	}
+	holders, err := f.holders(ctx, stream)
+	if err != nil {
+		return err
+	}
+	share := f.share()
+	if surplus := f.active() - share; surplus > 0 {
+		f.handBack(surplus)
+		return nil
+	}
+	created := stream.CachedInfo().Created
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for _, partition := range f.q.topology.partitions() {
+		if f.held(partition) {
+			continue
+		}
+		if f.reserved() >= share {
+			break
+		}
+		free, err := f.free(ctx, stream, holders[partition])
+		if err != nil {
+			return errors.Join(err, group.Wait())
+		}
+		if !free {
+			continue
+		}
+		c := f.reserve(partition, created)
+		group.Go(func() error { return f.claim(ctx, stream, c) })
+	}
+	return group.Wait()
+}
+
+// holders lists the consumer on each partition, and deletes those that bear this member's
+// id although it does not hold them: a creation or deletion without an answer left them.
+func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[string]string, error) {
+	holders := map[string]string{}
+	list := stream.ConsumerNames(ctx)
+	for name := range list.Name() {
+		id, partition, ok := holder(name)
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("the consumer %q on stream %s is not a worker's: delete it, or workers cannot claim its partition", name, f.q.topology.StreamName())
+		case id == f.m.id && !f.holds(partition, name):
+			if err := deleteConsumer(ctx, stream, name); err != nil {
+				return nil, err
+			}
+		default:
+			holders[partition] = name
+		}
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("list the consumers: %w", err)
+	}
+	return holders, nil
+}
+
+// free reports whether the partition under this consumer can be claimed, and fences its
+// holder if that is gone.
+func (f *fleet) free(ctx context.Context, stream jetstream.Stream, consumer string) (bool, error) {
+	if consumer == "" {
+		return true, nil
+	}
+	id, _, _ := holder(consumer)
+	if slices.Contains(f.alive, id) {
+		return false, nil
+	}
+	gone, err := f.m.gone(ctx, id)
+	if err != nil || !gone {
+		return false, err
+	}
+	return true, deleteConsumer(ctx, stream, consumer)
+}
+
+func deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) error {
+	err := stream.DeleteConsumer(ctx, name)
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("delete the consumer %s: %w", name, err)
+	}
+	return nil
+}
+
+// reserve begins a claim: it counts from now on.
+func (f *fleet) reserve(partition string, created time.Time) *Claim {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tries++
+	c := &Claim{
+		q: f.q, partition: partition, consumer: consumerName(f.m.id, partition, f.tries), created: created,
+		certainty: f.m.certainty, ctx: f.calls, next: 1, done: make(chan struct{}), lost: make(chan struct{}),
+	}
+	f.claims[partition] = c
+	return c
+}
+
+// claim creates the consumer of a partition and starts to serve it.
+func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, c *Claim) error {
+	consumer, err := f.create(ctx, stream, c)
+	if err != nil {
+		c.Fail(err)
+		f.forget(c.partition)
+		return err
+	}
+	f.serving.Go(func() {
+		f.q.held.Add(1)
+		c.serve(f.h, consumer)
+		f.q.held.Add(-1)
+		f.unclaim(stream, c)
+	})
+	return nil
+}
+
+// create makes the consumer, and only then reads the journal: by now the last holder is
+// fenced.
+func (f *fleet) create(ctx context.Context, stream jetstream.Stream, c *Claim) (jetstream.Consumer, error) {
+	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable:       c.consumer,
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       forever,
+		FilterSubject: f.q.topology.partitionSubject(c.partition),
+		MaxAckPending: -1, // what waits is bounded by this replica's memory
+	})
+	if err != nil {
+		return nil, fmt.Errorf("claim partition %s: %w", c.partition, err)
+	}
+	if consumer.CachedInfo().NumPending == 0 {
+		c.caughtUp.Store(true)
+	}
+	c.journal, err = openJournal(ctx, f.m.kv, c.partition, c.created)
+	if err != nil {
+		return nil, err
+	}
+	c.settler, err = newSettler(f.q.nc, f.q.remover(), c.Fail)
+	return consumer, err
+}
+
+func (q *Queue) remover() remover {
+	if q.topology.Replicas > 1 {
+		return deletion{stream: q.topology.StreamName()}
+	}
+	return confirmedAck{}
+}
+
+// unclaim ends a claim that is no longer served: the partition is free as soon as its
+// consumer is gone. If the deletion gets no answer, a later round sees to it.
+func (f *fleet) unclaim(stream jetstream.Stream, c *Claim) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.calls), callTimeout)
+	defer cancel()
+	if f.q.nc.Status() == nats.CONNECTED {
+		if err := deleteConsumer(ctx, stream, c.consumer); err != nil {
+			f.m.log.Debug("consumer not deleted yet", slog.Any("error", err))
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.claims, c.partition)
+	if err := c.failure(); err != nil && f.calls.Err() == nil {
+		f.failures[err.Error()]++
+	}
+}
+
+// reportFailures logs why claims were given up: one line for each reason, as one cause often
+// takes all of them.
+func (f *fleet) reportFailures() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for reason, n := range f.failures {
+		f.m.log.Warn("claims given up, their partitions are claimed anew", slog.String("reason", reason), slog.Int("partitions", n))
+	}
+	clear(f.failures)
+}
+
+func (f *fleet) forget(partition string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.claims, partition)
+}
+
+// share is how many partitions this member should hold. The fleet's shares add up to all of
+// them and differ by one at most.
+func (f *fleet) share() int {
+	return share(len(f.q.topology.partitions()), f.alive, f.m.id)
+}
+
+func share(partitions int, members []string, id string) int {
+	rank := slices.Index(members, id)
+	if rank < 0 {
+		return 0 // the watch does not show this member: it has lapsed, or not yet arrived
+	}
+	n := partitions / len(members)
+	if rank < partitions%len(members) {
+		n++
+	}
+	return n
+}
+
+// held reports whether there is a claim on the partition, even one being given up.
+func (f *fleet) held(partition string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.claims[partition] != nil
+}
+
+func (f *fleet) holds(partition, consumer string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.claims[partition]
+	return c != nil && c.consumer == consumer
+}
+
+// reserved counts all claims, with those being given up.
+func (f *fleet) reserved() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.claims)
+}
+
+// active counts the claims that are not being given up.
+func (f *fleet) active() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, c := range f.claims {
+		select {
+		case <-c.done:
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// handBack gives n partitions back in peace.
+func (f *fleet) handBack(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.claims {
+		if n == 0 {
+			return
+		}
+		select {
+		case <-c.done:
+		default:
+			c.handBack()
+			n--
+		}
+	}
+}
+
+func (f *fleet) handBackAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.claims {
+		c.handBack()
+	}
+}
+
+func (f *fleet) failAll(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.claims {
+		c.Fail(err)
+	}
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,196 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	ledgerKey = "ledger"
+	// reserveAhead is how much of the rate one replica may reserve at once: what it loses
+	// when it dies, and what the others wait for.
+	reserveAhead = 100 * time.Millisecond
+)
+
+// Ledger is the one limit of the whole fleet. A key in the bucket holds the instant of the
+// next free slot; a replica takes slots by moving it on, by compare-and-set. So no two
+// replicas ever have the same slot, whoever joins, dies or restarts, and the bound
+// holds in every sliding window (see [Rate.Interval]).
+//
+// Time is the server's. When NATS cannot be reached, there are no slots.
+//
+// A Ledger is for one goroutine.
+type Ledger struct {
+	q        *Queue
+	rate     Rate
+	burst    int
+	interval time.Duration
+
+	slots    []time.Time // reserved and not yet taken, in the server's time
+	next     time.Time   // as last read or written
+	revision uint64
+	known    bool // whether next and revision are the key's, as far as this replica knows
+	trouble  changeLog
+}
+
+// ledgerRecord is the stored form.
+type ledgerRecord struct {
+	Next time.Time `json:"next"`
+	Rate string    `json:"rate"` // for operators
+}
+
+// NewLedger returns the fleet's limit. A burst of 0 is the rate's default. The rate must
+// not be unlimited. It sends nothing yet.
+func (q *Queue) NewLedger(r Rate, burst int) *Ledger {
+	if burst == 0 {
+		burst = r.DefaultBurst()
+	}
+	return &Ledger{q: q, rate: r, burst: min(burst, r.Calls), interval: r.Interval(burst)}
+}
+
+// Slot is the right to begin one call now.
+type Slot struct{ until time.Time }
+
+// Void reports whether it is too late to begin the call: the slot would share a window with
+// others that it must not meet. The zero Slot is never void.
+func (s Slot) Void() bool { return !s.until.IsZero() && time.Now().After(s.until) }
+
+// Take blocks until the next slot's instant has come, or ctx ends. waiting is how many
+// calls could be made now; as many slots are reserved, up to 100 ms of the
+// rate. A slot that is taken and not used is lost.
+func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
+	for {
+		if len(l.slots) == 0 {
+			if err := l.reserve(ctx, waiting); err != nil {
+				return Slot{}, err
+			}
+		}
+		slot := l.slots[0]
+		l.slots = l.slots[1:]
+		begin := l.q.clock.local(slot)
+		taken := Slot{until: begin.Add(l.rate.tolerance())}
+		if taken.Void() {
+			continue
+		}
+		pause(ctx, time.Until(begin))
+		if ctx.Err() != nil {
+			return Slot{}, context.Cause(ctx)
+		}
+		if !taken.Void() {
+			return taken, nil
+		}
+	}
+}
+
+// reserve blocks until it has slots. It tries for as long as ctx lives.
+func (l *Ledger) reserve(ctx context.Context, waiting int) error {
+	for ctx.Err() == nil {
+		wait, err := l.tryReserve(ctx, waiting)
+		if ctx.Err() != nil {
+			break
+		}
+		l.trouble.report(l.q.log, err)
+		if err != nil {
+			l.known = false
+			wait = reserveAhead
+		}
+		if len(l.slots) > 0 {
+			return nil
+		}
+		pause(ctx, wait)
+	}
+	return context.Cause(ctx)
+}
+
+// tryReserve makes one attempt. Without an error and without slots, another replica was faster
+// or the next slot is too far ahead to be worth holding: wait is the time to the next try.
+func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duration, err error) {
+	if err := l.q.clock.read(ctx); err != nil {
+		return 0, err
+	}
+	kv, err := l.q.bucket(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if !l.known {
+		if err := l.read(ctx, kv); err != nil {
+			return 0, err
+		}
+	}
+	now := l.q.clock.now()
+	first := l.first(now)
+	if ahead := first.Sub(now) - (l.interval + reserveAhead); ahead > 0 {
+		l.known = false // the others move it on meanwhile
+		return ahead, nil
+	}
+	n := min(max(waiting, 1), max(1, int(reserveAhead/l.interval)))
+	next := first.Add(time.Duration(n) * l.interval)
+	switch err := l.write(ctx, kv, next); {
+	case isWrongRevision(err):
+		l.known = false
+		return 0, nil
+	case err != nil:
+		return 0, err
+	}
+	for i := range n {
+		slot := first.Add(time.Duration(i) * l.interval)
+		l.slots = append(l.slots, latest(slot, now))
+	}
+	return 0, nil
+}
+
+// first is the first free slot: what idle time has left of the burst lies in the past.
+func (l *Ledger) first(now time.Time) time.Time {
+	credit := now.Add(-time.Duration(l.burst-1) * l.interval)
+	if l.next.IsZero() {
+		return now // a new pipeline: no credit from before its time
+	}
+	if l.next.After(now.Add(l.rate.Window + 2*(l.interval+reserveAhead))) {
+		// Nobody reserves this far ahead, so the server's clock was wrong when it was
+		// written. What was sent in the last window is unknown: let it pass.
+		return now.Add(l.rate.Window)
+	}
+	return latest(l.next, credit)
+}
+
+func (l *Ledger) read(ctx context.Context, kv jetstream.KeyValue) error {
+	entry, err := kv.Get(ctx, ledgerKey)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		l.next, l.revision, l.known = time.Time{}, 0, true
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the ledger: %w", err)
+	}
+	var record ledgerRecord
+	if err := json.Unmarshal(entry.Value(), &record); err != nil {
+		return fmt.Errorf("read the ledger: the key %s in bucket %s is damaged, delete it to start anew: %w", ledgerKey, l.q.topology.Bucket(), err)
+	}
+	l.next, l.revision, l.known = record.Next, entry.Revision(), true
+	return nil
+}
+
+func (l *Ledger) write(ctx context.Context, kv jetstream.KeyValue, next time.Time) error {
+	value, err := json.Marshal(ledgerRecord{Next: next, Rate: l.rate.String()})
+	if err != nil {
+		return err
+	}
+	revision, err := kv.Update(ctx, ledgerKey, value, l.revision)
+	if err != nil {
+		return fmt.Errorf("reserve in the ledger: %w", err)
+	}
+	l.next, l.revision = next, revision
+	return nil
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

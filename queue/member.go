@@ -1,0 +1,159 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+// MemberConfig describes one replica's membership.
+type MemberConfig struct {
+	// TTL is how long the member's key lives without renewal, in whole seconds, 2 s at
+	// least: a dead replica's partitions are taken over after that. Default 5 s, and
+	// 15 s with several copies, since an election stops renewals for 4-6 s.
+	TTL time.Duration
+	// Version is shown to operators.
+	Version string
+}
+
+func (m MemberConfig) withDefaults(t Topology) (MemberConfig, error) {
+	if m.TTL == 0 {
+		m.TTL = 5 * time.Second
+		if t.Replicas > 1 {
+			m.TTL = 15 * time.Second
+		}
+	}
+	if m.TTL < 2*time.Second || m.TTL%time.Second != 0 {
+		return m, errors.New("member-ttl: must be whole seconds, 2s or more")
+	}
+	return m, nil
+}
+
+// memberKey prefixes the keys of members in the bucket.
+const memberKey = "member."
+
+// memberRecord is what a member tells the others.
+type memberRecord struct {
+	Joined  time.Time `json:"joined"`
+	Version string    `json:"version,omitempty"`
+}
+
+// member is one stay in the fleet, from joining to leaving or lapsing. A replica that comes
+// back has a new id: nothing that still bears the old one is taken for its own.
+type member struct {
+	q         *Queue
+	id        string
+	config    MemberConfig
+	kv        jetstream.KeyValue
+	certainty *certainty
+	record    []byte
+	revision  uint64
+	log       *slog.Logger
+}
+
+// join makes the member's key. It blocks for a few round trips.
+func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) {
+	kv, err := q.bucket(ctx)
+	if err != nil {
+		return nil, err
+	}
+	record, err := json.Marshal(memberRecord{Joined: time.Now().UTC(), Version: config.Version})
+	if err != nil {
+		return nil, err
+	}
+	id := nuid.Next()
+	m := &member{
+		q: q, id: id, config: config, kv: kv, record: record,
+		certainty: &certainty{ttl: config.TTL},
+		log:       q.log.With(slog.String("member", id)),
+	}
+	if err := m.renew(ctx); err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	return m, nil
+}
+
+// renew writes the key again. kv.Update would drop the time to live, so the message
+// is published as the bucket's own client would, with the header for it.
+func (m *member) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, m.config.TTL/4)
+	defer cancel()
+	begun := time.Now()
+	ack, err := m.q.js.Publish(ctx, "$KV."+m.q.topology.Bucket()+"."+memberKey+m.id, m.record,
+		jetstream.WithMsgTTL(m.config.TTL), jetstream.WithExpectLastSequencePerSubject(m.revision))
+	if err != nil {
+		return err
+	}
+	m.revision = ack.Sequence
+	m.certainty.renew(begun)
+	return nil
+}
+
+// keep renews until ctx ends, or until a call may no longer begin; then it returns why. A
+// renewal whose answer was lost may have taken effect and changed the revision: then the
+// membership lapses and the replica joins anew.
+func (m *member) keep(ctx context.Context) error {
+	tick := time.NewTicker(m.config.TTL / 5)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if m.certainty.left() <= 0 {
+			return errUncertain
+		}
+		err := m.renew(ctx)
+		if isWrongRevision(err) {
+			return fmt.Errorf("renew the membership: %w", err)
+		}
+		if err != nil && ctx.Err() == nil {
+			m.log.Debug("membership not renewed yet", slog.Any("error", err))
+		}
+	}
+}
+
+// leave removes the key, so that the others need not wait for its end.
+func (m *member) leave(ctx context.Context) error {
+	return m.kv.Delete(ctx, memberKey+m.id, jetstream.LastRevision(m.revision))
+}
+
+// gone reports whether the bucket's leader knows no such member.
+func (m *member) gone(ctx context.Context, id string) (bool, error) {
+	_, err := m.kv.Get(ctx, memberKey+id) // from the leader: the bucket allows no direct gets
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return true, nil
+	}
+	return false, err
+}
+
+// isWrongRevision reports whether a compare-and-set met another revision. A cluster has a
+// code of its own for it.
+func isWrongRevision(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) &&
+		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// consumerName says who holds which partition. The number tells this member's tries apart:
+// a creation without an answer may still take effect.
+func consumerName(member, partition string, n int) string {
+	return fmt.Sprintf("%s_%s_%d", member, partition, n)
+}
+
+// holder reads a consumer's name.
+func holder(consumer string) (member, partition string, ok bool) {
+	parts := strings.Split(consumer, "_")
+	if len(parts) != 3 {
+		return "", "", false
+	}
+	return parts[0], parts[1], true
+}

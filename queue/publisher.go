@@ -1,0 +1,243 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// What a publisher refuses or gives up for. Each text says the way out.
+var (
+	// ErrNoStream says that no stream takes these events.
+	ErrNoStream = errors.New("the stream does not exist: create it with identify-worker setup")
+	// ErrStreamFull says that the stream or the server's storage is at its limit.
+	ErrStreamFull = errors.New("the stream is full: let the workers drain it, or raise its limits")
+	// ErrNotPermitted says that the server's permissions forbid publishing.
+	ErrNotPermitted = errors.New("not permitted: allow this NATS user to publish on the pipeline's subjects")
+	// ErrNoAnswer says that the server did not acknowledge in time. The event may have been
+	// stored all the same; with the same message id, publishing again stores it once.
+	ErrNoAnswer = errors.New("the server did not acknowledge in time")
+	// ErrPublisherClosed says that Close was called.
+	ErrPublisherClosed = errors.New("the publisher is closed")
+)
+
+const (
+	// unacknowledgedBytes bounds what a publisher's window holds in memory.
+	unacknowledgedBytes = 64 << 20
+
+	// maxKeyBytes is the longest user id that goes into a subject. A server closes the
+	// connection on a protocol line above 4 KiB (its max_control_line).
+	maxKeyBytes = 1024
+
+	maxMessageID = 512
+)
+
+// PublisherConfig sets a publisher's limits. The zero value is ready for use.
+type PublisherConfig struct {
+	// Window is the number of events that may be unacknowledged at a time; above 64 MiB
+	// together, it is fewer. Default 4096.
+	Window int
+	// Retry is how long an event is tried, always under the same message id, when the
+	// server does not answer; from the call on. Default 30 s.
+	Retry time.Duration
+}
+
+// Publisher publishes events and knows of each whether it was stored. It is safe for
+// concurrent use.
+//
+// Its laws:
+//
+//   - An event is stored once, however often it had to be sent: all tries bear one message
+//     id, and the server drops repeats (within its window of two minutes).
+//   - The events of a user are stored in the order of the calls, as far as these have an
+//     order. An event waits for the acknowledgement of its user's last one: were both
+//     under way and only the first lost, its second try would come after the newer.
+//     Events of different users wait only for the window.
+//   - It starts no goroutine that outlives [Publisher.Close].
+type Publisher struct {
+	q         *Queue
+	retry     time.Duration
+	unit      int64 // what a small event takes of the window
+	whole     int64
+	window    *semaphore.Weighted
+	subscribe func() error
+	receipt   string // how the usual acknowledgement begins
+
+	// mu is held while sending, so that what is decided about an event is still true when
+	// it goes out. NATS copies the event into its buffer under a lock of its own anyhow.
+	mu         sync.Mutex
+	closed     bool
+	inbox      string // the prefix of the reply subjects
+	answers    *nats.Subscription
+	header     nats.Header        // of the event that is being sent
+	tries      uint64             // the number of the latest flight
+	flights    map[uint64]*flight // sent and not yet answered
+	youngest   map[string]*flight // each user's last event, where one is not yet answered
+	sweeper    *time.Timer
+	sweeping   bool
+	reconnects uint64
+}
+
+// NewPublisher returns a publisher. It sends nothing yet. Close it when done.
+func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
+	if c.Window <= 0 {
+		c.Window = 4096
+	}
+	if c.Retry <= 0 {
+		c.Retry = 30 * time.Second
+	}
+	p := &Publisher{
+		q:        q,
+		retry:    c.Retry,
+		unit:     max(1, unacknowledgedBytes/int64(c.Window)),
+		inbox:    q.nc.NewInbox() + ".",
+		receipt:  fmt.Sprintf(`{"stream":%q,"seq":`, q.topology.StreamName()),
+		header:   nats.Header{nats.MsgIdHdr: {""}},
+		flights:  make(map[uint64]*flight),
+		youngest: make(map[string]*flight),
+	}
+	p.whole = p.unit * int64(c.Window)
+	p.window = semaphore.NewWeighted(p.whole)
+	p.subscribe = sync.OnceValue(p.listen)
+	return p
+}
+
+// PublishOption alters one publication.
+type PublishOption func(*publication)
+
+type publication struct{ id string }
+
+// WithMessageID publishes under this id: within two minutes the server stores an id once.
+// A replayed event needs an id of its own. Without this option, or with an empty id,
+// each event gets a fresh one.
+func WithMessageID(id string) PublishOption {
+	return func(p *publication) { p.id = id }
+}
+
+// Receipt says that the server has stored an event.
+type Receipt struct {
+	// Sequence is the event's number in the stream.
+	Sequence uint64
+	// Duplicate says that an event with this message id was there already. With an id
+	// given by the caller it may also be an earlier try of the same call.
+	Duplicate bool
+}
+
+// Result is what will have become of one event.
+type Result struct {
+	done    chan struct{}
+	receipt Receipt
+	err     error
+}
+
+// Done is closed when the event has been acknowledged or given up.
+func (r *Result) Done() <-chan struct{} { return r.done }
+
+// Wait blocks until the event has been acknowledged or given up, or ctx ends. The end of
+// ctx does not take the event back.
+func (r *Result) Wait(ctx context.Context) (Receipt, error) {
+	select {
+	case <-r.done:
+		return r.receipt, r.err
+	case <-ctx.Done():
+		return Receipt{}, fmt.Errorf("wait for the acknowledgement: %w", ctx.Err())
+	}
+}
+
+// Publish stores one event and blocks until the server has acknowledged it. The end of ctx
+// does not take the event back.
+func (p *Publisher) Publish(ctx context.Context, body []byte, options ...PublishOption) (Receipt, error) {
+	result, err := p.PublishAsync(ctx, body, options...)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return result.Wait(ctx)
+}
+
+// PublishAsync sends one event, the JSON body of a POST /v1/identify, and returns before
+// it has been acknowledged. It blocks only while the window is full, or until ctx
+// ends. A body that no worker could deliver is refused at once with a
+// [*userpilot.InvalidError]. The body must not be changed before the result is done.
+func (p *Publisher) PublishAsync(ctx context.Context, body []byte, options ...PublishOption) (*Result, error) {
+	event, err := userpilot.Parse(body)
+	if err != nil {
+		return nil, err
+	}
+	f, err := p.newFlight(event, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.subscribe(); err != nil {
+		return nil, err
+	}
+	if err := p.window.Acquire(ctx, f.weight); err != nil {
+		return nil, fmt.Errorf("wait for earlier events to be acknowledged: %w", err)
+	}
+	if err := p.admit(f); err != nil {
+		p.window.Release(f.weight)
+		return nil, err
+	}
+	return &f.result, nil
+}
+
+// Flush blocks until all events that were published before have been acknowledged or
+// given up, or ctx ends. What became of each is in its [Result].
+func (p *Publisher) Flush(ctx context.Context) error {
+	if err := p.window.Acquire(ctx, p.whole); err != nil { // there is room for all once all are done
+		return fmt.Errorf("wait for acknowledgements: %w", err)
+	}
+	p.window.Release(p.whole)
+	return nil
+}
+
+// Close takes no more events and blocks until all earlier ones have been acknowledged or
+// given up. If ctx ends first, it gives up the rest and says so.
+func (p *Publisher) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	err := p.Flush(ctx)
+	p.shut()
+	return err
+}
+
+func (p *Publisher) newFlight(event userpilot.Event, options []PublishOption) (*flight, error) {
+	var o publication
+	for _, option := range options {
+		option(&o)
+	}
+	if len(o.id) > maxMessageID || strings.ContainsAny(o.id, "\r\n") {
+		return nil, fmt.Errorf("message id: must be one line of at most %d bytes", maxMessageID)
+	}
+	f := &flight{
+		result:   Result{done: make(chan struct{})},
+		user:     event.UserID(),
+		subject:  p.subject(event.UserID()),
+		id:       o.id,
+		body:     event.Body(),
+		weight:   min(p.whole, max(p.unit, int64(len(event.Body())))),
+		deadline: time.Now().Add(p.retry),
+		fresh:    o.id == "",
+	}
+	if f.fresh {
+		f.id = nuid.Next()
+	}
+	return f, nil
+}
+
+// subject puts users with an endless id in the plain partition, all of their events.
+func (p *Publisher) subject(user string) string {
+	if len(user) > maxKeyBytes {
+		return p.q.topology.PlainSubject()
+	}
+	return p.q.topology.Subject(user)
+}

@@ -1,0 +1,219 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// answerTimeout is how long one try waits before the next.
+	answerTimeout = callTimeout
+	// sweepInterval is how often unanswered events are looked at, while there are any.
+	sweepInterval = 250 * time.Millisecond
+	// denialPatience is how long a try must be without an answer before an error of the
+	// connection that names its subject counts as that answer.
+	denialPatience = time.Second
+)
+
+// flight is one event on its way to the stream. All fields that change belong to the
+// publisher's mutex.
+type flight struct {
+	result   Result
+	user     string
+	subject  string
+	id       string
+	fresh    bool // the id is our own
+	body     []byte
+	weight   int64
+	deadline time.Time
+
+	number  uint64 // in the reply subject; the same for all tries
+	sent    time.Time
+	tries   int
+	trouble error   // why it must be sent again; nil while an answer may come
+	next    *flight // the user's next event, which waits for this one
+}
+
+// admit sends f, or puts it behind its user's last event.
+func (p *Publisher) admit(f *flight) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrPublisherClosed
+	}
+	p.tries++
+	f.number = p.tries
+	before := p.youngest[f.user]
+	p.youngest[f.user] = f
+	if before != nil {
+		before.next = f
+		return nil
+	}
+	p.launch(f)
+	return nil
+}
+
+// launch sends f for the first time. Where that fails for good, it goes on with the
+// user's next event. The caller holds mu.
+func (p *Publisher) launch(f *flight) {
+	for f != nil {
+		p.flights[f.number] = f
+		if err := p.send(f); err == nil {
+			break
+		} else {
+			f = p.land(f, Receipt{}, err)
+		}
+	}
+	p.watch()
+}
+
+// send makes one try. Its error is for good; what another try can cure is kept as the
+// flight's trouble. The caller holds mu.
+func (p *Publisher) send(f *flight) error {
+	now := time.Now()
+	if now.After(f.deadline) {
+		return f.expired()
+	}
+	f.sent, f.trouble = now, nil
+	f.tries++
+	switch err := p.transmit(f); {
+	case err == nil:
+		return nil
+	case errors.Is(err, nats.ErrMaxPayload):
+		return fmt.Errorf("publish: the event is larger than the server's max_payload: %w", err)
+	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining),
+		errors.Is(err, nats.ErrHeadersNotSupported):
+		return fmt.Errorf("publish: %w", err)
+	default:
+		f.trouble = err
+		return nil
+	}
+}
+
+// transmit hands f to the connection, which copies it. The caller holds mu.
+func (p *Publisher) transmit(f *flight) error {
+	p.header[nats.MsgIdHdr][0] = f.id
+	return p.q.nc.PublishMsg(&nats.Msg{
+		Subject: f.subject,
+		Reply:   p.inbox + strconv.FormatUint(f.number, 36),
+		Header:  p.header,
+		Data:    f.body,
+	})
+}
+
+// expired is the error of a flight whose time is up.
+func (f *flight) expired() error {
+	if f.trouble != nil {
+		return fmt.Errorf("publish: %w (%w)", ErrNoAnswer, f.trouble)
+	}
+	return fmt.Errorf("publish: %w", ErrNoAnswer)
+}
+
+// land ends a flight and returns its user's next one, which may now be sent. The caller
+// holds mu.
+func (p *Publisher) land(f *flight, receipt Receipt, err error) (next *flight) {
+	delete(p.flights, f.number)
+	if p.youngest[f.user] == f {
+		delete(p.youngest, f.user)
+	}
+	f.body = nil // the caller may keep the result for long
+	f.result.receipt, f.result.err = receipt, err
+	close(f.result.done)
+	p.window.Release(f.weight)
+	return f.next
+}
+
+// watch arranges for a sweep while something is unanswered. The caller holds mu.
+func (p *Publisher) watch() {
+	if p.sweeping || len(p.flights) == 0 {
+		return
+	}
+	p.sweeping = true
+	if p.sweeper == nil {
+		p.sweeper = time.AfterFunc(sweepInterval, p.sweep)
+		return
+	}
+	p.sweeper.Reset(sweepInterval)
+}
+
+// sweep looks at all unanswered events: it tries again what needs it and gives up what
+// cannot succeed. It runs in a timer's goroutine, never twice at once.
+func (p *Publisher) sweep() {
+	missing := p.streamMissing()
+	connected, denial := p.q.nc.IsConnected(), denied(p.q.nc.LastError())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweeping = false
+	reconnected := p.reconnected()
+	now := time.Now()
+	for _, number := range slices.Sorted(maps.Keys(p.flights)) { // oldest first
+		f := p.flights[number]
+		var end error
+		switch waited := now.Sub(f.sent); {
+		case now.After(f.deadline):
+			end = f.expired()
+		case missing && errors.Is(f.trouble, nats.ErrNoResponders):
+			end = fmt.Errorf("publish: %w", ErrNoStream)
+		case waited > denialPatience && denial.names(f.subject):
+			end = fmt.Errorf("publish: %w", ErrNotPermitted)
+		case !connected: // it lies in the connection's buffer, or is sent after the reconnect
+		case f.trouble != nil, reconnected, waited > answerTimeout:
+			end = p.send(f)
+		}
+		if end != nil {
+			p.launch(p.land(f, Receipt{}, end))
+		}
+	}
+	p.watch()
+}
+
+// reconnected reports whether the connection was made anew since the last sweep: the
+// answers to what was sent before are lost. The caller holds mu.
+func (p *Publisher) reconnected() bool {
+	n := p.q.nc.Stats().Reconnects
+	changed := n != p.reconnects
+	p.reconnects = n
+	return changed
+}
+
+// denial is an error by which the server refused a message. It comes without the
+// message's reply subject, so the subject is the only link.
+type denial string
+
+func denied(err error) denial {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		return denial(err.Error())
+	}
+	return ""
+}
+
+// names reports whether the denial is about this subject. The text itself must not be
+// passed on: the subject holds the user id.
+func (d denial) names(subject string) bool {
+	return d != "" && strings.Contains(string(d), `"`+subject+`"`)
+}
+
+// shut gives up all that is left and stops listening.
+func (p *Publisher) shut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.flights {
+		for f != nil {
+			f = p.land(f, Receipt{}, fmt.Errorf("publish: %w before the server acknowledged", ErrPublisherClosed))
+		}
+	}
+	if p.sweeper != nil {
+		p.sweeper.Stop()
+	}
+	if p.answers != nil {
+		_ = p.answers.Unsubscribe() // fails only where the connection is gone already
+		p.answers = nil
+	}
+}

@@ -1,0 +1,511 @@
+//go:build !noembed
+
+package queue_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"pgregory.net/rapid"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// bubble runs test in fake time, with a server on a directory of its own.
+func bubble(t *testing.T, test func(t *testing.T, nc *nats.Conn)) {
+	t.Parallel()
+	ats.Register() // the server's clock ticker must not belong to the bubble
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		test(t, connect(t, boot(t, dir)))
+	})
+}
+
+func boot(t *testing.T, dir string) *embedded.Server {
+	t.Helper()
+	s, err := embedded.Start(embedded.Config{Dir: dir, NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Shutdown)
+	return s
+}
+
+func connect(t *testing.T, s nats.InProcessConnProvider, options ...nats.Option) *nats.Conn {
+	t.Helper()
+	options = append(options, nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	nc, err := nats.Connect("", options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+func newQueue(t *testing.T, nc *nats.Conn) *queue.Queue {
+	t.Helper()
+	q, err := queue.New(nc, queue.Topology{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+func setUp(t *testing.T, nc *nats.Conn) *queue.Queue {
+	t.Helper()
+	q := newQueue(t, nc)
+	if _, err := q.Setup(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+func newPublisher(t *testing.T, q *queue.Queue, c queue.PublisherConfig) *queue.Publisher {
+	t.Helper()
+	p := q.NewPublisher(c)
+	t.Cleanup(func() { _ = p.Close(context.Background()) })
+	return p
+}
+
+// stored lists the bodies in the work stream, oldest first, by subject.
+func stored(t *testing.T, nc *nats.Conn) (subjects, bodies []string) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), queue.Topology{}.StreamName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := range stream.CachedInfo().State.LastSeq {
+		m, err := stream.GetMsg(t.Context(), seq+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		subjects, bodies = append(subjects, m.Subject), append(bodies, string(m.Data))
+	}
+	return subjects, bodies
+}
+
+func TestPublishStoresTheBodyAsItIs(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
+		body := `{"user_id": "ann", "metadata": {"seats": 1.50}}`
+		receipt, err := p.Publish(t.Context(), []byte(body))
+		if err != nil || receipt != (queue.Receipt{Sequence: 1}) {
+			t.Fatalf("got %+v, %v", receipt, err)
+		}
+		subjects, bodies := stored(t, nc)
+		if len(bodies) != 1 || bodies[0] != body || !strings.HasPrefix(subjects[0], "userpilot.identify.") {
+			t.Fatalf("stored %q on %q", bodies, subjects)
+		}
+	})
+}
+
+func TestPublishRefusesWhatNoWorkerCouldDeliver(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
+		_, err := p.Publish(t.Context(), []byte(`{"user_id": 7}`))
+		if invalid, ok := errors.AsType[*userpilot.InvalidError](err); !ok || invalid.Field != "user_id" {
+			t.Fatalf("got %v", err)
+		}
+		if _, bodies := stored(t, nc); len(bodies) != 0 {
+			t.Fatalf("stored %q", bodies)
+		}
+	})
+}
+
+func TestAMessageIDIsStoredOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
+		body := []byte(`{"user_id":"ann"}`)
+		for i, want := range []queue.Receipt{{Sequence: 1}, {Sequence: 1, Duplicate: true}} {
+			if got, err := p.Publish(t.Context(), body, queue.WithMessageID("one")); err != nil || got != want {
+				t.Fatalf("publication %d: got %+v, %v", i, got, err)
+			}
+		}
+		if got, err := p.Publish(t.Context(), body); err != nil || got != (queue.Receipt{Sequence: 2}) {
+			t.Fatalf("without an id: got %+v, %v", got, err)
+		}
+	})
+}
+
+func TestMessageIDsAreOneLine(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
+		for _, id := range []string{"two\nlines", strings.Repeat("x", 513)} {
+			if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`), queue.WithMessageID(id)); err == nil {
+				t.Errorf("an id of %d bytes was taken", len(id))
+			}
+		}
+	})
+}
+
+func TestAnEndlessUserIDGoesToThePlainPartition(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
+		for _, length := range []int{1024, 1025, 100_000} {
+			body := fmt.Appendf(nil, `{"user_id":"%s"}`, strings.Repeat("x", length))
+			if _, err := p.Publish(t.Context(), body); err != nil {
+				t.Fatalf("%d bytes: %v", length, err)
+			}
+		}
+		plain := queue.Topology{}.PlainSubject()
+		subjects, _ := stored(t, nc)
+		if subjects[0] == plain || subjects[1] != plain || subjects[2] != plain {
+			t.Fatalf("stored on %q", subjects)
+		}
+	})
+}
+
+func TestWithoutAStream(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		began := time.Now()
+		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{})
+		_, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
+		if !errors.Is(err, queue.ErrNoStream) || !strings.Contains(err.Error(), "identify-worker setup") {
+			t.Fatalf("got %v", err)
+		}
+		if waited := time.Since(began); waited > time.Second {
+			t.Fatalf("said so after %v", waited)
+		}
+	})
+}
+
+func TestAFullStream(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		q := setUp(t, nc)
+		limitStream(t, nc, 1)
+		p := newPublisher(t, q, queue.PublisherConfig{})
+		if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); !errors.Is(err, queue.ErrStreamFull) {
+			t.Fatalf("got %v", err)
+		}
+	})
+}
+
+func limitStream(t *testing.T, nc *nats.Conn, messages int64) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), queue.Topology{}.StreamName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.MaxMsgs = messages
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNoAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		silence(t, nc)
+		began := time.Now()
+		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Retry: 20 * time.Second})
+		_, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
+		if waited := time.Since(began); !errors.Is(err, queue.ErrNoAnswer) || waited < 20*time.Second || waited > 21*time.Second {
+			t.Fatalf("got %v after %v", err, waited)
+		}
+	})
+}
+
+// silence takes all events and answers none.
+func silence(t *testing.T, nc *nats.Conn) *nats.Subscription {
+	t.Helper()
+	sub, err := nc.SubscribeSync(queue.Topology{}.PlainSubject() + ".*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sub
+}
+
+func TestTheWindowHoldsPublishersBack(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		silence(t, nc)
+		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Window: 2})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for i := range 2 {
+			if _, err := p.PublishAsync(ctx, fmt.Appendf(nil, `{"user_id":"%d"}`, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := p.PublishAsync(ctx, []byte(`{"user_id":"ann"}`)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v", err)
+		}
+	})
+}
+
+func TestCloseWaitsAndTakesNoMore(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		p := setUp(t, nc).NewPublisher(queue.PublisherConfig{})
+		var results []*queue.Result
+		for range 20 { // one user: each waits for the one before
+			r, err := p.PublishAsync(t.Context(), []byte(`{"user_id":"ann"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			results = append(results, r)
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range results {
+			select {
+			case <-r.Done():
+			default:
+				t.Fatalf("event %d was still on its way", i)
+			}
+			if receipt, err := r.Wait(t.Context()); err != nil || receipt.Sequence != uint64(i+1) {
+				t.Fatalf("event %d: %+v, %v", i, receipt, err)
+			}
+		}
+		if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); !errors.Is(err, queue.ErrPublisherClosed) {
+			t.Fatalf("got %v", err)
+		}
+	})
+}
+
+func TestCloseGivesUpWhenItsTimeEnds(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		silence(t, nc)
+		p := newQueue(t, nc).NewPublisher(queue.PublisherConfig{})
+		var results []*queue.Result
+		for range 2 {
+			r, err := p.PublishAsync(t.Context(), []byte(`{"user_id":"ann"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			results = append(results, r)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v", err)
+		}
+		for _, r := range results {
+			if _, err := r.Wait(t.Context()); !errors.Is(err, queue.ErrPublisherClosed) {
+				t.Fatalf("got %v", err)
+			}
+		}
+	})
+}
+
+func TestADeniedPermissionIsNamed(t *testing.T) {
+	t.Parallel()
+	ats.Register()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		subject := queue.Topology{}.Subject("ann")
+		denied := &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{subject}}}
+		s, err := server.NewServer(&server.Options{
+			DontListen: true, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
+			Users: []*server.User{{Username: "u", Password: "p", Permissions: denied}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		defer s.WaitForShutdown()
+		defer s.Shutdown()
+		nc := connect(t, s, nats.UserInfo("u", "p"))
+		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
+
+		began := time.Now()
+		_, err = p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
+		if waited := time.Since(began); !errors.Is(err, queue.ErrNotPermitted) || waited > 2*time.Second {
+			t.Fatalf("got %v after %v", err, waited)
+		}
+		if strings.Contains(err.Error(), subject) {
+			t.Fatal("the error shows the user")
+		}
+		if _, err := p.Publish(t.Context(), []byte(`{"user_id":"bob"}`)); err != nil {
+			t.Fatalf("another user's event: %v", err)
+		}
+	})
+}
+
+// moving is a server's address behind which another server can be put.
+type moving struct {
+	mu sync.Mutex
+	s  *embedded.Server
+}
+
+func (m *moving) InProcessConn() (net.Conn, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.s == nil {
+		return nil, errors.New("no server just now")
+	}
+	return m.s.InProcessConn()
+}
+
+func (m *moving) to(s *embedded.Server) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.s = s
+}
+
+func TestARestartOfTheServerLosesNothing(t *testing.T) {
+	t.Parallel()
+	ats.Register()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var address moving
+		address.to(boot(t, dir))
+		nc := connect(t, &address)
+		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
+
+		const users, each = 50, 20
+		var results []*queue.Result
+		publish := func(from, to int) {
+			for i := from; i < to; i++ {
+				r, err := p.PublishAsync(t.Context(), fmt.Appendf(nil, `{"user_id":"%d","metadata":{"n":%d}}`, i%users, i))
+				if err != nil {
+					t.Fatal(err)
+				}
+				results = append(results, r)
+			}
+		}
+		publish(0, users*each/2)
+		first := address.s
+		address.to(nil)
+		first.Shutdown()
+		publish(users*each/2, users*each)
+		time.Sleep(5 * time.Second)
+		address.to(boot(t, dir))
+
+		for i, r := range results {
+			if _, err := r.Wait(t.Context()); err != nil {
+				t.Fatalf("event %d: %v", i, err)
+			}
+		}
+		_, bodies := stored(t, nc)
+		if len(bodies) != users*each {
+			t.Fatalf("%d events were stored, %d published", len(bodies), users*each)
+		}
+		last := map[string]int{}
+		for _, body := range bodies {
+			var user string
+			var n int
+			if _, err := fmt.Sscanf(strings.ReplaceAll(body, `"`, " "), "{ user_id : %s , metadata :{ n :%d}}", &user, &n); err != nil {
+				t.Fatalf("%s: %v", body, err)
+			}
+			if n < last[user] {
+				t.Fatalf("event %d of user %s is stored after event %d", n, user, last[user])
+			}
+			last[user] = n
+		}
+	})
+}
+
+// lossyStream answers like a stream with deduplication, but loses what it is told to.
+type lossyStream struct {
+	nc     *nats.Conn
+	lose   func() loss
+	ids    map[string]bool
+	bodies []string
+}
+
+type loss int
+
+const (
+	nothing loss = iota
+	theMessage
+	theAnswer
+	withABusyAnswer
+)
+
+func (s *lossyStream) take(m *nats.Msg) {
+	lost := s.lose()
+	switch lost {
+	case theMessage:
+		return
+	case withABusyAnswer:
+		_ = m.Respond([]byte(`{"error":{"code":429,"err_code":10167,"description":"too many requests"}}`))
+		return
+	}
+	id := m.Header.Get(nats.MsgIdHdr)
+	duplicate := s.ids[id]
+	if !duplicate {
+		s.ids[id] = true
+		s.bodies = append(s.bodies, string(m.Data))
+	}
+	if lost != theAnswer {
+		_ = m.Respond(fmt.Appendf(nil, `{"stream":"S","seq":%d,"duplicate":%v}`, len(s.bodies), duplicate))
+	}
+}
+
+// TestOrderHoldsWhateverIsLost publishes through a stream that loses messages and
+// answers at random: each event must be stored once, and each user's in order.
+func TestOrderHoldsWhateverIsLost(t *testing.T) {
+	t.Parallel()
+	ats.Register()
+	dir := t.TempDir()
+	losses := rapid.SliceOfN(rapid.SampledFrom([]loss{nothing, nothing, theMessage, theAnswer, withABusyAnswer}), 300, 300)
+	for round := range 20 {
+		draw := losses.Example(round)
+		synctest.Test(t, func(t *testing.T) {
+			nc := connect(t, boot(t, fmt.Sprint(dir, "/", round)))
+			s := lossyStream{nc: nc, ids: map[string]bool{}, lose: func() loss {
+				if len(draw) == 0 {
+					return nothing
+				}
+				next := draw[0]
+				draw = draw[1:]
+				return next
+			}}
+			sub, err := nc.Subscribe(queue.Topology{}.PlainSubject()+".*", s.take)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Window: 64, Retry: time.Hour})
+			const users, each = 10, 15
+			want := map[string][]string{}
+			for i := range users * each {
+				user := fmt.Sprint("u", i%users)
+				body := fmt.Sprintf(`{"user_id":"%s","metadata":{"n":%d}}`, user, i)
+				want[user] = append(want[user], body)
+				if _, err := p.PublishAsync(t.Context(), []byte(body)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := p.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_ = sub.Unsubscribe()
+			got := map[string][]string{}
+			for _, body := range s.bodies {
+				event, err := userpilot.Parse([]byte(body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got[event.UserID()] = append(got[event.UserID()], body)
+			}
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Fatalf("stored\n%v\nwant\n%v", got, want)
+			}
+		})
+	}
+}

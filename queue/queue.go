@@ -1,0 +1,144 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// callTimeout bounds one request to the server. Creating a consumer in a cluster takes
+// 80 ms as a rule and more than 2 s now and then after a node has died.
+const callTimeout = 4 * time.Second
+
+// Queue is one pipeline on one NATS connection. It is safe for concurrent use.
+type Queue struct {
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	topology Topology
+	log      *slog.Logger
+	clock    clock
+	quiet    quiet
+	held     atomic.Int32 // partitions claimed now
+}
+
+// New returns the pipeline of this topology. It sends nothing: call [Queue.Setup] to
+// create what is missing. The connection stays the caller's to close. A nil logger
+// discards.
+func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
+	t, err := t.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(callTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	q := &Queue{nc: nc, js: js, topology: t, log: log, quiet: quiet{woken: make(chan struct{})}}
+	q.clock.q = q
+	return q, nil
+}
+
+// Topology returns the names and sizes, with defaults filled in.
+func (q *Queue) Topology() Topology { return q.topology }
+
+// Connected reports whether there is a connection to NATS now.
+func (q *Queue) Connected() bool { return q.nc.IsConnected() }
+
+// Held is the number of partitions that [Queue.Work] has claimed now.
+func (q *Queue) Held() int { return int(q.held.Load()) }
+
+// Counts is what lies in the streams.
+type Counts struct {
+	Backlog     uint64    // events not yet settled
+	Oldest      time.Time // when the oldest of them was stored; zero without a backlog
+	DeadLetters uint64
+}
+
+// Counts asks the server what lies in the streams. It blocks for two round trips.
+func (q *Queue) Counts(ctx context.Context) (Counts, error) {
+	work, err := q.js.Stream(ctx, q.topology.StreamName())
+	if err != nil {
+		return Counts{}, fmt.Errorf("read the work stream's state: %w", err)
+	}
+	dead, err := q.js.Stream(ctx, q.topology.DeadStreamName())
+	if err != nil {
+		return Counts{}, fmt.Errorf("read the dead-letter stream's state: %w", err)
+	}
+	state := work.CachedInfo().State
+	counts := Counts{Backlog: state.Msgs, DeadLetters: dead.CachedInfo().State.Msgs}
+	if state.Msgs > 0 {
+		counts.Oldest = state.FirstTime
+	}
+	return counts, nil
+}
+
+// bucket opens the key-value bucket. It asks the server, so that a bucket that was deleted
+// is noticed.
+func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	kv, err := q.js.KeyValue(ctx, q.topology.Bucket())
+	if err != nil {
+		return nil, fmt.Errorf("open the bucket %s: %w", q.topology.Bucket(), err)
+	}
+	return kv, nil
+}
+
+// storedMessage is the leader's answer to STREAM.MSG.GET.
+type storedMessage struct {
+	Sequence uint64    `json:"seq"`
+	Subject  string    `json:"subject"`
+	Header   []byte    `json:"hdrs"`
+	Data     []byte    `json:"data"`
+	Time     time.Time `json:"time"`
+}
+
+// readLeader reads one stored message from the stream's leader. A direct get could be
+// answered by a follower that lags.
+func (q *Queue) readLeader(ctx context.Context, stream string, request any) (*storedMessage, error) {
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *storedMessage      `json:"message"`
+	}
+	if err := q.request(ctx, "$JS.API.STREAM.MSG.GET."+stream, request, &answer); err != nil {
+		return nil, err
+	}
+	if answer.Error != nil {
+		return nil, answer.Error
+	}
+	if answer.Message == nil {
+		return nil, errors.New("the server's answer holds no message")
+	}
+	return answer.Message, nil
+}
+
+// request sends one request to JetStream's API and decodes the answer.
+func (q *Queue) request(ctx context.Context, subject string, request, answer any) error {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	msg, err := q.nc.RequestWithContext(ctx, subject, body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(msg.Data, answer)
+}
+
+type bySequence struct {
+	Sequence uint64 `json:"seq"`
+}
+
+type lastBySubject struct {
+	Subject string `json:"last_by_subj"`
+}

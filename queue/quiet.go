@@ -1,0 +1,86 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const quietKey = "quiet"
+
+// quiet is the fleet's silence after a 429: a watched key holds the instant until which no
+// replica calls. It is safe for concurrent use.
+type quiet struct {
+	mu    sync.Mutex
+	until time.Time // here
+	woken chan struct{}
+}
+
+// QuietUntil returns the time until which the whole fleet must not call, and a channel that is
+// closed when that changes.
+func (q *Queue) QuietUntil() (time.Time, <-chan struct{}) {
+	q.quiet.mu.Lock()
+	defer q.quiet.mu.Unlock()
+	return q.quiet.until, q.quiet.woken
+}
+
+// BeQuiet silences this replica for d from now. The function that it returns tells the others:
+// it blocks for one write.
+func (q *Queue) BeQuiet(d time.Duration) (tell func(context.Context) error) {
+	if !q.quiet.extend(time.Now().Add(d)) {
+		return func(context.Context) error { return nil }
+	}
+	return func(ctx context.Context) error { return q.tellQuiet(ctx, d) }
+}
+
+func (q *Queue) tellQuiet(ctx context.Context, d time.Duration) error {
+	if err := q.clock.read(ctx); err != nil {
+		return err
+	}
+	kv, err := q.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := kv.PutString(ctx, quietKey, q.clock.now().Add(d).UTC().Format(time.RFC3339Nano)); err != nil {
+		return fmt.Errorf("silence the fleet: %w", err)
+	}
+	return nil
+}
+
+// extend moves the end of the silence later, never earlier.
+func (x *quiet) extend(until time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !until.After(x.until) {
+		return false
+	}
+	x.until = until
+	close(x.woken)
+	x.woken = make(chan struct{})
+	return true
+}
+
+// maxQuiet bounds what a damaged key can do.
+const maxQuiet = 16 * time.Minute
+
+// learnQuiet takes in what another replica wrote.
+func (q *Queue) learnQuiet(ctx context.Context, entry jetstream.KeyValueEntry) error {
+	if entry.Operation() != jetstream.KeyValuePut {
+		return nil
+	}
+	until, err := time.Parse(time.RFC3339Nano, string(entry.Value()))
+	if err != nil {
+		return fmt.Errorf("read the key %s: %w", quietKey, err)
+	}
+	if err := q.clock.read(ctx); err != nil {
+		return err
+	}
+	local := q.clock.local(until)
+	if left := time.Until(local); left > 0 && left < maxQuiet {
+		q.quiet.extend(local)
+	}
+	return nil
+}

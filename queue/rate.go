@@ -1,0 +1,83 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Rate is a limit: at most Calls in any window of length Window. The zero value is no
+// limit.
+type Rate struct {
+	Calls  int
+	Window time.Duration
+}
+
+// ParseRate reads a rate such as "600/1m" or "10/s"; "0" is no limit.
+func ParseRate(text string) (Rate, error) {
+	if text == "0" {
+		return Rate{}, nil
+	}
+	calls, window, found := strings.Cut(text, "/")
+	if !found {
+		return Rate{}, errors.New(`must be calls/window such as 600/1m, or 0 for no limit`)
+	}
+	n, err := strconv.Atoi(calls)
+	if err != nil || n < 1 {
+		return Rate{}, errors.New(`calls: must be a whole number above 0, as in 600/1m`)
+	}
+	if window != "" && window[0] >= 'a' && window[0] <= 'z' {
+		window = "1" + window
+	}
+	d, err := time.ParseDuration(window)
+	if err != nil || d < 100*time.Millisecond || d > 24*time.Hour {
+		return Rate{}, errors.New(`window: must be a time from 100ms to 24h, as in 600/1m`)
+	}
+	return Rate{Calls: n, Window: d}, nil
+}
+
+// String is the form that ParseRate reads.
+func (r Rate) String() string {
+	if r.Unlimited() {
+		return "0"
+	}
+	window := r.Window.String()
+	if s, ok := strings.CutSuffix(window, "m0s"); ok {
+		window = s + "m"
+	}
+	if s, ok := strings.CutSuffix(window, "h0m"); ok {
+		window = s + "h"
+	}
+	return fmt.Sprintf("%d/%s", r.Calls, window)
+}
+
+// Unlimited reports whether there is no limit.
+func (r Rate) Unlimited() bool { return r.Calls <= 0 || r.Window <= 0 }
+
+// lateness is how late after its slot a call may begin, as a part of the window. A slot
+// that is later is void, so that a late call and one in time cannot share a window
+// with more slots than the limit.
+const lateness = 0.005
+
+// tolerance is lateness as a time.
+func (r Rate) tolerance() time.Duration {
+	return time.Duration(float64(r.Window) * lateness)
+}
+
+// DefaultBurst is 3, and less where three calls are a large part of the limit: what the
+// burst takes, the sustained rate has to give.
+func (r Rate) DefaultBurst() int {
+	return min(3, 1+r.Calls/200)
+}
+
+// Interval is the time between two slots that keeps the bound in every sliding window
+// although up to burst calls may follow one another at once and each may begin late by
+// the tolerance: any open interval of length window+tolerance holds at most
+// burst + (window+tolerance)/interval slots, which is made equal to Calls.
+// At 600/1m and burst 3 this is 99.2% of the rate.
+func (r Rate) Interval(burst int) time.Duration {
+	burst = min(max(burst, 1), r.Calls)
+	return (r.Window+r.tolerance())/time.Duration(r.Calls-burst+1) + 1
+}

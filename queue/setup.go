@@ -1,0 +1,156 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Change is one thing that Setup made or altered, or a difference that it found.
+type Change struct {
+	Stream string // the stream's name
+	Field  string // what differs, in NATS's words; empty if the stream is missing
+	Have   string
+	Want   string
+}
+
+// String describes the change in one line.
+func (c Change) String() string {
+	if c.Field == "" {
+		return fmt.Sprintf("stream %s: created", c.Stream)
+	}
+	return fmt.Sprintf("stream %s: %s is %s, should be %s", c.Stream, c.Field, c.Have, c.Want)
+}
+
+// MismatchError says that streams exist that differ from what this pipeline needs.
+type MismatchError struct{ Differences []Change }
+
+// Error lists every difference and the way out.
+func (e *MismatchError) Error() string {
+	lines := make([]string, len(e.Differences))
+	for i, d := range e.Differences {
+		lines[i] = d.String()
+	}
+	return strings.Join(lines, "; ") + " (match the flags to the stream, or run: identify-worker setup --update)"
+}
+
+// Setup creates the streams that are missing. Where one exists and differs, it changes
+// nothing and returns a [*MismatchError], unless update is true; then it makes
+// the stream what it should be. It returns what it made or changed. Limits that a
+// platform team may set by itself (bytes, number and age of dead letters) are left alone.
+//
+// Setup blocks until the server has answered or ctx ends, and is safe to run from
+// several replicas at once.
+func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
+	var changes []Change
+	var mismatch MismatchError
+	for _, want := range []jetstream.StreamConfig{q.topology.workStream(), q.topology.deadStream(), q.topology.bucketStream()} {
+		made, differences, err := q.setupStream(ctx, want, update)
+		if err != nil {
+			return changes, fmt.Errorf("set up stream %s: %w", want.Name, err)
+		}
+		changes = append(changes, made...)
+		mismatch.Differences = append(mismatch.Differences, differences...)
+	}
+	if len(mismatch.Differences) > 0 {
+		return changes, &mismatch
+	}
+	return changes, nil
+}
+
+func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, update bool) (made, differences []Change, err error) {
+	stream, err := q.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = q.js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another replica was faster
+			return q.setupStream(ctx, want, update)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		return []Change{{Stream: want.Name}}, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	info := stream.CachedInfo()
+	differences = compare(info.Config, want)
+	if len(differences) == 0 || !update {
+		return nil, differences, nil
+	}
+	if err := mayUpdate(info, differences); err != nil {
+		return nil, nil, err
+	}
+	if _, err := q.js.UpdateStream(ctx, adapt(info.Config, want)); err != nil {
+		return nil, nil, err
+	}
+	return differences, nil, nil
+}
+
+// mayUpdate refuses a change that would break the order of events that wait.
+func mayUpdate(info *jetstream.StreamInfo, differences []Change) error {
+	rehashed := slices.ContainsFunc(differences, func(c Change) bool { return c.Field == fieldTransform })
+	if rehashed && info.State.Msgs > 0 {
+		return fmt.Errorf("%d events wait in the old partitions: changing partitions now would lose their order; stop publishing, let them drain, and run setup --update again", info.State.Msgs)
+	}
+	return nil
+}
+
+const fieldTransform = "subject_transform"
+
+// compare lists where have differs in what this pipeline depends on. What a platform
+// team may choose for itself (bytes, the age of dead letters, placement) is not compared.
+func compare(have, want jetstream.StreamConfig) []Change {
+	var changes []Change
+	check := func(field string, a, b any) {
+		if a, b := fmt.Sprint(a), fmt.Sprint(b); a != b {
+			changes = append(changes, Change{Stream: want.Name, Field: field, Have: a, Want: b})
+		}
+	}
+	check("subjects", have.Subjects, want.Subjects)
+	check("retention", have.Retention, want.Retention)
+	check("storage", have.Storage, want.Storage)
+	check("discard", have.Discard, want.Discard)
+	check("num_replicas", have.Replicas, want.Replicas)
+	check("max_msgs_per_subject", limit(int(have.MaxMsgsPerSubject)), limit(int(want.MaxMsgsPerSubject)))
+	check("max_msg_size", limit(int(have.MaxMsgSize)), limit(int(want.MaxMsgSize)))
+	check(fieldTransform, transform(have), transform(want))
+	check("allow_msg_ttl", have.AllowMsgTTL, want.AllowMsgTTL)
+	check("allow_direct", have.AllowDirect, want.AllowDirect)
+	if want.Retention == jetstream.WorkQueuePolicy {
+		check("max_age", have.MaxAge, want.MaxAge) // an event that ages out is lost
+	}
+	return changes
+}
+
+// limit makes NATS's two ways to say "none" one.
+func limit(n int) string {
+	if n <= 0 {
+		return "none"
+	}
+	return strconv.Itoa(n)
+}
+
+func transform(c jetstream.StreamConfig) string {
+	if c.SubjectTransform == nil {
+		return "none"
+	}
+	return c.SubjectTransform.Source + " to " + c.SubjectTransform.Destination
+}
+
+// adapt is have with everything that compare looks at taken from want.
+func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
+	have.Subjects, have.Retention, have.Storage, have.Discard = want.Subjects, want.Retention, want.Storage, want.Discard
+	have.Replicas, have.MaxMsgsPerSubject, have.MaxMsgSize = want.Replicas, want.MaxMsgsPerSubject, want.MaxMsgSize
+	have.SubjectTransform, have.AllowMsgTTL, have.AllowDirect = want.SubjectTransform, want.AllowMsgTTL, want.AllowDirect
+	have.SubjectDeleteMarkerTTL = want.SubjectDeleteMarkerTTL
+	if want.Retention == jetstream.WorkQueuePolicy {
+		have.MaxAge = want.MaxAge
+	}
+	return have
+}

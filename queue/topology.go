@@ -1,0 +1,169 @@
+package queue
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Sizes and times of the streams.
+const (
+	// MaxMessageBytes is the largest message that the work stream stores. It is above
+	// [userpilot.MaxEventBytes], so that an event that is too large becomes a dead
+	// letter that can be looked at, and below NATS's default max_payload of 1 MiB,
+	// so that the dead letter has room for its headers.
+	MaxMessageBytes = 896 << 10
+
+	dedupeWindow  = 2 * time.Minute
+	deadLetterAge = 30 * 24 * time.Hour
+	markerTTL     = time.Minute
+)
+
+// Topology names a pipeline and gives its sizes. The zero value is the default
+// pipeline: "identify", 16 partitions, one copy.
+type Topology struct {
+	// Name tells pipelines on one server apart: lower-case letters, digits, - and _.
+	// Default "identify".
+	Name string
+	// Partitions is the number that keyed events are hashed into, 1 to 256. Default 16.
+	Partitions int
+	// Replicas is the number of copies that the cluster keeps, 1, 3 or 5. Default 1.
+	Replicas int
+}
+
+var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+
+// withDefaults replaces zero values and refuses what cannot work.
+func (t Topology) withDefaults() (Topology, error) {
+	if t.Name == "" {
+		t.Name = "identify"
+	}
+	if t.Partitions == 0 {
+		t.Partitions = 16
+	}
+	if t.Replicas == 0 {
+		t.Replicas = 1
+	}
+	switch {
+	case !validName.MatchString(t.Name):
+		return t, errors.New("name: must be lower-case letters, digits, - and _, at most 64")
+	case strings.HasSuffix(t.Name, "-dlq"):
+		return t, errors.New("name: must not end in -dlq, which marks dead letters")
+	case t.Partitions < 1 || t.Partitions > 256:
+		return t, fmt.Errorf("partitions: %d is not between 1 and 256", t.Partitions)
+	case t.Replicas != 1 && t.Replicas != 3 && t.Replicas != 5:
+		return t, fmt.Errorf("replicas: %d is not 1, 3 or 5", t.Replicas)
+	}
+	return t, nil
+}
+
+// StreamName is the name of the work stream, USERPILOT_IDENTIFY by default.
+func (t Topology) StreamName() string { return "USERPILOT_" + strings.ToUpper(t.name()) }
+
+// DeadStreamName is the name of the dead-letter stream.
+func (t Topology) DeadStreamName() string { return t.StreamName() + "_DLQ" }
+
+// Bucket is the name of the key-value bucket that holds members, ledger and
+// records of merged calls.
+func (t Topology) Bucket() string { return "userpilot_" + t.name() }
+
+// PlainSubject is where clients publish that cannot encode a key. Its events are one
+// partition of their own.
+func (t Topology) PlainSubject() string { return "userpilot." + t.name() }
+
+// Subject is where an event of this user is published:
+// userpilot.identify.<base64url of the user id, without padding>.
+func (t Topology) Subject(userID string) string {
+	return t.PlainSubject() + "." + base64.RawURLEncoding.EncodeToString([]byte(userID))
+}
+
+func (t Topology) name() string {
+	if t.Name == "" {
+		return "identify"
+	}
+	return t.Name
+}
+
+func (t Topology) deadSubjects() string { return t.PlainSubject() + "-dlq.*.*" }
+
+// deadSubject is unique to an event; the creation time keeps a stream that was made
+// anew from meeting its old numbers.
+func (t Topology) deadSubject(created time.Time, seq uint64) string {
+	return fmt.Sprintf("%s-dlq.%d.%d", t.PlainSubject(), created.UnixNano(), seq)
+}
+
+// plainPartition is the partition of events without a key.
+const plainPartition = "plain"
+
+// partitions lists the names of all partitions, the plain subject's last.
+func (t Topology) partitions() []string {
+	names := make([]string, 0, t.Partitions+1)
+	for p := range t.Partitions {
+		names = append(names, strconv.Itoa(p))
+	}
+	return append(names, plainPartition)
+}
+
+// partitionSubject is the subject under which a partition's events are stored.
+func (t Topology) partitionSubject(partition string) string {
+	if partition == plainPartition {
+		return t.PlainSubject()
+	}
+	return t.PlainSubject() + "." + partition
+}
+
+func (t Topology) workStream() jetstream.StreamConfig {
+	keyed := t.PlainSubject() + ".*"
+	return jetstream.StreamConfig{
+		Name:       t.StreamName(),
+		Subjects:   []string{t.PlainSubject(), keyed},
+		Retention:  jetstream.WorkQueuePolicy,
+		Storage:    jetstream.FileStorage,
+		Discard:    jetstream.DiscardNew,
+		Duplicates: dedupeWindow,
+		MaxMsgSize: MaxMessageBytes,
+		Replicas:   t.Replicas,
+		SubjectTransform: &jetstream.SubjectTransformConfig{
+			Source:      keyed,
+			Destination: fmt.Sprintf("%s.{{partition(%d,1)}}", t.PlainSubject(), t.Partitions),
+		},
+	}
+}
+
+func (t Topology) deadStream() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        t.DeadStreamName(),
+		Subjects:    []string{t.deadSubjects()},
+		Retention:   jetstream.LimitsPolicy,
+		Storage:     jetstream.FileStorage,
+		Discard:     jetstream.DiscardNew,
+		MaxAge:      deadLetterAge,
+		Replicas:    t.Replicas,
+		AllowDirect: true,
+	}
+}
+
+// bucketStream is the stream behind the bucket. It is not made by CreateKeyValue, which
+// insists on direct gets: those may be answered by a follower that lags, and whether a
+// member is gone must be read from the leader.
+func (t Topology) bucketStream() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:                   "KV_" + t.Bucket(),
+		Subjects:               []string{"$KV." + t.Bucket() + ".>"},
+		Storage:                jetstream.FileStorage,
+		Discard:                jetstream.DiscardNew,
+		MaxMsgsPerSubject:      1,
+		AllowRollup:            true,
+		DenyDelete:             true,
+		AllowMsgTTL:            true,
+		SubjectDeleteMarkerTTL: markerTTL,
+		Duplicates:             dedupeWindow,
+		Replicas:               t.Replicas,
+	}
+}

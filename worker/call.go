@@ -1,0 +1,246 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// call is one attempt: the oldest events of a lane, of which it delivers as many as merge.
+type call struct {
+	lane       *lane
+	events     []userpilot.Event
+	deliveries []queue.Delivery
+	slot       queue.Slot
+	probe      bool
+	begun      time.Time
+}
+
+func newCall(l *lane, n int, slot queue.Slot, probe bool) *call {
+	c := &call{
+		lane: l, slot: slot, probe: probe, begun: time.Now(),
+		events: make([]userpilot.Event, n), deliveries: make([]queue.Delivery, n),
+	}
+	for i := range n {
+		c.events[i], c.deliveries[i] = *l.events[i].event, l.events[i].delivery
+	}
+	return c
+}
+
+// n is how many events the call holds, once they are merged.
+func (c *call) n() int { return len(c.deliveries) }
+
+// last is the sequence of the newest of them.
+func (c *call) last() uint64 { return c.deliveries[c.n()-1].Sequence }
+
+// send makes calls until there are no more.
+func (w *Worker) send() {
+	for c := range w.calls {
+		err := w.attempt(c)
+		v := judge(err)
+		if v != delivered && c.lane.partition.claim.Context().Err() != nil {
+			v = notSent // cut off by the lapse of our membership: nobody's failure
+		}
+		w.mu.Lock()
+		w.ended(c, v, err)
+		w.mu.Unlock()
+		<-w.senders
+	}
+}
+
+// panicError is a panic on a call's events. Its text tells the type alone: the value may hold
+// users' data.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return fmt.Sprintf("the worker panicked: %T", e.value) }
+
+// attempt makes the call.
+func (w *Worker) attempt(c *call) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &panicError{r}
+		}
+	}()
+	claim := c.lane.partition.claim
+	body := c.events[0].Body()
+	if len(c.events) > 1 {
+		var n int
+		body, n = userpilot.Merge(c.events)
+		c.events, c.deliveries = c.events[:n], c.deliveries[:n]
+	}
+	if c.n() > 1 {
+		if err := claim.BeginMerged(claim.Context(), c.lane.user, c.last()); err != nil {
+			return errNotNow
+		}
+	}
+	ctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)
+	defer cancel()
+	begun := time.Now()
+	err = w.config.Client.IdentifyGuarded(ctx, body, func() error {
+		if c.slot.Void() || claim.Certain() != nil {
+			return errNotNow
+		}
+		return nil
+	})
+	w.metrics.called(err, time.Since(begun))
+	return err
+}
+
+// ended does what the verdict asks for. The mutex is held.
+func (w *Worker) ended(c *call, v verdict, err error) {
+	l, p, now := c.lane, c.lane.partition, time.Now()
+	p.ended(&p.busy)
+	if c.probe {
+		w.gate.probing = false
+	}
+	defer w.wakeUp()
+	failure, _ := errors.AsType[*userpilot.Failure](err)
+	switch v {
+	case delivered:
+		w.gate.succeeded()
+		w.delivered(c, now)
+	case rejected:
+		w.gate.answered()
+		w.refused(c, queue.Death{
+			Reason: queue.Rejected, Status: failure.Status, Code: failure.Code,
+			Error: explain(failure), RequestID: failure.RequestID, Attempts: l.attempts + 1, User: l.user,
+		})
+	case panicked:
+		w.refused(c, queue.Death{Reason: queue.Panicked, Error: err.Error(), Attempts: l.attempts + 1, User: l.user})
+	case retry:
+		w.failed(c, failure, now)
+	case held:
+		w.gate.hold(holdReason(failure.Status), now)
+		w.advance(l)
+	case throttled:
+		w.throttled(w.gate.throttled(c.begun, now, failure.RetryAfter))
+		w.advance(l)
+	case notSent:
+		w.advance(l)
+	}
+}
+
+// delivered settles a call's events, and only then moves the lane on. A claim that is being
+// given up settles them too, as long as that is possible.
+func (w *Worker) delivered(c *call, now time.Time) {
+	l := c.lane
+	w.metrics.delivered(c.deliveries, now)
+	l.narrow.delivered(c.n())
+	l.recovered()
+	w.settle(l, c.deliveries)
+}
+
+// settle removes the lane's oldest events from the stream and moves the lane on.
+func (w *Worker) settle(l *lane, ds []queue.Delivery) {
+	p := l.partition
+	l.state = settling
+	p.leaving++
+	p.claim.Settle(l.user, ds, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		p.ended(&p.leaving)
+		if p.closed {
+			return
+		}
+		before := l.bytes
+		l.drop(len(ds))
+		w.memory.add(l.bytes - before)
+		w.waiting -= len(ds)
+		w.advance(l)
+	})
+}
+
+// refused searches the guilty among several events; one alone is dead.
+func (w *Worker) refused(c *call, death queue.Death) {
+	l := c.lane
+	if c.n() > 1 {
+		l.narrow.refused(c.n())
+		l.reach = 0 // a refused call has changed nothing
+		w.advance(l)
+		return
+	}
+	w.condemn(l, death)
+}
+
+// condemn marks the lane's oldest event as dead.
+func (w *Worker) condemn(l *lane, death queue.Death) {
+	l.head().death = &death
+	l.narrow.died()
+	l.recovered()
+	w.advance(l)
+}
+
+// failed lets a lane back off, or ends it with its oldest event once its attempts are spent.
+//
+// A call without a refusal may have been carried out. So it is repeated whole: fewer of its
+// events would take the user back. Only when its attempts are spent is it halved, since
+// then nothing else is left to find the guilty event without killing the others.
+func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
+	l := c.lane
+	if f == nil {
+		f = &userpilot.Failure{Sent: true}
+	}
+	if f.Sent {
+		l.reach = max(l.reach, c.last())
+	}
+	if w.gate.failed(l, now) {
+		l.attempts++
+	}
+	if l.attempts >= w.config.MaxAttempts && !w.gate.open {
+		w.spent(c, f)
+		return
+	}
+	w.backOff(l, f.RetryAfter)
+}
+
+// spent is a lane whose attempts are used up.
+func (w *Worker) spent(c *call, f *userpilot.Failure) {
+	l := c.lane
+	if c.n() > 1 {
+		l.narrow.refused(c.n())
+		l.reach = 0
+		w.backOff(l, f.RetryAfter)
+		return
+	}
+	w.condemn(l, queue.Death{
+		Reason: queue.RetriesExhausted, Status: f.Status, Code: f.Code, Error: explain(f),
+		RequestID: f.RequestID, Attempts: l.attempts, User: l.user,
+	})
+}
+
+// explain is what a dead letter says of a failure: Userpilot's words where there are any.
+func explain(f *userpilot.Failure) string {
+	if f.Message != "" {
+		return f.Message
+	}
+	return f.Error()
+}
+
+// backOff lets the lane wait. One that waits holds little of the memory if that runs short.
+func (w *Worker) backOff(l *lane, asked time.Duration) {
+	if w.memory.used > w.memory.limit/2 {
+		before := l.bytes
+		l.shrink(failingShare)
+		w.memory.add(l.bytes - before)
+	}
+	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, asked))
+}
+
+// failingShare is what a lane that backs off keeps loaded when memory runs short.
+const failingShare = 16 << 10
+
+// throttled silences the fleet: this replica at once.
+func (w *Worker) throttled(d time.Duration) {
+	tell := w.queue.BeQuiet(d)
+	w.background.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), w.config.Timeout)
+		defer cancel()
+		if err := tell(ctx); err != nil {
+			w.log.Warn("the other replicas do not know yet that Userpilot asked for a pause", errAttr(err))
+		}
+	})
+}

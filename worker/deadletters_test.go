@@ -1,0 +1,359 @@
+package worker_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+// refuse answers 422 to every call that holds the text.
+func refuse(text string) func(userpilottest.Request) userpilottest.Fault {
+	return func(q userpilottest.Request) userpilottest.Fault {
+		if bytes.Contains(q.Body, []byte(text)) {
+			return userpilottest.Fault{Status: 422}
+		}
+		return userpilottest.Fault{}
+	}
+}
+
+// Promise 4: of a thousand merged events only the guilty one dies, for tens of calls.
+func TestGuiltyAmongAThousand(t *testing.T) {
+	t.Parallel()
+	for _, guilty := range []int{1, 2, 333, 499, 700, 999, 1000} {
+		simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+			for n := 1; n <= 1000; n++ {
+				more := ""
+				if n == guilty {
+					more = `,"bad":1`
+				}
+				s.publish("u", more)
+			}
+			r := s.start(nil)
+			s.drain(time.Minute)
+			r.stop()
+			s.ledger.check(s)
+			if n := len(s.dead()); n != 1 {
+				t.Errorf("guilty %d: %d dead letters", guilty, n)
+			}
+			if n := s.api.Stats().Calls; n > 60 {
+				t.Errorf("guilty %d: %d calls", guilty, n)
+			}
+		})
+	}
+}
+
+// A series of bad events costs about one call for each.
+func TestPoisonStorm(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+		for range 100 {
+			s.publish("u", `,"bad":1`)
+			s.publish("v", "")
+		}
+		r := s.start(nil)
+		s.drain(time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		if n := len(s.dead()); n != 100 {
+			t.Errorf("%d dead letters", n)
+		}
+		if n := s.api.Stats().Calls; n > 250 {
+			t.Errorf("%d calls for a hundred bad events", n)
+		}
+	})
+}
+
+// A user whose calls fail while others' succeed runs out of attempts, and only the
+// guilty event dies. Nobody waits for it.
+func TestSickUser(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []userpilottest.Fault{{Status: 500}, {Cut: true}, {Delay: time.Minute}} {
+		simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+			s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+				if bytes.Contains(q.Body, []byte(`"sick":`)) {
+					return fault
+				}
+				return userpilottest.Fault{}
+			})
+			r := s.start(nil)
+			for n := range 10 {
+				more := ""
+				if n == 4 {
+					more = `,"sick":1`
+				}
+				s.publish("a", more)
+			}
+			for range 3600 {
+				if counts, err := s.queue.Counts(t.Context()); err == nil && counts.Backlog == 0 {
+					break
+				}
+				begun := time.Now()
+				s.publish("b", "")
+				s.awaitNewest("b")
+				if d := time.Since(begun); d > 500*time.Millisecond {
+					t.Fatalf("%+v: another user waited %v", fault, d)
+				}
+				time.Sleep(time.Second)
+			}
+			s.drain(time.Minute)
+			r.stop()
+			s.ledger.check(s)
+			dead := s.dead()
+			if len(dead) != 1 || !bytes.Contains(dead[0].Data, []byte(`"sick":`)) {
+				t.Fatalf("%+v: %d dead letters", fault, len(dead))
+			}
+			if got := dead[0].Header.Get("Dead-Reason"); got != "retries_exhausted" {
+				t.Errorf("%+v: reason %q", fault, got)
+			}
+			if got, err := strconv.Atoi(dead[0].Header.Get("Dead-Attempts")); err != nil || got < 10 {
+				t.Errorf("%+v: %d attempts", fault, got)
+			}
+		})
+	}
+}
+
+// awaitNewest waits until the user's newest event has been delivered.
+func (s *sim) awaitNewest(user string) {
+	s.t.Helper()
+	want := fmt.Sprint(s.ledger.published[user])
+	for range 6000 {
+		if p, ok := s.api.Profile(user); ok && string(p.Properties["n"]) == want {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	s.t.Fatalf("event %s of %s is not delivered", want, user)
+}
+
+// invalidBodies are bodies that can be no identify.
+func invalidBodies() map[string][]byte {
+	return map[string][]byte{
+		"empty":             {},
+		"not JSON":          []byte("hello"),
+		"half JSON":         []byte(`{"user_id":"u","metadata":{`),
+		"array":             []byte(`[{"user_id":"u"}]`),
+		"null":              []byte("null"),
+		"deep":              []byte(`{"user_id":"u","metadata":{"a":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}}`),
+		"invalid UTF-8":     []byte("{\"user_id\":\"u\xff\"}"),
+		"no user":           []byte(`{"metadata":{}}`),
+		"empty user":        []byte(`{"user_id":""}`),
+		"numeric user":      []byte(`{"user_id":7}`),
+		"company, no id":    []byte(`{"user_id":"u","company":{"name":"x"}}`),
+		"over the size":     []byte(`{"user_id":"u","metadata":{"a":"` + strings.Repeat("x", 600<<10) + `"}}`),
+		"wrong user member": []byte(`{"User_ID":"u"}`),
+	}
+}
+
+// Each body that can be no identify ends as one dead letter with its bytes, without a call, on
+// either kind of subject, and harms nobody.
+func TestInvalid(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		bodies := invalidBodies()
+		for _, subject := range []string{"userpilot.identify", "userpilot.identify.a2V5"} {
+			s.publish("before", "")
+			for _, body := range bodies {
+				s.publishRaw(subject, body)
+			}
+			s.publish("after", "")
+		}
+		r := s.start(nil)
+		s.drain(time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		if n := s.api.Stats().Calls; n > 4 {
+			t.Errorf("%d calls", n)
+		}
+		found := map[string]int{}
+		for _, m := range s.dead() {
+			for name, body := range bodies {
+				if bytes.Equal(body, m.Data) {
+					found[name]++
+				}
+			}
+			if m.Header.Get("Dead-Reason") != "invalid" || m.Header.Get("Dead-Error") == "" || m.Header.Get("Dead-Sequence") == "" {
+				t.Errorf("headers: %v", m.Header)
+			}
+		}
+		for name := range bodies {
+			if found[name] != 2 {
+				t.Errorf("%s: %d dead letters, want one for each subject", name, found[name])
+			}
+		}
+	})
+}
+
+func (s *sim) publishRaw(subject string, body []byte) {
+	s.t.Helper()
+	js, err := jetstream.New(s.publishing)
+	must(s.t, err)
+	_, err = js.Publish(s.t.Context(), subject, body)
+	must(s.t, err)
+}
+
+// panicky is a Caller that panics on some bodies.
+type panicky struct{ worker.Caller }
+
+func (p panicky) IdentifyGuarded(ctx context.Context, body []byte, guard func() error) error {
+	if bytes.Contains(body, []byte(`"panic":`)) {
+		panic("secret of " + string(body))
+	}
+	return p.Caller.IdentifyGuarded(ctx, body, guard)
+}
+
+// An event on which the worker panics dies alone.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		for n := range 20 {
+			more := ""
+			if n == 11 {
+				more = `,"panic":1`
+			}
+			s.publish("u", more)
+		}
+		r := s.start(func(c *worker.Config) { c.Client = panicky{c.Client} })
+		s.drain(time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		dead := s.dead()
+		if len(dead) != 1 || dead[0].Header.Get("Dead-Reason") != "panic" {
+			t.Fatalf("%d dead letters", len(dead))
+		}
+		if strings.Contains(dead[0].Header.Get("Dead-Error")+s.logs.String(), "secret") {
+			t.Error("the panic's text got out")
+		}
+	})
+}
+
+// Promise 5: while the dead-letter stream takes nothing, the originals stay and others go on; then
+// each is stored once.
+func TestDeadLetterStreamFull(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+		js, err := jetstream.New(s.publishing)
+		must(t, err)
+		stream, err := js.Stream(t.Context(), "USERPILOT_IDENTIFY_DLQ")
+		must(t, err)
+		full := stream.CachedInfo().Config
+		full.MaxMsgs = 1
+		_, err = js.UpdateStream(t.Context(), full)
+		must(t, err)
+		r := s.start(nil)
+		for i := range 20 {
+			s.publish(fmt.Sprintf("bad%d", i), `,"bad":1`)
+		}
+		time.Sleep(time.Minute)
+		s.publish("good", "")
+		s.awaitNewest("good")
+		counts, err := s.queue.Counts(t.Context())
+		must(t, err)
+		if counts.Backlog != 19 || counts.DeadLetters != 1 {
+			t.Errorf("%+v", counts)
+		}
+		if n := strings.Count(s.logs.String(), "dead letters cannot be stored"); n != 1 {
+			t.Errorf("said %d times that dead letters cannot be stored:\n%s", n, s.logs.String())
+		}
+		full.MaxMsgs = -1
+		_, err = js.UpdateStream(t.Context(), full)
+		must(t, err)
+		s.drain(5 * time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		if n := len(s.dead()); n != 20 {
+			t.Errorf("%d dead letters", n)
+		}
+	})
+}
+
+// A dead letter tells all that is known, and holds the original bytes.
+func TestDeadLetterHeaders(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+		s.publish("u", "")
+		s.publish("jane@example.com", `, "bad" : 1.0`)
+		r := s.start(nil)
+		s.drain(time.Minute)
+		r.stop()
+		dead := s.dead()
+		if len(dead) != 1 {
+			t.Fatalf("%d dead letters", len(dead))
+		}
+		want := `{"user_id":"jane@example.com","metadata":{"n":1,"e1":true, "bad" : 1.0}}`
+		if string(dead[0].Data) != want {
+			t.Error("the payload is not the original")
+		}
+		h := dead[0].Header
+		for name, value := range map[string]string{
+			"Dead-Reason": "rejected", "Dead-Status": "422", "Dead-User": "jane@example.com", "Dead-Sequence": "2", "Dead-Attempts": "1",
+		} {
+			if h.Get(name) != value {
+				t.Errorf("%s is %q, want %q", name, h.Get(name), value)
+			}
+		}
+		for _, name := range []string{"Dead-At", "Dead-Published-At"} {
+			if _, err := time.Parse(time.RFC3339, h.Get(name)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		for _, name := range []string{"Dead-Error", "Dead-Request-Id"} {
+			if h.Get(name) == "" {
+				t.Errorf("no %s", name)
+			}
+		}
+		if strings.Contains(s.logs.String(), "jane") {
+			t.Error("the log names a user")
+		}
+	})
+}
+
+// A stream that is deleted under the worker is said once; when it is back, work goes on.
+func TestStreamDeleted(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		r := s.start(nil)
+		s.publish("u", "")
+		s.drain(time.Minute)
+		js, err := jetstream.New(s.publishing)
+		must(t, err)
+		must(t, js.DeleteStream(t.Context(), "USERPILOT_IDENTIFY"))
+		time.Sleep(time.Minute)
+		if n := strings.Count(s.logs.String(), "cannot work now"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, s.logs.String())
+		}
+		_, err = s.queue.Setup(t.Context(), false)
+		must(t, err)
+		s.publish("u", "")
+		s.awaitNewest("u")
+		r.stop()
+		s.ledger.check(s)
+	})
+}
+
+// A stream that differs is not touched: the worker says what differs and stops.
+func TestStreamDiffers(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		other, err := queue.New(s.publishing, queue.Topology{Partitions: 8}, nil)
+		must(t, err)
+		_, err = other.Setup(t.Context(), true)
+		must(t, err)
+		r := s.start(nil)
+		err = r.wait()
+		mismatch, ok := errors.AsType[*queue.MismatchError](err)
+		if !ok || len(mismatch.Differences) != 1 || !strings.Contains(err.Error(), "partition(8,1)") {
+			t.Errorf("stopped with %v", err)
+		}
+	})
+}

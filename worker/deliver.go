@@ -1,0 +1,198 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// Deliver implements [queue.Handler]: it puts an event into its user's lane. It blocks while
+// the memory is full.
+func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
+	user, x, size := admit(d)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.partition(c)
+	// A partition with barred lanes is let through: the event they wait for may be next.
+	for w.memory.full() && len(p.barred) == 0 {
+		room := w.memory.room
+		w.mu.Unlock()
+		select {
+		case <-room:
+		case <-c.Done():
+		}
+		w.mu.Lock()
+		if isDone(c) {
+			return // whoever claims the partition next gets it again
+		}
+	}
+	l := p.lane(user)
+	before := l.bytes
+	l.push(x, size, w.memory.share())
+	w.memory.add(l.bytes - before)
+	w.waiting++
+	for _, able := range p.unbar() {
+		w.advance(able)
+	}
+	if l.state == parked && !l.barred {
+		w.advance(l)
+	}
+}
+
+func isDone(c *queue.Claim) bool {
+	select {
+	case <-c.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+func (w *Worker) partition(c *queue.Claim) *partition {
+	p, ok := w.partitions[c]
+	if !ok {
+		p = newPartition(c)
+		w.partitions[c] = p
+	}
+	return p
+}
+
+// admit reads an event and names its lane. What is no identify goes into the lane of the
+// dead, where it waits for nobody: it changes no user.
+func admit(d queue.Delivery) (user string, x waiting, size int) {
+	size = len(d.Body)
+	event, death := read(d.Body)
+	x = waiting{delivery: d}
+	if death != nil {
+		x.death = death
+		return "", x, size
+	}
+	x.delivery.Body = nil
+	x.event = event
+	return event.UserID(), x, size
+}
+
+// read parses a body. A panic is the event's death, not the worker's.
+func read(body []byte) (event *userpilot.Event, death *queue.Death) {
+	defer func() {
+		if r := recover(); r != nil {
+			event, death = nil, &queue.Death{Reason: queue.Panicked, Error: fmt.Sprintf("the worker panicked when it read the event: %T", r)}
+		}
+	}()
+	e, err := userpilot.Parse(body)
+	if err != nil {
+		return nil, &queue.Death{Reason: queue.Invalid, Error: err.Error(), User: e.UserID()}
+	}
+	return &e, nil
+}
+
+// advance moves a lane on that has nothing under way: to the queue of the ready, to the grave, or
+// to rest.
+func (w *Worker) advance(l *lane) {
+	p := l.partition
+	switch {
+	case p.closed:
+		l.state = parked
+	case len(l.events) == 0:
+		l.state = parked
+		delete(p.lanes, l.user)
+	case l.reach != 0 && !p.claim.Past(l.reach):
+		l.state = parked
+		p.bar(l)
+	case l.needsLoad():
+		w.load(l)
+	case l.head().death != nil:
+		w.beginBurial(l)
+	default:
+		l.state = ready
+		w.ready.push(l)
+		w.wakeUp()
+	}
+}
+
+// load reads the bodies again that the lane has let go of.
+func (w *Worker) load(l *lane) {
+	l.state = loading
+	l.partition.busy++
+	share := w.memory.share()
+	var stubs []queue.Delivery
+	for i := l.loaded; i < len(l.events) && len(stubs) < maxMerge; i++ {
+		stubs = append(stubs, l.events[i].delivery)
+	}
+	w.background.Go(func() {
+		bodies, err := readBodies(l.partition.claim, stubs, share, l.reach)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.loaded(l, bodies, err)
+	})
+}
+
+// readBodies reads in order until the share is full, but at least one, and all up to reach.
+func readBodies(c *queue.Claim, stubs []queue.Delivery, share int64, reach uint64) (bodies [][]byte, err error) {
+	ctx, cancel := context.WithCancel(c.Context())
+	defer cancel()
+	size := int64(0)
+	for _, d := range stubs {
+		if len(bodies) > 0 && size >= share && d.Sequence > reach {
+			break
+		}
+		body, err := c.Load(ctx, d)
+		if err != nil {
+			return bodies, err
+		}
+		bodies = append(bodies, body)
+		size += int64(len(body)) + loadedBytes
+	}
+	return bodies, nil
+}
+
+// loaded puts bodies back in place.
+func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
+	p := l.partition
+	p.ended(&p.busy)
+	if p.closed {
+		return
+	}
+	if err != nil {
+		// An event that this claim holds must be there: somebody else has removed it.
+		p.claim.Fail(errors.Join(errors.New("an event cannot be read again"), err))
+		return
+	}
+	before := l.bytes
+	for _, body := range bodies {
+		x := &l.events[l.loaded]
+		_, again, size := admit(queue.Delivery{Body: body})
+		x.event, x.death, x.delivery.Body = again.event, again.death, again.delivery.Body
+		l.loaded++
+		l.account(size)
+	}
+	w.memory.add(l.bytes - before)
+	w.advance(l)
+}
+
+// Revoke implements [queue.Handler].
+func (w *Worker) Revoke(c *queue.Claim) {
+	w.mu.Lock()
+	p := w.partition(c)
+	p.closed = true
+	w.ready.remove(func(l *lane) bool { return l.partition == p })
+	for _, l := range p.lanes {
+		w.memory.add(-l.bytes)
+		w.waiting -= len(l.events)
+	}
+	lost := c.Lost()
+	for p.busy > 0 || p.leaving > 0 && lost != nil {
+		w.mu.Unlock()
+		select {
+		case <-p.changed:
+		case <-lost:
+			lost = nil
+		}
+		w.mu.Lock()
+	}
+	delete(w.partitions, c)
+	w.mu.Unlock()
+}

@@ -1,0 +1,171 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// state is what a lane is doing. All but parked and ready end by themselves.
+type state int
+
+const (
+	parked   state = iota // nothing to do, or waiting for events that must go along
+	ready                 // in the queue of lanes that can be called for
+	calling               // a call is in flight
+	settling              // its events are leaving the stream
+	backing               // waiting before the next attempt
+	loading               // reading bodies again
+	burying               // storing a dead letter
+)
+
+// maxMerge bounds the events of one call.
+const maxMerge = 1000
+
+// waiting is one event in a lane. Its body may have been let go, to be read again later.
+type waiting struct {
+	delivery queue.Delivery // without the body
+	event    *userpilot.Event
+	death    *queue.Death // set: it goes to its grave without a call
+}
+
+func (x *waiting) inMemory() bool { return x.event != nil || x.death != nil }
+
+// What an event costs in memory, besides its body: in the lane, and while it is loaded.
+const (
+	stubBytes   = 256
+	loadedBytes = 256
+)
+
+// lane is one user's waiting events of one partition, oldest first. Bodies are in memory for
+// the first of them and, beyond the lane's share of the memory, not for the rest.
+type lane struct {
+	user      string // empty in the lane of events that are no identify
+	partition *partition
+	state     state
+
+	events []waiting
+	loaded int   // how many of the first events have their bodies in memory
+	bytes  int64 // what the lane takes of the memory
+	bodies int64 // what its loaded events take of that
+
+	attempts int
+	failing  bool
+	mark     uint64 // the gate's count of successes at the last failure
+	backoff  *backoff.ExponentialBackOff
+
+	narrow narrowing
+	reach  uint64 // the next call must hold all events up to this one
+	barred bool   // it waits until they have arrived
+}
+
+// head is the oldest event.
+func (l *lane) head() *waiting { return &l.events[0] }
+
+// push appends an event. Its body is kept if all before it are, and the lane's share
+// allows.
+func (l *lane) push(x waiting, size int, share int64) {
+	keep := l.loaded == len(l.events) &&
+		(l.loaded == 0 || l.bodies+int64(size) <= share || x.delivery.Sequence <= l.reach)
+	l.bytes += stubBytes
+	if keep {
+		l.loaded++
+		l.account(size)
+	} else {
+		x.event, x.death, x.delivery.Body = nil, nil, nil
+	}
+	l.events = append(l.events, x)
+}
+
+// account adds a loaded event's bytes.
+func (l *lane) account(size int) {
+	cost := int64(size) + loadedBytes
+	l.bytes += cost
+	l.bodies += cost
+}
+
+// drop removes the n oldest events.
+func (l *lane) drop(n int) {
+	for i := range l.events[:n] {
+		l.release(&l.events[i])
+		l.bytes -= stubBytes
+	}
+	clear(l.events[:n])
+	l.events = l.events[n:]
+	if len(l.events) == 0 {
+		l.events = nil
+	}
+	l.loaded -= min(n, l.loaded)
+}
+
+// release lets go of an event's body.
+func (l *lane) release(x *waiting) {
+	if !x.inMemory() {
+		return
+	}
+	cost := int64(x.size()) + loadedBytes
+	l.bytes -= cost
+	l.bodies -= cost
+	x.event, x.death, x.delivery.Body = nil, nil, nil
+}
+
+func (x *waiting) size() int {
+	if x.event == nil {
+		return len(x.delivery.Body) // a dead one keeps its body there
+	}
+	return len(x.event.Body())
+}
+
+// shrink lets go of bodies beyond the given bytes, but for the first event's.
+func (l *lane) shrink(keep int64) {
+	for l.loaded > 1 && l.bodies > keep {
+		l.loaded--
+		l.release(&l.events[l.loaded])
+	}
+}
+
+// needsLoad reports whether bodies must be read before the next call.
+func (l *lane) needsLoad() bool {
+	if l.loaded == len(l.events) {
+		return false
+	}
+	return l.loaded == 0 || l.events[l.loaded].delivery.Sequence <= l.reach
+}
+
+// take returns how many events the next call may hold: as many as are loaded and the
+// narrowing allows, but all up to the reach.
+func (l *lane) take(coalesce bool) int {
+	n := 1
+	if coalesce {
+		n = min(l.loaded, maxMerge, l.narrow.size())
+	}
+	for n < l.loaded && l.events[n].delivery.Sequence <= l.reach {
+		n++
+	}
+	return n
+}
+
+// delay is how long the lane waits after a failure.
+func (l *lane) delay(initial, longest, asked time.Duration) time.Duration {
+	if l.backoff == nil {
+		l.backoff = backoff.NewExponentialBackOff(
+			backoff.WithInitialInterval(initial),
+			backoff.WithMaxInterval(longest),
+			backoff.WithMultiplier(2),
+			backoff.WithRandomizationFactor(0.5),
+			backoff.WithMaxElapsedTime(0), // never gives up: the verdict does
+		)
+	}
+	return max(l.backoff.NextBackOff(), asked)
+}
+
+// recovered forgets past failures after a success, or after the death of the guilty event.
+func (l *lane) recovered() {
+	l.failing, l.backoff, l.reach = false, nil, 0
+	if !l.narrow.searching() {
+		l.attempts = 0
+	}
+}

@@ -1,0 +1,41 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// limiter gives out tokens. Take blocks until there is one; waiting is how many calls could
+// be made now. There is the fleet's ledger, and a bucket for each replica.
+type limiter interface {
+	Take(ctx context.Context, waiting int) (queue.Slot, error)
+}
+
+// bucket is a limit of this replica alone.
+type bucket struct{ tokens *rate.Limiter }
+
+// newBucket returns a bucket that starts empty: one that starts full gives a replica
+// that restarts in a loop a burst each time.
+func newBucket(r queue.Rate, burst int) bucket {
+	if burst == 0 {
+		burst = r.DefaultBurst()
+	}
+	tokens := rate.NewLimiter(rate.Every(r.Interval(burst)), burst)
+	tokens.AllowN(time.Now(), burst)
+	return bucket{tokens}
+}
+
+// Take implements limiter.
+func (b bucket) Take(ctx context.Context, _ int) (queue.Slot, error) {
+	return queue.Slot{}, b.tokens.Wait(ctx)
+}
+
+// unlimited is no limit.
+type unlimited struct{}
+
+// Take implements limiter.
+func (unlimited) Take(context.Context, int) (queue.Slot, error) { return queue.Slot{}, nil }

@@ -1,0 +1,69 @@
+package worker_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+// One user's failing backlog, many times the memory, stalls nobody behind it in its partition,
+// and is delivered in order once the user's calls succeed.
+func TestHugeFailingBacklog(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		sick := func(q userpilottest.Request) userpilottest.Fault {
+			if q.User == "sick" {
+				return userpilottest.Fault{Status: 500}
+			}
+			return userpilottest.Fault{}
+		}
+		s.api.SetFaults(sick)
+		filler := fmt.Sprintf(`,"f":%q`, strings.Repeat("x", 4000))
+		for range 2000 { // 8 MiB, all on the plain subject: one partition
+			s.publishRaw("userpilot.identify", s.ledger.next("sick", filler))
+		}
+		for i := range 300 {
+			s.publishRaw("userpilot.identify", s.ledger.next(fmt.Sprintf("u%d", i), ""))
+		}
+		r := s.start(func(c *worker.Config) { c.Memory = 2 << 20; c.MaxAttempts = 1_000_000 })
+		for i := range 300 {
+			s.awaitNewest(fmt.Sprintf("u%d", i))
+		}
+		if d := time.Since(s.api.Calls()[0].Time); d > 10*time.Second {
+			t.Errorf("the users behind waited %v", d)
+		}
+		s.api.SetFaults(nil)
+		s.drain(5 * time.Minute)
+		r.stop()
+		s.ledger.check(s)
+	})
+}
+
+// A backlog larger than the memory is worked off: what waits never exceeds the bound by more
+// than an event for each partition.
+func TestBacklogBeyondMemory(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Latency: 10 * time.Millisecond}, func(t *testing.T, s *sim) {
+		filler := fmt.Sprintf(`,"f":%q`, strings.Repeat("x", 8000))
+		const events = 1000 // 8 MiB
+		for i := range events {
+			s.publish(fmt.Sprintf("u%d", i), filler)
+		}
+		r := s.start(func(c *worker.Config) { c.Memory = 1 << 20 })
+		most := 0
+		for range 100 {
+			most = max(most, r.Snapshot().Waiting)
+			time.Sleep(5 * time.Millisecond)
+		}
+		s.drain(time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		if bound := (1<<20)/8000 + 17; most > bound || most < 50 {
+			t.Errorf("%d events of 8 KB were in a memory of 1 MiB", most)
+		}
+	})
+}

@@ -1,0 +1,188 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// metrics are what the worker counts. No label ever carries a user.
+type metrics struct {
+	outcomes  *prometheus.CounterVec
+	deliver   prometheus.Counter
+	calls     *prometheus.CounterVec
+	ok        prometheus.Counter
+	duration  prometheus.Histogram
+	latency   prometheus.Histogram
+	coalesced prometheus.Counter
+	rateLimit prometheus.Gauge
+
+	// The same counts for Snapshot, which client_golang has no cheap way to read.
+	deliveredEvents, mergedEvents, deadEvents, madeCalls atomic.Uint64
+}
+
+func newMetrics(c Config) *metrics {
+	m := &metrics{
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "identify_events_total", Help: "Events by outcome: delivered at the 2xx, dead when the dead letter is stored.",
+		}, []string{"outcome"}),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "identify_calls_total", Help: "Attempts by result; error is an attempt without an answer.",
+		}, []string{"result"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "identify_call_duration_seconds", Help: "Time of one attempt.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 2, 12),
+		}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "identify_delivery_latency_seconds", Help: "Time from an event's publication to its delivery.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 4, 12),
+		}),
+		coalesced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "identify_coalesced_events_total", Help: "Events that were delivered in the call of another one.",
+		}),
+		rateLimit: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "identify_rate_limit", Help: "Calls a second that the limit allows; 0 without a limit.",
+		}),
+	}
+	if !c.Rate.Unlimited() {
+		m.rateLimit.Set(float64(c.Rate.Calls) / c.Rate.Window.Seconds())
+	}
+	m.deliver, m.ok = m.outcomes.WithLabelValues("delivered"), m.calls.WithLabelValues("2xx")
+	m.outcomes.WithLabelValues("dead")
+	for _, result := range []string{"4xx", "429", "5xx", "error"} {
+		m.calls.WithLabelValues(result)
+	}
+	return m
+}
+
+// called counts an attempt, unless nothing was sent.
+func (m *metrics) called(err error, d time.Duration) {
+	if judge(err) == notSent {
+		return
+	}
+	m.madeCalls.Add(1)
+	m.duration.Observe(d.Seconds())
+	if err == nil {
+		m.ok.Inc()
+		return
+	}
+	m.calls.WithLabelValues(result(err)).Inc()
+}
+
+func result(err error) string {
+	f, ok := errors.AsType[*userpilot.Failure](err)
+	switch {
+	case !ok || f.Status == 0:
+		return "error"
+	case f.Status == http.StatusTooManyRequests:
+		return "429"
+	case f.Status >= 300 && f.Status < 500:
+		return "4xx"
+	default:
+		return "5xx"
+	}
+}
+
+func (m *metrics) delivered(ds []queue.Delivery, now time.Time) {
+	m.deliver.Add(float64(len(ds)))
+	m.deliveredEvents.Add(uint64(len(ds)))
+	if merged := len(ds) - 1; merged > 0 {
+		m.coalesced.Add(float64(merged))
+		m.mergedEvents.Add(uint64(merged))
+	}
+	for _, d := range ds {
+		m.latency.Observe(now.Sub(d.Published).Seconds())
+	}
+}
+
+func (m *metrics) died(queue.Reason) {
+	m.outcomes.WithLabelValues("dead").Inc()
+	m.deadEvents.Add(1)
+}
+
+func (m *metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.rateLimit}
+}
+
+// gauges describe the metrics that are read when they are asked for.
+type gauges struct{ backlog, oldest, deadLetters, hold, partitions, waiting *prometheus.Desc }
+
+func newGauges() gauges {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("identify_"+name, help, labels, nil)
+	}
+	return gauges{
+		backlog:     desc("backlog_events", "Events in the stream, as read a few seconds ago."),
+		oldest:      desc("backlog_oldest_seconds", "Age of the oldest event in the stream."),
+		deadLetters: desc("dead_letters", "Dead letters in their stream."),
+		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
+		partitions:  desc("partitions_held", "Partitions that this replica works."),
+		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range w.metrics.collectors() {
+		c.Describe(ch)
+	}
+	g := w.gauges
+	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.hold, g.partitions, g.waiting} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector]. It does not block on NATS: what lies in the
+// streams is as it was a few seconds ago.
+func (w *Worker) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range w.metrics.collectors() {
+		c.Collect(ch)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	s := w.Snapshot()
+	gauge(w.gauges.partitions, float64(s.Partitions))
+	gauge(w.gauges.waiting, float64(s.Ready))
+	if s.Hold != "" {
+		gauge(w.gauges.hold, 1, s.Hold)
+	}
+	if s.BreakerOpen {
+		gauge(w.gauges.hold, 1, "outage")
+	}
+	if counts := w.counts.Load(); counts != nil {
+		gauge(w.gauges.backlog, float64(counts.Backlog))
+		gauge(w.gauges.deadLetters, float64(counts.DeadLetters))
+		age := 0.0
+		if !counts.Oldest.IsZero() {
+			age = time.Since(counts.Oldest).Seconds()
+		}
+		gauge(w.gauges.oldest, age)
+	}
+}
+
+// countsInterval is how often the streams' state is read.
+const countsInterval = 5 * time.Second
+
+// watchStreams reads the streams' state for the metrics until ctx ends.
+func (w *Worker) watchStreams(ctx context.Context) {
+	tick := time.NewTicker(countsInterval)
+	defer tick.Stop()
+	for {
+		if counts, err := w.queue.Counts(ctx); err == nil {
+			w.counts.Store(&counts)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,68 @@
+package worker
+
+import (
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// partition is what the worker knows of one claim: its lanes, and what is under way.
+type partition struct {
+	claim *queue.Claim
+	lanes map[string]*lane
+	// barred are lanes that wait until a merged call that the last holder began can be
+	// repeated whole.
+	barred  []*lane
+	busy    int           // calls in flight and bodies or dead letters under way
+	leaving int           // settlements under way
+	changed chan struct{} // tells Revoke that one of these fell
+	closed  bool
+}
+
+func newPartition(c *queue.Claim) *partition {
+	return &partition{claim: c, lanes: map[string]*lane{}, changed: make(chan struct{}, 1)}
+}
+
+// lane returns the user's lane.
+func (p *partition) lane(user string) *lane {
+	l, ok := p.lanes[user]
+	if !ok {
+		l = &lane{user: user, partition: p}
+		if user != "" {
+			l.reach = p.claim.Reach(user)
+		}
+		p.lanes[user] = l
+	}
+	return l
+}
+
+// ended says that something under way has ended.
+func (p *partition) ended(count *int) {
+	*count--
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// bar lets a lane wait until its reach has arrived.
+func (p *partition) bar(l *lane) {
+	if !l.barred {
+		l.barred = true
+		p.barred = append(p.barred, l)
+	}
+}
+
+// unbar returns the barred lanes whose calls can be repeated now.
+func (p *partition) unbar() []*lane {
+	var able []*lane
+	still := p.barred[:0]
+	for _, l := range p.barred {
+		if p.claim.Past(l.reach) {
+			l.barred = false
+			able = append(able, l)
+		} else {
+			still = append(still, l)
+		}
+	}
+	p.barred = still
+	return able
+}

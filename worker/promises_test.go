@@ -1,0 +1,297 @@
+package worker_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+var minutely = queue.Rate{Calls: 600, Window: time.Minute}
+
+func at600(c *worker.Config) { c.Rate = minutely }
+
+// A quiet day: everything arrives, in order, in few calls, and nothing is worth a warning.
+func TestDelivers(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 50 * time.Millisecond}, func(t *testing.T, s *sim) {
+		r := s.start(at600)
+		for i := range 300 {
+			s.publish(fmt.Sprintf("u%d", i%20), "")
+		}
+		s.drain(time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		if n := s.api.Stats().Calls; n > 60 {
+			t.Errorf("%d calls for 300 events of 20 users", n)
+		}
+		if strings.Contains(s.logs.String(), "WARN") || strings.Contains(s.logs.String(), "ERROR") {
+			t.Error(s.logs.String())
+		}
+	})
+}
+
+// Promise 3: an hour of work for ten calls a second never has more than the limit in any
+// window, and uses 99% of it.
+func TestRateHour(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 80 * time.Millisecond}, func(t *testing.T, s *sim) {
+		r := s.start(func(c *worker.Config) { at600(c); c.NoCoalesce = true })
+		const hour = 36_000
+		for i := range hour {
+			s.publish(fmt.Sprintf("u%d", i%300), "")
+		}
+		begun := time.Now()
+		s.drain(2 * time.Hour)
+		took := time.Since(begun)
+		r.stop()
+		s.ledger.check(s)
+		used := hour / (took.Minutes() * 600)
+		t.Logf("%.2f%% of the limit used, at most %d calls in a minute", 100*used, s.api.Stats().MaxInWindow)
+		if used < 0.99 {
+			t.Errorf("%.2f%% of the limit used", 100*used)
+		}
+	})
+}
+
+// Promise 3 across restarts: a replica that restarts in a loop gains nothing.
+func TestRateAcrossRestarts(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Limit: 60, Window: time.Minute}, func(t *testing.T, s *sim) {
+		for i := range 400 {
+			s.publish(fmt.Sprintf("u%d", i), "")
+		}
+		for range 20 {
+			r := s.start(func(c *worker.Config) { c.Rate = queue.Rate{Calls: 60, Window: time.Minute} })
+			time.Sleep(rand.N(20 * time.Second))
+			if rand.IntN(2) == 0 {
+				r.stop()
+			} else {
+				r.kill()
+			}
+		}
+		r := s.start(func(c *worker.Config) { c.Rate = queue.Rate{Calls: 60, Window: time.Minute} })
+		s.drain(time.Hour)
+		r.stop()
+		s.ledger.check(s)
+	})
+}
+
+// Promises 1 and 2: a replica is killed again and again in the middle of merged calls.
+func TestKilledReplica(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Latency: 200 * time.Millisecond}, func(t *testing.T, s *sim) {
+		for range 15 {
+			r := s.start(nil)
+			for i := range 200 {
+				s.publish(fmt.Sprintf("u%d", i%7), "")
+			}
+			time.Sleep(rand.N(3 * time.Second))
+			r.kill()
+		}
+		r := s.start(nil)
+		begun := time.Now()
+		s.drain(time.Minute)
+		if d := time.Since(begun); d > 10*time.Second {
+			t.Errorf("the last successor needed %v", d)
+		}
+		r.stop()
+		s.ledger.check(s)
+	})
+}
+
+// A killed replica's work is taken over within its TTL and two seconds.
+func TestTakeover(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		dead := s.start(nil)
+		s.publish("u", "")
+		s.drain(10 * time.Second)
+		dead.kill()
+		begun := time.Now()
+		r := s.start(nil)
+		s.publish("u", "")
+		s.drain(10 * time.Second)
+		if d := time.Since(begun); d > 7*time.Second {
+			t.Errorf("taken over after %v", d)
+		}
+		r.stop()
+		begun = time.Now()
+		r = s.start(nil)
+		s.publish("u", "")
+		s.drain(10 * time.Second)
+		if d := time.Since(begun); d > time.Second {
+			t.Errorf("handed over after %v", d)
+		}
+		r.stop()
+		s.ledger.check(s)
+	})
+}
+
+// The NATS server is stopped and started; the worker goes on by itself.
+func TestServerRestart(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Latency: 20 * time.Millisecond}, func(t *testing.T, s *sim) {
+		r := s.start(nil)
+		for range 5 {
+			for i := range 200 {
+				s.publish(fmt.Sprintf("u%d", i%40), "")
+			}
+			time.Sleep(rand.N(100 * time.Millisecond))
+			s.stopServer()
+			time.Sleep(rand.N(20 * time.Second))
+			s.startServer(s.dir)
+		}
+		s.drain(time.Minute)
+		r.stop()
+		s.ledger.check(s)
+	})
+}
+
+// Promise 4: an outage of hours makes no dead letter, and few calls.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Latency: 20 * time.Millisecond}, func(t *testing.T, s *sim) {
+		r := s.start(at600)
+		s.publish("early", "")
+		s.drain(10 * time.Second)
+		s.api.SetFaults(func(userpilottest.Request) userpilottest.Fault { return userpilottest.Fault{Status: 503} })
+		for i := range 500 {
+			s.publish(fmt.Sprintf("u%d", i%50), "")
+		}
+		time.Sleep(3 * time.Hour)
+		if n := s.api.Stats().Calls; n > 400 {
+			t.Errorf("%d calls during an outage of three hours", n)
+		}
+		if !r.Snapshot().BreakerOpen {
+			t.Error("the breaker is closed")
+		}
+		s.api.SetFaults(nil)
+		s.drain(3 * time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		if n := len(s.dead()); n > 0 {
+			t.Errorf("%d dead letters", n)
+		}
+	})
+}
+
+// Promise 4: with one other user now and then, an outage still kills nothing.
+func TestOutageWithFewUsers(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		r := s.start(nil)
+		down := func(userpilottest.Request) userpilottest.Fault { return userpilottest.Fault{Cut: true} }
+		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+			if q.User == "a" {
+				return down(q)
+			}
+			return userpilottest.Fault{}
+		})
+		s.publish("a", "")
+		time.Sleep(2 * time.Second)
+		s.publish("b", "")
+		time.Sleep(2 * time.Second) // b has succeeded since a's first failure
+		s.api.SetFaults(down)
+		s.publish("b", "")
+		time.Sleep(time.Hour)
+		s.api.SetFaults(nil)
+		s.drain(5 * time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		if n := len(s.dead()); n > 0 {
+			t.Errorf("%d dead letters", n)
+		}
+	})
+}
+
+// A storm of 429s: the pause is kept to, nothing dies, no attempt counts.
+func TestThrottled(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+			if q.Number <= 30 {
+				return userpilottest.Fault{Status: 429, RetryAfter: 20 * time.Second}
+			}
+			return userpilottest.Fault{}
+		})
+		for i := range 100 {
+			s.publish(fmt.Sprintf("u%d", i), "")
+		}
+		r := s.start(func(c *worker.Config) { c.Concurrency = 1 })
+		s.drain(30 * time.Minute)
+		r.stop()
+		calls := s.api.Calls()
+		for i := 1; i < 30; i++ {
+			if gap := calls[i].Time.Sub(calls[i-1].Time); gap < 20*time.Second {
+				t.Errorf("call %d came %v after a 429 with Retry-After 20", i, gap)
+			}
+		}
+		if n := len(s.dead()); n > 0 {
+			t.Errorf("%d dead letters", n)
+		}
+	})
+}
+
+// Without Retry-After the pauses double.
+func TestThrottledWithoutRetryAfter(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+			if q.Number <= 5 {
+				return userpilottest.Fault{Status: 429}
+			}
+			return userpilottest.Fault{}
+		})
+		s.publish("u", "")
+		r := s.start(nil)
+		s.drain(5 * time.Minute)
+		r.stop()
+		calls := s.api.Calls()
+		for i := 1; i <= 5; i++ {
+			gap, least := calls[i].Time.Sub(calls[i-1].Time), time.Second<<(i-1)
+			if gap < least || gap > least+time.Second {
+				t.Errorf("pause %d was %v, not %v", i, gap, least)
+			}
+		}
+	})
+}
+
+// A wrong key holds the replica: one try every 30 s, at once when the key changes.
+func TestHold(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{301, 401, 403, 404, 405} {
+		simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+			s.api.SetFaults(func(userpilottest.Request) userpilottest.Fault { return userpilottest.Fault{Status: status} })
+			changed := make(chan struct{})
+			r := s.start(func(c *worker.Config) { c.Concurrency = 1; c.KeyChanged = changed })
+			for i := range 100 {
+				s.publish(fmt.Sprintf("u%d", i%30), "")
+			}
+			time.Sleep(10 * time.Minute)
+			if n := s.api.Stats().Calls; n < 19 || n > 22 {
+				t.Errorf("%d: %d calls in ten minutes of hold", status, n)
+			}
+			if err := r.Ready(); err == nil || !strings.Contains(err.Error(), "hold") {
+				t.Errorf("%d: ready: %v", status, err)
+			}
+			s.api.SetFaults(nil)
+			changed <- struct{}{}
+			begun := time.Now()
+			s.drain(time.Minute)
+			if d := time.Since(begun); d > time.Second {
+				t.Errorf("%d: held on for %v after the key had changed", status, d)
+			}
+			r.stop()
+			s.ledger.check(s)
+			if n := len(s.dead()); n > 0 {
+				t.Errorf("%d: %d dead letters", status, n)
+			}
+		})
+	}
+}

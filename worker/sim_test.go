@@ -1,0 +1,261 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+func TestMain(m *testing.M) {
+	// The server's coarse clock belongs to the process: it must not start inside a bubble.
+	ats.Register()
+	os.Exit(m.Run())
+}
+
+const testKey = "sim-key"
+
+// sim is a whole system on fake time: a real JetStream server, the stand-in API without sockets,
+// a publisher, and replicas that can be killed.
+type sim struct {
+	t      *testing.T
+	dir    string
+	api    *userpilottest.Server
+	ledger *oracle
+
+	mu     sync.Mutex
+	server *embedded.Server // nil while it is down
+
+	publishing *nats.Conn
+	queue      *queue.Queue
+	publisher  *queue.Publisher
+	replicas   []*replica
+	logs       lockedBuffer
+}
+
+// simulate runs f in a bubble of fake time, with everything but a replica started.
+func simulate(t *testing.T, options userpilottest.Options, f func(*testing.T, *sim)) {
+	t.Helper()
+	dir, today := t.TempDir(), time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		// A bubble begins in the year 2000, but the server measures the age of messages with
+		// the process's clock: to it they would all be too old to keep.
+		time.Sleep(time.Until(today))
+		options.Key, options.KeepCalls = testKey, true
+		s := &sim{t: t, dir: dir, api: userpilottest.New(options), ledger: newOracle(t)}
+		defer s.end() // deferred, as a test that fails must not leave the bubble's goroutines blocked
+		s.startServer(dir)
+		nc, err := s.connect(nil)
+		must(t, err)
+		s.publishing = nc
+		s.queue, err = queue.New(nc, queue.Topology{}, nil)
+		must(t, err)
+		_, err = s.queue.Setup(t.Context(), false)
+		must(t, err)
+		s.publisher = s.queue.NewPublisher(queue.PublisherConfig{})
+		f(t, s)
+	})
+}
+
+// end stops whatever still runs.
+func (s *sim) end() {
+	for _, r := range s.replicas {
+		if !r.over {
+			r.kill()
+		}
+	}
+	if s.publishing != nil {
+		s.publishing.Close()
+	}
+	s.stopServer()
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *sim) startServer(dir string) {
+	server, err := embedded.Start(embedded.Config{Dir: dir, NoSync: true})
+	must(s.t, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.server, s.dir = server, dir
+}
+
+func (s *sim) stopServer() {
+	s.mu.Lock()
+	server := s.server
+	s.server = nil
+	s.mu.Unlock()
+	if server != nil {
+		server.Shutdown()
+	}
+}
+
+// InProcessConn dials whatever server runs now, so that connections survive a restart.
+func (s *sim) InProcessConn() (net.Conn, error) {
+	s.mu.Lock()
+	server := s.server
+	s.mu.Unlock()
+	if server == nil {
+		return nil, errors.New("the server is down")
+	}
+	return server.InProcessConn()
+}
+
+// line is a replica's connection to the world, which a kill cuts.
+type line struct {
+	*sim
+	mu    sync.Mutex
+	cut   bool
+	conns []net.Conn
+}
+
+func (l *line) InProcessConn() (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut {
+		return nil, errors.New("killed")
+	}
+	conn, err := l.sim.InProcessConn()
+	if err == nil {
+		l.conns = append(l.conns, conn)
+	}
+	return conn, err
+}
+
+func (l *line) sever() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	for _, c := range l.conns {
+		_ = c.Close()
+	}
+}
+
+func (s *sim) connect(via nats.InProcessConnProvider) (*nats.Conn, error) {
+	if via == nil {
+		via = s
+	}
+	return nats.Connect("", nats.InProcessServer(via), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0), nats.RetryOnFailedConnect(true))
+}
+
+// replica is a running worker.
+type replica struct {
+	*worker.Worker
+	sim    *sim
+	line   *line
+	nc     *nats.Conn
+	cancel context.CancelFunc
+	killed atomic.Bool
+	over   bool // Run has returned
+	done   chan error
+}
+
+// RoundTrip carries the replica's calls to the stand-in: after a kill nothing leaves it, and no
+// answer arrives.
+func (r *replica) RoundTrip(q *http.Request) (*http.Response, error) {
+	if r.killed.Load() {
+		return nil, errors.New("killed")
+	}
+	answer, err := r.sim.api.Transport().RoundTrip(q)
+	if r.killed.Load() {
+		return nil, errors.New("killed")
+	}
+	return answer, err
+}
+
+// start begins a replica. change may alter its configuration.
+func (s *sim) start(change func(*worker.Config)) *replica {
+	s.t.Helper()
+	r := &replica{sim: s, line: &line{sim: s}, done: make(chan error, 1)}
+	nc, err := s.connect(r.line)
+	must(s.t, err)
+	log := slog.New(slog.NewTextHandler(&s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	q, err := queue.New(nc, queue.Topology{}, log)
+	must(s.t, err)
+	key, err := userpilot.NewKey(testKey)
+	must(s.t, err)
+	client, err := userpilot.NewClient(userpilot.ClientConfig{Key: key, Transport: r})
+	must(s.t, err)
+	config := worker.Config{Queue: q, Client: client, Log: log}
+	if change != nil {
+		change(&config)
+	}
+	r.nc = nc
+	r.Worker, err = worker.New(config)
+	must(s.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	s.replicas = append(s.replicas, r)
+	go func() { r.done <- r.Run(ctx) }()
+	return r
+}
+
+// stop is SIGTERM.
+func (r *replica) stop() {
+	r.sim.t.Helper()
+	r.cancel()
+	must(r.sim.t, r.wait())
+}
+
+// wait waits until the replica has stopped by itself.
+func (r *replica) wait() error {
+	err := <-r.done
+	r.over = true
+	r.nc.Close()
+	return err
+}
+
+// kill is kill -9: nothing that the replica does from now on leaves it.
+func (r *replica) kill() {
+	r.killed.Store(true)
+	r.line.sever()
+	r.cancel()
+	r.nc.Close()
+	_ = r.wait()
+}
+
+// publish publishes the user's next event.
+func (s *sim) publish(user string, more string) {
+	s.t.Helper()
+	body := s.ledger.next(user, more)
+	_, err := s.publisher.Publish(s.t.Context(), body)
+	must(s.t, err)
+}
+
+// drain waits until nothing is left in the stream.
+func (s *sim) drain(within time.Duration) {
+	s.t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		counts, err := s.queue.Counts(s.t.Context())
+		if err == nil && counts.Backlog == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%d events left after %v (%v)\n%s", counts.Backlog, within, err, s.logs.String())
+		}
+		time.Sleep(100 * time.Millisecond) // fake time
+	}
+}

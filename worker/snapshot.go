@@ -1,0 +1,88 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Snapshot is what a worker is doing, for people.
+type Snapshot struct {
+	Waiting    int // events in this replica's memory
+	Ready      int // lanes that wait for nothing but a token
+	Partitions int // that this replica works
+
+	// Since Run began.
+	Delivered uint64 // events
+	Merged    uint64 // events of these that went with another one's call
+	Dead      uint64 // events
+	Calls     uint64 // attempts
+
+	Hold        string        // why this replica makes no calls: unauthorized, ...; or empty
+	HoldSince   time.Time     // zero without a hold
+	BreakerOpen bool          // Userpilot is down, as far as can be seen from here
+	Quiet       time.Duration // what is left of a silence that Userpilot asked for
+}
+
+// Snapshot returns what the worker is doing now.
+func (w *Worker) Snapshot() Snapshot {
+	quiet, _ := w.queue.QuietUntil()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := Snapshot{
+		Waiting: w.waiting, Ready: w.ready.len(), Partitions: w.queue.Held(),
+		Delivered: w.metrics.deliveredEvents.Load(), Merged: w.metrics.mergedEvents.Load(),
+		Dead: w.metrics.deadEvents.Load(), Calls: w.metrics.madeCalls.Load(),
+		Hold: w.gate.holding, BreakerOpen: w.gate.open, Quiet: max(0, time.Until(quiet)),
+	}
+	if s.Hold != "" {
+		s.HoldSince = w.gate.holdSince
+	}
+	return s
+}
+
+// Ready returns nil if the worker can deliver, and otherwise why it cannot.
+func (w *Worker) Ready() error {
+	s := w.Snapshot()
+	switch {
+	case !w.queue.Connected():
+		return errors.New("NATS cannot be reached")
+	case w.queue.Held() == 0:
+		return errors.New("no partition is claimed yet")
+	case s.Hold != "":
+		return fmt.Errorf("on hold since %s: Userpilot answers %s: check the API key and the endpoint", s.HoldSince.UTC().Format(time.RFC3339), s.Hold)
+	}
+	return nil
+}
+
+// gateState is what is logged of the gate, once for each change.
+type gateState struct {
+	hold  string
+	open  bool
+	quiet bool
+}
+
+// announce logs a change of the gate. The mutex is held.
+func (w *Worker) announce(now time.Time, quietUntil time.Time) {
+	is, was := gateState{hold: w.gate.holding, open: w.gate.open, quiet: now.Before(quietUntil)}, w.announced
+	w.announced = is
+	switch {
+	case is.hold != was.hold && is.hold != "":
+		w.log.Error("on hold: Userpilot refuses our key or address; nothing is lost, one event is tried every 30s and when the key changes", slog.String("reason", is.hold))
+	case is.hold != was.hold:
+		w.log.Info("hold is over")
+	}
+	switch {
+	case is.open && !was.open:
+		w.log.Warn("Userpilot seems to be down: nothing is lost, one call at a time tries")
+	case was.open && !is.open:
+		w.log.Info("Userpilot answers again")
+	}
+	switch {
+	case is.quiet && !was.quiet:
+		w.log.Warn("Userpilot asked for a pause (429)", slog.Duration("for", quietUntil.Sub(now).Round(time.Millisecond)))
+	case was.quiet && !is.quiet:
+		w.log.Info("pause is over")
+	}
+}

@@ -1,0 +1,79 @@
+package worker
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// verdict is what an attempt means for its events.
+type verdict int
+
+const (
+	delivered verdict = iota
+	rejected          // the events are at fault: only another event can help
+	retry             // the API is in trouble, or just for this user
+	throttled         // the fleet called too often
+	held              // our key or our address is wrong: nobody's events are at fault
+	notSent           // nothing was sent, and nothing is known
+	panicked          // the worker panicked on the events
+)
+
+// judge is the table of answers. err is what a Caller returned.
+func judge(err error) verdict {
+	if err == nil {
+		return delivered
+	}
+	if errors.As(err, new(*panicError)) {
+		return panicked
+	}
+	failure, ok := errors.AsType[*userpilot.Failure](err)
+	if !ok || failure.Status == 0 {
+		if errors.Is(err, errNotNow) {
+			return notSent
+		}
+		return retry
+	}
+	return judgeStatus(failure.Status)
+}
+
+func judgeStatus(status int) verdict {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return held
+	case http.StatusTooManyRequests:
+		return throttled
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusLocked:
+		return retry
+	}
+	switch {
+	case status >= 200 && status < 300:
+		return delivered
+	case status >= 300 && status < 400:
+		return held
+	case status >= 400 && status < 500:
+		return rejected
+	default: // 5xx, and what is no status at all
+		return retry
+	}
+}
+
+// holdReason names a hold for logs and metrics.
+func holdReason(status int) string {
+	switch status {
+	case http.StatusUnauthorized:
+		return "unauthorized"
+	case http.StatusForbidden:
+		return "forbidden"
+	case http.StatusNotFound:
+		return "not_found"
+	case http.StatusMethodNotAllowed:
+		return "method_not_allowed"
+	default:
+		return "redirect"
+	}
+}
+
+// errNotNow ends an attempt before anything was sent: its token or its claim had run out.
+var errNotNow = errors.New("not now")

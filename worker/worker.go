@@ -1,0 +1,163 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// Caller makes one attempt to deliver a body. [userpilot.Client] is one; tests have others.
+type Caller interface {
+	// IdentifyGuarded returns nil on a 2xx and a *userpilot.Failure otherwise. guard is
+	// called just before the first byte is sent; its error ends the attempt.
+	IdentifyGuarded(ctx context.Context, body []byte, guard func() error) error
+}
+
+// Config says how a worker works. Queue and Client are required; the zero values of the
+// others are the defaults named here.
+type Config struct {
+	Queue  *queue.Queue
+	Client Caller
+
+	Rate           queue.Rate // of the fleet; zero is no limit
+	Burst          int        // calls that may follow at once after a pause; default: see [queue.Rate.DefaultBurst]
+	RatePerReplica bool       // Rate is this replica's own, and needs no ledger
+
+	Concurrency int           // most calls in flight, default 64
+	NoCoalesce  bool          // one call for each event
+	MaxAttempts int           // attempts that count before an event is dead, default 10
+	Timeout     time.Duration // of one attempt, default 10s
+
+	BackoffInitial time.Duration // of a failing lane, and of the breaker, default 500ms
+	BackoffMax     time.Duration // default 1m
+	Memory         int64         // bytes that waiting events may take, default 64 MiB
+
+	Member     queue.MemberConfig
+	KeyChanged <-chan struct{} // a receive ends a hold's wait: there is a new key
+	Log        *slog.Logger    // default discards
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Queue == nil || c.Client == nil {
+		return c, errors.New("worker: Queue and Client are required")
+	}
+	orDefault(&c.Concurrency, 64)
+	orDefault(&c.MaxAttempts, 10)
+	orDefault(&c.Timeout, 10*time.Second)
+	orDefault(&c.BackoffInitial, 500*time.Millisecond)
+	orDefault(&c.BackoffMax, time.Minute)
+	orDefault(&c.Memory, 64<<20)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.Concurrency < 0 || c.MaxAttempts < 0 || c.Timeout < 0 || c.BackoffInitial < 0 || c.Burst < 0:
+		return c, errors.New("worker: numbers and times must not be negative")
+	case c.BackoffMax < c.BackoffInitial:
+		return c, errors.New("backoff-max: must not be below backoff-initial")
+	case c.Memory < 1<<20:
+		return c, errors.New("memory: must be 1 MiB or more")
+	case !c.Rate.Unlimited() && c.Burst > c.Rate.Calls:
+		return c, fmt.Errorf("burst: %d is more than the rate's %d calls", c.Burst, c.Rate.Calls)
+	}
+	return c, nil
+}
+
+func orDefault[T comparable](value *T, otherwise T) {
+	var zero T
+	if *value == zero {
+		*value = otherwise
+	}
+}
+
+// Worker delivers one replica's share of the events. Create it with [New] and let it work
+// with [Worker.Run]. Its other methods are safe for concurrent use.
+type Worker struct {
+	config  Config
+	queue   *queue.Queue
+	limiter limiter
+	metrics *metrics
+	gauges  gauges
+	counts  atomic.Pointer[queue.Counts]
+	log     *slog.Logger
+
+	senders  chan struct{} // one token for each call in flight
+	calls    chan *call
+	wake     chan struct{} // tells the dispatcher that something has changed
+	digging  chan struct{} // tells the buriers that there is a grave to dig
+	stopping chan struct{} // closed when Run is about to return
+
+	background sync.WaitGroup // short goroutines: bodies read again, a silence announced
+
+	mu         sync.Mutex
+	partitions map[*queue.Claim]*partition
+	ready      laneQueue
+	graves     []*lane // whose oldest event is dead
+	memory     memory
+	gate       gate
+	waiting    int // events in all lanes
+	announced  gateState
+	dead       trouble
+}
+
+// New checks the configuration and returns a worker that does not run yet.
+func New(config Config) (*Worker, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	w := &Worker{
+		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(config), gauges: newGauges(),
+		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call),
+		wake: make(chan struct{}, 1), digging: make(chan struct{}, 1), stopping: make(chan struct{}),
+		partitions: map[*queue.Claim]*partition{},
+		memory:     newMemory(config.Memory),
+		gate:       gate{initial: config.BackoffInitial, longest: config.BackoffMax},
+	}
+	switch {
+	case config.Rate.Unlimited():
+		w.limiter = unlimited{}
+	case config.RatePerReplica:
+		w.limiter = newBucket(config.Rate, config.Burst)
+	default:
+		w.limiter = config.Queue.NewLedger(config.Rate, config.Burst)
+	}
+	return w, nil
+}
+
+// Run works until ctx ends. Then it begins no more calls, waits for those in flight and for
+// their settlement, gives its partitions back, and returns nil. It returns an error if
+// the streams are not what this configuration needs. It must be called once.
+func (w *Worker) Run(ctx context.Context) error {
+	dispatching, stop := context.WithCancel(ctx)
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { w.dispatch(dispatching) })
+	for range w.config.Concurrency {
+		wg.Go(w.send)
+	}
+	for range buriers {
+		wg.Go(w.bury)
+	}
+	wg.Go(func() { w.watchStreams(dispatching) })
+	err := w.queue.Work(ctx, w.config.Member, w)
+	stop()
+	close(w.stopping)
+	wg.Wait()
+	w.background.Wait()
+	return err
+}
+
+// wakeUp lets the dispatcher look again.
+func (w *Worker) wakeUp() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
