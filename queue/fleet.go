@@ -65,7 +65,7 @@ func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, troubl
 			lapse(err)
 		}
 	})
-	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, claims: map[string]*Claim{}, failures: map[string]int{}}
+	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, members: map[string]time.Time{}, claims: map[string]*Claim{}, failures: map[string]int{}}
 	err = f.run(ctx)
 	lapse(errGivenUp)
 	wg.Wait()
@@ -82,13 +82,13 @@ type fleet struct {
 	q       *Queue
 	m       *member
 	h       Handler
+	members map[string]time.Time // until when their keys can tell of the living; run's alone
 	calls   context.Context
 	trouble *changeLog
 	serving sync.WaitGroup
 
 	mu     sync.Mutex
 	claims map[string]*Claim // by partition; also those being given up
-	alive  []string          // ids of the members, in the order of joining
 	tries  int
 
 	failures map[string]int // claims given up since the last report, by reason
@@ -151,21 +151,34 @@ func (f *fleet) learn(entry jetstream.KeyValueEntry) error {
 		return f.q.learnQuiet(f.calls, entry)
 	}
 	id := strings.TrimPrefix(entry.Key(), memberKey)
-	present := slices.Contains(f.alive, id)
-	switch {
-	case entry.Operation() != jetstream.KeyValuePut:
-		f.alive = slices.DeleteFunc(f.alive, func(s string) bool { return s == id })
-	case !present:
-		f.alive = append(f.alive, id)
-		slices.Sort(f.alive)
+	if entry.Operation() == jetstream.KeyValuePut {
+		f.members[id] = lifetime(entry)
+	} else {
+		delete(f.members, id)
 	}
 	return nil
+}
+
+// alive lists the members in an order that all agree on.
+func (f *fleet) alive() []string {
+	now := f.q.clock.now()
+	var ids []string
+	for id, until := range f.members {
+		if until.After(now) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // round brings what this member holds closer to its share.
 func (f *fleet) round(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
 	defer cancel()
+	if err := f.q.clock.read(ctx); err != nil {
+		return err
+	}
 	stream, err := f.q.js.Stream(ctx, f.q.topology.StreamName())
 	if err != nil {
 		return fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
@@ -236,7 +249,7 @@ func (f *fleet) free(ctx context.Context, stream jetstream.Stream, consumer stri
 		return true, nil
 	}
 	id, _, _ := holder(consumer)
-	if slices.Contains(f.alive, id) {
+	if slices.Contains(f.alive(), id) {
 		return false, nil
 	}
 	gone, err := f.m.gone(ctx, id)
@@ -354,7 +367,7 @@ func (f *fleet) forget(partition string) {
 // share is how many partitions this member should hold. The fleet's shares add up to all of
 // them and differ by one at most.
 func (f *fleet) share() int {
-	return share(len(f.q.topology.partitions()), f.alive, f.m.id)
+	return share(len(f.q.topology.partitions()), f.alive(), f.m.id)
 }
 
 func share(partitions int, members []string, id string) int {

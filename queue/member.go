@@ -41,8 +41,20 @@ const memberKey = "member."
 
 // memberRecord is what a member tells the others.
 type memberRecord struct {
-	Joined  time.Time `json:"joined"`
-	Version string    `json:"version,omitempty"`
+	Joined  time.Time     `json:"joined"`
+	TTL     time.Duration `json:"ttl"` // nanoseconds
+	Version string        `json:"version,omitempty"`
+}
+
+// lifetime is how long a key that was written at a time can tell of a living member. The
+// server removes it after its TTL; but after a crash a server has been seen to keep such a key
+// for ever, and with it the partitions of the dead.
+func lifetime(entry jetstream.KeyValueEntry) time.Time {
+	var record memberRecord
+	if err := json.Unmarshal(entry.Value(), &record); err != nil || record.TTL <= 0 || record.TTL > time.Hour {
+		record.TTL = time.Minute
+	}
+	return entry.Created().Add(2 * record.TTL)
 }
 
 // member is one stay in the fleet, from joining to leaving or lapsing. A replica that comes
@@ -64,7 +76,7 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 	if err != nil {
 		return nil, err
 	}
-	record, err := json.Marshal(memberRecord{Joined: time.Now().UTC(), Version: config.Version})
+	record, err := json.Marshal(memberRecord{Joined: time.Now().UTC(), TTL: config.TTL, Version: config.Version})
 	if err != nil {
 		return nil, err
 	}
@@ -126,13 +138,16 @@ func (m *member) leave(ctx context.Context) error {
 	return m.kv.Delete(ctx, memberKey+m.id, jetstream.LastRevision(m.revision))
 }
 
-// gone reports whether the bucket's leader knows no such member.
+// gone reports whether the bucket's leader knows no such member that could be alive.
 func (m *member) gone(ctx context.Context, id string) (bool, error) {
-	_, err := m.kv.Get(ctx, memberKey+id) // from the leader: the bucket allows no direct gets
+	entry, err := m.kv.Get(ctx, memberKey+id) // from the leader: the bucket allows no direct gets
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return true, nil
 	}
-	return false, err
+	if err != nil {
+		return false, fmt.Errorf("read the member %s: %w", id, err)
+	}
+	return m.q.clock.now().After(lifetime(entry)), nil
 }
 
 // isWrongRevision reports whether a compare-and-set met another revision. A cluster has a

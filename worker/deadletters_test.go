@@ -262,7 +262,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 		if counts.Backlog != 19 || counts.DeadLetters != 1 {
 			t.Errorf("%+v", counts)
 		}
-		if n := strings.Count(s.logs.String(), "dead letters cannot be stored"); n != 1 {
+		if n := strings.Count(s.logs.String(), "dead letters cannot be stored"); n < 1 || n > 2 {
 			t.Errorf("said %d times that dead letters cannot be stored:\n%s", n, s.logs.String())
 		}
 		full.MaxMsgs = -1

@@ -86,13 +86,14 @@ func TestRateAcrossRestarts(t *testing.T) {
 func TestKilledReplica(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Latency: 200 * time.Millisecond}, func(t *testing.T, s *sim) {
-		for range 15 {
+		for range 30 {
 			r := s.start(nil)
-			for i := range 200 {
-				s.publish(fmt.Sprintf("u%d", i%7), "")
+			for range 20 + rand.IntN(60) { // calls are in flight all the time
+				s.publish(fmt.Sprintf("u%d", rand.IntN(7)), "")
+				time.Sleep(rand.N(20 * time.Millisecond))
 			}
-			time.Sleep(rand.N(3 * time.Second))
 			r.kill()
+			time.Sleep(rand.N(8 * time.Second))
 		}
 		r := s.start(nil)
 		begun := time.Now()
@@ -102,6 +103,58 @@ func TestKilledReplica(t *testing.T) {
 		}
 		r.stop()
 		s.ledger.check(s)
+	})
+}
+
+// Promise 2: the next event of a user is sent only when the last has certainly left the stream. Here
+// acknowledgements are lost: the event comes again, and only then the next.
+func TestLostAcks(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		r := s.start(nil)
+		for range 10 {
+			for i := range 10 {
+				s.publish(fmt.Sprintf("u%d", i%3), "")
+				time.Sleep(rand.N(20 * time.Millisecond))
+			}
+			r.line.losesAcks.Store(true)
+			for i := range 10 {
+				s.publish(fmt.Sprintf("u%d", i%3), "")
+				time.Sleep(rand.N(20 * time.Millisecond))
+			}
+			time.Sleep(rand.N(time.Minute))
+			r.line.losesAcks.Store(false)
+			time.Sleep(10 * time.Second)
+		}
+		s.drain(time.Minute)
+		r.stop()
+		s.ledger.check(s)
+	})
+}
+
+// Promise 3 for several replicas: the limit is the fleet's, and nearly all of it is used.
+func TestRateOfFleet(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 80 * time.Millisecond}, func(t *testing.T, s *sim) {
+		const events = 6000
+		for i := range events {
+			s.publish(fmt.Sprintf("u%d", i), "")
+		}
+		var fleet []*replica
+		for range 3 {
+			fleet = append(fleet, s.start(at600))
+		}
+		begun := time.Now()
+		s.drain(time.Hour)
+		used := events / (time.Since(begun).Minutes() * 600)
+		for _, r := range fleet {
+			r.stop()
+		}
+		s.ledger.check(s)
+		t.Logf("%.2f%% of the limit used, at most %d calls in a minute", 100*used, s.api.Stats().MaxInWindow)
+		if used < 0.98 { // ten minutes, of which the start takes some seconds
+			t.Errorf("%.2f%% of the limit used", 100*used)
+		}
 	})
 }
 

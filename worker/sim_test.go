@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -38,6 +39,7 @@ type sim struct {
 	dir    string
 	api    *userpilottest.Server
 	ledger *oracle
+	limit  int // of the stand-in, for its window; 0 is none
 
 	mu     sync.Mutex
 	server *embedded.Server // nil while it is down
@@ -58,7 +60,7 @@ func simulate(t *testing.T, options userpilottest.Options, f func(*testing.T, *s
 		// the process's clock: to it they would all be too old to keep.
 		time.Sleep(time.Until(today))
 		options.Key, options.KeepCalls = testKey, true
-		s := &sim{t: t, dir: dir, api: userpilottest.New(options), ledger: newOracle(t)}
+		s := &sim{t: t, dir: dir, api: userpilottest.New(options), limit: options.Limit, ledger: newOracle(t)}
 		defer s.end() // deferred, as a test that fails must not leave the bubble's goroutines blocked
 		s.startServer(dir)
 		nc, err := s.connect(nil)
@@ -128,6 +130,21 @@ type line struct {
 	mu    sync.Mutex
 	cut   bool
 	conns []net.Conn
+
+	losesAcks atomic.Bool
+}
+
+// leaky is a connection that may lose acknowledgements, with what is written together with them.
+type leaky struct {
+	net.Conn
+	line *line
+}
+
+func (l leaky) Write(p []byte) (int, error) {
+	if l.line.losesAcks.Load() && bytes.Contains(p, []byte("$JS.ACK.")) {
+		return len(p), nil
+	}
+	return l.Conn.Write(p)
 }
 
 func (l *line) InProcessConn() (net.Conn, error) {
@@ -137,10 +154,11 @@ func (l *line) InProcessConn() (net.Conn, error) {
 		return nil, errors.New("killed")
 	}
 	conn, err := l.sim.InProcessConn()
-	if err == nil {
-		l.conns = append(l.conns, conn)
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	l.conns = append(l.conns, conn)
+	return leaky{conn, l}, nil
 }
 
 func (l *line) sever() {
@@ -254,6 +272,11 @@ func (s *sim) drain(within time.Duration) {
 			return
 		}
 		if time.Now().After(deadline) {
+			for _, r := range s.replicas {
+				if !r.over {
+					s.t.Logf("%+v", r.Snapshot())
+				}
+			}
 			s.t.Fatalf("%d events left after %v (%v)\n%s", counts.Backlog, within, err, s.logs.String())
 		}
 		time.Sleep(100 * time.Millisecond) // fake time

@@ -1,0 +1,185 @@
+package worker_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+var (
+	simSeed  = flag.Uint64("sim.seed", 0, "seed of the simulation; 0 takes a new one each time")
+	simRuns  = flag.Int("sim.runs", 3, "how many simulations to run, each with the next seed")
+	simHours = flag.Float64("sim.hours", 0.2, "simulated hours of faults in each")
+)
+
+// TestSimulation runs hours of random faults in seconds: servers and replicas die and come back,
+// connections break, the API fails in all its ways, while events keep coming. Then the faults end,
+// all must drain, and the oracle judges.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	seed := *simSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	for i := range uint64(*simRuns) {
+		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
+			t.Parallel()
+			t.Logf("again: go test ./worker -run TestSimulation -sim.runs 1 -sim.seed %d -sim.hours %v", seed+i, *simHours)
+			storm(t, rand.New(rand.NewPCG(seed+i, 1)), time.Duration(*simHours*float64(time.Hour)))
+		})
+	}
+}
+
+// chaos is one simulation's state.
+type chaos struct {
+	*sim
+	random *rand.Rand
+	end    time.Time
+	fleet  []*replica
+	users  int
+}
+
+const limit = 1200 // calls a minute
+
+func storm(t *testing.T, random *rand.Rand, d time.Duration) {
+	simulate(t, userpilottest.Options{Latency: 60 * time.Millisecond}, func(t *testing.T, s *sim) {
+		s.limit = limit
+		c := &chaos{sim: s, random: random, end: time.Now().Add(d), users: 5 + random.IntN(200)}
+		c.api.SetFaults(poison)
+		c.join()
+		done := make(chan struct{})
+		go c.publishAll(done, rand.New(rand.NewPCG(random.Uint64(), 2)))
+		for time.Now().Before(c.end) {
+			time.Sleep(c.upTo(2 * time.Minute))
+			c.fault()
+		}
+		c.calm()
+		<-done
+		c.drain(3 * time.Hour)
+		for _, r := range c.fleet {
+			r.stop()
+		}
+		s.ledger.check(s)
+		stats := s.api.Stats()
+		for _, m := range s.dead() {
+			if reason := m.Header.Get("Dead-Reason"); reason != "rejected" {
+				t.Errorf("a dead letter for %s", reason)
+			}
+		}
+		t.Logf("%d calls, at most %d in a minute, %d dead letters", stats.Calls, stats.MaxInWindow, len(s.dead()))
+	})
+}
+
+func (c *chaos) upTo(d time.Duration) time.Duration { return time.Duration(c.random.Int64N(int64(d))) }
+
+func (c *chaos) join() {
+	c.fleet = append(c.fleet, c.start(func(w *worker.Config) {
+		w.Rate = queue.Rate{Calls: limit, Window: time.Minute}
+		w.MaxAttempts = 1000 // nobody dies of the faults' own making
+	}))
+}
+
+// publishAll publishes until the end, in bursts and in trickles.
+func (c *chaos) publishAll(done chan<- struct{}, random *rand.Rand) {
+	defer close(done)
+	for time.Now().Before(c.end) {
+		for range random.IntN(60) {
+			more := ""
+			if random.IntN(100) == 0 {
+				more = `,"bad":1`
+			}
+			c.publishPatiently(fmt.Sprintf("u%d", random.IntN(c.users)), more)
+		}
+		time.Sleep(time.Duration(random.Int64N(int64(10 * time.Second))))
+	}
+}
+
+// publishPatiently tries the same event, under the same id, until it is acknowledged.
+func (c *chaos) publishPatiently(user, more string) {
+	body := c.ledger.next(user, more)
+	id := queue.WithMessageID(fmt.Sprintf("%s-%d", user, c.ledger.published[user]))
+	for {
+		if _, err := c.publisher.Publish(c.t.Context(), body, id); err == nil {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// poison refuses bad events whatever else goes on.
+func poison(q userpilottest.Request) userpilottest.Fault { return refuse(`"bad"`)(q) }
+
+// fault makes one thing go wrong for a while.
+func (c *chaos) fault() {
+	switch c.random.IntN(9) {
+	case 0, 1:
+		i := c.random.IntN(len(c.fleet))
+		c.fleet[i].kill()
+		c.fleet = append(c.fleet[:i], c.fleet[i+1:]...)
+		if len(c.fleet) == 0 {
+			time.Sleep(c.upTo(20 * time.Second))
+			c.join()
+		}
+	case 2:
+		i := c.random.IntN(len(c.fleet))
+		c.fleet[i].stop()
+		c.fleet = append(c.fleet[:i], c.fleet[i+1:]...)
+		c.join()
+	case 3, 4:
+		if len(c.fleet) < 3 {
+			c.join()
+		}
+	case 5:
+		c.stopServer()
+		time.Sleep(c.upTo(30 * time.Second))
+		c.startServer(c.dir)
+	case 6:
+		c.crashServer()
+	default:
+		c.api.SetFaults(c.apiFault())
+		time.Sleep(c.upTo(3 * time.Minute))
+		c.api.SetFaults(poison)
+	}
+}
+
+// apiFault chooses how the API fails, always or now and then. Refusals by a wrong key or by the
+// limit come before anything else, as they do at Userpilot.
+func (c *chaos) apiFault() func(userpilottest.Request) userpilottest.Fault {
+	kinds := []userpilottest.Fault{
+		{Status: 500}, {Status: 503, RetryAfter: 7 * time.Second}, {Status: 429}, {Status: 429, RetryAfter: 5 * time.Second},
+		{Status: 401}, {Status: 302}, {Cut: true}, {CutAfterApply: true}, {Delay: 30 * time.Second}, {Delay: 2 * time.Second}, {HTML: true},
+	}
+	kind, share := kinds[c.random.IntN(len(kinds))], 1+c.random.IntN(4)
+	return func(q userpilottest.Request) userpilottest.Fault {
+		if bad := poison(q); bad.Status != 0 || q.Number%share != 0 {
+			return bad
+		}
+		return kind
+	}
+}
+
+// crashServer boots another server on what is on the disk now, and then ends the old one: whatever
+// that had only in its memory is gone.
+func (c *chaos) crashServer() {
+	synctest.Wait()
+	image := filepath.Join(c.t.TempDir(), "image")
+	must(c.t, os.CopyFS(image, os.DirFS(c.dir)))
+	c.mu.Lock()
+	old := c.server
+	c.server = nil
+	c.mu.Unlock()
+	c.startServer(image)
+	old.Shutdown()
+}
+
+// calm ends all faults, with at least one replica up.
+func (c *chaos) calm() { c.api.SetFaults(poison) }
