@@ -10,14 +10,14 @@ import (
 )
 
 // Deliver implements [queue.Handler]: it puts an event into its user's lane. It blocks while
-// the memory is full.
+// there is no room.
 func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	user, x, size := admit(d)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.partition(c)
 	// A partition with barred lanes is let through: the event they wait for may be next.
-	for w.memory.full() && len(p.barred) == 0 {
+	for w.crowded() && len(p.barred) == 0 {
 		room := w.memory.room
 		w.mu.Unlock()
 		select {
@@ -41,6 +41,15 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 		w.advance(l)
 	}
 }
+
+// crowded reports whether there is no room for more: the memory is full, or the lanes that are
+// ready are more than the senders can follow and no limit makes it worth while to merge
+// them with what comes later.
+func (w *Worker) crowded() bool {
+	return w.memory.full() || w.config.Rate.Unlimited() && w.ready.len() >= w.readAhead()
+}
+
+func (w *Worker) readAhead() int { return 64 * w.config.Concurrency }
 
 func isDone(c *queue.Claim) bool {
 	select {
@@ -179,6 +188,7 @@ func (w *Worker) Revoke(c *queue.Claim) {
 	p := w.partition(c)
 	p.closed = true
 	w.ready.remove(func(l *lane) bool { return l.partition == p })
+	w.memory.announce()
 	for _, l := range p.lanes {
 		w.memory.add(-l.bytes)
 		w.waiting -= len(l.events)

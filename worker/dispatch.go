@@ -120,6 +120,9 @@ func (w *Worker) next(a admission) *lane {
 		if l == nil {
 			return nil
 		}
+		if w.ready.len() == w.readAhead()-1 {
+			w.memory.announce()
+		}
 		if l.partition.claim.Certain() == nil {
 			return l
 		}

@@ -3,7 +3,7 @@ package worker
 // memory bounds what waits, in bytes. It is guarded by the worker's mutex.
 type memory struct {
 	limit, used int64
-	room        chan struct{} // closed when there is room again
+	room        chan struct{} // closed when there may be room again
 }
 
 func newMemory(limit int64) memory { return memory{limit: limit, room: make(chan struct{})} }
@@ -14,9 +14,14 @@ func (m *memory) add(bytes int64) {
 	was := m.full()
 	m.used += bytes
 	if was && !m.full() {
-		close(m.room)
-		m.room = make(chan struct{})
+		m.announce()
 	}
+}
+
+// announce lets all look again who wait for room.
+func (m *memory) announce() {
+	close(m.room)
+	m.room = make(chan struct{})
 }
 
 // share is what one lane may keep loaded, so that one user's backlog cannot fill the memory.

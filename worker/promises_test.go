@@ -132,6 +132,30 @@ func TestLostAcks(t *testing.T) {
 	})
 }
 
+// Promise 2: a merged call whose answer is lost may have been carried out, so it is repeated whole, and
+// also by a successor.
+func TestLostAnswers(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+			return userpilottest.Fault{CutAfterApply: q.Number%3 != 0}
+		})
+		for round := range 20 {
+			for i := range 100 {
+				s.publish(fmt.Sprintf("u%d", i%5), "")
+			}
+			r := s.start(func(c *worker.Config) { c.NoCoalesce = round%3 == 2 })
+			time.Sleep(rand.N(3 * time.Second))
+			r.kill()
+		}
+		s.api.SetFaults(nil)
+		r := s.start(nil)
+		s.drain(5 * time.Minute)
+		r.stop()
+		s.ledger.check(s)
+	})
+}
+
 // Promise 3 for several replicas: the limit is the fleet's, and nearly all of it is used.
 func TestRateOfFleet(t *testing.T) {
 	t.Parallel()

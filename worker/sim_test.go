@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -186,15 +187,23 @@ type replica struct {
 	nc     *nats.Conn
 	cancel context.CancelFunc
 	killed atomic.Bool
+	life   context.Context // ends with a kill
+	die    context.CancelFunc
 	over   bool // Run has returned
 	done   chan error
 }
 
 // RoundTrip carries the replica's calls to the stand-in: after a kill nothing leaves it, and no
-// answer arrives.
+// answer arrives. Of the calls in flight at a kill, half are carried out all the same.
 func (r *replica) RoundTrip(q *http.Request) (*http.Response, error) {
 	if r.killed.Load() {
 		return nil, errors.New("killed")
+	}
+	if rand.IntN(2) == 0 {
+		ctx, cancel := context.WithCancel(q.Context())
+		defer context.AfterFunc(r.life, cancel)()
+		defer cancel()
+		q = q.WithContext(ctx)
 	}
 	answer, err := r.sim.api.Transport().RoundTrip(q)
 	if r.killed.Load() {
@@ -225,6 +234,7 @@ func (s *sim) start(change func(*worker.Config)) *replica {
 	must(s.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
+	r.life, r.die = context.WithCancel(context.Background())
 	s.replicas = append(s.replicas, r)
 	go func() { r.done <- r.Run(ctx) }()
 	return r
@@ -248,6 +258,7 @@ func (r *replica) wait() error {
 // kill is kill -9: nothing that the replica does from now on leaves it.
 func (r *replica) kill() {
 	r.killed.Store(true)
+	r.die()
 	r.line.sever()
 	r.cancel()
 	r.nc.Close()
