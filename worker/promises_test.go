@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -129,6 +131,34 @@ func TestLostAcks(t *testing.T) {
 		s.drain(time.Minute)
 		r.stop()
 		s.ledger.check(s)
+	})
+}
+
+// Promise 2: an event that the server delivers twice does not come between newer ones.
+func TestDeliveredTwice(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Latency: time.Second}, func(t *testing.T, s *sim) {
+		r := s.start(func(c *worker.Config) { c.NoCoalesce = true })
+		time.Sleep(time.Second)
+		for range 5 {
+			s.publish("u", "")
+		}
+		time.Sleep(500 * time.Millisecond) // the first call is in flight
+		js, err := jetstream.New(s.publishing)
+		must(t, err)
+		stream, err := js.Stream(t.Context(), "USERPILOT_IDENTIFY")
+		must(t, err)
+		for info := range stream.ListConsumers(t.Context()).Info() {
+			if info.NumAckPending == 5 {
+				must(t, s.publishing.Publish(fmt.Sprintf("$JS.ACK.USERPILOT_IDENTIFY.%s.1.1.1.0.0", info.Name), []byte("-NAK")))
+			}
+		}
+		s.drain(time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		if !strings.Contains(s.logs.String(), "delivery 2 of consumer sequence") {
+			t.Error("the second delivery was not noticed")
+		}
 	})
 }
 
