@@ -14,20 +14,19 @@ const clockAge = 10 * time.Second
 // clock tells the server's time, so that no replica's own clock can break what they do
 // together. It is safe for concurrent use.
 //
-// A reading is an answer that names the server's time and was under way from sent to
-// got; so the server's clock is known up to that interval.
+// A reading is a request whose answer names the server's time. That is taken for the middle of
+// the time that the request was under way.
 type clock struct {
 	q *Queue
 
-	mu        sync.Mutex
-	server    time.Time
-	sent, got time.Time
+	mu           sync.Mutex
+	server, here time.Time // the same instant, by both clocks
 }
 
 // read asks the server for its time if the last reading is too old.
 func (c *clock) read(ctx context.Context) error {
 	c.mu.Lock()
-	fresh := !c.got.IsZero() && time.Since(c.got) < clockAge
+	fresh := !c.here.IsZero() && time.Since(c.here) < clockAge
 	c.mu.Unlock()
 	if fresh {
 		return nil
@@ -44,20 +43,20 @@ func (c *clock) read(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.server, c.sent, c.got = info.Time, sent, time.Now()
+	c.server, c.here = info.Time, sent.Add(time.Since(sent)/2)
 	return nil
 }
 
-// now is the earliest that the server's time can be. There must have been a reading.
+// now is the server's time. There must have been a reading.
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.server.Add(time.Since(c.got))
+	return c.server.Add(time.Since(c.here))
 }
 
-// local is the time here at which the server's clock has certainly reached t.
+// local is the time here at which the server's clock reaches t.
 func (c *clock) local(t time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.got.Add(t.Sub(c.server))
+	return c.here.Add(t.Sub(c.server))
 }

@@ -244,10 +244,3 @@ func isStarting(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected)
 }
-
-// Validate reports what is wrong with the topology, with the name of the flag first. It
-// needs no connection.
-func (t Topology) Validate() error {
-	_, err := t.withDefaults()
-	return err
-}

@@ -183,7 +183,7 @@ func (f *fleet) round(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
 	}
-	if differences := compare(stream.CachedInfo().Config, f.q.topology.workStream()); len(differences) > 0 {
+	if differences := compare(stream.CachedInfo().Config, f.q.topology.workStream(f.q.nc.MaxPayload())); len(differences) > 0 {
 		return &MismatchError{Differences: differences}
 	}
 	holders, err := f.holders(ctx, stream)
@@ -224,7 +224,7 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 	holders := map[string]string{}
 	list := stream.ConsumerNames(ctx)
 	for name := range list.Name() {
-		id, partition, ok := holder(name)
+		id, partition, ok := f.q.topology.holder(name)
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("the consumer %q on stream %s is not a worker's: delete it, or workers cannot claim its partition", name, f.q.topology.StreamName())
@@ -248,7 +248,7 @@ func (f *fleet) free(ctx context.Context, stream jetstream.Stream, consumer stri
 	if consumer == "" {
 		return true, nil
 	}
-	id, _, _ := holder(consumer)
+	id, _, _ := f.q.topology.holder(consumer)
 	if slices.Contains(f.alive(), id) {
 		return false, nil
 	}

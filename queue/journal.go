@@ -117,7 +117,7 @@ func (j *journal) write(ctx context.Context, version uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	revision, err := j.kv.Update(ctx, j.key, value, j.revision)
+	revision, err := compareAndSet(ctx, j.kv, j.key, value, j.revision)
 	if err != nil {
 		return fmt.Errorf("record a merged call: %w", err)
 	}

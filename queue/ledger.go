@@ -15,6 +15,8 @@ const (
 	// reserveAhead is how much of the rate one replica may reserve at once: what it loses
 	// when it dies, and what the others wait for.
 	reserveAhead = 100 * time.Millisecond
+	// conflictPause follows a lost race for the key.
+	conflictPause = time.Millisecond
 )
 
 // Ledger is the one limit of the whole fleet. A key in the bucket holds the instant of the
@@ -56,6 +58,10 @@ func (q *Queue) NewLedger(r Rate, burst int) *Ledger {
 // Slot is the right to begin one call now.
 type Slot struct{ until time.Time }
 
+// Slot returns the right to begin a call at begin, or later by the tolerance that
+// [Rate.Interval] reckons with.
+func (r Rate) Slot(begin time.Time) Slot { return Slot{until: begin.Add(r.tolerance())} }
+
 // Void reports whether it is too late to begin the call: the slot would share a window with
 // others that it must not meet. The zero Slot is never void.
 func (s Slot) Void() bool { return !s.until.IsZero() && time.Now().After(s.until) }
@@ -73,7 +79,7 @@ func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 		slot := l.slots[0]
 		l.slots = l.slots[1:]
 		begin := l.q.clock.local(slot)
-		taken := Slot{until: begin.Add(l.rate.tolerance())}
+		taken := l.rate.Slot(begin)
 		if taken.Void() {
 			continue
 		}
@@ -123,6 +129,12 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 		}
 	}
 	now := l.q.clock.now()
+	if l.next.After(now.Add(l.rate.Window + 2*(l.interval+reserveAhead))) {
+		// Nobody reserves this far ahead: the server's clock was wrong when this was written.
+		// What was called in the last window is unknown, so let a window pass.
+		l.q.log.Warn("the ledger was ahead of the server's clock, it waits for one window and starts anew")
+		return l.rate.Window, l.write(ctx, kv, now.Add(l.rate.Window))
+	}
 	first := l.first(now)
 	if ahead := first.Sub(now) - (l.interval + reserveAhead); ahead > 0 {
 		l.known = false // the others move it on meanwhile
@@ -133,7 +145,7 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 	switch err := l.write(ctx, kv, next); {
 	case isWrongRevision(err):
 		l.known = false
-		return 0, nil
+		return conflictPause, nil
 	case err != nil:
 		return 0, err
 	}
@@ -149,11 +161,6 @@ func (l *Ledger) first(now time.Time) time.Time {
 	credit := now.Add(-time.Duration(l.burst-1) * l.interval)
 	if l.next.IsZero() {
 		return now // a new pipeline: no credit from before its time
-	}
-	if l.next.After(now.Add(l.rate.Window + 2*(l.interval+reserveAhead))) {
-		// Nobody reserves this far ahead, so the server's clock was wrong when it was
-		// written. What was sent in the last window is unknown: let it pass.
-		return now.Add(l.rate.Window)
 	}
 	return latest(l.next, credit)
 }
@@ -180,7 +187,7 @@ func (l *Ledger) write(ctx context.Context, kv jetstream.KeyValue, next time.Tim
 	if err != nil {
 		return err
 	}
-	revision, err := kv.Update(ctx, ledgerKey, value, l.revision)
+	revision, err := compareAndSet(ctx, kv, ledgerKey, value, l.revision)
 	if err != nil {
 		return fmt.Errorf("reserve in the ledger: %w", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,14 +32,18 @@ func (m MemberConfig) withDefaults(t Topology) (MemberConfig, error) {
 			m.TTL = 15 * time.Second
 		}
 	}
-	if m.TTL < 2*time.Second || m.TTL%time.Second != 0 {
-		return m, errors.New("member-ttl: must be whole seconds, 2s or more")
+	if m.TTL < 2*time.Second || m.TTL > maxMemberTTL || m.TTL%time.Second != 0 {
+		return m, errors.New("member-ttl: must be whole seconds, from 2s to 10m")
 	}
 	return m, nil
 }
 
-// memberKey prefixes the keys of members in the bucket.
-const memberKey = "member."
+const maxMemberTTL = 10 * time.Minute
+
+const (
+	memberKey      = "member." // prefixes the keys of members in the bucket
+	memberIDLength = 22        // of a nuid
+)
 
 // memberRecord is what a member tells the others.
 type memberRecord struct {
@@ -51,8 +57,8 @@ type memberRecord struct {
 // for ever, and with it the partitions of the dead.
 func lifetime(entry jetstream.KeyValueEntry) time.Time {
 	var record memberRecord
-	if err := json.Unmarshal(entry.Value(), &record); err != nil || record.TTL <= 0 || record.TTL > time.Hour {
-		record.TTL = time.Minute
+	if err := json.Unmarshal(entry.Value(), &record); err != nil || record.TTL <= 0 || record.TTL > maxMemberTTL {
+		record.TTL = maxMemberTTL
 	}
 	return entry.Created().Add(2 * record.TTL)
 }
@@ -95,9 +101,9 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 // renew writes the key again. kv.Update would drop the time to live, so the message
 // is published as the bucket's own client would, with the header for it.
 func (m *member) renew(ctx context.Context) error {
+	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, m.config.TTL/4)
 	defer cancel()
-	begun := time.Now()
 	ack, err := m.q.js.Publish(ctx, "$KV."+m.q.topology.Bucket()+"."+memberKey+m.id, m.record,
 		jetstream.WithMsgTTL(m.config.TTL), jetstream.WithExpectLastSequencePerSubject(m.revision))
 	if err != nil {
@@ -108,22 +114,19 @@ func (m *member) renew(ctx context.Context) error {
 	return nil
 }
 
-// keep renews until ctx ends, or until a call may no longer begin; then it returns why. A
+// keep renews until ctx ends, or until the key can have expired; then it returns why. A
 // renewal whose answer was lost may have taken effect and changed the revision: then the
 // membership lapses and the replica joins anew.
 func (m *member) keep(ctx context.Context) error {
-	tick := time.NewTicker(m.config.TTL / 5)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		if m.certainty.left() <= 0 {
+	for ctx.Err() == nil {
+		pause(ctx, min(m.config.TTL/5, m.certainty.left()))
+		left := m.certainty.left()
+		if left <= 0 {
 			return errUncertain
 		}
-		err := m.renew(ctx)
+		trying, cancel := context.WithTimeout(ctx, left)
+		err := m.renew(trying)
+		cancel()
 		if isWrongRevision(err) {
 			return fmt.Errorf("renew the membership: %w", err)
 		}
@@ -131,6 +134,7 @@ func (m *member) keep(ctx context.Context) error {
 			m.log.Debug("membership not renewed yet", slog.Any("error", err))
 		}
 	}
+	return nil
 }
 
 // leave removes the key, so that the others need not wait for its end.
@@ -150,25 +154,18 @@ func (m *member) gone(ctx context.Context, id string) (bool, error) {
 	return m.q.clock.now().After(lifetime(entry)), nil
 }
 
-// isWrongRevision reports whether a compare-and-set met another revision. A cluster has a
-// code of its own for it.
-func isWrongRevision(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) &&
-		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
-}
-
 // consumerName says who holds which partition. The number tells this member's tries apart:
 // a creation without an answer may still take effect.
 func consumerName(member, partition string, n int) string {
 	return fmt.Sprintf("%s_%s_%d", member, partition, n)
 }
 
-// holder reads a consumer's name.
-func holder(consumer string) (member, partition string, ok bool) {
+// holder reads a consumer's name. It is not ok if no worker can have given that name.
+func (t Topology) holder(consumer string) (member, partition string, ok bool) {
 	parts := strings.Split(consumer, "_")
-	if len(parts) != 3 {
+	if len(parts) != 3 || len(parts[0]) != memberIDLength || !slices.Contains(t.partitions(), parts[1]) {
 		return "", "", false
 	}
-	return parts[0], parts[1], true
+	_, err := strconv.Atoi(parts[2])
+	return parts[0], parts[1], err == nil
 }

@@ -65,11 +65,11 @@ func (p *Publisher) admit(f *flight) error {
 func (p *Publisher) launch(f *flight) {
 	for f != nil {
 		p.flights[f.number] = f
-		if err := p.send(f); err == nil {
+		err := p.send(f)
+		if err == nil {
 			break
-		} else {
-			f = p.land(f, Receipt{}, err)
 		}
+		f = p.land(f, Receipt{}, err)
 	}
 	p.watch()
 }

@@ -92,6 +92,23 @@ func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 	return kv, nil
 }
 
+// compareAndSet writes a key if its revision is the one given; 0 is a key that is not there, or
+// was deleted.
+func compareAndSet(ctx context.Context, kv jetstream.KeyValue, key string, value []byte, revision uint64) (uint64, error) {
+	if revision == 0 {
+		return kv.Create(ctx, key, value)
+	}
+	return kv.Update(ctx, key, value, revision)
+}
+
+// isWrongRevision reports whether a compare-and-set met another revision. A cluster has a
+// code of its own for it.
+func isWrongRevision(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) &&
+		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
 // storedMessage is the leader's answer to STREAM.MSG.GET.
 type storedMessage struct {
 	Sequence uint64    `json:"seq"`

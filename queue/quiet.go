@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -73,7 +74,8 @@ func (q *Queue) learnQuiet(ctx context.Context, entry jetstream.KeyValueEntry) e
 	}
 	until, err := time.Parse(time.RFC3339Nano, string(entry.Value()))
 	if err != nil {
-		return fmt.Errorf("read the key %s: %w", quietKey, err)
+		q.log.Warn("a pause of the fleet cannot be read, it is ignored", slog.String("key", quietKey), slog.String("bucket", q.topology.Bucket()))
+		return nil
 	}
 	if err := q.clock.read(ctx); err != nil {
 		return err

@@ -143,13 +143,6 @@ func (s *settler) overdue(now time.Time) bool {
 	return false
 }
 
-// idle reports whether nothing waits for a confirmation.
-func (s *settler) idle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.open) == 0
-}
-
 func (s *settler) close() { _ = s.sub.Unsubscribe() }
 
 // confirmedAck removes by a consumer's acknowledgement. On one server its confirmation
@@ -159,9 +152,7 @@ type confirmedAck struct{}
 
 func (confirmedAck) pipelined() bool { return true }
 
-func (confirmedAck) request(d Delivery) (string, []byte) { return d.reply, ackBody }
-
-var ackBody = []byte("+ACK")
+func (confirmedAck) request(d Delivery) (string, []byte) { return d.reply, []byte("+ACK") }
 
 func (confirmedAck) confirmed(answer *nats.Msg) error {
 	if len(answer.Data) == 0 && answer.Header.Get("Status") != "" {

@@ -49,7 +49,7 @@ func (e *MismatchError) Error() string {
 func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 	var changes []Change
 	var mismatch MismatchError
-	for _, want := range []jetstream.StreamConfig{q.topology.workStream(), q.topology.deadStream(), q.topology.bucketStream()} {
+	for _, want := range []jetstream.StreamConfig{q.topology.workStream(q.nc.MaxPayload()), q.topology.deadStream(), q.topology.bucketStream()} {
 		made, differences, err := q.setupStream(ctx, want, update)
 		if err != nil {
 			return changes, fmt.Errorf("set up stream %s: %w", want.Name, err)
@@ -118,12 +118,14 @@ func compare(have, want jetstream.StreamConfig) []Change {
 	check("discard", have.Discard, want.Discard)
 	check("num_replicas", have.Replicas, want.Replicas)
 	check("max_msgs_per_subject", limit(int(have.MaxMsgsPerSubject)), limit(int(want.MaxMsgsPerSubject)))
-	check("max_msg_size", limit(int(have.MaxMsgSize)), limit(int(want.MaxMsgSize)))
+	if want.MaxMsgSize > 0 && (have.MaxMsgSize <= 0 || have.MaxMsgSize > want.MaxMsgSize) {
+		check("max_msg_size", limit(int(have.MaxMsgSize)), limit(int(want.MaxMsgSize)))
+	}
 	check(fieldTransform, transform(have), transform(want))
 	check("allow_msg_ttl", have.AllowMsgTTL, want.AllowMsgTTL)
 	check("allow_direct", have.AllowDirect, want.AllowDirect)
-	if want.Retention == jetstream.WorkQueuePolicy {
-		check("max_age", have.MaxAge, want.MaxAge) // an event that ages out is lost
+	if want.MaxAge == 0 {
+		check("max_age", have.MaxAge, want.MaxAge) // what ages out is lost
 	}
 	return changes
 }
@@ -149,8 +151,8 @@ func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
 	have.Replicas, have.MaxMsgsPerSubject, have.MaxMsgSize = want.Replicas, want.MaxMsgsPerSubject, want.MaxMsgSize
 	have.SubjectTransform, have.AllowMsgTTL, have.AllowDirect = want.SubjectTransform, want.AllowMsgTTL, want.AllowDirect
 	have.SubjectDeleteMarkerTTL = want.SubjectDeleteMarkerTTL
-	if want.Retention == jetstream.WorkQueuePolicy {
-		have.MaxAge = want.MaxAge
+	if want.MaxAge == 0 {
+		have.MaxAge = 0
 	}
 	return have
 }

@@ -16,9 +16,12 @@ import (
 const (
 	// MaxMessageBytes is the largest message that the work stream stores. It is above
 	// [userpilot.MaxEventBytes], so that an event that is too large becomes a dead
-	// letter that can be looked at, and below NATS's default max_payload of 1 MiB,
-	// so that the dead letter has room for its headers.
+	// letter that can be looked at.
 	MaxMessageBytes = 896 << 10
+
+	// headerRoom is what the stream's messages stay below the server's max_payload (1 MiB by
+	// default): their dead letters must hold as much, and headers.
+	headerRoom = 16 << 10
 
 	dedupeWindow  = 2 * time.Minute
 	deadLetterAge = 30 * 24 * time.Hour
@@ -53,14 +56,21 @@ func (t Topology) withDefaults() (Topology, error) {
 	switch {
 	case !validName.MatchString(t.Name):
 		return t, errors.New("name: must be lower-case letters, digits, - and _, at most 64")
-	case strings.HasSuffix(t.Name, "-dlq"):
-		return t, errors.New("name: must not end in -dlq, which marks dead letters")
+	case strings.HasSuffix(t.Name, "-dlq"), strings.HasSuffix(t.Name, "_dlq"):
+		return t, errors.New("name: must not end in -dlq or _dlq, which mark dead letters")
 	case t.Partitions < 1 || t.Partitions > 256:
 		return t, fmt.Errorf("partitions: %d is not between 1 and 256", t.Partitions)
 	case t.Replicas != 1 && t.Replicas != 3 && t.Replicas != 5:
 		return t, fmt.Errorf("replicas: %d is not 1, 3 or 5", t.Replicas)
 	}
 	return t, nil
+}
+
+// Validate reports what is wrong with the topology, with the name of the flag first. It
+// needs no connection.
+func (t Topology) Validate() error {
+	_, err := t.withDefaults()
+	return err
 }
 
 // StreamName is the name of the work stream, USERPILOT_IDENTIFY by default.
@@ -118,7 +128,7 @@ func (t Topology) partitionSubject(partition string) string {
 	return t.PlainSubject() + "." + partition
 }
 
-func (t Topology) workStream() jetstream.StreamConfig {
+func (t Topology) workStream(maxPayload int64) jetstream.StreamConfig {
 	keyed := t.PlainSubject() + ".*"
 	return jetstream.StreamConfig{
 		Name:       t.StreamName(),
@@ -127,7 +137,7 @@ func (t Topology) workStream() jetstream.StreamConfig {
 		Storage:    jetstream.FileStorage,
 		Discard:    jetstream.DiscardNew,
 		Duplicates: dedupeWindow,
-		MaxMsgSize: MaxMessageBytes,
+		MaxMsgSize: int32(min(MaxMessageBytes, maxPayload-headerRoom)),
 		Replicas:   t.Replicas,
 		SubjectTransform: &jetstream.SubjectTransformConfig{
 			Source:      keyed,

@@ -128,7 +128,7 @@ func TestEndlessAnswers(t *testing.T) {
 		if err := stand.Start(); err != nil {
 			t.Fatal(err)
 		}
-		defer stand.Close()
+		t.Cleanup(stand.Close)
 		client := newClient(t, userpilot.ClientConfig{Endpoint: stand.URL()})
 		if err := client.Identify(t.Context(), sample); (err == nil) != (status == 202) {
 			t.Errorf("%d and an endless body: %v", status, err)

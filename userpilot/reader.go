@@ -17,11 +17,7 @@ type reader struct {
 
 // A Decoder is larger than most events; making one for each would cost more than
 // reading the event. The pool is the only state that calls share.
-var readers = sync.Pool{New: func() any { return new(reader) }}
-
-// Duplicate names are for us to judge: two of a property are Userpilot's business,
-// and at most keep an event from merging.
-var allowDuplicates = jsontext.AllowDuplicateNames(true)
+var readers = sync.Pool{New: func() any { return new(reader) }} //nolint:gochecknoglobals // a cache without a meaning
 
 func newReader(text []byte) *reader {
 	r := readers.Get().(*reader)
@@ -31,7 +27,9 @@ func newReader(text []byte) *reader {
 
 func (r *reader) reset(text []byte) {
 	r.source = *bytes.NewBuffer(text)
-	r.Reset(&r.source, allowDuplicates)
+	// Duplicate names are for us to judge: two of a property are Userpilot's business,
+	// and at most keep an event from merging.
+	r.Reset(&r.source, jsontext.AllowDuplicateNames(true))
 }
 
 // free gives the reader back, without the text: it would live as long as the pool.

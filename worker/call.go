@@ -114,7 +114,7 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	case retry:
 		w.failed(c, failure, now)
 	case held:
-		w.gate.hold(holdReason(failure.Status), now)
+		w.gate.hold(holdReason(failure.Status), c.begun, now)
 		w.advance(l)
 	case throttled:
 		w.throttled(w.gate.throttled(c.begun, now, failure.RetryAfter))
@@ -187,15 +187,19 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 	if f.Sent {
 		l.reach = max(l.reach, c.last())
 	}
-	if w.gate.failed(l, now) {
+	if w.gate.failed(l, c.probe, now) {
 		l.attempts++
-	}
-	if l.attempts >= w.config.MaxAttempts && !w.gate.open {
-		w.spent(c, f)
-		return
+		if l.attempts >= w.config.MaxAttempts {
+			w.spent(c, f)
+			return
+		}
 	}
 	w.backOff(l, f.RetryAfter)
 }
+
+// searchAttempts is how many attempts each smaller call has, once a merged one has used up
+// its own.
+const searchAttempts = 2
 
 // spent is a lane whose attempts are used up.
 func (w *Worker) spent(c *call, f *userpilot.Failure) {
@@ -203,6 +207,7 @@ func (w *Worker) spent(c *call, f *userpilot.Failure) {
 	if c.n() > 1 {
 		l.narrow.refused(c.n())
 		l.reach = 0
+		l.attempts = max(0, w.config.MaxAttempts-searchAttempts)
 		w.backOff(l, f.RetryAfter)
 		return
 	}
@@ -222,6 +227,9 @@ func explain(f *userpilot.Failure) string {
 
 // backOff lets the lane wait. One that waits holds little of the memory if that runs short.
 func (w *Worker) backOff(l *lane, asked time.Duration) {
+	if l.partition.closed {
+		return // its memory is given back already
+	}
 	if w.memory.used > w.memory.limit/2 {
 		before := l.bytes
 		l.shrink(failingShare)

@@ -192,6 +192,9 @@ func (w *Worker) Revoke(c *queue.Claim) {
 	for _, l := range p.lanes {
 		w.memory.add(-l.bytes)
 		w.waiting -= len(l.events)
+		if l.timer != nil {
+			l.timer.Stop()
+		}
 	}
 	lost := c.Lost()
 	for p.busy > 0 || p.leaving > 0 && lost != nil {

@@ -59,7 +59,7 @@ func (w *Worker) awaitWork(ctx context.Context) (waiting int, ok bool) {
 			return 0, false
 		case <-w.config.KeyChanged:
 			w.mu.Lock()
-			w.gate.probeNow()
+			w.gate.keyChanged(time.Now())
 			w.mu.Unlock()
 		case <-w.wake:
 		case <-changed:
@@ -133,7 +133,7 @@ func (w *Worker) next(a admission) *lane {
 // wait lets a lane rest for a while.
 func (w *Worker) wait(l *lane, d time.Duration) {
 	l.state = backing
-	time.AfterFunc(d, func() {
+	l.timer = time.AfterFunc(d, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if l.state == backing {

@@ -25,6 +25,7 @@ type gate struct {
 	holding   string // why, or empty
 	holdSince time.Time
 	holdNext  time.Time
+	newKey    time.Time // when the key last changed
 
 	open        bool // the breaker
 	breakerNext time.Time
@@ -58,7 +59,8 @@ func (g *gate) admit(now time.Time) (a admission, next time.Time) {
 	}
 	if g.holding != "" {
 		next = g.holdNext
-	} else {
+	}
+	if g.open && g.breakerNext.After(next) {
 		next = g.breakerNext
 	}
 	if now.Before(next) {
@@ -82,12 +84,14 @@ func (g *gate) answered() { g.holding = "" }
 // an attempt: only if another user's call has succeeded since this lane's last failure.
 // (Since its first failure would be enough to know that the user is sick, but not that
 // there is no outage now.)
-func (g *gate) failed(l *lane, now time.Time) (counts bool) {
+func (g *gate) failed(l *lane, probe bool, now time.Time) (counts bool) {
 	evidence := l.failing && g.successes > l.mark
 	l.failing, l.mark = true, g.successes
 	switch {
 	case g.open:
-		g.breakerNext = now.Add(g.breaker.NextBackOff())
+		if probe { // the others were in flight when it opened, and tell nothing new
+			g.breakerNext = now.Add(g.breaker.NextBackOff())
+		}
 		return false
 	case evidence:
 		return true
@@ -111,16 +115,19 @@ func (g *gate) trip(now time.Time) {
 	g.breakerNext = now.Add(g.breaker.NextBackOff())
 }
 
-// hold takes in an answer that says that our key or address is wrong.
-func (g *gate) hold(reason string, now time.Time) {
+// hold takes in an answer to a call that began at begun: our key or our address is wrong.
+func (g *gate) hold(reason string, begun, now time.Time) {
 	if g.holding == "" {
 		g.holdSince = now
 	}
 	g.holding, g.holdNext = reason, now.Add(holdProbe)
+	if begun.Before(g.newKey) {
+		g.holdNext = now // that was the old key's answer: try the new one
+	}
 }
 
-// probeNow lets a held replica try at once: the key has changed.
-func (g *gate) probeNow() { g.holdNext = time.Time{} }
+// keyChanged lets a held replica try at once.
+func (g *gate) keyChanged(now time.Time) { g.newKey, g.holdNext = now, now }
 
 // throttled takes in a 429 to a call that began at begun, and returns how long the fleet must
 // be quiet. Calls that were in flight together count as one.

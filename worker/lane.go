@@ -56,6 +56,7 @@ type lane struct {
 	failing  bool
 	mark     uint64 // the gate's count of successes at the last failure
 	backoff  *backoff.ExponentialBackOff
+	timer    *time.Timer // of the last wait; nil before
 
 	narrow narrowing
 	reach  uint64 // the next call must hold all events up to this one

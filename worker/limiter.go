@@ -16,7 +16,10 @@ type limiter interface {
 }
 
 // bucket is a limit of this replica alone.
-type bucket struct{ tokens *rate.Limiter }
+type bucket struct {
+	rate   queue.Rate
+	tokens *rate.Limiter
+}
 
 // newBucket returns a bucket that starts empty: one that starts full gives a replica
 // that restarts in a loop a burst each time.
@@ -26,12 +29,13 @@ func newBucket(r queue.Rate, burst int) bucket {
 	}
 	tokens := rate.NewLimiter(rate.Every(r.Interval(burst)), burst)
 	tokens.AllowN(time.Now(), burst)
-	return bucket{tokens}
+	return bucket{r, tokens}
 }
 
 // Take implements limiter.
 func (b bucket) Take(ctx context.Context, _ int) (queue.Slot, error) {
-	return queue.Slot{}, b.tokens.Wait(ctx)
+	err := b.tokens.Wait(ctx)
+	return b.rate.Slot(time.Now()), err
 }
 
 // unlimited is no limit.

@@ -29,13 +29,14 @@ func judge(err error) verdict {
 		return panicked
 	}
 	failure, ok := errors.AsType[*userpilot.Failure](err)
-	if !ok || failure.Status == 0 {
-		if errors.Is(err, errNotNow) {
-			return notSent
-		}
+	switch {
+	case ok && failure.Status != 0:
+		return judgeStatus(failure.Status)
+	case errors.Is(err, errNotNow) && !(ok && failure.Sent):
+		return notSent
+	default:
 		return retry
 	}
-	return judgeStatus(failure.Status)
 }
 
 func judgeStatus(status int) verdict {

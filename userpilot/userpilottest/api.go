@@ -24,7 +24,8 @@ func (s *Server) answer(r *http.Request) answer {
 }
 
 func (s *Server) route(r *http.Request) answer {
-	method, handle := "", (func(*http.Request) answer)(nil)
+	var method string
+	var handle func(*http.Request) answer
 	switch r.URL.Path {
 	case "/v1/identify":
 		method, handle = http.MethodPost, s.identify

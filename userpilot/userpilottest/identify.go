@@ -41,7 +41,8 @@ func parseIdentify(body []byte) (identify, *refusal) {
 		return i, bad
 	}
 	i.metadata = metadata
-	return i, i.parseCompany(members["company"])
+	bad = i.parseCompany(members["company"])
+	return i, bad
 }
 
 func (i *identify) parseCompany(value json.RawMessage) *refusal {

@@ -1,0 +1,305 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// caller answers every call with 2xx.
+type caller struct{}
+
+func (caller) IdentifyGuarded(context.Context, []byte, func() error) error { return nil }
+
+// idle is a worker that does not run.
+func idle(t interface{ Fatal(...any) }, c Config) *Worker {
+	c.Queue, c.Client = &queue.Queue{}, caller{}
+	w, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// event is a body of exactly so many bytes, but of at least the smallest event's.
+func event(size int) []byte {
+	const frame = `{"user_id":"u","metadata":{"f":""}}`
+	return []byte(`{"user_id":"u","metadata":{"f":"` + strings.Repeat("x", max(0, size-len(frame))) + `"}}`)
+}
+
+// laneModel is a lane beside what must be true of it.
+type laneModel struct {
+	l      *lane
+	w      *Worker
+	bodies [][]byte // of all events, oldest first
+	next   uint64
+	share  int64
+}
+
+func (m *laneModel) push(t *rapid.T) {
+	body := event(rapid.IntRange(0, 3000).Draw(t, "size"))
+	if m.l.user == "" {
+		body = bytes.Repeat([]byte("?"), len(body))
+	}
+	m.next += uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
+	before := m.l.bodies
+	kept := m.l.loaded
+	_, x, size := admit(queue.Delivery{Sequence: m.next, Body: body})
+	m.l.push(x, size, m.share)
+	m.bodies = append(m.bodies, body)
+	if m.l.loaded > kept && before > 0 && before+int64(size) > m.share && m.next > m.l.reach {
+		t.Fatal("a body was kept beyond the share")
+	}
+}
+
+func (m *laneModel) drop(t *rapid.T) {
+	n := rapid.IntRange(0, len(m.bodies)).Draw(t, "n")
+	m.l.drop(n)
+	m.bodies = m.bodies[n:]
+}
+
+func (m *laneModel) shrink(t *rapid.T) {
+	keep := rapid.Int64Range(0, 10_000).Draw(t, "keep")
+	before := m.l.loaded
+	m.l.shrink(keep)
+	if m.l.loaded > 1 && m.l.bodies > keep {
+		t.Fatalf("%d bytes are left, %d were to be kept", m.l.bodies, keep)
+	}
+	if before > 0 && m.l.loaded == 0 {
+		t.Fatal("the first event's body is gone")
+	}
+}
+
+// load does what the worker does when bodies are missing.
+func (m *laneModel) load(t *rapid.T) {
+	if m.l.loaded == len(m.bodies) {
+		return
+	}
+	n := rapid.IntRange(1, len(m.bodies)-m.l.loaded).Draw(t, "n")
+	m.l.partition.busy++
+	used := m.w.memory.used
+	before := m.l.bytes
+	m.l.state = loading
+	m.w.loaded(m.l, m.bodies[m.l.loaded:m.l.loaded+n], nil)
+	if m.w.memory.used-used != m.l.bytes-before {
+		t.Fatal("the memory's count and the lane's differ")
+	}
+	m.w.ready, m.w.graves, m.l.partition.busy = laneQueue{}, nil, 0
+}
+
+// take checks how many events the next call may hold.
+func (m *laneModel) take(t *rapid.T) {
+	if m.l.loaded == 0 {
+		return
+	}
+	n, coalesce := 0, rapid.Bool().Draw(t, "coalesce")
+	m.l.narrow = narrowing{suspects: rapid.IntRange(0, 9).Draw(t, "suspects")}
+	n = m.l.take(coalesce)
+	if n < 1 || n > m.l.loaded {
+		t.Fatalf("a call of %d events, %d are loaded", n, m.l.loaded)
+	}
+	must := 0 // loaded events that have to go along
+	for _, x := range m.l.events[:m.l.loaded] {
+		if x.delivery.Sequence <= m.l.reach {
+			must++
+		}
+	}
+	most := 1
+	if coalesce {
+		most = min(m.l.narrow.size(), maxMerge)
+	}
+	if n < must || n > max(must, most) {
+		t.Fatalf("a call of %d events, where %d must go along and %d may", n, must, most)
+	}
+}
+
+func (m *laneModel) check(t *rapid.T) {
+	l := m.l
+	if len(l.events) != len(m.bodies) || l.loaded < 0 || l.loaded > len(l.events) {
+		t.Fatalf("%d events, %d of them loaded, want %d", len(l.events), l.loaded, len(m.bodies))
+	}
+	var loaded int64
+	for i := range l.events {
+		x := &l.events[i]
+		if x.inMemory() != (i < l.loaded) {
+			t.Fatalf("event %d of %d: in memory is %v, where the first %d should be", i, len(l.events), x.inMemory(), l.loaded)
+		}
+		if !x.inMemory() && x.delivery.Body != nil {
+			t.Fatal("a body is held that nobody counts")
+		}
+		if x.inMemory() {
+			loaded += int64(len(m.bodies[i])) + loadedBytes
+			if !bytes.Equal(x.body(), m.bodies[i]) {
+				t.Fatalf("event %d has another one's body", i)
+			}
+		}
+	}
+	if l.bodies != loaded || l.bytes != loaded+int64(len(l.events))*stubBytes {
+		t.Fatalf("counted %d bytes, %d of them bodies; there are %d of bodies in %d events", l.bytes, l.bodies, loaded, len(l.events))
+	}
+	if l.needsLoad() != m.mustLoad() {
+		t.Fatalf("needsLoad is %v", l.needsLoad())
+	}
+}
+
+func (m *laneModel) mustLoad() bool {
+	for i := range m.l.events {
+		x := &m.l.events[i]
+		if !x.inMemory() && (i == 0 || x.delivery.Sequence <= m.l.reach) {
+			return true
+		}
+	}
+	return false
+}
+
+// Whatever happens to a lane, its counts are what a recount gives, and what is loaded is a
+// prefix of its events.
+func TestLaneModel(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		user := rapid.SampledFrom([]string{"u", ""}).Draw(t, "user")
+		m := &laneModel{share: rapid.Int64Range(0, 20_000).Draw(t, "share"), w: idle(t, Config{})}
+		m.l = &lane{user: user, partition: newPartition(&queue.Claim{})}
+		if user != "" {
+			m.l.reach = rapid.Uint64Range(0, 30).Draw(t, "reach")
+		}
+		m.l.partition.barred = nil
+		t.Repeat(map[string]func(*rapid.T){
+			"push": m.push, "drop": m.drop, "shrink": m.shrink, "load": m.load, "take": m.take, "": m.check,
+		})
+	})
+}
+
+// The delay after a failure grows, is never shorter than what was asked for, and begins anew
+// after a success.
+func TestLaneDelay(t *testing.T) {
+	t.Parallel()
+	l := &lane{}
+	const initial, longest = time.Second, time.Minute
+	for i := range 20 {
+		middle := min(initial<<i, longest)
+		if d := l.delay(initial, longest, 0); d < middle/2 || d > middle*3/2 {
+			t.Errorf("delay %d is %v, want about %v", i, d, middle)
+		}
+	}
+	if d := l.delay(initial, longest, time.Hour); d != time.Hour {
+		t.Errorf("an hour was asked for, the delay is %v", d)
+	}
+	l.recovered()
+	if d := l.delay(initial, longest, 0); d > initial*3/2 {
+		t.Errorf("after a success the delay is %v", d)
+	}
+}
+
+// stocked is a lane of a partition with so many events of 1 KiB in memory.
+func stocked(w *Worker, p *partition, user string, events int) *lane {
+	l := &lane{user: user, partition: p}
+	p.lanes[user] = l
+	for i := range events {
+		_, x, size := admit(queue.Delivery{Sequence: uint64(i + 1), Body: event(1024)})
+		l.push(x, size, 1<<40)
+	}
+	w.memory.add(l.bytes)
+	w.waiting += events
+	return l
+}
+
+// A call in flight that fails after its partition was given up takes nothing from the memory's
+// count twice.
+func TestMemoryAfterRevoke(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := idle(t, Config{Memory: 1 << 20})
+		claim := &queue.Claim{}
+		p := w.partition(claim)
+		l := stocked(w, p, "u", 700) // well above half of the memory
+		l.state = calling
+		p.busy++
+		revoked := make(chan struct{})
+		go func() { w.Revoke(claim); close(revoked) }()
+		synctest.Wait()
+		w.mu.Lock()
+		w.ended(newCall(l, 1, queue.Slot{}, false), retry, fmt.Errorf("down"))
+		w.mu.Unlock()
+		<-revoked
+		if w.memory.used != 0 || w.waiting != 0 {
+			t.Errorf("nothing waits, and %d events of %d bytes are counted", w.waiting, w.memory.used)
+		}
+	})
+}
+
+// What is handed back may have been what kept the others from reading on.
+func TestRevokeMakesRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := idle(t, Config{Concurrency: 1})
+		given, kept := &queue.Claim{}, &queue.Claim{}
+		p := w.partition(given)
+		for i := range w.readAhead() + 10 {
+			l := stocked(w, p, fmt.Sprint(i), 1)
+			l.state = ready
+			w.ready.push(l)
+		}
+		stocked(w, w.partition(kept), "u", 1).state = calling
+		delivered := make(chan struct{})
+		go func() {
+			w.Deliver(kept, queue.Delivery{Sequence: 2, Body: event(100)})
+			close(delivered)
+		}()
+		synctest.Wait()
+		select {
+		case <-delivered:
+			t.Fatal("nothing held the delivery back")
+		default:
+		}
+		w.Revoke(given)
+		synctest.Wait()
+		select {
+		case <-delivered:
+		default:
+			w.mu.Lock()
+			w.memory.announce() // let the goroutine go
+			w.mu.Unlock()
+			t.Error("the delivery waits for ever")
+		}
+	})
+}
+
+// An outage that begins while a spent call is being searched kills nobody.
+func TestOutageDuringSearch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := idle(t, Config{MaxAttempts: 3})
+		l := stocked(w, w.partition(&queue.Claim{}), "u", 2)
+		fail := func(n int) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			l.state = calling
+			l.partition.busy++
+			w.ended(newCall(l, n, queue.Slot{}, false), retry, fmt.Errorf("down"))
+		}
+		for range 4 { // the first has no evidence
+			fail(2)
+			w.gate.succeeded() // of somebody else
+		}
+		if n := l.take(true); n != 1 {
+			t.Fatalf("the spent call was not halved: %d events", n)
+		}
+		fail(1) // is the evidence before the outage
+		for range 10 {
+			fail(1)
+		}
+		if n := len(w.graves); n != 0 && w.gate.successes == 4 && l.attempts <= 4 {
+			t.Errorf("%d dead after %d attempts", n, l.attempts)
+		}
+		time.Sleep(time.Hour)
+	})
+}
