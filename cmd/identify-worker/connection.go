@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// connection is how a command reaches NATS.
+type connection struct {
+	url, creds, ca, cert, key string
+	wait                      time.Duration
+}
+
+func newConnection(f flags, wait time.Duration) *connection {
+	c := &connection{url: nats.DefaultURL, wait: wait}
+	f.text(&c.url, "nats-url", "url", "NATS `server`, or several with commas between")
+	f.text(&c.creds, "nats-creds", "file", "`file` with NATS credentials")
+	f.text(&c.ca, "nats-ca", "file", "`file` with the certificates to trust, PEM")
+	f.text(&c.cert, "nats-cert", "file", "`file` with our certificate, PEM; with --nats-key")
+	f.text(&c.key, "nats-key", "file", "`file` with our certificate's key, PEM")
+	f.wait(&c.wait, "wait", "how long to wait for NATS at the start; 0 fails at once, forever waits")
+	return c
+}
+
+func (c *connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {
+	return queue.Connect(ctx, queue.ConnectConfig{
+		URL: c.url, Creds: c.creds, CA: c.ca, Cert: c.cert, Key: c.key,
+		Name: "identify-worker", Wait: c.wait, Log: log,
+	})
+}
+
+// newPipeline adds the flag that tells pipelines on one server apart.
+func newPipeline(f flags) *queue.Topology {
+	t := &queue.Topology{Name: "identify"}
+	f.text(&t.Name, "name", "name", "`name` of the pipeline: its streams and subjects")
+	return t
+}
+
+// newTopology adds the flags of those that create the streams.
+func newTopology(f flags) *queue.Topology {
+	t := newPipeline(f)
+	t.Partitions, t.Replicas = 16, 1
+	f.number(&t.Partitions, 1, 256, "partitions", "`number` of partitions that users are hashed into")
+	f.number(&t.Replicas, 1, 5, "replicas", "`copies` of each stream in a cluster: 1, 3 or 5")
+	return t
+}
+
+// checkTopology comes before connecting: a wrong flag should not wait for a server.
+func checkTopology(t *queue.Topology) error {
+	if err := t.Validate(); err != nil {
+		return usage("--%w", err)
+	}
+	return nil
+}

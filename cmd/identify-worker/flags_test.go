@@ -1,0 +1,36 @@
+package main
+
+import (
+	"testing"
+)
+
+func TestParseSize(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int64{
+		"0": 0, "1": 1, "1023": 1023, "1KiB": 1 << 10, "64MiB": 64 << 20, "3GiB": 3 << 30, "1TiB": 1 << 40,
+		"": -1, "-1": -1, "KiB": -1, "iB": -1, "1kiB": -1, "1MB": -1, "1 MiB": -1, "1.5GiB": -1, "5iB": -1, "9999999TiB": -1,
+	} {
+		got, ok := parseSize(text)
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("parseSize(%q) = %d, want %d", text, got, want)
+		}
+		if back, _ := parseSize(formatSize(max(0, want))); ok && back != want {
+			t.Errorf("%s reads as %d", formatSize(want), back)
+		}
+	}
+}
+
+func TestThousands(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]string{0: "0", 7: "7", 999: "999", 1000: "1,000", 12345: "12,345", 1234567: "1,234,567"} {
+		if got := thousands(n); got != want {
+			t.Errorf("thousands(%d) = %s", n, got)
+		}
+	}
+	if got := counted(1, "call") + counted(2, "call"); got != "1 call2 calls" {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// stopPatience is how long an interrupted publish waits for acknowledgements.
+const stopPatience = 5 * time.Second
+
+func (p *program) publish() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "publish [FILE...]",
+		Short: "Publish identify events from NDJSON or CSV",
+		Long: `Publish identify events from files, or from standard input without a file or for "-".
+
+NDJSON holds one event in each line: {"user_id":"ann","metadata":{"plan":"pro"}}
+CSV (a name that ends in .csv, or --format csv) has the names in its first row: user_id,
+metadata.NAME, company.NAME. Values are strings; a name that ends in :number or :bool
+makes its column's values numbers or booleans. An empty cell leaves the property out;
+--null says which text means null, which removes the property.
+
+Bad lines are reported by file and number, and the others are published all the same;
+the exit status is then 1. A line of NDJSON may have 1 MiB.
+
+--message-id content gives each event an id made of all lines up to it. A file that is
+published twice within two minutes is then stored once; so is the first part of
+one that was interrupted, or that has grown since.`,
+		Example: `  identify-worker publish users.ndjson
+  identify-worker publish --dry-run --strict users.csv
+  some-export | identify-worker publish --rate 500/s
+  printf 'user_id,metadata.plan,metadata.seats:number\nann,pro,12\n' | identify-worker publish --format csv`,
+	}
+	f := flags{cmd: cmd}
+	s := &publishSettings{format: "auto", messageID: "none"}
+	f.choice(&s.format, "format", "what the input is; auto goes by the file's name", "auto", "ndjson", "csv")
+	f.text(&s.null, "null", "text", "`text` of a CSV cell that means null")
+	f.toggle(&s.strict, "strict", "refuse nested values and unknown members too")
+	f.toggle(&s.dryRun, "dry-run", "check all events, publish none, and need no NATS")
+	f.rate(&s.rate, "rate", "most events in a window; 0 is no limit")
+	f.choice(&s.messageID, "message-id", "ids that make a second run harmless", "none", "content")
+	f.text(&s.errors, "errors", "file", "`file` for the report of all bad lines")
+	s.conn = newConnection(f, 10*time.Second)
+	s.topology = newPipeline(f)
+	logs := newLogSettings(f)
+	cmd.RunE = func(cmd *cobra.Command, files []string) error {
+		if err := checkTopology(s.topology); err != nil {
+			return err
+		}
+		return p.runPublish(cmd.Context(), s, files, logs.logger(p.stderr))
+	}
+	return cmd
+}
+
+type publishSettings struct {
+	format, null, messageID, errors string
+	strict, dryRun                  bool
+	rate                            queue.Rate
+	conn                            *connection
+	topology                        *queue.Topology
+}
+
+func (p *program) runPublish(ctx context.Context, s *publishSettings, files []string, log *slog.Logger) error {
+	in, err := p.openInputs(s, files)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	report, err := newBadLines(p.stderr, s.errors)
+	if err != nil {
+		return err
+	}
+	t := target(checker{})
+	if !s.dryRun {
+		nc, err := s.conn.connect(ctx, log)
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		q, err := queue.New(nc, *s.topology, log)
+		if err != nil {
+			return err
+		}
+		t = newSender(q.NewPublisher(queue.PublisherConfig{}))
+	}
+	run := &publishing{settings: s, target: t, bad: report, progress: newProgress(p.stderr, in.size, report)}
+	err = run.all(ctx, in)
+	if errReport := report.close(); err == nil {
+		err = errReport
+	}
+	return run.conclude(ctx, p, err)
+}
+
+// target is where good events go.
+type target interface {
+	send(ctx context.Context, at position, body []byte, id string) error
+	// finish blocks until it is known of each event what became of it.
+	finish(ctx context.Context) (sent, duplicates int, err error)
+}
+
+// checker is the target of a dry run.
+type checker struct{}
+
+func (checker) send(context.Context, position, []byte, string) error { return nil }
+func (checker) finish(context.Context) (int, int, error)             { return 0, 0, nil }
+
+// publishing is one run of publish.
+type publishing struct {
+	settings         *publishSettings
+	target           target
+	bad              *badLines
+	progress         *progress
+	good             int // handed to the target
+	sent, duplicates int
+}
+
+// all publishes every record. It returns the first error that is not a record's own.
+func (r *publishing) all(ctx context.Context, in *inputs) error {
+	err := r.each(ctx, in)
+	r.progress.done()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	if ctx.Err() == nil {
+		grace = ctx
+	}
+	sent, duplicates, errSend := r.target.finish(grace)
+	r.sent, r.duplicates = sent, duplicates
+	if errSend != nil { // where the server failed, that is the cause of the rest
+		return errSend
+	}
+	return err
+}
+
+func (r *publishing) each(ctx context.Context, in *inputs) error {
+	limiter := rate.NewLimiter(rate.Inf, 1)
+	if limit := r.settings.rate; !limit.Unlimited() {
+		limiter.SetLimit(rate.Limit(float64(limit.Calls) / limit.Window.Seconds()))
+	}
+	var ids contentIDs
+	for {
+		record, ok := in.next(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !ok {
+			return in.err
+		}
+		r.progress.at(record.read, r.good)
+		if err := r.check(record); err != nil {
+			r.bad.report(record.position, err)
+			continue
+		}
+		if err := limiter.Wait(ctx); err != nil {
+			return err
+		}
+		id := ""
+		if r.settings.messageID == "content" {
+			id = ids.next(record)
+		}
+		if err := r.target.send(ctx, record.position, record.body, id); err != nil {
+			return err
+		}
+		r.good++
+	}
+}
+
+// check returns what is wrong with a record, without any of its values.
+func (r *publishing) check(record record) error {
+	if record.err != nil {
+		return record.err
+	}
+	event, err := userpilot.Parse(record.body)
+	if err == nil && r.settings.strict {
+		err = event.CheckStrict()
+	}
+	return err
+}
+
+// conclude prints the count and says whether all went well.
+func (r *publishing) conclude(ctx context.Context, p *program, err error) error {
+	notes := ""
+	if r.duplicates > 0 {
+		notes += ", " + counted(r.duplicates, "duplicate")
+	}
+	if r.bad.count > 0 {
+		notes += ", " + counted(r.bad.count, "bad line")
+	}
+	if notes != "" {
+		notes = " (" + notes[2:] + ")"
+	}
+	if r.settings.dryRun {
+		fmt.Fprintf(p.stdout, "would publish %s%s\n", counted(r.good, "event"), notes)
+	} else {
+		fmt.Fprintf(p.stdout, "published %s%s\n", counted(r.sent, "event"), notes)
+	}
+	switch {
+	case ctx.Err() != nil && !r.settings.dryRun:
+		return fmt.Errorf("stopped; %s acknowledged, the rest may have been stored too", counted(r.sent+r.duplicates, "event"))
+	case ctx.Err() != nil:
+		return errors.New("stopped")
+	case err != nil:
+		return err
+	case r.bad.count > 0:
+		return errors.New("there were bad lines; the others are done")
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxLineBytes bounds a line of the input. It is above the largest event, so that an
+// event that is too large is told so.
+const maxLineBytes = 1 << 20
+
+// position is where a record begins.
+type position struct {
+	file string
+	line int
+}
+
+func (p position) String() string { return fmt.Sprintf("%s:%d", p.file, p.line) }
+
+// record is one event of the input, or what is wrong with it.
+type record struct {
+	position
+	body []byte
+	err  error
+	read int64 // bytes of all inputs up to here
+}
+
+// recordReader reads one input. At its end it returns io.EOF; an error is for good, and
+// what is wrong with one record is in the record.
+type recordReader interface {
+	next() (line int, body []byte, bad error, err error)
+}
+
+// inputs are all files, read one after the other by a goroutine of their own: reading a
+// terminal or a pipe cannot be interrupted, and a signal must not wait for it.
+type inputs struct {
+	files   []input
+	size    int64 // of all files; -1 if unknown
+	records chan record
+	stop    chan struct{}
+	err     error // why reading ended early; set before records is closed
+}
+
+type input struct {
+	name string
+	io.Reader
+	close  func() error
+	format string
+}
+
+const stdinName = "standard input"
+
+// openInputs opens all files before anything is published.
+func (p *program) openInputs(s *publishSettings, names []string) (*inputs, error) {
+	in := &inputs{records: make(chan record, 256), stop: make(chan struct{})}
+	if len(names) == 0 {
+		names = []string{"-"}
+	}
+	for _, name := range names {
+		if err := in.open(p, s.format, name); err != nil {
+			in.close()
+			return nil, err
+		}
+	}
+	if names[0] == "-" && isTerminal(p.stdin) {
+		fmt.Fprintln(p.stderr, "reading events from the terminal; Ctrl-D ends them")
+	}
+	go in.read(s)
+	return in, nil
+}
+
+func (in *inputs) open(p *program, format, name string) error {
+	if format == "auto" {
+		format = "ndjson"
+		if strings.EqualFold(filepath.Ext(name), ".csv") {
+			format = "csv"
+		}
+	}
+	if name == "-" {
+		in.size = -1
+		in.files = append(in.files, input{stdinName, p.stdin, func() error { return nil }, format})
+		return nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	in.files = append(in.files, input{name, f, f.Close, format})
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return fmt.Errorf("%s is a folder", name)
+	case !info.Mode().IsRegular():
+		in.size = -1
+	case in.size >= 0:
+		in.size += info.Size()
+	}
+	return nil
+}
+
+// next returns the next record, until there is none or ctx ends.
+func (in *inputs) next(ctx context.Context) (record, bool) {
+	select {
+	case <-ctx.Done():
+		return record{}, false
+	default:
+	}
+	select {
+	case <-ctx.Done():
+		return record{}, false
+	case r, ok := <-in.records:
+		return r, ok
+	}
+}
+
+// close ends the reading as soon as its current read returns.
+func (in *inputs) close() {
+	close(in.stop)
+	for _, f := range in.files {
+		_ = f.close()
+	}
+}
+
+func (in *inputs) read(s *publishSettings) {
+	defer close(in.records)
+	count := &countingReader{}
+	for _, f := range in.files {
+		count.Reader = f
+		var reader recordReader = newNDJSON(count)
+		if f.format == "csv" {
+			reader = newCSV(count, s.null)
+		}
+		if err := in.readOne(f.name, reader, count); err != nil {
+			in.err = fmt.Errorf("read %s: %w", f.name, err)
+			return
+		}
+	}
+}
+
+func (in *inputs) readOne(name string, reader recordReader, count *countingReader) error {
+	for {
+		line, body, bad, err := reader.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case in.records <- record{position{name, line}, body, bad, count.bytes}:
+		case <-in.stop:
+			return nil
+		}
+	}
+}
+
+// countingReader counts what has been read, for the progress bar.
+type countingReader struct {
+	io.Reader
+	bytes int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.bytes += int64(n)
+	return n, err
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// sender publishes without waiting for each acknowledgement. A goroutine of its own
+// collects them in order, and the first failure stops the run.
+type sender struct {
+	publisher *queue.Publisher
+	pending   chan pendingEvent
+	failed    chan struct{}
+	collector sync.WaitGroup
+
+	// The collector's, to be read after it has ended.
+	sent, duplicates int
+	err              error
+}
+
+type pendingEvent struct {
+	position
+	result *queue.Result
+}
+
+func newSender(p *queue.Publisher) *sender {
+	s := &sender{publisher: p, pending: make(chan pendingEvent, 1024), failed: make(chan struct{})}
+	s.collector.Go(s.collect)
+	return s
+}
+
+var errSendingStopped = errors.New("an earlier event could not be published")
+
+func (s *sender) send(ctx context.Context, at position, body []byte, id string) error {
+	select {
+	case <-s.failed:
+		return errSendingStopped
+	default:
+	}
+	result, err := s.publisher.PublishAsync(ctx, body, queue.WithMessageID(id))
+	if err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	s.pending <- pendingEvent{at, result} // the collector takes all, also after a failure
+	return nil
+}
+
+func (s *sender) collect() {
+	for e := range s.pending {
+		<-e.result.Done()
+		receipt, err := e.result.Wait(context.Background())
+		switch {
+		case err != nil && s.err == nil:
+			s.err = fmt.Errorf("%s: %w", e.position, err)
+			close(s.failed)
+		case err != nil:
+		case receipt.Duplicate:
+			s.duplicates++
+		default:
+			s.sent++
+		}
+	}
+}
+
+func (s *sender) finish(ctx context.Context) (sent, duplicates int, err error) {
+	errClose := s.publisher.Close(ctx) // after this, every result is done
+	close(s.pending)
+	s.collector.Wait()
+	if s.err != nil {
+		return s.sent, s.duplicates, s.err
+	}
+	return s.sent, s.duplicates, errClose
+}
+
+// contentIDs makes message ids of the content. An id is made of all lines of its file so
+// far and not of one line: a user's third event may rightly equal the first, and
+// must not be dropped as its duplicate.
+type contentIDs struct {
+	file  string
+	chain [sha256.Size]byte
+}
+
+func (c *contentIDs) next(r record) string {
+	if r.file != c.file {
+		*c = contentIDs{file: r.file}
+	}
+	hash := sha256.New()
+	hash.Write(c.chain[:])
+	hash.Write(r.body)
+	hash.Sum(c.chain[:0])
+	return hex.EncodeToString(c.chain[:])
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/embedded"
+)
+
+// serverMemory is what the embedded server may take beside the worker.
+const serverMemory = 128 << 20
+
+func (p *program) up() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run everything in one process: NATS JetStream on disk, and a worker",
+		Long: `Run an embedded NATS server with JetStream and one worker. What has been published is on
+the disk before it is acknowledged, and survives a crash. A folder belongs to one
+process at a time.
+
+With --demo it needs no key: it brings a stand-in for Userpilot and sample events, shows
+them being delivered, and ends with a summary. Its store is temporary unless --store
+is given, its ports are free ones unless given.`,
+		Example: `  identify-worker up --demo
+  USERPILOT_API_KEY=... identify-worker up
+  identify-worker up --api-key-file key.txt --store /var/lib/identify --nats-listen 0.0.0.0:4222`,
+		Args: cobra.NoArgs,
+	}
+	f := flags{cmd: cmd}
+	s := &upSettings{store: "identify-data", natsListen: "127.0.0.1:4222", changed: cmd.Flags().Changed}
+	f.toggle(&s.demo, "demo", "show it working, with a stand-in for Userpilot and sample events")
+	s.key = newKeySource(f, p.env)
+	f.text(&s.store, "store", "dir", "`folder` of the streams")
+	f.address(&s.natsListen, "nats-listen", "`address` for NATS clients, which need no password")
+	s.topology = newPipeline(f)
+	f.number(&s.topology.Partitions, 1, 256, "partitions", "`number` of partitions that users are hashed into")
+	s.replica = newReplica(f)
+	s.logs = newLogSettings(f)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := checkTopology(s.topology); err != nil {
+			return err
+		}
+		if s.demo {
+			return p.runDemo(cmd.Context(), s)
+		}
+		return p.runUp(cmd.Context(), s)
+	}
+	return cmd
+}
+
+type upSettings struct {
+	demo              bool
+	store, natsListen string
+	key               *keySource
+	topology          *queue.Topology
+	replica           *replicaSettings
+	logs              *logSettings
+	changed           func(flag string) bool // whether a flag or its variable was given
+}
+
+func (p *program) runUp(ctx context.Context, s *upSettings) error {
+	client, err := s.replica.client(s.key)
+	if err != nil {
+		return err
+	}
+	line, log := p.screen(s.logs)
+	p.limitMemory(s.replica.config.Memory, serverMemory)
+	b, err := s.boot(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	r, err := s.replica.start(b.queue, client, log)
+	if err != nil {
+		return err
+	}
+	report := &reporter{queue: b.queue, rate: s.replica.config.Rate, line: line, log: log}
+	return r.run(ctx, s.key, report.run)
+}
+
+// screen is where up logs to: above a live line where there is a terminal.
+func (p *program) screen(s *logSettings) (*liveLine, *slog.Logger) {
+	if !isTerminal(p.stderr) {
+		return nil, s.logger(p.stderr)
+	}
+	line := &liveLine{out: p.stderr}
+	return line, s.logger(line)
+}
+
+// base is a running server with the pipeline on it.
+type base struct {
+	server *embedded.Server
+	conn   *nats.Conn
+	queue  *queue.Queue
+}
+
+// boot starts the embedded server and creates the streams.
+func (s *upSettings) boot(ctx context.Context, log *slog.Logger) (*base, error) {
+	server, err := embedded.Start(embedded.Config{Dir: s.store, Listen: s.natsListen, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	b := &base{server: server}
+	if err := b.open(ctx, *s.topology, log); err != nil {
+		b.close()
+		return nil, err
+	}
+	log.Info("embedded NATS server is running", "url", server.ClientURL(), "store", s.store)
+	return b, nil
+}
+
+func (b *base) open(ctx context.Context, t queue.Topology, log *slog.Logger) (err error) {
+	if b.conn, err = b.server.Connect(nats.Name("identify-worker up")); err != nil {
+		return err
+	}
+	if b.queue, err = queue.New(b.conn, t, log); err != nil {
+		return err
+	}
+	_, err = b.queue.Setup(ctx, false)
+	return err
+}
+
+// close ends the connection and then the server, which writes what is open.
+func (b *base) close() {
+	if b.conn != nil {
+		b.conn.Close()
+	}
+	b.server.Shutdown()
+}
