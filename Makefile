@@ -1,0 +1,71 @@
+# Everything here needs Go and make. The container tests need Docker too: without it they
+# are skipped, and "make test" says so; REQUIRE_DOCKER=1 makes them fail instead.
+
+BINARY       := bin/identify-worker
+LINT         := .bin/golangci-lint
+LINT_VERSION := v2.15.0
+FUZZTIME     ?= 10s
+
+# One static file. Go puts the version in by itself, from the git tag.
+BUILD := CGO_ENABLED=0 go build -trimpath
+
+# The race detector needs a C compiler, and Go turns cgo off where it finds none.
+RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+
+# The container tests run by themselves, last and aloud: "go test" hides why a package that
+# passes was skipped, and their clocks should not compete with compilers.
+CONTAINERS := ./integration
+PACKAGES    = $(shell go list ./... | grep -v '/integration$$')
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## build it and watch it work: a stand-in API, sample events, a summary
+	@$(BINARY) up --demo
+
+.PHONY: build
+build: ## build the static binary, bin/identify-worker
+	$(BUILD) -o $(BINARY) ./cmd/identify-worker
+
+.PHONY: cross
+cross: ## check that it builds for macOS and Windows
+	GOOS=darwin GOARCH=arm64 $(BUILD) -o /dev/null ./cmd/identify-worker
+	GOOS=windows GOARCH=amd64 $(BUILD) -o /dev/null ./cmd/identify-worker
+
+.PHONY: test
+test: ## run all tests, those in containers too where there is Docker
+	go test $(RACE) $(PACKAGES)
+	go test $(RACE) -v $(CONTAINERS)
+
+.PHONY: fuzz
+fuzz: ## fuzz each target for FUZZTIME (10s)
+	@grep -rHoE '^func Fuzz[A-Za-z0-9_]*' --include='*_test.go' . | sort | \
+	while IFS=: read -r file target; do \
+		go test -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZTIME) "$${file%/*}" || exit 1; \
+	done
+
+.PHONY: bench
+bench: ## measure it against its goals; takes some minutes
+	go run ./integration/bench
+
+.PHONY: cover
+cover: ## show how much the tests reach, container tests aside
+	go test -coverprofile=coverage.out -coverpkg=./... $(PACKAGES)
+	go tool cover -func=coverage.out | tail -n 1
+
+.PHONY: lint
+lint: $(LINT) ## vet, formatting, go.mod, and golangci-lint
+	go vet ./...
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt these: $$unformatted"; exit 1; }
+	go mod tidy -diff
+	$(LINT) run
+
+$(LINT): Makefile
+	GOBIN=$(CURDIR)/.bin CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@touch $@
+
+.PHONY: clean
+clean: ## remove what was built and measured
+	rm -rf bin .bin coverage.out
