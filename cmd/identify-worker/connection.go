@@ -44,10 +44,15 @@ func newPipeline(f flags) *queue.Topology {
 // newTopology adds the flags of those that create the streams.
 func newTopology(f flags) *queue.Topology {
 	t := newPipeline(f)
-	t.Partitions, t.Replicas = 16, 1
-	f.number(&t.Partitions, 1, 256, "partitions", "`number` of partitions that users are hashed into")
+	partitions(f, t)
+	t.Replicas = 1
 	f.number(&t.Replicas, 1, 5, "replicas", "`copies` of each stream in a cluster: 1, 3 or 5")
 	return t
+}
+
+func partitions(f flags, t *queue.Topology) {
+	t.Partitions = 16
+	f.number(&t.Partitions, 1, 256, "partitions", "`number` of partitions that users are hashed into")
 }
 
 // checkTopology comes before connecting: a wrong flag should not wait for a server.

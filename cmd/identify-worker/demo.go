@@ -153,7 +153,7 @@ func (d *demo) show(ctx context.Context, r *replica, key *keySource, report *rep
 // play publishes all sample events and waits until the stream is empty.
 func (d *demo) play(ctx context.Context) error {
 	d.publisher = d.queue.NewPublisher(queue.PublisherConfig{})
-	defer d.publisher.Close(ctx)
+	defer func() { _ = d.publisher.Close(ctx) }() // what it published is acknowledged by then
 	if err := d.publishAll(ctx); err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ is given, its ports are free ones unless given.`,
 	f.text(&s.store, "store", "dir", "`folder` of the streams")
 	f.address(&s.natsListen, "nats-listen", "`address` for NATS clients, which need no password")
 	s.topology = newPipeline(f)
-	f.number(&s.topology.Partitions, 1, 256, "partitions", "`number` of partitions that users are hashed into")
+	partitions(f, s.topology)
 	s.replica = newReplica(f)
 	s.logs = newLogSettings(f)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

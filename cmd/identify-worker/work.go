@@ -70,7 +70,7 @@ exits with status 0.`,
 // stopped is nil where the error is only that we were asked to stop.
 func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		err = nil
 	}
 	return err
 }
