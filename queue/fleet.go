@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -65,7 +66,7 @@ func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, troubl
 			lapse(err)
 		}
 	})
-	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, members: map[string]time.Time{}, claims: map[string]*Claim{}, failures: map[string]int{}}
+	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, members: map[string]time.Time{}, tenures: map[string]*tenure{}, failures: map[string]int{}}
 	err = f.run(ctx)
 	lapse(errGivenUp)
 	wg.Wait()
@@ -87,10 +88,9 @@ type fleet struct {
 	trouble *changeLog
 	serving sync.WaitGroup
 
-	mu     sync.Mutex
-	claims map[string]*Claim // by partition; also those being given up
-	tries  int
-
+	mu       sync.Mutex
+	tenures  map[string]*tenure // by consumer; also those being given up
+	tries    int
 	failures map[string]int // claims given up since the last report, by reason
 }
 
@@ -195,10 +195,18 @@ func (f *fleet) round(ctx context.Context) error {
 		f.handBack(surplus)
 		return nil
 	}
-	created := stream.CachedInfo().Created
+	return f.claimShare(ctx, stream, holders, share)
+}
+
+// claimShare claims what is free, up to the share.
+func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders map[string]string, share int) error {
+	all := f.q.topology.partitions()
+	if share == len(all) && f.reserved() == 0 {
+		return f.claimAll(ctx, stream, holders)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
-	for _, partition := range f.q.topology.partitions() {
+	for _, partition := range all {
 		if f.held(partition) {
 			continue
 		}
@@ -209,13 +217,24 @@ func (f *fleet) round(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(err, group.Wait())
 		}
-		if !free {
-			continue
+		if free {
+			t := f.reserve(stream, partition, partition)
+			group.Go(func() error { return f.claim(ctx, stream, t) })
 		}
-		c := f.reserve(partition, created)
-		group.Go(func() error { return f.claim(ctx, stream, c) })
 	}
 	return group.Wait()
+}
+
+// claimAll claims every partition through one consumer, once all are free.
+func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string) error {
+	all := f.q.topology.partitions()
+	for _, partition := range all {
+		free, err := f.free(ctx, stream, holders[partition])
+		if err != nil || !free {
+			return err
+		}
+	}
+	return f.claim(ctx, stream, f.reserve(stream, allPartitions, all...))
 }
 
 // holders lists the consumer on each partition, and deletes those that bear this member's
@@ -228,9 +247,13 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("the consumer %q on stream %s is not a worker's: delete it, or workers cannot claim its partition", name, f.q.topology.StreamName())
-		case id == f.m.id && !f.holds(partition, name):
+		case id == f.m.id && !f.holds(name):
 			if err := deleteConsumer(ctx, stream, name); err != nil {
 				return nil, err
+			}
+		case partition == allPartitions:
+			for _, p := range f.q.topology.partitions() {
+				holders[p] = name
 			}
 		default:
 			holders[partition] = name
@@ -267,58 +290,65 @@ func deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) e
 	return nil
 }
 
-// reserve begins a claim: it counts from now on.
-func (f *fleet) reserve(partition string, created time.Time) *Claim {
+// reserve begins a claim on partitions: they count from now on. what names them in the
+// consumer's name.
+func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...string) *tenure {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tries++
-	c := &Claim{
-		q: f.q, partition: partition, consumer: consumerName(f.m.id, partition, f.tries), created: created,
+	t := &tenure{
+		q: f.q, consumer: consumerName(f.m.id, what, f.tries), claims: map[string]*Claim{}, created: stream.CachedInfo().Created,
 		certainty: f.m.certainty, ctx: f.calls, next: 1, done: make(chan struct{}), lost: make(chan struct{}),
 	}
-	f.claims[partition] = c
-	return c
+	for _, p := range partitions {
+		t.claims[f.q.topology.partitionSubject(p)] = &Claim{tenure: t, partition: p}
+	}
+	f.tenures[t.consumer] = t
+	return t
 }
 
-// claim creates the consumer of a partition and starts to serve it.
-func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, c *Claim) error {
-	consumer, err := f.create(ctx, stream, c)
+// claim creates the consumer and starts to serve it.
+func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) error {
+	consumer, err := f.create(ctx, stream, t)
 	if err != nil {
-		c.Fail(err)
-		f.forget(c.partition)
+		t.fail(err)
+		f.forget(t)
 		return err
 	}
 	f.serving.Go(func() {
-		f.q.held.Add(1)
-		c.serve(f.h, consumer)
-		f.q.held.Add(-1)
-		f.unclaim(stream, c)
+		f.q.held.Add(int32(len(t.claims)))
+		t.serve(f.h, consumer)
+		f.q.held.Add(-int32(len(t.claims)))
+		f.unclaim(stream, t)
 	})
 	return nil
 }
 
-// create makes the consumer, and only then reads the journal: by now the last holder is
+// create makes the consumer, and only then reads the journals: by now the last holders are
 // fenced.
-func (f *fleet) create(ctx context.Context, stream jetstream.Stream, c *Claim) (jetstream.Consumer, error) {
-	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		Durable:       c.consumer,
+func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) (jetstream.Consumer, error) {
+	config := jetstream.ConsumerConfig{
+		Durable:       t.consumer,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       forever,
-		FilterSubject: f.q.topology.partitionSubject(c.partition),
 		MaxAckPending: -1, // what waits is bounded by this replica's memory
-	})
+	}
+	if len(t.claims) == 1 {
+		for subject := range t.claims {
+			config.FilterSubject = subject
+		}
+	}
+	consumer, err := stream.CreateConsumer(ctx, config)
 	if err != nil {
-		return nil, fmt.Errorf("claim partition %s: %w", c.partition, err)
+		return nil, fmt.Errorf("claim by the consumer %s: %w", t.consumer, err)
 	}
-	if consumer.CachedInfo().NumPending == 0 {
-		c.caughtUp.Store(true)
+	for _, c := range t.claims {
+		if c.journal, err = openJournal(ctx, f.m.kv, c.partition, t.created); err != nil {
+			return nil, err
+		}
 	}
-	c.journal, err = openJournal(ctx, f.m.kv, c.partition, c.created)
-	if err != nil {
-		return nil, err
-	}
-	c.settler, err = newSettler(f.q.nc, f.q.remover(), c.Fail)
+	t.settler, err = newSettler(f.q.nc, f.q.remover(), t.fail)
 	return consumer, err
 }
 
@@ -329,21 +359,21 @@ func (q *Queue) remover() remover {
 	return confirmedAck{}
 }
 
-// unclaim ends a claim that is no longer served: the partition is free as soon as its
-// consumer is gone. If the deletion gets no answer, a later round sees to it.
-func (f *fleet) unclaim(stream jetstream.Stream, c *Claim) {
+// unclaim ends what is no longer served: the partitions are free as soon as the consumer is
+// gone. If its deletion gets no answer, a later round sees to it.
+func (f *fleet) unclaim(stream jetstream.Stream, t *tenure) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.calls), callTimeout)
 	defer cancel()
 	if f.q.nc.Status() == nats.CONNECTED {
-		if err := deleteConsumer(ctx, stream, c.consumer); err != nil {
+		if err := deleteConsumer(ctx, stream, t.consumer); err != nil {
 			f.m.log.Debug("consumer not deleted yet", slog.Any("error", err))
 		}
 	}
+	f.forget(t)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.claims, c.partition)
-	if err := c.failure(); err != nil && f.calls.Err() == nil {
-		f.failures[err.Error()]++
+	if err := t.failure(); err != nil && f.calls.Err() == nil {
+		f.failures[err.Error()] += len(t.claims)
 	}
 }
 
@@ -358,10 +388,10 @@ func (f *fleet) reportFailures() {
 	clear(f.failures)
 }
 
-func (f *fleet) forget(partition string) {
+func (f *fleet) forget(t *tenure) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.claims, partition)
+	delete(f.tenures, t.consumer)
 }
 
 // share is how many partitions this member should hold. The fleet's shares add up to all of
@@ -386,68 +416,67 @@ func share(partitions int, members []string, id string) int {
 func (f *fleet) held(partition string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.claims[partition] != nil
+	subject := f.q.topology.partitionSubject(partition)
+	for _, t := range f.tenures {
+		if t.has(subject) {
+			return true
+		}
+	}
+	return false
 }
 
-func (f *fleet) holds(partition, consumer string) bool {
+// holds reports whether the consumer is one of this member's claims.
+func (f *fleet) holds(consumer string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c := f.claims[partition]
-	return c != nil && c.consumer == consumer
+	return f.tenures[consumer] != nil
 }
 
-// reserved counts all claims, with those being given up.
-func (f *fleet) reserved() int {
+// reserved counts the partitions of all claims, with those being given up.
+func (f *fleet) reserved() (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.claims)
+	for _, t := range f.tenures {
+		n += len(t.claims)
+	}
+	return n
 }
 
-// active counts the claims that are not being given up.
-func (f *fleet) active() int {
+// active counts the partitions that are not being given up.
+func (f *fleet) active() (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := 0
-	for _, c := range f.claims {
-		select {
-		case <-c.done:
-		default:
-			n++
+	for _, t := range f.tenures {
+		if !t.isDone() {
+			n += len(t.claims)
 		}
 	}
 	return n
 }
 
-// handBack gives n partitions back in peace.
+// handBack gives n partitions back in peace. A consumer on all of them cannot give up some: it
+// goes whole, and this member's share is claimed again one by one.
 func (f *fleet) handBack(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, c := range f.claims {
-		if n == 0 {
+	for _, t := range f.tenures {
+		if n <= 0 {
 			return
 		}
-		select {
-		case <-c.done:
-		default:
-			c.handBack()
-			n--
+		if !t.isDone() {
+			t.handBack()
+			n -= len(t.claims)
 		}
 	}
 }
 
-func (f *fleet) handBackAll() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, c := range f.claims {
-		c.handBack()
-	}
-}
+func (f *fleet) handBackAll() { f.handBack(math.MaxInt) }
 
 func (f *fleet) failAll(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, c := range f.claims {
-		c.Fail(err)
+	for _, t := range f.tenures {
+		t.fail(err)
 	}
 }
 

@@ -78,8 +78,8 @@ func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 		}
 		slot := l.slots[0]
 		l.slots = l.slots[1:]
-		begin := l.q.clock.local(slot)
-		taken := l.rate.Slot(begin)
+		begin, trip := l.q.clock.local(slot)
+		taken := l.rate.Slot(begin.Add(-trip))
 		if taken.Void() {
 			continue
 		}
@@ -129,6 +129,9 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 		}
 	}
 	now := l.q.clock.now()
+	if _, trip := l.q.clock.local(now); trip >= l.rate.tolerance() {
+		return 0, fmt.Errorf("the server's clock is known up to %v only, which is too little for a rate of %v: bring the worker nearer to NATS, or give the rate in a longer window", trip, l.rate)
+	}
 	if l.next.After(now.Add(l.rate.Window + 2*(l.interval+reserveAhead))) {
 		// Nobody reserves this far ahead: the server's clock was wrong when this was written.
 		// What was called in the last window is unknown, so let a window pass.

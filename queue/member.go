@@ -154,6 +154,9 @@ func (m *member) gone(ctx context.Context, id string) (bool, error) {
 	return m.q.clock.now().After(lifetime(entry)), nil
 }
 
+// allPartitions stands for every partition in a consumer's name.
+const allPartitions = "all"
+
 // consumerName says who holds which partition. The number tells this member's tries apart:
 // a creation without an answer may still take effect.
 func consumerName(member, partition string, n int) string {
@@ -163,7 +166,7 @@ func consumerName(member, partition string, n int) string {
 // holder reads a consumer's name. It is not ok if no worker can have given that name.
 func (t Topology) holder(consumer string) (member, partition string, ok bool) {
 	parts := strings.Split(consumer, "_")
-	if len(parts) != 3 || len(parts[0]) != memberIDLength || !slices.Contains(t.partitions(), parts[1]) {
+	if len(parts) != 3 || len(parts[0]) != memberIDLength || parts[1] != allPartitions && !slices.Contains(t.partitions(), parts[1]) {
 		return "", "", false
 	}
 	_, err := strconv.Atoi(parts[2])

@@ -80,7 +80,7 @@ func (q *Queue) learnQuiet(ctx context.Context, entry jetstream.KeyValueEntry) e
 	if err := q.clock.read(ctx); err != nil {
 		return err
 	}
-	local := q.clock.local(until)
+	local, _ := q.clock.local(until)
 	if left := time.Until(local); left > 0 && left < maxQuiet {
 		q.quiet.extend(local)
 	}

@@ -16,8 +16,8 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.partition(c)
-	// A partition with barred lanes is let through: the event they wait for may be next.
-	for w.crowded() && len(p.barred) == 0 {
+	// While lanes are barred, all is let through: the event they wait for may be next.
+	for w.crowded() && w.barred == 0 {
 		room := w.memory.room
 		w.mu.Unlock()
 		select {
@@ -26,7 +26,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 		}
 		w.mu.Lock()
 		if isDone(c) {
-			return // whoever claims the partition next gets it again
+			return // whoever claims the partition next gets the event again
 		}
 	}
 	l := p.lane(user)
@@ -34,9 +34,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	l.push(x, size, w.memory.share())
 	w.memory.add(l.bytes - before)
 	w.waiting++
-	for _, able := range p.unbar() {
-		w.advance(able)
-	}
+	w.unbar()
 	if l.state == parked && !l.barred {
 		w.advance(l)
 	}
@@ -110,7 +108,7 @@ func (w *Worker) advance(l *lane) {
 		delete(p.lanes, l.user)
 	case l.reach != 0 && !p.claim.Past(l.reach):
 		l.state = parked
-		p.bar(l)
+		w.bar(l)
 	case l.needsLoad():
 		w.load(l)
 	case l.head().death != nil:
@@ -196,6 +194,8 @@ func (w *Worker) Revoke(c *queue.Claim) {
 			l.timer.Stop()
 		}
 	}
+	w.barred -= len(p.barred)
+	p.barred = nil
 	lost := c.Lost()
 	for p.busy > 0 || p.leaving > 0 && lost != nil {
 		w.mu.Unlock()

@@ -43,26 +43,50 @@ func (p *partition) ended(count *int) {
 	}
 }
 
-// bar lets a lane wait until its reach has arrived.
-func (p *partition) bar(l *lane) {
-	if !l.barred {
-		l.barred = true
-		p.barred = append(p.barred, l)
+// bar lets a lane wait until its reach has arrived. If that is gone from the stream, there is
+// nothing to wait for.
+func (w *Worker) bar(l *lane) {
+	if l.barred {
+		return
 	}
+	p, reach := l.partition, l.reach
+	l.barred = true
+	p.barred = append(p.barred, l)
+	w.barred++
+	p.busy++
+	w.background.Go(func() {
+		exists, err := p.claim.Exists(p.claim.Context(), reach)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		p.ended(&p.busy)
+		switch {
+		case p.closed:
+		case err != nil:
+			p.claim.Fail(err)
+		case !exists && l.barred:
+			l.reach = 0
+			w.unbar()
+		}
+	})
 }
 
-// unbar returns the barred lanes whose calls can be repeated now.
-func (p *partition) unbar() []*lane {
-	var able []*lane
-	still := p.barred[:0]
-	for _, l := range p.barred {
-		if p.claim.Past(l.reach) {
-			l.barred = false
-			able = append(able, l)
-		} else {
-			still = append(still, l)
-		}
+// unbar moves the lanes on whose reach has arrived. Partitions may share a consumer, so an
+// event of one can tell about another.
+func (w *Worker) unbar() {
+	if w.barred == 0 {
+		return
 	}
-	p.barred = still
-	return able
+	for _, p := range w.partitions {
+		still := p.barred[:0]
+		for _, l := range p.barred {
+			if p.claim.Past(l.reach) {
+				l.barred = false
+				w.barred--
+				w.advance(l)
+			} else {
+				still = append(still, l)
+			}
+		}
+		p.barred = still
+	}
 }

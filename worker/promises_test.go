@@ -242,7 +242,7 @@ func TestTakeover(t *testing.T) {
 
 // The NATS server is stopped and started; the worker goes on by itself.
 func TestServerRestart(t *testing.T) {
-	t.Parallel()
+	reconnects()
 	simulate(t, userpilottest.Options{Latency: 20 * time.Millisecond}, func(t *testing.T, s *sim) {
 		r := s.start(nil)
 		for range 5 {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -87,6 +88,14 @@ func (s *sim) end() {
 		s.publishing.Close()
 	}
 	s.stopServer()
+}
+
+// reconnects must begin a test whose connections are made anew, and such a test must not be
+// parallel: nats.go keeps timers in a pool of the process, and one that another bubble has
+// put there ends the program. Two garbage collections empty the pool.
+func reconnects() {
+	runtime.GC()
+	runtime.GC()
 }
 
 func must(t *testing.T, err error) {

@@ -25,14 +25,13 @@ var (
 // connections break, the API fails in all its ways, while events keep coming. Then the faults end,
 // all must drain, and the oracle judges.
 func TestSimulation(t *testing.T) {
-	t.Parallel()
 	seed := *simSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
 	for i := range uint64(*simRuns) {
 		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
-			t.Parallel()
+			reconnects()
 			t.Logf("again: go test ./worker -run TestSimulation -sim.runs 1 -sim.seed %d -sim.hours %v", seed+i, *simHours)
 			storm(t, rand.New(rand.NewPCG(seed+i, 1)), time.Duration(*simHours*float64(time.Hour)))
 		})

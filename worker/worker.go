@@ -102,6 +102,7 @@ type Worker struct {
 	memory     memory
 	gate       gate
 	waiting    int // events in all lanes
+	barred     int // lanes in all partitions that are barred
 	announced  gateState
 	dead       trouble
 }

@@ -1,0 +1,161 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// tenure is one consumer and the claims that it is: on a single partition, or on all of them.
+//
+// A replica that is alone holds all partitions through one consumer without a filter. With one
+// for each, the server would search the whole stream sixteen times over: 8 of the 26
+// microseconds that an event costs it (go run ./integration/bench -run throughput).
+type tenure struct {
+	q         *Queue
+	consumer  string            // its name
+	claims    map[string]*Claim // by the subject under which the partition's events are stored
+	created   time.Time         // of the work stream
+	certainty *certainty
+	settler   *settler
+	ctx       context.Context // of the calls: ends when the membership lapses
+
+	next      uint64        // the consumer sequence that must come next; the delivering goroutine's
+	delivered atomic.Uint64 // the newest event handed over
+
+	done, lost       chan struct{}
+	doneOnce, failed sync.Once
+	why              error // set before lost is closed
+}
+
+var errGivenUp = errors.New("the claim on the partition is given up")
+
+// fail gives the claims up because something is not as it must be. Only the first call counts.
+func (t *tenure) fail(err error) {
+	t.failed.Do(func() {
+		t.why = err
+		close(t.lost)
+	})
+	t.handBack()
+}
+
+// handBack gives the claims up in peace: what is in flight may still be settled.
+func (t *tenure) handBack() {
+	t.doneOnce.Do(func() { close(t.done) })
+}
+
+// isDone reports whether the claims are being given up.
+func (t *tenure) isDone() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// failure is why the claims had to be given up; nil if they were handed back in peace.
+func (t *tenure) failure() error {
+	select {
+	case <-t.lost:
+		return t.why
+	default:
+		return nil
+	}
+}
+
+// has reports whether the partition stored under this subject is among the claims.
+func (t *tenure) has(subject string) bool {
+	_, ok := t.claims[subject]
+	return ok
+}
+
+// serve hands events to h until the claims are given up, and then waits until h has let go.
+func (t *tenure) serve(h Handler, consumer jetstream.Consumer) {
+	served := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { t.watch(served) })
+	t.consume(h, consumer)
+	for _, c := range t.claims {
+		h.Revoke(c)
+	}
+	close(served)
+	watching.Wait()
+	t.settler.close()
+}
+
+// How much the consumer sends ahead. The bytes are above MaxMessageBytes: a pull that could not
+// hold the next event would never end.
+const (
+	prefetch      = 500
+	prefetchBytes = 1 << 20
+	pullExpiry    = 30 * time.Second
+	pullHeartbeat = 5 * time.Second
+)
+
+// consume blocks until the claims are given up and no delivery is under way.
+func (t *tenure) consume(h Handler, consumer jetstream.Consumer) {
+	consuming, err := consumer.Consume(
+		func(m jetstream.Msg) { t.deliver(h, m) },
+		jetstream.PullMaxMessagesWithBytesLimit(prefetch, prefetchBytes),
+		jetstream.PullExpiry(pullExpiry),
+		jetstream.PullHeartbeat(pullHeartbeat),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { t.fail(err) }),
+	)
+	if err != nil {
+		t.fail(fmt.Errorf("consume: %w", err))
+		return
+	}
+	<-t.done
+	consuming.Stop()
+	<-consuming.Closed()
+}
+
+// deliver checks that nothing is missing, doubled or out of order, and hands over.
+func (t *tenure) deliver(h Handler, m jetstream.Msg) {
+	if t.isDone() {
+		return
+	}
+	at, err := parseReply(m.Reply())
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	if at.consumer != t.next || at.deliveries != 1 {
+		t.fail(fmt.Errorf("the server sent delivery %d of consumer sequence %d where %d was due", at.deliveries, at.consumer, t.next))
+		return
+	}
+	c := t.claims[m.Subject()]
+	if c == nil {
+		t.fail(errors.New("the server sent an event of no partition"))
+		return
+	}
+	t.next++
+	t.delivered.Store(at.stream)
+	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data(), Replays: replays(m.Headers()), reply: m.Reply()})
+}
+
+// watch fails the claims when their membership lapses or a confirmation is overdue, until they
+// are no longer served.
+func (t *tenure) watch(served <-chan struct{}) {
+	tick := time.NewTicker(settleTimeout / 5)
+	defer tick.Stop()
+	for {
+		select {
+		case <-served:
+			return
+		case <-t.ctx.Done():
+			t.fail(context.Cause(t.ctx))
+			return
+		case now := <-tick.C:
+			if t.settler.overdue(now) {
+				t.fail(errors.New("the server has not confirmed a settlement"))
+			}
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package worker
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// contract is every metric that operators rely on, with its labels and their closed sets.
+var contract = map[string]map[string][]string{
+	"identify_events_total":             {"outcome": {"dead", "delivered"}},
+	"identify_calls_total":              {"result": {"2xx", "429", "4xx", "5xx", "error"}},
+	"identify_call_duration_seconds":    nil,
+	"identify_delivery_latency_seconds": nil,
+	"identify_coalesced_events_total":   nil,
+	"identify_backlog_events":           nil,
+	"identify_backlog_oldest_seconds":   nil,
+	"identify_dead_letters":             nil,
+	"identify_hold":                     {"reason": {"outage", "unauthorized"}},
+	"identify_partitions_held":          nil,
+	"identify_rate_limit":               nil,
+	"identify_rate_waiting":             nil,
+}
+
+// busy is a worker with something in every metric.
+func busy(t *testing.T) *Worker {
+	t.Helper()
+	w := idle(t, Config{Rate: queue.Rate{Calls: 600, Window: time.Minute}})
+	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2})
+	w.gate.hold("unauthorized", time.Now(), time.Now())
+	w.gate.open = true
+	for _, err := range []error{nil, errors.New("odd"), errNotNow, &userpilot.Failure{}, &userpilot.Failure{Status: 302},
+		&userpilot.Failure{Status: 400}, &userpilot.Failure{Status: 429}, &userpilot.Failure{Status: 503}} {
+		w.metrics.called(err, time.Second)
+	}
+	w.metrics.delivered(make([]queue.Delivery, 3), time.Now())
+	w.metrics.died(queue.Rejected)
+	return w
+}
+
+// gather scrapes w once.
+func gather(t *testing.T, w *Worker) []*dto.MetricFamily {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(w)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families
+}
+
+func TestMetricsContract(t *testing.T) {
+	t.Parallel()
+	got := map[string]map[string][]string{}
+	for _, family := range gather(t, busy(t)) {
+		labels := map[string][]string{}
+		for _, m := range family.GetMetric() {
+			for _, label := range m.GetLabel() {
+				labels[label.GetName()] = append(labels[label.GetName()], label.GetValue())
+			}
+		}
+		got[family.GetName()] = labels
+	}
+	if want, have := slices.Sorted(maps.Keys(contract)), slices.Sorted(maps.Keys(got)); !slices.Equal(want, have) {
+		t.Errorf("the metrics are %v, want %v", have, want)
+	}
+	for name, want := range contract {
+		for _, values := range got[name] {
+			slices.Sort(values)
+		}
+		if !maps.EqualFunc(got[name], want, slices.Equal) {
+			t.Errorf("%s has the labels %v, want %v", name, got[name], want)
+		}
+	}
+}
+
+func TestMetricsLint(t *testing.T) {
+	t.Parallel()
+	problems, err := promlint.NewWithMetricFamilies(gather(t, busy(t))).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// series lists what a scrape shows of counters and gauges, as name or name/label.
+func series(t *testing.T, w *Worker) map[string]float64 {
+	t.Helper()
+	values := map[string]float64{}
+	for _, family := range gather(t, w) {
+		for _, m := range family.GetMetric() {
+			name := strings.TrimPrefix(family.GetName(), "identify_")
+			for _, label := range m.GetLabel() {
+				name += "/" + label.GetValue()
+			}
+			if family.GetType() != dto.MetricType_HISTOGRAM {
+				values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return values
+}
+
+// A scrape does not need NATS, and what is unknown is absent, not zero.
+func TestMetricsBeforeTheFirstReading(t *testing.T) {
+	t.Parallel()
+	want := map[string]float64{
+		"calls_total/2xx": 0, "calls_total/429": 0, "calls_total/4xx": 0, "calls_total/5xx": 0, "calls_total/error": 0,
+		"events_total/dead": 0, "events_total/delivered": 0, "coalesced_events_total": 0,
+		"partitions_held": 0, "rate_limit": 0, "rate_waiting": 0,
+	}
+	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
+		t.Errorf("the metrics are %v, want %v", got, want)
+	}
+}
+
+func TestMetricsCount(t *testing.T) {
+	t.Parallel()
+	w := busy(t)
+	got := series(t, w)
+	if age := got["backlog_oldest_seconds"]; age < 60 || age > 120 {
+		t.Errorf("the oldest event is %v seconds old, want 60", age)
+	}
+	delete(got, "backlog_oldest_seconds")
+	want := map[string]float64{
+		"calls_total/2xx": 1, "calls_total/429": 1, "calls_total/4xx": 2, "calls_total/5xx": 1, "calls_total/error": 2,
+		"events_total/dead": 1, "events_total/delivered": 3, "coalesced_events_total": 2,
+		"backlog_events": 3, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
+		"partitions_held": 0, "rate_limit": 10, "rate_waiting": 0,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the metrics are %v, want %v", got, want)
+	}
+	if s := w.Snapshot(); s.Delivered != 3 || s.Merged != 2 || s.Dead != 1 || s.Calls != 7 || s.HoldSince.IsZero() || !s.BreakerOpen {
+		t.Errorf("the snapshot says %+v", s)
+	}
+}
