@@ -14,6 +14,8 @@ const (
 	// worseClockAge is how long it serves if each later one has been much longer under way:
 	// the network is in trouble.
 	worseClockAge = time.Minute
+	// slowTrip is a round trip after which the clock is soon read again.
+	slowTrip = 100 * time.Millisecond
 )
 
 // clock tells the server's time, so that no replica's own clock can break what they do
@@ -36,7 +38,8 @@ type reading struct {
 // read asks the server for its time if the last reading is too old.
 func (c *clock) read(ctx context.Context) error {
 	c.mu.Lock()
-	fresh := time.Since(c.last.got) < clockAge
+	age := time.Since(c.last.got)
+	fresh := age < clockAge && (c.last.trip < slowTrip || age < clockAge/10)
 	c.mu.Unlock()
 	if fresh {
 		return nil

@@ -348,15 +348,8 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 			return nil, err
 		}
 	}
-	t.settler, err = newSettler(f.q.nc, f.q.remover(), t.fail)
+	t.settler, err = f.q.newSettler(t.fail)
 	return consumer, err
-}
-
-func (q *Queue) remover() remover {
-	if q.topology.Replicas > 1 {
-		return deletion{stream: q.topology.StreamName()}
-	}
-	return confirmedAck{}
 }
 
 // unclaim ends what is no longer served: the partitions are free as soon as the consumer is

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -45,10 +46,37 @@ func (q *Queue) tellQuiet(ctx context.Context, d time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if _, err := kv.PutString(ctx, quietKey, q.clock.now().Add(d).UTC().Format(time.RFC3339Nano)); err != nil {
-		return fmt.Errorf("silence the fleet: %w", err)
+	until := q.clock.now().Add(d)
+	for ctx.Err() == nil {
+		known, revision, err := readQuiet(ctx, kv)
+		if err != nil {
+			return fmt.Errorf("read the fleet's pause: %w", err)
+		}
+		if !until.After(known) {
+			return nil
+		}
+		_, err = compareAndSet(ctx, kv, quietKey, []byte(until.UTC().Format(time.RFC3339Nano)), revision)
+		if !isWrongRevision(err) {
+			return err
+		}
 	}
-	return nil
+	return context.Cause(ctx)
+}
+
+// readQuiet returns the fleet's pause, which is zero if there is none or it cannot be read.
+func readQuiet(ctx context.Context, kv jetstream.KeyValue) (until time.Time, revision uint64, err error) {
+	entry, err := kv.Get(ctx, quietKey)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return time.Time{}, 0, nil
+	}
+	if err != nil {
+		return time.Time{}, 0, err
+	}
+	until, err = time.Parse(time.RFC3339Nano, string(entry.Value()))
+	if err != nil || time.Since(until) < -24*time.Hour {
+		until = time.Time{} // damaged: it is to be replaced
+	}
+	return until, entry.Revision(), nil
 }
 
 // extend moves the end of the silence later, never earlier.

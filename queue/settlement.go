@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,158 +21,206 @@ const settleTimeout = 5 * time.Second
 //
 // Events of one settlement leave the stream oldest first. So if it is cut short, what is
 // left is the newest of them, and sending those again, together, takes no user back.
-type settler struct {
-	nc     *nats.Conn
-	inbox  string // replies arrive at <inbox>.<sequence>
-	remove remover
-	fail   func(error)
-	sub    *nats.Subscription
+type settler interface {
+	// settle starts a settlement of one user's events, oldest first. done is called from the
+	// connection's goroutine when all are certainly gone; it is not called otherwise.
+	settle(ds []Delivery, done func())
+	// overdue reports whether a confirmation is missing for longer than the timeout.
+	overdue(now time.Time) bool
+	close()
+}
 
-	mu   sync.Mutex
-	open map[uint64]*settlement // by the sequence of each event not yet confirmed
+// newSettler returns what a topology needs: in a cluster an acknowledgement is not enough.
+func (q *Queue) newSettler(fail func(error)) (settler, error) {
+	if q.topology.Replicas > 1 {
+		return newDeleter(q.nc, q.topology.StreamName(), fail)
+	}
+	return newAcker(q.nc, fail)
 }
 
 // settlement is one call's events on their way out of the stream.
 type settlement struct {
 	deliveries []Delivery
-	confirmed  int
-	since      time.Time // of the request, or of the last confirmation
 	done       func()
 }
 
-// remover is how a server is asked to remove an event, and how its answer reads.
-type remover interface {
-	// pipelined reports whether requests are carried out in the order in which they were
-	// sent, so that there is no need to wait for one before sending the next.
-	pipelined() bool
-	request(d Delivery) (subject string, body []byte)
-	// confirmed reads the answer: nil if the event is certainly gone.
-	confirmed(answer *nats.Msg) error
-}
-
-var errTryAgain = errors.New("the server asks to try again")
-
-func newSettler(nc *nats.Conn, r remover, fail func(error)) (*settler, error) {
-	s := &settler{nc: nc, inbox: nc.NewInbox(), remove: r, fail: fail, open: map[uint64]*settlement{}}
-	sub, err := nc.Subscribe(s.inbox+".*", s.answered)
+// subscribe receives confirmations. Nothing may be dropped here, and what comes is small.
+func subscribe(nc *nats.Conn, subject string, f nats.MsgHandler) (*nats.Subscription, error) {
+	sub, err := nc.Subscribe(subject, f)
+	if err == nil {
+		err = sub.SetPendingLimits(-1, -1)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to confirmations: %w", err)
 	}
-	// Nothing may be dropped here, and one small answer for each event in flight is all that comes.
-	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return nil, err
-	}
-	s.sub = sub
-	return s, nil
+	return sub, nil
 }
 
-// settle starts a settlement of one user's events, oldest first. done is called from the
-// connection's goroutine when all are certainly gone; it is not called otherwise.
-func (s *settler) settle(ds []Delivery, done func()) {
-	st := &settlement{deliveries: ds, since: time.Now(), done: done}
-	s.mu.Lock()
-	for _, d := range ds {
-		s.open[d.Sequence] = st
-	}
-	s.mu.Unlock()
-	first := ds
-	if !s.remove.pipelined() {
-		first = ds[:1]
-	}
-	for _, d := range first {
-		s.send(d)
+// acker removes by acknowledging to the consumer. On one server its confirmation comes after
+// the removal. All acknowledgements to a consumer are carried out in the order in which they
+// came (it has one queue of them: nats-server, consumer.go, processInboundAcks), so one
+// confirmation stands for all that were sent before it on the same connection. What is to be
+// settled while one is under way goes out together when that has come.
+type acker struct {
+	nc    *nats.Conn
+	inbox string
+	fail  func(error)
+	sub   *nats.Subscription
+
+	mu      sync.Mutex
+	sent    []settlement // the last of which was sent with a reply subject
+	since   time.Time    // when
+	waiting []settlement
+}
+
+func newAcker(nc *nats.Conn, fail func(error)) (*acker, error) {
+	a := &acker{nc: nc, inbox: nc.NewInbox(), fail: fail}
+	sub, err := subscribe(nc, a.inbox, a.answered)
+	a.sub = sub
+	return a, err
+}
+
+func (a *acker) settle(ds []Delivery, done func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waiting = append(a.waiting, settlement{ds, done})
+	if len(a.sent) == 0 {
+		a.send()
 	}
 }
 
-func (s *settler) send(d Delivery) {
-	subject, body := s.remove.request(d)
-	if err := s.nc.PublishRequest(subject, s.inbox+"."+strconv.FormatUint(d.Sequence, 10), body); err != nil {
-		s.fail(fmt.Errorf("settle an event: %w", err))
+// send acknowledges all that waits. The mutex is held.
+func (a *acker) send() {
+	a.sent, a.waiting = a.waiting, a.sent[:0]
+	a.since = time.Now()
+	var last Delivery
+	for i, st := range a.sent {
+		ds := st.deliveries
+		if i == len(a.sent)-1 {
+			ds, last = ds[:len(ds)-1], ds[len(ds)-1]
+		}
+		for _, d := range ds {
+			a.check(a.nc.Publish(d.reply, []byte("+ACK")))
+		}
+	}
+	a.check(a.nc.PublishRequest(last.reply, a.inbox, []byte("+ACK")))
+}
+
+func (a *acker) check(err error) {
+	if err != nil {
+		a.fail(fmt.Errorf("settle an event: %w", err))
 	}
 }
 
-func (s *settler) answered(m *nats.Msg) {
+func (a *acker) answered(m *nats.Msg) {
+	if len(m.Data) == 0 && m.Header.Get("Status") != "" {
+		a.fail(errors.New("settle an event: no consumer took the acknowledgement"))
+		return
+	}
+	a.mu.Lock()
+	gone := slices.Clone(a.sent)
+	clear(a.sent)
+	a.sent = a.sent[:0]
+	if len(a.waiting) > 0 {
+		a.send()
+	}
+	a.mu.Unlock()
+	for _, st := range gone {
+		st.done()
+	}
+}
+
+func (a *acker) overdue(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.sent) > 0 && now.Sub(a.since) > settleTimeout
+}
+
+func (a *acker) close() { _ = a.sub.Unsubscribe() }
+
+// deleter removes by sequence. In a cluster a confirmed ack is not a removal yet: the
+// stream's leader proposes that later, and it can be lost with the leader. The answer to
+// a deletion comes after the stream's commit, and it clears the consumer's
+// pending too. Requests may overtake one another, so those of a settlement go one by one.
+type deleter struct {
+	nc      *nats.Conn
+	subject string
+	inbox   string // answers arrive at <inbox>.<sequence>
+	fail    func(error)
+	sub     *nats.Subscription
+
+	mu   sync.Mutex
+	open map[uint64]*deletion // by the sequence of the event whose deletion is under way
+}
+
+type deletion struct {
+	settlement
+	since time.Time // of the last confirmation, or of the beginning
+}
+
+func newDeleter(nc *nats.Conn, stream string, fail func(error)) (*deleter, error) {
+	d := &deleter{
+		nc: nc, subject: "$JS.API.STREAM.MSG.DELETE." + stream, inbox: nc.NewInbox(), fail: fail,
+		open: map[uint64]*deletion{},
+	}
+	sub, err := subscribe(nc, d.inbox+".*", d.answered)
+	d.sub = sub
+	return d, err
+}
+
+func (d *deleter) settle(ds []Delivery, done func()) {
+	d.begin(&deletion{settlement{ds, done}, time.Now()})
+}
+
+// begin sends the deletion of the oldest event that is left.
+func (d *deleter) begin(x *deletion) {
+	seq := x.deliveries[0].Sequence
+	d.mu.Lock()
+	d.open[seq] = x
+	d.mu.Unlock()
+	reply := d.inbox + "." + strconv.FormatUint(seq, 10)
+	if err := d.nc.PublishRequest(d.subject, reply, fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, seq)); err != nil {
+		d.fail(fmt.Errorf("settle an event: %w", err))
+	}
+}
+
+func (d *deleter) answered(m *nats.Msg) {
 	seq, err := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 10, 64)
 	if err != nil {
 		return
 	}
-	if err := s.remove.confirmed(m); err != nil {
-		s.refused(seq, err)
-		return
-	}
-	s.mu.Lock()
-	st, ok := s.open[seq]
+	d.mu.Lock()
+	x, ok := d.open[seq]
+	delete(d.open, seq)
+	d.mu.Unlock()
 	if !ok {
-		s.mu.Unlock()
 		return
 	}
-	delete(s.open, seq)
-	st.confirmed++
-	st.since = time.Now()
-	rest := st.deliveries[st.confirmed:]
-	s.mu.Unlock()
-	switch {
-	case len(rest) == 0:
-		st.done()
-	case !s.remove.pipelined():
-		s.send(rest[0])
-	}
-}
-
-func (s *settler) refused(seq uint64, err error) {
-	s.mu.Lock()
-	st, ok := s.open[seq]
-	s.mu.Unlock()
-	switch {
-	case !ok:
-	case errors.Is(err, errTryAgain) && time.Since(st.since) < settleTimeout:
-		s.send(st.deliveries[st.confirmed])
+	switch err := deleted(m.Data); {
+	case errors.Is(err, errTryAgain) && time.Since(x.since) < settleTimeout:
+		d.begin(x)
+	case err != nil:
+		d.fail(fmt.Errorf("settle an event: %w", err))
+	case len(x.deliveries) == 1:
+		x.done()
 	default:
-		s.fail(fmt.Errorf("settle an event: %w", err))
+		x.deliveries, x.since = x.deliveries[1:], time.Now()
+		d.begin(x)
 	}
 }
 
-// overdue reports whether a confirmation is missing for longer than the timeout.
-func (s *settler) overdue(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, st := range s.open {
-		if now.Sub(st.since) > settleTimeout {
+func (d *deleter) overdue(now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, x := range d.open {
+		if now.Sub(x.since) > settleTimeout {
 			return true
 		}
 	}
 	return false
 }
 
-func (s *settler) close() { _ = s.sub.Unsubscribe() }
-
-// confirmedAck removes by a consumer's acknowledgement. On one server its confirmation
-// comes after the removal, and acknowledgements are carried out in the order sent (the
-// consumer has one queue of them: server/consumer.go, processInboundAcks).
-type confirmedAck struct{}
-
-func (confirmedAck) pipelined() bool { return true }
-
-func (confirmedAck) request(d Delivery) (string, []byte) { return d.reply, []byte("+ACK") }
-
-func (confirmedAck) confirmed(answer *nats.Msg) error {
-	if len(answer.Data) == 0 && answer.Header.Get("Status") != "" {
-		return errors.New("no consumer took the acknowledgement")
-	}
-	return nil
-}
-
-// deletion removes by sequence. In a cluster a confirmed ack is not a removal yet: the
-// stream's leader proposes that later, and it can be lost with the leader. The answer to
-// a deletion comes after the stream's commit, and it clears the consumer's
-// pending too. Requests may overtake one another, so they go one by one.
-type deletion struct{ stream string }
-
-func (deletion) pipelined() bool { return false }
-
-func (x deletion) request(d Delivery) (string, []byte) {
-	return "$JS.API.STREAM.MSG.DELETE." + x.stream, fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, d.Sequence)
-}
+func (d *deleter) close() { _ = d.sub.Unsubscribe() }
 
 // Error codes of the server's answer to STREAM.MSG.DELETE.
 const (
@@ -179,7 +228,10 @@ const (
 	codeTryAgain    = 10008
 )
 
-func (deletion) confirmed(answer *nats.Msg) error {
+var errTryAgain = errors.New("the server asks to try again")
+
+// deleted reads the answer to a deletion: nil if the event is certainly gone.
+func deleted(answer []byte) error {
 	var reply struct {
 		Success bool `json:"success"`
 		Error   *struct {
@@ -187,7 +239,7 @@ func (deletion) confirmed(answer *nats.Msg) error {
 			Description string `json:"description"`
 		} `json:"error"`
 	}
-	if err := json.Unmarshal(answer.Data, &reply); err != nil {
+	if err := json.Unmarshal(answer, &reply); err != nil {
 		return fmt.Errorf("read the answer to a deletion: %w", err)
 	}
 	switch {

@@ -22,7 +22,7 @@ type tenure struct {
 	claims    map[string]*Claim // by the subject under which the partition's events are stored
 	created   time.Time         // of the work stream
 	certainty *certainty
-	settler   *settler
+	settler   settler
 	ctx       context.Context // of the calls: ends when the membership lapses
 
 	next      uint64        // the consumer sequence that must come next; the delivering goroutine's

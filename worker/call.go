@@ -18,12 +18,16 @@ type call struct {
 	slot       queue.Slot
 	probe      bool
 	begun      time.Time
+
+	oneEvent    [1]userpilot.Event // most calls hold one: no slices of their own for it
+	oneDelivery [1]queue.Delivery
 }
 
 func newCall(l *lane, n int, slot queue.Slot, probe bool) *call {
-	c := &call{
-		lane: l, slot: slot, probe: probe, begun: time.Now(),
-		events: make([]userpilot.Event, n), deliveries: make([]queue.Delivery, n),
+	c := &call{lane: l, slot: slot, probe: probe, begun: time.Now()}
+	c.events, c.deliveries = c.oneEvent[:], c.oneDelivery[:]
+	if n != 1 {
+		c.events, c.deliveries = make([]userpilot.Event, n), make([]queue.Delivery, n)
 	}
 	for i := range n {
 		c.events[i], c.deliveries[i] = *l.events[i].event, l.events[i].delivery

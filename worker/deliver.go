@@ -47,7 +47,7 @@ func (w *Worker) crowded() bool {
 	return w.memory.full() || w.config.Rate.Unlimited() && w.ready.len() >= w.readAhead()
 }
 
-func (w *Worker) readAhead() int { return 64 * w.config.Concurrency }
+func (w *Worker) readAhead() int { return 8 * w.config.Concurrency }
 
 func isDone(c *queue.Claim) bool {
 	select {

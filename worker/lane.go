@@ -58,6 +58,8 @@ type lane struct {
 	backoff  *backoff.ExponentialBackOff
 	timer    *time.Timer // of the last wait; nil before
 
+	first [1]waiting // most lanes hold one event: no slice of its own for it
+
 	narrow narrowing
 	reach  uint64 // the next call must hold all events up to this one
 	barred bool   // it waits until they have arrived
@@ -77,6 +79,9 @@ func (l *lane) push(x waiting, size int, share int64) {
 		l.account(size)
 	} else {
 		x.event, x.death, x.delivery.Body = nil, nil, nil
+	}
+	if l.events == nil {
+		l.events = l.first[:0]
 	}
 	l.events = append(l.events, x)
 }
