@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+)
+
+// serveAPI is the role of Userpilot. Its line is its URL. It is as cheap as net/http allows:
+// it takes everything; with -stand-in it is the product's stand-in.
+func serveAPI(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("serve-api", flag.ContinueOnError)
+	standIn := flags.Bool("stand-in", false, "serve the stand-in API")
+	fault := flags.String("fault", "", "a fault of the stand-in")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	tally := newTally()
+	mux.HandleFunc("GET /accepted", tally.serve)
+	identify := http.Handler(http.HandlerFunc(accept))
+	if *standIn {
+		api, err := newStandIn(*fault)
+		if err != nil {
+			return err
+		}
+		identify = api
+		mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { reply(w, api.Stats()) })
+	}
+	mux.Handle("POST /v1/identify", tally.count(identify))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	fmt.Println("http://" + l.Addr().String())
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// accept takes any identify.
+func accept(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	w.WriteHeader(http.StatusAccepted)
+}
+
+func newStandIn(fault string) (*userpilottest.Server, error) {
+	var rules userpilottest.Rules
+	if fault != "" {
+		rule, err := userpilottest.ParseFault(fault)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, rule)
+	}
+	return userpilottest.New(userpilottest.Options{Faults: rules.Fault}), nil
+}
+
+func reply(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }
+
+// tallied is what the API has accepted.
+type tallied struct {
+	Calls  int
+	ByKey  map[string]int
+	Latest string // the key of the latest call
+}
+
+// tally counts accepted calls and lets others wait for a number of them.
+type tally struct {
+	mu      sync.Mutex
+	byKey   map[string]int
+	calls   int
+	latest  string
+	waiting map[*waiter]bool
+}
+
+// waiter waits for a number of calls with a key; the empty key is any.
+type waiter struct {
+	key   string
+	calls int
+	met   chan struct{}
+}
+
+func newTally() *tally {
+	return &tally{byKey: map[string]int{}, waiting: map[*waiter]bool{}}
+}
+
+// count hands a call to h and counts it if it was accepted.
+func (t *tally) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := &statusWriter{ResponseWriter: w}
+		h.ServeHTTP(s, r)
+		if s.status == http.StatusAccepted {
+			t.add(strings.TrimPrefix(r.Header.Get("Authorization"), "Token "))
+		}
+	})
+}
+
+func (t *tally) add(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.calls++
+	t.byKey[key]++
+	t.latest = key
+	for w := range t.waiting {
+		t.meet(w)
+	}
+}
+
+// meet tells a waiter if its number is reached. The mutex is held.
+func (t *tally) meet(w *waiter) {
+	n := t.calls
+	if w.key != "" {
+		n = t.byKey[w.key]
+	}
+	if n >= w.calls {
+		close(w.met)
+		delete(t.waiting, w)
+	}
+}
+
+// serve answers when as many calls have been accepted as are asked for.
+func (t *tally) serve(w http.ResponseWriter, r *http.Request) {
+	calls, err := strconv.Atoi(r.FormValue("calls"))
+	if err != nil {
+		http.Error(w, "calls: is not a number", http.StatusBadRequest)
+		return
+	}
+	waits := &waiter{key: r.FormValue("key"), calls: calls, met: make(chan struct{})}
+	t.mu.Lock()
+	t.waiting[waits] = true
+	t.meet(waits)
+	t.mu.Unlock()
+	select {
+	case <-waits.met:
+	case <-r.Context().Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.waiting, waits)
+	reply(w, tallied{Calls: t.calls, ByKey: maps.Clone(t.byKey), Latest: t.latest})
+}
+
+// statusWriter remembers the status.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for [http.ResponseController].
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

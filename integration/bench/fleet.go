@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// site is a NATS server with the product's streams, and an API: each in a process of its
+// own, on free ports, and gone with everything it stored when it is closed.
+type site struct {
+	nats, api       *process
+	natsURL, apiURL string
+	dir             string
+	opened          time.Time
+	fail            context.CancelCauseFunc
+	nc              *nats.Conn
+	queue           *queue.Queue
+}
+
+// open starts a site. The arguments are for [serveNATS] and for [serveAPI]. The context that
+// it returns ends with ctx, and also, which is its cause then, when one of the site's
+// processes dies.
+func open(ctx context.Context, natsArgs, apiArgs []string) (context.Context, *site, error) {
+	ctx, fail := context.WithCancelCause(ctx)
+	s := &site{opened: time.Now(), fail: fail}
+	if err := s.start(ctx, natsArgs, apiArgs); err != nil {
+		return ctx, nil, errors.Join(err, s.close())
+	}
+	return ctx, s, nil
+}
+
+func (s *site) start(ctx context.Context, natsArgs, apiArgs []string) (err error) {
+	if s.dir, err = os.MkdirTemp("", "identify-bench-"); err != nil {
+		return err
+	}
+	if s.nats, err = spawn(ctx, s.fail, "serve-nats", append([]string{"-dir", s.dir}, natsArgs...)...); err != nil {
+		return err
+	}
+	if s.natsURL, err = s.nats.line(ctx); err != nil {
+		return err
+	}
+	if s.api, err = spawn(ctx, s.fail, "serve-api", apiArgs...); err != nil {
+		return err
+	}
+	if s.apiURL, err = s.api.line(ctx); err != nil {
+		return err
+	}
+	return s.connect(ctx)
+}
+
+func (s *site) connect(ctx context.Context) (err error) {
+	if s.nc, err = queue.Connect(ctx, queue.ConnectConfig{URL: s.natsURL}); err != nil {
+		return err
+	}
+	if s.queue, err = queue.New(s.nc, queue.Topology{}, nil); err != nil {
+		return err
+	}
+	_, err = s.queue.Setup(ctx, false)
+	return err
+}
+
+// close ends the site's processes and removes what they stored.
+func (s *site) close() error {
+	if s.nc != nil {
+		s.nc.Close()
+	}
+	var errs []error
+	for _, p := range []*process{s.api, s.nats} {
+		if p != nil {
+			errs = append(errs, p.stop())
+		}
+	}
+	s.fail(nil)
+	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+}
+
+// consumer starts one of the two consumers, "work" or "loop", on the site.
+func (s *site) consumer(ctx context.Context, role string, args ...string) (*process, error) {
+	return spawn(ctx, s.fail, role, append([]string{"-nats", s.natsURL, "-endpoint", s.apiURL}, args...)...)
+}
+
+// fill publishes n events, the i-th of which is event(i), and waits until all are stored.
+func (s *site) fill(ctx context.Context, n int, event func(i int) []byte) error {
+	p := s.queue.NewPublisher(queue.PublisherConfig{})
+	for i := range n {
+		if _, err := p.PublishAsync(ctx, event(i)); err != nil {
+			return errors.Join(err, p.Close(ctx))
+		}
+	}
+	if err := p.Close(ctx); err != nil {
+		return err
+	}
+	counts, err := s.queue.Counts(ctx)
+	if err == nil && counts.Backlog < uint64(n) {
+		err = fmt.Errorf("only %d of %d events were stored", counts.Backlog, n)
+	}
+	return err
+}
+
+// pollInterval is how often a condition is looked at that nobody announces.
+const pollInterval = 2 * time.Millisecond
+
+// drained blocks until no event is left in the stream.
+func (s *site) drained(ctx context.Context) error {
+	return poll(ctx, func() (bool, error) {
+		counts, err := s.queue.Counts(ctx)
+		return counts.Backlog == 0, err
+	})
+}
+
+// poll looks until the condition holds, fails, or ctx ends.
+func poll(ctx context.Context, holds func() (bool, error)) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		if ok, err := holds(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// accepted blocks until the API has accepted n calls, of the replica with this key or, if
+// that is empty, in all; and returns what it has accepted by then.
+func (s *site) accepted(ctx context.Context, key string, n int) (tallied, error) {
+	var t tallied
+	err := s.ask(ctx, "/accepted?"+url.Values{"key": {key}, "calls": {strconv.Itoa(n)}}.Encode(), &t)
+	return t, err
+}
+
+// ask reads from the API's side entrances.
+func (s *site) ask(ctx context.Context, path string, answer any) error {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, s.apiURL+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(q)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return json.NewDecoder(resp.Body).Decode(answer)
+}

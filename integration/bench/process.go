@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync/atomic"
+)
+
+// roles are what a child process can be.
+func roles() map[string]func(ctx context.Context, args []string) error {
+	return map[string]func(context.Context, []string) error{
+		"serve-nats": serveNATS,
+		"serve-api":  serveAPI,
+		"work":       work,
+		"loop":       loop,
+	}
+}
+
+// attach ends the child's context when its standard input ends: no child outlives its
+// parent, however that dies.
+func attach(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	return ctx
+}
+
+// process is a child. It tells its parent what the parent must know in lines on
+// standard output, the first when it is ready.
+type process struct {
+	role   string
+	cmd    *exec.Cmd
+	stdin  io.Closer
+	lines  chan string
+	errors bytes.Buffer // standard error; to be read after done
+	done   chan struct{}
+	err    error       // set before done is closed
+	asked  atomic.Bool // to end, by us
+	cut    atomic.Bool // killed because its context has ended
+}
+
+// spawn starts this program in a role. The child is killed when ctx ends. died is called if
+// it ends and nobody has asked it to.
+func spawn(ctx context.Context, died func(error), role string, args ...string) (*process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{role: role, lines: make(chan string, 1024), done: make(chan struct{})}
+	p.cmd = exec.CommandContext(ctx, self, append([]string{role}, args...)...)
+	p.cmd.Stderr = &p.errors
+	p.cmd.Cancel = func() error {
+		p.cut.Store(true)
+		return p.cmd.Process.Kill()
+	}
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", role, err)
+	}
+	go p.read(stdout, died)
+	return p, nil
+}
+
+func (p *process) read(stdout io.Reader, died func(error)) {
+	scanner := bufio.NewScanner(stdout)
+	for scanner.Scan() {
+		p.lines <- scanner.Text()
+	}
+	p.err = p.cmd.Wait()
+	close(p.done)
+	if !p.asked.Load() && !p.cut.Load() {
+		died(p.ended())
+	}
+}
+
+// line returns the child's next line. It blocks until there is one, or ctx ends: the
+// child's death should see to that.
+func (p *process) line(ctx context.Context) (string, error) {
+	select {
+	case line := <-p.lines:
+		return line, nil
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+// ended is the error of a child that should be running and is not.
+func (p *process) ended() error {
+	return fmt.Errorf("%s has ended: %w\n%s", p.role, cmp.Or(p.err, errors.New("status 0")), p.errors.Bytes())
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// stop lets the child end in its own way and waits for it.
+func (p *process) stop() error {
+	p.asked.Store(true)
+	_ = p.stdin.Close()
+	<-p.done
+	if p.err != nil && !p.cut.Load() {
+		return p.ended()
+	}
+	return nil
+}
+
+// signal sends a signal that should end the child, and does not wait.
+func (p *process) signal(s os.Signal) error {
+	p.asked.Store(true)
+	return p.cmd.Process.Signal(s)
+}

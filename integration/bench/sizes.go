@@ -1,0 +1,54 @@
+package main
+
+import (
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// sizes says how much of everything is measured.
+type sizes struct {
+	rounds  int // of what is compared
+	events  int // of one turn
+	warmUp  int // events before the clock of publish starts
+	senders int
+
+	backlog    int           // events that wait while memory is watched
+	memoryTime time.Duration // how long it is watched
+
+	callEvents int // waiting events ...
+	callUsers  int // ... of so many users
+	callRate   queue.Rate
+
+	sickBytes int           // the failing user's backlog
+	sickEvent int           // bytes of each of its events
+	healthy   int           // users behind it
+	sickTime  time.Duration // how long memory is watched after they have been served
+
+	rateTime  time.Duration
+	takeovers int // of each kind
+}
+
+// full is what the promised numbers are measured with.
+func full() sizes {
+	return sizes{
+		rounds: 5, events: 60_000, warmUp: 5_000, senders: 64,
+		backlog: 1_000_000, memoryTime: 30 * time.Second,
+		callEvents: 100_000, callUsers: 1_000, callRate: queue.Rate{Calls: 100, Window: time.Second},
+		sickBytes: 150 << 20, sickEvent: 16 << 10, healthy: 300, sickTime: 10 * time.Second,
+		rateTime:  130 * time.Second,
+		takeovers: 3,
+	}
+}
+
+// quick shows that everything works.
+func quick() sizes {
+	return sizes{
+		rounds: 1, events: 3_000, warmUp: 500, senders: 64,
+		backlog: 5_000, memoryTime: time.Second,
+		callEvents: 2_000, callUsers: 100, callRate: queue.Rate{Calls: 100, Window: time.Second},
+		sickBytes: 4 << 20, sickEvent: 16 << 10, healthy: 30, sickTime: time.Second,
+		rateTime:  2 * time.Second,
+		takeovers: 1,
+	}
+}

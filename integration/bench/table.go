@@ -1,0 +1,78 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"slices"
+)
+
+// row is one measured number.
+type row struct {
+	what     string
+	goal     string
+	measured string
+	pass     bool
+}
+
+// table prints rows as they come, in markdown.
+type table struct {
+	out    io.Writer
+	judges bool // whether the goals mean anything
+	headed bool
+	failed int
+}
+
+func (t *table) add(part string, rows []row) {
+	if !t.headed {
+		fmt.Fprint(t.out, "\n| what | goal | measured | | `go run ./integration/bench` |\n|---|---|---|---|---|\n")
+		t.headed = true
+	}
+	for _, r := range rows {
+		fmt.Fprintf(t.out, "| %s | %s | %s | %s | `-run %s` |\n", r.what, r.goal, r.measured, t.judge(r), part)
+	}
+}
+
+func (t *table) judge(r row) string {
+	switch {
+	case !t.judges:
+		return "-"
+	case r.pass:
+		return "pass"
+	default:
+		t.failed++
+		return "FAIL"
+	}
+}
+
+// verdict is an error if a goal was missed.
+func (t *table) verdict() error {
+	if t.failed > 0 {
+		return fmt.Errorf("%d of the goals were missed", t.failed)
+	}
+	return nil
+}
+
+// machine tells what the numbers were measured on.
+func machine() string {
+	line := fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return line
+	}
+	for _, d := range info.Deps {
+		switch d.Path {
+		case "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go":
+			line += fmt.Sprintf(", %s %s", d.Path, d.Version)
+		}
+	}
+	return line
+}
+
+// median returns the middle of the values, of an even number the lower one of the two.
+func median[T cmp.Ordered](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[(len(sorted)-1)/2]
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+// consumerFlags are what both consumers are told.
+type consumerFlags struct {
+	*flag.FlagSet
+	nats, endpoint string
+	senders        int
+	profile        string
+}
+
+func newConsumerFlags(role string) *consumerFlags {
+	f := &consumerFlags{FlagSet: flag.NewFlagSet(role, flag.ContinueOnError)}
+	f.StringVar(&f.nats, "nats", "", "URL of the NATS server")
+	f.StringVar(&f.endpoint, "endpoint", "", "URL of the API")
+	f.IntVar(&f.senders, "senders", 64, "most calls in flight")
+	f.StringVar(&f.profile, "profile", "", "path without extension of profiles to write")
+	return f
+}
+
+// work is the role of a replica. It says each time how many partitions it holds.
+func work(ctx context.Context, args []string) error {
+	flags := newConsumerFlags("work")
+	key := flags.String("key", "bench", "the API key")
+	limit := flags.String("rate", "0", "the fleet's rate limit")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	rate, err := queue.ParseRate(*limit)
+	if err != nil {
+		return err
+	}
+	limitMemory()
+	defer profile(flags.profile)()
+
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	nc, err := queue.Connect(ctx, queue.ConnectConfig{URL: flags.nats, Log: log})
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	q, err := queue.New(nc, queue.Topology{}, log)
+	if err != nil {
+		return err
+	}
+	client, err := newClient(flags.endpoint, *key, flags.senders)
+	if err != nil {
+		return err
+	}
+	w, err := worker.New(worker.Config{Queue: q, Client: client, Rate: rate, Concurrency: flags.senders, Log: log})
+	if err != nil {
+		return err
+	}
+	go reportHeld(ctx, q)
+	return w.Run(ctx)
+}
+
+func newClient(endpoint, key string, conns int) (*userpilot.Client, error) {
+	k, err := userpilot.NewKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return userpilot.NewClient(userpilot.ClientConfig{Endpoint: endpoint, Key: k, MaxConns: conns})
+}
+
+// limitMemory sets the soft limit that "identify-worker work" sets with its default
+// --memory: one and a half times that, and 96 MiB.
+func limitMemory() {
+	const waiting = 64 << 20
+	debug.SetMemoryLimit(waiting + waiting/2 + 96<<20)
+}
+
+// reportHeld prints how many partitions are held, each time that it has changed.
+func reportHeld(ctx context.Context, q *queue.Queue) {
+	tick := time.NewTicker(20 * time.Millisecond) // nobody announces it
+	defer tick.Stop()
+	for held := -1; ; {
+		if now := q.Held(); now != held {
+			held = now
+			fmt.Println(held)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+)
+
+// grave is a body that must die, and what its dead letter's headers must be: "*" is anything
+// that is not empty.
+type grave struct {
+	body    []byte
+	headers map[string]string
+}
+
+// invalid are bodies that no call is made for. Of the last two the user can be read all the
+// same.
+func invalid() []grave {
+	user := "unlucky" + userDomain
+	of := func(body, user string) grave {
+		headers := map[string]string{"Dead-Reason": "invalid", "Dead-Error": "*"}
+		if user != "" {
+			headers["Dead-User"] = user
+		}
+		return grave{body: []byte(body), headers: headers}
+	}
+	return []grave{
+		of(`hello`, ""),
+		of(`{"user_id":"half`, ""),
+		of(`[]`, ""),
+		of(`null`, ""),
+		of(strings.Repeat("[", 20_000)+strings.Repeat("]", 20_000), ""),
+		of("{\"user_id\":\"\xff\"}", ""),
+		of(`{}`, ""),
+		of(`{"user_id":""}`, ""),
+		of(`{"user_id":7}`, ""),
+		of(fmt.Sprintf(`{"user_id":%q,"company":{"name":"Acme"}}`, user), user),
+		of(fmt.Sprintf(`{"user_id":%q,"metadata":{"x":%q}}`, user, strings.Repeat("x", 600<<10)), user),
+	}
+}
+
+// refused are bodies that the stand-in refuses, by their property "refuse": with 422, or with
+// 500 for ever.
+func refused(status int, reason, attempts string, n int) grave {
+	user := fmt.Sprintf("refused-%d-%d%s", status, n, userDomain)
+	return grave{
+		body: fmt.Appendf(nil, `{"user_id":%q,"metadata":{"refuse":%d}}`, user, status),
+		headers: map[string]string{
+			"Dead-Reason": reason, "Dead-Status": strconv.Itoa(status), "Dead-Code": "scripted_fault", "Dead-Error": "*",
+			"Dead-Request-Id": "*", "Dead-Attempts": attempts, "Dead-User": user,
+		},
+	}
+}
+
+// refuse answers as a body asks for.
+func refuse(q userpilottest.Request) userpilottest.Fault {
+	for _, status := range []int{http.StatusUnprocessableEntity, http.StatusInternalServerError} {
+		if bytes.Contains(q.Body, fmt.Appendf(nil, `"refuse":%d`, status)) {
+			return userpilottest.Fault{Status: status}
+		}
+	}
+	return userpilottest.Fault{}
+}
+
+// Bad events become dead letters, each exactly once though the worker is killed among them,
+// with all their headers and the original bytes; the good ones around them are delivered.
+func TestDeadLetters(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.api.SetFaults(refuse)
+	graves := append(invalid(), refused(500, "retries_exhausted", "3", 1))
+	for i := range 5 {
+		graves = append(graves, refused(422, "rejected", "1", i))
+	}
+	sequences := map[string]uint64{}
+	for _, g := range graves {
+		sequences[string(g.body)] = s.bury(g)
+	}
+	names := users(40)
+	for _, user := range names {
+		s.publish(user)
+	}
+
+	flags := []string{"--max-attempts=3", "--backoff-initial=100ms", "--backoff-max=200ms"}
+	first := s.startWorker(flags...)
+	within(t, 30*time.Second, "some dead letters", func() bool { return s.dead() > 0 })
+	first.kill()
+	s.startWorker(flags...)
+	// Failures count only while others succeed, so others go on until all the bad are dead.
+	for i := 0; s.dead() < len(graves) && i < 1000; i++ {
+		s.publish(names[i%len(names)])
+		within(t, 30*time.Second, "the backlog to shrink", func() bool { return s.backlog() < 20 })
+	}
+	s.drain()
+	s.check()
+
+	letters := s.deadLetters()
+	for _, g := range graves {
+		i := slices.IndexFunc(letters, func(l *jetstream.RawStreamMsg) bool { return bytes.Equal(l.Data, g.body) })
+		if i < 0 {
+			continue // said by check
+		}
+		g.headers["Dead-Sequence"] = strconv.FormatUint(sequences[string(g.body)], 10)
+		checkHeaders(t, g, letters[i].Header)
+	}
+}
+
+// dead is how many different events are dead.
+func (s *system) dead() int {
+	s.t.Helper()
+	bodies := map[string]bool{}
+	for _, letter := range s.deadLetters() {
+		bodies[string(letter.Data)] = true
+	}
+	return len(bodies)
+}
+
+// bury publishes a body that must die, as any NATS client could, and returns its number.
+func (s *system) bury(g grave) uint64 {
+	s.t.Helper()
+	ack, err := s.js.Publish(s.t.Context(), queue.Topology{}.PlainSubject(), s.oracle.dooms(g.body))
+	must(s.t, err)
+	return ack.Sequence
+}
+
+// checkHeaders fails if a header is missing, wrong, or more than those of the contract.
+func checkHeaders(t *testing.T, g grave, got nats.Header) {
+	t.Helper()
+	for _, name := range []string{"Dead-At", "Dead-Published-At"} {
+		if at, err := time.Parse(time.RFC3339, got.Get(name)); err != nil || time.Since(at) > time.Hour {
+			t.Errorf("%.60q: %s is %q", g.body, name, got.Get(name))
+		}
+		g.headers[name] = "*"
+	}
+	for name, want := range g.headers {
+		if value := got.Get(name); value != want && (want != "*" || value == "") {
+			t.Errorf("%.60q: %s is %q, want %q", g.body, name, value, want)
+		}
+	}
+	for name := range got {
+		if g.headers[name] == "" && !strings.HasPrefix(name, "Nats-") {
+			t.Errorf("%.60q: %s is %q, want none", g.body, name, got.Get(name))
+		}
+	}
+}

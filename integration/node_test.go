@@ -1,0 +1,124 @@
+package integration
+
+import (
+	"context"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+	"github.com/testcontainers/testcontainers-go"
+)
+
+// node is a running container.
+type node struct {
+	t *testing.T
+	*testcontainers.DockerContainer
+}
+
+// runNode starts a container and blocks until it is ready. It is removed, with its volumes,
+// when the test ends; the log of a test that failed is shown.
+func runNode(t *testing.T, image string, options ...testcontainers.ContainerCustomizer) *node {
+	t.Helper()
+	c, err := testcontainers.Run(t.Context(), image, options...)
+	testcontainers.CleanupContainer(t, c, testcontainers.StopTimeout(0))
+	n := &node{t: t, DockerContainer: c}
+	t.Cleanup(func() {
+		if t.Failed() && c != nil {
+			t.Logf("log of %s:\n%s", image, n.log(context.Background()))
+		}
+	})
+	must(t, err)
+	return n
+}
+
+// kill is SIGKILL. It blocks until the process is gone.
+func (n *node) kill() {
+	n.t.Helper()
+	n.signal("KILL")
+	n.wait()
+}
+
+// signal sends a signal to its process.
+func (n *node) signal(name string) {
+	n.t.Helper()
+	docker, err := testcontainers.NewDockerClientWithOpts(n.t.Context())
+	must(n.t, err)
+	defer docker.Close()
+	_, err = docker.ContainerKill(n.t.Context(), n.ID, client.ContainerKillOptions{Signal: name})
+	must(n.t, err)
+}
+
+// wait blocks until its process has ended, and returns the exit status.
+func (n *node) wait() (status int) {
+	n.t.Helper()
+	within(n.t, 10*time.Second, "the process to end", func() bool {
+		state, err := n.State(n.t.Context())
+		must(n.t, err)
+		status = state.ExitCode
+		return !state.Running
+	})
+	return status
+}
+
+// start starts it again after kill, with what was on its disk, and blocks until it is
+// ready. Its ports on the host are others now.
+func (n *node) start() {
+	n.t.Helper()
+	must(n.t, n.Start(n.t.Context()))
+}
+
+// began is when its process was last started.
+func (n *node) began() time.Time {
+	n.t.Helper()
+	state, err := n.State(n.t.Context())
+	must(n.t, err)
+	at, err := time.Parse(time.RFC3339Nano, state.StartedAt)
+	must(n.t, err)
+	return at
+}
+
+func (n *node) log(ctx context.Context) string {
+	r, err := n.Logs(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	defer r.Close()
+	text, _ := io.ReadAll(r) // what could be read is better than nothing
+	return string(text)
+}
+
+// dialer connects to one port of a container wherever Docker maps it to now, so that a
+// connection finds its way back after a restart.
+type dialer struct {
+	node *node
+	port string
+}
+
+// Dial ignores the address that it is asked for.
+func (d dialer) Dial(network, _ string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	address, err := d.node.PortEndpoint(ctx, d.port, "")
+	if err != nil {
+		return nil, err
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
+}
+
+// within blocks until the condition holds, and fails the test if it does not in time.
+func within(t testing.TB, limit time.Duration, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("waited %v for %s", limit, what)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package integration
+
+import (
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+)
+
+// standIn is the stand-in API on a socket that containers reach, which can hold its answers
+// back: what it has applied then, no worker knows of.
+type standIn struct {
+	*userpilottest.Server
+	t        *testing.T
+	endpoint string // as the containers see it
+
+	mu      sync.Mutex
+	calls   int
+	reached map[int]chan struct{} // closed when there have been so many calls
+	held    chan struct{}         // answers wait until it is closed; nil holds none
+}
+
+// startAPI listens on all addresses, for that of the host in a container's network is
+// Docker's own affair.
+func startAPI(t *testing.T) *standIn {
+	t.Helper()
+	s := &standIn{t: t, reached: map[int]chan struct{}{}, Server: userpilottest.New(userpilottest.Options{
+		Key: apiKey, Limit: limitCalls, Window: limitWindow, KeepCalls: true,
+	})}
+	socket, err := new(net.ListenConfig).Listen(t.Context(), "tcp", ":0")
+	must(t, err)
+	_, port, err := net.SplitHostPort(socket.Addr().String())
+	must(t, err)
+	s.endpoint = "http://host.docker.internal:" + port
+	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(socket) }()
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-served
+	})
+	return s
+}
+
+// ServeHTTP lets the call take effect, and answers when it may.
+func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	answer := httptest.NewRecorder()
+	s.Server.ServeHTTP(answer, r)
+	select {
+	case <-s.called():
+	case <-r.Context().Done():
+		return
+	}
+	maps.Copy(w.Header(), answer.Header())
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(answer.Body.Bytes()) // an error means that the worker is dead
+}
+
+// called counts a call and returns what its answer must wait for.
+func (s *standIn) called() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls++
+	if reached, ok := s.reached[s.calls]; ok {
+		close(reached)
+		s.held = make(chan struct{})
+	}
+	if s.held == nil {
+		free := make(chan struct{})
+		close(free)
+		return free
+	}
+	return s.held
+}
+
+// holdAt blocks until the n-th call in all has come. It and those that follow it take
+// effect, and are answered when release is called.
+func (s *standIn) holdAt(n int) (release func()) {
+	s.t.Helper()
+	reached := make(chan struct{})
+	s.mu.Lock()
+	s.reached[n] = reached
+	s.mu.Unlock()
+	select {
+	case <-reached:
+	case <-time.After(30 * time.Second):
+		s.t.Fatalf("call %d has not come in 30 s", n)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		close(s.held)
+		s.held = nil
+	}
+}
+
+// firstCallAfter blocks until there is a call after an instant, and returns when it came.
+func (s *standIn) firstCallAfter(instant time.Time) time.Time {
+	s.t.Helper()
+	var first time.Time
+	within(s.t, 30*time.Second, "a call", func() bool {
+		for _, c := range s.Calls() {
+			if c.Time.After(instant) && (first.IsZero() || c.Time.Before(first)) {
+				first = c.Time
+			}
+		}
+		return !first.IsZero()
+	})
+	return first
+}

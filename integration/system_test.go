@@ -1,0 +1,219 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/network"
+	"github.com/testcontainers/testcontainers-go/wait"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+const (
+	apiKey = "integration-key"
+
+	// The limit that the stand-in enforces and the workers are given. It is reached by some
+	// 15 s of work, and what lies between a worker's clock and the stand-in's stays
+	// well below 0.5% of the window, which is what the promise allows for.
+	limitCalls  = 200
+	limitWindow = 10 * time.Second
+
+	// memberTTL is the default for a single server.
+	memberTTL = 5 * time.Second
+)
+
+// system is one pipeline: a NATS server in a container, the stand-in API in this process, and
+// the workers that a test starts.
+type system struct {
+	t       *testing.T
+	images  images
+	network *testcontainers.DockerNetwork
+	server  *node
+	workers []*node
+
+	api       *standIn
+	js        jetstream.JetStream
+	queue     *queue.Queue
+	publisher *queue.Publisher
+	oracle    *oracle
+}
+
+// newSystem starts everything but a worker. It skips the test where there is no Docker.
+func newSystem(t *testing.T) *system {
+	t.Helper()
+	s := &system{t: t, images: needImages(t), oracle: newOracle(t)}
+	nw, err := network.New(t.Context())
+	testcontainers.CleanupNetwork(t, nw)
+	must(t, err)
+	s.network = nw
+	s.server = runNode(t, s.images.nats,
+		network.WithNetwork([]string{"nats"}, nw),
+		testcontainers.WithExposedPorts("4222/tcp", "8222/tcp"),
+		testcontainers.WithWaitStrategy(wait.ForHTTP("/healthz").WithPort("8222/tcp").WithPollInterval(50*time.Millisecond)),
+	)
+	s.api = startAPI(t)
+	s.connect()
+	return s
+}
+
+// connect makes the publisher's side, on the host.
+func (s *system) connect() {
+	s.t.Helper()
+	nc, err := nats.Connect("nats://nats:4222", nats.SetCustomDialer(dialer{s.server, "4222/tcp"}),
+		nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0))
+	must(s.t, err)
+	s.t.Cleanup(nc.Close)
+	s.js, err = jetstream.New(nc)
+	must(s.t, err)
+	s.queue, err = queue.New(nc, queue.Topology{}, nil)
+	must(s.t, err)
+	_, err = s.queue.Setup(s.t.Context(), false)
+	must(s.t, err)
+	s.publisher = s.queue.NewPublisher(queue.PublisherConfig{})
+}
+
+// startWorker starts a replica with the flags of a test and blocks until it is ready.
+func (s *system) startWorker(flags ...string) *node {
+	s.t.Helper()
+	w := runNode(s.t, s.images.worker,
+		network.WithNetwork(nil, s.network),
+		testcontainers.WithEnv(map[string]string{
+			"NATS_URL":                   "nats://nats:4222",
+			"USERPILOT_API_KEY":          apiKey,
+			"USERPILOT_ENDPOINT":         s.api.endpoint,
+			"IDENTIFY_INSECURE_ENDPOINT": "true",
+			"IDENTIFY_RATE":              fmt.Sprintf("%d/%v", limitCalls, limitWindow),
+			"IDENTIFY_LISTEN":            ":8080",
+			"IDENTIFY_LOG_LEVEL":         "debug",
+		}),
+		testcontainers.WithCmd(append([]string{"work"}, flags...)...),
+		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) {
+			c.ExtraHosts = append(c.ExtraHosts, "host.docker.internal:host-gateway")
+		}),
+		testcontainers.WithExposedPorts("8080/tcp"),
+		testcontainers.WithWaitStrategy(wait.ForHTTP("/readyz").WithPort("8080/tcp").WithPollInterval(50*time.Millisecond)),
+	)
+	s.workers = append(s.workers, w)
+	return w
+}
+
+// publish stores the user's next event.
+func (s *system) publish(user string) queue.Receipt {
+	s.t.Helper()
+	receipt, err := s.publisher.Publish(s.t.Context(), s.oracle.next(user))
+	must(s.t, err)
+	return receipt
+}
+
+// pump publishes n events of these users by turns, as fast as they are delivered: some 60
+// wait at any time, so that there is something to merge and something in flight
+// whatever the test breaks meanwhile. What it returns blocks until all are acknowledged.
+func (s *system) pump(n int, users []string) (finish func()) {
+	const waiting = 60
+	done := make(chan error, 1)
+	publish := func() error {
+		var results []*queue.Result
+		for i := range n {
+			for i%10 == 0 && s.backlog() > waiting {
+				if err := pause(s.t.Context()); err != nil {
+					return err
+				}
+			}
+			result, err := s.publisher.PublishAsync(s.t.Context(), s.oracle.next(users[i%len(users)]))
+			if err != nil {
+				return err
+			}
+			results = append(results, result)
+		}
+		for _, result := range results {
+			if _, err := result.Wait(s.t.Context()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	go func() { done <- publish() }()
+	return func() {
+		s.t.Helper()
+		select {
+		case err := <-done:
+			must(s.t, err)
+		case <-time.After(time.Minute):
+			s.t.Fatalf("%d events cannot be published in a minute: %d wait, and are not delivered", n, s.backlog())
+		}
+	}
+}
+
+// backlog is how many events are not settled. While the server is down it is none, so that
+// the publisher goes on and has to keep what it cannot send.
+func (s *system) backlog() uint64 {
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
+	defer cancel()
+	counts, err := s.queue.Counts(ctx)
+	if err != nil {
+		return 0
+	}
+	return counts.Backlog
+}
+
+// pause is a moment between two looks at a condition.
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(20 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// drain blocks until every event is settled.
+func (s *system) drain() {
+	s.t.Helper()
+	within(s.t, 30*time.Second, "the stream to drain", func() bool {
+		counts, err := s.queue.Counts(s.t.Context())
+		return err == nil && counts.Backlog == 0
+	})
+}
+
+// check judges the whole run, which must have drained.
+func (s *system) check() {
+	s.t.Helper()
+	s.oracle.checkCalls(s.api.Calls())
+	s.oracle.checkProfiles(s.api.Server)
+	s.oracle.checkDead(s.deadLetters())
+	stats := s.api.Stats()
+	s.t.Logf("%d calls, at most %d of %d in %v", stats.Calls, stats.MaxInWindow, limitCalls, limitWindow)
+	if n := stats.ByStatus[http.StatusTooManyRequests]; n > 0 {
+		s.t.Errorf("the limit was exceeded: %d calls were answered 429", n)
+	}
+	for _, w := range s.workers {
+		log := w.log(s.t.Context())
+		if log == "" || strings.Contains(log, apiKey) || strings.Contains(log, userDomain) {
+			s.t.Error("a worker's log is empty, or holds the key or a user")
+		}
+	}
+}
+
+// deadLetters reads the whole dead-letter stream.
+func (s *system) deadLetters() []*jetstream.RawStreamMsg {
+	s.t.Helper()
+	stream, err := s.js.Stream(s.t.Context(), queue.Topology{}.DeadStreamName())
+	must(s.t, err)
+	state := stream.CachedInfo().State
+	var letters []*jetstream.RawStreamMsg
+	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
+		letter, err := stream.GetMsg(s.t.Context(), seq)
+		must(s.t, err)
+		letters = append(letters, letter)
+	}
+	return letters
+}
