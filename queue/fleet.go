@@ -204,7 +204,7 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 	if share == len(all) && f.reserved() == 0 {
 		return f.claimAll(ctx, stream, holders)
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	group.SetLimit(8)
 	for _, partition := range all {
 		if f.held(partition) {
@@ -307,12 +307,21 @@ func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...stri
 	return t
 }
 
+// The server's refusals of a second consumer on a partition, and on all of them.
+const (
+	codeHeld    = 10100
+	codeAllHeld = 10099
+)
+
 // claim creates the consumer and starts to serve it.
 func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) error {
 	consumer, err := f.create(ctx, stream, t)
 	if err != nil {
 		t.fail(err)
 		f.forget(t)
+		if refused := (*jetstream.APIError)(nil); errors.As(err, &refused) && (refused.ErrorCode == codeHeld || refused.ErrorCode == codeAllHeld) {
+			return nil // another replica was faster, as happens while shares move
+		}
 		return err
 	}
 	f.serving.Go(func() {

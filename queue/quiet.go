@@ -103,7 +103,7 @@ func (q *Queue) learnQuiet(ctx context.Context, entry jetstream.KeyValueEntry) e
 	until, err := time.Parse(time.RFC3339Nano, string(entry.Value()))
 	if err != nil {
 		q.log.Warn("a pause of the fleet cannot be read, it is ignored", slog.String("key", quietKey), slog.String("bucket", q.topology.Bucket()))
-		return nil //nolint:nilerr // a damaged key must not stop the fleet
+		return nil
 	}
 	if err := q.clock.read(ctx); err != nil {
 		return err

@@ -70,6 +70,7 @@ type acker struct {
 	mu      sync.Mutex
 	sent    []settlement // the last of which was sent with a reply subject
 	since   time.Time    // when
+	on      uint64       // which connection: how many reconnects there had been
 	waiting []settlement
 }
 
@@ -92,7 +93,7 @@ func (a *acker) settle(ds []Delivery, done func()) {
 // send acknowledges all that waits. The mutex is held.
 func (a *acker) send() {
 	a.sent, a.waiting = a.waiting, a.sent[:0]
-	a.since = time.Now()
+	a.since, a.on = time.Now(), a.nc.Stats().Reconnects
 	var last Delivery
 	for i, st := range a.sent {
 		ds := st.deliveries
@@ -118,6 +119,12 @@ func (a *acker) answered(m *nats.Msg) {
 		return
 	}
 	a.mu.Lock()
+	if a.on != a.nc.Stats().Reconnects {
+		// What went before it may have been lost with another connection.
+		a.mu.Unlock()
+		a.fail(errors.New("the connection changed during a settlement"))
+		return
+	}
 	gone := slices.Clone(a.sent)
 	clear(a.sent)
 	a.sent = a.sent[:0]
@@ -224,7 +231,8 @@ func (d *deleter) close() { _ = d.sub.Unsubscribe() }
 
 // Error codes of the server's answer to STREAM.MSG.DELETE.
 const (
-	codeAlreadyGone = 10043
+	codeAlreadyGone = 10043 // within a block of the store
+	codeNotFound    = 10057 // below its first block; says "no message found"
 	codeTryAgain    = 10008
 )
 
@@ -244,6 +252,8 @@ func deleted(answer []byte) error {
 	}
 	switch {
 	case reply.Success, reply.Error != nil && reply.Error.Code == codeAlreadyGone:
+		return nil
+	case reply.Error != nil && reply.Error.Code == codeNotFound && strings.Contains(reply.Error.Description, "no message found"):
 		return nil
 	case reply.Error != nil && reply.Error.Code == codeTryAgain:
 		return errTryAgain

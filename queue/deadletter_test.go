@@ -1,0 +1,158 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
+)
+
+func TestDeathHeaders(t *testing.T) {
+	t.Parallel()
+	published := time.Date(2026, 1, 2, 3, 4, 5, 678, time.FixedZone("", 3600))
+	now := published.Add(time.Hour)
+	always := map[string]string{
+		"Dead-At": "2026-01-02T03:04:05.000000678Z", "Dead-Published-At": "2026-01-02T02:04:05.000000678Z", "Dead-Sequence": "7",
+	}
+	long := strings.Repeat("é", 1<<20)
+	for name, test := range map[string]struct {
+		death   Death
+		replays int
+		want    map[string]string
+	}{
+		"nothing known": {},
+		"all of it": {
+			Death{Reason: Rejected, Status: 422, Code: "E1", Error: "no such plan", RequestID: "r-1", Attempts: 3, User: "ann"}, 2,
+			map[string]string{"Dead-Reason": "rejected", "Dead-Status": "422", "Dead-Code": "E1", "Dead-Error": "no such plan",
+				"Dead-Request-Id": "r-1", "Dead-Attempts": "3", "Dead-User": "ann", "Dead-Replays": "2"},
+		},
+		"line breaks": {
+			Death{Code: "a\r\nDead-User: eve", Error: "one\ntwo\u2028three\n", RequestID: "\r\n"}, 0,
+			map[string]string{"Dead-Code": "a  Dead-User: eve", "Dead-Error": "one two three"},
+		},
+		"terminal escapes":                  {Death{Error: "\x1b[31mred\x07\x00"}, 0, map[string]string{"Dead-Error": "[31mred"}},
+		"invalid UTF-8":                     {Death{Error: "a\xff\xfeb"}, 0, map[string]string{"Dead-Error": "a\ufffd\ufffdb"}},
+		"bidi overrides":                    {Death{Error: "a\u202eb"}, 0, map[string]string{"Dead-Error": "a b"}},
+		"megabytes":                         {Death{Error: long, Code: long}, 0, map[string]string{"Dead-Error": long[:1024], "Dead-Code": long[:1024]}},
+		"nothing but blanks":                {Death{Error: " \t\n ", User: " "}, 0, nil},
+		"a user of letters from everywhere": {Death{User: "žofie-名前"}, 0, map[string]string{"Dead-User": "žofie-名前"}},
+		"a user with a line break":          {Death{User: "ann\nDead-User: eve"}, 0, nil},
+		"a user with blanks around":         {Death{User: " ann"}, 0, nil},
+		"a user of invalid UTF-8":           {Death{User: "a\xffb"}, 0, nil},
+		"a user too long to be told truly":  {Death{User: strings.Repeat("x", 1025)}, 0, nil},
+		"a user just short enough":          {Death{User: strings.Repeat("x", 1024)}, 0, map[string]string{"Dead-User": strings.Repeat("x", 1024)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := test.death.headers(Delivery{Sequence: 7, Published: published, Replays: test.replays}, now)
+			want := maps.Clone(always)
+			maps.Copy(want, test.want)
+			got := map[string]string{}
+			for key := range h {
+				got[key] = h.Get(key)
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("got %.2000q\nwant %.2000q", got, want)
+			}
+		})
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add("a\r\nb")
+	f.Add(strings.Repeat(" \xff\u202e", 1000))
+	f.Fuzz(func(t *testing.T, text string) {
+		got := clean(text)
+		if len(got) > maxHeaderValue || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n\x00\x1b") || got != strings.TrimSpace(got) || clean(got) != got {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+func TestReplays(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]int{"": 0, "0": 0, "3": 3, "-1": 0, "x": 0, "1000001": 0, "99999999999999999999": 0, "1 ": 0} {
+		if got := replays(nats.Header(http.Header{headerReplays: {value}})); got != want {
+			t.Errorf("%q: %d, want %d", value, got, want)
+		}
+	}
+	if replays(nil) != 0 {
+		t.Error("no headers count as replays")
+	}
+}
+
+// A dead letter is stored once, however often and by whomever it is tried, and holds the original.
+func TestBuryExactlyOnce(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		d := Delivery{Sequence: 7, Published: made}
+		body := []byte("{\"user_id\": \"ann\", \"x\": 1.50}\x00")
+		for range 3 {
+			for _, by := range []*Queue{q, s.queue(nil)} {
+				c := &Claim{tenure: &tenure{q: by, created: made}}
+				s.must(c.Bury(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
+				time.Sleep(5 * time.Minute) // message ids are long forgotten
+			}
+		}
+		info := s.info(q, q.topology.DeadStreamName())
+		if info.State.Msgs != 1 {
+			t.Fatalf("%d dead letters", info.State.Msgs)
+		}
+		stream, err := q.js.Stream(t.Context(), info.Config.Name)
+		s.must(err)
+		m, err := stream.GetMsg(t.Context(), 1)
+		s.must(err)
+		if string(m.Data) != string(body) || m.Header.Get(headerUser) != "" || m.Header.Get(headerReason) != "rejected" {
+			t.Errorf("the dead letter is %q %v", m.Data, m.Header)
+		}
+		if want := fmt.Sprintf("userpilot.identify-dlq.%d.7", made.UnixNano()); m.Subject != want {
+			t.Errorf("it lies on %s, want %s", m.Subject, want)
+		}
+		// The same number in a stream that was made anew is another event.
+		s.must((&Claim{tenure: &tenure{q: q, created: made.Add(1)}}).Bury(t.Context(), d, body, Death{}))
+		if n := s.info(q, info.Config.Name).State.Msgs; n != 2 {
+			t.Errorf("%d dead letters of two streams", n)
+		}
+	})
+}
+
+// The largest event that the stream takes can be buried, with the longest of headers.
+func TestBuryTheLargest(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		body := make([]byte, s.info(q, q.topology.StreamName()).Config.MaxMsgSize)
+		_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), body)
+		s.must(err)
+		long := strings.Repeat("x", 5000)
+		s.must((&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), Delivery{Sequence: 1}, body,
+			Death{Reason: Invalid, Code: long, Error: long, RequestID: long, User: long[:1024]}))
+	})
+}
+
+// Without an answer there is an error, so that the original stays.
+func TestBuryWithoutAnswer(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		q := s.queue(l)
+		s.info(q, q.topology.StreamName()) // the connection is in use
+		l.silent.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := (&Claim{tenure: &tenure{q: q, created: made}}).Bury(ctx, Delivery{Sequence: 1}, nil, Death{User: "ann"}); err == nil || strings.Contains(err.Error(), "ann") {
+			t.Errorf("got %v", err)
+		}
+		l.silent.Store(false)
+		s.must(q.js.DeleteStream(t.Context(), q.topology.DeadStreamName()))
+		if err := (&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), Delivery{Sequence: 1}, nil, Death{}); err == nil {
+			t.Error("buried in no stream")
+		}
+	})
+}

@@ -1,0 +1,278 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"pgregory.net/rapid"
+)
+
+// Shares add up to all partitions, differ by one at most, and no member's changes by more than
+// what the one who comes or goes must have.
+func TestShare(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		partitions := rapid.IntRange(1, 257).Draw(t, "partitions")
+		members := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z]{4}`), 1, 30, rapid.ID).Draw(t, "members")
+		slices.Sort(members)
+		of := func(members []string) map[string]int {
+			shares := map[string]int{}
+			for _, id := range members {
+				shares[id] = share(partitions, members, id)
+			}
+			return shares
+		}
+		shares := of(members)
+		sum := 0
+		for _, n := range shares {
+			sum += n
+		}
+		values := slices.Collect(maps.Values(shares))
+		if sum != partitions || slices.Max(values)-slices.Min(values) > 1 {
+			t.Fatalf("%d partitions are shared %v", partitions, shares)
+		}
+		if share(partitions, members, "stranger") != 0 {
+			t.Fatal("who is not seen has a share")
+		}
+		i := rapid.IntRange(0, len(members)-1).Draw(t, "leaver")
+		left := slices.Delete(slices.Clone(members), i, i+1)
+		if len(left) == 0 {
+			return
+		}
+		// Who stays gives nothing up for one who leaves, but for a partition of rounding.
+		given := 0
+		for id, n := range of(left) {
+			given += max(0, shares[id]-n)
+		}
+		if given > 0 {
+			t.Fatalf("%d partitions are given up as one leaves %v", given, shares)
+		}
+	})
+}
+
+// consumers lists the holders of partitions.
+func (s *sim) consumers(q *Queue) []string {
+	s.t.Helper()
+	stream, err := q.js.Stream(s.t.Context(), q.topology.StreamName())
+	s.must(err)
+	list := stream.ConsumerNames(s.t.Context())
+	var names []string
+	for name := range list.Name() {
+		names = append(names, name)
+	}
+	s.must(list.Err())
+	return names
+}
+
+func (s *sim) backlog(q *Queue) uint64 {
+	return s.info(q, q.topology.StreamName()).State.Msgs
+}
+
+// claim is a foreign consumer on the stream.
+func (s *sim) claim(q *Queue, name, subject string) {
+	s.t.Helper()
+	_, err := q.js.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
+		Durable: name, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy,
+	})
+	s.must(err)
+}
+
+// Replicas share the partitions, give and take as others come and go, and events get through all
+// the while.
+func TestFleetRebalances(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		var fleet []*replica
+		q := s.queue(nil)
+		balanced := func() bool {
+			sum, least, most := 0, 1000, 0
+			for _, r := range fleet {
+				sum, least, most = sum+r.Held(), min(least, r.Held()), max(most, r.Held())
+			}
+			return sum == 17 && most-least <= 1
+		}
+		users := make([]string, 100)
+		for i := range users {
+			users[i] = fmt.Sprint("u", i)
+		}
+		for range 4 {
+			fleet = append(fleet, s.replica(MemberConfig{}))
+			s.publish(q, users...)
+			s.await(10*time.Second, "balanced", balanced)
+		}
+		for len(fleet) > 1 {
+			s.publish(q, users...)
+			s.must(fleet[0].stop())
+			if n := fleet[0].Held(); n != 0 {
+				t.Errorf("%d partitions held after the stop", n)
+			}
+			fleet = fleet[1:]
+			if d := s.await(10*time.Second, "balanced", balanced); d > 2*time.Second {
+				t.Errorf("taken over in peace after %v", d)
+			}
+		}
+		s.await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+		s.must(fleet[0].stop())
+		if names := s.consumers(q); len(names) != 0 {
+			t.Errorf("consumers are left: %v", names)
+		}
+		if s.logged("level=WARN") || s.logged("level=ERROR") {
+			t.Error(s.log())
+		}
+	})
+}
+
+// Within a partition events arrive in the order of the stream, each once for each claim.
+func TestFleetOrder(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		r := s.replica(MemberConfig{})
+		for i := range 300 {
+			s.publish(q, fmt.Sprint("u", i%40))
+		}
+		s.await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+		s.must(r.stop())
+		last := map[string]uint64{}
+		for i, seq := range r.received() {
+			if by := r.gotBy[i]; seq <= last[by] {
+				t.Errorf("event %d after %d in partition %s", seq, last[by], by)
+			} else {
+				last[by] = seq
+			}
+		}
+		if n := len(r.received()); n != 300 {
+			t.Errorf("%d events, want 300", n)
+		}
+	})
+}
+
+// The partitions of a replica that died are taken over once its key has expired.
+func TestFleetTakeover(t *testing.T) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		first := s.replica(MemberConfig{})
+		s.await(10*time.Second, "at work", func() bool { return first.Held() == 17 })
+		second := s.replica(MemberConfig{})
+		s.await(10*time.Second, "shared", func() bool { return first.Held()+second.Held() == 17 && second.Held() == 8 })
+		first.kill()
+		s.publish(q, "a", "b", "c", "d", "e", "f", "g", "h")
+		if d := s.await(20*time.Second, "taken over", func() bool { return second.Held() == 17 && s.backlog(q) == 0 }); d > 7*time.Second {
+			t.Errorf("taken over after %v, want the TTL and 2s at most", d)
+		}
+	})
+}
+
+// The key of a dead member that the server never removes holds nobody up for ever.
+func TestFleetStuckKey(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		dead := nuid.Next()
+		_, err := s.bucket(q).PutString(t.Context(), memberKey+dead, `{"ttl":5000000000}`)
+		s.must(err)
+		s.claim(q, consumerName(dead, "3", 1), q.topology.partitionSubject("3"))
+		r := s.replica(MemberConfig{})
+		time.Sleep(8 * time.Second)
+		if n := r.Held(); n == 17 {
+			t.Error("a living member's partition was taken")
+		}
+		s.await(5*time.Second, "all taken", func() bool { return r.Held() == 17 })
+	})
+}
+
+// Consumers that bear a member's id and that it does not hold are what a lost answer left.
+func TestFleetDeletesItsOrphans(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		r := s.replica(MemberConfig{})
+		s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+		other := s.replica(MemberConfig{})
+		s.await(10*time.Second, "shared", func() bool { return r.Held()+other.Held() == 17 && other.Held() == 8 })
+		names := s.consumers(r.Queue)
+		id, partition, _ := strings.Cut(names[0], "_")
+		partition, _, _ = strings.Cut(partition, "_")
+		stream, err := r.js.Stream(t.Context(), r.topology.StreamName())
+		s.must(err)
+		s.must(stream.DeleteConsumer(t.Context(), names[0]))
+		orphan := consumerName(id, partition, 999_999)
+		s.claim(r.Queue, orphan, r.topology.partitionSubject(partition))
+		s.await(time.Minute, "free of the orphan", func() bool { return !slices.Contains(s.consumers(r.Queue), orphan) })
+		s.await(time.Minute, "whole again", func() bool { return r.Held()+other.Held() == 17 && len(s.consumers(r.Queue)) == 17 })
+	})
+}
+
+// Somebody else's consumer is named, and not deleted.
+func TestFleetForeignConsumer(t *testing.T) {
+	for _, name := range []string{"mine", "my_other_consumer"} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.claim(q, name, q.topology.partitionSubject("3"))
+				r := s.replica(MemberConfig{})
+				s.await(10*time.Second, "explained", func() bool { return s.logged("is not a worker's: delete it") && s.logged(name) })
+				time.Sleep(time.Minute)
+				if !slices.Contains(s.consumers(q), name) {
+					t.Error("a foreign consumer was deleted")
+				}
+				if n := strings.Count(s.log(), "is not a worker's"); n != 1 {
+					t.Errorf("said %d times", n)
+				}
+				stream, err := q.js.Stream(t.Context(), q.topology.StreamName())
+				s.must(err)
+				s.must(stream.DeleteConsumer(t.Context(), name))
+				s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+			})
+		})
+	}
+}
+
+// A stream that differs ends Work: no waiting can help.
+func TestFleetMismatch(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queueOf(nil, Topology{Partitions: 8})
+		if err := q.Work(t.Context(), MemberConfig{}, &replica{}); err == nil || !strings.Contains(err.Error(), "subject_transform") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Streams that are missing are waited for.
+func TestFleetWaitsForTheStreams(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.must(q.js.DeleteStream(t.Context(), workName))
+		s.must(q.js.DeleteStream(t.Context(), kvName))
+		r := s.replica(MemberConfig{})
+		time.Sleep(30 * time.Second)
+		if n := strings.Count(s.log(), "cannot work now"); n != 1 {
+			t.Errorf("said %d times\n%s", n, s.log())
+		}
+		_, err := q.Setup(t.Context(), false)
+		s.must(err)
+		s.await(5*time.Second, "at work", func() bool { return r.Held() == 17 })
+	})
+}
+
+// The server goes and comes back: everything is claimed anew, and nothing is lost.
+func TestFleetServerRestart(t *testing.T) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
+		whole := func() bool { return a.Held()+b.Held() == 17 }
+		for _, away := range []time.Duration{100 * time.Millisecond, 3 * time.Second, time.Minute} {
+			s.await(20*time.Second, "whole", whole)
+			s.publish(q, "a", "b", "c")
+			s.stop()
+			time.Sleep(away)
+			s.start()
+			s.await(20*time.Second, "connected", func() bool { return q.Connected() })
+			s.publish(q, "d", "e", "f")
+			s.await(20*time.Second, "drained", func() bool { return whole() && s.backlog(q) == 0 })
+		}
+	})
+}

@@ -1,0 +1,153 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+var made = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+
+func (s *sim) journal(kv jetstream.KeyValue, created time.Time) *journal {
+	s.t.Helper()
+	j, err := openJournal(s.t.Context(), kv, "3", created)
+	s.must(err)
+	return j
+}
+
+func TestJournalRemembers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		kv := s.bucket(s.queue(nil))
+		reaches := func(step string, created time.Time, ann, bob uint64) {
+			t.Helper()
+			j := s.journal(kv, created)
+			if a, b := j.reach("ann"), j.reach("bob"); a != ann || b != bob {
+				t.Errorf("%s: the successor waits for %d and %d, want %d and %d", step, a, b, ann, bob)
+			}
+		}
+		reaches("nothing yet", made, 0, 0)
+		j := s.journal(kv, made)
+		s.must(j.begin(t.Context(), "ann", 5))
+		reaches("one", made, 5, 0)
+		s.must(j.begin(t.Context(), "bob", 7))
+		reaches("two", made, 5, 7)
+		s.must(j.begin(t.Context(), "ann", 4))
+		reaches("fewer", made, 5, 7)
+		s.must(j.begin(t.Context(), "ann", 9))
+		reaches("more", made, 9, 7)
+		j.settled("ann", 8)
+		if j.reach("ann") != 9 {
+			t.Error("settled up to 8, and 9 is forgotten")
+		}
+		j.settled("ann", 9)
+		if j.reach("ann") != 0 {
+			t.Error("not forgotten after its settlement")
+		}
+		s.must(j.begin(t.Context(), "bob", 11))
+		reaches("the next write forgets", made, 0, 11)
+		reaches("a stream made anew", made.Add(1), 0, 0)
+	})
+}
+
+// No user is named in the bucket.
+func TestJournalHashesUsers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		kv := s.bucket(s.queue(nil))
+		s.must(s.journal(kv, made).begin(t.Context(), "ann@example.com", 5))
+		entry, err := kv.Get(t.Context(), "merge.3")
+		s.must(err)
+		if strings.Contains(string(entry.Value()), "ann") {
+			t.Errorf("the record is %s", entry.Value())
+		}
+	})
+}
+
+// Calls that begin together share writes, and what is known already needs none.
+func TestJournalGroupsWrites(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(&line{delay: func() time.Duration { return 5 * time.Millisecond }})
+		written := func() uint64 { return s.info(q, "KV_userpilot_identify").State.LastSeq }
+		j := s.journal(s.bucket(q), made)
+		before := written()
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() { s.must(j.begin(t.Context(), fmt.Sprint(i), 5)) })
+		}
+		wg.Wait()
+		if n := written() - before; n > 2 {
+			t.Errorf("%d writes for 64 calls that began together", n)
+		}
+		before = written()
+		s.must(j.begin(t.Context(), "7", 5))
+		s.must(j.begin(t.Context(), "7", 3))
+		if n := written() - before; n != 0 {
+			t.Errorf("%d writes for what is known", n)
+		}
+	})
+}
+
+// A holder that lost its claim cannot write.
+func TestJournalOfTheLastHolder(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		kv := s.bucket(s.queue(nil))
+		for last := range uint64(3) { // on an empty key, and on one that is there
+			old, next := s.journal(kv, made), s.journal(kv, made)
+			s.must(next.begin(t.Context(), "ann", last+1))
+			if err := old.begin(t.Context(), "bob", 12); !isWrongRevision(err) {
+				t.Errorf("got %v", err)
+			}
+			if j := s.journal(kv, made); j.reach("bob") != 0 || j.reach("ann") != last+1 {
+				t.Error("the old holder has written")
+			}
+		}
+	})
+}
+
+func TestJournalDamaged(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		kv := s.bucket(s.queue(nil))
+		_, err := kv.PutString(t.Context(), "merge.3", `{"stream":"secret`)
+		s.must(err)
+		if _, err := openJournal(t.Context(), kv, "3", made); err == nil || !strings.Contains(err.Error(), "merge.3") || strings.Contains(err.Error(), "secret") {
+			t.Errorf("got %v", err)
+		}
+		s.must(kv.Delete(t.Context(), "merge.3"))
+		s.must(s.journal(kv, made).begin(t.Context(), "ann", 5))
+		if s.journal(kv, made).reach("ann") != 5 {
+			t.Error("nothing is recorded after the key was deleted")
+		}
+	})
+}
+
+// Who waits for another one's write can be called off.
+func TestJournalBeginEndsWithContext(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		q := s.queue(l)
+		j := s.journal(s.bucket(q), made)
+		l.silent.Store(true)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := j.begin(t.Context(), "ann", 5); err == nil {
+				t.Error("recorded without an answer")
+			}
+		})
+		why := errors.New("enough")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, why)
+		defer cancel()
+		begun := time.Now()
+		time.Sleep(time.Millisecond)
+		if err := j.begin(ctx, "bob", 5); !errors.Is(err, why) || time.Since(begun) > 2*time.Second {
+			t.Errorf("got %v after %v", err, time.Since(begun))
+		}
+		wg.Wait()
+	})
+}

@@ -1,0 +1,173 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nuid"
+)
+
+func TestMemberConfig(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		ttl      time.Duration
+		replicas int
+		want     time.Duration // 0 is refused
+	}{
+		"default":               {0, 1, 5 * time.Second},
+		"default of a cluster":  {0, 3, 15 * time.Second},
+		"the shortest":          {2 * time.Second, 1, 2 * time.Second},
+		"the longest":           {10 * time.Minute, 1, 10 * time.Minute},
+		"too short":             {time.Second, 1, 0},
+		"negative":              {-5 * time.Second, 1, 0},
+		"not whole seconds":     {2500 * time.Millisecond, 1, 0},
+		"others would not wait": {time.Hour, 1, 0},
+	} {
+		got, err := MemberConfig{TTL: test.ttl}.withDefaults(Topology{Replicas: test.replicas})
+		if test.want == 0 && err == nil || test.want != 0 && (err != nil || got.TTL != test.want) {
+			t.Errorf("%s: %v, %v", name, got.TTL, err)
+		}
+	}
+}
+
+func TestHolder(t *testing.T) {
+	t.Parallel()
+	id := nuid.Next()
+	topology, err := Topology{}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, partition := range topology.partitions() {
+		if member, what, ok := topology.holder(consumerName(id, partition, 12)); !ok || member != id || what != partition {
+			t.Errorf("%s: read as %q, %q, %v", partition, member, what, ok)
+		}
+	}
+	for _, name := range []string{"", "mine", "my_other_consumer", "x_3_1", id, id + "_3", id + "_3_x", id + "_99_1", id + "_3_1_1", id + "__1"} {
+		if _, _, ok := topology.holder(name); ok {
+			t.Errorf("%q counts as a worker's", name)
+		}
+	}
+}
+
+// No call begins in the last quarter of the key's life, by either clock.
+func TestCertainty(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &certainty{ttl: 8 * time.Second}
+		c.renew(time.Now())
+		time.Sleep(6*time.Second - 1)
+		if err := c.check(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(1)
+		if c.check() == nil || c.left() != 2*time.Second {
+			t.Errorf("certain in the last quarter, %v are left", c.left())
+		}
+		c.renew(time.Now().Round(0).Add(-7 * time.Second)) // the wall clock alone tells
+		if c.check() == nil {
+			t.Error("certain after a machine's sleep")
+		}
+	})
+}
+
+// What is in flight is called off before the others can take over.
+func TestKeepEndsBeforeTheKey(t *testing.T) {
+	for _, ttl := range []time.Duration{2 * time.Second, 5 * time.Second, 15 * time.Second} {
+		t.Run(ttl.String(), func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				l := &line{}
+				m, err := s.queue(l).join(t.Context(), MemberConfig{TTL: ttl})
+				s.must(err)
+				lapsed := make(chan time.Time, 1)
+				go func() {
+					if err := m.keep(t.Context()); err == nil {
+						t.Error("kept without an answer")
+					}
+					lapsed <- time.Now()
+				}()
+				time.Sleep(10*ttl + 123*time.Millisecond)
+				l.silent.Store(true)
+				renewed := *m.certainty.renewed.Load()
+				if d := (<-lapsed).Sub(renewed); d > ttl || d < ttl*3/4 {
+					t.Errorf("calls end %v after the last renewal, the key after %v", d, ttl)
+				}
+				if _, err := s.bucket(s.queue(nil)).Get(t.Context(), memberKey+m.id); err != nil && time.Since(renewed) < ttl {
+					t.Errorf("the key is gone before: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A key goes with its member: at once when it leaves, after its TTL when it does not.
+func TestMemberGone(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.must(err)
+		other, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.must(err)
+		s.must(other.q.clock.read(t.Context()))
+		gone := func() bool {
+			gone, err := other.gone(t.Context(), m.id)
+			s.must(err)
+			return gone
+		}
+		time.Sleep(4 * time.Second)
+		s.must(m.renew(t.Context())) // keeps the TTL
+		time.Sleep(4 * time.Second)
+		if gone() {
+			t.Error("gone although it renewed")
+		}
+		if d := s.await(10*time.Second, "gone", gone); d > 3*time.Second {
+			t.Errorf("gone %v after its time", d)
+		}
+		if err := m.renew(t.Context()); !isWrongRevision(err) {
+			t.Errorf("a lapsed member renewed: %v", err)
+		}
+		third, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.must(err)
+		s.must(third.leave(t.Context()))
+		if gone, err := other.gone(t.Context(), third.id); err != nil || !gone {
+			t.Errorf("left, and still there: %v", err)
+		}
+	})
+}
+
+// A key that the server does not remove is believed for twice its TTL.
+func TestMemberStuck(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.must(err)
+		s.must(m.q.clock.read(t.Context()))
+		dead := nuid.Next()
+		for value, lives := range map[string]time.Duration{`{"ttl":5000000000}`: 10 * time.Second, `damaged`: 2 * maxMemberTTL, `{"ttl":-1}`: 2 * maxMemberTTL} {
+			_, err = m.kv.PutString(t.Context(), memberKey+dead, value)
+			s.must(err)
+			time.Sleep(lives - time.Second)
+			if gone, err := m.gone(t.Context(), dead); gone || err != nil {
+				t.Errorf("%s: gone too early, %v", value, err)
+			}
+			time.Sleep(2 * time.Second)
+			if gone, err := m.gone(t.Context(), dead); !gone || err != nil {
+				t.Errorf("%s: not gone, %v", value, err)
+			}
+		}
+	})
+}
+
+func TestMemberRecord(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		m, err := s.queue(nil).join(context.WithoutCancel(t.Context()), MemberConfig{TTL: 5 * time.Second, Version: "v1.2.3"})
+		s.must(err)
+		entry, err := m.kv.Get(t.Context(), memberKey+m.id)
+		s.must(err)
+		if !strings.Contains(string(entry.Value()), `"version":"v1.2.3"`) {
+			t.Errorf("the record is %s", entry.Value())
+		}
+	})
+}

@@ -1,0 +1,96 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"testing"
+	"time"
+)
+
+// quietFor is how long a replica is silent from now on.
+func quietFor(q *Queue) time.Duration {
+	until, _ := q.QuietUntil()
+	return max(0, time.Until(until))
+}
+
+// near reports whether two times are the same but for what messages take.
+func near(a, b time.Duration) bool { return (a - b).Abs() < 50*time.Millisecond }
+
+func TestQuietReachesTheOthers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
+		s.await(10*time.Second, "at work", func() bool { return a.Held()+b.Held() == 17 })
+		_, woken := b.QuietUntil()
+
+		tell := a.BeQuiet(10 * time.Second)
+		if !near(quietFor(a.Queue), 10*time.Second) || quietFor(b.Queue) != 0 {
+			t.Errorf("before it is told: %v here, %v there", quietFor(a.Queue), quietFor(b.Queue))
+		}
+		s.must(tell(t.Context()))
+		s.await(time.Second, "silent", func() bool { return quietFor(b.Queue) > 0 })
+		if d := quietFor(b.Queue); !near(d, 10*time.Second) {
+			t.Errorf("the other replica is silent for %v", d)
+		}
+		select {
+		case <-woken:
+		default:
+			t.Error("who waits was not woken")
+		}
+
+		late := s.replica(MemberConfig{}) // joins in the middle
+		s.await(5*time.Second, "silent", func() bool { return quietFor(late.Queue) > 0 })
+		if !near(quietFor(late.Queue), quietFor(a.Queue)) {
+			t.Errorf("the late one is silent for %v, the others for %v", quietFor(late.Queue), quietFor(a.Queue))
+		}
+	})
+}
+
+// A shorter silence neither shortens a longer one nor overwrites it, wherever it is asked for.
+func TestQuietIsNeverShortened(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		a := s.replica(MemberConfig{})
+		s.await(10*time.Second, "at work", func() bool { return a.Held() == 17 })
+		s.must(a.BeQuiet(time.Minute)(t.Context()))
+		s.must(a.BeQuiet(time.Second)(t.Context()))
+		stranger := s.queue(nil) // has not heard of it yet
+		s.must(stranger.BeQuiet(2 * time.Second)(t.Context()))
+		time.Sleep(100 * time.Millisecond)
+		if d := quietFor(a.Queue); d < 59*time.Second {
+			t.Errorf("silent for %v, a minute was asked for", d)
+		}
+		late := s.replica(MemberConfig{})
+		s.await(10*time.Second, "at work", func() bool { return late.Held() > 0 })
+		if d := quietFor(late.Queue); d < 40*time.Second {
+			t.Errorf("who joins now is silent for %v, a minute was asked for", d)
+		}
+	})
+}
+
+func TestQuietDamaged(t *testing.T) {
+	for name, value := range map[string]string{
+		"not a time":    "secret",
+		"empty":         "",
+		"long ago":      "1999-01-01T00:00:00Z",
+		"far ahead":     "2999-01-01T00:00:00Z",
+		"out of bounds": "9999-99-99T00:00:00Z",
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				kv := s.bucket(q)
+				_, err := kv.PutString(t.Context(), quietKey, value)
+				s.must(err)
+				r := s.replica(MemberConfig{})
+				s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+				s.must(kv.Delete(t.Context(), quietKey))
+				time.Sleep(10 * time.Second)
+				if r.Held() != 17 || quietFor(r.Queue) != 0 {
+					t.Errorf("%d partitions held, silent for %v", r.Held(), quietFor(r.Queue))
+				}
+				if s.logged("secret") || s.logged("lapsed") {
+					t.Error(s.log())
+				}
+			})
+		})
+	}
+}

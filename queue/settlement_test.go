@@ -1,0 +1,359 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// server plays the server's part: what it is asked waits until the test answers.
+type server struct {
+	settler
+	t *testing.T
+	s *sim
+
+	mu     sync.Mutex
+	asked  []*nats.Msg
+	failed []error
+	done   []string
+}
+
+func (s *sim) playServer(make func(*nats.Conn, func(error)) (settler, error)) *server {
+	s.t.Helper()
+	q := s.queue(nil)
+	x := &server{t: s.t, s: s}
+	_, err := q.nc.Subscribe("play.>", func(m *nats.Msg) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.asked = append(x.asked, m)
+	})
+	s.must(err)
+	x.settler, err = make(q.nc, func(err error) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.failed = append(x.failed, err)
+	})
+	s.must(err)
+	return x
+}
+
+func (s *sim) playAcker() *server {
+	return s.playServer(func(nc *nats.Conn, fail func(error)) (settler, error) { return newAcker(nc, fail) })
+}
+
+func (s *sim) playDeleter() *server {
+	return s.playServer(func(nc *nats.Conn, fail func(error)) (settler, error) {
+		d, err := newDeleter(nc, "", fail)
+		d.subject = "play.delete"
+		return d, err
+	})
+}
+
+// begin settles events with these names; their sequences are their places in the alphabet.
+func (x *server) begin(names string) {
+	var ds []Delivery
+	for _, name := range names {
+		ds = append(ds, Delivery{Sequence: uint64(name), reply: "play.ack." + string(name)})
+	}
+	x.settle(ds, func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.done = append(x.done, names)
+	})
+	synctest.Wait()
+}
+
+// name is the event that a request is about.
+func name(m *nats.Msg) string {
+	if seq := 0; m.Subject == "play.delete" {
+		_, _ = fmt.Sscanf(string(m.Data), `{"seq":%d`, &seq)
+		return string(rune(seq))
+	}
+	return strings.TrimPrefix(m.Subject, "play.ack.")
+}
+
+// answer answers the oldest request that asks for one.
+func (x *server) answer(body string) {
+	x.t.Helper()
+	x.mu.Lock()
+	for len(x.asked) > 0 && x.asked[0].Reply == "" {
+		x.asked = x.asked[1:]
+	}
+	if len(x.asked) == 0 {
+		x.mu.Unlock()
+		x.t.Fatal("nothing was asked")
+	}
+	m := x.asked[0]
+	x.asked = x.asked[1:]
+	x.mu.Unlock()
+	x.s.must(m.Respond([]byte(body)))
+	synctest.Wait()
+}
+
+func (x *server) expect(asked string, done ...string) {
+	x.t.Helper()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	names := ""
+	for _, m := range x.asked {
+		names += name(m)
+	}
+	if names != asked || !slices.Equal(x.done, done) {
+		x.t.Errorf("asked for %q, done %q; want %q and %q", names, x.done, asked, done)
+	}
+}
+
+const (
+	success = `{"success":true}`
+	again   = `{"error":{"err_code":10008,"description":"busy"}}`
+)
+
+// Oldest first, one by one, and done only when all are gone.
+func TestDeleterOrder(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		x := s.playDeleter()
+		x.begin("ac")
+		x.begin("b")
+		x.expect("ab")
+		x.answer(success)
+		x.expect("bc")
+		x.answer(success)
+		x.expect("c", "b")
+		x.answer(success)
+		x.expect("", "b", "ac")
+		if len(x.failed) > 0 || x.overdue(time.Now().Add(time.Hour)) {
+			t.Errorf("failed: %v", x.failed)
+		}
+	})
+}
+
+// What is settled while a confirmation is under way waits for it, and then goes out together.
+func TestAckerBatches(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		x := s.playAcker()
+		x.begin("a")
+		x.begin("bd")
+		x.begin("c")
+		x.expect("a")
+		x.answer("")
+		x.expect("bdc", "a")
+		x.begin("e")
+		x.expect("bdc", "a")
+		x.answer("")
+		x.expect("e", "a", "bd", "c")
+		x.answer("")
+		x.expect("", "a", "bd", "c", "e")
+		if len(x.failed) > 0 || x.overdue(time.Now().Add(time.Hour)) {
+			t.Errorf("failed: %v", x.failed)
+		}
+	})
+}
+
+// A server that asks for patience is asked again, but not for ever.
+func TestDeleterAgain(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		x := s.playDeleter()
+		x.begin("ab")
+		for range 3 {
+			x.answer(again)
+			x.expect("a")
+		}
+		x.answer(success)
+		x.answer(again)
+		x.answer(success)
+		x.expect("", "ab")
+		x.begin("c")
+		time.Sleep(settleTimeout)
+		x.answer(again)
+		if len(x.failed) != 1 {
+			t.Errorf("tried for ever: %v", x.failed)
+		}
+	})
+}
+
+// A confirmation that comes twice, or for nothing, counts once; none counts after the end.
+func TestDeleterStrayAnswers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		x := s.playDeleter()
+		x.begin("ab")
+		first := x.asked[0]
+		for range 3 {
+			s.must(first.Respond([]byte(success)))
+		}
+		inbox := x.settler.(*deleter).inbox
+		nc := x.settler.(*deleter).nc
+		s.must(nc.Publish(inbox+".nonsense", []byte(success)))
+		s.must(nc.Publish(inbox+".77", []byte("no")))
+		synctest.Wait()
+		x.expect("ab")
+		x.close()
+		s.must(x.asked[1].Respond([]byte(success)))
+		synctest.Wait()
+		x.expect("ab")
+		if len(x.failed) != 0 {
+			t.Errorf("failed: %v", x.failed)
+		}
+	})
+}
+
+// A confirmation that does not come is noticed; the time begins anew with each that does.
+func TestSettleOverdue(t *testing.T) {
+	for name, play := range map[string]func(*sim) *server{"ack": (*sim).playAcker, "deletion": (*sim).playDeleter} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				x := play(s)
+				for _, event := range []string{"a", "b"} {
+					x.begin(event)
+					time.Sleep(settleTimeout)
+					if x.overdue(time.Now()) {
+						t.Error("overdue at its time")
+					}
+					x.answer(success)
+				}
+				x.begin("c")
+				time.Sleep(settleTimeout + 1)
+				if !x.overdue(time.Now()) {
+					t.Error("not overdue")
+				}
+			})
+		})
+	}
+}
+
+// deliveries claims the whole stream with one consumer and takes what is in it.
+func (s *sim) deliveries(q *Queue) (jetstream.Consumer, []Delivery) {
+	s.t.Helper()
+	consumer, err := q.js.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
+		Durable: "all", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: -1,
+	})
+	s.must(err)
+	return consumer, s.fetch(consumer)
+}
+
+// fetch takes what the consumer has, a thousand at most.
+func (s *sim) fetch(consumer jetstream.Consumer) []Delivery {
+	s.t.Helper()
+	batch, err := consumer.FetchNoWait(1000)
+	s.must(err)
+	var ds []Delivery
+	for m := range batch.Messages() {
+		at, err := parseReply(m.Reply())
+		s.must(err)
+		ds = append(ds, Delivery{Sequence: at.stream, reply: m.Reply()})
+	}
+	s.must(batch.Error())
+	return ds
+}
+
+// Both ways to remove, on a real server: when done is called, the events are gone.
+func TestSettlers(t *testing.T) {
+	for name, replicas := range map[string]int{"ack": 1, "deletion": 3} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				q.topology.Replicas = replicas // chooses the way; the stream has one copy all the same
+				s.publish(q, "ann", "bob", "ann", "bob", "cyd")
+				consumer, ds := s.deliveries(q)
+				x, err := q.newSettler(func(err error) { t.Error(err) })
+				s.must(err)
+				for _, batch := range [][]Delivery{ds[:3], ds[3:], ds[:1], ds[4:]} { // what is gone is gone
+					done := false
+					x.settle(batch, func() { done = true })
+					synctest.Wait()
+					if !done {
+						t.Fatal("not settled")
+					}
+				}
+				info, err := consumer.Info(t.Context())
+				s.must(err)
+				if n := s.backlog(q); n != 0 || info.NumAckPending != 0 {
+					t.Errorf("%d events are left, %d pending", n, info.NumAckPending)
+				}
+			})
+		})
+	}
+}
+
+// What is not certainly removed is not settled.
+func TestSettlersFail(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.publish(q, "ann")
+		_, ds := s.deliveries(q)
+		failed := make(chan error, 1)
+		fail := func(err error) { failed <- err }
+		done := func() { t.Error("settled") }
+
+		other, err := newDeleter(q.nc, "OTHER", fail)
+		s.must(err)
+		other.settle(ds, done)
+		if err := <-failed; !strings.Contains(err.Error(), "stream not found") {
+			t.Errorf("got %v", err)
+		}
+		s.must(q.js.DeleteConsumer(t.Context(), q.topology.StreamName(), "all"))
+		ack, err := newAcker(q.nc, fail)
+		s.must(err)
+		ack.settle(ds, done)
+		if err := <-failed; !strings.Contains(err.Error(), "no consumer took the acknowledgement") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A confirmation stands for the acknowledgements before it on the same connection only. Here the
+// first of a batch are lost with a connection, and now and then the last ones reach the server on
+// the next.
+func TestAckerAcrossReconnect(t *testing.T) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		q := s.queue(l)
+		s.publish(q, slices.Repeat([]string{"ann"}, 500)...)
+		_, ds := s.deliveries(q)
+		for range 60 { // who is faster, the sender or the end of the connection, is up to the scheduler
+			failed, done := false, false
+			x, err := newAcker(q.nc, func(error) { failed = true })
+			s.must(err)
+			synctest.Wait()
+			l.breaks.Store(true)
+			x.settle(ds, func() { done = true })
+			time.Sleep(time.Minute)
+			x.close()
+			if n := s.backlog(q); done && n > 0 {
+				t.Fatalf("settled, and %d of %d events are left", n, len(ds))
+			}
+			if !done && !failed && !x.overdue(time.Now()) {
+				t.Error("nobody notices")
+			}
+		}
+	})
+}
+
+func TestDeletionAnswers(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		success: "",
+		`{"error":{"err_code":10043,"description":"sequence 7 not found"}}`: "",
+		`{"error":{"err_code":10057,"description":"no message found"}}`:     "",
+		`{"error":{"err_code":10057,"description":"not permitted"}}`:        "not permitted",
+		again: errTryAgain.Error(),
+		`{"error":{"err_code":10059,"description":"stream not found"}}`: "stream not found",
+		`{"success":false}`: "the answer to a deletion says neither success nor error",
+		`{}`:                "the answer to a deletion says neither success nor error",
+		``:                  "read the answer to a deletion",
+		`secret`:            "read the answer to a deletion",
+	} {
+		err := deleted([]byte(body))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v", body, err)
+		}
+	}
+}

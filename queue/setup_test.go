@@ -1,0 +1,262 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func TestTopologyValidate(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		topology Topology
+		want     string // of the error; empty is none
+	}{
+		"defaults":            {Topology{}, ""},
+		"all named":           {Topology{Name: "a-b_9", Partitions: 256, Replicas: 5}, ""},
+		"sixty-four":          {Topology{Name: strings.Repeat("a", 64)}, ""},
+		"too long":            {Topology{Name: strings.Repeat("a", 65)}, "name:"},
+		"capitals":            {Topology{Name: "A"}, "name:"},
+		"a dot":               {Topology{Name: "a.b"}, "name:"},
+		"a wildcard":          {Topology{Name: "a*"}, "name:"},
+		"a space":             {Topology{Name: "a b"}, "name:"},
+		"a line break":        {Topology{Name: "a\n"}, "name:"},
+		"a hyphen first":      {Topology{Name: "-a"}, "name:"},
+		"like dead letters":   {Topology{Name: "a-dlq"}, "name:"},
+		"like their stream":   {Topology{Name: "a_dlq"}, "name:"},
+		"no partitions":       {Topology{Partitions: -1}, "partitions:"},
+		"too many partitions": {Topology{Partitions: 257}, "partitions:"},
+		"two copies":          {Topology{Replicas: 2}, "replicas:"},
+		"negative copies":     {Topology{Replicas: -1}, "replicas:"},
+	} {
+		err := test.topology.Validate()
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.HasPrefix(err.Error(), test.want)) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestTopologyNames(t *testing.T) {
+	t.Parallel()
+	for _, topology := range []Topology{{}, {Name: "identify"}} {
+		got := []string{topology.StreamName(), topology.DeadStreamName(), topology.Bucket(), topology.PlainSubject(), topology.Subject("a.b>*")}
+		want := []string{"USERPILOT_IDENTIFY", "USERPILOT_IDENTIFY_DLQ", "userpilot_identify", "userpilot.identify", "userpilot.identify.YS5iPio"}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// streams are the configurations of the three streams, as JetStream has them.
+func (s *sim) streams(q *Queue) map[string]string {
+	s.t.Helper()
+	configs := map[string]string{}
+	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket()} {
+		config := s.info(q, name).Config
+		transform := config.SubjectTransform
+		config.SubjectTransform = nil
+		configs[name] = fmt.Sprintf("%+v %+v", config, transform)
+	}
+	return configs
+}
+
+func TestSetupIsIdempotent(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queueOf(nil, Topology{Name: "new", Partitions: 4})
+		changes, err := q.Setup(t.Context(), false)
+		s.must(err)
+		want := []string{"stream USERPILOT_NEW: created", "stream USERPILOT_NEW_DLQ: created", "stream KV_userpilot_new: created"}
+		var got []string
+		for _, c := range changes {
+			got = append(got, c.String())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("the changes are %q", got)
+		}
+		before := s.streams(q)
+		for _, update := range []bool{false, true} {
+			if changes, err := q.Setup(t.Context(), update); err != nil || len(changes) != 0 {
+				t.Errorf("update %v: %v, %v", update, changes, err)
+			}
+		}
+		if !maps.Equal(before, s.streams(q)) {
+			t.Error("the streams have changed")
+		}
+	})
+}
+
+func TestSetupAtTheSameTime(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		var wg sync.WaitGroup
+		for range 8 {
+			q := s.queueOf(nil, Topology{Name: "new"})
+			wg.Go(func() {
+				if _, err := q.Setup(t.Context(), false); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// alteration is what somebody did to a stream, and what must be said of it.
+type alteration struct {
+	stream string
+	alter  func(*jetstream.StreamConfig)
+	fields []string // that Setup names; none is "left alone"
+}
+
+const (
+	workName = "USERPILOT_IDENTIFY"
+	deadName = "USERPILOT_IDENTIFY_DLQ"
+	kvName   = "KV_userpilot_identify"
+)
+
+var alterations = map[string]alteration{
+	"old events dropped": {workName, func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, []string{"discard"}},
+	"events age":         {workName, func(c *jetstream.StreamConfig) { c.MaxAge = 1e12 }, []string{"max_age"}},
+	"one each user":      {workName, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }, []string{"max_msgs_per_subject"}},
+	"other partitions": {workName, func(c *jetstream.StreamConfig) {
+		c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "userpilot.identify.*", Destination: "userpilot.identify.{{partition(8,1)}}"}
+	}, []string{"subject_transform"}},
+	"no partitions":     {workName, func(c *jetstream.StreamConfig) { c.SubjectTransform = nil }, []string{"subject_transform"}},
+	"more subjects":     {workName, func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "more") }, []string{"subjects"}},
+	"too large events":  {workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 20 }, []string{"max_msg_size"}},
+	"two at once":       {workName, func(c *jetstream.StreamConfig) { c.Discard, c.MaxAge = jetstream.DiscardOld, 1e12 }, []string{"discard", "max_age"}},
+	"a byte limit":      {workName, func(c *jetstream.StreamConfig) { c.MaxBytes = 1 << 30 }, nil},
+	"a description":     {workName, func(c *jetstream.StreamConfig) { c.Description = "ours" }, nil},
+	"letters dropped":   {deadName, func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, []string{"discard"}},
+	"letters live long": {deadName, func(c *jetstream.StreamConfig) { c.MaxAge *= 2 }, nil},
+	"few letters":       {deadName, func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 }, nil},
+	"keys age":          {kvName, func(c *jetstream.StreamConfig) { c.MaxAge = 1e12 }, []string{"max_age"}},
+	"direct gets":       {kvName, func(c *jetstream.StreamConfig) { c.AllowDirect = true }, []string{"allow_direct"}},
+	"a history":         {kvName, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 }, []string{"max_msgs_per_subject"}},
+}
+
+// Setup names each difference and changes nothing, unless it is told to.
+func TestSetupDifferences(t *testing.T) {
+	for name, test := range alterations {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				right := s.streams(q)
+				config := s.info(q, test.stream).Config
+				test.alter(&config)
+				_, err := q.js.UpdateStream(t.Context(), config)
+				s.must(err)
+				altered := s.streams(q)
+
+				changes, err := q.Setup(t.Context(), false)
+				var fields []string
+				if mismatch, ok := errors.AsType[*MismatchError](err); ok {
+					for _, d := range mismatch.Differences {
+						fields = append(fields, d.Field)
+						if d.Stream != test.stream || !strings.Contains(err.Error(), d.String()) || !strings.Contains(err.Error(), "setup --update") {
+							t.Errorf("the error is %v", err)
+						}
+					}
+				} else {
+					s.must(err)
+				}
+				if len(changes) != 0 || !slices.Equal(fields, test.fields) || !maps.Equal(altered, s.streams(q)) {
+					t.Errorf("changed %v, named %v, want %v", changes, fields, test.fields)
+				}
+
+				changes, err = q.Setup(t.Context(), true)
+				s.must(err)
+				if len(changes) != len(test.fields) {
+					t.Errorf("an update changed %v", changes)
+				}
+				if test.fields != nil && !maps.Equal(right, s.streams(q)) {
+					t.Errorf("after the update\n%v\nwant\n%v", s.streams(q), right)
+				}
+				if test.fields == nil && !maps.Equal(altered, s.streams(q)) {
+					t.Error("the update changed what is the platform team's")
+				}
+			})
+		})
+	}
+}
+
+// Events that wait are never hashed anew.
+func TestSetupRefusesToRehash(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.publish(q, "ann", "bob")
+		other := s.queueOf(nil, Topology{Partitions: 8})
+		before := s.streams(q)
+		if _, err := other.Setup(t.Context(), true); err == nil || !strings.Contains(err.Error(), "2 events wait") {
+			t.Errorf("got %v", err)
+		}
+		if !maps.Equal(before, s.streams(q)) {
+			t.Error("the streams have changed")
+		}
+		stream, err := q.js.Stream(t.Context(), workName)
+		s.must(err)
+		s.must(stream.Purge(t.Context()))
+		if _, err := other.Setup(t.Context(), true); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A stream of the same name that is something else altogether is never touched.
+func TestSetupMeetsAStranger(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queueOf(nil, Topology{Name: "new"})
+		_, err := q.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "USERPILOT_NEW", Subjects: []string{"orders"}, Storage: jetstream.MemoryStorage})
+		s.must(err)
+		_, err = q.Setup(t.Context(), false)
+		mismatch, ok := errors.AsType[*MismatchError](err)
+		if !ok || len(mismatch.Differences) < 4 {
+			t.Errorf("got %v", err)
+		}
+		if _, err := q.Setup(t.Context(), true); err == nil {
+			t.Error("a stream in memory was made the work stream")
+		}
+	})
+}
+
+// The server hashes whatever key a client publishes under, and keeps a user in one partition.
+func TestTransform(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		const users = 400
+		for range 2 {
+			for i := range users {
+				s.publish(q, fmt.Sprintf("user%d@example.com", i))
+			}
+		}
+		_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), []byte("{}"))
+		s.must(err)
+		stream, err := q.js.Stream(t.Context(), workName)
+		s.must(err)
+		info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(">"))
+		s.must(err)
+		var want []string
+		for _, p := range q.topology.partitions() {
+			want = append(want, q.topology.partitionSubject(p))
+		}
+		if got := slices.Sorted(maps.Keys(info.State.Subjects)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+			t.Errorf("the subjects are %v", got)
+		}
+		for i := range uint64(users) {
+			first, err := stream.GetMsg(t.Context(), i+1)
+			s.must(err)
+			second, err := stream.GetMsg(t.Context(), i+1+users)
+			s.must(err)
+			if first.Subject != second.Subject {
+				t.Errorf("%s lies on %s and %s", first.Data, first.Subject, second.Subject)
+			}
+		}
+	})
+}

@@ -1,0 +1,305 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/embedded"
+)
+
+// sim is a real JetStream server on fake time, which can go away and come back.
+type sim struct {
+	t   *testing.T
+	dir string
+
+	mu     sync.Mutex
+	server *embedded.Server // nil while it is away
+	logs   bytes.Buffer
+}
+
+// simulate runs f in a bubble of fake time, with a server that has the default streams.
+// Connections must not be interrupted.
+func simulate(t *testing.T, f func(*testing.T, *sim)) {
+	t.Helper()
+	t.Parallel()
+	bubble(t, f)
+}
+
+// simulateOutage is simulate for tests in which clients reconnect. For that nats.go takes a timer
+// from a pool of the whole process, and one of another bubble's is fatal. So these tests run one
+// after another, each with an empty pool.
+func simulateOutage(t *testing.T, f func(*testing.T, *sim)) {
+	t.Helper()
+	emptyPools()
+	defer emptyPools()
+	bubble(t, f)
+}
+
+// emptyPools lets go of all that a sync.Pool holds: it survives one collection.
+func emptyPools() {
+	runtime.GC()
+	runtime.GC()
+}
+
+func bubble(t *testing.T, f func(*testing.T, *sim)) {
+	t.Helper()
+	dir, today := t.TempDir(), time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		// A bubble begins in the year 2000, but the server measures the age of messages with
+		// the process's clock: to it they would all be too old to keep.
+		time.Sleep(time.Until(today))
+		s := &sim{t: t, dir: dir}
+		t.Cleanup(func() { // the last: connections are closed before
+			s.stop()
+			time.Sleep(time.Minute) // what is slow comes to its end
+		})
+		s.start()
+		if _, err := s.queue(nil).Setup(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		f(t, s)
+	})
+}
+
+func (s *sim) start() {
+	server, err := embedded.Start(embedded.Config{Dir: s.dir, NoSync: true})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.server = server
+}
+
+func (s *sim) stop() {
+	s.mu.Lock()
+	server := s.server
+	s.server = nil
+	s.mu.Unlock()
+	if server != nil {
+		server.Shutdown()
+	}
+}
+
+// Write takes log lines.
+func (s *sim) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logs.Write(p)
+}
+
+func (s *sim) log() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logs.String()
+}
+
+func (s *sim) logged(text string) bool { return strings.Contains(s.log(), text) }
+
+// line is one client's way to the server.
+type line struct {
+	sim    *sim
+	delay  func() time.Duration // of what the server sends; nil is none
+	silent atomic.Bool          // what the client sends is lost
+	cut    atomic.Bool          // no connection is possible
+	breaks atomic.Bool          // the next write is lost, and the connection with it
+}
+
+// InProcessConn dials whatever server runs now.
+func (l *line) InProcessConn() (net.Conn, error) {
+	l.sim.mu.Lock()
+	server := l.sim.server
+	l.sim.mu.Unlock()
+	if server == nil || l.cut.Load() {
+		return nil, errors.New("nobody there")
+	}
+	conn, err := server.InProcessConn()
+	return wire{conn, l}, err
+}
+
+type wire struct {
+	net.Conn
+	line *line
+}
+
+func (w wire) Write(p []byte) (int, error) {
+	if w.line.cut.Load() {
+		_ = w.Close()
+		return 0, net.ErrClosed
+	}
+	if w.line.breaks.CompareAndSwap(true, false) {
+		_ = w.Close()
+		return len(p), nil
+	}
+	if w.line.silent.Load() {
+		return len(p), nil
+	}
+	return w.Conn.Write(p)
+}
+
+func (w wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if w.line.delay != nil {
+		time.Sleep(w.line.delay()) // fake time
+	}
+	return n, err
+}
+
+// queue returns the default pipeline on a connection of its own, over l if that is not nil.
+func (s *sim) queue(l *line) *Queue { return s.queueOf(l, Topology{}) }
+
+func (s *sim) queueOf(l *line, topology Topology) *Queue {
+	s.t.Helper()
+	if l == nil {
+		l = &line{}
+	}
+	l.sim = s
+	nc, err := nats.Connect("", nats.InProcessServer(l), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(nc.Close)
+	q, err := New(nc, topology, slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return q
+}
+
+func (s *sim) bucket(q *Queue) jetstream.KeyValue {
+	s.t.Helper()
+	kv, err := q.bucket(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return kv
+}
+
+// info is a stream's state now.
+func (s *sim) info(q *Queue, stream string) *jetstream.StreamInfo {
+	s.t.Helper()
+	x, err := q.js.Stream(s.t.Context(), stream)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return x.CachedInfo()
+}
+
+// publish stores an event for each user under the user's subject, and returns the last one's
+// sequence.
+func (s *sim) publish(q *Queue, users ...string) uint64 {
+	s.t.Helper()
+	var last uint64
+	for _, user := range users {
+		ack, err := q.js.Publish(s.t.Context(), q.topology.Subject(user), fmt.Appendf(nil, `{"user_id":%q}`, user))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		last = ack.Sequence
+	}
+	return last
+}
+
+func (s *sim) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// replica runs Work and settles whatever arrives, until it is stopped.
+type replica struct {
+	*Queue
+	line *line
+	stop func() error
+
+	mu       sync.Mutex
+	settling map[*Claim]int
+	got      []uint64 // sequences
+	gotBy    []string // the partition of each
+}
+
+func (s *sim) replica(config MemberConfig) *replica {
+	r := &replica{line: &line{}, settling: map[*Claim]int{}}
+	r.Queue = s.queue(r.line)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Work(ctx, config, r) }()
+	r.stop = sync.OnceValue(func() error { cancel(); return <-done })
+	s.t.Cleanup(func() { _ = r.stop() })
+	return r
+}
+
+// kill is the end of the process: nothing leaves it any more.
+func (r *replica) kill() { r.line.cut.Store(true); r.nc.Close(); _ = r.stop() }
+
+// Deliver implements Handler.
+func (r *replica) Deliver(c *Claim, d Delivery) {
+	r.mu.Lock()
+	r.got, r.gotBy = append(r.got, d.Sequence), append(r.gotBy, c.Partition())
+	r.mu.Unlock()
+	r.count(c, 1)
+	c.Settle("u", []Delivery{d}, func() { r.count(c, -1) })
+}
+
+// Revoke implements Handler.
+func (r *replica) Revoke(c *Claim) {
+	for r.open(c) > 0 {
+		select {
+		case <-c.Lost():
+			return
+		case <-time.After(time.Millisecond): // fake time
+		}
+	}
+}
+
+// open is how many of the claim's events are not settled yet.
+func (r *replica) open(c *Claim) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.settling[c]
+}
+
+func (r *replica) count(c *Claim, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settling[c] += n
+}
+
+func (r *replica) received() []uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.got)
+}
+
+// await waits in fake time until ok, and returns how long that took.
+func (s *sim) await(most time.Duration, what string, ok func() bool) time.Duration {
+	s.t.Helper()
+	begun := time.Now()
+	for !ok() {
+		if time.Since(begun) > most {
+			s.t.Fatalf("%v later: not yet %s\n%s", most, what, s.log())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return time.Since(begun)
+}
