@@ -27,7 +27,7 @@ type server struct {
 	done   []string
 }
 
-func (s *sim) playServer(make func(*nats.Conn, func(error)) (settler, error)) *server {
+func (s *sim) playServer(newSettler func(*nats.Conn, func(error)) (settler, error)) *server {
 	s.t.Helper()
 	q := s.queue(nil)
 	x := &server{t: s.t, s: s}
@@ -37,7 +37,7 @@ func (s *sim) playServer(make func(*nats.Conn, func(error)) (settler, error)) *s
 		x.asked = append(x.asked, m)
 	})
 	s.must(err)
-	x.settler, err = make(q.nc, func(err error) {
+	x.settler, err = newSettler(q.nc, func(err error) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.failed = append(x.failed, err)
@@ -103,11 +103,11 @@ func (x *server) expect(asked string, done ...string) {
 	x.t.Helper()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	names := ""
+	var all strings.Builder
 	for _, m := range x.asked {
-		names += name(m)
+		all.WriteString(name(m))
 	}
-	if names != asked || !slices.Equal(x.done, done) {
+	if names := all.String(); names != asked || !slices.Equal(x.done, done) {
 		x.t.Errorf("asked for %q, done %q; want %q and %q", names, x.done, asked, done)
 	}
 }

@@ -263,10 +263,11 @@ func withClaims(t *testing.T, f func(t *testing.T, a, b *queue.Claim)) {
 // A call in flight that fails after its partition was given up takes nothing from the memory's
 // count twice.
 func TestMemoryAfterRevoke(t *testing.T) {
-	withClaims(t, func(t *testing.T, claim, _ *queue.Claim) {
+	withClaims(t, func(t *testing.T, claim, other *queue.Claim) {
 		w := idle(t, Config{Memory: 1 << 20})
+		rest := stocked(w, w.partition(other), "v", 400) // more than half of the memory
 		p := w.partition(claim)
-		l := stocked(w, p, "u", 700) // well above half of the memory
+		l := stocked(w, p, "u", 100)
 		l.state = calling
 		p.busy++
 		revoked := make(chan struct{})
@@ -276,8 +277,8 @@ func TestMemoryAfterRevoke(t *testing.T) {
 		w.ended(newCall(l, 1, queue.Slot{}, false), retry, fmt.Errorf("down"))
 		w.mu.Unlock()
 		<-revoked
-		if w.memory.used != 0 || w.waiting != 0 {
-			t.Errorf("nothing waits, and %d events of %d bytes are counted", w.waiting, w.memory.used)
+		if w.memory.used != rest.bytes || w.waiting != 400 {
+			t.Errorf("%d events of %d bytes are counted, 400 of %d wait", w.waiting, w.memory.used, rest.bytes)
 		}
 	})
 }

@@ -102,10 +102,11 @@ func series(t *testing.T, w *Worker) map[string]float64 {
 	values := map[string]float64{}
 	for _, family := range gather(t, w) {
 		for _, m := range family.GetMetric() {
-			name := strings.TrimPrefix(family.GetName(), "identify_")
+			path := []string{strings.TrimPrefix(family.GetName(), "identify_")}
 			for _, label := range m.GetLabel() {
-				name += "/" + label.GetValue()
+				path = append(path, label.GetValue())
 			}
+			name := strings.Join(path, "/")
 			if family.GetType() != dto.MetricType_HISTOGRAM {
 				values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}

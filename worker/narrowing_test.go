@@ -131,3 +131,25 @@ func TestNarrowingCosts(t *testing.T) {
 		})
 	}
 }
+
+// A refusal that does not come again ends the search all the same.
+func TestNarrowingOfNobody(t *testing.T) {
+	t.Parallel()
+	var n narrowing
+	n.refused(4)
+	for _, events := range []int{2, 1, 1} {
+		if !n.searching() || n.size() != events {
+			t.Fatalf("searching: %v, the next call holds %d events, want %d", n.searching(), n.size(), events)
+		}
+		n.delivered(events)
+	}
+	if n.searching() {
+		t.Error("the search goes on although all were delivered")
+	}
+	for range 20 {
+		n.delivered(n.size())
+	}
+	if n != (narrowing{}) {
+		t.Errorf("after a series of successes there is still a limit: %+v", n)
+	}
+}

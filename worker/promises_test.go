@@ -18,6 +18,10 @@ var minutely = queue.Rate{Calls: 600, Window: time.Minute}
 
 func at600(c *worker.Config) { c.Rate = minutely }
 
+// littleMemory keeps the server's simulated hours short: all that a replica reads ahead is part of
+// its consumer's state, which the server writes ten times a second.
+func littleMemory(c *worker.Config) { c.Memory = 1 << 20 }
+
 // A quiet day: everything arrives, in order, in few calls, and nothing is worth a warning.
 func TestDelivers(t *testing.T) {
 	t.Parallel()
@@ -43,7 +47,7 @@ func TestDelivers(t *testing.T) {
 func TestRateHour(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 80 * time.Millisecond}, func(t *testing.T, s *sim) {
-		r := s.start(func(c *worker.Config) { at600(c); c.NoCoalesce = true })
+		r := s.start(func(c *worker.Config) { at600(c); littleMemory(c); c.NoCoalesce = true })
 		const hour = 36_000
 		for i := range hour {
 			s.publish(fmt.Sprintf("u%d", i%300), "")
@@ -196,7 +200,7 @@ func TestRateOfFleet(t *testing.T) {
 		}
 		var fleet []*replica
 		for range 3 {
-			fleet = append(fleet, s.start(at600))
+			fleet = append(fleet, s.start(func(c *worker.Config) { at600(c); littleMemory(c) }))
 		}
 		begun := time.Now()
 		s.drain(time.Hour)
