@@ -44,7 +44,7 @@ const (
 // PublisherConfig sets a publisher's limits. The zero value is ready for use.
 type PublisherConfig struct {
 	// Window is the number of events that may be unacknowledged at a time; above 64 MiB
-	// together, it is fewer. Default 4096.
+	// together, it is fewer. Default 16384.
 	Window int
 	// Retry is how long an event is tried, always under the same message id, when the
 	// server does not answer; from the call on. Default 30 s.
@@ -82,6 +82,7 @@ type Publisher struct {
 	tries      uint64             // the number of the latest flight
 	flights    map[uint64]*flight // sent and not yet answered
 	youngest   map[string]*flight // each user's last event, where one is not yet answered
+	freed      int64              // of the window, not yet released
 	sweeper    *time.Timer
 	sweeping   bool
 	reconnects uint64
@@ -90,7 +91,7 @@ type Publisher struct {
 // NewPublisher returns a publisher. It sends nothing yet. Close it when done.
 func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 	if c.Window <= 0 {
-		c.Window = 4096
+		c.Window = 16384
 	}
 	if c.Retry <= 0 {
 		c.Retry = 30 * time.Second

@@ -123,11 +123,21 @@ func (p *Publisher) land(f *flight, receipt Receipt, err error) (next *flight) {
 	if p.youngest[f.user] == f {
 		delete(p.youngest, f.user)
 	}
-	f.body = nil // the caller may keep the result for long
+	f.body, f.user, f.subject, f.id = nil, "", "", "" // the caller may keep the result for long
 	f.result.receipt, f.result.err = receipt, err
 	close(f.result.done)
-	p.window.Release(f.weight)
+	p.release(f.weight)
 	return f.next
+}
+
+// release makes room in the window, in portions: a caller that waits for room would else be
+// woken for each event, which costs more than the event. The caller holds mu.
+func (p *Publisher) release(weight int64) {
+	p.freed += weight
+	if p.freed >= p.whole/16 || len(p.flights) == 0 {
+		p.window.Release(p.freed)
+		p.freed = 0
+	}
 }
 
 // watch arranges for a sweep while something is unanswered. The caller holds mu.
