@@ -24,60 +24,6 @@ const roundInterval = time.Second
 // again by itself, behind later ones.
 const forever = 100 * 24 * time.Hour
 
-// Work joins the fleet and hands the events of this replica's share of the partitions to h
-// until ctx ends. Then it gives them back in peace: it waits until h has let go, leaves the
-// fleet, and returns nil. While NATS is away or the streams are missing it says so once, and
-// goes on by itself when they are back; it returns an error only for a configuration
-// that can never work.
-func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error {
-	config, err := config.withDefaults(q.topology)
-	if err != nil {
-		return err
-	}
-	var trouble changeLog
-	for ctx.Err() == nil {
-		err := q.stay(ctx, config, h, &trouble)
-		if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
-			return err
-		}
-		if ctx.Err() == nil {
-			trouble.report(q.log, err)
-			pause(ctx, roundInterval)
-		}
-	}
-	return nil
-}
-
-// stay is one membership, from joining until ctx ends or it lapses.
-func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, trouble *changeLog) error {
-	m, err := q.join(ctx, config)
-	if err != nil {
-		return err
-	}
-	m.log.Debug("joined")
-	// What is in flight when ctx ends is finished and settled, so calls and renewals
-	// have a context of their own. It ends when the membership lapses.
-	calls, lapse := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer lapse(errGivenUp)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() {
-		if err := m.keep(calls); err != nil {
-			lapse(err)
-		}
-	})
-	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, members: map[string]time.Time{}, tenures: map[string]*tenure{}, failures: map[string]int{}}
-	err = f.run(ctx)
-	lapse(errGivenUp)
-	wg.Wait()
-	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-	defer cancel()
-	if leave := m.leave(leaving); leave != nil && err == nil && ctx.Err() == nil {
-		err = fmt.Errorf("leave: %w", leave)
-	}
-	return err
-}
-
 // fleet is one member's view of the others, and the claims that it holds.
 type fleet struct {
 	q       *Queue
@@ -479,15 +425,5 @@ func (f *fleet) failAll(err error) {
 	defer f.mu.Unlock()
 	for _, t := range f.tenures {
 		t.fail(err)
-	}
-}
-
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
 	}
 }
