@@ -81,12 +81,14 @@ func (g *gate) succeeded() {
 func (g *gate) answered() { g.holding = "" }
 
 // failed takes in a failure of a lane that may be the API's. It reports whether it counts as
-// an attempt: only if another user's call has succeeded since this lane's last failure.
-// (Since its first failure would be enough to know that the user is sick, but not that
-// there is no outage now.)
+// an attempt: only if another user's call has succeeded since this lane's first failure. And
+// not while users without such evidence have begun to fail, none succeeding since: that may
+// be an outage, which must not use up the attempts of those who failed before it.
 func (g *gate) failed(l *lane, probe bool, now time.Time) (counts bool) {
 	evidence := l.failing && g.successes > l.mark
-	l.failing, l.mark = true, g.successes
+	if !l.failing {
+		l.failing, l.mark = true, g.successes
+	}
 	switch {
 	case g.open:
 		if probe { // the others were in flight when it opened, and tell nothing new
@@ -94,7 +96,7 @@ func (g *gate) failed(l *lane, probe bool, now time.Time) (counts bool) {
 		}
 		return false
 	case evidence:
-		return true
+		return len(g.streak) == 0
 	case !slices.Contains(g.streak, l.user):
 		g.streak = append(g.streak, l.user)
 	}

@@ -79,6 +79,12 @@ func TestGate(t *testing.T) {
 			s.fail("sick")
 			s.succeed("other")
 			s.expectCounts(s.fail("sick"), true)
+			s.expectCounts(s.fail("sick"), true)
+		},
+		"it does not count while one who was well begins to fail": func(s *story) {
+			s.fail("sick")
+			s.succeed("well")
+			s.expectCounts(s.fail("well"), false)
 			s.expectCounts(s.fail("sick"), false)
 			s.succeed("other")
 			s.expectCounts(s.fail("sick"), true)

@@ -54,7 +54,7 @@ type lane struct {
 
 	attempts int
 	failing  bool
-	mark     uint64 // the gate's count of successes at the last failure
+	mark     uint64 // the gate's count of successes at the first failure
 	backoff  *backoff.ExponentialBackOff
 	timer    *time.Timer // of the last wait; nil before
 

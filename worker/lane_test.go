@@ -334,7 +334,8 @@ func TestOutageDuringSearch(t *testing.T) {
 		if n := l.take(true); n != 1 {
 			t.Fatalf("the spent call was not halved: %d events", n)
 		}
-		for range 10 { // the first counts: its evidence is from before the outage
+		w.gate.failed(&lane{user: "well"}, false, time.Now()) // the outage begins
+		for range 10 {
 			fail(1)
 		}
 		if n := len(w.graves); n != 0 {
