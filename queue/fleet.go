@@ -243,7 +243,7 @@ func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...stri
 	defer f.mu.Unlock()
 	f.tries++
 	t := &tenure{
-		q: f.q, consumer: consumerName(f.m.id, what, f.tries), claims: map[string]*Claim{}, created: stream.CachedInfo().Created,
+		q: f.q, consumer: consumerName(f.m.id, what, f.tries), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
 		certainty: f.m.certainty, ctx: f.calls, next: 1, done: make(chan struct{}), lost: make(chan struct{}),
 	}
 	for _, p := range partitions {
@@ -299,7 +299,7 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 		return nil, fmt.Errorf("claim by the consumer %s: %w", t.consumer, err)
 	}
 	for _, c := range t.claims {
-		if c.journal, err = openJournal(ctx, f.m.kv, c.partition, t.created); err != nil {
+		if c.journal, err = openJournal(ctx, f.m.kv, c.partition, t.created, t.oldest); err != nil {
 			return nil, err
 		}
 	}

@@ -42,8 +42,9 @@ type journalRecord struct {
 	Open   map[string]uint64 `json:"open"`
 }
 
-// openJournal reads what the partition's last holder left.
-func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, created time.Time) (*journal, error) {
+// openJournal reads what the partition's last holder left. first is the oldest event in the
+// stream: calls that held only older ones are settled, and forgotten here.
+func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, created time.Time, first uint64) (*journal, error) {
 	j := &journal{kv: kv, key: "merge." + partition, created: created, writing: make(chan struct{}, 1), open: map[string]uint64{}}
 	entry, err := kv.Get(ctx, j.key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -59,6 +60,7 @@ func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, c
 	}
 	if record.Stream.Equal(created) && record.Open != nil {
 		j.open = record.Open
+		maps.DeleteFunc(j.open, func(_ string, last uint64) bool { return last < first })
 	}
 	return j, nil
 }

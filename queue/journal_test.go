@@ -18,7 +18,7 @@ var made = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 
 func (s *sim) journal(kv jetstream.KeyValue, created time.Time) *journal {
 	s.t.Helper()
-	j, err := openJournal(s.t.Context(), kv, "3", created)
+	j, err := openJournal(s.t.Context(), kv, "3", created, s.oldest)
 	s.must(err)
 	return j
 }
@@ -54,6 +54,10 @@ func TestJournalRemembers(t *testing.T) {
 		s.must(j.begin(t.Context(), "bob", 11))
 		reaches("the next write forgets", made, 0, 11)
 		reaches("a stream made anew", made.Add(1), 0, 0)
+		s.oldest = 11
+		reaches("the event is the oldest", made, 0, 11)
+		s.oldest = 12
+		reaches("the event is gone", made, 0, 0)
 	})
 }
 
@@ -116,7 +120,7 @@ func TestJournalDamaged(t *testing.T) {
 		kv := s.bucket(s.queue(nil))
 		_, err := kv.PutString(t.Context(), "merge.3", `{"stream":"secret`)
 		s.must(err)
-		if _, err := openJournal(t.Context(), kv, "3", made); err == nil || !strings.Contains(err.Error(), "merge.3") || strings.Contains(err.Error(), "secret") {
+		if _, err := openJournal(t.Context(), kv, "3", made, 0); err == nil || !strings.Contains(err.Error(), "merge.3") || strings.Contains(err.Error(), "secret") {
 			t.Errorf("got %v", err)
 		}
 		s.must(kv.Delete(t.Context(), "merge.3"))

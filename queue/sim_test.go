@@ -29,6 +29,8 @@ type sim struct {
 	t   *testing.T
 	dir string
 
+	oldest uint64 // event of the stream, for journals that are opened
+
 	mu     sync.Mutex
 	server *embedded.Server // nil while it is away
 	logs   bytes.Buffer

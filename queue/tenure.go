@@ -21,6 +21,7 @@ type tenure struct {
 	consumer  string            // its name
 	claims    map[string]*Claim // by the subject under which the partition's events are stored
 	created   time.Time         // of the work stream
+	oldest    uint64            // event in it when the claims were made
 	certainty *certainty
 	settler   settler
 	ctx       context.Context // of the calls: ends when the membership lapses
