@@ -45,6 +45,7 @@ type sim struct {
 
 	mu     sync.Mutex
 	server *embedded.Server // nil while it is down
+	conns  []net.Conn       // all that were opened to it
 
 	publishing *nats.Conn
 	queue      *queue.Queue
@@ -131,7 +132,13 @@ func (s *sim) InProcessConn() (net.Conn, error) {
 	if server == nil {
 		return nil, errors.New("the server is down")
 	}
-	return server.InProcessConn()
+	conn, err := server.InProcessConn()
+	if err == nil {
+		s.mu.Lock()
+		s.conns = append(s.conns, conn)
+		s.mu.Unlock()
+	}
+	return conn, err
 }
 
 // line is a replica's connection to the world, which a kill cuts.

@@ -173,11 +173,16 @@ func (c *chaos) crashServer() {
 	image := filepath.Join(c.t.TempDir(), "image")
 	must(c.t, os.CopyFS(image, os.DirFS(c.dir)))
 	c.mu.Lock()
-	old := c.server
-	c.server = nil
+	old, connections := c.server, c.conns
+	c.server, c.conns = nil, nil
 	c.mu.Unlock()
-	c.startServer(image)
+	// Before any time passes: what the old server acknowledged after the image was made would be
+	// lost, and nobody's fault but ours.
+	for _, conn := range connections {
+		_ = conn.Close()
+	}
 	old.Shutdown()
+	c.startServer(image)
 }
 
 // calm ends all faults, with at least one replica up.
