@@ -56,12 +56,10 @@ func (c *Claim) Lost() <-chan struct{} {
 
 // Certain returns nil if a call may begin now. It asks no one and does not block.
 func (c *Claim) Certain() error {
-	select {
-	case <-c.done:
+	if c.isDone() {
 		return errGivenUp
-	default:
-		return c.certainty.check()
 	}
+	return c.certainty.check()
 }
 
 // Fail gives the claim up because something is not as it must be; the partition is then

@@ -366,7 +366,7 @@ func (f *fleet) held(partition string) bool {
 	defer f.mu.Unlock()
 	subject := f.q.topology.partitionSubject(partition)
 	for _, t := range f.tenures {
-		if t.has(subject) {
+		if t.claims[subject] != nil {
 			return true
 		}
 	}

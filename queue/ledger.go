@@ -33,8 +33,9 @@ type Ledger struct {
 	burst    int
 	interval time.Duration
 
-	slots    []time.Time // reserved and not yet taken, in the server's time
-	next     time.Time   // as last read or written
+	kv       jetstream.KeyValue // nil until it is open, and after an error
+	slots    []time.Time        // reserved and not yet taken, in the server's time
+	next     time.Time          // as last read or written
 	revision uint64
 	known    bool // whether next and revision are the key's, as far as this replica knows
 	trouble  changeLog
@@ -102,7 +103,7 @@ func (l *Ledger) reserve(ctx context.Context, waiting int) error {
 		}
 		l.trouble.report(l.q.log, err)
 		if err != nil {
-			l.known = false
+			l.known, l.kv = false, nil
 			wait = reserveAhead
 		}
 		if len(l.slots) > 0 {
@@ -119,12 +120,13 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 	if err := l.q.clock.read(ctx); err != nil {
 		return 0, err
 	}
-	kv, err := l.q.bucket(ctx)
-	if err != nil {
-		return 0, err
+	if l.kv == nil {
+		if l.kv, err = l.q.bucket(ctx); err != nil {
+			return 0, err
+		}
 	}
 	if !l.known {
-		if err := l.read(ctx, kv); err != nil {
+		if err := l.read(ctx); err != nil {
 			return 0, err
 		}
 	}
@@ -136,7 +138,7 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 		// Nobody reserves this far ahead: the server's clock was wrong when this was written.
 		// What was called in the last window is unknown, so let a window pass.
 		l.q.log.Warn("the ledger was ahead of the server's clock, it waits for one window and starts anew")
-		return l.rate.Window, l.write(ctx, kv, now.Add(l.rate.Window))
+		return l.rate.Window, l.write(ctx, now.Add(l.rate.Window))
 	}
 	first := l.first(now)
 	if ahead := first.Sub(now) - (l.interval + reserveAhead); ahead > 0 {
@@ -145,7 +147,7 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 	}
 	n := min(max(waiting, 1), max(1, int(reserveAhead/l.interval)))
 	next := first.Add(time.Duration(n) * l.interval)
-	switch err := l.write(ctx, kv, next); {
+	switch err := l.write(ctx, next); {
 	case isWrongRevision(err):
 		l.known = false
 		return conflictPause, nil
@@ -168,8 +170,8 @@ func (l *Ledger) first(now time.Time) time.Time {
 	return latest(l.next, credit)
 }
 
-func (l *Ledger) read(ctx context.Context, kv jetstream.KeyValue) error {
-	entry, err := kv.Get(ctx, ledgerKey)
+func (l *Ledger) read(ctx context.Context) error {
+	entry, err := l.kv.Get(ctx, ledgerKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		l.next, l.revision, l.known = time.Time{}, 0, true
 		return nil
@@ -185,12 +187,12 @@ func (l *Ledger) read(ctx context.Context, kv jetstream.KeyValue) error {
 	return nil
 }
 
-func (l *Ledger) write(ctx context.Context, kv jetstream.KeyValue, next time.Time) error {
+func (l *Ledger) write(ctx context.Context, next time.Time) error {
 	value, err := json.Marshal(ledgerRecord{Next: next, Rate: l.rate.String()})
 	if err != nil {
 		return err
 	}
-	revision, err := compareAndSet(ctx, kv, ledgerKey, value, l.revision)
+	revision, err := compareAndSet(ctx, l.kv, ledgerKey, value, l.revision)
 	if err != nil {
 		return fmt.Errorf("reserve in the ledger: %w", err)
 	}

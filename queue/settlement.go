@@ -233,7 +233,6 @@ func (d *deleter) close() { _ = d.sub.Unsubscribe() }
 const (
 	codeAlreadyGone = 10043 // within a block of the store
 	codeNotFound    = 10057 // below its first block; says "no message found"
-	codeTryAgain    = 10008
 )
 
 var errTryAgain = errors.New("the server asks to try again")
@@ -255,7 +254,7 @@ func deleted(answer []byte) error {
 		return nil
 	case reply.Error != nil && reply.Error.Code == codeNotFound && strings.Contains(reply.Error.Description, "no message found"):
 		return nil
-	case reply.Error != nil && reply.Error.Code == codeTryAgain:
+	case reply.Error != nil && reply.Error.Code == codeUnavailable:
 		return errTryAgain
 	case reply.Error != nil:
 		return errors.New(reply.Error.Description)

@@ -70,12 +70,6 @@ func (t *tenure) failure() error {
 	}
 }
 
-// has reports whether the partition stored under this subject is among the claims.
-func (t *tenure) has(subject string) bool {
-	_, ok := t.claims[subject]
-	return ok
-}
-
 // serve hands events to h until the claims are given up, and then waits until h has let go.
 func (t *tenure) serve(h Handler, consumer jetstream.Consumer) {
 	served := make(chan struct{})

@@ -21,10 +21,7 @@ func (w *Worker) beginBurial(l *lane) {
 	l.state = burying
 	l.partition.busy++
 	w.graves = append(w.graves, l)
-	select {
-	case w.digging <- struct{}{}:
-	default:
-	}
+	signal(w.digging)
 }
 
 // nextGrave takes the lane that has waited longest for its burial.
@@ -37,10 +34,7 @@ func (w *Worker) nextGrave() *lane {
 	l := w.graves[0]
 	w.graves = w.graves[1:]
 	if len(w.graves) > 0 {
-		select {
-		case w.digging <- struct{}{}:
-		default:
-		}
+		signal(w.digging)
 	}
 	return l
 }
@@ -88,7 +82,7 @@ func (w *Worker) buryHead(l *lane) {
 
 func (w *Worker) buried(l *lane, x *waiting) {
 	w.dead.report(w.log, nil)
-	w.metrics.died(x.death.Reason)
+	w.metrics.died()
 	w.log.Info("dead letter", slog.Uint64("sequence", x.delivery.Sequence),
 		slog.String("reason", string(x.death.Reason)), slog.Int("status", x.death.Status))
 	l.backoff = nil

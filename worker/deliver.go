@@ -22,10 +22,9 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 		w.mu.Unlock()
 		select {
 		case <-room:
+			w.mu.Lock()
 		case <-c.Done():
-		}
-		w.mu.Lock()
-		if isDone(c) {
+			w.mu.Lock()
 			return // whoever claims the partition next gets the event again
 		}
 	}
@@ -48,15 +47,6 @@ func (w *Worker) crowded() bool {
 }
 
 func (w *Worker) readAhead() int { return 8 * w.config.Concurrency }
-
-func isDone(c *queue.Claim) bool {
-	select {
-	case <-c.Done():
-		return true
-	default:
-		return false
-	}
-}
 
 func (w *Worker) partition(c *queue.Claim) *partition {
 	p, ok := w.partitions[c]

@@ -102,7 +102,7 @@ func (m *metrics) delivered(ds []queue.Delivery, now time.Time) {
 	}
 }
 
-func (m *metrics) died(queue.Reason) {
+func (m *metrics) died() {
 	m.outcomes.WithLabelValues("dead").Inc()
 	m.deadEvents.Add(1)
 }

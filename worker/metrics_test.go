@@ -44,7 +44,7 @@ func busy(t *testing.T) *Worker {
 		w.metrics.called(err, time.Second)
 	}
 	w.metrics.delivered(make([]queue.Delivery, 3), time.Now())
-	w.metrics.died(queue.Rejected)
+	w.metrics.died()
 	return w
 }
 

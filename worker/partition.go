@@ -37,10 +37,7 @@ func (p *partition) lane(user string) *lane {
 // ended says that something under way has ended.
 func (p *partition) ended(count *int) {
 	*count--
-	select {
-	case p.changed <- struct{}{}:
-	default:
-	}
+	signal(p.changed)
 }
 
 // bar lets a lane wait until its reach has arrived. If that is gone from the stream, there is

@@ -156,9 +156,12 @@ func (w *Worker) Run(ctx context.Context) error {
 }
 
 // wakeUp lets the dispatcher look again.
-func (w *Worker) wakeUp() {
+func (w *Worker) wakeUp() { signal(w.wake) }
+
+// signal lets whoever receives from ch look again. ch holds one signal: more would say no more.
+func signal(ch chan<- struct{}) {
 	select {
-	case w.wake <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }
