@@ -29,10 +29,16 @@ type fleet struct {
 	q       *Queue
 	m       *member
 	h       Handler
-	members map[string]time.Time // until when their keys can tell of the living; run's alone
 	calls   context.Context
 	trouble *changeLog
 	serving sync.WaitGroup
+
+	// run's alone:
+	known   bool               // whether the watch has told all there is
+	members map[string]Replica // also those who may be dead
+	due     bool               // something has changed: what is held must be compared with the share
+	settled time.Time          // when those who have come may take their shares
+	crowd   time.Time          // when the first of them came
 
 	mu       sync.Mutex
 	tenures  map[string]*tenure // by consumer; also those being given up
@@ -53,8 +59,12 @@ func (f *fleet) run(ctx context.Context) error {
 
 	tick := time.NewTicker(roundInterval)
 	defer tick.Stop()
-	known := false // whether the watch has told all there is
+	defer f.q.replicas.Store(nil)
 	for {
+		var settled <-chan time.Time
+		if wait := time.Until(f.settled); wait > 0 {
+			settled = time.After(wait)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -66,21 +76,28 @@ func (f *fleet) run(ctx context.Context) error {
 			if status != nats.CONNECTED {
 				f.failAll(errors.New("the connection to NATS was interrupted"))
 			}
+			f.due = true
 		case entry, open := <-watch.Updates():
 			if !open {
 				return errors.New("the watch on the fleet ended")
 			}
-			if entry == nil {
-				known = true
-			} else if err := f.learn(entry); err != nil {
+			if err := f.learn(entry); err != nil {
 				return err
 			}
+		case <-settled:
+			f.due = true
 		case <-tick.C:
+			f.due = true
 		}
 		f.reportFailures()
-		if !known || f.q.nc.Status() != nats.CONNECTED || len(watch.Updates()) > 0 {
+		if !f.known || !f.due || f.q.nc.Status() != nats.CONNECTED || len(watch.Updates()) > 0 {
 			continue
 		}
+		f.publishReplicas()
+		if time.Now().Before(f.settled) {
+			continue
+		}
+		f.due = false
 		err := f.round(ctx)
 		if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
 			return err
@@ -91,30 +108,85 @@ func (f *fleet) run(ctx context.Context) error {
 	}
 }
 
-// learn takes in one change of a watched key.
+// learn takes in one change of a watched key; nil is the end of those that there were.
 func (f *fleet) learn(entry jetstream.KeyValueEntry) error {
-	if entry.Key() == quietKey {
+	switch {
+	case entry == nil:
+		f.known, f.due = true, true
+		f.arrived()
+		return nil
+	case entry.Key() == quietKey:
 		return f.q.learnQuiet(f.calls, entry)
 	}
 	id := strings.TrimPrefix(entry.Key(), memberKey)
-	if entry.Operation() == jetstream.KeyValuePut {
-		f.members[id] = lifetime(entry)
-	} else {
+	before, member := f.members[id]
+	if entry.Operation() != jetstream.KeyValuePut {
 		delete(f.members, id)
+		f.due = true
+		return nil
 	}
+	r := readReplica(id, entry.Value(), entry.Created())
+	f.members[id] = r
+	if !member && f.known {
+		f.arrived()
+	}
+	// What it no longer holds may be ours to claim. Most renewals say nothing of the kind.
+	if !member || !slices.Equal(before.Partitions, r.Partitions) {
+		f.due = true
+	}
+	f.publishReplicas()
 	return nil
 }
 
-// alive lists the members in an order that all agree on.
-func (f *fleet) alive() []string {
+const (
+	// settleTime is how long nobody must have come before shares move: where many start at
+	// once, each partition moves once and not with each of them.
+	settleTime = 250 * time.Millisecond
+	// settleLimit bounds that where they never stop coming, as in a loop of crashes.
+	settleLimit = time.Second
+)
+
+// arrived says that somebody has come.
+func (f *fleet) arrived() {
+	now := time.Now()
+	if now.After(f.settled) {
+		f.crowd = now
+	}
+	f.settled = earliest(now.Add(settleTime), f.crowd.Add(settleLimit))
+}
+
+// living are the members whose keys can tell of them, in an order that all agree on.
+func (f *fleet) living() []Replica {
 	now := f.q.clock.now()
-	var ids []string
-	for id, until := range f.members {
-		if until.After(now) {
-			ids = append(ids, id)
+	var living []Replica
+	for _, r := range f.members {
+		if r.lifetime().After(now) {
+			living = append(living, r)
 		}
 	}
-	slices.Sort(ids)
+	slices.SortFunc(living, func(a, b Replica) int { return strings.Compare(a.ID, b.ID) })
+	return living
+}
+
+// publishReplicas lets others see who lives, the ledger among them: it keeps to all their rates.
+func (f *fleet) publishReplicas() {
+	living := f.living()
+	f.q.replicas.Store(&living)
+	var others pace
+	for _, r := range living {
+		if r.ID != f.m.id {
+			others = others.and(r.pace())
+		}
+	}
+	f.q.others.Store(&others)
+}
+
+// alive lists the ids of the living.
+func (f *fleet) alive() []string {
+	var ids []string
+	for _, r := range f.living() {
+		ids = append(ids, r.ID)
+	}
 	return ids
 }
 
@@ -152,7 +224,7 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 	}
 	var group errgroup.Group
 	group.SetLimit(8)
-	for _, partition := range all {
+	for _, partition := range f.fromOwnPlace(all) {
 		if f.held(partition) {
 			continue
 		}
@@ -169,6 +241,14 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 		}
 	}
 	return group.Wait()
+}
+
+// fromOwnPlace turns the list of partitions, so that members who claim at the same time begin
+// at different ones.
+func (f *fleet) fromOwnPlace(partitions []string) []string {
+	members := f.alive()
+	at := max(0, slices.Index(members, f.m.id)) * len(partitions) / max(1, len(members))
+	return slices.Concat(partitions[at:], partitions[:at])
 }
 
 // claimAll claims every partition through one consumer, once all are free.
@@ -272,9 +352,11 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 	}
 	f.serving.Go(func() {
 		f.q.held.Add(int32(len(t.claims)))
+		signal(f.m.changed)
 		t.serve(f.h, consumer)
 		f.q.held.Add(-int32(len(t.claims)))
 		f.unclaim(stream, t)
+		signal(f.m.changed)
 	})
 	return nil
 }
@@ -371,6 +453,17 @@ func (f *fleet) held(partition string) bool {
 		}
 	}
 	return false
+}
+
+// partitions lists what is claimed, also what is being given up, in the order of all.
+func (f *fleet) partitions() []string {
+	held := []string{}
+	for _, p := range f.q.topology.partitions() {
+		if f.held(p) {
+			held = append(held, p)
+		}
+	}
+	return held
 }
 
 // holds reports whether the consumer is one of this member's claims.

@@ -235,7 +235,7 @@ func TestFleetForeignConsumer(t *testing.T) {
 func TestFleetMismatch(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(nil, Topology{Partitions: 8})
-		if err := q.Work(t.Context(), MemberConfig{}, &replica{}); err == nil || !strings.Contains(err.Error(), "subject_transform") {
+		if err := q.Work(t.Context(), MemberConfig{}, &replica{}); err == nil || !strings.Contains(err.Error(), "use --partitions 16, or") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -274,5 +274,107 @@ func TestFleetServerRestart(t *testing.T) {
 			s.publish(q, "d", "e", "f")
 			s.await(20*time.Second, "drained", func() bool { return whole() && s.backlog(q) == 0 })
 		}
+	})
+}
+
+// Many that start at the same moment take their shares once: partitions do not move with each
+// of them.
+func TestFleetStartsTogether(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		created, err := q.nc.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.CREATED." + workName + ".>")
+		s.must(err)
+		var fleet []*replica
+		for range 10 {
+			fleet = append(fleet, s.replica(MemberConfig{}))
+			time.Sleep(20 * time.Millisecond)
+		}
+		s.await(5*time.Second, "balanced", func() bool {
+			for _, r := range fleet {
+				if n := r.Held(); n < 1 || n > 2 {
+					return false
+				}
+			}
+			return true
+		})
+		if n, _, err := created.Pending(); err != nil || n > 17+3 {
+			t.Errorf("%d claims for 17 partitions, %v", n, err)
+		}
+	})
+}
+
+// One who comes takes its share from the others, and nothing else moves.
+func TestFleetMovesFew(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
+		s.await(5*time.Second, "shared", func() bool { return a.Held()+b.Held() == 17 && min(a.Held(), b.Held()) == 8 })
+		before := s.consumers(q)
+		c := s.replica(MemberConfig{})
+		s.await(5*time.Second, "shared", func() bool { return a.Held()+b.Held()+c.Held() == 17 && c.Held() >= 5 })
+		after := s.consumers(q)
+		stayed := 0
+		for _, name := range before {
+			if slices.Contains(after, name) {
+				stayed++
+			}
+		}
+		if moved := 17 - stayed; moved != c.Held() {
+			t.Errorf("%d partitions moved for a share of %d", moved, c.Held())
+		}
+	})
+}
+
+// A crash loop that never settles does not keep the others from their shares.
+func TestFleetNeverSettles(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		ended := make(chan struct{})
+		stop := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(settleTime / 2):
+					_, err := s.bucket(q).PutString(t.Context(), memberKey+nuid.Next(), `{"ttl":100000000}`)
+					s.must(err)
+				}
+			}
+		}()
+		r := s.replica(MemberConfig{})
+		s.await(10*time.Second, "at work", func() bool { return r.Held() > 0 })
+		close(stop)
+		<-ended
+	})
+}
+
+// Replicas know one another, and what each holds.
+func TestReplicas(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		a := s.replica(MemberConfig{Host: "a", Version: "v1", Rate: Rate{600, time.Minute}})
+		b := s.replica(MemberConfig{Host: "b", Version: "v2", Rate: Rate{60, time.Minute}})
+		s.await(5*time.Second, "known", func() bool {
+			known := a.Replicas()
+			if len(known) != 2 {
+				return false
+			}
+			for _, r := range known {
+				want := a.Held()
+				if r.Host == "b" {
+					want = b.Held()
+				}
+				if want < 8 || len(r.Partitions) != want {
+					return false
+				}
+			}
+			return true
+		})
+		if low := LowestRate(b.Replicas()); low.Calls != 60 {
+			t.Errorf("the lowest rate is %s", low)
+		}
+		s.must(b.stop())
+		s.await(time.Second, "gone", func() bool { return len(a.Replicas()) == 1 })
 	})
 }

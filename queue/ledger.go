@@ -17,6 +17,9 @@ const (
 	reserveAhead = 100 * time.Millisecond
 	// conflictPause follows a lost race for the key.
 	conflictPause = time.Millisecond
+	// lookAgain is how long a distant slot is waited for before the ledger is read again: a
+	// replica with a slower rate may have left meanwhile.
+	lookAgain = 10 * time.Second
 )
 
 // Ledger is the one limit of the whole fleet. A key in the bucket holds the instant of the
@@ -24,14 +27,17 @@ const (
 // replicas ever have the same slot, whoever joins, dies or restarts, and the bound
 // holds in every sliding window (see [Rate.Interval]).
 //
+// While replicas have different rates, as during a rolling update, all keep to each of them:
+// in every window that begins after the one with the lower rate has joined, that one holds.
+//
 // Time is the server's. When NATS cannot be reached, there are no slots.
 //
 // A Ledger is for one goroutine.
 type Ledger struct {
-	q        *Queue
-	rate     Rate
-	burst    int
-	interval time.Duration
+	q    *Queue
+	rate Rate // this replica's
+	own  pace // of rate
+	pace pace // of all replicas' rates together, as last looked up
 
 	kv       jetstream.KeyValue // nil until it is open, and after an error
 	slots    []time.Time        // reserved and not yet taken, in the server's time
@@ -44,16 +50,13 @@ type Ledger struct {
 // ledgerRecord is the stored form.
 type ledgerRecord struct {
 	Next time.Time `json:"next"`
-	Rate string    `json:"rate"` // for operators
+	Rate string    `json:"rate"` // of who wrote it, for operators
 }
 
-// NewLedger returns the fleet's limit. A burst of 0 is the rate's default. The rate must
-// not be unlimited. It sends nothing yet.
+// NewLedger returns the fleet's limit. A burst of 0 is the rate's default. With an unlimited
+// rate there is no limit but those that other replicas have. It sends nothing yet.
 func (q *Queue) NewLedger(r Rate, burst int) *Ledger {
-	if burst == 0 {
-		burst = r.DefaultBurst()
-	}
-	return &Ledger{q: q, rate: r, burst: min(burst, r.Calls), interval: r.Interval(burst)}
+	return &Ledger{q: q, rate: r, own: r.pace(burst)}
 }
 
 // Slot is the right to begin one call now.
@@ -62,6 +65,8 @@ type Slot struct{ until time.Time }
 // Slot returns the right to begin a call at begin, or later by the tolerance that
 // [Rate.Interval] reckons with.
 func (r Rate) Slot(begin time.Time) Slot { return Slot{until: begin.Add(r.tolerance())} }
+
+func (p pace) slot(begin time.Time) Slot { return Slot{until: begin.Add(p.tolerance)} }
 
 // Void reports whether it is too late to begin the call: the slot would share a window with
 // others that it must not meet. The zero Slot is never void.
@@ -72,15 +77,18 @@ func (s Slot) Void() bool { return !s.until.IsZero() && time.Now().After(s.until
 // rate. A slot that is taken and not used is lost.
 func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 	for {
-		if len(l.slots) == 0 {
+		if l.keepUp(); len(l.slots) == 0 && !l.pace.unlimited() {
 			if err := l.reserve(ctx, waiting); err != nil {
 				return Slot{}, err
 			}
 		}
+		if l.pace.unlimited() {
+			return Slot{}, nil
+		}
 		slot := l.slots[0]
 		l.slots = l.slots[1:]
 		begin, trip := l.q.clock.local(slot)
-		taken := l.rate.Slot(begin.Add(-trip))
+		taken := l.pace.slot(begin.Add(-trip))
 		if taken.Void() {
 			continue
 		}
@@ -94,9 +102,20 @@ func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 	}
 }
 
-// reserve blocks until it has slots. It tries for as long as ctx lives.
+// keepUp looks up at what pace the fleet goes now. Slots that were reserved at another one
+// may be too close together.
+func (l *Ledger) keepUp() {
+	if now := l.own.and(l.q.othersPace()); now != l.pace {
+		l.pace, l.slots = now, nil
+	}
+}
+
+// reserve blocks until it has slots, or needs none any more. It tries for as long as ctx lives.
 func (l *Ledger) reserve(ctx context.Context, waiting int) error {
 	for ctx.Err() == nil {
+		if l.keepUp(); l.pace.unlimited() {
+			return nil
+		}
 		wait, err := l.tryReserve(ctx, waiting)
 		if ctx.Err() != nil {
 			break
@@ -109,7 +128,7 @@ func (l *Ledger) reserve(ctx context.Context, waiting int) error {
 		if len(l.slots) > 0 {
 			return nil
 		}
-		pause(ctx, wait)
+		pause(ctx, min(wait, lookAgain))
 	}
 	return context.Cause(ctx)
 }
@@ -131,22 +150,22 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 		}
 	}
 	now := l.q.clock.now()
-	if _, trip := l.q.clock.local(now); trip >= l.rate.tolerance() {
-		return 0, fmt.Errorf("the server's clock is known up to %v only, which is too little for a rate of %v: bring the worker nearer to NATS, or give the rate in a longer window", trip, l.rate)
+	if _, trip := l.q.clock.local(now); trip >= l.pace.tolerance {
+		return 0, fmt.Errorf("the server's clock is known up to %v only, where the rate asks for %v: bring the worker nearer to NATS, or give the rate in a longer window", trip, l.pace.tolerance)
 	}
-	if l.next.After(now.Add(l.rate.Window + 2*(l.interval+reserveAhead))) {
+	if l.next.After(now.Add(l.pace.window + 2*(l.pace.interval+reserveAhead))) {
 		// Nobody reserves this far ahead: the server's clock was wrong when this was written.
 		// What was called in the last window is unknown, so let a window pass.
 		l.q.log.Warn("the ledger was ahead of the server's clock, it waits for one window and starts anew")
-		return l.rate.Window, l.write(ctx, now.Add(l.rate.Window))
+		return l.pace.window, l.write(ctx, now.Add(l.pace.window))
 	}
 	first := l.first(now)
-	if ahead := first.Sub(now) - (l.interval + reserveAhead); ahead > 0 {
+	if ahead := first.Sub(now) - (l.pace.interval + reserveAhead); ahead > 0 {
 		l.known = false // the others move it on meanwhile
 		return ahead, nil
 	}
-	n := min(max(waiting, 1), max(1, int(reserveAhead/l.interval)))
-	next := first.Add(time.Duration(n) * l.interval)
+	n := min(max(waiting, 1), max(1, int(reserveAhead/l.pace.interval)))
+	next := first.Add(time.Duration(n) * l.pace.interval)
 	switch err := l.write(ctx, next); {
 	case isWrongRevision(err):
 		l.known = false
@@ -155,7 +174,7 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 		return 0, err
 	}
 	for i := range n {
-		slot := first.Add(time.Duration(i) * l.interval)
+		slot := first.Add(time.Duration(i) * l.pace.interval)
 		l.slots = append(l.slots, latest(slot, now))
 	}
 	return 0, nil
@@ -163,7 +182,7 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 
 // first is the first free slot: what idle time has left of the burst lies in the past.
 func (l *Ledger) first(now time.Time) time.Time {
-	credit := now.Add(-time.Duration(l.burst-1) * l.interval)
+	credit := now.Add(-time.Duration(l.pace.burst-1) * l.pace.interval)
 	if l.next.IsZero() {
 		return now // a new pipeline: no credit from before its time
 	}
@@ -202,6 +221,13 @@ func (l *Ledger) write(ctx context.Context, next time.Time) error {
 
 func latest(a, b time.Time) time.Time {
 	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
 		return a
 	}
 	return b

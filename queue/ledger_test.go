@@ -325,3 +325,67 @@ func TestLedgerRecord(t *testing.T) {
 		}
 	})
 }
+
+// knows lets a queue know of other replicas with these rates.
+func (s *sim) knows(q *Queue, rates ...Rate) {
+	var others pace
+	for _, r := range rates {
+		others = others.and(r.pace(0))
+	}
+	q.others.Store(&others)
+}
+
+// While rates differ the lowest holds, of whichever kind, and when its replica has gone the
+// others go on at their own.
+func TestLedgerKeepsToTheLowest(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		high, low := Rate{600, time.Minute}, Rate{20, 4 * time.Second} // 300 a minute
+		a, b := s.queue(nil), s.queue(nil)
+		phase := func(d time.Duration) *spending {
+			x := newSpending()
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			x.wg.Go(func() { x.spend(ctx, a.NewLedger(high, 0), 64) })
+			if len(*b.replicas.Load()) > 0 {
+				x.wg.Go(func() { x.spend(ctx, b.NewLedger(low, 0), 64) })
+			}
+			x.wg.Wait()
+			return x
+		}
+		b.replicas.Store(&[]Replica{{}})
+		s.knows(a, low)
+		s.knows(b, high)
+		both := phase(2 * time.Minute)
+		both.check(t, low, 0.98)
+		if most := mostInWindow(both.calls, high.Window); most > high.Calls {
+			t.Errorf("%d calls in a window of %s", most, high)
+		}
+		b.replicas.Store(&[]Replica{})
+		s.knows(a)
+		phase(2*time.Minute).check(t, high, 0.98)
+	})
+}
+
+// A ledger that is at work heeds a rate that comes and goes; none of its own is no excuse.
+func TestLedgerHeedsChanges(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		l := q.NewLedger(Rate{}, 0)
+		if slot, err := l.Take(t.Context(), 64); err != nil || slot != (Slot{}) {
+			t.Errorf("without a limit: %v, %v", slot, err)
+		}
+		s.knows(q, Rate{100, 10 * time.Second})
+		if n := takes(l, time.Minute); n > 605 || n < 580 {
+			t.Errorf("%d calls in a minute of 100/10s", n)
+		}
+		s.knows(q, Rate{100, 10 * time.Second}, Rate{1, time.Hour})
+		if n := takes(l, time.Minute); n > 1 {
+			t.Errorf("%d calls in a minute of 1/1h", n)
+		}
+		time.AfterFunc(time.Minute, func() { s.knows(q) })
+		begun := time.Now()
+		if _, err := l.Take(t.Context(), 64); err != nil || time.Since(begun) > time.Minute+lookAgain {
+			t.Errorf("the limit is gone, noticed after %v, %v", time.Since(begun), err)
+		}
+	})
+}

@@ -21,8 +21,17 @@ type MemberConfig struct {
 	// least: a dead replica's partitions are taken over after that. Default 5 s, and
 	// 15 s with several copies, since an election stops renewals for 4-6 s.
 	TTL time.Duration
-	// Version is shown to operators.
-	Version string
+	// Version and Host are shown to operators.
+	Version, Host string
+	// Rate and Burst are what this replica's [Ledger] has been given. All replicas keep to the
+	// lowest. Zero if it takes no slots from the ledger.
+	Rate  Rate
+	Burst int
+	// Report tells what the replica is doing, to be shown to operators. It is called at each
+	// renewal, five times in a TTL, and must not block. Nil tells nothing.
+	Report func() Report
+	// Changed makes a receive worth a renewal at once: the report says something new.
+	Changed <-chan struct{}
 }
 
 func (m MemberConfig) withDefaults(t Topology) (MemberConfig, error) {
@@ -45,22 +54,15 @@ const (
 	memberIDLength = 22        // of a nuid
 )
 
-// memberRecord is what a member tells the others.
-type memberRecord struct {
-	Joined  time.Time     `json:"joined"`
-	TTL     time.Duration `json:"ttl"` // nanoseconds
-	Version string        `json:"version,omitempty"`
-}
-
 // lifetime is how long a key that was written at a time can tell of a living member. The
 // server removes it after its TTL; but after a crash a server has been seen to keep such a key
 // for ever, and with it the partitions of the dead.
-func lifetime(entry jetstream.KeyValueEntry) time.Time {
-	var record memberRecord
-	if err := json.Unmarshal(entry.Value(), &record); err != nil || record.TTL <= 0 || record.TTL > maxMemberTTL {
-		record.TTL = maxMemberTTL
+func (r Replica) lifetime() time.Time {
+	ttl := r.TTL
+	if ttl <= 0 || ttl > maxMemberTTL {
+		ttl = maxMemberTTL
 	}
-	return entry.Created().Add(2 * record.TTL)
+	return r.Heard.Add(2 * ttl)
 }
 
 // member is one stay in the fleet, from joining to leaving or lapsing. A replica that comes
@@ -71,9 +73,12 @@ type member struct {
 	config    MemberConfig
 	kv        jetstream.KeyValue
 	certainty *certainty
-	record    []byte
-	revision  uint64
+	joined    time.Time // by the server's clock
+	revision  uint64    // of the key; join's and keep's
 	log       *slog.Logger
+
+	partitions func() []string // claimed now
+	changed    chan struct{}   // tells keep that these have changed
 }
 
 // join makes the member's key. It blocks for a few round trips.
@@ -82,15 +87,14 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 	if err != nil {
 		return nil, err
 	}
-	record, err := json.Marshal(memberRecord{Joined: time.Now().UTC(), TTL: config.TTL, Version: config.Version})
-	if err != nil {
+	if err := q.clock.read(ctx); err != nil {
 		return nil, err
 	}
 	id := nuid.Next()
 	m := &member{
-		q: q, id: id, config: config, kv: kv, record: record,
-		certainty: &certainty{ttl: config.TTL},
-		log:       q.log.With(slog.String("member", id)),
+		q: q, id: id, config: config, kv: kv, joined: q.clock.now(),
+		certainty: &certainty{ttl: config.TTL}, changed: make(chan struct{}, 1),
+		log: q.log.With(slog.String("member", id)),
 	}
 	if err := m.renew(ctx); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
@@ -101,10 +105,14 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 // renew writes the key again. kv.Update would drop the time to live, so the message
 // is published as the bucket's own client would, with the header for it.
 func (m *member) renew(ctx context.Context) error {
+	record, err := json.Marshal(m.record())
+	if err != nil {
+		return err
+	}
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, m.config.TTL/4)
 	defer cancel()
-	ack, err := m.q.js.Publish(ctx, "$KV."+m.q.topology.Bucket()+"."+memberKey+m.id, m.record,
+	ack, err := m.q.js.Publish(ctx, m.q.topology.keySubject(memberKey+m.id), record,
 		jetstream.WithMsgTTL(m.config.TTL), jetstream.WithExpectLastSequencePerSubject(m.revision))
 	if err != nil {
 		return err
@@ -114,21 +122,38 @@ func (m *member) renew(ctx context.Context) error {
 	return nil
 }
 
-// keep renews until ctx ends, or until the key can have expired; then it returns why. A
-// renewal whose answer was lost may have taken effect and changed the revision: then the
-// membership lapses and the replica joins anew.
+// record is what the key holds.
+func (m *member) record() Replica {
+	r := Replica{
+		Host: m.config.Host, Version: m.config.Version, Joined: m.joined, TTL: m.config.TTL,
+		Rate: m.config.Rate, Burst: m.config.Burst,
+	}
+	if m.partitions != nil {
+		r.Partitions = m.partitions()
+	}
+	if m.config.Report != nil {
+		r.Report = m.config.Report()
+		r.HoldSince, r.OutageSince = m.q.serverTime(r.HoldSince), m.q.serverTime(r.OutageSince)
+	}
+	return r
+}
+
+// keep renews until ctx ends, or until the key can have expired; then it returns why.
 func (m *member) keep(ctx context.Context) error {
 	for ctx.Err() == nil {
-		pause(ctx, min(m.config.TTL/5, m.certainty.left()))
+		m.rest(ctx)
 		left := m.certainty.left()
 		if left <= 0 {
 			return errUncertain
 		}
 		trying, cancel := context.WithTimeout(ctx, left)
 		err := m.renew(trying)
-		cancel()
 		if isWrongRevision(err) {
-			return fmt.Errorf("renew the membership: %w", err)
+			err = m.adopt(trying)
+		}
+		cancel()
+		if errors.Is(err, errLapsed) {
+			return err
 		}
 		if err != nil && ctx.Err() == nil {
 			m.log.Debug("membership not renewed yet", slog.Any("error", err))
@@ -137,9 +162,38 @@ func (m *member) keep(ctx context.Context) error {
 	return nil
 }
 
-// leave removes the key, so that the others need not wait for its end.
+// rest waits until the next renewal is due, or there is something new to tell.
+func (m *member) rest(ctx context.Context) {
+	timer := time.NewTimer(min(m.config.TTL/5, m.certainty.left()))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-m.changed:
+	case <-m.config.Changed:
+	}
+}
+
+var errLapsed = errors.New("the membership has lapsed: its key is gone")
+
+// adopt learns the key's revision again, and renews. A renewal without an answer may have taken
+// effect: nobody else writes this key, so if it is there it is ours.
+func (m *member) adopt(ctx context.Context) error {
+	entry, err := m.kv.Get(ctx, memberKey+m.id)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return errLapsed
+	}
+	if err != nil {
+		return err
+	}
+	m.revision = entry.Revision()
+	return m.renew(ctx)
+}
+
+// leave removes the key, so that the others need not wait for its end: at whatever revision,
+// since the answer to the last renewal may have been lost.
 func (m *member) leave(ctx context.Context) error {
-	return m.kv.Delete(ctx, memberKey+m.id, jetstream.LastRevision(m.revision))
+	return m.kv.Delete(ctx, memberKey+m.id)
 }
 
 // gone reports whether the bucket's leader knows no such member that could be alive.
@@ -151,7 +205,7 @@ func (m *member) gone(ctx context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read the member %s: %w", id, err)
 	}
-	return m.q.clock.now().After(lifetime(entry)), nil
+	return m.q.clock.now().After(readReplica(id, entry.Value(), entry.Created()).lifetime()), nil
 }
 
 // allPartitions stands for every partition in a consumer's name.

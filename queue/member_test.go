@@ -4,11 +4,13 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
 
@@ -168,6 +170,53 @@ func TestMemberRecord(t *testing.T) {
 		s.must(err)
 		if !strings.Contains(string(entry.Value()), `"version":"v1.2.3"`) {
 			t.Errorf("the record is %s", entry.Value())
+		}
+	})
+}
+
+// A renewal whose answer is lost may have taken effect. The member finds its key again and goes on;
+// only when the key is gone has it lapsed.
+func TestKeepAfterALostAnswer(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.must(err)
+		kept := make(chan error, 1)
+		go func() { kept <- m.keep(t.Context()) }()
+		time.Sleep(3 * time.Second)
+		// As its own lost renewal would, in everything but who sent it.
+		_, err = m.q.js.Publish(t.Context(), m.q.topology.keySubject(memberKey+m.id), []byte(`{"ttl":5000000000}`), jetstream.WithMsgTTL(5*time.Second))
+		s.must(err)
+		time.Sleep(time.Minute)
+		s.must(m.certainty.check())
+		s.must(m.kv.Delete(t.Context(), memberKey+m.id))
+		if err := <-kept; !errors.Is(err, errLapsed) {
+			t.Errorf("the key was deleted, and keep says %v", err)
+		}
+	})
+}
+
+// What changes is told at once, and times are the server's.
+func TestReportIsFresh(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		changed := make(chan struct{})
+		hold := ""
+		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 10 * time.Minute, Changed: changed, Report: func() Report {
+			return Report{Key: "1a2b3c4d", Hold: hold, HoldSince: time.Now().Add(-time.Hour)}
+		}})
+		s.must(err)
+		go func() { _ = m.keep(t.Context()) }()
+		time.Sleep(time.Second)
+		hold = "unauthorized"
+		changed <- struct{}{}
+		time.Sleep(100 * time.Millisecond)
+		status, err := m.q.Status(t.Context())
+		s.must(err)
+		if n := len(status.Replicas); n != 1 {
+			t.Fatalf("%d replicas", n)
+		}
+		r := status.Replicas[0]
+		if r.Hold != "unauthorized" || r.Key != "1a2b3c4d" || status.Time.Sub(r.HoldSince).Round(time.Second) != time.Hour {
+			t.Errorf("got %+v", r)
 		}
 	})
 }

@@ -26,6 +26,8 @@ type Queue struct {
 	clock    clock
 	quiet    quiet
 	held     atomic.Int32 // partitions claimed now
+	replicas atomic.Pointer[[]Replica]
+	others   atomic.Pointer[pace] // what the other replicas' rates ask of the ledger
 }
 
 // New returns the pipeline of this topology. It sends nothing: call [Queue.Setup] to
@@ -57,6 +59,22 @@ func (q *Queue) Connected() bool { return q.nc.IsConnected() }
 // Held is the number of partitions that [Queue.Work] has claimed now.
 func (q *Queue) Held() int { return int(q.held.Load()) }
 
+// othersPace is what the other replicas' rates ask of this one.
+func (q *Queue) othersPace() pace {
+	if p := q.others.Load(); p != nil {
+		return *p
+	}
+	return pace{}
+}
+
+// signal lets whoever receives from ch look again. ch holds one signal: more would say no more.
+func signal(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
 // Counts is what lies in the streams.
 type Counts struct {
 	Backlog     uint64    // events not yet settled
@@ -74,12 +92,7 @@ func (q *Queue) Counts(ctx context.Context) (Counts, error) {
 	if err != nil {
 		return Counts{}, fmt.Errorf("read the dead-letter stream's state: %w", err)
 	}
-	state := work.CachedInfo().State
-	counts := Counts{Backlog: state.Msgs, DeadLetters: dead.CachedInfo().State.Msgs}
-	if state.Msgs > 0 {
-		counts.Oldest = state.FirstTime
-	}
-	return counts, nil
+	return newCounts(work.CachedInfo().State, dead.CachedInfo().State), nil
 }
 
 // bucket opens the key-value bucket. It asks the server, so that a bucket that was deleted

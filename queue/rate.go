@@ -53,6 +53,15 @@ func (r Rate) String() string {
 	return fmt.Sprintf("%d/%s", r.Calls, window)
 }
 
+// MarshalText writes the form that ParseRate reads.
+func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText is ParseRate.
+func (r *Rate) UnmarshalText(text []byte) (err error) {
+	*r, err = ParseRate(string(text))
+	return err
+}
+
 // Unlimited reports whether there is no limit.
 func (r Rate) Unlimited() bool { return r.Calls <= 0 || r.Window <= 0 }
 
@@ -80,4 +89,51 @@ func (r Rate) DefaultBurst() int {
 func (r Rate) Interval(burst int) time.Duration {
 	burst = min(max(burst, 1), r.Calls)
 	return (r.Window+r.tolerance())/time.Duration(r.Calls-burst+1) + 1
+}
+
+// pace is how limits are kept: slots come an interval apart, a burst of them may be taken at
+// once after a pause, and each may be used late by the tolerance. The zero value is no limit.
+type pace struct {
+	interval, tolerance time.Duration
+	burst               int
+	window              time.Duration // the longest of the limits'
+}
+
+// pace is how this limit alone is kept. A burst of 0 is the default.
+func (r Rate) pace(burst int) pace {
+	if r.Unlimited() {
+		return pace{}
+	}
+	if burst <= 0 {
+		burst = r.DefaultBurst()
+	}
+	burst = min(burst, r.Calls)
+	return pace{interval: r.Interval(burst), tolerance: r.tolerance(), burst: burst, window: r.Window}
+}
+
+func (p pace) unlimited() bool { return p.interval == 0 }
+
+// and is the pace that keeps both limits. Their windows may differ: each bound is burst +
+// (window+tolerance)/interval, which grows with burst and tolerance and falls with the interval.
+func (p pace) and(other pace) pace {
+	switch {
+	case p.unlimited():
+		return other
+	case other.unlimited():
+		return p
+	}
+	return pace{
+		interval:  max(p.interval, other.interval),
+		tolerance: min(p.tolerance, other.tolerance),
+		burst:     min(p.burst, other.burst),
+		window:    max(p.window, other.window),
+	}
+}
+
+// PerMinute is how many calls a minute the rate allows; 0 without a limit.
+func (r Rate) PerMinute() float64 {
+	if r.Unlimited() {
+		return 0
+	}
+	return float64(r.Calls) / r.Window.Minutes()
 }

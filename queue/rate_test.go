@@ -134,3 +134,25 @@ func TestIntervalUsesTheLimit(t *testing.T) {
 		}
 	}
 }
+
+// A pace that keeps two limits keeps each.
+func TestPaceOfTwoLimits(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) Rate {
+			windows := []time.Duration{time.Second, 7 * time.Second, time.Minute, time.Hour}
+			return Rate{rapid.IntRange(1, 2000).Draw(t, name+" calls"), rapid.SampledFrom(windows).Draw(t, name+" window")}
+		}
+		a, b := draw("a"), draw("b")
+		p := a.pace(rapid.IntRange(0, 9).Draw(t, "a burst")).and(b.pace(rapid.IntRange(0, 9).Draw(t, "b burst")))
+		for _, r := range []Rate{a, b} {
+			most := p.burst + int((r.Window+p.tolerance)/p.interval)
+			if most > r.Calls {
+				t.Fatalf("%s and %s are kept by %+v, which lets %d calls into %v", a, b, p, most, r.Window)
+			}
+		}
+		if none := (pace{}); p.and(none) != p || none.and(p) != p {
+			t.Fatal("no limit is not neutral")
+		}
+	})
+}

@@ -33,22 +33,37 @@ type MismatchError struct{ Differences []Change }
 // Error lists every difference and the way out.
 func (e *MismatchError) Error() string {
 	lines := make([]string, len(e.Differences))
+	out := "match the flags to the stream, or run: identify-worker setup --update"
 	for i, d := range e.Differences {
 		lines[i] = d.String()
+		if d.Field == fieldPartitions {
+			out = fmt.Sprintf("use --partitions %s, or change the stream: identify-worker setup --update --partitions %s", d.Have, d.Want)
+		}
 	}
-	return strings.Join(lines, "; ") + " (match the flags to the stream, or run: identify-worker setup --update)"
+	return strings.Join(lines, "; ") + " (" + out + ")"
 }
 
 // Setup creates the streams that are missing. Where one exists and differs, it changes
 // nothing and returns a [*MismatchError], unless update is true; then it makes
 // the stream what it should be. It returns what it made or changed. Limits that a
 // platform team may set by itself (bytes, number and age of dead letters) are left alone.
+// Another number of partitions is a matter of its own: see [Queue.Repartition], which an
+// update begins with and gives no time to drain.
 //
 // Setup blocks until the server has answered or ctx ends, and is safe to run from
 // several replicas at once.
 func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 	var changes []Change
 	var mismatch MismatchError
+	if update {
+		change, err := q.Repartition(ctx, 0)
+		if err != nil {
+			return nil, err
+		}
+		if change != nil {
+			changes = append(changes, *change)
+		}
+	}
 	for _, want := range []jetstream.StreamConfig{q.topology.workStream(q.nc.MaxPayload()), q.topology.deadStream(), q.topology.bucketStream()} {
 		made, differences, err := q.setupStream(ctx, want, update)
 		if err != nil {
@@ -101,7 +116,11 @@ func mayUpdate(info *jetstream.StreamInfo, differences []Change) error {
 	return nil
 }
 
-const fieldTransform = "subject_transform"
+// Fields of differences that need more than an update.
+const (
+	fieldTransform  = "subject_transform"
+	fieldPartitions = "partitions"
+)
 
 // compare lists where have differs in what this pipeline depends on. What a platform
 // team may choose for itself (bytes, the age of dead letters, placement) is not compared.
@@ -112,7 +131,9 @@ func compare(have, want jetstream.StreamConfig) []Change {
 			changes = append(changes, Change{Stream: want.Name, Field: field, Have: a, Want: b})
 		}
 	}
-	check("subjects", have.Subjects, want.Subjects)
+	if !isPaused(have) { // else they come back by themselves
+		check("subjects", have.Subjects, want.Subjects)
+	}
 	check("retention", have.Retention, want.Retention)
 	check("storage", have.Storage, want.Storage)
 	check("discard", have.Discard, want.Discard)
@@ -121,7 +142,11 @@ func compare(have, want jetstream.StreamConfig) []Change {
 	if want.MaxMsgSize > 0 && (have.MaxMsgSize <= 0 || have.MaxMsgSize > want.MaxMsgSize) {
 		check("max_msg_size", limit(int(have.MaxMsgSize)), limit(int(want.MaxMsgSize)))
 	}
-	check(fieldTransform, transform(have), transform(want))
+	if a, b := partitionsOf(have), partitionsOf(want); a != b && a > 0 && b > 0 {
+		check(fieldPartitions, a, b)
+	} else {
+		check(fieldTransform, transform(have), transform(want))
+	}
 	check("allow_msg_ttl", have.AllowMsgTTL, want.AllowMsgTTL)
 	check("allow_direct", have.AllowDirect, want.AllowDirect)
 	if want.MaxAge == 0 {
@@ -147,7 +172,10 @@ func transform(c jetstream.StreamConfig) string {
 
 // adapt is have with everything that compare looks at taken from want.
 func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
-	have.Subjects, have.Retention, have.Storage, have.Discard = want.Subjects, want.Retention, want.Storage, want.Discard
+	if !isPaused(have) {
+		have.Subjects = want.Subjects
+	}
+	have.Retention, have.Storage, have.Discard = want.Retention, want.Storage, want.Discard
 	have.Replicas, have.MaxMsgsPerSubject, have.MaxMsgSize = want.Replicas, want.MaxMsgsPerSubject, want.MaxMsgSize
 	have.SubjectTransform, have.AllowMsgTTL, have.AllowDirect = want.SubjectTransform, want.AllowMsgTTL, want.AllowDirect
 	have.SubjectDeleteMarkerTTL = want.SubjectDeleteMarkerTTL

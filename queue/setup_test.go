@@ -127,7 +127,7 @@ var alterations = map[string]alteration{
 	"one each user":      {workName, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }, []string{"max_msgs_per_subject"}},
 	"other partitions": {workName, func(c *jetstream.StreamConfig) {
 		c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "userpilot.identify.*", Destination: "userpilot.identify.{{partition(8,1)}}"}
-	}, []string{"subject_transform"}},
+	}, []string{"partitions"}},
 	"no partitions":     {workName, func(c *jetstream.StreamConfig) { c.SubjectTransform = nil }, []string{"subject_transform"}},
 	"more subjects":     {workName, func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "more") }, []string{"subjects"}},
 	"too large events":  {workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 20 }, []string{"max_msg_size"}},

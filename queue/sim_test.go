@@ -234,15 +234,19 @@ type replica struct {
 	line *line
 	stop func() error
 
+	onDeliver func(body []byte) // nil does nothing
+
 	mu       sync.Mutex
 	settling map[*Claim]int
 	got      []uint64 // sequences
 	gotBy    []string // the partition of each
 }
 
-func (s *sim) replica(config MemberConfig) *replica {
+func (s *sim) replica(config MemberConfig) *replica { return s.replicaOf(Topology{}, config) }
+
+func (s *sim) replicaOf(topology Topology, config MemberConfig) *replica {
 	r := &replica{line: &line{}, settling: map[*Claim]int{}}
-	r.Queue = s.queue(r.line)
+	r.Queue = s.queueOf(r.line, topology)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Work(ctx, config, r) }()
@@ -258,7 +262,11 @@ func (r *replica) kill() { r.line.cut.Store(true); r.nc.Close(); _ = r.stop() }
 func (r *replica) Deliver(c *Claim, d Delivery) {
 	r.mu.Lock()
 	r.got, r.gotBy = append(r.got, d.Sequence), append(r.gotBy, c.Partition())
+	note := r.onDeliver
 	r.mu.Unlock()
+	if note != nil {
+		note(d.Body)
+	}
 	r.count(c, 1)
 	c.Settle("u", []Delivery{d}, func() { r.count(c, -1) })
 }

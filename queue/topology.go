@@ -83,6 +83,9 @@ func (t Topology) DeadStreamName() string { return t.StreamName() + "_DLQ" }
 // records of merged calls.
 func (t Topology) Bucket() string { return "userpilot_" + t.name() }
 
+// keySubject is where a key's values are stored.
+func (t Topology) keySubject(key string) string { return "$KV." + t.Bucket() + "." + key }
+
 // PlainSubject is where clients publish that cannot encode a key. Its events are one
 // partition of their own.
 func (t Topology) PlainSubject() string { return "userpilot." + t.name() }

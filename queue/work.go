@@ -45,12 +45,13 @@ func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, troubl
 	defer lapse(errGivenUp)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, members: map[string]Replica{}, tenures: map[string]*tenure{}, failures: map[string]int{}}
+	m.partitions = f.partitions
 	wg.Go(func() {
 		if err := m.keep(calls); err != nil {
 			lapse(err)
 		}
 	})
-	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, members: map[string]time.Time{}, tenures: map[string]*tenure{}, failures: map[string]int{}}
 	err = f.run(ctx)
 	lapse(errGivenUp)
 	wg.Wait()

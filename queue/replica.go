@@ -1,0 +1,88 @@
+package queue
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Replica is a member of the fleet, as it last told of itself. It is also what the member's
+// key holds, in JSON: replicas of other versions read it, so no field may change its meaning.
+type Replica struct {
+	ID      string        `json:"id"`
+	Host    string        `json:"host,omitempty"`
+	Version string        `json:"version,omitempty"`
+	Joined  time.Time     `json:"joined"` // this and other times are by the server's clock
+	Heard   time.Time     `json:"heard"`  // when it last renewed its membership
+	TTL     time.Duration `json:"ttl"`    // after which its silence is its end
+
+	Rate  Rate `json:"rate,omitzero"` // that it brings into the fleet's ledger
+	Burst int  `json:"burst,omitempty"`
+
+	Partitions []string `json:"partitions"` // that it has claimed
+	Report
+}
+
+// Report is what a replica tells of its work. It gives times by its own clock; in a [Replica]
+// they are by the server's.
+type Report struct {
+	// Key is the fingerprint of the API key in use, never the key.
+	Key string `json:"key,omitempty"`
+	// Hold is why it makes no calls: its key or its address is wrong. Empty without a hold.
+	Hold      string    `json:"hold,omitempty"`
+	HoldSince time.Time `json:"hold_since,omitzero"`
+	// OutageSince is since when it believes that Userpilot is down; zero if it does not.
+	OutageSince time.Time `json:"outage_since,omitzero"`
+	Recent      Recent    `json:"recent,omitzero"`
+}
+
+// Recent counts what a replica did in the last Span, which is about a minute, or less if it
+// is younger.
+type Recent struct {
+	Span      time.Duration `json:"span"`
+	Delivered uint64        `json:"delivered"` // events
+	Merged    uint64        `json:"merged"`    // events of these that went with another one's call
+	Dead      uint64        `json:"dead"`      // events
+	Calls     uint64        `json:"calls"`
+	Load      float64       `json:"load"` // how much of the replica that took, from 0 to 1
+}
+
+// readReplica reads what a member's key held when it was written. What is damaged reads as a
+// replica that tells nothing: it is alive all the same.
+func readReplica(id string, value []byte, written time.Time) Replica {
+	var r Replica
+	if err := json.Unmarshal(value, &r); err != nil {
+		r = Replica{}
+	}
+	r.ID, r.Heard = id, written
+	return r
+}
+
+// Replicas are the living members of the fleet, this one among them, as [Queue.Work] knows
+// them now; none while it does not work. The slice must not be changed.
+func (q *Queue) Replicas() []Replica {
+	if r := q.replicas.Load(); r != nil {
+		return *r
+	}
+	return nil
+}
+
+// LowestRate is the rate that a fleet keeps to: the lowest of its members'. Zero if none has one.
+func LowestRate(replicas []Replica) (low Rate) {
+	for _, r := range replicas {
+		if !r.Rate.Unlimited() && (low.Unlimited() || r.Rate.PerMinute() < low.PerMinute()) {
+			low = r.Rate
+		}
+	}
+	return low
+}
+
+// serverTime is an instant of this replica's clock by the server's.
+func (q *Queue) serverTime(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return q.clock.now().Add(-time.Since(t)).UTC()
+}
+
+// pace is what this replica's rate asks of all.
+func (r Replica) pace() pace { return r.Rate.pace(r.Burst) }

@@ -1,0 +1,241 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Status is a pipeline as NATS knows it.
+type Status struct {
+	Time time.Time // the server's, when it was read
+	Counts
+	Paused     bool      // publishing is closed while the partitions change
+	Partitions int       // of the stream, the plain one not counted
+	Replicas   []Replica // alive
+	Unclaimed  []string  // partitions that no replica works
+	Rate       Rate      // that the fleet keeps to; zero without a limit
+	QuietUntil time.Time // until when Userpilot asked for a pause; zero if it is over
+
+	// DeadReasons counts the newest dead letters by reason: DeadCounted of them, which is
+	// all but where they are very many.
+	DeadReasons map[Reason]uint64
+	DeadCounted uint64
+}
+
+// Recent is what all replicas did in the last minute.
+func (s *Status) Recent() (sum Recent) {
+	for _, r := range s.Replicas {
+		sum.Delivered += r.Recent.Delivered
+		sum.Merged += r.Recent.Merged
+		sum.Dead += r.Recent.Dead
+		sum.Calls += r.Recent.Calls
+		sum.Load += r.Recent.Load
+		sum.Span = max(sum.Span, r.Recent.Span)
+	}
+	return sum
+}
+
+// RateUsed is how many calls a minute are made now.
+func (s *Status) RateUsed() float64 {
+	return s.perMinute(func(r Recent) uint64 { return r.Calls })
+}
+
+// DrainTime is how long the backlog lasts at the present rate. It is not ok while nothing is
+// delivered.
+func (s *Status) DrainTime() (d time.Duration, ok bool) {
+	if s.Backlog == 0 {
+		return 0, true
+	}
+	settled := s.perMinute(func(r Recent) uint64 { return r.Delivered + r.Dead })
+	if settled == 0 {
+		return 0, false
+	}
+	return time.Duration(float64(s.Backlog) / settled * float64(time.Minute)), true
+}
+
+// perMinute adds up what replicas do, each over its own span: some are younger than a minute.
+func (s *Status) perMinute(count func(Recent) uint64) (sum float64) {
+	for _, r := range s.Replicas {
+		if r.Recent.Span > 0 {
+			sum += float64(count(r.Recent)) / r.Recent.Span.Minutes()
+		}
+	}
+	return sum
+}
+
+// Status reads the state of the whole pipeline. It needs no more than the right to read the
+// streams' state, the bucket's messages and the dead letters, and works whatever the
+// partitions of this Queue's topology are. It blocks for some round trips, and up to two
+// seconds more where there are very many dead letters.
+func (q *Queue) Status(ctx context.Context) (*Status, error) {
+	work, err := q.streamInfo(ctx, q.topology.StreamName(), "")
+	if err != nil {
+		return nil, err
+	}
+	dead, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+	if err != nil {
+		return nil, err
+	}
+	bucket, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), q.topology.keySubject(memberKey+"*"))
+	if err != nil {
+		return nil, err
+	}
+	s := &Status{
+		Time: bucket.Time, Counts: newCounts(work.State, dead.State),
+		Partitions: partitionsOf(work.Config), Paused: isPaused(work.Config),
+	}
+	if s.Replicas, err = q.readReplicas(ctx, bucket); err != nil {
+		return nil, err
+	}
+	s.Rate, s.Unclaimed = LowestRate(s.Replicas), unclaimed(s.Partitions, s.Replicas)
+	if s.QuietUntil, err = q.readPause(ctx, bucket.Time); err != nil {
+		return nil, err
+	}
+	s.DeadReasons, s.DeadCounted, err = q.countDead(ctx, dead.State)
+	return s, err
+}
+
+// datedInfo is a stream's state with the time at which the server told it.
+type datedInfo struct {
+	jetstream.StreamInfo
+	Time time.Time `json:"ts"`
+}
+
+// streamInfo reads a stream's state, and the subjects in it that match a filter.
+func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*datedInfo, error) {
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+		datedInfo
+	}
+	request := map[string]string{}
+	if subjects != "" {
+		request["subjects_filter"] = subjects
+	}
+	err := q.ask(ctx, "$JS.API.STREAM.INFO."+stream, request, &answer)
+	if err == nil && answer.Error != nil {
+		err = answer.Error
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the state of stream %s: %w", stream, err)
+	}
+	return &answer.datedInfo, nil
+}
+
+// ask is request for those who may lack a right: the server answers a request that is not
+// permitted with silence.
+func (q *Queue) ask(ctx context.Context, subject string, request, answer any) error {
+	err := q.request(ctx, subject, request, answer)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
+		return silence(subject)
+	}
+	return err
+}
+
+// readReplicas reads the keys of all members that can be alive.
+func (q *Queue) readReplicas(ctx context.Context, bucket *datedInfo) ([]Replica, error) {
+	replicas := []Replica{}
+	for subject := range bucket.State.Subjects {
+		m, err := q.readKey(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && len(m.Data) == 0 {
+			continue // it has just left
+		}
+		if err != nil {
+			return nil, err
+		}
+		r := readReplica(subject[strings.LastIndexByte(subject, '.')+1:], m.Data, m.Time)
+		if r.lifetime().After(bucket.Time) {
+			replicas = append(replicas, r)
+		}
+	}
+	slices.SortFunc(replicas, func(a, b Replica) int { return a.Joined.Compare(b.Joined) })
+	return replicas, nil
+}
+
+// readKey reads the newest value of a key. One that was deleted has an empty value.
+func (q *Queue) readKey(ctx context.Context, subject string) (*storedMessage, error) {
+	m, err := q.readLeader(ctx, "KV_"+q.topology.Bucket(), lastBySubject{subject})
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, fmt.Errorf("read the bucket %s: %w", q.topology.Bucket(), err)
+	}
+	return m, err
+}
+
+func (q *Queue) readPause(ctx context.Context, now time.Time) (until time.Time, err error) {
+	m, err := q.readKey(ctx, q.topology.keySubject(quietKey))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	until, err = time.Parse(time.RFC3339Nano, string(m.Data))
+	if err != nil || !until.After(now) || until.After(now.Add(maxQuiet)) {
+		return time.Time{}, nil // over, or damaged: nobody heeds it
+	}
+	return until, nil
+}
+
+// unclaimed lists the partitions that no replica holds.
+func unclaimed(partitions int, replicas []Replica) []string {
+	held := map[string]bool{}
+	for _, r := range replicas {
+		for _, p := range r.Partitions {
+			held[p] = true
+		}
+	}
+	free := []string{}
+	for _, p := range (Topology{Partitions: partitions}).partitions() {
+		if !held[p] {
+			free = append(free, p)
+		}
+	}
+	return free
+}
+
+const (
+	// countedDead is how many dead letters are looked at, newest of all.
+	countedDead = 100_000
+	// countTime is how long that may take.
+	countTime = 2 * time.Second
+)
+
+// countDead counts dead letters by reason.
+func (q *Queue) countDead(ctx context.Context, state jetstream.StreamState) (reasons map[Reason]uint64, counted uint64, err error) {
+	reasons = map[Reason]uint64{}
+	if state.Msgs == 0 {
+		return reasons, 0, nil
+	}
+	brief, cancel := context.WithTimeout(ctx, countTime)
+	defer cancel()
+	from := state.FirstSeq
+	if state.LastSeq-from >= countedDead {
+		from = state.LastSeq - countedDead + 1
+	}
+	for m, err := range q.scan(brief, q.topology.DeadStreamName(), from) {
+		switch {
+		case brief.Err() != nil && ctx.Err() == nil && counted > 0:
+			return reasons, counted, nil
+		case err != nil:
+			return nil, 0, fmt.Errorf("read the dead letters: %w", err)
+		}
+		reasons[Reason(clean(m.Header.Get(headerReason)))]++
+		counted++
+	}
+	return reasons, counted, nil
+}
+
+// newCounts is what the streams' states say.
+func newCounts(work, dead jetstream.StreamState) Counts {
+	counts := Counts{Backlog: work.Msgs, DeadLetters: dead.Msgs}
+	if work.Msgs > 0 {
+		counts.Oldest = work.FirstTime
+	}
+	return counts
+}

@@ -1,0 +1,130 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+func (s *sim) status(q *Queue) *Status {
+	s.t.Helper()
+	status, err := q.Status(s.t.Context())
+	s.must(err)
+	return status
+}
+
+// bury stores dead letters as a worker would.
+func (s *sim) bury(q *Queue, n int, reason Reason) {
+	s.t.Helper()
+	for i := range n {
+		_, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{
+			Subject: q.topology.deadSubject(time.Now(), uint64(i)),
+			Header:  Death{Reason: reason, User: "ann"}.headers(Delivery{Sequence: uint64(i)}, time.Now()),
+		})
+		s.must(err)
+	}
+}
+
+// A status tells everything without a worker's help, and whatever the number of partitions.
+func TestStatus(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queueOf(nil, Topology{Partitions: 3}) // it is 16
+		empty := s.status(q)
+		if empty.Partitions != 16 || len(empty.Unclaimed) != 17 || len(empty.Replicas) != 0 || empty.Backlog != 0 || !empty.Rate.Unlimited() {
+			t.Errorf("of nothing: %+v", empty)
+		}
+		if left, ok := empty.DrainTime(); left != 0 || !ok {
+			t.Errorf("nothing drains in %v", left)
+		}
+		s.publish(q, "ann", "bob", "cleo")
+		s.bury(q, 3, Rejected)
+		s.bury(q, 2, Invalid)
+		time.Sleep(90 * time.Second)
+		if _, ok := s.status(q).DrainTime(); ok {
+			t.Error("drains although nobody works")
+		}
+		r := s.replica(MemberConfig{Host: "pod-1", Version: "v1", Rate: Rate{600, time.Minute}, Report: func() Report {
+			return Report{Recent: Recent{Span: 30 * time.Second, Delivered: 40, Merged: 20, Dead: 5, Calls: 25}}
+		}})
+		s.await(5*time.Second, "at work", func() bool { return r.Held() == 17 })
+		s.await(5*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+		s.must(r.BeQuiet(time.Minute)(t.Context()))
+		time.Sleep(time.Second)
+		got := s.status(q)
+		if len(got.Replicas) != 1 || len(got.Unclaimed) != 0 || got.Rate.Calls != 600 {
+			t.Fatalf("got %+v", got)
+		}
+		if age := got.Time.Sub(got.Replicas[0].Joined); age < time.Second || age > 10*time.Second {
+			t.Errorf("the replica is %v old", age)
+		}
+		if left := got.QuietUntil.Sub(got.Time); left < 50*time.Second || left > time.Minute {
+			t.Errorf("a pause of %v", left)
+		}
+		if used := got.RateUsed(); used != 50 {
+			t.Errorf("%v calls a minute, want 50", used)
+		}
+		if want := map[Reason]uint64{Rejected: 3, Invalid: 2}; !maps.Equal(got.DeadReasons, want) || got.DeadCounted != 5 || got.DeadLetters != 5 {
+			t.Errorf("the dead are %v", got.DeadReasons)
+		}
+		got.Backlog = 180
+		if left, ok := got.DrainTime(); !ok || left != 2*time.Minute {
+			t.Errorf("180 events at 90 a minute drain in %v", left)
+		}
+		s.must(r.stop())
+		if n := len(s.status(q).Replicas); n != 0 {
+			t.Errorf("%d replicas after it has left", n)
+		}
+	})
+}
+
+// A scan sees every message once, in order, over gaps and many batches.
+func TestScan(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		const letters = 2*scanBatch + 7
+		s.bury(q, letters, Rejected)
+		stream, err := q.js.Stream(t.Context(), deadName)
+		s.must(err)
+		var want []string
+		for seq := uint64(1); seq <= letters; seq++ {
+			if seq%3 == 0 || seq > letters-2 {
+				s.must(stream.DeleteMsg(t.Context(), seq))
+			} else {
+				want = append(want, fmt.Sprint(seq))
+			}
+		}
+		var got []string
+		for m, err := range q.scan(t.Context(), deadName, 1) {
+			s.must(err)
+			got = append(got, m.Header.Get("Nats-Sequence"))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%d messages, want %d", len(got), len(want))
+		}
+		for _, err := range q.scan(t.Context(), deadName, letters+1) {
+			t.Errorf("past the end there is something: %v", err)
+		}
+		for range q.scan(t.Context(), deadName, 1) {
+			break
+		}
+	})
+}
+
+// Who lacks a right is told which.
+func TestStatusWithoutRights(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		q := s.queue(l)
+		l.silent.Store(true)
+		_, err := q.Status(t.Context())
+		if err == nil || err.Error() != "read the state of stream USERPILOT_IDENTIFY: no answer on $JS.API.STREAM.INFO.USERPILOT_IDENTIFY in 4s: either the stream has no leader now, or this user may not publish to that subject" {
+			t.Errorf("got %v", err)
+		}
+	})
+}
