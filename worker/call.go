@@ -98,6 +98,7 @@ func (w *Worker) attempt(c *call) (err error) {
 func (w *Worker) ended(c *call, v verdict, err error) {
 	l, p, now := c.lane, c.lane.partition, time.Now()
 	p.ended(&p.busy)
+	w.sending.add(-1, now)
 	if c.probe {
 		w.gate.probing = false
 	}

@@ -24,7 +24,9 @@ func (w *Worker) dispatch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		w.resting.start(time.Now())
 		slot, err := w.limiter.Take(ctx, waiting)
+		w.resting.stop(time.Now())
 		if err != nil {
 			<-w.senders
 			if ctx.Err() != nil {
@@ -54,6 +56,7 @@ func (w *Worker) awaitWork(ctx context.Context) (waiting int, ok bool) {
 		if !next.IsZero() {
 			timer = time.After(time.Until(next))
 		}
+		w.resting.start(time.Now())
 		select {
 		case <-ctx.Done():
 			return 0, false
@@ -61,10 +64,12 @@ func (w *Worker) awaitWork(ctx context.Context) (waiting int, ok bool) {
 			w.mu.Lock()
 			w.gate.keyChanged(time.Now())
 			w.mu.Unlock()
+			signal(w.news)
 		case <-w.wake:
 		case <-changed:
 		case <-timer:
 		}
+		w.resting.stop(time.Now())
 	}
 }
 
@@ -104,6 +109,7 @@ func (w *Worker) pop(slot queue.Slot) *call {
 	}
 	l.state = calling
 	l.partition.busy++
+	w.sending.add(1, now)
 	w.gate.probing = admission == probe
 	return newCall(l, l.take(!w.config.NoCoalesce), slot, admission == probe)
 }

@@ -28,6 +28,7 @@ type gate struct {
 	newKey    time.Time // when the key last changed
 
 	open        bool // the breaker
+	openSince   time.Time
 	breakerNext time.Time
 	breaker     *backoff.ExponentialBackOff
 	streak      []string // users that failed in a row without evidence
@@ -107,7 +108,7 @@ func (g *gate) failed(l *lane, probe bool, now time.Time) (counts bool) {
 }
 
 func (g *gate) trip(now time.Time) {
-	g.open = true
+	g.open, g.openSince = true, now
 	g.breaker = backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(g.initial),
 		backoff.WithMaxInterval(g.longest),

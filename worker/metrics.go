@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -22,13 +23,12 @@ type metrics struct {
 	duration  prometheus.Histogram
 	latency   prometheus.Histogram
 	coalesced prometheus.Counter
-	rateLimit prometheus.Gauge
 
 	// The same counts for Snapshot, which client_golang has no cheap way to read.
 	deliveredEvents, mergedEvents, deadEvents, madeCalls atomic.Uint64
 }
 
-func newMetrics(c Config) *metrics {
+func newMetrics() *metrics {
 	m := &metrics{
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "identify_events_total", Help: "Events by outcome: delivered at the 2xx, dead when the dead letter is stored.",
@@ -47,12 +47,6 @@ func newMetrics(c Config) *metrics {
 		coalesced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "identify_coalesced_events_total", Help: "Events that were delivered in the call of another one.",
 		}),
-		rateLimit: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "identify_rate_limit", Help: "Calls a second that the limit allows; 0 without a limit.",
-		}),
-	}
-	if !c.Rate.Unlimited() {
-		m.rateLimit.Set(float64(c.Rate.Calls) / c.Rate.Window.Seconds())
 	}
 	m.deliver, m.ok = m.outcomes.WithLabelValues("delivered"), m.calls.WithLabelValues("2xx")
 	m.outcomes.WithLabelValues("dead")
@@ -108,11 +102,13 @@ func (m *metrics) died() {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.rateLimit}
+	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced}
 }
 
 // gauges describe the metrics that are read when they are asked for.
-type gauges struct{ backlog, oldest, deadLetters, hold, partitions, waiting *prometheus.Desc }
+type gauges struct {
+	backlog, oldest, deadLetters, hold, partitions, waiting, limit, load, replicas, wanted *prometheus.Desc
+}
 
 func newGauges() gauges {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
@@ -125,6 +121,10 @@ func newGauges() gauges {
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
 		partitions:  desc("partitions_held", "Partitions that this replica works."),
 		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
+		limit:       desc("rate_limit", "Calls a second that the limit allows, the lowest where the replicas' differ; 0 without a limit."),
+		load:        desc("load", "How much of this replica its calls took in the last minute, 0 to 1. Waiting for the limit, for a hold or for work is no load."),
+		replicas:    desc("replicas", "Replicas that are alive, as this one sees it."),
+		wanted:      desc("replicas_wanted", "Replicas that the fleet's work would keep comfortably busy: the number to scale to. A backlog that only the limit explains does not raise it."),
 	}
 }
 
@@ -134,7 +134,7 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 		c.Describe(ch)
 	}
 	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.hold, g.partitions, g.waiting} {
+	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.hold, g.partitions, g.waiting, g.limit, g.load, g.replicas, g.wanted} {
 		ch <- d
 	}
 }
@@ -151,6 +151,12 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	s := w.Snapshot()
 	gauge(w.gauges.partitions, float64(s.Partitions))
 	gauge(w.gauges.waiting, float64(s.Ready))
+	gauge(w.gauges.limit, w.limit().PerMinute()/60)
+	gauge(w.gauges.load, w.report().Recent.Load)
+	if replicas := w.queue.Replicas(); len(replicas) > 0 {
+		gauge(w.gauges.replicas, float64(len(replicas)))
+		gauge(w.gauges.wanted, float64(wanted(replicas, w.queue.Topology().Partitions+1)))
+	}
 	if s.Hold != "" {
 		gauge(w.gauges.hold, 1, s.Hold)
 	}
@@ -166,6 +172,14 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(w.gauges.oldest, age)
 	}
+}
+
+// limit is the rate that this replica keeps to.
+func (w *Worker) limit() queue.Rate {
+	if w.config.RatePerReplica {
+		return w.config.Rate
+	}
+	return queue.LowestRate(append(slices.Clip(w.queue.Replicas()), queue.Replica{Rate: w.config.Rate}))
 }
 
 // countsInterval is how often the streams' state is read.

@@ -30,6 +30,7 @@ var contract = map[string]map[string][]string{
 	"identify_partitions_held":          nil,
 	"identify_rate_limit":               nil,
 	"identify_rate_waiting":             nil,
+	"identify_load":                     nil,
 }
 
 // busy is a worker with something in every metric.
@@ -121,7 +122,7 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	want := map[string]float64{
 		"calls_total/2xx": 0, "calls_total/429": 0, "calls_total/4xx": 0, "calls_total/5xx": 0, "calls_total/error": 0,
 		"events_total/dead": 0, "events_total/delivered": 0, "coalesced_events_total": 0,
-		"partitions_held": 0, "rate_limit": 0, "rate_waiting": 0,
+		"partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "load": 0,
 	}
 	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)
@@ -140,7 +141,7 @@ func TestMetricsCount(t *testing.T) {
 		"calls_total/2xx": 1, "calls_total/429": 1, "calls_total/4xx": 2, "calls_total/5xx": 1, "calls_total/error": 2,
 		"events_total/dead": 1, "events_total/delivered": 3, "coalesced_events_total": 2,
 		"backlog_events": 3, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
-		"partitions_held": 0, "rate_limit": 10, "rate_waiting": 0,
+		"partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "load": 0,
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)

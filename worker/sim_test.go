@@ -231,13 +231,18 @@ func (r *replica) RoundTrip(q *http.Request) (*http.Response, error) {
 // start begins a replica. change may alter its configuration.
 func (s *sim) start(change func(*worker.Config)) *replica {
 	s.t.Helper()
+	return s.startWithKey(testKey, change)
+}
+
+func (s *sim) startWithKey(apiKey string, change func(*worker.Config)) *replica {
+	s.t.Helper()
 	r := &replica{sim: s, line: &line{sim: s}, done: make(chan error, 1)}
 	nc, err := s.connect(r.line)
 	must(s.t, err)
 	log := slog.New(slog.NewTextHandler(&s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	q, err := queue.New(nc, queue.Topology{}, log)
 	must(s.t, err)
-	key, err := userpilot.NewKey(testKey)
+	key, err := userpilot.NewKey(apiKey)
 	must(s.t, err)
 	client, err := userpilot.NewClient(userpilot.ClientConfig{Key: key, Transport: r})
 	must(s.t, err)

@@ -22,6 +22,7 @@ type Snapshot struct {
 	Hold        string        // why this replica makes no calls: unauthorized, ...; or empty
 	HoldSince   time.Time     // zero without a hold
 	BreakerOpen bool          // Userpilot is down, as far as can be seen from here
+	OutageSince time.Time     // zero while the breaker is closed
 	Quiet       time.Duration // what is left of a silence that Userpilot asked for
 }
 
@@ -38,6 +39,9 @@ func (w *Worker) Snapshot() Snapshot {
 	}
 	if s.Hold != "" {
 		s.HoldSince = w.gate.holdSince
+	}
+	if s.BreakerOpen {
+		s.OutageSince = w.gate.openSince
 	}
 	return s
 }
@@ -67,6 +71,9 @@ type gateState struct {
 func (w *Worker) announce(now time.Time, quietUntil time.Time) {
 	is, was := gateState{hold: w.gate.holding, open: w.gate.open, quiet: now.Before(quietUntil)}, w.announced
 	w.announced = is
+	if is.hold != was.hold || is.open != was.open {
+		signal(w.news)
+	}
 	switch {
 	case is.hold != was.hold && is.hold != "":
 		w.log.Error("on hold: Userpilot refuses our key or address; nothing is lost, one event is tried every 30s and when the key changes", slog.String("reason", is.hold))

@@ -38,9 +38,10 @@ type Config struct {
 	BackoffMax     time.Duration // default 1m
 	Memory         int64         // bytes that waiting events may take, default 64 MiB
 
-	Member     queue.MemberConfig
-	KeyChanged <-chan struct{} // a receive ends a hold's wait: there is a new key
-	Log        *slog.Logger    // default discards
+	Member     queue.MemberConfig // what it tells of this worker is filled in by New
+	Key        func() string      // fingerprint of the API key in use, for operators; must not block
+	KeyChanged <-chan struct{}    // a receive ends a hold's wait: there is a new key
+	Log        *slog.Logger       // default discards
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -53,6 +54,9 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.BackoffInitial, 500*time.Millisecond)
 	orDefault(&c.BackoffMax, time.Minute)
 	orDefault(&c.Memory, 64<<20)
+	if c.Key == nil {
+		c.Key = func() string { return "" }
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -85,6 +89,7 @@ type Worker struct {
 	metrics *metrics
 	gauges  gauges
 	counts  atomic.Pointer[queue.Counts]
+	resting stopwatch // the dispatcher's: it waits for work, for the gate or for a token
 	log     *slog.Logger
 
 	senders  chan struct{} // one token for each call in flight
@@ -92,6 +97,7 @@ type Worker struct {
 	wake     chan struct{} // tells the dispatcher that something has changed
 	digging  chan struct{} // tells the buriers that there is a grave to dig
 	stopping chan struct{} // closed when Run is about to return
+	news     chan struct{} // tells the fleet that there is something new to report
 
 	background sync.WaitGroup // short goroutines: bodies read again, a silence announced
 
@@ -101,8 +107,10 @@ type Worker struct {
 	graves     []*lane // whose oldest event is dead
 	memory     memory
 	gate       gate
-	waiting    int // events in all lanes
-	barred     int // lanes in all partitions that are barred
+	waiting    int      // events in all lanes
+	barred     int      // lanes in all partitions that are barred
+	sending    integral // calls in flight
+	history    history
 	announced  gateState
 	dead       trouble
 }
@@ -114,20 +122,23 @@ func New(config Config) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(config), gauges: newGauges(),
+		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(),
 		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call),
-		wake: make(chan struct{}, 1), digging: make(chan struct{}, 1), stopping: make(chan struct{}),
+		wake: make(chan struct{}, 1), digging: make(chan struct{}, 1), stopping: make(chan struct{}), news: make(chan struct{}, 1),
 		partitions: map[*queue.Claim]*partition{},
 		memory:     newMemory(config.Memory),
 		gate:       gate{initial: config.BackoffInitial, longest: config.BackoffMax},
 	}
+	member := &w.config.Member
+	member.Report, member.Changed = w.report, w.news
 	switch {
+	case !config.RatePerReplica: // without a rate too: other replicas may have one
+		w.limiter = config.Queue.NewLedger(config.Rate, config.Burst)
+		member.Rate, member.Burst = config.Rate, config.Burst
 	case config.Rate.Unlimited():
 		w.limiter = unlimited{}
-	case config.RatePerReplica:
-		w.limiter = newBucket(config.Rate, config.Burst)
 	default:
-		w.limiter = config.Queue.NewLedger(config.Rate, config.Burst)
+		w.limiter = newBucket(config.Rate, config.Burst)
 	}
 	return w, nil
 }
@@ -138,6 +149,7 @@ func New(config Config) (*Worker, error) {
 func (w *Worker) Run(ctx context.Context) error {
 	dispatching, stop := context.WithCancel(ctx)
 	defer stop()
+	w.report() // the history begins
 	var wg sync.WaitGroup
 	wg.Go(func() { w.dispatch(dispatching) })
 	for range w.config.Concurrency {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -167,7 +168,8 @@ func (s *replicaSettings) start(q *queue.Queue, client *userpilot.Client, log *s
 	c := s.config
 	c.Queue, c.Client, c.Log, c.KeyChanged = q, client, log, r.changed
 	c.RatePerReplica, c.NoCoalesce = s.scope == "replica", !s.coalesce
-	c.Member.Version = buildVersion()
+	c.Key, c.Member.Version = client.KeyFingerprint, buildVersion()
+	c.Member.Host, _ = os.Hostname() // shown to operators only
 	w, err := worker.New(c)
 	if err != nil {
 		return nil, err

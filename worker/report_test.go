@@ -1,0 +1,95 @@
+package worker
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func TestHistoryForgets(t *testing.T) {
+	t.Parallel()
+	var h history
+	begun := time.Now()
+	at := func(s int, delivered uint64) tally {
+		return h.recent(tally{at: begun.Add(time.Duration(s) * time.Second), delivered: delivered})
+	}
+	if d := at(0, 5); d.span != 0 || d.delivered != 0 {
+		t.Errorf("the beginning is %+v", d)
+	}
+	if d := at(30, 25); d.span != 30*time.Second || d.delivered != 20 {
+		t.Errorf("half a minute later %+v", d)
+	}
+	for s := 31; s <= 600; s++ {
+		d := at(s, 25)
+		if d.span > historySpan+30*time.Second || s > 91 && d.delivered != 0 {
+			t.Fatalf("after %d s: %+v", s, d)
+		}
+	}
+	if len(h) > 65 {
+		t.Errorf("%d tallies are kept", len(h))
+	}
+}
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		sending, resting time.Duration // of a minute, with 64 senders
+		want             float64
+	}{
+		"idle":              {0, time.Minute, 0},
+		"the limit":         {30 * time.Second, 59 * time.Second, 0.017},
+		"half the senders":  {32 * time.Minute, time.Minute, 0.5},
+		"all the senders":   {64 * time.Minute, 0, 1},
+		"the processor":     {time.Minute, 0, 1},
+		"more than can be":  {65 * time.Minute, 61 * time.Second, 1},
+		"clocks that drift": {0, 61 * time.Second, 0},
+	} {
+		got := tally{span: time.Minute, sending: test.sending, resting: test.resting}.load(64)
+		if math.Abs(got-test.want) > 0.001 {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+	if n := (tally{}).load(64); n != 0 {
+		t.Errorf("of no time: %v", n)
+	}
+}
+
+func TestWanted(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		loads []float64
+		want  int
+	}{
+		{nil, 1},
+		{[]float64{0}, 1},
+		{[]float64{0.8}, 1},
+		{[]float64{0.9}, 2},
+		{[]float64{1}, 2},
+		{[]float64{1, 1, 1}, 4},
+		{[]float64{0.4, 0.3, 0.1}, 1},
+		{slices.Repeat([]float64{1}, 16), 17},
+	} {
+		var replicas []queue.Replica
+		for _, l := range test.loads {
+			replicas = append(replicas, queue.Replica{Report: queue.Report{Recent: queue.Recent{Load: l}}})
+		}
+		if got := wanted(replicas, 17); got != test.want {
+			t.Errorf("%v: %d, want %d", test.loads, got, test.want)
+		}
+	}
+}
+
+func TestIntegral(t *testing.T) {
+	t.Parallel()
+	var x integral
+	begun := time.Now()
+	x.add(1, begun)
+	x.add(1, begun.Add(time.Second))
+	x.add(-1, begun.Add(3*time.Second))
+	if got := x.total(begun.Add(10 * time.Second)); got != 12*time.Second {
+		t.Errorf("%v, want 1 + 2*2 + 7 s", got)
+	}
+}
