@@ -27,6 +27,8 @@ type MemberConfig struct {
 	// lowest. Zero if it takes no slots from the ledger.
 	Rate  Rate
 	Burst int
+	// OwnRate is a limit that is this replica's alone, to be shown to operators.
+	OwnRate Rate
 	// Report tells what the replica is doing, to be shown to operators. It is called at each
 	// renewal, five times in a TTL, and must not block. Nil tells nothing.
 	Report func() Report
@@ -126,7 +128,7 @@ func (m *member) renew(ctx context.Context) error {
 func (m *member) record() Replica {
 	r := Replica{
 		Host: m.config.Host, Version: m.config.Version, Joined: m.joined, TTL: m.config.TTL,
-		Rate: m.config.Rate, Burst: m.config.Burst,
+		Rate: m.config.Rate, Burst: m.config.Burst, OwnRate: m.config.OwnRate,
 	}
 	if m.partitions != nil {
 		r.Partitions = m.partitions()

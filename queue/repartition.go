@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"regexp"
 	"strconv"
@@ -33,6 +34,19 @@ func partitionsOf(c jetstream.StreamConfig) int {
 	}
 	n, _ := strconv.Atoi(found[1])
 	return n
+}
+
+// StreamPartitions is how many partitions the work stream has now; 0 if there is no stream, or it
+// is not hashed as ours are.
+func (q *Queue) StreamPartitions(ctx context.Context) (int, error) {
+	info, err := q.streamInfo(ctx, q.topology.StreamName(), "")
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return partitionsOf(info.Config), nil
 }
 
 const (
@@ -69,6 +83,7 @@ func (q *Queue) Repartition(ctx context.Context, patience time.Duration) (*Chang
 	if err := q.awaitLittle(ctx, patience); err != nil {
 		return nil, err
 	}
+	q.log.Info("publishing is closed until all events are delivered, publishers wait meanwhile")
 	if err := q.update(ctx, q.closed(info.Config)); err != nil {
 		return nil, fmt.Errorf("close the stream for publishers: %w", err)
 	}
@@ -154,6 +169,7 @@ func (q *Queue) awaitNone(ctx context.Context) error {
 
 // await looks until the state is as it should be, and says after a time why it may not come to that.
 func (q *Queue) await(ctx context.Context, most time.Duration, reached func(*Status) bool) error {
+	said := false
 	for begun := time.Now(); ; pause(ctx, drainLook) {
 		s, err := q.Status(ctx)
 		switch {
@@ -165,6 +181,9 @@ func (q *Queue) await(ctx context.Context, most time.Duration, reached func(*Sta
 			return nil
 		case time.Since(begun) >= most:
 			return fmt.Errorf("%d events wait in the old partitions, and to change these now would lose the events' order: %s", s.Backlog, s.whyNotDrained())
+		case !said:
+			said = true
+			q.log.Info("waiting for events in the old partitions to be delivered", slog.Uint64("events", s.Backlog), slog.Duration("at_most", most))
 		}
 	}
 }

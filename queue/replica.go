@@ -15,8 +15,9 @@ type Replica struct {
 	Heard   time.Time     `json:"heard"`  // when it last renewed its membership
 	TTL     time.Duration `json:"ttl"`    // after which its silence is its end
 
-	Rate  Rate `json:"rate,omitzero"` // that it brings into the fleet's ledger
-	Burst int  `json:"burst,omitempty"`
+	Rate    Rate `json:"rate,omitzero"` // that it brings into the fleet's ledger
+	Burst   int  `json:"burst,omitempty"`
+	OwnRate Rate `json:"own_rate,omitzero"` // that it has for itself, beside the ledger
 
 	Partitions []string `json:"partitions"` // that it has claimed
 	Report
@@ -54,6 +55,13 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 		r = Replica{}
 	}
 	r.ID, r.Heard = id, written
+	// Whoever may write into the bucket must not write onto an operator's terminal.
+	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold} {
+		*text = clean(*text)
+	}
+	for i, p := range r.Partitions {
+		r.Partitions[i] = clean(p)
+	}
 	return r
 }
 

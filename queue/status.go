@@ -47,6 +47,16 @@ func (s *Status) RateUsed() float64 {
 	return s.perMinute(func(r Recent) uint64 { return r.Calls })
 }
 
+// RateAllowed is how many calls a minute may be made: the fleet's, and those of replicas that have
+// a limit of their own; 0 if there is none.
+func (s *Status) RateAllowed() float64 {
+	allowed := s.Rate.PerMinute()
+	for _, r := range s.Replicas {
+		allowed += r.OwnRate.PerMinute()
+	}
+	return allowed
+}
+
 // DrainTime is how long the backlog lasts at the present rate. It is not ok while nothing is
 // delivered.
 func (s *Status) DrainTime() (d time.Duration, ok bool) {
@@ -121,6 +131,9 @@ func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*dated
 	err := q.ask(ctx, "$JS.API.STREAM.INFO."+stream, request, &answer)
 	if err == nil && answer.Error != nil {
 		err = answer.Error
+	}
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("the stream %s does not exist: start a worker, or run identify-worker setup (see --name): %w", stream, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the state of stream %s: %w", stream, err)

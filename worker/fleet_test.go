@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,6 +81,9 @@ func TestOutageIsVisible(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if replicas := s.status().Replicas; len(replicas) != 1 || replicas[0].OutageSince.IsZero() {
 			t.Errorf("the replicas are %+v", replicas)
+		}
+		if r.Ready() != nil || !strings.Contains(r.Remark(), "down since") {
+			t.Errorf("ready: %v, %s", r.Ready(), r.Remark())
 		}
 		s.api.SetFaults(nil)
 		s.drain(time.Minute)

@@ -55,9 +55,18 @@ func (w *Worker) Ready() error {
 	case w.queue.Held() == 0:
 		return errors.New("no partition is claimed yet")
 	case s.Hold != "":
-		return fmt.Errorf("on hold since %s: Userpilot answers %s: check the API key and the endpoint", s.HoldSince.UTC().Format(time.RFC3339), s.Hold)
+		return fmt.Errorf("on hold since %s: Userpilot answers %s to the key %s: check the API key and the endpoint", s.HoldSince.UTC().Format(time.RFC3339), s.Hold, w.config.Key())
 	}
 	return nil
+}
+
+// Remark is what should be known of a worker that is ready, or empty. An outage is nothing that
+// restarting or replacing the worker could help.
+func (w *Worker) Remark() string {
+	if s := w.Snapshot(); s.BreakerOpen {
+		return fmt.Sprintf("Userpilot seems to be down since %s", s.OutageSince.UTC().Format(time.RFC3339))
+	}
+	return ""
 }
 
 // gateState is what is logged of the gate, once for each change.
@@ -76,7 +85,8 @@ func (w *Worker) announce(now time.Time, quietUntil time.Time) {
 	}
 	switch {
 	case is.hold != was.hold && is.hold != "":
-		w.log.Error("on hold: Userpilot refuses our key or address; nothing is lost, one event is tried every 30s and when the key changes", slog.String("reason", is.hold))
+		w.log.Error("on hold: Userpilot refuses our key or address; nothing is lost, one event is tried every 30s and when the key changes",
+			slog.String("reason", is.hold), slog.String("key", w.config.Key()))
 	case is.hold != was.hold:
 		w.log.Info("hold is over")
 	}

@@ -139,6 +139,7 @@ func New(config Config) (*Worker, error) {
 		w.limiter = unlimited{}
 	default:
 		w.limiter = newBucket(config.Rate, config.Burst)
+		member.OwnRate = config.Rate
 	}
 	return w, nil
 }

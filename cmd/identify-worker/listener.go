@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +16,8 @@ import (
 // observed is what the HTTP listener shows.
 type observed interface {
 	prometheus.Collector
-	Ready() error // nil, or why it cannot deliver
+	Ready() error   // nil, or why it cannot deliver
+	Remark() string // what else should be known
 }
 
 // listener serves /metrics, /livez and /readyz.
@@ -40,7 +42,7 @@ func listen(address string, o observed) (*listener, error) {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		fmt.Fprintln(w, "ok")
+		fmt.Fprintln(w, strings.TrimSpace("ok "+o.Remark()))
 	})
 	return &listener{socket: socket, server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}}, nil
 }

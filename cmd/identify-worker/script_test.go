@@ -22,6 +22,7 @@ import (
 //	await NAME REGEXP [VAR]            waits until it has printed that; VAR becomes the first group
 //	quit NAME                          asks it to stop, and waits until it has
 //	finish NAME                        waits until it ends by itself
+//	watch REGEXP ARGS...               runs a command again and again until its output matches
 //	fetch URL [REGEXP]                 gets a page, again until it matches; with ! it must not be a 200
 //
 // quit and finish expect status 0, with ! another one. What was printed or fetched is
@@ -36,7 +37,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "await": await, "quit": quit, "finish": finish, "fetch": fetch,
+			"start": start, "await": await, "quit": quit, "finish": finish, "fetch": fetch, "watch": watch,
 		},
 	})
 }
@@ -149,6 +150,17 @@ func finish(ts *testscript.TestScript, neg bool, args []string) {
 	if (p.status == 0) == neg {
 		ts.Fatalf("%s ended with status %d:\n%s", args[0], p.status, p.err.String())
 	}
+}
+
+func watch(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile("(?m)" + args[0])
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+	}
+	ts.Fatalf("%s does not print %q:\n%s", args[1], args[0], ts.ReadFile("stdout"))
 }
 
 func fetch(ts *testscript.TestScript, neg bool, args []string) {

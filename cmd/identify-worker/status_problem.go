@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// problem is something that somebody should know, with what to do about it. The codes are a
+// promise to scripts.
+type problem struct {
+	Code string `json:"code"`
+	Text string `json:"text"`
+}
+
+// problems lists what is wrong, what stops the most first.
+func problems(s *queue.Status) []problem {
+	found := []problem{}
+	add := func(code, format string, args ...any) {
+		found = append(found, problem{code, fmt.Sprintf(format, args...)})
+	}
+	if len(s.Replicas) == 0 {
+		add("no_replica", "no worker is running: start identify-worker work")
+	}
+	for _, h := range holds(s.Replicas) {
+		add("hold", "%s of %d on hold for %s: Userpilot answers %s to the key %s: give it the right key, or see --endpoint; nothing is lost",
+			replicas(h.replicas), len(s.Replicas), age(s.Time.Sub(h.since)), h.reason, h.key)
+	}
+	if down := outages(s.Replicas); down.replicas > 0 {
+		add("outage", "%s of %d: Userpilot seems to be down for %s: one call at a time tries, nothing is lost",
+			replicas(down.replicas), len(s.Replicas), age(s.Time.Sub(down.since)))
+	}
+	if !s.QuietUntil.IsZero() {
+		add("quiet", "Userpilot asked for a pause (429), %s are left: does anything else use the same key? If so, lower --rate", age(s.QuietUntil.Sub(s.Time)))
+	}
+	if s.Paused {
+		add("publishing_closed", "publishing is closed while the partitions change: if no identify-worker setup is running, open it with identify-worker setup --update")
+	}
+	if len(s.Unclaimed) > 0 && len(s.Replicas) > 0 {
+		add("unclaimed", "nobody works %s: normal for some seconds after a replica was lost; else see the workers' logs", partitionList(s.Unclaimed))
+	}
+	for _, r := range s.Replicas {
+		if silent := s.Time.Sub(r.Heard); silent > r.TTL/2 {
+			add("silent", "the replica %s was last heard of %s ago, and is replaced after %s", replicaName(r), age(silent), r.TTL)
+		}
+	}
+	if values := distinct(s.Replicas, rateOf); len(values) > 1 {
+		add("rates_differ", "the replicas have different rates: %s. The lowest holds for all", strings.Join(values, ", "))
+	}
+	if values := distinct(s.Replicas, keyOf); len(values) > 1 {
+		add("keys_differ", "the replicas have different keys: %s. Normal while one is rolled out", strings.Join(values, ", "))
+	}
+	return found
+}
+
+func replicas(n int) string {
+	if n == 1 {
+		return "1 replica"
+	}
+	return fmt.Sprint(n, " replicas")
+}
+
+// halt is why some replicas make no calls.
+type halt struct {
+	reason, key string
+	replicas    int
+	since       time.Time // of the first
+}
+
+func (h *halt) count(since time.Time) {
+	h.replicas++
+	if h.since.IsZero() || since.Before(h.since) {
+		h.since = since
+	}
+}
+
+// holds are those on hold, by reason and key.
+func holds(replicas []queue.Replica) []*halt {
+	all := map[string]*halt{}
+	for _, r := range replicas {
+		if r.Hold == "" {
+			continue
+		}
+		h := all[r.Hold+r.Key]
+		if h == nil {
+			h = &halt{reason: r.Hold, key: r.Key}
+			all[r.Hold+r.Key] = h
+		}
+		h.count(r.HoldSince)
+	}
+	var list []*halt
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		list = append(list, all[name])
+	}
+	return list
+}
+
+func outages(replicas []queue.Replica) (down halt) {
+	for _, r := range replicas {
+		if !r.OutageSince.IsZero() {
+			down.count(r.OutageSince)
+		}
+	}
+	return down
+}
+
+// distinct are the values of a property, each with how many replicas have it.
+func distinct(replicas []queue.Replica, of func(queue.Replica) string) []string {
+	counts := map[string]int{}
+	for _, r := range replicas {
+		if value := of(r); value != "" {
+			counts[value]++
+		}
+	}
+	var list []string
+	for _, value := range slices.Sorted(maps.Keys(counts)) {
+		list = append(list, fmt.Sprintf("%s (%d)", value, counts[value]))
+	}
+	return list
+}
+
+// rateOf is empty for a limit of its own, which is nobody else's affair.
+func rateOf(r queue.Replica) string {
+	if !r.OwnRate.Unlimited() {
+		return ""
+	}
+	return r.Rate.String()
+}
+
+func keyOf(r queue.Replica) string { return r.Key }

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func TestAge(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", 0: "0s", 37 * time.Millisecond: "37ms", 3400 * time.Millisecond: "3s",
+		130 * time.Second: "2m10s", 4*time.Hour + 5*time.Minute + 7*time.Second: "4h5m", 50 * time.Hour: "2d2h",
+	} {
+		if got := age(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestPartitionList(t *testing.T) {
+	t.Parallel()
+	for names, want := range map[string]string{
+		"": "-", "plain": "plain", "0 1 2 3 7 plain": "0-3 7 plain", "4 5 9 10 11": "4 5 9-11", "1 3 5": "1 3 5", "x 1": "x 1",
+	} {
+		if got := partitionList(strings.Fields(names)); got != want {
+			t.Errorf("%s: %s, want %s", names, got, want)
+		}
+	}
+}
+
+// Each thing that can be wrong is said, with its code, and nothing is said of what is well.
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	replica := func(change func(*queue.Replica)) queue.Replica {
+		r := queue.Replica{ID: "abcdefgh", Host: "pod", TTL: 5 * time.Second, Heard: now, Rate: queue.Rate{Calls: 600, Window: time.Minute}, Report: queue.Report{Key: "aaaa"}}
+		if change != nil {
+			change(&r)
+		}
+		return r
+	}
+	well := replica(nil)
+	for name, test := range map[string]struct {
+		status queue.Status
+		want   string // the codes
+		text   string // part of what is said
+	}{
+		"well":        {queue.Status{Replicas: []queue.Replica{well, well}}, "", ""},
+		"nobody":      {queue.Status{Unclaimed: []string{"0"}}, "no_replica", "start identify-worker work"},
+		"a partition": {queue.Status{Replicas: []queue.Replica{well}, Unclaimed: []string{"3", "plain"}}, "unclaimed", "nobody works 3 plain"},
+		"a hold": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Hold, r.HoldSince = "unauthorized", now.Add(-5*time.Minute) })}},
+			"hold", "1 replica of 2 on hold for 5m0s: Userpilot answers unauthorized to the key aaaa"},
+		"an outage": {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.OutageSince = now.Add(-time.Hour) }), replica(func(r *queue.Replica) { r.OutageSince = now })}},
+			"outage", "2 replicas of 2: Userpilot seems to be down for 1h0m"},
+		"a pause":  {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "quiet", "20s are left"},
+		"closed":   {queue.Status{Replicas: []queue.Replica{well}, Paused: true}, "publishing_closed", "setup --update"},
+		"silence":  {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Heard = now.Add(-3 * time.Second) })}}, "silent", "pod/efgh was last heard of 3s ago"},
+		"rates":    {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate.Calls = 300 })}}, "rates_differ", "300/1m (1), 600/1m (1)"},
+		"own rate": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate, r.OwnRate = queue.Rate{}, r.Rate })}}, "", ""},
+		"keys":     {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Key = "bbbb" })}}, "keys_differ", "aaaa (1), bbbb (1)"},
+		"old one":  {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Key = "" })}}, "", ""},
+	} {
+		test.status.Time = now
+		var codes, texts []string
+		for _, p := range problems(&test.status) {
+			codes, texts = append(codes, p.Code), append(texts, p.Text)
+		}
+		if strings.Join(codes, " ") != test.want || !strings.Contains(strings.Join(texts, "\n"), test.text) {
+			t.Errorf("%s: %v: %v", name, codes, texts)
+		}
+	}
+}
+
+func TestStatusText(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	s := &queue.Status{
+		Time: now, Counts: queue.Counts{Backlog: 12_345, Oldest: now.Add(-192 * time.Second), DeadLetters: 200_000}, Partitions: 16,
+		Rate:        queue.Rate{Calls: 600, Window: time.Minute},
+		DeadReasons: map[queue.Reason]uint64{queue.Rejected: 99_000, queue.Invalid: 1000}, DeadCounted: 100_000,
+		Replicas: []queue.Replica{{
+			ID: "0123456789abcdefghijkl", Host: "pod-1", Version: "v1.2.3", Joined: now.Add(-2 * time.Hour), Heard: now, TTL: 5 * time.Second,
+			Rate: queue.Rate{Calls: 600, Window: time.Minute}, Partitions: []string{"0", "1", "2", "plain"},
+			Report: queue.Report{Key: "1a2b3c4d", Recent: queue.Recent{Span: time.Minute, Delivered: 5980, Merged: 5380, Calls: 594, Load: 0.25}},
+		}},
+	}
+	var out bytes.Buffer
+	newStatusView(queue.Topology{}, s).print(&out)
+	want := `USERPILOT_IDENTIFY: all is well
+
+backlog       12,345 events, the oldest is 3m12s old
+last minute   5,980 events delivered, 5,380 of them merged into another one's call, 0 dead, in 594 calls
+rate          594 of 600 calls a minute used, 99%
+drains in     2m4s, at the present rate
+dead letters  200,000: of the newest 100,000, 1,000 invalid, 99,000 rejected
+partitions    17 of 17 worked
+
+REPLICA     AGE   VERSION  RATE    KEY       CALLS/MIN  LOAD  STATE    PARTITIONS
+pod-1/ijkl  2h0m  v1.2.3   600/1m  1a2b3c4d  594        25%   working  0-2 plain
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}

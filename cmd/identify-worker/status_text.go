@@ -1,0 +1,185 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// print writes the view for a person.
+func (v *statusView) print(out io.Writer) {
+	switch n := len(v.Problems); n {
+	case 0:
+		fmt.Fprintf(out, "%s: all is well\n", v.Stream)
+	default:
+		fmt.Fprintf(out, "%s: %s to look at\n", v.Stream, counted(n, "thing"))
+	}
+	for _, p := range v.Problems {
+		fmt.Fprintln(out, "  !", p.Text)
+	}
+	fmt.Fprintln(out)
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, line := range [][2]string{
+		{"backlog", v.describeBacklog()},
+		{"last minute", v.LastMinute.describe()},
+		{"rate", v.Rate.describe()},
+		{"drains in", v.describeDrain()},
+		{"dead letters", v.DeadLetters.describe()},
+		{"partitions", v.Partitions.describe()},
+	} {
+		fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
+	}
+	_ = table.Flush()
+	if len(v.Replicas) > 0 {
+		v.printReplicas(out)
+	}
+}
+
+func (v *statusView) describeBacklog() string {
+	if v.Backlog == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%s, the oldest is %s old", counted(v.Backlog, "event"), age(fromSeconds(v.OldestSeconds)))
+}
+
+func (c countsView) describe() string {
+	return fmt.Sprintf("%s delivered, %s of them merged into another one's call, %s dead, in %s",
+		counted(c.Delivered, "event"), thousands(c.Merged), thousands(c.Dead), counted(c.Calls, "call"))
+}
+
+func (r rateView) describe() string {
+	if r.Allowed == 0 {
+		return fmt.Sprintf("%.0f calls a minute, without a limit", r.Used)
+	}
+	return fmt.Sprintf("%.0f of %.0f calls a minute used, %.0f%%", r.Used, r.Allowed, 100*r.Used/r.Allowed)
+}
+
+func (v *statusView) describeDrain() string {
+	switch {
+	case v.Backlog == 0:
+		return "-"
+	case v.DrainSeconds == nil:
+		return "never, as nothing is delivered"
+	default:
+		return age(fromSeconds(*v.DrainSeconds)) + ", at the present rate"
+	}
+}
+
+func (d deadView) describe() string {
+	if d.Total == 0 {
+		return "none"
+	}
+	var reasons []string
+	for _, reason := range slices.Sorted(maps.Keys(d.ByReason)) {
+		reasons = append(reasons, fmt.Sprintf("%s %s", thousands(d.ByReason[reason]), reason))
+	}
+	of := ""
+	if d.Counted < d.Total {
+		of = fmt.Sprintf("of the newest %s, ", thousands(d.Counted))
+	}
+	return fmt.Sprintf("%s: %s%s", thousands(d.Total), of, strings.Join(reasons, ", "))
+}
+
+func (p partitionsView) describe() string {
+	return fmt.Sprintf("%d of %d worked", p.Total-len(p.Unclaimed), p.Total)
+}
+
+func (v *statusView) printReplicas(out io.Writer) {
+	fmt.Fprintln(out)
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "REPLICA\tAGE\tVERSION\tRATE\tKEY\tCALLS/MIN\tLOAD\tSTATE\tPARTITIONS")
+	for _, r := range v.Replicas {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%.0f%%\t%s\t%s\n",
+			shortName(r.Host, r.ID), age(fromSeconds(r.AgeSeconds)), orDash(r.Version), r.describeRate(), orDash(r.Key),
+			r.LastMinute.Calls, 100*r.Load, r.state(), partitionList(r.Partitions))
+	}
+	_ = table.Flush()
+}
+
+func (r statusReplica) describeRate() string {
+	switch {
+	case !r.OwnRate.Unlimited():
+		return r.OwnRate.String() + " own"
+	case r.Rate.Unlimited():
+		return "-"
+	default:
+		return r.Rate.String()
+	}
+}
+
+func (r statusReplica) state() string {
+	switch {
+	case r.Hold != "":
+		return "hold: " + r.Hold
+	case r.OutageSince != nil:
+		return "outage"
+	default:
+		return "working"
+	}
+}
+
+func replicaName(r queue.Replica) string { return shortName(r.Host, r.ID) }
+
+// shortName tells replicas on one host apart by the end of their ids, where these differ.
+func shortName(host, id string) string {
+	if host == "" {
+		return id
+	}
+	return host + "/" + id[max(0, len(id)-4):]
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+// partitionList is short: "0-3 7 plain". The names are in order.
+func partitionList(names []string) string {
+	if len(names) == 0 {
+		return "-"
+	}
+	var parts []string
+	for i := 0; i < len(names); {
+		first, err := strconv.Atoi(names[i])
+		next := i + 1
+		for err == nil && next < len(names) && names[next] == strconv.Itoa(first+next-i) {
+			next++
+		}
+		switch next - i {
+		case 1:
+			parts = append(parts, names[i])
+		case 2:
+			parts = append(parts, names[i], names[i+1])
+		default:
+			parts = append(parts, names[i]+"-"+names[next-1])
+		}
+		i = next
+	}
+	return strings.Join(parts, " ")
+}
+
+func fromSeconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// age is a time to two units: 3s, 2m10s, 4h5m, 3d2h.
+func age(d time.Duration) string {
+	d = max(0, d)
+	switch day := 24 * time.Hour; {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	case d < day:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	default:
+		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+	}
+}

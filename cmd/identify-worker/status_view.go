@@ -1,0 +1,111 @@
+package main
+
+import (
+	"math"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// statusView is what status shows. Its JSON is a promise to scripts: see the command's help.
+type statusView struct {
+	Stream   string    `json:"stream"`
+	Time     time.Time `json:"time"`
+	Problems []problem `json:"problems"`
+
+	Backlog       uint64     `json:"backlog"`
+	OldestSeconds float64    `json:"oldest_seconds"`
+	LastMinute    countsView `json:"last_minute"`
+	Rate          rateView   `json:"rate"`
+	DrainSeconds  *float64   `json:"drain_seconds"`
+
+	DeadLetters      deadView        `json:"dead_letters"`
+	Partitions       partitionsView  `json:"partitions"`
+	PublishingClosed bool            `json:"publishing_closed"`
+	QuietUntil       *time.Time      `json:"quiet_until"`
+	Replicas         []statusReplica `json:"replicas"`
+}
+
+type countsView struct {
+	Delivered uint64 `json:"delivered"`
+	Merged    uint64 `json:"merged"`
+	Dead      uint64 `json:"dead"`
+	Calls     uint64 `json:"calls"`
+}
+
+type rateView struct {
+	Limit   queue.Rate `json:"limit"`
+	Allowed float64    `json:"allowed_per_minute"`
+	Used    float64    `json:"used_per_minute"`
+}
+
+type deadView struct {
+	Total    uint64                  `json:"total"`
+	ByReason map[queue.Reason]uint64 `json:"by_reason"`
+	Counted  uint64                  `json:"counted"`
+}
+
+type partitionsView struct {
+	Total     int      `json:"total"` // the plain one too
+	Unclaimed []string `json:"unclaimed"`
+}
+
+type statusReplica struct {
+	ID            string     `json:"id"`
+	Host          string     `json:"host"`
+	Version       string     `json:"version"`
+	AgeSeconds    float64    `json:"age_seconds"`
+	SilentSeconds float64    `json:"silent_seconds"`
+	Partitions    []string   `json:"partitions"`
+	Rate          queue.Rate `json:"rate"`
+	OwnRate       queue.Rate `json:"own_rate"`
+	Key           string     `json:"key"`
+	Hold          string     `json:"hold"`
+	HoldSince     *time.Time `json:"hold_since"`
+	OutageSince   *time.Time `json:"outage_since"`
+	Load          float64    `json:"load"`
+	LastMinute    countsView `json:"last_minute"`
+}
+
+func newStatusView(t queue.Topology, s *queue.Status) *statusView {
+	v := &statusView{
+		Stream: t.StreamName(), Time: s.Time, Problems: problems(s),
+		Backlog: s.Backlog, LastMinute: newCountsView(s.Recent()),
+		Rate:             rateView{Limit: s.Rate, Allowed: s.RateAllowed(), Used: math.Round(10*s.RateUsed()) / 10},
+		DeadLetters:      deadView{Total: s.DeadLetters, ByReason: s.DeadReasons, Counted: s.DeadCounted},
+		Partitions:       partitionsView{Total: s.Partitions + 1, Unclaimed: s.Unclaimed},
+		PublishingClosed: s.Paused, QuietUntil: known(s.QuietUntil), Replicas: []statusReplica{},
+	}
+	if s.Backlog > 0 {
+		v.OldestSeconds = seconds(s.Time.Sub(s.Oldest))
+	}
+	if left, ok := s.DrainTime(); ok {
+		drain := seconds(left)
+		v.DrainSeconds = &drain
+	}
+	for _, r := range s.Replicas {
+		v.Replicas = append(v.Replicas, statusReplica{
+			ID: r.ID, Host: r.Host, Version: r.Version, Partitions: r.Partitions, Rate: r.Rate, OwnRate: r.OwnRate, Key: r.Key,
+			AgeSeconds: seconds(s.Time.Sub(r.Joined)), SilentSeconds: seconds(s.Time.Sub(r.Heard)),
+			Hold: r.Hold, HoldSince: known(r.HoldSince), OutageSince: known(r.OutageSince),
+			Load: r.Recent.Load, LastMinute: newCountsView(r.Recent),
+		})
+	}
+	return v
+}
+
+func newCountsView(r queue.Recent) countsView {
+	return countsView{Delivered: r.Delivered, Merged: r.Merged, Dead: r.Dead, Calls: r.Calls}
+}
+
+// known is nil for the zero time, which is null in JSON.
+func known(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// seconds are rounded to milliseconds, and never below zero: the server's clock is known up to a
+// round trip only.
+func seconds(d time.Duration) float64 { return max(0, d.Round(time.Millisecond)).Seconds() }
