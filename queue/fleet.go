@@ -16,9 +16,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// roundInterval is how often a replica compares what it holds with its share, besides at
-// once when members or claims change.
-const roundInterval = time.Second
+const (
+	// roundInterval is how often a replica compares what it holds with its share as long as
+	// these differ, besides at once when members or claims change.
+	roundInterval = time.Second
+	// calmInterval is how often it does so for what nobody tells: a stream that was changed, a
+	// consumer that a lost answer left.
+	calmInterval = 5 * time.Second
+)
 
 // forever is the AckWait of claims. An event sent into a dead connection must never come
 // again by itself, behind later ones.
@@ -37,6 +42,7 @@ type fleet struct {
 	known   bool               // whether the watch has told all there is
 	members map[string]Replica // also those who may be dead
 	due     bool               // something has changed: what is held must be compared with the share
+	looked  time.Time          // when it last was, and was found right; zero if it was not
 	settled time.Time          // when those who have come may take their shares
 	crowd   time.Time          // when the first of them came
 
@@ -86,8 +92,8 @@ func (f *fleet) run(ctx context.Context) error {
 			}
 		case <-settled:
 			f.due = true
-		case <-tick.C:
-			f.due = true
+		case now := <-tick.C:
+			f.due = f.due || now.Sub(f.looked) >= calmInterval
 		}
 		f.reportFailures()
 		if !f.known || !f.due || f.q.nc.Status() != nats.CONNECTED || len(watch.Updates()) > 0 {
@@ -97,8 +103,11 @@ func (f *fleet) run(ctx context.Context) error {
 		if time.Now().Before(f.settled) {
 			continue
 		}
-		f.due = false
+		f.due, f.looked = false, time.Time{}
 		err := f.round(ctx)
+		if err == nil && f.active() == f.share() {
+			f.looked = time.Now()
+		}
 		if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
 			return err
 		}

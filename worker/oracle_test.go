@@ -42,6 +42,16 @@ func (o *oracle) next(user, more string) []byte {
 	return fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d,"e%d":true%s}}`, user, n, n, more)
 }
 
+// events is how many events have been made in all.
+func (o *oracle) events() (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, of := range o.published {
+		n += of
+	}
+	return n
+}
+
 type identify struct {
 	User     string                     `json:"user_id"`
 	Metadata map[string]json.RawMessage `json:"metadata"`

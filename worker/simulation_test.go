@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -19,6 +20,9 @@ var (
 	simSeed  = flag.Uint64("sim.seed", 0, "seed of the simulation; 0 takes a new one each time")
 	simRuns  = flag.Int("sim.runs", 3, "how many simulations to run, each with the next seed")
 	simHours = flag.Float64("sim.hours", 0.2, "simulated hours of faults in each")
+	simPause = flag.Duration("sim.pause", 10*time.Second, "longest pause between two bursts of events")
+	simFault = flag.Duration("sim.fault", 2*time.Minute, "longest time between two faults")
+	simLog   = flag.String("sim.record", "", "file that gets a line for each simulation that passed")
 )
 
 // TestSimulation runs hours of random faults in seconds: servers and replicas die and come back,
@@ -45,6 +49,8 @@ type chaos struct {
 	end    time.Time
 	fleet  []*replica
 	users  int
+
+	killed, crashed int // replicas; servers, those that were stopped too
 }
 
 const limit = 1200 // calls a minute
@@ -58,7 +64,7 @@ func storm(t *testing.T, random *rand.Rand, d time.Duration) {
 		done := make(chan struct{})
 		go c.publishAll(done, rand.New(rand.NewPCG(random.Uint64(), 2)))
 		for time.Now().Before(c.end) {
-			time.Sleep(c.upTo(2 * time.Minute))
+			time.Sleep(c.upTo(*simFault))
 			c.fault()
 		}
 		c.calm()
@@ -74,8 +80,22 @@ func storm(t *testing.T, random *rand.Rand, d time.Duration) {
 				t.Errorf("a dead letter for %s", reason)
 			}
 		}
-		t.Logf("%d calls, at most %d in a minute, %d dead letters", stats.Calls, stats.MaxInWindow, len(s.dead()))
+		line := fmt.Sprintf("%v simulated, %d events, %d replicas and %d servers killed, %d calls, at most %d of %d in a minute, %d dead letters",
+			d, s.ledger.events(), c.killed, c.crashed, stats.Calls, stats.MaxInWindow, limit, len(s.dead()))
+		t.Log(line)
+		if *simLog != "" && !t.Failed() {
+			must(t, appendLine(*simLog, fmt.Sprintf("%s: %s", t.Name(), line)))
+		}
 	})
+}
+
+func appendLine(path, line string) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, line)
+	return errors.Join(err, f.Close())
 }
 
 func (c *chaos) upTo(d time.Duration) time.Duration { return time.Duration(c.random.Int64N(int64(d))) }
@@ -98,7 +118,7 @@ func (c *chaos) publishAll(done chan<- struct{}, random *rand.Rand) {
 			}
 			c.publishPatiently(fmt.Sprintf("u%d", random.IntN(c.users)), more)
 		}
-		time.Sleep(time.Duration(random.Int64N(int64(10 * time.Second))))
+		time.Sleep(time.Duration(random.Int64N(int64(*simPause))))
 	}
 }
 
@@ -123,6 +143,7 @@ func (c *chaos) fault() {
 	case 0, 1:
 		i := c.random.IntN(len(c.fleet))
 		c.fleet[i].kill()
+		c.killed++
 		c.fleet = append(c.fleet[:i], c.fleet[i+1:]...)
 		if len(c.fleet) == 0 {
 			time.Sleep(c.upTo(20 * time.Second))
@@ -138,10 +159,12 @@ func (c *chaos) fault() {
 			c.join()
 		}
 	case 5:
+		c.crashed++
 		c.stopServer()
 		time.Sleep(c.upTo(30 * time.Second))
 		c.startServer(c.dir)
 	case 6:
+		c.crashed++
 		c.crashServer()
 	default:
 		c.api.SetFaults(c.apiFault())
