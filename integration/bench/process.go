@@ -99,6 +99,17 @@ func (p *process) line(ctx context.Context) (string, error) {
 	}
 }
 
+// latest returns the last line that the child has printed by now, or what is known already.
+func (p *process) latest(known string) string {
+	for {
+		select {
+		case known = <-p.lines:
+		default:
+			return known
+		}
+	}
+}
+
 // ended is the error of a child that should be running and is not.
 func (p *process) ended() error {
 	return fmt.Errorf("%s has ended: %w\n%s", p.role, cmp.Or(p.err, errors.New("status 0")), p.errors.Bytes())
@@ -106,10 +117,15 @@ func (p *process) ended() error {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// stop lets the child end in its own way and waits for it.
-func (p *process) stop() error {
+// dismiss lets the child end in its own way, and does not wait.
+func (p *process) dismiss() {
 	p.asked.Store(true)
 	_ = p.stdin.Close()
+}
+
+// stop lets the child end in its own way and waits for it.
+func (p *process) stop() error {
+	p.dismiss()
 	<-p.done
 	if p.err != nil && !p.cut.Load() {
 		return p.ended()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"syscall"
 	"time"
 )
@@ -78,7 +77,7 @@ func takeOver(ctx context.Context, s *site, e ending) (gap time.Duration, err er
 	if err := s.fillPlain(ctx, 5_000, userEvent); err != nil { // lasts for 50 s
 		return 0, err
 	}
-	var p pair
+	var p duo
 	defer func() { err = errors.Join(err, p.stop()) }()
 	if err := p.begin(ctx, s, e.running); err != nil {
 		return 0, err
@@ -101,30 +100,30 @@ func takeOver(ctx context.Context, s *site, e ending) (gap time.Duration, err er
 	return time.Since(began), errors.Join(err, p.bury(victim, e.signal))
 }
 
-// pair is two replicas, or one of them.
-type pair [2]*process
+// duo is two replicas, or one of them.
+type duo [2]*process
 
 // keyOf is the API key that tells a replica's calls from the other one's.
 func keyOf(replica int) string { return fmt.Sprintf("replica-%d", replica) }
 
-func (p *pair) start(ctx context.Context, s *site, replica int) (err error) {
+func (p *duo) start(ctx context.Context, s *site, replica int) (err error) {
 	p[replica], err = s.consumer(ctx, "work", "-key", keyOf(replica), "-rate", "100/1s")
 	return err
 }
 
 // begin starts the first replica and, if they are to be two, waits until both hold their shares.
-func (p *pair) begin(ctx context.Context, s *site, two bool) error {
+func (p *duo) begin(ctx context.Context, s *site, two bool) error {
 	if err := p.start(ctx, s, 0); err != nil || !two {
 		return err
 	}
 	if err := p.start(ctx, s, 1); err != nil {
 		return err
 	}
-	return p.share(ctx)
+	return replicas(p[:]).share(ctx)
 }
 
 // bury waits for the end of a replica that got the signal. SIGTERM must end it in order.
-func (p *pair) bury(replica int, signal syscall.Signal) error {
+func (p *duo) bury(replica int, signal syscall.Signal) error {
 	victim := p[replica]
 	p[replica] = nil
 	if signal == syscall.SIGTERM {
@@ -134,42 +133,10 @@ func (p *pair) bury(replica int, signal syscall.Signal) error {
 	return nil
 }
 
-func (p *pair) stop() error {
-	var errs []error
-	for _, replica := range p {
-		if replica != nil {
-			errs = append(errs, replica.stop())
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// all is the number of partitions: 16, and the plain subject's.
-const all = 17
-
-// share blocks until each holds its share.
-func (p *pair) share(ctx context.Context) error {
-	for held := [2]int{}; held[0]+held[1] != all || min(held[0], held[1]) != all/2; {
-		var line string
-		which := 0
-		select {
-		case line = <-p[0].lines:
-		case line = <-p[1].lines:
-			which = 1
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		n, err := strconv.Atoi(line)
-		if err != nil {
-			return err
-		}
-		held[which] = n
-	}
-	return nil
-}
+func (p *duo) stop() error { return replicas(p[:]).stop() }
 
 // caller returns which replica makes the calls now, and what has been accepted by then.
-func (p *pair) caller(ctx context.Context, s *site) (t tallied, replica int, err error) {
+func (p *duo) caller(ctx context.Context, s *site) (t tallied, replica int, err error) {
 	if t, err = s.accepted(ctx, "", 0); err != nil {
 		return t, 0, err
 	}
