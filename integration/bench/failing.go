@@ -68,12 +68,16 @@ func (s *site) fillPlain(ctx context.Context, n int, event func(i int) []byte) e
 	})
 }
 
+// stallWait is how long the server may take for what is under way. nats.go's own 200 ms are
+// too little on a busy machine.
+const stallWait = 10 * time.Second
+
 // publishPlainly publishes with what nats.go has for it, and waits until all are stored.
 func publishPlainly(ctx context.Context, js jetstream.JetStream, n int, event func(i int) (subject string, body []byte)) error {
 	var acks []jetstream.PubAckFuture
 	for i := range n {
 		subject, body := event(i)
-		ack, err := js.PublishAsync(subject, body)
+		ack, err := js.PublishAsync(subject, body, jetstream.WithStallWait(stallWait))
 		if err != nil {
 			return err
 		}
