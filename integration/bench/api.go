@@ -24,6 +24,7 @@ func serveAPI(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("serve-api", flag.ContinueOnError)
 	standIn := flags.Bool("stand-in", false, "serve the stand-in API")
 	fault := flags.String("fault", "", "a fault of the stand-in")
+	window := flags.Duration("window", time.Minute, "the window in which the stand-in counts calls")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -36,7 +37,7 @@ func serveAPI(ctx context.Context, args []string) error {
 	mux.HandleFunc("GET /accepted", tally.serve)
 	identify := http.Handler(http.HandlerFunc(accept))
 	if *standIn {
-		api, err := newStandIn(*fault)
+		api, err := newStandIn(*fault, *window)
 		if err != nil {
 			return err
 		}
@@ -59,7 +60,7 @@ func accept(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusAccepted)
 }
 
-func newStandIn(fault string) (*userpilottest.Server, error) {
+func newStandIn(fault string, window time.Duration) (*userpilottest.Server, error) {
 	var rules userpilottest.Rules
 	if fault != "" {
 		rule, err := userpilottest.ParseFault(fault)
@@ -68,7 +69,7 @@ func newStandIn(fault string) (*userpilottest.Server, error) {
 		}
 		rules = append(rules, rule)
 	}
-	return userpilottest.New(userpilottest.Options{Faults: rules.Fault}), nil
+	return userpilottest.New(userpilottest.Options{Faults: rules.Fault, Window: window}), nil
 }
 
 func reply(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }

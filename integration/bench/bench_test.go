@@ -7,8 +7,11 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
 func TestMedian(t *testing.T) {
@@ -66,6 +69,72 @@ func TestTallyAnswersWhenTheNumberIsReached(t *testing.T) {
 			t.Errorf("answered %s, want %s", got, want)
 		}
 	})
+}
+
+func TestSharesAreSettledWhenAllIsHeldEvenly(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		held []int
+		want bool
+	}{
+		{[]int{17}, true},
+		{[]int{8, 9}, true},
+		{[]int{2, 2, 2, 2, 2, 2, 2, 1, 1, 1}, true},
+		{[]int{8, 8}, false},       // one is on its way
+		{[]int{17, 0}, false},      // the second has just come
+		{[]int{6, 6, 5, 0}, false}, // the fourth has
+	} {
+		if got := settled(c.held); got != c.want {
+			t.Errorf("settled(%v) = %v, want %v", c.held, got, c.want)
+		}
+	}
+}
+
+func TestWritesThatExpectTheSameRevisionAreOneAndConflicts(t *testing.T) {
+	t.Parallel()
+	l := &ledgerLog{expected: map[string]bool{}}
+	l.add("0")
+	before := l.count()
+	for _, revision := range []string{"7", "7", "9", "7", "12"} {
+		l.add(revision)
+	}
+	got := l.count().less(before)
+	if got.writes != 3 || got.conflicts() != 2 {
+		t.Errorf("counted %d writes and %d conflicts, want 3 and 2", got.writes, got.conflicts())
+	}
+}
+
+func TestUsageIsCountedFromCallToCall(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	f := fleet{replicas: 2, rate: queue.Rate{Calls: 600, Window: time.Minute}}
+	got := f.usage(
+		glance{used: used{elapsed: time.Second}, calls: userpilottest.Stats{Calls: 10, Last: began}, ledger: ledgerCount{12, 10}},
+		glance{used: used{elapsed: 31 * time.Second}, calls: userpilottest.Stats{Calls: 307, Last: began.Add(30 * time.Second), MaxInWindow: 301}, ledger: ledgerCount{372, 310}},
+	)
+	if got.part != 0.99 || got.most != 301 || got.writes() != 10 || got.conflicts() != 2 {
+		t.Errorf("used %v of the limit, %d in any window, %v writes, %v conflicts; want 0.99, 301, 10, 2", got.part, got.most, got.writes(), got.conflicts())
+	}
+}
+
+func TestTheWorstFleetIsJudged(t *testing.T) {
+	t.Parallel()
+	limit := queue.Rate{Calls: 600, Window: time.Minute}
+	good := usage{fleet: fleet{replicas: 1, rate: limit}, part: 0.992, most: 597, used: used{elapsed: time.Second}}
+	idle := usage{fleet: fleet{replicas: 3, rate: limit}, part: 0.98, most: 590, used: used{elapsed: time.Second}}
+	over := usage{fleet: fleet{replicas: 10, rate: limit}, part: 0.995, most: 601, used: used{elapsed: time.Second}}
+	for _, c := range []struct {
+		fleets []usage
+		want   bool
+	}{
+		{[]usage{good}, true},
+		{[]usage{good, idle}, false},
+		{[]usage{over, good}, false},
+	} {
+		if got := usedRow(c.fleets, 0.99, ""); got.pass != c.want {
+			t.Errorf("%s: %s: passes %v, want %v", got.what, got.measured, got.pass, c.want)
+		}
+	}
 }
 
 func TestWrongFlagsAreUsageErrors(t *testing.T) {

@@ -1,5 +1,5 @@
-// Command bench measures one replica against the numbers that this project promises, and
-// prints them as a table.
+// Command bench measures one replica, and fleets of them, against the numbers that this
+// project promises, and prints them as a table.
 //
 // Its laws:
 //
@@ -108,7 +108,7 @@ func newBench(args []string, stderr io.Writer) (*bench, []part, error) {
 	flags.BoolVar(&b.quick, "quick", false, "a smoke run of seconds: its numbers mean nothing and are not judged")
 	rounds := flags.Int("rounds", b.rounds, "rounds of what is compared")
 	events := flags.Int("events", b.events, "events of one turn of throughput and publish")
-	minutes := flags.Duration("rate-time", b.rateTime, "how long the rate is watched")
+	minutes := flags.Duration("rate-time", b.rateTime, "how long the rate of each fleet is watched; all at the same time")
 	flags.StringVar(&b.profiles, "profiles", "", "an existing directory that gets a CPU and an allocation profile of each consumer (throughput)")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -14,7 +14,7 @@ import (
 // nats.go's own, which does neither.
 func publish(ctx context.Context, b *bench) ([]row, error) {
 	var ratios []float64
-	disturbed, err := b.repeat(ctx, func(round int) (others float64, keep func(), err error) {
+	disturbed, err := b.repeat(ctx, b.rounds, func(round int) (others float64, keep func(), err error) {
 		ours, plain, err := b.publishTurns(ctx, round)
 		r := ratio(plain.elapsed, ours.elapsed)
 		b.say("publish, round %d: ours %.0f/s, nats.go's %.0f/s, ratio %.3f (others %.0f%% and %.0f%%)", round+1,
@@ -66,14 +66,14 @@ func (b *bench) publishTurn(ctx context.Context, publish publishing) (u used, er
 	if err := publish(ctx, s, bodies[:b.warmUp]); err != nil {
 		return u, err
 	}
-	before, err := s.meter(nil)
+	before, err := s.meter()
 	if err != nil {
 		return u, err
 	}
 	if err := publish(ctx, s, bodies[b.warmUp:]); err != nil {
 		return u, err
 	}
-	after, err := s.meter(nil)
+	after, err := s.meter()
 	return after.less(before), err
 }
 

@@ -1,51 +1,111 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/identify-worker/identify-worker/queue"
 )
 
-// rate watches how much of the default limit is used while there is work, and whether any
-// window holds more: in real time, so for minutes.
+// rate watches how much of the limit fleets use while there is work, wherever it lies, whether
+// any window holds more, and what that costs in the ledger: in real time, so for minutes.
+// Those at the default limit do little and are watched at the same time.
 func rate(ctx context.Context, b *bench) ([]row, error) {
-	ctx, s, err := open(ctx, nil, []string{"-stand-in"})
+	standard := queue.Rate{Calls: 600, Window: time.Minute}
+	calm, err := measureAll(ctx, b.rateTime,
+		fleet{replicas: 1, rate: standard},
+		fleet{replicas: 3, rate: standard},
+		fleet{replicas: 10, rate: standard},
+		fleet{replicas: 3, rate: standard, plain: true})
 	if err != nil {
 		return nil, err
 	}
-	stats, err := b.watchRate(ctx, s)
-	if err = errors.Join(err, s.close()); err != nil {
+	for _, u := range calm {
+		b.say("   %v", u)
+	}
+	hurried, disturbed, err := b.hurry(ctx)
+	if err != nil {
 		return nil, err
 	}
-	const limit = 600
-	used := float64(stats.Calls-1) / stats.Last.Sub(stats.First).Minutes() / limit
-	return []row{{
-		what:     fmt.Sprintf("rate used at 600/1m, over %v", stats.Last.Sub(stats.First).Round(time.Second)),
-		goal:     "99% or more, never over 600 in a minute",
-		measured: fmt.Sprintf("%.1f%%, at most %d in any minute", 100*used, stats.MaxInWindow),
-		pass:     used >= 0.99 && stats.MaxInWindow <= limit,
-	}}, nil
+	return []row{
+		usedRow(calm, 0.99, ""), usedRow(hurried, 0.97, disturbed),
+		ledgerRow(calm, 10, 60), ledgerRow(hurried, 61, 20),
+	}, nil
 }
 
-func (b *bench) watchRate(ctx context.Context, s *site) (userpilottest.Stats, error) {
-	var stats userpilottest.Stats
-	needed := int(b.rateTime.Seconds()*10) + 100 // so that there is work until the end
-	if err := s.fill(ctx, needed, userEvent); err != nil {
-		return stats, err
+// hurry measures a fleet whose slots are void after 5 ms and so are lost, and late at the API,
+// where others keep the processors busy.
+func (b *bench) hurry(ctx context.Context) (u []usage, disturbed string, err error) {
+	f := fleet{replicas: 4, rate: queue.Rate{Calls: 200, Window: time.Second}}
+	disturbed, err = b.repeat(ctx, 1, func(int) (others float64, keep func(), err error) {
+		got, err := f.measure(ctx, b.hurryTime)
+		if err != nil {
+			return 0, nil, err
+		}
+		b.say("   %v", got)
+		return got.others(), func() { u = []usage{got} }, nil
+	})
+	return u, disturbed, err
+}
+
+// measureAll measures fleets at the same time.
+func measureAll(ctx context.Context, long time.Duration, fleets ...fleet) ([]usage, error) {
+	all := make([]usage, len(fleets))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, f := range fleets {
+		group.Go(func() (err error) {
+			if all[i], err = f.measure(ctx, long); err != nil {
+				return fmt.Errorf("%v: %w", f, err)
+			}
+			return nil
+		})
 	}
-	worker, err := s.consumer(ctx, "work", "-rate", "600/1m")
-	if err != nil {
-		return stats, err
+	return all, group.Wait()
+}
+
+// usedRow judges the fleets by the one that used the least, and the one that called the most.
+func usedRow(fleets []usage, least float64, disturbed string) row {
+	worst := slices.MinFunc(fleets, func(a, b usage) int { return cmp.Compare(a.part, b.part) })
+	most := slices.MaxFunc(fleets, func(a, b usage) int { return cmp.Compare(a.most, b.most) }).most
+	limit := worst.rate
+	measured := fmt.Sprintf("%.1f%%, at most %d in any window", 100*worst.part, most)
+	if len(fleets) > 1 {
+		measured = fmt.Sprintf("%.1f%% (the worst: %v), at most %d in any window", 100*worst.part, worst.fleet, most)
 	}
-	if _, err := s.accepted(ctx, "", 1); err != nil {
-		return stats, errors.Join(err, worker.stop())
+	return row{
+		what:     fmt.Sprintf("rate used at %v: %s; over %v", limit, list(fleets), worst.elapsed.Round(time.Second)),
+		goal:     fmt.Sprintf("%.0f%% or more, never over %d in any window", 100*least, limit.Calls),
+		measured: measured + disturbed,
+		pass:     worst.part >= least && most <= limit.Calls,
 	}
-	err = watch(ctx, b.rateTime)
-	if err == nil {
-		err = s.ask(ctx, "/stats", &stats)
+}
+
+// ledgerRow judges what the limit cost.
+func ledgerRow(fleets []usage, writes, conflicts float64) row {
+	var each []string
+	pass := true
+	for _, u := range fleets {
+		each = append(each, fmt.Sprintf("%.1f and %.1f", u.writes(), u.conflicts()))
+		pass = pass && u.writes() <= writes && u.conflicts() <= conflicts
 	}
-	return stats, errors.Join(err, worker.stop())
+	return row{
+		what:     fmt.Sprintf("ledger writes and conflicts a second at %v: %s", fleets[0].rate, list(fleets)),
+		goal:     fmt.Sprintf("at most %.0f and %.0f", writes, conflicts),
+		measured: strings.Join(each, "; "),
+		pass:     pass,
+	}
+}
+
+func list(fleets []usage) string {
+	var names []string
+	for _, u := range fleets {
+		names = append(names, u.fleet.String())
+	}
+	return strings.Join(names, "; ")
 }

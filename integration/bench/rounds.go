@@ -15,14 +15,14 @@ const (
 	patience = 2 * time.Minute
 )
 
-// repeat plays as many rounds as are wanted. On a shared machine the others decide who is
+// repeat plays as many rounds as are asked for. On a shared machine the others decide who is
 // faster: so a round waits until they do little, and one in which they used much of the
 // processors is not kept but played again. When patience is at an end every round is
 // kept, and what is measured says so.
-func (b *bench) repeat(ctx context.Context, play func(round int) (others float64, keep func(), err error)) (disturbed string, err error) {
+func (b *bench) repeat(ctx context.Context, rounds int, play func(round int) (others float64, keep func(), err error)) (disturbed string, err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for kept := 0; kept < b.rounds; {
+	for kept := 0; kept < rounds; {
 		if !b.quick {
 			calm(patient)
 		}
@@ -80,16 +80,18 @@ func (u used) less(v used) used {
 	}
 }
 
-// meter reads what has been used so far. Without a consumer its part is zero.
-func (s *site) meter(consumer *process) (u used, err error) {
-	var errs [5]error
+// meter reads what has been used so far, by all consumers together.
+func (s *site) meter(consumers ...*process) (u used, err error) {
+	errs := make([]error, 4, 4+len(consumers))
 	u.elapsed = time.Since(s.opened)
 	u.machine, errs[0] = busyTime()
 	u.self, errs[1] = processorTime(os.Getpid())
 	u.nats, errs[2] = processorTime(s.nats.pid())
 	u.api, errs[3] = processorTime(s.api.pid())
-	if consumer != nil {
-		u.consumer, errs[4] = processorTime(consumer.pid())
+	for _, p := range consumers {
+		t, err := processorTime(p.pid())
+		u.consumer += t
+		errs = append(errs, err)
 	}
-	return u, errors.Join(errs[:]...)
+	return u, errors.Join(errs...)
 }

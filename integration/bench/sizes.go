@@ -25,7 +25,9 @@ type sizes struct {
 	healthy   int           // users behind it
 	sickTime  time.Duration // how long memory is watched after they have been served
 
-	rateTime  time.Duration
+	rateTime  time.Duration // how long the fleets are watched
+	hurryTime time.Duration // how long the one with the fast rate is
+
 	takeovers int // of each kind
 }
 
@@ -36,7 +38,7 @@ func full() sizes {
 		backlog: 1_000_000, memoryTime: 30 * time.Second,
 		callEvents: 100_000, callUsers: 1_000, callRate: queue.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 150 << 20, sickEvent: 16 << 10, healthy: 300, sickTime: 10 * time.Second,
-		rateTime:  130 * time.Second,
+		rateTime: 130 * time.Second, hurryTime: 15 * time.Second,
 		takeovers: 3,
 	}
 }
@@ -48,7 +50,7 @@ func quick() sizes {
 		backlog: 5_000, memoryTime: time.Second,
 		callEvents: 2_000, callUsers: 100, callRate: queue.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 4 << 20, sickEvent: 16 << 10, healthy: 30, sickTime: time.Second,
-		rateTime:  2 * time.Second,
+		rateTime: 2 * time.Second, hurryTime: time.Second,
 		takeovers: 1,
 	}
 }

@@ -16,7 +16,7 @@ import (
 // ahead by as much as its memory holds, and what it has read by then would be free.
 func throughput(ctx context.Context, b *bench) ([]row, error) {
 	var speed, cost, total []float64
-	disturbed, err := b.repeat(ctx, func(round int) (others float64, keep func(), err error) {
+	disturbed, err := b.repeat(ctx, b.rounds, func(round int) (others float64, keep func(), err error) {
 		ours, plain, err := b.turns(ctx, round)
 		s, c, t := ours.perSecond()/plain.perSecond(), ratio(ours.consumer, plain.consumer), ratio(ours.all(), plain.all())
 		b.say("round %d: worker %v; loop %v; ratios: speed %.3f, processor time %.3f, of all processes %.3f", round+1, ours, plain, s, c, t)
