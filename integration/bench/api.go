@@ -19,12 +19,13 @@ import (
 )
 
 // serveAPI is the role of Userpilot. Its line is its URL. It is as cheap as net/http allows:
-// it takes everything; with -stand-in it is the product's stand-in.
+// it takes everything, each after -latency; with -stand-in it is the product's stand-in.
 func serveAPI(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("serve-api", flag.ContinueOnError)
 	standIn := flags.Bool("stand-in", false, "serve the stand-in API")
 	fault := flags.String("fault", "", "a fault of the stand-in")
 	window := flags.Duration("window", time.Minute, "the window in which the stand-in counts calls")
+	latency := flags.Duration("latency", 0, "how long each call takes, without the stand-in")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -35,7 +36,7 @@ func serveAPI(ctx context.Context, args []string) error {
 	mux := http.NewServeMux()
 	tally := newTally()
 	mux.HandleFunc("GET /accepted", tally.serve)
-	identify := http.Handler(http.HandlerFunc(accept))
+	identify := http.Handler(accept(*latency))
 	if *standIn {
 		api, err := newStandIn(*fault, *window)
 		if err != nil {
@@ -54,10 +55,15 @@ func serveAPI(ctx context.Context, args []string) error {
 	return nil
 }
 
-// accept takes any identify.
-func accept(w http.ResponseWriter, r *http.Request) {
-	_, _ = io.Copy(io.Discard, r.Body)
-	w.WriteHeader(http.StatusAccepted)
+// accept takes any identify, and its time.
+func accept(latency time.Duration) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if latency > 0 && watch(r.Context(), latency) != nil {
+			return // the caller has gone
+		}
+		w.WriteHeader(http.StatusAccepted)
+	}
 }
 
 func newStandIn(fault string, window time.Duration) (*userpilottest.Server, error) {

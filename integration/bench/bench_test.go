@@ -71,6 +71,18 @@ func TestTallyAnswersWhenTheNumberIsReached(t *testing.T) {
 	})
 }
 
+func TestTheAPITakesItsTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		answer := httptest.NewRecorder()
+		accept(50*time.Millisecond)(answer, httptest.NewRequest(http.MethodPost, "/v1/identify", strings.NewReader("{}")))
+		if took := time.Since(began); took != 50*time.Millisecond || answer.Code != http.StatusAccepted {
+			t.Errorf("answered %d after %v, want 202 after 50ms", answer.Code, took)
+		}
+	})
+}
+
 func TestSharesAreSettledWhenAllIsHeldEvenly(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

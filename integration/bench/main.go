@@ -80,6 +80,7 @@ func parts() []part {
 		{"failing", failing},
 		{"publish", publish},
 		{"rate", rate},
+		{"pair", pair},
 		{"takeover", takeover},
 	}
 }

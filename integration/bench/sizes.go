@@ -28,6 +28,9 @@ type sizes struct {
 	rateTime  time.Duration // how long the fleets are watched
 	hurryTime time.Duration // how long the one with the fast rate is
 
+	pairTime  time.Duration // of one turn of one replica or two
+	pairDelay time.Duration // what a call takes then
+
 	takeovers int // of each kind
 }
 
@@ -39,6 +42,7 @@ func full() sizes {
 		callEvents: 100_000, callUsers: 1_000, callRate: queue.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 150 << 20, sickEvent: 16 << 10, healthy: 300, sickTime: 10 * time.Second,
 		rateTime: 130 * time.Second, hurryTime: 15 * time.Second,
+		pairTime: 4 * time.Second, pairDelay: 50 * time.Millisecond,
 		takeovers: 3,
 	}
 }
@@ -51,6 +55,7 @@ func quick() sizes {
 		callEvents: 2_000, callUsers: 100, callRate: queue.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 4 << 20, sickEvent: 16 << 10, healthy: 30, sickTime: time.Second,
 		rateTime: 2 * time.Second, hurryTime: time.Second,
+		pairTime: time.Second / 2, pairDelay: 50 * time.Millisecond,
 		takeovers: 1,
 	}
 }
