@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -44,6 +45,7 @@ type Ledger struct {
 	next     time.Time          // as last read or written
 	revision uint64
 	known    bool // whether next and revision are the key's, as far as this replica knows
+	shared   bool // whether another replica has reserved since this one last did
 	trouble  changeLog
 }
 
@@ -162,13 +164,14 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 	first := l.first(now)
 	if ahead := first.Sub(now) - (l.pace.interval + reserveAhead); ahead > 0 {
 		l.known = false // the others move it on meanwhile
-		return ahead, nil
+		// Not all at the same instant: one would win, and the others had asked for nothing.
+		return ahead + rand.N(reserveAhead/2), nil
 	}
 	n := min(max(waiting, 1), max(1, int(reserveAhead/l.pace.interval)))
 	next := first.Add(time.Duration(n) * l.pace.interval)
 	switch err := l.write(ctx, next); {
 	case isWrongRevision(err):
-		l.known = false
+		l.known, l.shared = false, true
 		return conflictPause, nil
 	case err != nil:
 		return 0, err
@@ -176,6 +179,9 @@ func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duratio
 	for i := range n {
 		slot := first.Add(time.Duration(i) * l.pace.interval)
 		l.slots = append(l.slots, latest(slot, now))
+	}
+	if l.shared { // by the next time it will have been moved on; who is alone saves the read
+		l.known = false
 	}
 	return 0, nil
 }
@@ -202,6 +208,7 @@ func (l *Ledger) read(ctx context.Context) error {
 	if err := json.Unmarshal(entry.Value(), &record); err != nil {
 		return fmt.Errorf("read the ledger: the key %s in bucket %s is damaged, delete it to start anew: %w", ledgerKey, l.q.topology.Bucket(), err)
 	}
+	l.shared = l.shared && entry.Revision() != l.revision
 	l.next, l.revision, l.known = record.Next, entry.Revision(), true
 	return nil
 }
