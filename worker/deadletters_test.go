@@ -352,7 +352,7 @@ func TestStreamDiffers(t *testing.T) {
 		r := s.start(nil)
 		err = r.wait()
 		mismatch, ok := errors.AsType[*queue.MismatchError](err)
-		if !ok || len(mismatch.Differences) != 1 || !strings.Contains(err.Error(), "partition(8,1)") {
+		if !ok || len(mismatch.Differences) != 1 || !strings.Contains(err.Error(), "partitions is 8") {
 			t.Errorf("stopped with %v", err)
 		}
 	})
