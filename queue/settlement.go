@@ -152,60 +152,66 @@ func (a *acker) close() { _ = a.sub.Unsubscribe() }
 type deleter struct {
 	nc      *nats.Conn
 	subject string
-	inbox   string // answers arrive at <inbox>.<sequence>
+	inbox   string // answers arrive at <inbox>.<sequence>.<try>
 	fail    func(error)
 	sub     *nats.Subscription
 
-	mu   sync.Mutex
-	open map[uint64]*deletion // by the sequence of the event whose deletion is under way
+	mu     sync.Mutex
+	open   map[uint64]*deletion // by the sequence of the event whose deletion is under way
+	closed bool
 }
 
 type deletion struct {
 	settlement
 	since time.Time // of the last confirmation, or of the beginning
+	// try is the number of the request whose answer counts. While the stream has no leader,
+	// each server that keeps a copy answers that it should be tried again: were each answer
+	// followed, requests would multiply.
+	try int
 }
+
+// againPause is how long the next try of a deletion waits. Servers ask for it while they elect a
+// leader, which takes seconds, and answer at once.
+const againPause = 100 * time.Millisecond
 
 func newDeleter(nc *nats.Conn, stream string, fail func(error)) (*deleter, error) {
 	d := &deleter{
 		nc: nc, subject: "$JS.API.STREAM.MSG.DELETE." + stream, inbox: nc.NewInbox(), fail: fail,
 		open: map[uint64]*deletion{},
 	}
-	sub, err := subscribe(nc, d.inbox+".*", d.answered)
+	sub, err := subscribe(nc, d.inbox+".>", d.answered)
 	d.sub = sub
 	return d, err
 }
 
 func (d *deleter) settle(ds []Delivery, done func()) {
-	d.begin(&deletion{settlement{ds, done}, time.Now()})
+	d.begin(&deletion{settlement: settlement{ds, done}, since: time.Now()})
 }
 
 // begin sends the deletion of the oldest event that is left.
 func (d *deleter) begin(x *deletion) {
-	seq := x.deliveries[0].Sequence
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	seq := x.deliveries[0].Sequence
+	x.try++
 	d.open[seq] = x
-	d.mu.Unlock()
-	reply := d.inbox + "." + strconv.FormatUint(seq, 10)
+	reply := d.inbox + "." + strconv.FormatUint(seq, 10) + "." + strconv.Itoa(x.try)
 	if err := d.nc.PublishRequest(d.subject, reply, fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, seq)); err != nil {
 		d.fail(fmt.Errorf("settle an event: %w", err))
 	}
 }
 
 func (d *deleter) answered(m *nats.Msg) {
-	seq, err := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 10, 64)
-	if err != nil {
-		return
-	}
-	d.mu.Lock()
-	x, ok := d.open[seq]
-	delete(d.open, seq)
-	d.mu.Unlock()
+	x, ok := d.take(strings.TrimPrefix(m.Subject, d.inbox+"."))
 	if !ok {
 		return
 	}
 	switch err := deleted(m.Data); {
 	case errors.Is(err, errTryAgain) && time.Since(x.since) < settleTimeout:
-		d.begin(x)
+		time.AfterFunc(againPause, func() { d.begin(x) })
 	case err != nil:
 		d.fail(fmt.Errorf("settle an event: %w", err))
 	case len(x.deliveries) == 1:
@@ -214,6 +220,24 @@ func (d *deleter) answered(m *nats.Msg) {
 		x.deliveries, x.since = x.deliveries[1:], time.Now()
 		d.begin(x)
 	}
+}
+
+// take ends the wait for the answer to one request; it is not ok if that wait is over already.
+func (d *deleter) take(request string) (x *deletion, ok bool) {
+	of, number, _ := strings.Cut(request, ".")
+	seq, errSeq := strconv.ParseUint(of, 10, 64)
+	try, errTry := strconv.Atoi(number)
+	if errSeq != nil || errTry != nil {
+		return nil, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	x, ok = d.open[seq]
+	if !ok || x.try != try {
+		return nil, false
+	}
+	delete(d.open, seq)
+	return x, true
 }
 
 func (d *deleter) overdue(now time.Time) bool {
@@ -227,7 +251,12 @@ func (d *deleter) overdue(now time.Time) bool {
 	return false
 }
 
-func (d *deleter) close() { _ = d.sub.Unsubscribe() }
+func (d *deleter) close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	_ = d.sub.Unsubscribe()
+}
 
 // Error codes of the server's answer to STREAM.MSG.DELETE.
 const (

@@ -158,17 +158,23 @@ func TestAckerBatches(t *testing.T) {
 	})
 }
 
-// A server that asks for patience is asked again, but not for ever.
+// A server that asks for patience is asked again, after a pause, but not for ever.
 func TestDeleterAgain(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		x := s.playDeleter()
 		x.begin("ab")
-		for range 3 {
+		patience := func() {
 			x.answer(again)
+			x.expect("")
+			time.Sleep(againPause)
+			synctest.Wait()
+		}
+		for range 3 {
+			patience()
 			x.expect("a")
 		}
 		x.answer(success)
-		x.answer(again)
+		patience()
 		x.answer(success)
 		x.expect("", "ab")
 		x.begin("c")
@@ -177,6 +183,26 @@ func TestDeleterAgain(t *testing.T) {
 		if len(x.failed) != 1 {
 			t.Errorf("tried for ever: %v", x.failed)
 		}
+	})
+}
+
+// While a stream has no leader, each server that keeps a copy answers each request.
+func TestDeleterManyAnswers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		x := s.playDeleter()
+		x.begin("a")
+		for range 5 {
+			s.must(x.asked[0].Respond([]byte(again)))
+			x.answer(again)
+			time.Sleep(againPause)
+			synctest.Wait()
+			x.expect("a")
+		}
+		x.answer(again)
+		x.close()
+		time.Sleep(againPause)
+		synctest.Wait()
+		x.expect("")
 	})
 }
 
@@ -192,7 +218,7 @@ func TestDeleterStrayAnswers(t *testing.T) {
 		inbox := x.settler.(*deleter).inbox
 		nc := x.settler.(*deleter).nc
 		s.must(nc.Publish(inbox+".nonsense", []byte(success)))
-		s.must(nc.Publish(inbox+".77", []byte("no")))
+		s.must(nc.Publish(inbox+".77.1", []byte("no")))
 		synctest.Wait()
 		x.expect("ab")
 		x.close()
