@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -199,21 +200,15 @@ func (f *fleet) alive() []string {
 	return ids
 }
 
+// askTimeout bounds what a round asks before it claims. A leader answers in a millisecond; a
+// question to one that has just died is never answered, and must be put again to the next.
+const askTimeout = 2 * time.Second
+
 // round brings what this member holds closer to its share.
 func (f *fleet) round(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
 	defer cancel()
-	if err := f.q.clock.read(ctx); err != nil {
-		return err
-	}
-	stream, err := f.q.js.Stream(ctx, f.q.topology.StreamName())
-	if err != nil {
-		return fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
-	}
-	if differences := compare(stream.CachedInfo().Config, f.q.topology.workStream(f.q.nc.MaxPayload())); len(differences) > 0 {
-		return &MismatchError{Differences: differences}
-	}
-	holders, err := f.holders(ctx, stream)
+	stream, holders, err := f.ask(ctx)
 	if err != nil {
 		return err
 	}
@@ -225,6 +220,27 @@ func (f *fleet) round(ctx context.Context) error {
 	return f.claimShare(ctx, stream, holders, share)
 }
 
+// ask reads what a round must know: the server's time, the stream, and who holds its partitions.
+func (f *fleet) ask(ctx context.Context) (stream jetstream.Stream, holders map[string]string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if err := f.q.clock.read(ctx); err != nil {
+		return nil, nil, err
+	}
+	stream, err = f.q.js.Stream(ctx, f.q.topology.StreamName())
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
+	}
+	if differences := compare(stream.CachedInfo().Config, f.q.topology.workStream(f.q.nc.MaxPayload())); len(differences) > 0 {
+		return nil, nil, &MismatchError{Differences: differences}
+	}
+	holders, err = f.holders(ctx, stream)
+	return stream, holders, err
+}
+
+// claimsAtOnce bounds what is created or deleted at the same time.
+const claimsAtOnce = 8
+
 // claimShare claims what is free, up to the share.
 func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders map[string]string, share int) error {
 	all := f.q.topology.partitions()
@@ -232,7 +248,7 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 		return f.claimAll(ctx, stream, holders)
 	}
 	var group errgroup.Group
-	group.SetLimit(8)
+	group.SetLimit(claimsAtOnce)
 	for _, partition := range f.fromOwnPlace(all) {
 		if f.held(partition) {
 			continue
@@ -240,13 +256,19 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 		if f.reserved() >= share {
 			break
 		}
-		free, err := f.free(ctx, stream, holders[partition])
+		holder := holders[partition]
+		free, err := f.free(ctx, holder)
 		if err != nil {
 			return errors.Join(err, group.Wait())
 		}
 		if free {
 			t := f.reserve(stream, partition, partition)
-			group.Go(func() error { return f.claim(ctx, stream, t) })
+			group.Go(func() error {
+				if holder != "" {
+					f.fence(ctx, stream, holder)
+				}
+				return f.claim(ctx, stream, t)
+			})
 		}
 	}
 	return group.Wait()
@@ -264,11 +286,12 @@ func (f *fleet) fromOwnPlace(partitions []string) []string {
 func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string) error {
 	all := f.q.topology.partitions()
 	for _, partition := range all {
-		free, err := f.free(ctx, stream, holders[partition])
+		free, err := f.free(ctx, holders[partition])
 		if err != nil || !free {
 			return err
 		}
 	}
+	f.fence(ctx, stream, slices.Compact(slices.Sorted(maps.Values(holders)))...)
 	return f.claim(ctx, stream, f.reserve(stream, allPartitions, all...))
 }
 
@@ -276,6 +299,7 @@ func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders m
 // id although it does not hold them: a creation or deletion without an answer left them.
 func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[string]string, error) {
 	holders := map[string]string{}
+	var left []string
 	list := stream.ConsumerNames(ctx)
 	for name := range list.Name() {
 		id, partition, ok := f.q.topology.holder(name)
@@ -283,9 +307,7 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 		case !ok:
 			return nil, fmt.Errorf("the consumer %q on stream %s is not a worker's: delete it, or workers cannot claim its partition", name, f.q.topology.StreamName())
 		case id == f.m.id && !f.holds(name):
-			if err := deleteConsumer(ctx, stream, name); err != nil {
-				return nil, err
-			}
+			left = append(left, name)
 		case partition == allPartitions:
 			for _, p := range f.q.topology.partitions() {
 				holders[p] = name
@@ -297,12 +319,13 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 	if err := list.Err(); err != nil {
 		return nil, fmt.Errorf("list the consumers: %w", err)
 	}
+	f.fence(ctx, stream, left...)
 	return holders, nil
 }
 
-// free reports whether the partition under this consumer can be claimed, and fences its
-// holder if that is gone.
-func (f *fleet) free(ctx context.Context, stream jetstream.Stream, consumer string) (bool, error) {
+// free reports whether the partition under this consumer can be claimed: nobody holds it, or
+// one who is gone.
+func (f *fleet) free(ctx context.Context, consumer string) (bool, error) {
 	if consumer == "" {
 		return true, nil
 	}
@@ -310,14 +333,32 @@ func (f *fleet) free(ctx context.Context, stream jetstream.Stream, consumer stri
 	if slices.Contains(f.alive(), id) {
 		return false, nil
 	}
-	gone, err := f.m.gone(ctx, id)
-	if err != nil || !gone {
-		return false, err
-	}
-	return true, deleteConsumer(ctx, stream, consumer)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return f.m.gone(ctx, id)
 }
 
+// fence deletes consumers that nobody may serve any more. Whether that has taken effect is
+// the server's to say, by what it answers to the claim that follows.
+func (f *fleet) fence(ctx context.Context, stream jetstream.Stream, consumers ...string) {
+	var group errgroup.Group
+	group.SetLimit(claimsAtOnce)
+	for _, name := range consumers {
+		group.Go(func() error {
+			if err := deleteConsumer(ctx, stream, name); err != nil {
+				f.m.log.Debug("consumer not known to be deleted", slog.Any("error", err))
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+}
+
+// deleteConsumer does not wait long: if the consumer's leader is dead, the deletion takes
+// effect and is never answered.
 func deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	err := stream.DeleteConsumer(ctx, name)
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("delete the consumer %s: %w", name, err)
