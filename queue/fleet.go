@@ -81,7 +81,7 @@ func (f *fleet) run(ctx context.Context) error {
 			return err
 		case status := <-connection:
 			if status != nats.CONNECTED {
-				f.failAll(errors.New("the connection to NATS was interrupted"))
+				f.failAll(errInterrupted)
 			}
 			f.due = true
 		case entry, open := <-watch.Updates():
@@ -374,7 +374,7 @@ func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...stri
 	f.tries++
 	t := &tenure{
 		q: f.q, consumer: consumerName(f.m.id, what, f.tries), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
-		certainty: f.m.certainty, ctx: f.calls, next: 1, done: make(chan struct{}), lost: make(chan struct{}),
+		reconnects: f.q.nc.Stats().Reconnects, certainty: f.m.certainty, ctx: f.calls, next: 1, done: make(chan struct{}), lost: make(chan struct{}),
 	}
 	for _, p := range partitions {
 		t.claims[f.q.topology.partitionSubject(p)] = &Claim{tenure: t, partition: p}

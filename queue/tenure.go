@@ -26,6 +26,8 @@ type tenure struct {
 	settler   settler
 	ctx       context.Context // of the calls: ends when the membership lapses
 
+	reconnects uint64 // of the connection when the claims were made
+
 	next      uint64        // the consumer sequence that must come next; the delivering goroutine's
 	delivered atomic.Uint64 // the newest event handed over
 
@@ -34,7 +36,10 @@ type tenure struct {
 	why              error // set before lost is closed
 }
 
-var errGivenUp = errors.New("the claim on the partition is given up")
+var (
+	errGivenUp     = errors.New("the claim on the partition is given up")
+	errInterrupted = errors.New("the connection to NATS was interrupted")
+)
 
 // fail gives the claims up because something is not as it must be. Only the first call counts.
 func (t *tenure) fail(err error) {
@@ -135,8 +140,8 @@ func (t *tenure) deliver(h Handler, m jetstream.Msg) {
 	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data(), Replays: replays(m.Headers()), reply: m.Reply()})
 }
 
-// watch fails the claims when their membership lapses or a confirmation is overdue, until they
-// are no longer served.
+// watch fails the claims when their membership lapses, the connection is another one or a
+// confirmation is overdue, until they are no longer served.
 func (t *tenure) watch(served <-chan struct{}) {
 	tick := time.NewTicker(settleTimeout / 5)
 	defer tick.Stop()
@@ -148,8 +153,11 @@ func (t *tenure) watch(served <-chan struct{}) {
 			t.fail(context.Cause(t.ctx))
 			return
 		case now := <-tick.C:
-			if t.settler.overdue(now) {
+			switch {
+			case t.settler.overdue(now):
 				t.fail(errors.New("the server has not confirmed a settlement"))
+			case t.q.nc.Stats().Reconnects != t.reconnects:
+				t.fail(errInterrupted)
 			}
 		}
 	}
