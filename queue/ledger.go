@@ -21,6 +21,9 @@ const (
 	// lookAgain is how long a distant slot is waited for before the ledger is read again: a
 	// replica with a slower rate may have left meanwhile.
 	lookAgain = 10 * time.Second
+	// reserveTimeout bounds one attempt, of a few round trips. A request to a leader that has
+	// died is never answered, and all that wait for slots wait with it.
+	reserveTimeout = time.Second
 )
 
 // Ledger is the one limit of the whole fleet. A key in the bucket holds the instant of the
@@ -118,7 +121,9 @@ func (l *Ledger) reserve(ctx context.Context, waiting int) error {
 		if l.keepUp(); l.pace.unlimited() {
 			return nil
 		}
-		wait, err := l.tryReserve(ctx, waiting)
+		trying, cancel := context.WithTimeout(ctx, reserveTimeout)
+		wait, err := l.tryReserve(trying, waiting)
+		cancel()
 		if ctx.Err() != nil {
 			break
 		}
