@@ -142,16 +142,21 @@ func (l *lane) needsLoad() bool {
 }
 
 // take returns how many events the next call may hold: as many as are loaded and the
-// narrowing allows, but all up to the reach.
+// narrowing allows. But a merged call that may have been carried out is repeated as it was:
+// with more events in it a refusal would tell nothing about the first ones, and the halves that
+// follow would take the user back.
 func (l *lane) take(coalesce bool) int {
-	n := 1
-	if coalesce {
-		n = min(l.loaded, maxMerge, l.narrow.size())
+	again := 0
+	for again < l.loaded && l.events[again].delivery.Sequence <= l.reach {
+		again++
 	}
-	for n < l.loaded && l.events[n].delivery.Sequence <= l.reach {
-		n++
+	switch {
+	case again > 1:
+		return again
+	case coalesce:
+		return min(l.loaded, maxMerge, l.narrow.size())
 	}
-	return n
+	return 1
 }
 
 // delay is how long the lane waits after a failure.

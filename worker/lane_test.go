@@ -343,3 +343,21 @@ func TestOutageDuringSearch(t *testing.T) {
 		}
 	})
 }
+
+// Nobody knows whether a merged call was carried out that had no answer. With a newer event in it,
+// which is bad, its repetition would be refused, and the halves would take the user back.
+func TestUnknownCallIsRepeatedAsItWas(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := idle(t, Config{})
+		l := stocked(w, w.partition(&queue.Claim{}), "u", 5)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		l.state = calling
+		l.partition.busy++
+		w.ended(newCall(l, 3, queue.Slot{}, false), retry, fmt.Errorf("no answer"))
+		if n := l.take(true); n != 3 {
+			t.Errorf("the next call holds %d events, want the same 3", n)
+		}
+	})
+}
