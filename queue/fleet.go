@@ -206,6 +206,8 @@ const askTimeout = 2 * time.Second
 
 // round brings what this member holds closer to its share.
 func (f *fleet) round(ctx context.Context) error {
+	ctx, disconnect := f.q.whileConnected(ctx)
+	defer disconnect()
 	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
 	defer cancel()
 	stream, holders, err := f.ask(ctx)

@@ -143,6 +143,8 @@ func (l *Ledger) reserve(ctx context.Context, waiting int) error {
 // tryReserve makes one attempt. Without an error and without slots, another replica was faster
 // or the next slot is too far ahead to be worth holding: wait is the time to the next try.
 func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duration, err error) {
+	ctx, cancel := l.q.whileConnected(ctx)
+	defer cancel()
 	if err := l.q.clock.read(ctx); err != nil {
 		return 0, err
 	}

@@ -389,3 +389,22 @@ func TestLedgerHeedsChanges(t *testing.T) {
 		}
 	})
 }
+
+// A request that is lost with its connection is not waited for: the answer will never come.
+func TestLedgerAfterALostRequest(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		ledger := s.queue(l).NewLedger(Rate{Calls: 100, Window: time.Second}, 1)
+		if _, err := ledger.Take(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		l.breaks.Store(true)
+		begun := time.Now()
+		if _, err := ledger.Take(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("the next slot took %v, the connection was back after 100ms", took)
+		}
+	})
+}

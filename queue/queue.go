@@ -165,6 +165,23 @@ func (q *Queue) request(ctx context.Context, subject string, request, answer any
 	return json.Unmarshal(msg.Data, answer)
 }
 
+// whileConnected ends ctx when the connection breaks. What was asked over it will have no answer,
+// and whoever waits for that would stand still until the time-out, long after the
+// connection is back.
+func (q *Queue) whileConnected(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	broken := q.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	go func() {
+		defer q.nc.RemoveStatusListener(broken)
+		select {
+		case <-broken:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 type bySequence struct {
 	Sequence uint64 `json:"seq"`
 }
