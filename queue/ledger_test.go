@@ -366,6 +366,21 @@ func TestLedgerKeepsToTheLowest(t *testing.T) {
 	})
 }
 
+// Slots that were reserved at a faster pace are too close together for a slower one.
+func TestLedgerDropsSlots(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		l := q.NewLedger(Rate{6000, time.Minute}, 1) // ten slots are reserved at once
+		if _, err := l.Take(t.Context(), 64); err != nil || len(l.slots) < 8 {
+			t.Fatalf("%d slots reserved, %v", len(l.slots), err)
+		}
+		s.knows(q, Rate{1, time.Second})
+		if n := takes(l, 500*time.Millisecond); n > 1 {
+			t.Errorf("%d calls in half a second of 1/1s", n)
+		}
+	})
+}
+
 // A ledger that is at work heeds a rate that comes and goes; none of its own is no excuse.
 func TestLedgerHeedsChanges(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {

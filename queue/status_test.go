@@ -93,7 +93,7 @@ func TestScan(t *testing.T) {
 		s.must(err)
 		var want []string
 		for seq := uint64(1); seq <= letters; seq++ {
-			if seq%3 == 0 || seq > letters-2 {
+			if seq%7 == 0 || seq > letters-2 {
 				s.must(stream.DeleteMsg(t.Context(), seq))
 			} else {
 				want = append(want, fmt.Sprint(seq))

@@ -133,6 +133,14 @@ func TestReplicasWanted(t *testing.T) {
 	}
 }
 
+// calls are those that each has made so far.
+func calls(fleet []*replica) (made []uint64) {
+	for _, r := range fleet {
+		made = append(made, r.Snapshot().Calls)
+	}
+	return made
+}
+
 // A rolling update that lowers the rate: as soon as the first new replica has joined, the lower
 // one holds for all, and status says so; the higher one is never exceeded.
 func TestRateLoweredInRollingUpdate(t *testing.T) {
@@ -154,8 +162,13 @@ func TestRateLoweredInRollingUpdate(t *testing.T) {
 				t.Errorf("status says %s", got)
 			}
 			if i == 0 {
-				before := s.api.Stats().Calls
+				before, each := s.api.Stats().Calls, calls(fleet)
 				time.Sleep(2 * time.Minute)
+				for j, now := range calls(fleet) {
+					if n := now - each[j]; n < 100 {
+						t.Errorf("replica %d of 4 made %d of the 600 calls", j, n)
+					}
+				}
 				if n := s.api.Stats().Calls - before; n > 605 || n < 590 {
 					t.Errorf("%d calls in two minutes of 300/1m", n)
 				}
