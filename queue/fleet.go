@@ -402,6 +402,7 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 		}
 		return err
 	}
+	f.m.log.Debug("claimed", slog.String("consumer", t.consumer))
 	f.serving.Go(func() {
 		f.q.held.Add(int32(len(t.claims)))
 		signal(f.m.changed)
