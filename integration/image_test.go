@@ -25,10 +25,10 @@ func buildImages(ctx context.Context) (images, error) {
 		name, program, packages string
 		files                   []string
 	}{
-		{&built.nats, "nats", "nats-server", "github.com/nats-io/nats-server/v2", []string{"nats.conf"}},
+		{&built.nats, "nats", "nats-server", "github.com/nats-io/nats-server/v2", []string{"nats.conf", "cluster.conf"}},
 		{&built.worker, "worker", "identify-worker", "../cmd/identify-worker", nil},
 	} {
-		tag, err := buildImage(ctx, image.name, image.program, image.packages, image.files)
+		tag, err := buildImage(ctx, image.name, image.program, image.packages, image.files, nil)
 		if err != nil {
 			return built, fmt.Errorf("image %s: %w", image.name, err)
 		}
@@ -37,14 +37,15 @@ func buildImages(ctx context.Context) (images, error) {
 	return built, nil
 }
 
-// buildImage packs testdata/<name>.Dockerfile, a program and files of testdata.
-func buildImage(ctx context.Context, name, program, pkg string, files []string) (tag string, err error) {
+// buildImage packs testdata/<name>.Dockerfile, a program and files of testdata. flags are more
+// for go build.
+func buildImage(ctx context.Context, name, program, pkg string, files, flags []string) (tag string, err error) {
 	dir, err := os.MkdirTemp("", "identify-worker-image-")
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := compile(ctx, filepath.Join(dir, program), pkg); err != nil {
+	if err := compile(ctx, filepath.Join(dir, program), pkg, flags...); err != nil {
 		return "", err
 	}
 	for _, file := range append(files, name+".Dockerfile") {
@@ -68,8 +69,9 @@ func buildImage(ctx context.Context, name, program, pkg string, files []string) 
 
 // compile builds a static program for the containers, with the flags of "make build" so that
 // what that has compiled is not compiled again.
-func compile(ctx context.Context, output, pkg string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", output, pkg)
+func compile(ctx context.Context, output, pkg string, flags ...string) error {
+	args := append([]string{"build", "-trimpath", "-o", output}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build %s: %w\n%s", pkg, err, said)
@@ -78,13 +80,15 @@ func compile(ctx context.Context, output, pkg string) error {
 }
 
 // remove deletes the images.
-func (i images) remove(ctx context.Context) error {
+func (i images) remove(ctx context.Context) error { return removeImages(ctx, i.nats, i.worker) }
+
+func removeImages(ctx context.Context, tags ...string) error {
 	docker, err := testcontainers.NewDockerClientWithOpts(ctx)
 	if err != nil {
 		return err
 	}
 	defer docker.Close()
-	for _, tag := range []string{i.nats, i.worker} {
+	for _, tag := range tags {
 		if tag == "" {
 			continue
 		}

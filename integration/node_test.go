@@ -50,6 +50,27 @@ func (n *node) signal(name string) {
 	must(n.t, err)
 }
 
+// freeze stops its process, as a machine does that sleeps: its connections stay. thaw lets it
+// go on.
+func (n *node) freeze() { n.t.Helper(); n.signal("STOP") }
+func (n *node) thaw()   { n.t.Helper(); n.signal("CONT") }
+
+// cut takes it off its network: nothing is said to those that it was connected to. What it
+// returns puts it back.
+func (n *node) cut(network string) (heal func()) {
+	n.t.Helper()
+	docker, err := testcontainers.NewDockerClientWithOpts(n.t.Context())
+	must(n.t, err)
+	n.t.Cleanup(func() { _ = docker.Close() })
+	_, err = docker.NetworkDisconnect(n.t.Context(), network, client.NetworkDisconnectOptions{Container: n.ID, Force: true})
+	must(n.t, err)
+	return func() {
+		n.t.Helper()
+		_, err := docker.NetworkConnect(n.t.Context(), network, client.NetworkConnectOptions{Container: n.ID})
+		must(n.t, err)
+	}
+}
+
 // wait blocks until its process has ended, and returns the exit status.
 func (n *node) wait() (status int) {
 	n.t.Helper()
@@ -89,18 +110,22 @@ func (n *node) log(ctx context.Context) string {
 	return string(text)
 }
 
-// dialer connects to one port of a container wherever Docker maps it to now, so that a
+// dialer connects to one port of containers wherever Docker maps it to now, so that a
 // connection finds its way back after a restart.
 type dialer struct {
-	node *node
-	port string
+	nodes map[string]*node // by their names in the network
+	port  string
 }
 
-// Dial ignores the address that it is asked for.
-func (d dialer) Dial(network, _ string) (net.Conn, error) {
+// Dial takes the container's name from the address and ignores its port.
+func (d dialer) Dial(network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	address, err := d.node.PortEndpoint(ctx, d.port, "")
+	name, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	address, err = d.nodes[name].PortEndpoint(ctx, d.port, "")
 	if err != nil {
 		return nil, err
 	}

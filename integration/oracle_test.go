@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -32,7 +31,7 @@ func users(n int) []string {
 // Each event of a user bears its number as the property "n", and a property of its own,
 // "e<number>", so that a merged call shows whose events it held.
 type oracle struct {
-	t *testing.T
+	t court
 
 	mu        sync.Mutex
 	published map[string]int // how many events of each user must be delivered
@@ -42,7 +41,13 @@ type oracle struct {
 	company   map[string]string // each user's last
 }
 
-func newOracle(t *testing.T) *oracle {
+// court hears what the oracle finds: a test, as a rule.
+type court interface {
+	Helper()
+	Errorf(format string, args ...any)
+}
+
+func newOracle(t court) *oracle {
 	return &oracle{
 		t: t, published: map[string]int{}, doomed: map[string]int{},
 		profiles: map[string]map[string]string{}, companies: map[string]map[string]string{}, company: map[string]string{},
@@ -73,6 +78,13 @@ func (o *oracle) next(user string) []byte {
 	}
 	return fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%s,%q:true,"amount":%s,"plan":%s},"company":{"id":%q,"seats":%s}}`,
 		user, number, mark, amount, plan, company, number)
+}
+
+// count is how many events of the user there are.
+func (o *oracle) count(user string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.published[user]
 }
 
 func set(of map[string]map[string]string, id string, properties map[string]string) {

@@ -25,13 +25,18 @@ type standIn struct {
 	held    chan struct{}         // answers wait until it is closed; nil holds none
 }
 
-// startAPI listens on all addresses, for that of the host in a container's network is
-// Docker's own affair.
+// startAPI starts one with the tests' limit.
 func startAPI(t *testing.T) *standIn {
 	t.Helper()
-	s := &standIn{t: t, reached: map[int]chan struct{}{}, Server: userpilottest.New(userpilottest.Options{
-		Key: apiKey, Limit: limitCalls, Window: limitWindow, KeepCalls: true,
-	})}
+	return startAPIWith(t, userpilottest.Options{Limit: limitCalls, Window: limitWindow})
+}
+
+// startAPIWith listens on all addresses, for that of the host in a container's network is
+// Docker's own affair.
+func startAPIWith(t *testing.T, options userpilottest.Options) *standIn {
+	t.Helper()
+	options.Key, options.KeepCalls = apiKey, true
+	s := &standIn{t: t, reached: map[int]chan struct{}{}, Server: userpilottest.New(options)}
 	socket, err := new(net.ListenConfig).Listen(t.Context(), "tcp", ":0")
 	must(t, err)
 	_, port, err := net.SplitHostPort(socket.Addr().String())
@@ -91,12 +96,22 @@ func (s *standIn) holdAt(n int) (release func()) {
 	case <-time.After(30 * time.Second):
 		s.t.Fatalf("call %d has not come in 30 s", n)
 	}
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		close(s.held)
-		s.held = nil
-	}
+	return s.release
+}
+
+// hold is holdAt for the calls from now on.
+func (s *standIn) hold() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = make(chan struct{})
+	return s.release
+}
+
+func (s *standIn) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.held)
+	s.held = nil
 }
 
 // firstCallAfter blocks until there is a call after an instant, and returns when it came.

@@ -3,7 +3,10 @@ package integration
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,14 +34,16 @@ const (
 	memberTTL = 5 * time.Second
 )
 
-// system is one pipeline: a NATS server in a container, the stand-in API in this process, and
-// the workers that a test starts.
+// system is one pipeline: NATS in one container or several, the stand-in API in this process,
+// and the workers that a test starts.
 type system struct {
-	t       *testing.T
-	images  images
-	network *testcontainers.DockerNetwork
-	server  *node
-	workers []*node
+	t        *testing.T
+	images   images
+	network  *testcontainers.DockerNetwork
+	servers  map[string]*node // by their names in the network
+	server   *node            // the only one, where there is one
+	topology queue.Topology
+	workers  []*node // also those that have ended
 
 	api       *standIn
 	js        jetstream.JetStream
@@ -47,47 +52,80 @@ type system struct {
 	oracle    *oracle
 }
 
-// newSystem starts everything but a worker. It skips the test where there is no Docker.
+// newSystem starts everything but a worker, with a single server. It skips the test where
+// there is no Docker.
 func newSystem(t *testing.T) *system {
 	t.Helper()
-	s := &system{t: t, images: needImages(t), oracle: newOracle(t)}
+	s := newSite(t, queue.Topology{})
+	s.server = s.runServer("nats", "/healthz")
+	s.connect()
+	return s
+}
+
+// newSite makes what is there before the servers.
+func newSite(t *testing.T, topology queue.Topology) *system {
+	t.Helper()
+	s := &system{t: t, images: needImages(t), servers: map[string]*node{}, topology: topology, oracle: newOracle(t)}
 	nw, err := network.New(t.Context())
 	testcontainers.CleanupNetwork(t, nw)
 	must(t, err)
 	s.network = nw
-	s.server = runNode(t, s.images.nats,
-		network.WithNetwork([]string{"nats"}, nw),
-		testcontainers.WithExposedPorts("4222/tcp", "8222/tcp"),
-		testcontainers.WithWaitStrategy(wait.ForHTTP("/healthz").WithPort("8222/tcp").WithPollInterval(50*time.Millisecond)),
-	)
 	s.api = startAPI(t)
-	s.connect()
 	return s
+}
+
+// runServer starts a NATS server and blocks until it answers on a path of its monitor.
+func (s *system) runServer(name, ready string, flags ...string) *node {
+	s.t.Helper()
+	server := runNode(s.t, s.images.nats,
+		network.WithNetwork([]string{name}, s.network),
+		testcontainers.WithCmd(flags...),
+		testcontainers.WithExposedPorts("4222/tcp", "8222/tcp"),
+		testcontainers.WithWaitStrategy(wait.ForHTTP(ready).WithPort("8222/tcp").WithPollInterval(50*time.Millisecond)),
+	)
+	s.servers[name] = server
+	return server
+}
+
+// url names all servers, as they are called in the network.
+func (s *system) url() string {
+	var urls []string
+	for _, name := range slices.Sorted(maps.Keys(s.servers)) {
+		urls = append(urls, "nats://"+name+":4222")
+	}
+	return strings.Join(urls, ",")
 }
 
 // connect makes the publisher's side, on the host.
 func (s *system) connect() {
 	s.t.Helper()
-	nc, err := nats.Connect("nats://nats:4222", nats.SetCustomDialer(dialer{s.server, "4222/tcp"}),
-		nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0))
+	nc, err := nats.Connect(s.url(), nats.SetCustomDialer(dialer{s.servers, "4222/tcp"}), nats.SkipHostLookup(), nats.IgnoreDiscoveredServers(),
+		nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0), nats.PingInterval(time.Second))
 	must(s.t, err)
 	s.t.Cleanup(nc.Close)
 	s.js, err = jetstream.New(nc)
 	must(s.t, err)
-	s.queue, err = queue.New(nc, queue.Topology{}, nil)
+	s.queue, err = queue.New(nc, s.topology, nil)
 	must(s.t, err)
-	_, err = s.queue.Setup(s.t.Context(), false)
+	_, err = s.queue.AwaitSetup(s.t.Context(), time.Minute, false)
 	must(s.t, err)
-	s.publisher = s.queue.NewPublisher(queue.PublisherConfig{})
+	s.publisher = s.queue.NewPublisher(queue.PublisherConfig{Window: 300, Retry: time.Minute})
 }
 
 // startWorker starts a replica with the flags of a test and blocks until it is ready.
 func (s *system) startWorker(flags ...string) *node {
 	s.t.Helper()
-	w := runNode(s.t, s.images.worker,
+	return s.startWorkerOf(s.images.worker, flags...)
+}
+
+// startWorkerOf starts a replica of another image.
+func (s *system) startWorkerOf(image string, flags ...string) *node {
+	s.t.Helper()
+	w := runNode(s.t, image,
 		network.WithNetwork(nil, s.network),
 		testcontainers.WithEnv(map[string]string{
-			"NATS_URL":                   "nats://nats:4222",
+			"NATS_URL":                   s.url(),
+			"IDENTIFY_REPLICAS":          strconv.Itoa(max(1, s.topology.Replicas)),
 			"USERPILOT_API_KEY":          apiKey,
 			"USERPILOT_ENDPOINT":         s.api.endpoint,
 			"IDENTIFY_INSECURE_ENDPOINT": "true",
@@ -206,7 +244,7 @@ func (s *system) check() {
 // deadLetters reads the whole dead-letter stream.
 func (s *system) deadLetters() []*jetstream.RawStreamMsg {
 	s.t.Helper()
-	stream, err := s.js.Stream(s.t.Context(), queue.Topology{}.DeadStreamName())
+	stream, err := s.js.Stream(s.t.Context(), s.topology.DeadStreamName())
 	must(s.t, err)
 	state := stream.CachedInfo().State
 	var letters []*jetstream.RawStreamMsg
