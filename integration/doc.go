@@ -1,15 +1,16 @@
-// Package integration holds tests of the product as it is run: the command and a NATS server,
-// each in a container of its own, killed and started again under load, and judged from
-// outside by what Userpilot received and what lies in the streams.
+// Package integration holds tests of the product as it is run: the command and a NATS server, or
+// three of them, each in a container of its own, killed and started again under load, and
+// judged from outside by what Userpilot received and what lies in the streams.
 //
 // Its laws:
 //
 //   - Only what a user of the product has is used: the binary with its flags, package queue to
-//     publish, NATS to look. The stand-in API runs inside the test, so that its record of
+//     publish, NATS to look; and once a binary that was altered, to know that its test would
+//     see what it looks for. The stand-in API runs inside the test, so that its record of
 //     calls needs no protocol.
 //   - Nothing is pulled: both images are built from scratch, the server's from the module
 //     that go.mod pins.
-//   - Every test has a network, a server and a stand-in of its own, and waits for conditions,
-//     never for time to pass.
+//   - Every test has a network, servers and a stand-in of its own, and waits for conditions,
+//     never for time to pass, unless a length of time is itself the fault.
 //   - Without Docker the tests are skipped; with REQUIRE_DOCKER=1 they fail.
 package integration

@@ -1,4 +1,4 @@
 FROM scratch
-COPY nats-server nats.conf /
+COPY nats-server nats.conf cluster.conf /
 VOLUME /data
 ENTRYPOINT ["/nats-server", "-c", "/nats.conf"]

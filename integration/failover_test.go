@@ -1,0 +1,255 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// replicas is how many workers there are, besides while one of them is replaced.
+const replicas = 3
+
+// fault is what is done to a cluster under load, and how long the fleet may stand still.
+type fault struct {
+	name  string
+	do    func(c *cluster)
+	still time.Duration
+}
+
+// A cluster of three servers and three workers, to which one thing after another happens while
+// events are published all the time. After each, nothing is lost, nobody was set back, and every
+// partition is worked by a living replica.
+//
+// It is one test on one cluster: what a fault leaves behind is what the next one meets, as in
+// life.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.watchPartitions()
+	for range replicas {
+		c.startWorker()
+	}
+	c.drain()
+	c.checkClaims()
+	for _, f := range []fault{
+		{"the stream's leader is killed", func(c *cluster) { c.strike(c.streamLeader()) }, 30 * time.Second},
+		{"the leader of many consumers is killed and stays away", (*cluster).loseServer, 30 * time.Second},
+		{"the meta leader is killed", func(c *cluster) { c.strike(c.metaLeader()) }, 30 * time.Second},
+		{"the stream's leader is frozen", (*cluster).freezeServer, 30 * time.Second},
+		{"the servers are restarted one by one", (*cluster).restartServers, 15 * time.Second},
+		{"all servers are killed at once", (*cluster).killAll, 30 * time.Second},
+		{"a worker is killed", (*cluster).killWorker, 10 * time.Second},
+		{"a worker's network is cut", (*cluster).cutWorker, 10 * time.Second},
+		{"the workers are replaced one by one", (*cluster).replaceWorkers, 10 * time.Second},
+	} {
+		c.suffer(f)
+	}
+}
+
+// suffer lets a fault happen under load and judges what came of it.
+func (c *cluster) suffer(f fault) {
+	c.t.Helper()
+	defer func() {
+		if c.t.Failed() {
+			c.explain()
+		}
+	}()
+	began, calls := time.Now(), c.api.Stats().Calls
+	finish := c.keepPumping(users(40))
+	c.awaitCalls(calls + 20)
+	f.do(c)
+	c.awaitCalls(c.api.Stats().Calls + 40)
+	finish()
+	c.drain()
+	still, user := standStill(c.api.Calls(), began)
+	c.t.Logf("%s: stood still for %v, one user for %v; took %v", f.name,
+		still.Round(10*time.Millisecond), user.Round(10*time.Millisecond), time.Since(began).Round(time.Second))
+	if still > f.still {
+		c.t.Errorf("%s: stood still for %v", f.name, still)
+	}
+	c.awaitHealthy()
+	c.checkClaims()
+	c.publishWatched()
+	c.drain()
+	c.check()
+	if c.t.Failed() {
+		c.t.FailNow() // what follows would say the same again
+	}
+}
+
+// keepPumping publishes events of these users until finish is called. Some of each wait at any
+// time, so that users whose partition is stuck do not keep the others from being worked.
+func (c *cluster) keepPumping(users []string) (finish func()) {
+	const waiting = 8
+	stop, done := make(chan struct{}), make(chan error, 1)
+	publish := func() error {
+		var results []*queue.Result
+		for {
+			for _, user := range users {
+				if c.oracle.count(user)-c.delivered(user) >= waiting {
+					continue
+				}
+				result, err := c.publisher.PublishAsync(c.t.Context(), c.oracle.next(user))
+				if err != nil {
+					return err
+				}
+				results = append(results, result)
+			}
+			select {
+			case <-stop:
+				return waitAll(c.t.Context(), results)
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	go func() { done <- publish() }()
+	return func() {
+		c.t.Helper()
+		close(stop)
+		select {
+		case err := <-done:
+			must(c.t, err)
+		case <-time.After(time.Minute):
+			c.t.Fatal("events cannot be published in a minute")
+		}
+	}
+}
+
+func waitAll(ctx context.Context, results []*queue.Result) error {
+	for _, result := range results {
+		if _, err := result.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// delivered is the number of the user's newest event that Userpilot has.
+func (c *cluster) delivered(user string) int {
+	profile, _ := c.api.Profile(user)
+	n, _ := strconv.Atoi(string(profile.Properties["n"])) // 0 before the first
+	return n
+}
+
+// awaitCalls blocks until there have been n calls in all.
+func (c *cluster) awaitCalls(n int) {
+	c.t.Helper()
+	within(c.t, time.Minute, fmt.Sprintf("call %d", n), func() bool { return c.api.Stats().Calls >= n })
+}
+
+// strike kills a server and starts it again once the others do without it.
+func (c *cluster) strike(server *node) {
+	c.t.Helper()
+	server.kill()
+	c.awaitCalls(c.api.Stats().Calls + 40)
+	server.start()
+	c.awaitHealthy()
+}
+
+// loseServer keeps the server away for half a minute of work.
+func (c *cluster) loseServer() {
+	c.t.Helper()
+	server, n := c.consumersLeader()
+	c.t.Logf("%d consumers lose their leader", n)
+	server.kill()
+	c.awaitCalls(c.api.Stats().Calls + 3*limitCalls)
+	server.start()
+	c.awaitHealthy()
+}
+
+// freezeServer lets the stream's leader sleep for longer than an election takes.
+func (c *cluster) freezeServer() {
+	c.t.Helper()
+	server := c.streamLeader()
+	server.freeze()
+	endure(c.t, 10*time.Second)
+	server.thaw()
+	c.awaitHealthy()
+}
+
+// endure waits for as long as a fault lasts that is itself a length of time.
+func endure(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}
+
+// restartServers is what an update of the servers does.
+func (c *cluster) restartServers() {
+	c.t.Helper()
+	for _, server := range c.servers {
+		server.signal("TERM")
+		server.wait()
+		server.start()
+		c.awaitHealthy()
+	}
+}
+
+// killAll is a power failure whose disks kept what they were given.
+func (c *cluster) killAll() {
+	c.t.Helper()
+	for _, server := range c.servers {
+		server.signal("KILL")
+	}
+	for _, server := range c.servers {
+		server.wait()
+	}
+	for _, server := range c.servers {
+		server.start()
+	}
+	c.awaitHealthy()
+}
+
+// killWorker is a crash: the others take over once the dead one's membership has lapsed.
+func (c *cluster) killWorker() {
+	c.t.Helper()
+	c.running()[0].kill()
+	if took := c.awaitTakeover(); took > clusterTTL+2*time.Second {
+		c.t.Errorf("the takeover took %v", took)
+	}
+	c.startWorker()
+}
+
+// cutWorker heals the network once the others have taken over.
+func (c *cluster) cutWorker() {
+	c.t.Helper()
+	heal := c.running()[0].cut(c.network.ID)
+	c.awaitTakeover()
+	heal()
+}
+
+// awaitTakeover blocks until all partitions are held by all workers but one, as many as were
+// running before.
+func (c *cluster) awaitTakeover() (took time.Duration) {
+	c.t.Helper()
+	began := time.Now()
+	within(c.t, 2*clusterTTL, "the others to take over", func() bool {
+		holders, members, err := c.claims(c.t.Context())
+		return err == nil && len(members) == replicas-1 && c.heldBy(holders, members)
+	})
+	took = time.Since(began).Round(10 * time.Millisecond)
+	c.t.Logf("the others had taken over after %v", took)
+	return took
+}
+
+// replaceWorkers is what an update of the workers does.
+func (c *cluster) replaceWorkers() {
+	c.t.Helper()
+	for _, w := range c.running() {
+		w.signal("TERM")
+		// Well below the membership's time to live, so it cannot have waited for that.
+		if took := c.awaitTakeover(); took > clusterTTL/3 {
+			c.t.Errorf("the handover took %v", took)
+		}
+		if status := w.wait(); status != 0 {
+			c.t.Errorf("exit status %d after SIGTERM", status)
+		}
+		c.startWorker()
+	}
+}
