@@ -1,0 +1,161 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+)
+
+// In a cluster an acknowledgement that has been confirmed is not yet a removal: the stream's
+// leader carries it out later, and if it dies first, the event comes again, behind newer ones
+// that were sent in the belief that it was gone. So the worker deletes. The same worker that
+// acknowledges shows that this test would see it.
+func TestClusterSettlement(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	if found := c.takeOver(c.images.worker, "deletes"); len(found) > 0 {
+		t.Fatalf("%d breaches, the first: %s", len(found), found[0])
+	}
+	acknowledges := acknowledgingWorker(t)
+	const tries = 4
+	for n := range tries {
+		found := c.takeOver(acknowledges, fmt.Sprintf("acknowledges-%d", n))
+		t.Logf("the worker that acknowledges: %d breaches", len(found))
+		if len(found) > 0 {
+			t.Logf("the first: %s", found[0])
+			return
+		}
+	}
+	t.Errorf("a worker that acknowledges instead of deleting passed %d times: this test sees nothing", tries)
+}
+
+// acknowledgingWorker builds an image of the worker with one thing altered: it settles in a
+// cluster as it does on a single server.
+func acknowledgingWorker(t *testing.T) string {
+	t.Helper()
+	const file = "../queue/settlement.go"
+	source, err := os.ReadFile(file)
+	must(t, err)
+	const deletes = `	if q.topology.Replicas > 1 {
+		return newDeleter(q.nc, q.topology.StreamName(), fail)
+	}
+`
+	if n := strings.Count(string(source), deletes); n != 1 {
+		t.Fatalf("%s holds %d times what is to be altered, want once:\n%s", file, n, deletes)
+	}
+	dir := t.TempDir()
+	altered := filepath.Join(dir, "settlement.go")
+	must(t, os.WriteFile(altered, []byte(strings.Replace(string(source), deletes, "", 1)), 0o644))
+	original, err := filepath.Abs(file)
+	must(t, err)
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {original: altered}})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o644))
+
+	image, err := buildImage(t.Context(), "worker", "identify-worker", "../cmd/identify-worker", nil, []string{"-overlay", filepath.Join(dir, "overlay.json")})
+	must(t, err)
+	t.Cleanup(func() {
+		if err := removeImages(context.WithoutCancel(t.Context()), image); err != nil {
+			t.Error("remove the altered worker's image:", err)
+		}
+	})
+	return image
+}
+
+// findings are what an oracle says.
+type findings struct{ said []string }
+
+func (*findings) Helper() {}
+
+func (f *findings) Errorf(format string, args ...any) {
+	f.said = append(f.said, fmt.Sprintf(format, args...))
+}
+
+// takeOver works deep lanes of few users, one event a call, on a pipeline of its own. It kills
+// the stream's leader while events are being settled, lets the worker hand its partitions
+// over at once, before the stream has another leader, and returns what the oracle finds once the
+// next worker has delivered all.
+func (c *cluster) takeOver(image, name string) []string {
+	c.t.Helper()
+	var found findings
+	c.topology = queue.Topology{Name: name, Replicas: 3}
+	c.oracle = newOracle(&found)
+	c.api = startAPIWith(c.t, userpilottest.Options{Latency: 5 * time.Millisecond})
+	c.connect()
+	c.fill(users(8), 300)
+
+	// The worker's connection and its consumer survive.
+	meta := c.name(c.metaLeader())
+	flags := []string{"--name=" + name, "--rate=0", "--coalesce=false", "--nats-url=nats://" + meta + ":4222"}
+	first := c.startWorkerOf(image, flags...)
+	release := c.api.hold()
+	consumers, _ := c.consumersLeader()
+	victim := c.leadBut(meta, c.name(consumers))
+	release()
+	c.awaitCalls(c.api.Stats().Calls + 200)
+	victim.signal("KILL")
+	first.signal("TERM")
+	first.wait()
+	victim.start()
+	second := c.startWorkerOf(image, flags...)
+	c.drain()
+	c.oracle.checkCalls(c.api.Calls())
+	second.signal("TERM")
+	second.wait()
+	c.awaitHealthy()
+	return found.said
+}
+
+// fill publishes n events of each user.
+func (c *cluster) fill(users []string, n int) {
+	c.t.Helper()
+	var last *queue.Result
+	for range n {
+		for _, user := range users {
+			result, err := c.publisher.PublishAsync(c.t.Context(), c.oracle.next(user))
+			must(c.t, err)
+			last = result
+		}
+	}
+	must(c.t, c.publisher.Flush(c.t.Context()))
+	_, err := last.Wait(c.t.Context())
+	must(c.t, err)
+}
+
+// name is a server's.
+func (c *cluster) name(server *node) string {
+	for name, s := range c.servers {
+		if s == server {
+			return name
+		}
+	}
+	return ""
+}
+
+// leadBut lets the stream be led by a server that is none of these.
+func (c *cluster) leadBut(others ...string) *node {
+	c.t.Helper()
+	var leader *node
+	within(c.t, 30*time.Second, "the stream to be led by another server", func() bool {
+		leader = c.streamLeader()
+		for name := range c.servers {
+			if name == others[0] || name == others[1] {
+				continue
+			}
+			if leader == c.servers[name] {
+				return true
+			}
+			must(c.t, c.moveLeader("STREAM.LEADER.STEPDOWN."+c.topology.StreamName(), name))
+		}
+		return false
+	})
+	return leader
+}
