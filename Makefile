@@ -37,7 +37,7 @@ cross: ## check that it builds for macOS and Windows
 .PHONY: test
 test: ## run all tests, those in containers too where there is Docker
 	go test $(RACE) $(PACKAGES)
-	go test $(RACE) -v $(CONTAINERS)
+	go test $(RACE) -v -timeout 15m $(CONTAINERS)
 
 .PHONY: fuzz
 fuzz: ## fuzz each target for FUZZTIME (10s)
