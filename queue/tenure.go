@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -98,22 +99,51 @@ const (
 	pullHeartbeat = 5 * time.Second
 )
 
+// interestPatience is how long nobody may answer the first pulls: in a cluster the answer to a
+// creation can be here before our server knows where the consumer lives.
+const (
+	interestPatience = 2 * time.Second
+	interestPause    = 100 * time.Millisecond
+)
+
 // consume blocks until the claims are given up and no delivery is under way.
 func (t *tenure) consume(h Handler, consumer jetstream.Consumer) {
+	begun := time.Now()
+	for t.consumeOnce(h, consumer, func(err error) bool {
+		return errors.Is(err, nats.ErrNoResponders) && t.delivered.Load() == 0 && time.Since(begun) < interestPatience
+	}) {
+		time.Sleep(interestPause)
+	}
+}
+
+// consumeOnce reports whether it ended by an error that is to be overlooked.
+func (t *tenure) consumeOnce(h Handler, consumer jetstream.Consumer, overlook func(error) bool) (again bool) {
+	overlooked := make(chan struct{}, 1)
 	consuming, err := consumer.Consume(
 		func(m jetstream.Msg) { t.deliver(h, m) },
 		jetstream.PullMaxMessagesWithBytesLimit(prefetch, prefetchBytes),
 		jetstream.PullExpiry(pullExpiry),
 		jetstream.PullHeartbeat(pullHeartbeat),
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { t.fail(err) }),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			if overlook(err) {
+				signal(overlooked)
+				return
+			}
+			t.fail(err)
+		}),
 	)
 	if err != nil {
 		t.fail(fmt.Errorf("consume: %w", err))
-		return
+		return false
 	}
-	<-t.done
+	select {
+	case <-t.done:
+	case <-overlooked:
+		again = true
+	}
 	consuming.Stop()
 	<-consuming.Closed()
+	return again && !t.isDone()
 }
 
 // deliver checks that nothing is missing, doubled or out of order, and hands over.

@@ -41,7 +41,6 @@ func (s *sim) status() *queue.Status {
 func TestHoldIsVisible(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
-		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault { return userpilottest.Fault{} })
 		good := s.start(func(c *worker.Config) { c.Key = func() string { return "aaaaaaaa" } })
 		bad := s.startWithKey("revoked", func(c *worker.Config) { c.Key = func() string { return "bbbbbbbb" } })
 		time.Sleep(2 * time.Second)
