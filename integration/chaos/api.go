@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// keyPrefix begins every API key. No output may show it.
+const keyPrefix = "chaos-secret-"
+
+// api is Userpilot. Each replica reaches it at an address of its own, so that it knows who
+// calls. What it will answer is settled when a call is received, and so is what it does.
+type api struct {
+	judge   *judge
+	http    *http.Server
+	serving sync.WaitGroup
+
+	mu       sync.Mutex
+	random   *rand.Rand
+	key      string
+	fault    apiFault
+	unlucky  map[string]int // failures in a row of each user, where not all calls fail
+	replicas map[string]int // by the address that they call
+}
+
+// apiFault is one way for the API to fail.
+type apiFault struct {
+	name       string
+	share      int // one call in so many; 0 and 1 are all
+	status     int
+	retryAfter int // seconds
+	cut        bool
+	cutAfter   bool // the answer is cut off, after the call took effect
+	delay      time.Duration
+}
+
+// apiFaults are all ways to fail.
+func apiFaults() []apiFault {
+	return []apiFault{
+		{name: "the API is down (503)", status: 503},
+		{name: "the API fails every third call (500)", status: 500, share: 3},
+		{name: "429 without Retry-After", status: 429, share: 4},
+		{name: "429 with Retry-After", status: 429, retryAfter: 1, share: 4},
+		{name: "calls are cut off before they take effect", cut: true, share: 2},
+		{name: "answers are cut off", cutAfter: true, share: 2},
+		{name: "slow answers", delay: 300 * time.Millisecond},
+		{name: "some answers take too long", delay: 3 * time.Second, share: 5},
+	}
+}
+
+func newAPI(j *judge, random *rand.Rand) *api {
+	a := &api{judge: j, random: random, key: newKey(random), unlucky: map[string]int{}, replicas: map[string]int{}}
+	a.http = &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second}
+	return a
+}
+
+func newKey(random *rand.Rand) string { return fmt.Sprintf("%s%016x", keyPrefix, random.Uint64()) }
+
+// listen opens a replica's own address.
+func (a *api) listen(replica int) (address string, err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("listen for replica %d: %w", replica, err)
+	}
+	a.mu.Lock()
+	a.replicas[l.Addr().String()] = replica
+	a.mu.Unlock()
+	a.serving.Go(func() { _ = a.http.Serve(l) })
+	return l.Addr().String(), nil
+}
+
+func (a *api) close() {
+	_ = a.http.Close()
+	a.serving.Wait()
+}
+
+// rotate makes another key the right one and returns it.
+func (a *api) rotate() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.key = newKey(a.random)
+	return a.key
+}
+
+// set lets the API fail; the zero fault lets it work.
+func (a *api) set(f apiFault) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fault = f
+	clear(a.unlucky)
+}
+
+// ServeHTTP receives a call.
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // it was never received
+	}
+	x, numbers, err := parse(body)
+	if err != nil {
+		a.judge.violated(fmt.Sprintf("a call's body: %v: %.300q", err, body))
+		return
+	}
+	c, f := a.receive(r, x, numbers)
+	if err := sleep(r.Context(), f.delay); err != nil {
+		a.judge.answered(c, true)
+		panic(http.ErrAbortHandler)
+	}
+	a.judge.answered(c, c.status == 0)
+	if c.status == 0 {
+		panic(http.ErrAbortHandler)
+	}
+	if c.status == http.StatusTooManyRequests {
+		a.judge.silenced(time.Duration(max(1, f.retryAfter)) * time.Second)
+	}
+	if f.retryAfter > 0 {
+		w.Header().Set("Retry-After", fmt.Sprint(f.retryAfter))
+	}
+	w.WriteHeader(c.status)
+	if c.status >= 400 {
+		fmt.Fprint(w, `{"errors":[{"details":"no","error":"no","error_code":"chaos","message":"no"}]}`)
+	}
+}
+
+// receive decides what becomes of a call and has it judged, both at one instant.
+func (a *api) receive(r *http.Request, x identify, numbers []int) (*call, apiFault) {
+	address, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := &call{numbers: numbers, newest: string(x.Metadata["n"]), replica: a.replicas[address.String()]}
+	_, bad := x.Metadata["bad"]
+	var f apiFault
+	switch key, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Token "); {
+	case key != a.key:
+		c.status = http.StatusUnauthorized
+	case a.strikes(x.User):
+		f = a.fault
+		c.status = f.status
+		c.applied = f.cutAfter && !bad
+		if f.delay > 0 { // slow, and otherwise well
+			c.status = outcome(bad)
+			c.applied = !bad
+		}
+	default:
+		c.status, c.applied = outcome(bad), !bad
+	}
+	if a.judge.receive(x.User, x, c) {
+		return c, apiFault{}
+	}
+	return c, f
+}
+
+func outcome(bad bool) int {
+	if bad {
+		return http.StatusUnprocessableEntity
+	}
+	return http.StatusAccepted
+}
+
+// luck is how often in a row one user may be hit while others are not: those who fail again
+// and again while others succeed are to die, which would be no violation.
+const luck = 3
+
+// strikes reports whether the fault hits this call. The mutex is held.
+func (a *api) strikes(user string) bool {
+	if a.fault.name == "" {
+		return false
+	}
+	if a.fault.share <= 1 {
+		return true
+	}
+	if a.random.IntN(a.fault.share) > 0 || a.unlucky[user] >= luck {
+		delete(a.unlucky, user)
+		return false
+	}
+	a.unlucky[user]++
+	return true
+}
+
+var errGone = errors.New("the client has gone")
+
+// sleep waits for d, unless the client goes before.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	pause(ctx, d)
+	if ctx.Err() != nil {
+		return errGone
+	}
+	return nil
+}

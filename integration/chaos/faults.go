@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// rage lets every kind of fault happen at its own pace, one at a time of each, until ctx ends.
+// Each undoes what it did.
+func (r *round) rage(ctx context.Context) {
+	kinds := []struct {
+		every time.Duration
+		fault func(context.Context, *rand.Rand)
+	}{
+		{r.faults.kill, r.kill},
+		{r.faults.term, r.term},
+		{r.faults.freeze, r.freeze},
+		{r.faults.scale, r.scale},
+		{r.faults.server, r.crash},
+		{r.faults.halt, r.halt},
+		{r.faults.links, r.link},
+		{r.faults.api, r.trouble},
+		{r.faults.key, r.revoke},
+	}
+	var raging sync.WaitGroup
+	for i, k := range kinds {
+		if k.every == 0 {
+			continue
+		}
+		random := rand.New(rand.NewPCG(r.seed, uint64(100+i)))
+		raging.Go(func() {
+			for pause(ctx, about(random, k.every)); ctx.Err() == nil; pause(ctx, about(random, k.every)) {
+				k.fault(ctx, random)
+			}
+		})
+	}
+	<-ctx.Done()
+	raging.Wait()
+}
+
+// about is a time about a mean: never regular, and never long without.
+func about(random *rand.Rand, mean time.Duration) time.Duration {
+	return mean/4 + time.Duration(random.Int64N(int64(mean)*3/2))
+}
+
+// between is a time from least to most.
+func between(random *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(random.Int64N(int64(most-least)))
+}
+
+func (r *round) any(random *rand.Rand) *replica { return r.fleet[random.IntN(len(r.fleet))] }
+
+// kill is kill -9 of a replica, and mostly another in its place at once.
+func (r *round) kill(ctx context.Context, random *rand.Rand) {
+	x := r.any(random)
+	end := r.judge.faults.begin("kill -9", x.number)
+	defer end()
+	if !x.kill() {
+		return
+	}
+	r.counted(func(s *summary) { s.kills++ })
+	r.say("kill -9 of replica %d", x.number)
+	if random.IntN(8) == 0 {
+		pause(ctx, between(random, 0, r.ttl))
+	}
+	r.try(x.start(context.WithoutCancel(ctx)))
+}
+
+// term is SIGTERM to a replica, and another in its place.
+func (r *round) term(ctx context.Context, random *rand.Rand) {
+	x := r.any(random)
+	end := r.judge.faults.begin("SIGTERM", x.number)
+	defer end()
+	if !x.term() {
+		return
+	}
+	r.counted(func(s *summary) { s.terms++ })
+	r.say("replica %d ended after SIGTERM", x.number)
+	r.try(x.start(context.WithoutCancel(ctx)))
+}
+
+// freeze stops a replica for less than its membership lives, or for more.
+func (r *round) freeze(ctx context.Context, random *rand.Rand) {
+	x := r.any(random)
+	p := x.process()
+	if p == nil {
+		return
+	}
+	end := r.judge.faults.begin(frozen, x.number)
+	p.freeze()
+	r.counted(func(s *summary) { s.freezes++ })
+	r.say("replica %d is frozen", x.number)
+	if random.IntN(2) == 0 {
+		pause(ctx, between(random, 50*time.Millisecond, r.ttl))
+	} else {
+		pause(ctx, between(random, r.ttl, 3*r.ttl))
+	}
+	end() // before it goes on: what it does then is after the freeze
+	p.thaw()
+}
+
+// scale leaves a place in the fleet empty for a while.
+func (r *round) scale(ctx context.Context, random *rand.Rand) {
+	x := r.any(random)
+	end := r.judge.faults.begin("scaled down", x.number)
+	defer end()
+	if !x.term() {
+		return
+	}
+	r.counted(func(s *summary) { s.terms++ })
+	pause(ctx, between(random, 0, 4*time.Second))
+	r.try(x.start(context.WithoutCancel(ctx)))
+}
+
+// crash is kill -9 of the NATS server.
+func (r *round) crash(ctx context.Context, random *rand.Rand) {
+	end := r.judge.faults.begin("the NATS server is killed and starts again", everyone)
+	defer end()
+	r.server.crash()
+	r.judge.crashed()
+	r.counted(func(s *summary) { s.serverKills++ })
+	r.say("kill -9 of the NATS server")
+	if random.IntN(4) == 0 {
+		pause(ctx, between(random, 0, 1500*time.Millisecond))
+	}
+	r.try(r.server.start(context.WithoutCancel(ctx)))
+	r.awaitServer(ctx)
+}
+
+// awaitServer blocks until JetStream answers, or ctx ends.
+func (r *round) awaitServer(ctx context.Context) {
+	for ctx.Err() == nil {
+		if _, err := r.queue.Counts(ctx); err == nil {
+			return
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
+// halt freezes the NATS server.
+func (r *round) halt(ctx context.Context, random *rand.Rand) {
+	defer r.judge.faults.begin("the NATS server is frozen", everyone)()
+	r.say("the NATS server is frozen")
+	r.server.halt(ctx, between(random, 200*time.Millisecond, 2*r.ttl))
+}
+
+// linkFault is what can happen to a replica's connections.
+type linkFault struct {
+	name  string
+	least time.Duration
+	most  time.Duration
+	begin func(*replica)
+}
+
+func linkFaults() []linkFault {
+	return []linkFault{
+		{"connections to NATS cut", 0, time.Millisecond, func(x *replica) { x.nats.cut() }},
+		{"connections to the API cut", 0, time.Millisecond, func(x *replica) { x.api.cut() }},
+		{"NATS refuses connections", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.nats.refusing.Store(true); x.nats.cut() }},
+		{"the API refuses connections", 100 * time.Millisecond, time.Second, func(x *replica) { x.api.refusing.Store(true); x.api.cut() }},
+		{"half-open to NATS", 100 * time.Millisecond, 5 * time.Second, func(x *replica) { x.nats.mute.Store(true); x.nats.deaf.Store(true) }},
+		{"nothing comes from NATS", 100 * time.Millisecond, 5 * time.Second, func(x *replica) { x.nats.deaf.Store(true) }},
+		{"half-open to the API", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.api.mute.Store(true); x.api.deaf.Store(true) }},
+		{"nothing comes from the API", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.api.deaf.Store(true) }},
+	}
+}
+
+// link spoils a replica's connections.
+func (r *round) link(ctx context.Context, random *rand.Rand) {
+	kinds := r.faults.linkKinds
+	if kinds == nil {
+		kinds = linkFaults()
+	}
+	x, k := r.any(random), kinds[random.IntN(len(kinds))]
+	defer r.judge.faults.begin(k.name, x.number)()
+	r.counted(func(s *summary) { s.cuts++ })
+	r.say("replica %d: %s", x.number, k.name)
+	k.begin(x)
+	pause(ctx, between(random, k.least, k.most))
+	x.nats.heal()
+	x.api.heal()
+}
+
+// trouble lets the API fail.
+func (r *round) trouble(ctx context.Context, random *rand.Rand) {
+	kinds := r.faults.apiKinds
+	if kinds == nil {
+		kinds = apiFaults()
+	}
+	k := kinds[random.IntN(len(kinds))]
+	r.say("%s", k.name)
+	end := func() {}
+	if k.status != 429 { // whether a pause is kept is judged in quiet times, and this is one
+		end = r.judge.faults.begin(k.name, everyone)
+	}
+	r.api.set(k)
+	pause(ctx, between(random, 200*time.Millisecond, 2*time.Second))
+	r.api.set(apiFault{})
+	end()
+}
+
+// revoke makes another key the right one, and gives it to the replicas some time later.
+func (r *round) revoke(ctx context.Context, random *rand.Rand) {
+	r.say("the API key is revoked")
+	key := r.api.rotate()
+	for _, x := range r.fleet {
+		pause(ctx, between(random, 0, 300*time.Millisecond))
+		r.try(x.giveKey(key))
+	}
+}
+
+// counted changes the summary.
+func (r *round) counted(f func(*summary)) {
+	r.judge.mu.Lock()
+	defer r.judge.mu.Unlock()
+	f(&r.judge.sum)
+}

@@ -1,0 +1,90 @@
+// Command chaos breaks a fleet of real processes, for as long as it is told, and judges from
+// outside whether the promises were kept.
+//
+// Its laws:
+//
+//   - What is under test are the programs that are shipped: identify-worker and nats-server are
+//     built, run as processes of their own, and die by real signals.
+//   - The judge stands outside. It knows three logs and nothing else: what was published and
+//     acknowledged, what the API received, and what lies in the dead-letter stream.
+//   - A call is judged when it is received, not when it is answered: that is when an older
+//     event overwrites a newer one.
+//   - Every run is drawn from a seed, which is printed. The machine's timing is not in it, so the
+//     same seed gives the same kinds of faults and not the same run.
+//   - What it keeps of a user is bounded: a run may be as long as one likes.
+//
+// It sends signals that only Unix knows and asks for Linux's parent-death signal.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.As(err, new(*usageError)):
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		os.Exit(1)
+	}
+}
+
+// usageError is a wrong flag.
+type usageError struct{ error }
+
+// errBroken says that a promise was broken. What is to be told has been told.
+var errBroken = errors.New("a promise was broken")
+
+// run plays rounds with one seed after the other until they are enough or one fails.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o, err := parseOptions(args, stderr)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "identify-chaos-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	programs, err := build(ctx, dir, nil)
+	if err != nil {
+		return err
+	}
+	var total summary
+	began := time.Now()
+	for round := 0; o.goesOn(round, time.Since(began)); round++ {
+		s := o.settings
+		s.seed += uint64(round)
+		result, err := s.varied().play(ctx, programs)
+		if err != nil {
+			return fmt.Errorf("seed %d: %w", s.seed, err)
+		}
+		total.add(result)
+		fmt.Fprint(stdout, result)
+		if err := o.note(result); err != nil {
+			return err
+		}
+		if result.broken() {
+			fmt.Fprintf(stdout, "again: go run ./integration/chaos %s\n", o.again(s.seed))
+			return errBroken
+		}
+	}
+	if total.rounds > 1 {
+		fmt.Fprintf(stdout, "\n%s", total)
+	}
+	return nil
+}

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// programs are the paths of what is under test.
+type programs struct{ worker, server string }
+
+// build makes both programs in a directory. more are further flags for the worker's build.
+func build(ctx context.Context, dir string, more []string) (programs, error) {
+	p := programs{worker: filepath.Join(dir, "identify-worker"), server: filepath.Join(dir, "nats-server")}
+	if err := goBuild(ctx, p.worker, "github.com/identify-worker/identify-worker/cmd/identify-worker", more...); err != nil {
+		return p, err
+	}
+	return p, goBuild(ctx, p.server, "github.com/nats-io/nats-server/v2")
+}
+
+// goBuild builds one package. The version of nats-server is the one in go.mod.
+func goBuild(ctx context.Context, path, pkg string, more ...string) error {
+	args := append([]string{"build", "-trimpath", "-o", path}, more...)
+	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, output)
+	}
+	return nil
+}

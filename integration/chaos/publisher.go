@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// publisher publishes until it is stopped, each event under one message id until it is
+// acknowledged. A user's next event waits for that.
+type publisher struct {
+	s      settings
+	judge  *judge
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	keyed  *queue.Publisher
+	pace   *rate.Limiter
+	random *rand.Rand // of the seeds of the publishing goroutines
+}
+
+// publishing is how many users' events are under way at a time.
+const publishing = 24
+
+func newPublisher(s settings, j *judge, nc *nats.Conn, random *rand.Rand) (*publisher, error) {
+	q, err := queue.New(nc, queue.Topology{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	return &publisher{
+		s: s, judge: j, nc: nc, js: js, keyed: q.NewPublisher(queue.PublisherConfig{}),
+		pace: rate.NewLimiter(rate.Limit(s.pace), max(publishing, s.series)), random: random,
+	}, nil
+}
+
+// run publishes until until ends, and blocks until what had begun is acknowledged, or ctx ends.
+func (p *publisher) run(ctx, until context.Context) {
+	var wg sync.WaitGroup
+	for i := range publishing {
+		random := rand.New(rand.NewPCG(p.random.Uint64(), uint64(i)))
+		wg.Go(func() {
+			for until.Err() == nil && ctx.Err() == nil {
+				p.series(ctx, until, random, i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// series publishes some events of one of the i-th goroutine's users in a row.
+func (p *publisher) series(ctx, until context.Context, random *rand.Rand, i int) {
+	if p.judge.backlog() > p.s.waiting {
+		pause(until, 50*time.Millisecond)
+		return
+	}
+	mine := (p.s.users - i + publishing - 1) / publishing
+	if mine <= 0 {
+		pause(until, time.Hour)
+		return
+	}
+	user := i + publishing*random.IntN(mine)
+	for range 1 + random.IntN(p.s.series) {
+		if p.pace.Wait(until) != nil {
+			return
+		}
+		p.next(ctx, random, user)
+		if p.s.invalid > 0 && random.IntN(p.s.invalid) == 0 {
+			p.nonsense(ctx, random)
+		}
+	}
+}
+
+// farewell publishes one more event of each user: so all partitions must be worked.
+func (p *publisher) farewell(ctx context.Context) {
+	var wg sync.WaitGroup
+	for i := range publishing {
+		random := rand.New(rand.NewPCG(p.s.seed, uint64(i)))
+		wg.Go(func() {
+			for user := i; user < p.s.users && ctx.Err() == nil; user += publishing {
+				p.next(ctx, random, user)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// next publishes a user's next event. One user in eight is one whose publisher cannot encode
+// a key.
+func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
+	name := userName(user)
+	body, n := p.judge.intend(name, func(n int) ([]byte, bool) {
+		poison := p.s.poison > 0 && random.IntN(p.s.poison) == 0
+		return newEvent(random, name, n, poison), poison
+	})
+	id := fmt.Sprintf("%s/%d", name, n)
+	send := func() error {
+		_, err := p.keyed.Publish(ctx, body, queue.WithMessageID(id))
+		return err
+	}
+	if user%8 == 0 {
+		send = func() error { return p.plain(ctx, id, body) }
+	}
+	if crashes, ok := p.insist(ctx, send); ok {
+		p.judge.stored(name, body, crashes)
+	}
+}
+
+// nonsense publishes what is no identify. [queue.Publisher] would refuse it.
+func (p *publisher) nonsense(ctx context.Context, random *rand.Rand) {
+	id := fmt.Sprintf("nonsense-%016x", random.Uint64())
+	kinds := []string{`{"user_id":"","metadata":{"id":%q}}`, `no JSON: %q`, `{"metadata":{"id":%q}}`, `{"user_id":"x","company":{"name":%q}}`}
+	body := fmt.Appendf(nil, kinds[random.IntN(len(kinds))], id)
+	crashes, ok := p.insist(ctx, func() error { return p.plain(ctx, id, body) })
+	if ok {
+		p.judge.storedInvalid(body, crashes)
+	}
+}
+
+func (p *publisher) plain(ctx context.Context, id string, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err := p.js.PublishMsg(ctx, &nats.Msg{Subject: (queue.Topology{}).PlainSubject(), Data: body, Header: nats.Header{nats.MsgIdHdr: {id}}})
+	return err
+}
+
+// insist tries until it is acknowledged. crashes is how often the server died meanwhile: it then
+// forgets the message ids of what has left the stream, and may store an event twice.
+func (p *publisher) insist(ctx context.Context, send func() error) (crashes int, ok bool) {
+	before := p.judge.crashesSoFar()
+	for ctx.Err() == nil {
+		err := send()
+		if err == nil {
+			return p.judge.crashesSoFar() - before, true
+		}
+		if errors.Is(err, nats.ErrConnectionClosed) {
+			break
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return 0, false
+}

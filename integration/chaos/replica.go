@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// replica is a place in the fleet: one process after the other, and the network of its own
+// through which each reaches NATS and the API.
+type replica struct {
+	number  int
+	program string
+	args    []string
+	keyFile string
+	nats    *proxy
+	api     *proxy
+	judge   *judge
+	echo    io.Writer // nil says nothing
+
+	mu      sync.Mutex
+	is      *process
+	metrics string // URL of the process's metrics
+}
+
+func newReplica(number int, s settings, p programs, dir, nats, api string, j *judge) (*replica, error) {
+	r := &replica{number: number, program: p.worker, keyFile: filepath.Join(dir, fmt.Sprintf("key-%d", number)), judge: j}
+	if s.verbose {
+		r.echo = s.stderr
+	}
+	var err error
+	if r.nats, err = newProxy(nats); err != nil {
+		return nil, err
+	}
+	if r.api, err = newProxy(api); err != nil {
+		return nil, err
+	}
+	r.args = []string{
+		"work", "--nats-url", "nats://" + r.nats.address(), "--endpoint", "http://" + r.api.address(),
+		"--api-key-file", r.keyFile, "--listen", "127.0.0.1:0",
+		"--rate", s.rate.String(), "--burst", strconv.Itoa(s.burst), "--member-ttl", s.ttl.String(),
+		"--max-attempts", strconv.Itoa(s.maxAttempts), "--concurrency", strconv.Itoa(s.concurrency),
+		"--timeout", "2s", "--backoff-initial", "100ms", "--backoff-max", "1s", "--memory", "16MiB",
+	}
+	return r, nil
+}
+
+// start runs a process in this place, unless one runs there already.
+func (r *replica) start(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.is != nil {
+		return nil
+	}
+	p, err := spawn(ctx, r.read, r.program, r.args...)
+	if err != nil {
+		return err
+	}
+	r.is = p
+	go r.mourn(ctx, p)
+	return nil
+}
+
+// mourn waits for a process's end and tells the judge if nobody had asked for it.
+func (r *replica) mourn(ctx context.Context, p *process) {
+	<-p.done
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.is == p {
+		r.is, r.metrics = nil, ""
+	}
+	if !p.doomed.Load() && !p.leaving.Load() && ctx.Err() == nil {
+		r.judge.violated(fmt.Sprintf("replica %d ended by itself: %v", r.number, p.err))
+	}
+}
+
+// process is the one that runs here now, or nil.
+func (r *replica) process() *process {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.is
+}
+
+// kill is kill -9. It returns when the process is gone, and reports whether there was one.
+func (r *replica) kill() bool {
+	p := r.process()
+	if p == nil {
+		return false
+	}
+	_ = p.kill()
+	<-p.done
+	r.vacate(p)
+	return true
+}
+
+// term is SIGTERM, after which a worker must end in order.
+func (r *replica) term() bool {
+	p := r.process()
+	if p == nil {
+		return false
+	}
+	r.inspect()
+	if err := p.term(20 * time.Second); err != nil {
+		r.judge.violated(fmt.Sprintf("replica %d %v", r.number, err))
+	}
+	r.vacate(p)
+	return true
+}
+
+// vacate frees the place at once, before mourn comes to it.
+func (r *replica) vacate(p *process) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.is == p {
+		r.is, r.metrics = nil, ""
+	}
+}
+
+// read takes in a line of a process's output: it must show nobody's data.
+func (r *replica) read(line []byte) {
+	r.judge.shown(r.number, "output", line)
+	if r.echo != nil {
+		fmt.Fprintf(r.echo, "replica %d: %s\n", r.number, line)
+	}
+	if _, rest, ok := bytes.Cut(line, []byte("metrics=")); ok {
+		url, _, _ := bytes.Cut(rest, []byte(" "))
+		r.mu.Lock()
+		r.metrics = string(url)
+		r.mu.Unlock()
+	}
+	for _, sign := range []string{"claims given up", "cannot work now"} {
+		if bytes.Contains(line, []byte(sign)) {
+			r.judge.faults.happened("the replica says: "+sign, r.number)
+		}
+	}
+}
+
+// inspect reads the metrics, which must show nobody's data either.
+func (r *replica) inspect() {
+	r.mu.Lock()
+	url := r.metrics
+	r.mu.Unlock()
+	if url == "" {
+		return
+	}
+	client := http.Client{Timeout: time.Second}
+	resp, err := client.Get(url) //nolint:noctx // it has a timeout
+	if err != nil {
+		return // it dies by our hand just now
+	}
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	if err == nil {
+		r.judge.shown(r.number, "metrics", page)
+	}
+}
+
+// giveKey writes the key's file, in the way of those who mount secrets.
+func (r *replica) giveKey(key string) error {
+	next := r.keyFile + ".next"
+	if err := os.WriteFile(next, []byte(key+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, r.keyFile)
+}
+
+// close ends the process and the network.
+func (r *replica) close() {
+	r.kill()
+	r.nats.close()
+	r.api.close()
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

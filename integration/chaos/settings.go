@@ -1,0 +1,76 @@
+package main
+
+import (
+	"io"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// settings are one round's.
+type settings struct {
+	seed     uint64
+	duration time.Duration // of the faults
+	drain    time.Duration // that all may take afterwards
+
+	replicas    int
+	rate        queue.Rate // zero lets the seed choose
+	burst       int
+	ttl         time.Duration
+	maxAttempts int
+	concurrency int
+
+	users   int
+	pace    int // events a second
+	waiting int // events that may wait before the publisher does
+	series  int // most events of one user that are published in a row
+	poison  int // one event in so many is refused by the API for ever
+	invalid int // and one in so many is no identify
+
+	faults  faults
+	verbose bool
+	stderr  io.Writer
+}
+
+// faults are the mean times between two of a kind; zero is never.
+type faults struct {
+	kill   time.Duration // kill -9 of a replica, and another in its place
+	term   time.Duration // SIGTERM to a replica, and another in its place
+	freeze time.Duration // SIGSTOP of a replica, for less and for more than the TTL
+	scale  time.Duration // a replica more or less
+	server time.Duration // kill -9 of the NATS server, and a restart on its store
+	halt   time.Duration // SIGSTOP of the NATS server
+	links  time.Duration // a replica's connections cut, refused or half-open
+	api    time.Duration // the API fails
+	key    time.Duration // the API key is revoked
+
+	apiKinds  []apiFault // what may happen at api; empty is all
+	linkKinds []linkFault
+}
+
+// standard is what a round is unless something else is asked for.
+func standard() settings {
+	return settings{
+		duration: 60 * time.Second, drain: 60 * time.Second,
+		replicas: 6, ttl: 2 * time.Second, maxAttempts: 10, concurrency: 16,
+		users: 300, pace: 250, waiting: 4000, series: 12, poison: 80, invalid: 160,
+		faults: faults{
+			kill: 700 * time.Millisecond, term: 3 * time.Second, freeze: 2 * time.Second, scale: 5 * time.Second,
+			server: 5 * time.Second, halt: 20 * time.Second, links: 1500 * time.Millisecond,
+			api: 4 * time.Second, key: 20 * time.Second,
+		},
+	}
+}
+
+// varied lets the seed choose what was left open.
+func (s settings) varied() settings {
+	if s.rate.Unlimited() {
+		rates := []queue.Rate{
+			{Calls: 200, Window: time.Second},
+			{Calls: 2000, Window: 10 * time.Second},
+			{Calls: 6000, Window: 30 * time.Second},
+		}
+		s.rate = rates[s.seed%uint64(len(rates))]
+	}
+	return s
+}

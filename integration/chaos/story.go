@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// moment is one line of a story.
+type moment struct {
+	at   time.Time
+	text string
+}
+
+// told is how many calls of a user a story goes back.
+const told = 8
+
+// when is a time as stories tell it: since the round began.
+func (j *judge) when(t time.Time) string {
+	return fmt.Sprintf("%+10.3fs", t.Sub(j.began).Seconds())
+}
+
+// story tells what went wrong for a user: the events around it, each call, and what we did to
+// the replicas that made them. The mutex is held.
+func (j *judge) story(u *user, wrong string) string {
+	calls := u.recent.all()
+	calls = calls[max(0, len(calls)-told):]
+	var moments []moment
+	var replicas []int
+	from, to := time.Now().Add(-5*time.Second), time.Now()
+	oldest := u.due()
+	for _, c := range calls {
+		from = earlier(from, c.at)
+		replicas = append(replicas, c.replica)
+		moments = append(moments, moment{c.at, c.String()})
+		if len(c.numbers) > 0 {
+			oldest = min(oldest, c.low())
+		}
+	}
+	for _, p := range u.published.all() {
+		if p.n >= oldest && !p.at.IsZero() {
+			moments = append(moments, moment{p.at, j.publication(p)})
+		}
+	}
+	from = later(from.Add(-2*time.Second), to.Add(-30*time.Second))
+	moments = append(moments, j.incidents(from, to, replicas)...)
+	return fmt.Sprintf("%s %s: %s%s", j.when(to), u.name, wrong, j.tell(moments))
+}
+
+func (j *judge) publication(p publication) string {
+	if p.acked.IsZero() {
+		return fmt.Sprintf("event %d published, not acknowledged yet", p.n)
+	}
+	return fmt.Sprintf("event %d published, acknowledged after %v", p.n, p.acked.Sub(p.at).Round(time.Millisecond))
+}
+
+// String tells of a call in one line.
+func (c *call) String() string {
+	events := "no event"
+	if len(c.numbers) > 0 {
+		events = fmt.Sprintf("events %d to %d", c.low(), c.high())
+		if len(c.numbers) == 1 {
+			events = fmt.Sprintf("event %d", c.low())
+		}
+	}
+	end := fmt.Sprintf("status %d", c.status)
+	if c.status == 0 {
+		end = "cut off"
+	}
+	if c.applied && c.status == 0 {
+		end += " after it took effect"
+	}
+	if !c.answered {
+		end += ", not answered yet"
+	} else if c.lost {
+		end += ", the answer did not arrive"
+	}
+	return fmt.Sprintf("replica %d calls with %s: %s", c.replica, events, end)
+}
+
+// incidents tells what we did to these replicas, and to all.
+func (j *judge) incidents(from, to time.Time, replicas []int) []moment {
+	var moments []moment
+	for _, x := range j.faults.during(from, to, everyone) {
+		if x.replica == everyone || slices.Contains(replicas, x.replica) || slices.Contains(replicas, everyone) {
+			moments = append(moments, moment{x.from, x.String()})
+		}
+	}
+	return moments
+}
+
+// String tells of an incident in one line.
+func (x incident) String() string {
+	whom := fmt.Sprintf("replica %d", x.replica)
+	if x.replica == everyone {
+		whom = "all"
+	}
+	switch lasted := x.to.Sub(x.from); {
+	case x.to.IsZero():
+		return fmt.Sprintf("  ! %s: %s, and it lasts", whom, x.kind)
+	case lasted < time.Millisecond:
+		return fmt.Sprintf("  ! %s: %s", whom, x.kind)
+	default:
+		return fmt.Sprintf("  ! %s: %s for %v", whom, x.kind, lasted.Round(time.Millisecond))
+	}
+}
+
+// weather tells only what we did.
+func (j *judge) weather(from, to time.Time, replica int) string {
+	return j.tell(j.incidents(later(from, to.Add(-5*time.Second)), to, []int{replica}))
+}
+
+// tell sorts moments and writes them down, the last of them if they are many.
+func (j *judge) tell(moments []moment) string {
+	const most = 48
+	slices.SortStableFunc(moments, func(a, b moment) int { return a.at.Compare(b.at) })
+	moments = moments[max(0, len(moments)-most):]
+	var b strings.Builder
+	for _, m := range moments {
+		fmt.Fprintf(&b, "\n  %s  %s", j.when(m.at), m.text)
+	}
+	return b.String()
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

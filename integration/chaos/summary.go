@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// summary is what came of a round, or of several.
+type summary struct {
+	rounds  int
+	seed    uint64
+	elapsed time.Duration
+	limit   string
+
+	kills, terms, freezes, serverKills, cuts int
+
+	events, calls, letters int
+	most                   int // calls in one window
+	repeats                int // calls that repeated what was delivered
+	late                   int // calls at the thaw of a replica, which no worker can prevent
+	standstill             time.Duration
+	violations             []string
+}
+
+func (s *summary) broken() bool { return len(s.violations) > 0 }
+
+// add makes s the sum.
+func (s *summary) add(o *summary) {
+	s.rounds++
+	s.seed = o.seed
+	s.elapsed += o.elapsed
+	s.kills += o.kills
+	s.terms += o.terms
+	s.freezes += o.freezes
+	s.serverKills += o.serverKills
+	s.cuts += o.cuts
+	s.events += o.events
+	s.calls += o.calls
+	s.letters += o.letters
+	s.repeats += o.repeats
+	s.late += o.late
+	s.standstill = max(s.standstill, o.standstill)
+	s.violations = append(s.violations, o.violations...)
+}
+
+func (s *summary) verdict() string {
+	if s.broken() {
+		return "BROKEN"
+	}
+	return "kept"
+}
+
+// String is for people.
+func (s summary) String() string {
+	var b strings.Builder
+	if s.rounds > 0 {
+		fmt.Fprintf(&b, "%d rounds", s.rounds)
+	} else {
+		fmt.Fprintf(&b, "seed %d", s.seed)
+	}
+	fmt.Fprintf(&b, ", %v: every promise %s\n", s.elapsed.Round(time.Second), s.verdict())
+	fmt.Fprintf(&b, "  %d replica kills, %d server kills, %d freezes, %d SIGTERMs, %d connection faults\n", s.kills, s.serverKills, s.freezes, s.terms, s.cuts)
+	fmt.Fprintf(&b, "  %d events, %d calls, %d dead letters, %d calls repeated, longest stand-still %v\n", s.events, s.calls, s.letters, s.repeats, s.standstill.Round(10*time.Millisecond))
+	if s.rounds == 0 {
+		fmt.Fprintf(&b, "  at most %d calls in a window, the limit is %s\n", s.most, s.limit)
+	}
+	if s.late > 0 {
+		fmt.Fprintf(&b, "  %d calls of a replica that was frozen between its last check and the call\n", s.late)
+	}
+	for _, v := range s.violations {
+		fmt.Fprintf(&b, "\n%s\n", v)
+	}
+	return b.String()
+}
+
+// heading is the record's first lines.
+func heading() string {
+	return "| seed | seconds | replica kills | server kills | freezes | SIGTERMs | connection faults | events | calls | dead letters | limit | most in a window | repeats | late at a thaw | longest stand-still | promises |\n" +
+		"|" + strings.Repeat("---|", 16) + "\n"
+}
+
+// line is a round in the record.
+func (s *summary) line() string {
+	return fmt.Sprintf("| %d | %.0f | %d | %d | %d | %d | %d | %d | %d | %d | %s | %d | %d | %d | %.1f s | %s |",
+		s.seed, s.elapsed.Seconds(), s.kills, s.serverKills, s.freezes, s.terms, s.cuts,
+		s.events, s.calls, s.letters, s.limit, s.most, s.repeats, s.late, s.standstill.Seconds(), s.verdict())
+}
