@@ -8,11 +8,12 @@ import (
 
 // incident is something that we did to a replica, or to all of them.
 type incident struct {
-	kind    string
-	replica int       // or everyone
-	from    time.Time // to is zero while it lasts
-	to      time.Time
-	excused bool // a call at its end has been put down to it
+	kind     string
+	replica  int       // or everyone
+	from     time.Time // to is zero while it lasts
+	to       time.Time
+	peaceful bool // nothing is to be repeated for it
+	excused  bool // a call at its end has been put down to it
 }
 
 // everyone is hit by what is done to the server or to the API.
@@ -30,10 +31,19 @@ const remembered = 2 * time.Minute
 
 // begin notes an incident; end ends it.
 func (c *chronicle) begin(kind string, replica int) (end func()) {
+	return c.note(&incident{kind: kind, replica: replica})
+}
+
+// peace notes what is no reason to repeat a call.
+func (c *chronicle) peace(kind string, replica int) (end func()) {
+	return c.note(&incident{kind: kind, replica: replica, peaceful: true})
+}
+
+func (c *chronicle) note(x *incident) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.forget()
-	x := &incident{kind: kind, replica: replica, from: time.Now()}
+	x.from = time.Now()
 	c.incidents = append(c.incidents, x)
 	return func() {
 		c.mu.Lock()
@@ -66,6 +76,12 @@ func (c *chronicle) during(from, to time.Time, replica int) []incident {
 		}
 	}
 	return found
+}
+
+// violent reports whether within a time something happened to a replica, or to everyone, after
+// which calls may have to be repeated.
+func (c *chronicle) violent(from, to time.Time, replica int) bool {
+	return slices.ContainsFunc(c.during(from, to, replica), func(x incident) bool { return !x.peaceful })
 }
 
 // thaws are the freezes after which one call may come late: it had passed its last check when

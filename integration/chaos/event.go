@@ -33,7 +33,7 @@ func newEvent(r *rand.Rand, user string, n int, poison bool) []byte {
 	}
 	company := ""
 	if r.IntN(2) == 0 {
-		company = fmt.Sprintf(`,"company":{"id":"company-%d-of-%s","seats":%d,"s%d":%d}`, r.IntN(3), user, n, n%5, n)
+		company = fmt.Sprintf(`,"company":{"id":"company-%d-of-%s","seats":%d,"s%d":%d}`, n/8%3, user, n, n%5, n)
 	}
 	return fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d,"e%d":true,"amount":98765432109876543210.%d,"plan":"p%d","note":%s%s}%s}`,
 		user, n, n, n, n%7, note, more, company)

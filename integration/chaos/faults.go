@@ -71,7 +71,7 @@ func (r *round) kill(ctx context.Context, random *rand.Rand) {
 // term is SIGTERM to a replica, and another in its place.
 func (r *round) term(ctx context.Context, random *rand.Rand) {
 	x := r.any(random)
-	end := r.judge.faults.begin("SIGTERM", x.number)
+	end := r.judge.faults.peace("SIGTERM", x.number)
 	defer end()
 	if !x.term() {
 		return
@@ -104,7 +104,7 @@ func (r *round) freeze(ctx context.Context, random *rand.Rand) {
 // scale leaves a place in the fleet empty for a while.
 func (r *round) scale(ctx context.Context, random *rand.Rand) {
 	x := r.any(random)
-	end := r.judge.faults.begin("scaled down", x.number)
+	end := r.judge.faults.peace("scaled down", x.number)
 	defer end()
 	if !x.term() {
 		return
@@ -191,19 +191,16 @@ func (r *round) trouble(ctx context.Context, random *rand.Rand) {
 	}
 	k := kinds[random.IntN(len(kinds))]
 	r.say("%s", k.name)
-	end := func() {}
-	if k.status != 429 { // whether a pause is kept is judged in quiet times, and this is one
-		end = r.judge.faults.begin(k.name, everyone)
-	}
+	defer r.judge.faults.peace(k.name, everyone)() // the judge knows of each call what it met with
 	r.api.set(k)
 	pause(ctx, between(random, 200*time.Millisecond, 2*time.Second))
 	r.api.set(apiFault{})
-	end()
 }
 
 // revoke makes another key the right one, and gives it to the replicas some time later.
 func (r *round) revoke(ctx context.Context, random *rand.Rand) {
 	r.say("the API key is revoked")
+	defer r.judge.faults.peace("the API key is revoked", everyone)()
 	key := r.api.rotate()
 	for _, x := range r.fleet {
 		pause(ctx, between(random, 0, 300*time.Millisecond))

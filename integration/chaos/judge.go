@@ -19,6 +19,7 @@ type judge struct {
 	faults  *chronicle
 	broken  chan struct{} // closed at the first violation
 	secrets [][]byte      // what no output may show
+	slow    func(string)  // is told the story of each longest stand-still; may be nil
 
 	mu         sync.Mutex
 	users      map[string]*user
@@ -49,6 +50,8 @@ const (
 	lateness = 100 * time.Millisecond
 	// slander is how many violations are told.
 	slander = 3
+	// patience is the workers' time-out of a call.
+	patience = 2 * time.Second
 	// spread is how long a 429 may take to be known to all.
 	spread = 500 * time.Millisecond
 )
@@ -176,7 +179,12 @@ func (j *judge) receive(name string, x identify, c *call) (forget bool) {
 	u.recent.add(c)
 	j.checkRepeat(u, c)
 	before := u.done
-	j.sum.standstill = max(j.sum.standstill, u.take(c))
+	if stood := u.take(c); stood > j.sum.standstill {
+		j.sum.standstill = stood
+		if j.slow != nil && stood > 3*time.Second {
+			j.slow(j.story(u, fmt.Sprintf("stood still for %v", stood.Round(time.Millisecond))))
+		}
+	}
 	if c.applied {
 		u.have.apply(x)
 		for n := before + 1; n <= u.done; n++ {
@@ -202,7 +210,7 @@ func (j *judge) count(c *call) {
 // checkQuiet holds the fleet's silence after a 429, as far as nothing else was going on.
 func (j *judge) checkQuiet(c *call) {
 	from := j.quietFrom.Add(spread)
-	if c.at.Before(from) || c.at.After(j.quietUntil) || len(j.faults.during(j.quietFrom.Add(-spread), c.at, everyone)) > 0 {
+	if c.at.Before(from) || c.at.After(j.quietUntil) || j.faults.violent(j.quietFrom.Add(-spread), c.at, everyone) {
 		return
 	}
 	j.accuse(fmt.Sprintf("%s  replica %d called, and the API had asked for silence from %s to %s",
@@ -230,7 +238,8 @@ func (j *judge) checkRepeat(u *user, c *call) {
 	}
 	j.sum.repeats++
 	last := u.last
-	if last.lost || !last.answered || len(j.faults.during(last.at.Add(-time.Second), c.at, last.replica)) > 0 {
+	unanswered := !last.answered && c.at.Sub(last.at) > patience-lateness
+	if last.lost || unanswered || j.faults.violent(last.at.Add(-time.Second), c.at, last.replica) {
 		return
 	}
 	j.accuse(j.story(u, fmt.Sprintf("event %d was repeated, and nothing explains why", c.low())))
@@ -271,16 +280,16 @@ func (j *judge) lost() {
 }
 
 // stuck tells the stories of events that were not delivered in time.
-func (j *judge) stuck(patience time.Duration) {
+func (j *judge) stuck(within time.Duration) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, u := range j.users {
 		if n := u.due(); n <= u.acknowledged {
-			j.accuse(j.story(u, fmt.Sprintf("event %d was not delivered within %v after the faults", n, patience)))
+			j.accuse(j.story(u, fmt.Sprintf("event %d was not delivered within %v after the faults", n, within)))
 		}
 	}
 	if len(j.sum.violations) == 0 {
-		j.accuse(fmt.Sprintf("the stream was not empty %v after the faults", patience))
+		j.accuse(fmt.Sprintf("the stream was not empty %v after the faults", within))
 	}
 }
 

@@ -16,9 +16,9 @@ import (
 type process struct {
 	cmd     *exec.Cmd
 	done    chan struct{}
-	err     error // of its end; set before done is closed
-	doomed  atomic.Bool
-	leaving atomic.Bool
+	err     error       // of its end; set before done is closed
+	doomed  atomic.Bool // killed
+	leaving atomic.Bool // asked to end
 }
 
 // spawn starts a program and gives each line of its output to read. It dies with ctx.
@@ -59,7 +59,6 @@ func (p *process) thaw()   { _ = p.cmd.Process.Signal(syscall.SIGCONT) }
 
 // term asks it to end, and waits for that. It is killed if it takes too long.
 func (p *process) term(patience time.Duration) error {
-	p.leaving.Store(true)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:

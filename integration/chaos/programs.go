@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 )
 
+const workerPackage = "github.com/identify-worker/identify-worker/cmd/identify-worker"
+
 // programs are the paths of what is under test.
 type programs struct{ worker, server string }
 
 // build makes both programs in a directory. more are further flags for the worker's build.
 func build(ctx context.Context, dir string, more []string) (programs, error) {
 	p := programs{worker: filepath.Join(dir, "identify-worker"), server: filepath.Join(dir, "nats-server")}
-	if err := goBuild(ctx, p.worker, "github.com/identify-worker/identify-worker/cmd/identify-worker", more...); err != nil {
+	if err := goBuild(ctx, p.worker, workerPackage, more...); err != nil {
 		return p, err
 	}
 	return p, goBuild(ctx, p.server, "github.com/nats-io/nats-server/v2")

@@ -47,7 +47,7 @@ func newReplica(number int, s settings, p programs, dir, nats, api string, j *ju
 		"--api-key-file", r.keyFile, "--listen", "127.0.0.1:0",
 		"--rate", s.rate.String(), "--burst", strconv.Itoa(s.burst), "--member-ttl", s.ttl.String(),
 		"--max-attempts", strconv.Itoa(s.maxAttempts), "--concurrency", strconv.Itoa(s.concurrency),
-		"--timeout", "2s", "--backoff-initial", "100ms", "--backoff-max", "1s", "--memory", "16MiB",
+		"--timeout", patience.String(), "--backoff-initial", "100ms", "--backoff-max", "1s", "--memory", "16MiB",
 	}
 	return r, nil
 }
@@ -100,10 +100,12 @@ func (r *replica) kill() bool {
 	return true
 }
 
-// term is SIGTERM, after which a worker must end in order.
+// term is SIGTERM, after which a worker must end in order. It must have begun to work: a process
+// that has not come to its main yet is ended by the system. And a second SIGTERM is meant to
+// end it at once.
 func (r *replica) term() bool {
 	p := r.process()
-	if p == nil {
+	if p == nil || !r.working() || p.leaving.Swap(true) {
 		return false
 	}
 	r.inspect()
@@ -112,6 +114,13 @@ func (r *replica) term() bool {
 	}
 	r.vacate(p)
 	return true
+}
+
+// working reports whether the process has said so.
+func (r *replica) working() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.metrics != ""
 }
 
 // vacate frees the place at once, before mourn comes to it.

@@ -41,6 +41,9 @@ func (s settings) play(ctx context.Context, p programs) (*summary, error) {
 	if s.stderr == nil {
 		r.stderr = io.Discard
 	}
+	if s.verbose {
+		r.judge.slow = func(story string) { r.say("%s", story) }
+	}
 	defer r.close()
 	if err := r.open(ctx, cancel, p, dir); err != nil {
 		return nil, err

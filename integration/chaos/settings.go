@@ -66,7 +66,7 @@ func standard() settings {
 func (s settings) varied() settings {
 	if s.rate.Unlimited() {
 		rates := []queue.Rate{
-			{Calls: 200, Window: time.Second},
+			{Calls: 1000, Window: 5 * time.Second},
 			{Calls: 2000, Window: 10 * time.Second},
 			{Calls: 6000, Window: 30 * time.Second},
 		}

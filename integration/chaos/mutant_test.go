@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mutant is the product with a bug planted in it, as its authors might have made it. The bug is
+// laid over the sources while the program is built: the product has no switches for tests.
+type mutant struct {
+	name     string
+	schedule string // under which it shows, and under which the program itself is well
+	edits    []edit
+}
+
+// edit replaces text in a file. What is replaced must be there once: when the code has moved,
+// the mutant says so instead of testing nothing.
+type edit struct{ file, old, new string }
+
+// mutants are bugs that the campaign must find.
+func mutants() []mutant {
+	return []mutant{
+		{"acknowledged before the call", "kills", []edit{
+			{"worker/call.go", "\tctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)", "\tclaim.AckNow(c.deliveries)\n\tctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)"},
+			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply, []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
+		}},
+		{"the next call does not wait for the settlement", "half-open", []edit{
+			{"queue/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func() {}})\n\tgo done()"},
+		}},
+		{"own orphaned consumers are left alone", "cuts", []edit{
+			{"queue/fleet.go", "case id == f.m.id && !f.holds(name):", "case id == \"\":"},
+		}},
+		{"a takeover joins the dead one's consumer", "kills", []edit{
+			{"queue/fleet.go", "return true, deleteConsumer(ctx, stream, consumer)", "return true, nil"},
+			{"queue/fleet.go", "consumer, err := stream.CreateConsumer(ctx, config)", "consumer, err := stream.CreateConsumer(ctx, config)\n\tfor partition := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif err != nil && len(t.claims) == 1 && strings.Contains(name, \"_\"+t.claims[partition].partition+\"_\") {\n\t\t\t\tconsumer, err = stream.Consumer(ctx, name)\n\t\t\t}\n\t\t}\n\t}"},
+			{"queue/tenure.go", "if at.consumer != t.next || at.deliveries != 1 {", "if t.next = at.consumer; false {"},
+		}},
+		{"a failed event is handed back for later", "failures", []edit{
+			{"worker/call.go", "\tw.backOff(l, f.RetryAfter)\n}\n\n// searchAttempts", "\tl.partition.claim.Nak(c.deliveries)\n\tl.reach = 0\n\tl.drop(c.n())\n\tw.waiting -= c.n()\n\tw.advance(l)\n}\n\n// searchAttempts"},
+			{"queue/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply, []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
+			{"queue/tenure.go", "at.deliveries != 1 {", "false {"},
+		}},
+		{"a retry takes no token", "saturated", []edit{
+			{"worker/call.go", "\tw.metrics.called(err, time.Since(begun))", "\tif err != nil {\n\t\terr = w.config.Client.IdentifyGuarded(ctx, body, claim.Certain)\n\t}\n\tw.metrics.called(err, time.Since(begun))"},
+		}},
+		{"the ledger starts full in each process", "restarts", []edit{
+			{"queue/ledger.go", "\ttrouble  changeLog\n", "\ttrouble  changeLog\n\tbegun bool\n"},
+			{"queue/ledger.go", "\tif l.next.IsZero() {\n", "\tif !l.begun {\n\t\tl.begun = true\n\t\treturn credit\n\t}\n\tif l.next.IsZero() {\n"},
+		}},
+		{"settled before the dead letter is stored", "kills", []edit{
+			{"queue/deadletter.go", "_, err := c.q.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(0))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequencePerSubject(0)) })"},
+		}},
+		{"a 429 counts as an attempt", "429", []edit{
+			{"worker/call.go", "failure.RetryAfter))\n\t\tw.advance(l)", "failure.RetryAfter))\n\t\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\t\tw.spent(c, failure)\n\t\t\treturn\n\t\t}\n\t\tw.advance(l)"},
+		}},
+		{"the others ignore a 429", "429", []edit{
+			{"queue/quiet.go", "q.quiet.extend(local)", "_ = local"},
+		}},
+		{"calls are merged across companies", "429", []edit{
+			{"userpilot/merge.go", "e.sameCompany(next))", "e.companyName == next.companyName)"},
+		}},
+		{"a member that cannot renew goes on", "half-open", []edit{
+			{"queue/certainty.go", "if c.age() >= c.ttl*3/4 {", "if false {"},
+			{"queue/certainty.go", "return c.ttl - c.age() }", "return c.ttl }"},
+		}},
+		{"a merged call is not written down", "kills", []edit{
+			{"worker/call.go", "\tif c.n() > 1 {\n\t\tif err := claim.BeginMerged(", "\tif false {\n\t\tif err := claim.BeginMerged("},
+		}},
+		{"a partition is handed back with calls in flight", "scale", []edit{
+			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for false {"},
+		}},
+		{"a wrong key makes dead letters", "keys", []edit{
+			{"worker/verdict.go", "http.StatusMethodNotAllowed:\n\t\treturn held", "http.StatusMethodNotAllowed:\n\t\treturn rejected"},
+		}},
+		{"a merged call without an answer grows", "growing", []edit{
+			{"worker/lane.go", "case again > 1:", "case false:"},
+		}},
+		{"the log names a user", "failures", []edit{
+			{"worker/burial.go", "slog.Int(\"status\", x.death.Status))", "slog.Int(\"status\", x.death.Status), slog.String(\"user\", l.user))"},
+		}},
+	}
+}
+
+// overlay writes the files with the bug and returns the flag that lays them over the sources.
+func (m mutant) overlay(t *testing.T) []string {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	replace := map[string]string{}
+	for _, e := range m.edits {
+		path := filepath.Join(root, e.file)
+		if replace[path] == "" {
+			replace[path] = filepath.Join(dir, strings.ReplaceAll(e.file, "/", "_"))
+			copyFile(t, path, replace[path])
+		}
+		if err := e.apply(replace[path]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(path, list, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"-overlay", path}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (e edit) apply(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(string(text), e.old); n != 1 {
+		return fmt.Errorf("%s: what the mutant replaces is there %d times, want 1: %q", e.file, n, e.old)
+	}
+	return os.WriteFile(path, []byte(strings.Replace(string(text), e.old, e.new, 1)), 0o600)
+}
+
+// build makes the program with the bug in it.
+func (m mutant) build(ctx context.Context, t *testing.T, server string) programs {
+	t.Helper()
+	p := programs{worker: filepath.Join(t.TempDir(), "identify-worker"), server: server}
+	if err := goBuild(ctx, p.worker, workerPackage, m.overlay(t)...); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// schedules are short rounds, each with the faults that bring out some kinds of bugs.
+func schedules() map[string]settings {
+	return map[string]settings{
+		"kills": short(func(s *settings) {
+			s.poison = 12
+			s.faults = faults{kill: 250 * time.Millisecond, api: 300 * time.Millisecond, apiKinds: []apiFault{
+				{name: "the API fails every second call", status: 500, share: 2},
+				{name: "the API is down", status: 503},
+			}}
+		}),
+		"failures": short(func(s *settings) {
+			s.poison = 12
+			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
+				{name: "the API fails every second call", status: 500, share: 2},
+				{name: "calls are cut off", cut: true, share: 2},
+			}}
+		}),
+		"growing": short(func(s *settings) {
+			s.poison, s.users, s.replicas = 6, 40, 2
+			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
+				{name: "answers are cut off", cutAfter: true, share: 2},
+			}}
+		}),
+		"saturated": short(func(s *settings) {
+			s.rate = queue.Rate{Calls: 240, Window: 4 * time.Second}
+			s.poison, s.users, s.waiting = 0, 60, 600
+			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
+				{name: "the API fails every second call", status: 500, share: 2},
+			}}
+		}),
+		"half-open": short(func(s *settings) {
+			s.pace, s.waiting, s.users = 600, 3000, 1500
+			s.faults = faults{links: 500 * time.Millisecond, linkKinds: []linkFault{
+				{"half-open to NATS", 2 * time.Second, 5 * time.Second, func(x *replica) { x.nats.mute.Store(true); x.nats.deaf.Store(true) }},
+			}}
+		}),
+		"cuts": short(func(s *settings) {
+			s.ttl, s.drain = 5*time.Second, 20*time.Second
+			s.faults = faults{links: 500 * time.Millisecond, linkKinds: []linkFault{
+				{"connections to NATS cut", 0, time.Millisecond, func(x *replica) { x.nats.cut() }},
+			}}
+		}),
+		"restarts": short(func(s *settings) {
+			s.rate, s.burst = queue.Rate{Calls: 400, Window: 4 * time.Second}, 40
+			s.pace, s.waiting, s.users, s.poison = 300, 800, 400, 0
+			s.faults = faults{kill: 150 * time.Millisecond}
+		}),
+		"429": short(func(s *settings) {
+			s.maxAttempts, s.poison, s.users = 1, 0, 60
+			s.faults = faults{api: time.Second, apiKinds: []apiFault{
+				{name: "429 with Retry-After", status: 429, retryAfter: 1},
+			}}
+		}),
+		"scale": short(func(s *settings) {
+			s.faults = faults{term: 300 * time.Millisecond, scale: time.Second, api: 100 * time.Millisecond, apiKinds: []apiFault{
+				{name: "slow answers", delay: 200 * time.Millisecond},
+			}}
+		}),
+		"keys": short(func(s *settings) { s.faults = faults{key: 2 * time.Second} }),
+	}
+}
+
+// short is a round of seconds.
+func short(change func(*settings)) settings {
+	s := standard()
+	s.duration, s.drain = 8*time.Second, 45*time.Second
+	s.replicas, s.users, s.pace, s.series, s.waiting = 3, 150, 300, 8, 2000
+	// A window long enough that a busy machine's delays are within what the ledger allows for.
+	s.rate = queue.Rate{Calls: 800, Window: 4 * time.Second}
+	s.invalid = 100
+	change(&s)
+	return s
+}
