@@ -5,6 +5,7 @@ BINARY       := bin/identify-worker
 LINT         := .bin/golangci-lint
 LINT_VERSION := v2.15.0
 FUZZTIME     ?= 10s
+CHAOS_TIME   ?= 60s
 
 # One static file. Go puts the version in by itself, from the git tag.
 BUILD := CGO_ENABLED=0 go build -trimpath
@@ -49,6 +50,10 @@ fuzz: ## fuzz each target for FUZZTIME (10s)
 .PHONY: bench
 bench: ## measure it against its goals; takes some minutes
 	go run ./integration/bench
+
+.PHONY: chaos
+chaos: ## kill and cut off a fleet of real processes for CHAOS_TIME (60s), and judge it
+	go run ./integration/chaos -duration $(CHAOS_TIME)
 
 .PHONY: cover
 cover: ## show how much the tests reach, container tests aside

@@ -82,16 +82,6 @@ func (j *judge) accuse(story string) {
 	}
 }
 
-// guilty reports whether a promise has been broken.
-func (j *judge) guilty() bool {
-	select {
-	case <-j.broken:
-		return true
-	default:
-		return false
-	}
-}
-
 // intend makes a user's next event known before it is published: the API may have it before
 // its publisher knows that it was stored.
 func (j *judge) intend(name string, event func(n int) (body []byte, poison bool)) (body []byte, n int) {

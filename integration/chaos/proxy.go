@@ -15,12 +15,11 @@ type proxy struct {
 	target   string
 	serving  sync.WaitGroup
 
-	refusing     atomic.Bool // new connections are reset
-	mute, deaf   atomic.Bool // bytes to the peer are dropped, and those from it
-	mu           sync.Mutex
-	closed       bool
-	pairs        map[*pair]bool
-	sawTheTarget atomic.Int64 // connections that reached the peer
+	refusing   atomic.Bool // new connections are reset
+	mute, deaf atomic.Bool // bytes to the peer are dropped, and those from it
+	mu         sync.Mutex
+	closed     bool
+	pairs      map[*pair]bool
 }
 
 // pair is one connection of the replica and the one beyond.
@@ -69,7 +68,6 @@ func (p *proxy) serve(near net.Conn) {
 		(&pair{near: near}).close()
 		return
 	}
-	p.sawTheTarget.Add(1)
 	x := &pair{near: near, far: far}
 	if !p.keep(x) {
 		x.close()

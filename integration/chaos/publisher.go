@@ -45,7 +45,8 @@ func newPublisher(s settings, j *judge, nc *nats.Conn, random *rand.Rand) (*publ
 	}, nil
 }
 
-// run publishes until until ends, and blocks until what had begun is acknowledged, or ctx ends.
+// run publishes as long as until lives, and blocks until what it began is acknowledged, or ctx
+// ends.
 func (p *publisher) run(ctx, until context.Context) {
 	var wg sync.WaitGroup
 	for i := range publishing {

@@ -160,12 +160,12 @@ func (r *replica) inspect() {
 		return
 	}
 	client := http.Client{Timeout: time.Second}
-	resp, err := client.Get(url) //nolint:noctx // it has a timeout
+	resp, err := client.Get(url)
 	if err != nil {
 		return // it dies by our hand just now
 	}
-	defer resp.Body.Close()
 	page, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
 	if err == nil {
 		r.judge.shown(r.number, "metrics", page)
 	}

@@ -36,7 +36,7 @@ func (s settings) play(ctx context.Context, p programs) (*summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove(dir)
 	r := &round{settings: s, random: rand.New(rand.NewPCG(s.seed, 1)), judge: newJudge(s)}
 	if s.stderr == nil {
 		r.stderr = io.Discard

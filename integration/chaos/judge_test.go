@@ -1,0 +1,258 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+const ann = "user-00001" + userDomain
+
+// trial is a judge that is fed by hand.
+type trial struct {
+	*judge
+	t *testing.T
+}
+
+func newTrial(t *testing.T) *trial {
+	s := standard()
+	s.rate = queue.Rate{Calls: 10, Window: 10 * time.Second}
+	return &trial{newJudge(s), t}
+}
+
+// publish publishes n more events, and those that are poison.
+func (x *trial) publish(n int, poison ...int) {
+	for range n {
+		body, _ := x.intend(ann, func(n int) ([]byte, bool) {
+			if slices.Contains(poison, n) {
+				return fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d,"e%d":true,"bad":true}}`, ann, n, n), true
+			}
+			return fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d,"e%d":true}}`, ann, n, n), false
+		})
+		x.stored(ann, body, 0)
+	}
+}
+
+// call receives a call about events, with a status; 0 cuts it off.
+func (x *trial) call(status int, numbers ...int) *call {
+	c := &call{numbers: numbers, status: status, applied: status == 202}
+	i := identify{User: ann, Metadata: properties{}}
+	if len(numbers) > 0 {
+		c.newest = fmt.Sprint(c.high())
+		i.Metadata["n"] = json.RawMessage(c.newest)
+	}
+	x.receive(ann, i, c)
+	x.answered(c, status == 0)
+	return c
+}
+
+// accuses fails unless the first violation has this text in it; an empty one is none at all.
+func (x *trial) accuses(want string) {
+	x.t.Helper()
+	got := x.result().violations
+	switch {
+	case want == "" && len(got) > 0:
+		x.t.Errorf("accused for nothing: %s", got[0])
+	case want != "" && len(got) == 0:
+		x.t.Errorf("nobody was accused, want: %s", want)
+	case want != "" && !strings.Contains(got[0], want):
+		x.t.Errorf("accused of %s, want: %s", got[0], want)
+	}
+}
+
+// Each kind of violation is found in a log that has it, and none in its innocent neighbour.
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		want string
+		log  func(*trial)
+	}{
+		"all is well": {"", func(x *trial) { x.publish(3); x.call(202, 1); x.call(202, 2, 3); x.compare() }},
+		"taken back":  {"taken back from event 2 to 1", func(x *trial) { x.publish(2); x.call(202, 1, 2); x.call(202, 1) }},
+		"taken back behind an unknown call": {"taken back from event 2 to 1", func(x *trial) {
+			x.publish(2)
+			x.call(0, 1, 2)
+			x.call(202, 1)
+		}},
+		"halved after a refusal": {"", func(x *trial) { x.publish(3, 3); x.call(422, 1, 2, 3); x.call(202, 1); x.call(202, 2) }},
+		"taken back by a call that is refused": {"taken back from event 2 to 1", func(x *trial) {
+			x.publish(2)
+			x.call(202, 1, 2)
+			x.call(429, 1)
+		}},
+		"repeated after a lost answer": {"", func(x *trial) { x.publish(1); x.call(0, 1); x.call(202, 1) }},
+		"repeated for no reason":       {"nothing explains why", func(x *trial) { x.publish(1); x.call(202, 1); x.call(202, 1) }},
+		"repeated after a kill": {"", func(x *trial) {
+			x.publish(1)
+			x.call(202, 1)
+			x.faults.happened("kill -9", 0)
+			x.call(202, 1)
+		}},
+		"repeated after SIGTERM": {"nothing explains why", func(x *trial) {
+			x.publish(1)
+			x.call(202, 1)
+			x.faults.peace("SIGTERM", 0)()
+			x.call(202, 1)
+		}},
+		"repeated after another one's kill": {"nothing explains why", func(x *trial) {
+			x.publish(1)
+			x.call(202, 1)
+			x.faults.happened("kill -9", 5)
+			x.call(202, 1)
+		}},
+		"an older one came again": {"came again", func(x *trial) { x.publish(3); x.call(202, 1); x.call(202, 2); x.call(0, 1, 2, 3) }},
+		"skipped":                 {"event 1 was skipped", func(x *trial) { x.publish(2); x.call(202, 2) }},
+		"skipped after a failure": {"event 1 was skipped", func(x *trial) { x.publish(2); x.call(500, 1); x.call(202, 2) }},
+		"skipped within a call":   {"event 2 was skipped within", func(x *trial) { x.publish(3); x.call(202, 1, 3) }},
+		"the dead may be skipped": {"", func(x *trial) { x.publish(4, 1, 3); x.call(202, 2); x.call(202, 4) }},
+		"invented":                {"event 2 was never published", func(x *trial) { x.publish(1); x.call(202, 1, 2) }},
+		"holds nothing":           {"holds no event", func(x *trial) { x.publish(1); x.call(202) }},
+		"too many in a window":    {"11 calls in 9.9s", func(x *trial) { x.manyCalls(11, 0) }},
+		"as many as allowed":      {"", func(x *trial) { x.manyCalls(10, 0) }},
+		"lost":                    {"event 2 is lost", func(x *trial) { x.publish(2); x.call(202, 1); x.lost() }},
+		"stuck":                   {"event 2 was not delivered within 5s", func(x *trial) { x.publish(2); x.call(202, 1); x.stuck(5 * time.Second) }},
+		"stuck, and nobody's":     {"the stream was not empty", func(x *trial) { x.publish(1); x.call(202, 1); x.stuck(5 * time.Second) }},
+		"a profile that is wrong": {"the profile is not", func(x *trial) {
+			x.publish(1)
+			x.call(202, 1)
+			x.users[ann].have.properties["n"] = []byte("7")
+			x.compare()
+		}},
+		"a dead letter too many": {"nobody had to expect", func(x *trial) { x.publish(1); x.bury(x.letter(1, "retries_exhausted", "503", "1")) }},
+		"the wrong reason":       {"want rejected", func(x *trial) { x.publish(1, 1); x.bury(x.letter(1, "retries_exhausted", "422", "1")) }},
+		"dead as it should":      {"", func(x *trial) { x.publish(1, 1); x.bury(x.letter(1, "rejected", "422", "1")); x.buried() }},
+		"dead twice": {"a second dead letter", func(x *trial) {
+			x.publish(1, 1)
+			x.bury(x.letter(1, "rejected", "422", "1"))
+			x.bury(x.letter(1, "rejected", "422", "2"))
+		}},
+		"not dead":                  {"has no dead letter", func(x *trial) { x.publish(1, 1); x.buried() }},
+		"nonsense that is not dead": {"no dead letter of what is no identify", func(x *trial) { x.storedInvalid([]byte("no"), 0); x.buried() }},
+		"nonsense that is dead":     {"", func(x *trial) { x.storedInvalid([]byte("no"), 0); x.bury(letter{"invalid", "", "1", "no"}); x.buried() }},
+		"a key in a log":            {"shows", func(x *trial) { x.shown(1, "output", []byte("key="+keyPrefix+"1")) }},
+		"a user in a log":           {"shows", func(x *trial) { x.shown(1, "output", []byte("about "+ann)) }},
+		"a harmless log":            {"", func(x *trial) { x.shown(1, "output", []byte("level=INFO")) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				x := newTrial(t)
+				c.log(x)
+				x.accuses(c.want)
+			})
+		})
+	}
+}
+
+// letter is the dead letter of a user's event as trial published it.
+func (x *trial) letter(n int, reason, status, sequence string) letter {
+	bad := ""
+	if x.users[ann].isPoison(n) {
+		bad = `,"bad":true`
+	}
+	return letter{reason, status, sequence, fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d,"e%d":true%s}}`, ann, n, n, bad)}
+}
+
+func (x *trial) manyCalls(n int, apart time.Duration) {
+	x.publish(n)
+	for i := range n {
+		x.call(202, i+1)
+		<-time.After(apart)
+	}
+}
+
+func TestJudgeHoldsEverySlidingWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newTrial(t)
+		x.manyCalls(100, time.Second+time.Millisecond) // ten in any ten seconds
+		x.accuses("")
+		x.manyCallsFrom(101, 4)
+		x.accuses("11 calls")
+	})
+}
+
+func (x *trial) manyCallsFrom(first, n int) {
+	x.publish(n)
+	for i := range n {
+		x.call(202, first+i)
+	}
+}
+
+func TestJudgeHoldsTheSilence(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		after time.Duration
+		fault bool
+		want  string
+	}{
+		"on its way": {after: 100 * time.Millisecond},
+		"broken":     {after: 700 * time.Millisecond, want: "had asked for silence"},
+		"over":       {after: time.Second},
+		"cut off":    {after: 700 * time.Millisecond, fault: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				x := newTrial(t)
+				x.publish(1)
+				<-time.After(time.Minute)
+				x.silenced(time.Second)
+				if c.fault {
+					x.faults.happened("half-open to NATS", 3)
+				}
+				<-time.After(c.after)
+				x.call(202, 1)
+				x.accuses(c.want)
+			})
+		})
+	}
+}
+
+// One call may be late after a freeze that lasted: nobody can take back what had been checked.
+func TestJudgeExcusesOneCallAtAThaw(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newTrial(t)
+		x.publish(2)
+		x.call(202, 1)
+		thaw := x.faults.begin(frozen, 0)
+		<-time.After(3 * time.Second)
+		x.call(202, 1, 2)
+		thaw()
+		x.call(202, 1)
+		x.accuses("")
+		if n := x.result().late; n != 1 {
+			t.Errorf("%d late calls, want 1", n)
+		}
+		x.call(202, 1)
+		x.accuses("taken back")
+	})
+}
+
+func TestStoryTellsWhatHappened(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newTrial(t)
+		x.publish(2)
+		x.call(202, 1, 2)
+		x.faults.happened("kill -9", 0)
+		x.faults.happened("kill -9", 4)
+		x.call(500, 1)
+		story := x.result().violations[0]
+		for _, part := range []string{"event 1 published", "calls with events 1 to 2: status 202", "replica 0: kill -9", "calls with event 1: status 500"} {
+			if !strings.Contains(story, part) {
+				t.Errorf("the story does not tell of %q:\n%s", part, story)
+			}
+		}
+		if strings.Contains(story, "replica 4") {
+			t.Errorf("the story tells of a replica that had no part in it:\n%s", story)
+		}
+	})
+}

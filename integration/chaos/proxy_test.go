@@ -1,0 +1,128 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+)
+
+// echo is a peer that sends back what it gets.
+func echo(t *testing.T) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func proxied(t *testing.T) *proxy {
+	t.Helper()
+	p, err := newProxy(echo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.close)
+	return p
+}
+
+// say sends a text and returns what comes back, or how the connection is.
+func say(t *testing.T, c net.Conn, text string, patience time.Duration) (string, error) {
+	t.Helper()
+	if _, err := c.Write([]byte(text)); err != nil {
+		return "", err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	answer := make([]byte, len(text))
+	n, err := io.ReadFull(c, answer)
+	return string(answer[:n]), err
+}
+
+func dial(t *testing.T, p *proxy) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", p.address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+const long, brief = 10 * time.Second, 50 * time.Millisecond
+
+func TestProxyPassesOnAndCuts(t *testing.T) {
+	t.Parallel()
+	p := proxied(t)
+	c := dial(t, p)
+	if got, err := say(t, c, "hello", long); got != "hello" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	p.cut()
+	if _, err := say(t, c, "hello", long); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after the cut: %v, want a broken connection", err)
+	}
+	if got, err := say(t, dial(t, p), "again", long); got != "again" {
+		t.Errorf("over a new connection: %q, %v", got, err)
+	}
+}
+
+func TestProxyRefuses(t *testing.T) {
+	t.Parallel()
+	p := proxied(t)
+	p.refusing.Store(true)
+	if c, err := net.Dial("tcp", p.address()); err == nil { // the reset may come before or after
+		defer c.Close()
+		if _, err := say(t, c, "hello", long); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("refused: %v, want a broken connection", err)
+		}
+	}
+	p.heal()
+	if got, err := say(t, dial(t, p), "again", long); got != "again" {
+		t.Errorf("healed: %q, %v", got, err)
+	}
+}
+
+// What a half-open connection has swallowed never comes out, not even when it is healed.
+func TestProxySwallows(t *testing.T) {
+	t.Parallel()
+	for name, swallow := range map[string]func(*proxy){
+		"there": func(p *proxy) { p.mute.Store(true) },
+		"back":  func(p *proxy) { p.deaf.Store(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := proxied(t)
+			c := dial(t, p)
+			if got, err := say(t, c, "hello", long); got != "hello" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+			swallow(p)
+			if got, err := say(t, c, "lost", brief); got != "" || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("half-open: %q, %v, want silence", got, err)
+			}
+			p.heal()
+			if got, err := say(t, c, "more", long); got != "" || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("after healing: %q, %v, want a broken connection", got, err)
+			}
+			if got, err := say(t, dial(t, p), "again", long); got != "again" {
+				t.Errorf("over a new connection: %q, %v", got, err)
+			}
+		})
+	}
+}
