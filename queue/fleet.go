@@ -41,6 +41,7 @@ type fleet struct {
 
 	// run's alone:
 	known   bool               // whether the watch has told all there is
+	deaf    bool               // whether the watch may tell nothing any more
 	members map[string]Replica // also those who may be dead
 	due     bool               // something has changed: what is held must be compared with the share
 	looked  time.Time          // when it last was, and was found right; zero if it was not
@@ -56,11 +57,11 @@ type fleet struct {
 func (f *fleet) run(ctx context.Context) error {
 	defer f.serving.Wait()
 	defer f.handBackAll()
-	watch, err := f.m.kv.WatchFiltered(f.calls, []string{memberKey + "*", quietKey})
+	watch, err := f.watch()
 	if err != nil {
-		return fmt.Errorf("watch the fleet: %w", err)
+		return err
 	}
-	defer func() { _ = watch.Stop() }()
+	defer func() { watch.end() }()
 	connection := f.q.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
 	defer f.q.nc.RemoveStatusListener(connection)
 
@@ -83,7 +84,7 @@ func (f *fleet) run(ctx context.Context) error {
 			if status != nats.CONNECTED {
 				f.failAll(errInterrupted)
 			}
-			f.due = true
+			f.due, f.deaf = true, true
 		case entry, open := <-watch.Updates():
 			if !open {
 				return errors.New("the watch on the fleet ended")
@@ -95,8 +96,18 @@ func (f *fleet) run(ctx context.Context) error {
 			f.due = true
 		case now := <-tick.C:
 			f.due = f.due || now.Sub(f.looked) >= calmInterval
+			f.deaf = f.deaf || f.hearsNothing()
 		}
 		f.reportFailures()
+		if f.deaf && f.q.nc.Status() == nats.CONNECTED {
+			next, err := f.watch()
+			if err != nil {
+				f.trouble.report(f.m.log, err)
+				continue
+			}
+			watch.end()
+			watch = next
+		}
 		if !f.known || !f.due || f.q.nc.Status() != nats.CONNECTED || len(watch.Updates()) > 0 {
 			continue
 		}
@@ -116,6 +127,44 @@ func (f *fleet) run(ctx context.Context) error {
 			f.trouble.report(f.m.log, err)
 		}
 	}
+}
+
+// watch is the fleet's ear: it tells of the members, and of the silence.
+type watch struct {
+	jetstream.KeyWatcher
+	cancel context.CancelFunc
+}
+
+func (w *watch) end() {
+	_ = w.Stop()
+	w.cancel()
+}
+
+// watch begins to listen, and forgets what was heard before: it is told all there is.
+//
+// A server that was restarted knows nothing of the watch, which nats.go notices by missed
+// heartbeats, after ten seconds or more. By then all members, this one too, would seem to be dead.
+func (f *fleet) watch() (*watch, error) {
+	ctx, cancel := context.WithCancel(f.calls)
+	late := time.AfterFunc(callTimeout, cancel) // an answer that is lost would be awaited for ever
+	w, err := f.m.kv.WatchFiltered(ctx, []string{memberKey + "*", quietKey})
+	if err == nil && !late.Stop() {
+		_ = w.Stop()
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("watch the fleet: %w", err)
+	}
+	f.known, f.deaf = false, false
+	clear(f.members)
+	return &watch{w, cancel}, nil
+}
+
+// hearsNothing reports whether the watch does not even tell of this member's own renewals.
+func (f *fleet) hearsNothing() bool {
+	heard := f.members[f.m.id].Heard
+	return f.known && f.m.certainty.check() == nil && f.q.clock.now().Sub(heard) > f.m.config.TTL*3/4
 }
 
 // learn takes in one change of a watched key; nil is the end of those that there were.

@@ -385,3 +385,22 @@ func TestReplicas(t *testing.T) {
 		s.await(time.Second, "gone", func() bool { return len(a.Replicas()) == 1 })
 	})
 }
+
+// A server that was restarted knows nothing of the watches. All the same nobody may take the
+// others, or itself, for dead.
+func TestFleetHearsAfterServerRestart(t *testing.T) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
+		a, b := s.replica(MemberConfig{TTL: 2 * time.Second}), s.replica(MemberConfig{TTL: 2 * time.Second})
+		shared := func() bool { return a.Held()+b.Held() == 17 && min(a.Held(), b.Held()) == 8 }
+		s.await(20*time.Second, "shared", shared)
+		s.stop()
+		s.start()
+		s.await(5*time.Second, "shared again", shared)
+		for range 60 {
+			time.Sleep(500 * time.Millisecond)
+			if !shared() {
+				t.Fatalf("%d and %d are held", a.Held(), b.Held())
+			}
+		}
+	})
+}
