@@ -38,6 +38,7 @@ func (r *round) rage(ctx context.Context) {
 	}
 	<-ctx.Done()
 	raging.Wait()
+	r.returning.Wait()
 }
 
 // about is a time about a mean: never regular, and never long without.
@@ -62,10 +63,14 @@ func (r *round) kill(ctx context.Context, random *rand.Rand) {
 	}
 	r.counted(func(s *summary) { s.kills++ })
 	r.say("kill -9 of replica %d", x.number)
+	away := time.Duration(0)
 	if random.IntN(8) == 0 {
-		pause(ctx, between(random, 0, r.ttl))
+		away = between(random, 0, r.ttl)
 	}
-	r.try(x.start(context.WithoutCancel(ctx)))
+	r.returning.Go(func() { // the others do not live longer for it
+		pause(ctx, away)
+		r.try(x.start(context.WithoutCancel(ctx)))
+	})
 }
 
 // term is SIGTERM to a replica, and another in its place.

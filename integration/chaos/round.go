@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,6 +27,7 @@ type round struct {
 	nc        *nats.Conn
 	queue     *queue.Queue
 	publisher *publisher
+	returning sync.WaitGroup // replicas that start again after a while
 }
 
 // play plays a round to its verdict. An error means that it could not be played.
