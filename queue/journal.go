@@ -86,7 +86,9 @@ func (j *journal) reach(userID string) uint64 {
 func (j *journal) begin(ctx context.Context, userID string, last uint64) error {
 	j.mu.Lock()
 	hash := userHash(userID)
-	if j.open[hash] < last {
+	// Also where that is less: then the longer call was refused, and has changed nothing. Left
+	// here, it would be repeated and searched anew, in steps that know nothing of this one.
+	if j.open[hash] != last {
 		j.open[hash] = last
 		j.version++
 	}

@@ -40,7 +40,7 @@ func TestJournalRemembers(t *testing.T) {
 		s.must(j.begin(t.Context(), "bob", 7))
 		reaches("two", made, 5, 7)
 		s.must(j.begin(t.Context(), "ann", 4))
-		reaches("fewer", made, 5, 7)
+		reaches("fewer, after a refusal", made, 4, 7)
 		s.must(j.begin(t.Context(), "ann", 9))
 		reaches("more", made, 9, 7)
 		j.settled("ann", 8)
@@ -91,7 +91,7 @@ func TestJournalGroupsWrites(t *testing.T) {
 		}
 		before = written()
 		s.must(j.begin(t.Context(), "7", 5))
-		s.must(j.begin(t.Context(), "7", 3))
+		s.must(j.begin(t.Context(), "7", 5))
 		if n := written() - before; n != 0 {
 			t.Errorf("%d writes for what is known", n)
 		}
