@@ -57,6 +57,9 @@ const (
 )
 
 func newJudge(s settings) *judge {
+	if s.own {
+		s.rate.Calls *= s.replicas
+	}
 	return &judge{
 		began: time.Now(), rate: s.rate, ttl: s.ttl, faults: &chronicle{}, broken: make(chan struct{}),
 		secrets: [][]byte{[]byte(keyPrefix), []byte(userDomain), []byte(userEncoded)},

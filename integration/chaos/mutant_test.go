@@ -29,7 +29,7 @@ func mutants() []mutant {
 			{"worker/call.go", "\tctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)", "\tclaim.AckNow(c.deliveries)\n\tctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)"},
 			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply, []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
 		}},
-		{"the next call does not wait for the settlement", "half-open", []edit{
+		{"the next call does not wait for the settlement", "unconfirmed", []edit{
 			{"queue/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func() {}})\n\tgo done()"},
 		}},
 		{"own orphaned consumers are left alone", "cuts", []edit{

@@ -49,6 +49,12 @@ func newReplica(number int, s settings, p programs, dir, nats, api string, j *ju
 		"--max-attempts", strconv.Itoa(s.maxAttempts), "--concurrency", strconv.Itoa(s.concurrency),
 		"--timeout", patience.String(), "--backoff-initial", "100ms", "--backoff-max", "1s", "--memory", "16MiB",
 	}
+	if s.single {
+		r.args = append(r.args, "--coalesce=false")
+	}
+	if s.own {
+		r.args = append(r.args, "--rate-scope", "replica")
+	}
 	return r, nil
 }
 

@@ -37,9 +37,21 @@ func schedules() map[string]settings {
 			}}
 		}),
 		"half-open": short(func(s *settings) {
-			s.pace, s.waiting, s.users = 600, 3000, 1500
+			// Without the ledger, or there would be no tokens either: and with lanes that wait
+			// for longer than it takes the others to take over.
+			s.rate, s.own = queue.Rate{Calls: 240, Window: 4 * time.Second}, true
+			s.pace, s.waiting, s.users = 500, 2000, 700
 			s.faults = faults{links: 500 * time.Millisecond, linkKinds: []linkFault{
 				{"half-open to NATS", 2 * time.Second, 5 * time.Second, func(x *replica) { x.nats.mute.Store(true); x.nats.deaf.Store(true) }},
+			}}
+		}),
+		"unconfirmed": short(func(s *settings) {
+			// Nothing comes from NATS either: the calls that should not be made are of events that
+			// wait already.
+			s.rate, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true, true
+			s.pace, s.users, s.waiting = 300, 40, 800
+			s.faults = faults{links: 400 * time.Millisecond, linkKinds: []linkFault{
+				{"half-open to NATS", 2 * time.Second, 4 * time.Second, func(x *replica) { x.nats.mute.Store(true); x.nats.deaf.Store(true) }},
 			}}
 		}),
 		"cuts": short(func(s *settings) {
@@ -51,7 +63,8 @@ func schedules() map[string]settings {
 		"restarts": short(func(s *settings) {
 			s.rate, s.burst = queue.Rate{Calls: 400, Window: 4 * time.Second}, 40
 			s.pace, s.waiting, s.users, s.poison = 300, 800, 400, 0
-			s.faults = faults{kill: 150 * time.Millisecond}
+			s.replicas = 5
+			s.faults = faults{kill: 400 * time.Millisecond}
 		}),
 		"429": short(func(s *settings) {
 			s.maxAttempts, s.poison, s.users = 1, 0, 60

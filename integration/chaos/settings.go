@@ -15,7 +15,9 @@ type settings struct {
 
 	replicas    int
 	rate        queue.Rate // zero lets the seed choose
+	own         bool       // each replica has that rate for itself
 	burst       int
+	single      bool // one call for each event
 	ttl         time.Duration
 	maxAttempts int
 	concurrency int
