@@ -97,7 +97,7 @@ func (r *round) freeze(ctx context.Context, random *rand.Rand) {
 	p.freeze()
 	r.counted(func(s *summary) { s.freezes++ })
 	r.say("replica %d is frozen", x.number)
-	if random.IntN(2) == 0 {
+	if !r.faults.longFreezes && random.IntN(2) == 0 {
 		pause(ctx, between(random, 50*time.Millisecond, r.ttl))
 	} else {
 		pause(ctx, between(random, r.ttl, 3*r.ttl))

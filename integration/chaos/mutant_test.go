@@ -64,7 +64,7 @@ func mutants() []mutant {
 		{"calls are merged across companies", "429", []edit{
 			{"userpilot/merge.go", "e.sameCompany(next))", "e.companyName == next.companyName)"},
 		}},
-		{"a member that cannot renew goes on", "half-open", []edit{
+		{"a member that cannot renew goes on", "freezes", []edit{
 			{"queue/certainty.go", "if c.age() >= c.ttl*3/4 {", "if false {"},
 			{"queue/certainty.go", "return c.ttl - c.age() }", "return c.ttl }"},
 		}},

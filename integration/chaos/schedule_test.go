@@ -36,18 +36,15 @@ func schedules() map[string]settings {
 				{name: "the API fails every second call", status: 500, share: 2},
 			}}
 		}),
-		"half-open": short(func(s *settings) {
-			// Without the ledger, or there would be no tokens either: and with lanes that wait
-			// for longer than it takes the others to take over.
-			s.rate, s.own = queue.Rate{Calls: 240, Window: 4 * time.Second}, true
-			s.pace, s.waiting, s.users = 500, 2000, 700
-			s.faults = faults{links: 500 * time.Millisecond, linkKinds: []linkFault{
-				{"half-open to NATS", 2 * time.Second, 5 * time.Second, func(x *replica) { x.nats.mute.Store(true); x.nats.deaf.Store(true) }},
-			}}
+		"freezes": short(func(s *settings) {
+			// Tokens of its own and lanes that wait: a replica that is thawed could call at once.
+			s.rate, s.burst, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, 20, true, true
+			s.pace, s.users, s.waiting, s.duration = 250, 60, 500, 12*time.Second
+			s.faults = faults{freeze: 200 * time.Millisecond, longFreezes: true}
 		}),
 		"unconfirmed": short(func(s *settings) {
-			// Nothing comes from NATS either: the calls that should not be made are of events that
-			// wait already.
+			// Without the ledger, or there would be no tokens either. And nothing comes from NATS: the
+			// calls that should not be made are of events that wait already.
 			s.rate, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true, true
 			s.pace, s.users, s.waiting = 300, 40, 800
 			s.faults = faults{links: 400 * time.Millisecond, linkKinds: []linkFault{

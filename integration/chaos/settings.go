@@ -46,6 +46,8 @@ type faults struct {
 	api    time.Duration // the API fails
 	key    time.Duration // the API key is revoked
 
+	longFreezes bool // all freezes are longer than the TTL
+
 	apiKinds  []apiFault // what may happen at api; empty is all
 	linkKinds []linkFault
 }
