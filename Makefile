@@ -14,9 +14,11 @@ BUILD := CGO_ENABLED=0 go build -trimpath
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 # The container tests run by themselves, last and aloud: "go test" hides why a package that
-# passes was skipped, and their clocks should not compete with compilers.
+# passes was skipped, and their clocks should not compete with compilers. Nor should those of
+# the campaign's tests, which kill and freeze real processes.
 CONTAINERS := ./integration
-PACKAGES    = $(shell go list ./... | grep -v '/integration$$')
+CAMPAIGN   := ./integration/chaos
+PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$')
 
 .PHONY: help
 help: ## list the targets
@@ -38,6 +40,7 @@ cross: ## check that it builds for macOS and Windows
 .PHONY: test
 test: ## run all tests, those in containers too where there is Docker
 	go test $(RACE) $(PACKAGES)
+	go test -timeout 15m $(CAMPAIGN)
 	go test $(RACE) -v -timeout 15m $(CONTAINERS)
 
 .PHONY: fuzz

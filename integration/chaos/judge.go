@@ -27,6 +27,8 @@ type judge struct {
 	poison     map[string]*doom
 	exact      window // of the limit's length
 	shorter    window // by what a busy machine may delay a call
+	second     window // shorter too
+	perSecond  int    // that the limit's pace lets into a second
 	quietFrom  time.Time
 	quietUntil time.Time
 	crashes    int // of the server so far
@@ -57,15 +59,27 @@ const (
 )
 
 func newJudge(s settings) *judge {
+	inSecond := perSecond(s.rate, s.burst)
 	if s.own {
 		s.rate.Calls *= s.replicas
+		inSecond *= s.replicas
 	}
 	return &judge{
 		began: time.Now(), rate: s.rate, ttl: s.ttl, faults: &chronicle{}, broken: make(chan struct{}),
 		secrets: [][]byte{[]byte(keyPrefix), []byte(userDomain), []byte(userEncoded)},
 		users:   map[string]*user{}, invalid: map[string]*doom{}, poison: map[string]*doom{},
 		exact: window{length: s.rate.Window}, shorter: window{length: s.rate.Window - lateness},
+		second: window{length: time.Second - lateness}, perSecond: inSecond,
 	}
+}
+
+// perSecond is how many calls the pace of a limit lets into a second: the burst, and what is due
+// in that time if each may come late by 0.5% of the window.
+func perSecond(r queue.Rate, burst int) int {
+	if burst == 0 {
+		burst = r.DefaultBurst()
+	}
+	return burst + int((time.Second+r.Window/200)/r.Interval(burst)) + 1
 }
 
 // violated records a violation that is no user's.
@@ -195,9 +209,16 @@ func (j *judge) count(c *call) {
 	j.exact.add(c.at)
 	j.sum.most = j.exact.most
 	if n := j.shorter.add(c.at); n == j.rate.Calls+1 {
-		j.accuse(fmt.Sprintf("%s  %d calls in %v, the limit is %s%s", j.when(c.at), n, j.shorter.length, j.rate,
-			j.weather(c.at.Add(-j.shorter.length), c.at, everyone)))
+		j.tooMany(c, n, j.shorter.length)
 	}
+	if n := j.second.add(c.at); n == j.perSecond+1 {
+		j.tooMany(c, n, j.second.length)
+	}
+}
+
+func (j *judge) tooMany(c *call, n int, in time.Duration) {
+	j.accuse(fmt.Sprintf("%s  %d calls in %v, the limit is %s, in a second %d%s", j.when(c.at), n, in, j.rate, j.perSecond,
+		j.weather(c.at.Add(-in), c.at, everyone)))
 }
 
 // checkQuiet holds the fleet's silence after a 429, as far as nothing else was going on.
