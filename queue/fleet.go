@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -40,24 +38,26 @@ type fleet struct {
 	serving sync.WaitGroup
 
 	// run's alone:
-	known   bool               // whether the watch has told all there is
-	deaf    bool               // whether the watch may tell nothing any more
-	members map[string]Replica // also those who may be dead
-	due     bool               // something has changed: what is held must be compared with the share
-	looked  time.Time          // when it last was, and was found right; zero if it was not
-	settled time.Time          // when those who have come may take their shares
-	crowd   time.Time          // when the first of them came
+	roster *roster
+	due    bool      // something has changed: what is held must be compared with the share
+	looked time.Time // when it last was, and was found right; zero if it was not
 
-	mu       sync.Mutex
-	tenures  map[string]*tenure // by consumer; also those being given up
-	tries    int
-	failures map[string]int // claims given up since the last report, by reason
+	*holdings
+}
+
+func (q *Queue) newFleet(calls context.Context, m *member, h Handler, trouble *changeLog) *fleet {
+	f := &fleet{
+		q: q, m: m, h: h, calls: calls, trouble: trouble,
+		roster: &roster{m: m, members: map[string]Replica{}}, holdings: newHoldings(q.topology),
+	}
+	m.partitions = f.partitions
+	return f
 }
 
 func (f *fleet) run(ctx context.Context) error {
 	defer f.serving.Wait()
 	defer f.handBackAll()
-	watch, err := f.watch()
+	watch, err := f.roster.watch(f.calls)
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (f *fleet) run(ctx context.Context) error {
 	defer f.q.replicas.Store(nil)
 	for {
 		var settled <-chan time.Time
-		if wait := time.Until(f.settled); wait > 0 {
+		if wait := f.roster.unsettled(); wait > 0 {
 			settled = time.After(wait)
 		}
 		select {
@@ -84,7 +84,7 @@ func (f *fleet) run(ctx context.Context) error {
 			if status != nats.CONNECTED {
 				f.failAll(errInterrupted)
 			}
-			f.due, f.deaf = true, true
+			f.due, f.roster.deaf = true, true
 		case entry, open := <-watch.Updates():
 			if !open {
 				return errors.New("the watch on the fleet ended")
@@ -96,11 +96,11 @@ func (f *fleet) run(ctx context.Context) error {
 			f.due = true
 		case now := <-tick.C:
 			f.due = f.due || now.Sub(f.looked) >= calmInterval
-			f.deaf = f.deaf || f.hearsNothing()
+			f.roster.deaf = f.roster.deaf || f.roster.hearsNothing()
 		}
-		f.reportFailures()
-		if f.deaf && f.q.nc.Status() == nats.CONNECTED {
-			next, err := f.watch()
+		f.reportFailures(f.m.log)
+		if f.roster.deaf && f.q.nc.Status() == nats.CONNECTED {
+			next, err := f.roster.watch(f.calls)
 			if err != nil {
 				f.trouble.report(f.m.log, err)
 				continue
@@ -108,11 +108,11 @@ func (f *fleet) run(ctx context.Context) error {
 			watch.end()
 			watch = next
 		}
-		if !f.known || !f.due || f.q.nc.Status() != nats.CONNECTED || len(watch.Updates()) > 0 {
+		if !f.roster.known || !f.due || f.q.nc.Status() != nats.CONNECTED || len(watch.Updates()) > 0 {
 			continue
 		}
-		f.publishReplicas()
-		if time.Now().Before(f.settled) {
+		f.roster.publish()
+		if f.roster.unsettled() > 0 {
 			continue
 		}
 		f.due, f.looked = false, time.Time{}
@@ -129,124 +129,15 @@ func (f *fleet) run(ctx context.Context) error {
 	}
 }
 
-// watch is the fleet's ear: it tells of the members, and of the silence.
-type watch struct {
-	jetstream.KeyWatcher
-	cancel context.CancelFunc
-}
-
-func (w *watch) end() {
-	_ = w.Stop()
-	w.cancel()
-}
-
-// watch begins to listen, and forgets what was heard before: it is told all there is.
-//
-// A server that was restarted knows nothing of the watch, which nats.go notices by missed
-// heartbeats, after ten seconds or more. By then all members, this one too, would seem to be dead.
-func (f *fleet) watch() (*watch, error) {
-	ctx, cancel := context.WithCancel(f.calls)
-	late := time.AfterFunc(callTimeout, cancel) // an answer that is lost would be awaited for ever
-	w, err := f.m.kv.WatchFiltered(ctx, []string{memberKey + "*", quietKey})
-	if err == nil && !late.Stop() {
-		_ = w.Stop()
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("watch the fleet: %w", err)
-	}
-	f.known, f.deaf = false, false
-	clear(f.members)
-	return &watch{w, cancel}, nil
-}
-
-// hearsNothing reports whether the watch does not even tell of this member's own renewals.
-func (f *fleet) hearsNothing() bool {
-	heard := f.members[f.m.id].Heard
-	return f.known && f.m.certainty.check() == nil && f.q.clock.now().Sub(heard) > f.m.config.TTL*3/4
-}
-
 // learn takes in one change of a watched key; nil is the end of those that there were.
 func (f *fleet) learn(entry jetstream.KeyValueEntry) error {
-	switch {
-	case entry == nil:
-		f.known, f.due = true, true
-		f.arrived()
-		return nil
-	case entry.Key() == quietKey:
+	if entry != nil && entry.Key() == quietKey {
 		return f.q.learnQuiet(f.calls, entry)
 	}
-	id := strings.TrimPrefix(entry.Key(), memberKey)
-	before, member := f.members[id]
-	if entry.Operation() != jetstream.KeyValuePut {
-		delete(f.members, id)
-		f.due = true
-		return nil
-	}
-	r := readReplica(id, entry.Value(), entry.Created())
-	f.members[id] = r
-	if !member && f.known {
-		f.arrived()
-	}
-	// What it no longer holds may be ours to claim. Most renewals say nothing of the kind.
-	if !member || !slices.Equal(before.Partitions, r.Partitions) {
+	if f.roster.learn(entry) {
 		f.due = true
 	}
-	f.publishReplicas()
 	return nil
-}
-
-const (
-	// settleTime is how long nobody must have come before shares move: where many start at
-	// once, each partition moves once and not with each of them.
-	settleTime = 250 * time.Millisecond
-	// settleLimit bounds that where they never stop coming, as in a loop of crashes.
-	settleLimit = time.Second
-)
-
-// arrived says that somebody has come.
-func (f *fleet) arrived() {
-	now := time.Now()
-	if now.After(f.settled) {
-		f.crowd = now
-	}
-	f.settled = earliest(now.Add(settleTime), f.crowd.Add(settleLimit))
-}
-
-// living are the members whose keys can tell of them, in an order that all agree on.
-func (f *fleet) living() []Replica {
-	now := f.q.clock.now()
-	var living []Replica
-	for _, r := range f.members {
-		if r.lifetime().After(now) {
-			living = append(living, r)
-		}
-	}
-	slices.SortFunc(living, func(a, b Replica) int { return strings.Compare(a.ID, b.ID) })
-	return living
-}
-
-// publishReplicas lets others see who lives, the ledger among them: it keeps to all their rates.
-func (f *fleet) publishReplicas() {
-	living := f.living()
-	f.q.replicas.Store(&living)
-	var others pace
-	for _, r := range living {
-		if r.ID != f.m.id {
-			others = others.and(r.pace())
-		}
-	}
-	f.q.others.Store(&others)
-}
-
-// alive lists the ids of the living.
-func (f *fleet) alive() []string {
-	var ids []string
-	for _, r := range f.living() {
-		ids = append(ids, r.ID)
-	}
-	return ids
 }
 
 // askTimeout bounds what a round asks before it claims. A leader answers in a millisecond; a
@@ -328,7 +219,7 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 // fromOwnPlace turns the list of partitions, so that members who claim at the same time begin
 // at different ones.
 func (f *fleet) fromOwnPlace(partitions []string) []string {
-	members := f.alive()
+	members := f.roster.alive()
 	at := max(0, slices.Index(members, f.m.id)) * len(partitions) / max(1, len(members))
 	return slices.Concat(partitions[at:], partitions[:at])
 }
@@ -381,7 +272,7 @@ func (f *fleet) free(ctx context.Context, consumer string) (bool, error) {
 		return true, nil
 	}
 	id, _, _ := f.q.topology.holder(consumer)
-	if slices.Contains(f.alive(), id) {
+	if slices.Contains(f.roster.alive(), id) {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -420,17 +311,14 @@ func deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) e
 // reserve begins a claim on partitions: they count from now on. what names them in the
 // consumer's name.
 func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...string) *tenure {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.tries++
 	t := &tenure{
-		q: f.q, consumer: consumerName(f.m.id, what, f.tries), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
+		q: f.q, consumer: consumerName(f.m.id, what, f.try()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
 		reconnects: f.q.nc.Stats().Reconnects, certainty: f.m.certainty, ctx: f.calls, next: 1, done: make(chan struct{}), lost: make(chan struct{}),
 	}
 	for _, p := range partitions {
 		t.claims[f.q.topology.partitionSubject(p)] = &Claim{tenure: t, partition: p}
 	}
-	f.tenures[t.consumer] = t
+	f.add(t)
 	return t
 }
 
@@ -502,34 +390,15 @@ func (f *fleet) unclaim(stream jetstream.Stream, t *tenure) {
 		}
 	}
 	f.forget(t)
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err := t.failure(); err != nil && f.calls.Err() == nil {
-		f.failures[err.Error()] += len(t.claims)
+		f.failed(t, err)
 	}
-}
-
-// reportFailures logs why claims were given up: one line for each reason, as one cause often
-// takes all of them.
-func (f *fleet) reportFailures() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for reason, n := range f.failures {
-		f.m.log.Warn("claims given up, their partitions are claimed anew", slog.String("reason", reason), slog.Int("partitions", n))
-	}
-	clear(f.failures)
-}
-
-func (f *fleet) forget(t *tenure) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.tenures, t.consumer)
 }
 
 // share is how many partitions this member should hold. The fleet's shares add up to all of
 // them and differ by one at most.
 func (f *fleet) share() int {
-	return share(len(f.q.topology.partitions()), f.alive(), f.m.id)
+	return share(len(f.q.topology.partitions()), f.roster.alive(), f.m.id)
 }
 
 func share(partitions int, members []string, id string) int {
@@ -542,83 +411,4 @@ func share(partitions int, members []string, id string) int {
 		n++
 	}
 	return n
-}
-
-// held reports whether there is a claim on the partition, even one being given up.
-func (f *fleet) held(partition string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	subject := f.q.topology.partitionSubject(partition)
-	for _, t := range f.tenures {
-		if t.claims[subject] != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// partitions lists what is claimed, also what is being given up, in the order of all.
-func (f *fleet) partitions() []string {
-	held := []string{}
-	for _, p := range f.q.topology.partitions() {
-		if f.held(p) {
-			held = append(held, p)
-		}
-	}
-	return held
-}
-
-// holds reports whether the consumer is one of this member's claims.
-func (f *fleet) holds(consumer string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.tenures[consumer] != nil
-}
-
-// reserved counts the partitions of all claims, with those being given up.
-func (f *fleet) reserved() (n int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, t := range f.tenures {
-		n += len(t.claims)
-	}
-	return n
-}
-
-// active counts the partitions that are not being given up.
-func (f *fleet) active() (n int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, t := range f.tenures {
-		if !t.isDone() {
-			n += len(t.claims)
-		}
-	}
-	return n
-}
-
-// handBack gives n partitions back in peace. A consumer on all of them cannot give up some: it
-// goes whole, and this member's share is claimed again one by one.
-func (f *fleet) handBack(n int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, t := range f.tenures {
-		if n <= 0 {
-			return
-		}
-		if !t.isDone() {
-			t.handBack()
-			n -= len(t.claims)
-		}
-	}
-}
-
-func (f *fleet) handBackAll() { f.handBack(math.MaxInt) }
-
-func (f *fleet) failAll(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, t := range f.tenures {
-		t.fail(err)
-	}
 }

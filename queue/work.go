@@ -45,8 +45,7 @@ func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, troubl
 	defer lapse(errGivenUp)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	f := &fleet{q: q, m: m, h: h, calls: calls, trouble: trouble, members: map[string]Replica{}, tenures: map[string]*tenure{}, failures: map[string]int{}}
-	m.partitions = f.partitions
+	f := q.newFleet(calls, m, h, trouble)
 	wg.Go(func() {
 		if err := m.keep(calls); err != nil {
 			lapse(err)

@@ -37,7 +37,7 @@ func mutants() []mutant {
 		}},
 		{"a takeover joins the dead one's consumer", "kills", []edit{
 			{"queue/fleet.go", "\t\t\tif err := deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := deleteConsumer(ctx, stream, name); err != nil {"},
-			{"queue/fleet.go", "consumer, err := stream.CreateConsumer(ctx, config)", "consumer, err := stream.CreateConsumer(ctx, config)\n\tfor partition := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif err != nil && len(t.claims) == 1 && strings.Contains(name, \"_\"+t.claims[partition].partition+\"_\") {\n\t\t\t\tconsumer, err = stream.Consumer(ctx, name)\n\t\t\t}\n\t\t}\n\t}"},
+			{"queue/fleet.go", "consumer, err := stream.CreateConsumer(ctx, config)", "consumer, err := stream.CreateConsumer(ctx, config)\n\tfor partition := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[partition].partition {\n\t\t\t\tconsumer, err = stream.Consumer(ctx, name)\n\t\t\t}\n\t\t}\n\t}"},
 			{"queue/tenure.go", "if at.consumer != t.next || at.deliveries != 1 {", "if t.next = at.consumer; false {"},
 		}},
 		{"a failed event is handed back for later", "failures", []edit{

@@ -1,0 +1,138 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// roster is one member's view of who is in the fleet. It is the fleet's goroutine's alone.
+type roster struct {
+	m       *member
+	known   bool               // whether the watch has told all there is
+	deaf    bool               // whether the watch may tell nothing any more
+	members map[string]Replica // also those who may be dead
+	settled time.Time          // when those who have come may take their shares
+	crowd   time.Time          // when the first of them came
+}
+
+// watch is the fleet's ear: it tells of the members, and of the silence.
+type watch struct {
+	jetstream.KeyWatcher
+	cancel context.CancelFunc
+}
+
+func (w *watch) end() {
+	_ = w.Stop()
+	w.cancel()
+}
+
+// watch begins to listen, and forgets what was heard before: it is told all there is.
+//
+// A server that was restarted knows nothing of the watch, which nats.go notices by missed
+// heartbeats, after ten seconds or more. By then all members, this one too, would seem to be dead.
+func (r *roster) watch(ctx context.Context) (*watch, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(callTimeout, cancel) // an answer that is lost would be awaited for ever
+	w, err := r.m.kv.WatchFiltered(ctx, []string{memberKey + "*", quietKey})
+	if err == nil && !late.Stop() {
+		_ = w.Stop()
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("watch the fleet: %w", err)
+	}
+	r.known, r.deaf = false, false
+	clear(r.members)
+	return &watch{w, cancel}, nil
+}
+
+// hearsNothing reports whether the watch does not even tell of this member's own renewals.
+func (r *roster) hearsNothing() bool {
+	heard := r.members[r.m.id].Heard
+	return r.known && r.m.certainty.check() == nil && r.m.q.clock.now().Sub(heard) > r.m.config.TTL*3/4
+}
+
+// learn takes in one change of a member's key; nil is the end of those that there were. It
+// reports whether there may be something to claim or to give back.
+func (r *roster) learn(entry jetstream.KeyValueEntry) (changed bool) {
+	if entry == nil {
+		r.known = true
+		r.arrived()
+		return true
+	}
+	id := strings.TrimPrefix(entry.Key(), memberKey)
+	before, member := r.members[id]
+	if entry.Operation() != jetstream.KeyValuePut {
+		delete(r.members, id)
+		return true
+	}
+	x := readReplica(id, entry.Value(), entry.Created())
+	r.members[id] = x
+	if !member && r.known {
+		r.arrived()
+	}
+	r.publish()
+	// What it no longer holds may be ours to claim. Most renewals say nothing of the kind.
+	return !member || !slices.Equal(before.Partitions, x.Partitions)
+}
+
+const (
+	// settleTime is how long nobody must have come before shares move: where many start at
+	// once, each partition moves once and not with each of them.
+	settleTime = 250 * time.Millisecond
+	// settleLimit bounds that where they never stop coming, as in a loop of crashes.
+	settleLimit = time.Second
+)
+
+// arrived says that somebody has come.
+func (r *roster) arrived() {
+	now := time.Now()
+	if now.After(r.settled) {
+		r.crowd = now
+	}
+	r.settled = earliest(now.Add(settleTime), r.crowd.Add(settleLimit))
+}
+
+// unsettled is how long shares should not move yet.
+func (r *roster) unsettled() time.Duration { return time.Until(r.settled) }
+
+// living are the members whose keys can tell of them, in an order that all agree on.
+func (r *roster) living() []Replica {
+	now := r.m.q.clock.now()
+	var living []Replica
+	for _, x := range r.members {
+		if x.lifetime().After(now) {
+			living = append(living, x)
+		}
+	}
+	slices.SortFunc(living, func(a, b Replica) int { return strings.Compare(a.ID, b.ID) })
+	return living
+}
+
+// publish lets others see who lives, the ledger among them: it keeps to all their rates.
+func (r *roster) publish() {
+	living := r.living()
+	r.m.q.replicas.Store(&living)
+	var others pace
+	for _, x := range living {
+		if x.ID != r.m.id {
+			others = others.and(x.pace())
+		}
+	}
+	r.m.q.others.Store(&others)
+}
+
+// alive lists the ids of the living.
+func (r *roster) alive() []string {
+	var ids []string
+	for _, x := range r.living() {
+		ids = append(ids, x.ID)
+	}
+	return ids
+}
