@@ -42,22 +42,22 @@ func TestDelivers(t *testing.T) {
 	})
 }
 
-// Promise 3: an hour of work for ten calls a second never has more than the limit in any
-// window, and uses 99% of it.
-func TestRateHour(t *testing.T) {
+// Promise 3: a quarter of an hour of work for ten calls a second never has more than the limit in
+// any window, and uses 99% of it.
+func TestRateUsed(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 80 * time.Millisecond}, func(t *testing.T, s *sim) {
 		r := s.start(func(c *worker.Config) { at600(c); littleMemory(c); c.NoCoalesce = true })
-		const hour = 36_000
-		for i := range hour {
+		const events = 9000
+		for i := range events {
 			s.publish(fmt.Sprintf("u%d", i%300), "")
 		}
 		begun := time.Now()
-		s.drain(2 * time.Hour)
+		s.drain(time.Hour)
 		took := time.Since(begun)
 		r.stop()
 		s.ledger.check(s)
-		used := hour / (took.Minutes() * 600)
+		used := events / (took.Minutes() * 600)
 		t.Logf("%.2f%% of the limit used, at most %d calls in a minute", 100*used, s.api.Stats().MaxInWindow)
 		if used < 0.99 {
 			t.Errorf("%.2f%% of the limit used", 100*used)
