@@ -156,9 +156,12 @@ func (q *Queue) request(ctx context.Context, subject string, request, answer any
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	brief, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	msg, err := q.nc.RequestWithContext(ctx, subject, body)
+	msg, err := q.nc.RequestWithContext(brief, subject, body)
+	if brief.Err() != nil && ctx.Err() == nil {
+		return silence(subject)
+	}
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
-	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -36,9 +35,11 @@ func (q *Queue) scan(ctx context.Context, stream string, from uint64) iter.Seq2[
 	}
 }
 
+func directGet(stream string) string { return "$JS.API.DIRECT.GET." + stream }
+
 // scanOnce reads one batch and returns where the next begins, or 0 if there is none.
 func (q *Queue) scanOnce(ctx context.Context, stream string, from uint64, each func(*nats.Msg) bool) (next uint64, err error) {
-	subject := "$JS.API.DIRECT.GET." + stream
+	subject := directGet(stream)
 	answers, err := q.nc.SubscribeSync(q.nc.NewInbox())
 	if err != nil {
 		return 0, err
@@ -102,5 +103,5 @@ func endOfBatch(h nats.Header) (next uint64, err error) {
 // silence is the error of a request without an answer: that is how the server answers what is not
 // permitted.
 func silence(subject string) error {
-	return fmt.Errorf("no answer on %s in %v: either the stream has no leader now, or this user may not publish to that subject", subject, callTimeout.Round(time.Second))
+	return fmt.Errorf("no answer on %s: either the stream has no leader now, or this user may not publish to that subject", subject)
 }

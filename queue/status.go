@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -128,7 +127,7 @@ func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*dated
 	if subjects != "" {
 		request["subjects_filter"] = subjects
 	}
-	err := q.ask(ctx, "$JS.API.STREAM.INFO."+stream, request, &answer)
+	err := q.request(ctx, "$JS.API.STREAM.INFO."+stream, request, &answer)
 	if err == nil && answer.Error != nil {
 		err = answer.Error
 	}
@@ -139,16 +138,6 @@ func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*dated
 		return nil, fmt.Errorf("read the state of stream %s: %w", stream, err)
 	}
 	return &answer.datedInfo, nil
-}
-
-// ask is request for those who may lack a right: the server answers a request that is not
-// permitted with silence.
-func (q *Queue) ask(ctx context.Context, subject string, request, answer any) error {
-	err := q.request(ctx, subject, request, answer)
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
-		return silence(subject)
-	}
-	return err
 }
 
 // readReplicas reads the keys of all members that can be alive.
@@ -232,9 +221,12 @@ func (q *Queue) countDead(ctx context.Context, state jetstream.StreamState) (rea
 		from = state.LastSeq - countedDead + 1
 	}
 	for m, err := range q.scan(brief, q.topology.DeadStreamName(), from) {
+		late := err != nil && brief.Err() != nil && ctx.Err() == nil
 		switch {
-		case brief.Err() != nil && ctx.Err() == nil && counted > 0:
+		case late && counted > 0:
 			return reasons, counted, nil
+		case late:
+			return nil, 0, fmt.Errorf("read the dead letters: %w", silence(directGet(q.topology.DeadStreamName())))
 		case err != nil:
 			return nil, 0, fmt.Errorf("read the dead letters: %w", err)
 		}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
@@ -123,8 +125,79 @@ func TestStatusWithoutRights(t *testing.T) {
 		q := s.queue(l)
 		l.silent.Store(true)
 		_, err := q.Status(t.Context())
-		if err == nil || err.Error() != "read the state of stream USERPILOT_IDENTIFY: no answer on $JS.API.STREAM.INFO.USERPILOT_IDENTIFY in 4s: either the stream has no leader now, or this user may not publish to that subject" {
+		if err == nil || err.Error() != "read the state of stream USERPILOT_IDENTIFY: no answer on $JS.API.STREAM.INFO.USERPILOT_IDENTIFY: either the stream has no leader now, or this user may not publish to that subject" {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// statusRights are what a status needs, as its command's help says.
+var statusRights = []string{
+	"$JS.API.STREAM.INFO.*",
+	"$JS.API.STREAM.MSG.GET.KV_userpilot_identify",
+	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ",
+}
+
+// withUsers replaces the server by one that has two users: one who may do everything, and one who
+// may publish to these subjects alone.
+func (s *sim) withUsers(allowed []string) (all, few *nats.Conn) {
+	s.t.Helper()
+	s.stop()
+	n, err := natsserver.NewServer(&natsserver.Options{
+		JetStream: true, StoreDir: s.dir, DontListen: true, NoSigs: true, JetStreamMaxMemory: 1 << 20,
+		Users: []*natsserver.User{
+			{Username: "all", Password: "x"},
+			{Username: "few", Password: "x", Permissions: &natsserver.Permissions{
+				Publish:   &natsserver.SubjectPermission{Allow: allowed},
+				Subscribe: &natsserver.SubjectPermission{Allow: []string{"_INBOX.>"}},
+			}},
+		},
+	})
+	s.must(err)
+	n.Start()
+	connect := func(user string) *nats.Conn {
+		nc, err := nats.Connect("", nats.InProcessServer(n), nats.UserInfo(user, "x"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		s.must(err)
+		s.t.Cleanup(nc.Close)
+		return nc
+	}
+	s.t.Cleanup(func() {
+		n.Shutdown()
+		n.WaitForShutdown()
+	})
+	return connect("all"), connect("few")
+}
+
+// Whoever may read gets the whole status, and nothing else is asked for; what is not permitted is named.
+func TestStatusRights(t *testing.T) {
+	for i := -1; i < len(statusRights); i++ {
+		name, rights := "all that it needs", statusRights
+		if i >= 0 {
+			name, rights = "without "+statusRights[i], slices.Delete(slices.Clone(statusRights), i, i+1)
+		}
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				all, few := s.withUsers(rights)
+				admin, err := New(all, Topology{}, nil)
+				s.must(err)
+				s.bury(admin, 3, Rejected)
+				_, err = admin.join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+				s.must(err)
+				reader, err := New(few, Topology{}, nil)
+				s.must(err)
+				status, err := reader.Status(t.Context())
+				if i < 0 {
+					s.must(err)
+					if len(status.Replicas) != 1 || status.DeadReasons[Rejected] != 3 {
+						t.Errorf("got %+v", status)
+					}
+					return
+				}
+				subject := strings.ReplaceAll(statusRights[i], "*", "USERPILOT_IDENTIFY")
+				if err == nil || !strings.Contains(err.Error(), "no answer on "+subject+":") {
+					t.Errorf("without a right: %v", err)
+				}
+			})
+		})
+	}
 }
