@@ -112,7 +112,11 @@ func (t *tenure) consume(h Handler, consumer jetstream.Consumer) {
 	for t.consumeOnce(h, consumer, func(err error) bool {
 		return errors.Is(err, nats.ErrNoResponders) && t.delivered.Load() == 0 && time.Since(begun) < interestPatience
 	}) {
-		time.Sleep(interestPause)
+		select {
+		case <-t.done:
+			return
+		case <-time.After(interestPause):
+		}
 	}
 }
 

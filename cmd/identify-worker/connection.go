@@ -34,6 +34,20 @@ func (c *connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn,
 	})
 }
 
+// open connects, and returns the pipeline on that connection, which the caller closes.
+func (c *connection) open(ctx context.Context, t queue.Topology, log *slog.Logger) (*queue.Queue, *nats.Conn, error) {
+	nc, err := c.connect(ctx, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	q, err := queue.New(nc, t, log)
+	if err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	return q, nc, nil
+}
+
 // newPipeline adds the flag that tells pipelines on one server apart.
 func newPipeline(f flags) *queue.Topology {
 	t := &queue.Topology{Name: "identify"}

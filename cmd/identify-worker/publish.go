@@ -81,15 +81,11 @@ func (p *program) runPublish(ctx context.Context, s *publishSettings, files []st
 	}
 	t := target(checker{})
 	if !s.dryRun {
-		nc, err := s.conn.connect(ctx, log)
+		q, nc, err := s.conn.open(ctx, *s.topology, log)
 		if err != nil {
 			return err
 		}
 		defer nc.Close()
-		q, err := queue.New(nc, *s.topology, log)
-		if err != nil {
-			return err
-		}
 		t = newSender(q.NewPublisher(queue.PublisherConfig{}))
 	}
 	run := &publishing{settings: s, target: t, bad: report, progress: newProgress(p.stderr, in.size, report)}

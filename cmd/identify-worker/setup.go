@@ -44,12 +44,12 @@ not delivered in time, nothing is changed, and it says why.`,
 			return err
 		}
 		log := logs.logger(p.stderr)
-		nc, err := conn.connect(cmd.Context(), log)
+		q, nc, err := conn.open(cmd.Context(), *topology, log)
 		if err != nil {
 			return err
 		}
 		defer nc.Close()
-		u := setupRun{conn: nc, topology: *topology, wait: conn.wait, log: log}
+		u := setupRun{queue: q, conn: nc, wait: conn.wait, log: log}
 		if update {
 			u.drain = &drain
 			u.keep = !cmd.Flags().Changed("partitions")
@@ -66,28 +66,28 @@ not delivered in time, nothing is changed, and it says why.`,
 
 // setupRun is one setting up.
 type setupRun struct {
-	conn     *nats.Conn
-	topology queue.Topology
-	wait     time.Duration
-	drain    *time.Duration // nil: streams that differ stay as they are
-	keep     bool           // the number of partitions was not given, so it stays too
-	log      *slog.Logger
+	queue *queue.Queue
+	conn  *nats.Conn
+	wait  time.Duration
+	drain *time.Duration // nil: streams that differ stay as they are
+	keep  bool           // the number of partitions was not given, so it stays too
+	log   *slog.Logger
 }
 
 // run returns what it has changed, also with an error.
 func (u setupRun) run(ctx context.Context) ([]queue.Change, error) {
-	q, err := queue.New(u.conn, u.topology, u.log)
-	if err != nil {
-		return nil, err
-	}
+	q := u.queue
 	if u.drain == nil {
 		return q.AwaitSetup(ctx, u.wait, false)
 	}
 	if u.keep {
-		if u.topology.Partitions, err = q.StreamPartitions(ctx); err != nil {
+		t := q.Topology()
+		partitions, err := q.StreamPartitions(ctx)
+		if err != nil {
 			return nil, err
 		}
-		if q, err = queue.New(u.conn, u.topology, u.log); err != nil {
+		t.Partitions = partitions
+		if q, err = queue.New(u.conn, t, u.log); err != nil {
 			return nil, err
 		}
 	}

@@ -54,16 +54,11 @@ Exit status: 0 if the state could be read, whatever it is. With --json it prints
 		if err := checkTopology(pipeline); err != nil {
 			return err
 		}
-		log := logs.logger(p.stderr)
-		nc, err := conn.connect(cmd.Context(), log)
+		q, nc, err := conn.open(cmd.Context(), *pipeline, logs.logger(p.stderr))
 		if err != nil {
 			return err
 		}
 		defer nc.Close()
-		q, err := queue.New(nc, *pipeline, log)
-		if err != nil {
-			return err
-		}
 		return s.run(cmd.Context(), q, p.stdout)
 	}
 	return cmd

@@ -47,15 +47,11 @@ exits with status 0.`,
 			return err
 		}
 		p.limitMemory(s.config.Memory, 0)
-		nc, err := conn.connect(cmd.Context(), log)
+		q, nc, err := conn.open(cmd.Context(), *topology, log)
 		if err != nil {
 			return stopped(cmd.Context(), err)
 		}
 		defer nc.Close()
-		q, err := queue.New(nc, *topology, log)
-		if err != nil {
-			return err
-		}
 		if _, err := q.AwaitSetup(cmd.Context(), conn.wait, false); err != nil {
 			return stopped(cmd.Context(), err)
 		}
