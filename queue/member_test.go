@@ -147,7 +147,7 @@ func TestMemberStuck(t *testing.T) {
 		s.must(err)
 		s.must(m.q.clock.read(t.Context()))
 		dead := nuid.Next()
-		for value, lives := range map[string]time.Duration{`{"ttl":5000000000}`: 10 * time.Second, `damaged`: 2 * maxMemberTTL, `{"ttl":-1}`: 2 * maxMemberTTL} {
+		for value, lives := range map[string]time.Duration{`{"ttl":5000000000}`: 10 * time.Second, `{"rate":{"of":"tomorrow"},"ttl":5000000000}`: 10 * time.Second, `damaged`: 2 * maxMemberTTL, `{"ttl":-1}`: 2 * maxMemberTTL} {
 			_, err = m.kv.PutString(t.Context(), memberKey+dead, value)
 			s.must(err)
 			time.Sleep(lives - time.Second)

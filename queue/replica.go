@@ -47,12 +47,16 @@ type Recent struct {
 	Load      float64       `json:"load"` // how much of the replica that took, from 0 to 1
 }
 
-// readReplica reads what a member's key held when it was written. What is damaged reads as a
-// replica that tells nothing: it is alive all the same.
+// readReplica reads what a member's key held when it was written. What cannot be read, as it is
+// damaged or of another version, is a replica that tells nothing but how long it lives.
 func readReplica(id string, value []byte, written time.Time) Replica {
 	var r Replica
 	if err := json.Unmarshal(value, &r); err != nil {
-		r = Replica{}
+		var least struct {
+			TTL time.Duration `json:"ttl"`
+		}
+		_ = json.Unmarshal(value, &least)
+		r = Replica{TTL: least.TTL}
 	}
 	r.ID, r.Heard = id, written
 	// Whoever may write into the bucket must not write onto an operator's terminal.
