@@ -84,6 +84,15 @@ func (c *chronicle) violent(from, to time.Time, replica int) bool {
 	return slices.ContainsFunc(c.during(from, to, replica), func(x incident) bool { return !x.peaceful })
 }
 
+// serverKill is the incident after which a server may have forgotten what it had confirmed: it
+// syncs its files every two minutes only.
+const serverKill = "the NATS server is killed and starts again"
+
+// serverKilled reports whether that happened within a time.
+func (c *chronicle) serverKilled(from, to time.Time) bool {
+	return slices.ContainsFunc(c.during(from, to, everyone), func(x incident) bool { return x.kind == serverKill })
+}
+
 // thaws are the freezes after which one call may come late: it had passed its last check when
 // the process was stopped, and nobody can take it back.
 const (

@@ -121,7 +121,7 @@ func (r *round) scale(ctx context.Context, random *rand.Rand) {
 
 // crash is kill -9 of the NATS server.
 func (r *round) crash(ctx context.Context, random *rand.Rand) {
-	end := r.judge.faults.begin("the NATS server is killed and starts again", everyone)
+	end := r.judge.faults.begin(serverKill, everyone)
 	defer end()
 	r.server.crash()
 	r.judge.crashed()

@@ -174,6 +174,10 @@ func (j *judge) receive(name string, x identify, c *call) (forget bool) {
 		j.accuse(fmt.Sprintf("a call about %q, whom no event was about", name))
 		return true
 	}
+	if u.comesAgain(c) && j.faults.serverKilled((*u.recent.newest()).at, c.at) {
+		j.sum.broughtBack++
+		u.low = c.low()
+	}
 	if wrong := u.check(c); wrong != "" {
 		if j.faults.excuse(c.at, c.replica, j.ttl/4) {
 			j.sum.late++

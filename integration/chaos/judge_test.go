@@ -107,6 +107,20 @@ func TestJudge(t *testing.T) {
 			x.call(202, 1)
 		}},
 		"an older one came again": {"came again", func(x *trial) { x.publish(3); x.call(202, 1); x.call(202, 2); x.call(0, 1, 2, 3) }},
+		"come again by a server's kill": {"", func(x *trial) {
+			x.publish(3)
+			x.call(202, 1)
+			x.call(202, 2)
+			x.faults.happened(serverKill, everyone)
+			x.call(202, 1, 2, 3)
+		}},
+		"taken back by a server's kill": {"taken back from event 2 to 1", func(x *trial) {
+			x.publish(2)
+			x.call(202, 1)
+			x.call(202, 2)
+			x.faults.happened(serverKill, everyone)
+			x.call(202, 1)
+		}},
 		"skipped":                 {"event 1 was skipped", func(x *trial) { x.publish(2); x.call(202, 2) }},
 		"skipped after a failure": {"event 1 was skipped", func(x *trial) { x.publish(2); x.call(500, 1); x.call(202, 2) }},
 		"skipped within a call":   {"event 2 was skipped within", func(x *trial) { x.publish(3); x.call(202, 1, 3) }},

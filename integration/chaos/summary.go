@@ -19,6 +19,7 @@ type summary struct {
 	most                   int // calls in one window
 	repeats                int // calls that repeated what was delivered
 	late                   int // calls at the thaw of a replica, which no worker can prevent
+	broughtBack            int // calls with events that a killed server had confirmed to be removed
 	standstill             time.Duration
 	violations             []string
 }
@@ -40,6 +41,7 @@ func (s *summary) add(o *summary) {
 	s.letters += o.letters
 	s.repeats += o.repeats
 	s.late += o.late
+	s.broughtBack += o.broughtBack
 	s.standstill = max(s.standstill, o.standstill)
 	s.violations = append(s.violations, o.violations...)
 }
@@ -68,6 +70,9 @@ func (s summary) String() string {
 	if s.late > 0 {
 		fmt.Fprintf(&b, "  %d calls of a replica that was frozen between its last check and the call\n", s.late)
 	}
+	if s.broughtBack > 0 {
+		fmt.Fprintf(&b, "  %d calls held events that a killed server had confirmed to be removed, and the newest\n", s.broughtBack)
+	}
 	for _, v := range s.violations {
 		fmt.Fprintf(&b, "\n%s\n", v)
 	}
@@ -76,13 +81,13 @@ func (s summary) String() string {
 
 // heading is the record's first lines.
 func heading() string {
-	return "| seed | seconds | replica kills | server kills | freezes | SIGTERMs | connection faults | events | calls | dead letters | limit | most in a window | repeats | late at a thaw | longest stand-still | promises |\n" +
-		"|" + strings.Repeat("---|", 16) + "\n"
+	return "| seed | seconds | replica kills | server kills | freezes | SIGTERMs | connection faults | events | calls | dead letters | limit | most in a window | repeats | late at a thaw | brought back | longest stand-still | promises |\n" +
+		"|" + strings.Repeat("---|", 17) + "\n"
 }
 
 // line is a round in the record.
 func (s *summary) line() string {
-	return fmt.Sprintf("| %d | %.0f | %d | %d | %d | %d | %d | %d | %d | %d | %s | %d | %d | %d | %.1f s | %s |",
+	return fmt.Sprintf("| %d | %.0f | %d | %d | %d | %d | %d | %d | %d | %d | %s | %d | %d | %d | %d | %.1f s | %s |",
 		s.seed, s.elapsed.Seconds(), s.kills, s.serverKills, s.freezes, s.terms, s.cuts,
-		s.events, s.calls, s.letters, s.limit, s.most, s.repeats, s.late, s.standstill.Seconds(), s.verdict())
+		s.events, s.calls, s.letters, s.limit, s.most, s.repeats, s.late, s.broughtBack, s.standstill.Seconds(), s.verdict())
 }

@@ -94,6 +94,12 @@ func (u *user) check(c *call) string {
 	return ""
 }
 
+// comesAgain reports whether a call holds an event that was done with before the last call began, and
+// yet does not take the user back: it holds the newest too.
+func (u *user) comesAgain(c *call) bool {
+	return len(c.numbers) > 0 && c.low() < u.low && c.high() >= u.high
+}
+
 // take notes a call that passed the check. It returns how long the user had waited for it.
 func (u *user) take(c *call) (stood time.Duration) {
 	if !u.waiting.IsZero() {
