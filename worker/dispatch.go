@@ -19,16 +19,13 @@ func (w *Worker) dispatch(ctx context.Context) {
 		if !ok {
 			return
 		}
-		select {
-		case w.senders <- struct{}{}:
-		case <-ctx.Done():
+		if !w.awaitSender(ctx) {
 			return
 		}
-		w.resting.start(time.Now())
 		slot, err := w.limiter.Take(ctx, waiting)
-		w.resting.stop(time.Now())
 		if err != nil {
 			<-w.senders
+			w.resting.stop(time.Now())
 			if ctx.Err() != nil {
 				return
 			}
@@ -44,11 +41,30 @@ func (w *Worker) dispatch(ctx context.Context) {
 	}
 }
 
+// awaitSender blocks until a sender is free. From then on the dispatcher rests, until pop.
+func (w *Worker) awaitSender(ctx context.Context) bool {
+	select {
+	case w.senders <- struct{}{}:
+		w.resting.start(w.looked)
+		return true
+	default:
+	}
+	select {
+	case w.senders <- struct{}{}:
+		w.resting.start(time.Now())
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // awaitWork blocks until a lane is ready and the gate lets a call through. It returns how
 // many calls could be made.
 func (w *Worker) awaitWork(ctx context.Context) (waiting int, ok bool) {
 	for {
-		n, next, changed := w.look(time.Now())
+		w.looked = time.Now()
+		w.resting.stop(w.looked)
+		n, next, changed := w.look(w.looked)
 		if n > 0 {
 			return n, true
 		}
@@ -56,7 +72,7 @@ func (w *Worker) awaitWork(ctx context.Context) (waiting int, ok bool) {
 		if !next.IsZero() {
 			timer = time.After(time.Until(next))
 		}
-		w.resting.start(time.Now())
+		w.resting.start(w.looked)
 		select {
 		case <-ctx.Done():
 			return 0, false
@@ -69,7 +85,6 @@ func (w *Worker) awaitWork(ctx context.Context) (waiting int, ok bool) {
 		case <-changed:
 		case <-timer:
 		}
-		w.resting.stop(time.Now())
 	}
 }
 
@@ -98,6 +113,7 @@ func (w *Worker) pop(slot queue.Slot) *call {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
+	w.resting.stop(now)
 	quiet, _ := w.queue.QuietUntil()
 	admission, _ := w.gate.admit(now)
 	if now.Before(quiet) || admission == shut {

@@ -6,25 +6,29 @@ import (
 )
 
 // stopwatch adds up the times that one goroutine spends at something. Others may read it. It is
-// not guarded by the worker's mutex: the dispatcher would have to take that twice more for
-// every call.
+// not guarded by the worker's mutex, and is given times that its owner has read anyway: it runs
+// for every call.
 type stopwatch struct {
-	sum   atomic.Int64
-	since atomic.Pointer[time.Time] // nil while it is stopped
+	base  time.Time
+	sum   atomic.Int64 // nanoseconds
+	since atomic.Int64 // nanoseconds after base; 0 while it is stopped
 }
 
-func (s *stopwatch) start(now time.Time) { s.since.Store(&now) }
+func newStopwatch() stopwatch { return stopwatch{base: time.Now().Add(-1)} }
 
+func (s *stopwatch) start(now time.Time) { s.since.Store(int64(now.Sub(s.base))) }
+
+// stop does nothing to a stopwatch that is stopped.
 func (s *stopwatch) stop(now time.Time) {
-	if since := s.since.Swap(nil); since != nil {
-		s.sum.Add(int64(now.Sub(*since)))
+	if since := s.since.Swap(0); since != 0 {
+		s.sum.Add(int64(now.Sub(s.base)) - since)
 	}
 }
 
 func (s *stopwatch) total(now time.Time) time.Duration {
-	total := time.Duration(s.sum.Load())
-	if since := s.since.Load(); since != nil {
-		total += now.Sub(*since)
+	total := s.sum.Load()
+	if since := s.since.Load(); since != 0 {
+		total += int64(now.Sub(s.base)) - since
 	}
-	return total
+	return time.Duration(total)
 }

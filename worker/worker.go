@@ -90,6 +90,7 @@ type Worker struct {
 	gauges  gauges
 	counts  atomic.Pointer[queue.Counts]
 	resting stopwatch // the dispatcher's: it waits for work, for the gate or for a token
+	looked  time.Time // when the dispatcher last looked for work; its own
 	log     *slog.Logger
 
 	senders  chan struct{} // one token for each call in flight
@@ -122,7 +123,7 @@ func New(config Config) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(),
+		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(), resting: newStopwatch(),
 		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call),
 		wake: make(chan struct{}, 1), digging: make(chan struct{}, 1), stopping: make(chan struct{}), news: make(chan struct{}, 1),
 		partitions: map[*queue.Claim]*partition{},
