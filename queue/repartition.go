@@ -85,7 +85,7 @@ func (q *Queue) Repartition(ctx context.Context, patience time.Duration) (*Chang
 	}
 	q.log.Info("publishing is closed until all events are delivered, publishers wait meanwhile")
 	if err := q.update(ctx, q.closed(info.Config)); err != nil {
-		return nil, fmt.Errorf("close the stream for publishers: %w", err)
+		return nil, q.reopen(ctx, fmt.Errorf("close the stream for publishers: %w", err)) // it may be closed all the same
 	}
 	if err := q.awaitNone(ctx); err != nil {
 		return nil, q.reopen(ctx, err)
@@ -95,7 +95,7 @@ func (q *Queue) Repartition(ctx context.Context, patience time.Duration) (*Chang
 	if err := q.update(ctx, opened); err != nil {
 		return nil, q.reopen(ctx, fmt.Errorf("change the partitions: %w", err))
 	}
-	return &Change{Stream: q.topology.StreamName(), Field: "partitions", Have: strconv.Itoa(have), Want: strconv.Itoa(q.topology.Partitions)}, nil
+	return &Change{Stream: q.topology.StreamName(), Field: fieldPartitions, Have: strconv.Itoa(have), Want: strconv.Itoa(q.topology.Partitions)}, nil
 }
 
 func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
@@ -171,7 +171,7 @@ func (q *Queue) awaitNone(ctx context.Context) error {
 func (q *Queue) await(ctx context.Context, most time.Duration, reached func(*Status) bool) error {
 	said := false
 	for begun := time.Now(); ; pause(ctx, drainLook) {
-		s, err := q.Status(ctx)
+		s, _, err := q.progress(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)

@@ -84,31 +84,38 @@ func (s *Status) perMinute(count func(Recent) uint64) (sum float64) {
 // partitions of this Queue's topology are. It blocks for some round trips, and up to two
 // seconds more where there are very many dead letters.
 func (q *Queue) Status(ctx context.Context) (*Status, error) {
-	work, err := q.streamInfo(ctx, q.topology.StreamName(), "")
+	s, dead, err := q.progress(ctx)
 	if err != nil {
-		return nil, err
-	}
-	dead, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
-	if err != nil {
-		return nil, err
-	}
-	bucket, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), q.topology.keySubject(memberKey+"*"))
-	if err != nil {
-		return nil, err
-	}
-	s := &Status{
-		Time: bucket.Time, Counts: newCounts(work.State, dead.State),
-		Partitions: partitionsOf(work.Config), Paused: isPaused(work.Config),
-	}
-	if s.Replicas, err = q.readReplicas(ctx, bucket); err != nil {
-		return nil, err
-	}
-	s.Rate, s.Unclaimed = LowestRate(s.Replicas), unclaimed(s.Partitions, s.Replicas)
-	if s.QuietUntil, err = q.readPause(ctx, bucket.Time); err != nil {
 		return nil, err
 	}
 	s.DeadReasons, s.DeadCounted, err = q.countDead(ctx, dead.State)
 	return s, err
+}
+
+// progress is a Status but for the reasons of the dead letters, which take time to count, and the
+// state of their stream.
+func (q *Queue) progress(ctx context.Context) (s *Status, dead *datedInfo, err error) {
+	work, err := q.streamInfo(ctx, q.topology.StreamName(), "")
+	if err != nil {
+		return nil, nil, err
+	}
+	if dead, err = q.streamInfo(ctx, q.topology.DeadStreamName(), ""); err != nil {
+		return nil, nil, err
+	}
+	bucket, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), q.topology.keySubject(memberKey+"*"))
+	if err != nil {
+		return nil, nil, err
+	}
+	s = &Status{
+		Time: bucket.Time, Counts: newCounts(work.State, dead.State),
+		Partitions: partitionsOf(work.Config), Paused: isPaused(work.Config),
+	}
+	if s.Replicas, err = q.readReplicas(ctx, bucket); err != nil {
+		return nil, nil, err
+	}
+	s.Rate, s.Unclaimed = LowestRate(s.Replicas), unclaimed(s.Partitions, s.Replicas)
+	s.QuietUntil, err = q.readPause(ctx, bucket.Time)
+	return s, dead, err
 }
 
 // datedInfo is a stream's state with the time at which the server told it.
