@@ -33,6 +33,15 @@ type Claim struct {
 // Partition is the partition's name: a number, or "plain".
 func (c *Claim) Partition() string { return c.partition }
 
+// age is how old an event is. It cannot be newer than its place in the stream.
+func (c *Claim) age(d Delivery) Age {
+	own := Age{c.created, d.Sequence}
+	if d.Past == nil || d.Past.Forced || d.Past.Origin.Compare(own) > 0 {
+		return own
+	}
+	return d.Past.Origin
+}
+
 // Context ends when the membership behind the claim lapses: a call that outlived it could
 // change a user behind the next holder's back.
 func (c *Claim) Context() context.Context { return c.ctx }

@@ -21,6 +21,7 @@ const (
 	Rejected         Reason = "rejected"          // Userpilot refuses it
 	RetriesExhausted Reason = "retries_exhausted" // its calls fail while others succeed
 	Panicked         Reason = "panic"             // the worker panics on it
+	Unguarded        Reason = "unguarded"         // a replay, and what newer events have set since is not known
 )
 
 // Death is what is known about why an event is dead. Zero values are left out of the
@@ -47,6 +48,7 @@ const (
 	headerPublishedAt = "Dead-Published-At"
 	headerSequence    = "Dead-Sequence"
 	headerUser        = "Dead-User"
+	headerPartition   = "Dead-Partition"
 )
 
 // maxHeaderValue bounds each header, so that a dead letter is never too large to be stored.
@@ -57,8 +59,8 @@ const maxHeaderValue = 1024
 // may the event be settled.
 func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) error {
 	msg := &nats.Msg{
-		Subject: c.q.topology.deadSubject(c.created, d.Sequence),
-		Header:  death.headers(d, time.Now()),
+		Subject: c.q.topology.deadSubject(Age{c.created, d.Sequence}),
+		Header:  death.headers(d, c.age(d), c.partition, time.Now()),
 		Data:    body,
 	}
 	// The subject is the event's own, so "nothing may be there yet" makes this exactly
@@ -74,7 +76,8 @@ func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) 
 	return nil
 }
 
-func (x Death) headers(d Delivery, now time.Time) nats.Header {
+// headers describe the death of an event of this age.
+func (x Death) headers(d Delivery, age Age, partition string, now time.Time) nats.Header {
 	h := nats.Header{}
 	set := func(name, value string) {
 		if value != "" {
@@ -93,12 +96,23 @@ func (x Death) headers(d Delivery, now time.Time) nats.Header {
 	set(headerRequestID, clean(x.RequestID))
 	number(headerAttempts, x.Attempts)
 	set(headerAt, now.UTC().Format(time.RFC3339Nano))
-	set(headerPublishedAt, d.Published.UTC().Format(time.RFC3339Nano))
+	published := d.Published
+	if d.Past != nil && !d.Past.Published.IsZero() {
+		published = d.Past.Published
+	}
+	set(headerPublishedAt, published.UTC().Format(time.RFC3339Nano))
 	set(headerSequence, strconv.FormatUint(d.Sequence, 10))
+	set(headerPartition, partition)
 	if clean(x.User) == x.User { // else only the payload can tell it truly
 		set(headerUser, x.User)
 	}
-	number(headerReplays, d.Replays)
+	if x.User != "" {
+		set(headerOrigin, age.String()) // and with it the promise that newer events are tracked
+	}
+	if d.Past != nil {
+		number(headerReplays, d.Past.Replays)
+		d.Past.writeHistory(h)
+	}
 	return h
 }
 
@@ -122,17 +136,4 @@ func clean(text string) string {
 		runes = runes[:len(runes)-1]
 	}
 	return string(runes)
-}
-
-// replays reads how often an event was a dead letter before. The header may come from
-// anyone, so nonsense counts as none.
-func replays(h nats.Header) int {
-	if len(h) == 0 {
-		return 0
-	}
-	n, err := strconv.Atoi(h.Get(headerReplays))
-	if err != nil || n < 0 || n > 1_000_000 {
-		return 0
-	}
-	return n
 }

@@ -20,8 +20,10 @@ func TestDeathHeaders(t *testing.T) {
 	t.Parallel()
 	published := time.Date(2026, 1, 2, 3, 4, 5, 678, time.FixedZone("", 3600))
 	now := published.Add(time.Hour)
+	age := Age{made, 7}
 	always := map[string]string{
 		"Dead-At": "2026-01-02T03:04:05.000000678Z", "Dead-Published-At": "2026-01-02T02:04:05.000000678Z", "Dead-Sequence": "7",
+		"Dead-Partition": "3",
 	}
 	long := strings.Repeat("é", 1<<20)
 	for name, test := range map[string]struct {
@@ -53,8 +55,15 @@ func TestDeathHeaders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := test.death.headers(Delivery{Sequence: 7, Published: published, Replays: test.replays}, now)
+			d := Delivery{Sequence: 7, Published: published}
+			if test.replays > 0 {
+				d.Past = &Past{Replays: test.replays}
+			}
+			h := test.death.headers(d, age, "3", now)
 			want := maps.Clone(always)
+			if test.death.User != "" {
+				want["Dead-Origin"] = age.String()
+			}
 			maps.Copy(want, test.want)
 			got := map[string]string{}
 			for key := range h {

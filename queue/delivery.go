@@ -11,14 +11,11 @@ import (
 type Delivery struct {
 	Sequence  uint64    // in the work stream
 	Published time.Time // when the stream stored it
-	Replays   int       // how often it was a dead letter that was replayed
+	Past      *Past     // of a replay; nil for an event that was never dead
 	Body      []byte    // the publisher's bytes; nil once the worker has let go of them
 
 	reply string // where to acknowledge
 }
-
-// headerReplays travels with a replayed event, so that its next dead letter can tell.
-const headerReplays = "Dead-Replays"
 
 // position is what the reply subject of a delivery tells.
 type position struct {

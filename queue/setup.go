@@ -46,7 +46,8 @@ func (e *MismatchError) Error() string {
 // Setup creates the streams that are missing. Where one exists and differs, it changes
 // nothing and returns a [*MismatchError], unless update is true; then it makes
 // the stream what it should be. It returns what it made or changed. Limits that a
-// platform team may set by itself (bytes, number and age of dead letters) are left alone.
+// platform team may set by itself (bytes, number and age of dead letters and of the audit trail)
+// are left alone.
 // Another number of partitions is a matter of its own: see [Queue.Repartition], which an
 // update begins with and gives no time to drain.
 //
@@ -64,7 +65,7 @@ func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 			changes = append(changes, *change)
 		}
 	}
-	for _, want := range []jetstream.StreamConfig{q.topology.workStream(q.nc.MaxPayload()), q.topology.deadStream(), q.topology.bucketStream()} {
+	for _, want := range q.topology.streams(q.nc.MaxPayload()) {
 		made, differences, err := q.setupStream(ctx, want, update)
 		if err != nil {
 			return changes, fmt.Errorf("set up stream %s: %w", want.Name, err)

@@ -59,7 +59,7 @@ func TestTopologyNames(t *testing.T) {
 func (s *sim) streams(q *Queue) map[string]string {
 	s.t.Helper()
 	configs := map[string]string{}
-	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket()} {
+	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket(), q.topology.newerStreamName(), q.topology.AuditStreamName()} {
 		config := s.info(q, name).Config
 		transform := config.SubjectTransform
 		config.SubjectTransform = nil
@@ -73,7 +73,8 @@ func TestSetupIsIdempotent(t *testing.T) {
 		q := s.queueOf(nil, Topology{Name: "new", Partitions: 4})
 		changes, err := q.Setup(t.Context(), false)
 		s.must(err)
-		want := []string{"stream USERPILOT_NEW: created", "stream USERPILOT_NEW_DLQ: created", "stream KV_userpilot_new: created"}
+		want := []string{"stream USERPILOT_NEW: created", "stream USERPILOT_NEW_DLQ: created", "stream KV_userpilot_new: created",
+			"stream KV_userpilot_new_newer: created", "stream USERPILOT_NEW_AUDIT: created"}
 		var got []string
 		for _, c := range changes {
 			got = append(got, c.String())

@@ -26,8 +26,8 @@ func (s *sim) bury(q *Queue, n int, reason Reason) {
 	s.t.Helper()
 	for i := range n {
 		_, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{
-			Subject: q.topology.deadSubject(time.Now(), uint64(i)),
-			Header:  Death{Reason: reason, User: "ann"}.headers(Delivery{Sequence: uint64(i)}, time.Now()),
+			Subject: q.topology.deadSubject(Age{time.Now(), uint64(i)}),
+			Header:  Death{Reason: reason, User: "ann"}.headers(Delivery{Sequence: uint64(i)}, Age{time.Now(), uint64(i)}, "0", time.Now()),
 		})
 		s.must(err)
 	}

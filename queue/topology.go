@@ -25,6 +25,7 @@ const (
 
 	dedupeWindow  = 2 * time.Minute
 	deadLetterAge = 30 * 24 * time.Hour
+	auditAge      = 365 * 24 * time.Hour
 	markerTTL     = time.Minute
 )
 
@@ -42,6 +43,9 @@ type Topology struct {
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
+// reservedName would meet the dead letters, the audit trail or the guard of another pipeline.
+var reservedName = regexp.MustCompile(`[-_](dlq|audit|newer)$`)
+
 // withDefaults replaces zero values and refuses what cannot work.
 func (t Topology) withDefaults() (Topology, error) {
 	if t.Name == "" {
@@ -56,8 +60,8 @@ func (t Topology) withDefaults() (Topology, error) {
 	switch {
 	case !validName.MatchString(t.Name):
 		return t, errors.New("name: must be lower-case letters, digits, - and _, at most 64")
-	case strings.HasSuffix(t.Name, "-dlq"), strings.HasSuffix(t.Name, "_dlq"):
-		return t, errors.New("name: must not end in -dlq or _dlq, which mark dead letters")
+	case reservedName.MatchString(t.Name):
+		return t, errors.New("name: must not end in dlq, audit or newer after - or _, which mark what belongs to another pipeline")
 	case t.Partitions < 1 || t.Partitions > 256:
 		return t, fmt.Errorf("partitions: %d is not between 1 and 256", t.Partitions)
 	case t.Replicas != 1 && t.Replicas != 3 && t.Replicas != 5:
@@ -78,6 +82,21 @@ func (t Topology) StreamName() string { return "USERPILOT_" + strings.ToUpper(t.
 
 // DeadStreamName is the name of the dead-letter stream.
 func (t Topology) DeadStreamName() string { return t.StreamName() + "_DLQ" }
+
+// AuditStreamName is the name of the stream that tells what was done with dead letters.
+func (t Topology) AuditStreamName() string { return t.StreamName() + "_AUDIT" }
+
+// NewerBucket is the name of the key-value bucket that tells what newer events have set, for users
+// who have dead letters.
+func (t Topology) NewerBucket() string { return t.Bucket() + "_newer" }
+
+// newerStreamName is the stream behind that bucket.
+func (t Topology) newerStreamName() string { return "KV_" + t.NewerBucket() }
+
+// auditSubject is where something is written into the audit trail.
+func (t Topology) auditSubject(tokens ...string) string {
+	return t.PlainSubject() + "-audit." + strings.Join(tokens, ".")
+}
 
 // Bucket is the name of the key-value bucket that holds members, ledger and
 // records of merged calls.
@@ -107,9 +126,7 @@ func (t Topology) deadSubjects() string { return t.PlainSubject() + "-dlq.*.*" }
 
 // deadSubject is unique to an event; the creation time keeps a stream that was made
 // anew from meeting its old numbers.
-func (t Topology) deadSubject(created time.Time, seq uint64) string {
-	return fmt.Sprintf("%s-dlq.%d.%d", t.PlainSubject(), created.UnixNano(), seq)
-}
+func (t Topology) deadSubject(event Age) string { return t.PlainSubject() + "-dlq." + event.String() }
 
 // plainPartition is the partition of events without a key.
 const plainPartition = "plain"
@@ -179,4 +196,32 @@ func (t Topology) bucketStream() jetstream.StreamConfig {
 		Duplicates:             dedupeWindow,
 		Replicas:               t.Replicas,
 	}
+}
+
+// newerBucketStream is read from its leader by workers, and by direct gets for people.
+func (t Topology) newerBucketStream() jetstream.StreamConfig {
+	c := t.bucketStream()
+	c.Name = t.newerStreamName()
+	c.Subjects = []string{"$KV." + t.NewerBucket() + ".>"}
+	c.AllowDirect = true
+	return c
+}
+
+func (t Topology) auditStream() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        t.AuditStreamName(),
+		Subjects:    []string{t.auditSubject(">")},
+		Retention:   jetstream.LimitsPolicy,
+		Storage:     jetstream.FileStorage,
+		Discard:     jetstream.DiscardNew,
+		MaxAge:      auditAge,
+		AllowMsgTTL: true,
+		Replicas:    t.Replicas,
+		AllowDirect: true,
+	}
+}
+
+// streams are all that a pipeline needs.
+func (t Topology) streams(maxPayload int64) []jetstream.StreamConfig {
+	return []jetstream.StreamConfig{t.workStream(maxPayload), t.deadStream(), t.bucketStream(), t.newerBucketStream(), t.auditStream()}
 }

@@ -1,0 +1,59 @@
+package queue
+
+import (
+	"cmp"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Age is an event's place in the order of its user's events: the stream that first stored it, by
+// when that was created, and its sequence there. A replay has the age of its first publication,
+// however often it dies. The zero Age is older than all.
+type Age struct {
+	Stream   time.Time
+	Sequence uint64
+}
+
+// Compare returns -1 if a is older than b, 1 if it is newer, and 0 if they are the same.
+func (a Age) Compare(b Age) int {
+	return cmp.Or(a.Stream.Compare(b.Stream), cmp.Compare(a.Sequence, b.Sequence))
+}
+
+// IsZero reports whether the age is not known.
+func (a Age) IsZero() bool { return a.Stream.IsZero() && a.Sequence == 0 }
+
+// String is the form that [ParseAge] reads, and the end of a dead letter's subject: the stream's
+// creation in nanoseconds since 1970, a point, and the sequence.
+func (a Age) String() string {
+	if a.IsZero() {
+		return "0.0"
+	}
+	return strconv.FormatInt(a.Stream.UnixNano(), 10) + "." + strconv.FormatUint(a.Sequence, 10)
+}
+
+var errAge = errors.New("must be a stream's creation time in nanoseconds, a point, and a sequence")
+
+// ParseAge reads what [Age.String] has written.
+func ParseAge(text string) (Age, error) {
+	created, sequence, _ := strings.Cut(text, ".")
+	nanos, errCreated := strconv.ParseInt(created, 10, 64)
+	seq, errSequence := strconv.ParseUint(sequence, 10, 64)
+	switch {
+	case errCreated != nil || errSequence != nil:
+		return Age{}, errAge
+	case nanos == 0 && seq == 0:
+		return Age{}, nil
+	}
+	return Age{Stream: time.Unix(0, nanos), Sequence: seq}, nil
+}
+
+// MarshalText writes the form that ParseAge reads.
+func (a Age) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText is ParseAge.
+func (a *Age) UnmarshalText(text []byte) (err error) {
+	*a, err = ParseAge(string(text))
+	return err
+}

@@ -1,0 +1,125 @@
+package queue
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Past is what a replayed event brings along from when it was a dead letter.
+type Past struct {
+	// Letter names the dead letter that was replayed: the end of its subject. It is zero for a
+	// copy that was published by other means, say from an export.
+	Letter Age
+	// Origin is how old the event is; zero, older than all, if that cannot be read.
+	Origin Age
+	// Published is when it was first published; zero if that is not known.
+	Published time.Time
+	// Replays is how often it has been replayed, this time included.
+	Replays int
+	// Run is the replay that published it.
+	Run string
+	// Forced asks to apply it as if it were new, whatever is newer.
+	Forced bool
+	// Untracked says that nobody has written down what newer events set since it died.
+	Untracked bool
+	// History tells of its earlier deaths, oldest first, a line for each.
+	History []string
+}
+
+// Headers of a replayed event, and those of them that its next dead letter keeps.
+const (
+	headerReplays   = "Dead-Replays"
+	headerOrigin    = "Dead-Origin"
+	headerHistory   = "Dead-History"
+	headerLetter    = "Dead-Letter"
+	headerRun       = "Dead-Run"
+	headerForced    = "Dead-Forced"
+	headerUntracked = "Dead-Untracked"
+)
+
+const (
+	maxHistory     = 10  // lines, the newest
+	maxHistoryLine = 256 // bytes
+)
+
+// readPast reads the headers of an event; nil for one that was never dead. They may come from
+// anyone, so nonsense counts as little as can be.
+func readPast(h nats.Header) *Past {
+	if len(h) == 0 || len(h[headerReplays]) == 0 && len(h[headerOrigin]) == 0 {
+		return nil
+	}
+	p := &Past{
+		Replays: replays(h), Run: clean(h.Get(headerRun)), History: readHistory(h),
+		Forced: h.Get(headerForced) != "", Untracked: h.Get(headerUntracked) != "",
+	}
+	p.Letter, _ = ParseAge(h.Get(headerLetter))
+	p.Origin, _ = ParseAge(h.Get(headerOrigin))
+	p.Published, _ = time.Parse(time.RFC3339Nano, h.Get(headerPublishedAt))
+	return p
+}
+
+// header is what readPast reads.
+func (p *Past) header() nats.Header {
+	h := nats.Header{}
+	h.Set(headerLetter, p.Letter.String())
+	h.Set(headerOrigin, p.Origin.String())
+	h.Set(headerReplays, strconv.Itoa(p.Replays))
+	h.Set(headerRun, p.Run)
+	if !p.Published.IsZero() {
+		h.Set(headerPublishedAt, p.Published.UTC().Format(time.RFC3339Nano))
+	}
+	if p.Forced {
+		h.Set(headerForced, "true")
+	}
+	if p.Untracked {
+		h.Set(headerUntracked, "true")
+	}
+	p.writeHistory(h)
+	return h
+}
+
+func (p *Past) writeHistory(h nats.Header) {
+	lines := p.History
+	if len(lines) > maxHistory {
+		lines = lines[len(lines)-maxHistory:]
+	}
+	for _, line := range lines {
+		h.Add(headerHistory, cut(clean(line), maxHistoryLine))
+	}
+}
+
+func readHistory(h nats.Header) []string {
+	lines := slices.Clone(h[headerHistory])
+	if len(lines) > maxHistory {
+		lines = lines[len(lines)-maxHistory:]
+	}
+	for i, line := range lines {
+		lines[i] = cut(clean(line), maxHistoryLine)
+	}
+	return lines
+}
+
+// cut shortens text to a number of bytes, between two characters.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "")
+}
+
+// replays reads how often an event was a dead letter before. The header may come from
+// anyone, so nonsense counts as none.
+func replays(h nats.Header) int {
+	if len(h) == 0 {
+		return 0
+	}
+	n, err := strconv.Atoi(h.Get(headerReplays))
+	if err != nil || n < 0 || n > 1_000_000 {
+		return 0
+	}
+	return n
+}

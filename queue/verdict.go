@@ -1,0 +1,77 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Outcome is what became of a replayed event.
+type Outcome string
+
+// The outcomes of a replayed event.
+const (
+	OutcomeDelivered  Outcome = "delivered"  // Userpilot has it
+	OutcomeSuperseded Outcome = "superseded" // newer events had set all that it sets: no call was made
+	OutcomeDead       Outcome = "dead"       // it died again
+)
+
+// Verdict is what a worker writes into the audit trail before a replayed event leaves the work
+// stream: once for each dead letter that was replayed.
+type Verdict struct {
+	Run     string    `json:"run"`    // of the replay
+	Letter  Age       `json:"letter"` // that was replayed
+	Outcome Outcome   `json:"outcome"`
+	At      time.Time `json:"at"`
+	Replays int       `json:"replays"`
+	Next    string    `json:"next,omitempty"` // the new dead letter's name, if it died again
+}
+
+// verdictTTL is how long a verdict is kept: longer than a dead letter, whose replay could be
+// repeated for so long.
+const verdictTTL = 2 * deadLetterAge
+
+func (t Topology) verdictSubject(letter Age) string { return t.auditSubject("verdict", letter.String()) }
+
+// Judged reports whether a replayed event has its verdict already: then it is a second copy, or the
+// settlement was cut short, and nothing is left to do but to settle it. It blocks for a round trip
+// where the event is a replay.
+func (c *Claim) Judged(ctx context.Context, d Delivery) (bool, error) {
+	if d.Past == nil || d.Past.Letter.IsZero() {
+		return false, nil
+	}
+	_, err := c.q.readLeader(ctx, c.q.topology.AuditStreamName(), lastBySubject{c.q.topology.verdictSubject(d.Past.Letter)})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read the verdict on a replay: %w", err)
+	}
+	return true, nil
+}
+
+// Judge writes down what became of a replayed event, and blocks until the server has it on disk.
+// For other events it does nothing. A verdict that is there already stands.
+func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
+	if d.Past == nil || d.Past.Letter.IsZero() {
+		return nil
+	}
+	v := Verdict{Run: d.Past.Run, Letter: d.Past.Letter, Outcome: outcome, At: c.q.clock.now().UTC(), Replays: d.Past.Replays}
+	if outcome == OutcomeDead {
+		v.Next = Age{c.created, d.Sequence}.String()
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = c.q.js.Publish(ctx, c.q.topology.verdictSubject(d.Past.Letter), text,
+		jetstream.WithExpectLastSequencePerSubject(0), jetstream.WithMsgTTL(verdictTTL))
+	if err != nil && !isWrongRevision(err) {
+		return fmt.Errorf("write the verdict on a replay: %w", err)
+	}
+	return nil
+}
