@@ -35,7 +35,9 @@ type Verdict struct {
 // repeated for so long.
 const verdictTTL = 2 * deadLetterAge
 
-func (t Topology) verdictSubject(letter Age) string { return t.auditSubject("verdict", letter.String()) }
+func (t Topology) verdictSubject(letter Age) string {
+	return t.auditSubject("verdict", letter.String())
+}
 
 // Judged reports whether a replayed event has its verdict already: then it is a second copy, or the
 // settlement was cut short, and nothing is left to do but to settle it. It blocks for a round trip
