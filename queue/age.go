@@ -21,6 +21,8 @@ func (a Age) Compare(b Age) int {
 	return cmp.Or(a.Stream.Compare(b.Stream), cmp.Compare(a.Sequence, b.Sequence))
 }
 
+func (a Age) same(b Age) bool { return a.Compare(b) == 0 }
+
 // IsZero reports whether the age is not known.
 func (a Age) IsZero() bool { return a.Stream.IsZero() && a.Sequence == 0 }
 

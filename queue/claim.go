@@ -35,12 +35,15 @@ func (c *Claim) Partition() string { return c.partition }
 
 // age is how old an event is. It cannot be newer than its place in the stream.
 func (c *Claim) age(d Delivery) Age {
-	own := Age{c.created, d.Sequence}
+	own := c.place(d)
 	if d.Past == nil || d.Past.Forced || d.Past.Origin.Compare(own) > 0 {
 		return own
 	}
 	return d.Past.Origin
 }
+
+// place is an event's place in the stream, by which its dead letter is named.
+func (c *Claim) place(d Delivery) Age { return Age{c.created, d.Sequence} }
 
 // Context ends when the membership behind the claim lapses: a call that outlived it could
 // change a user behind the next holder's back.

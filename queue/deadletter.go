@@ -56,10 +56,16 @@ const maxHeaderValue = 1024
 
 // Bury stores the event's dead letter and blocks until the server has it on disk or ctx ends.
 // Calling it again for the same event stores nothing more. Only after it has returned nil
-// may the event be settled.
+// may the event be settled. From then on its user is guarded, where there is one.
 func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) error {
+	if death.User != "" {
+		// First: a record too many does no harm, but a letter without one can be replayed only blindly.
+		if err := c.open(ctx, death.User, d); err != nil {
+			return fmt.Errorf("store a dead letter: %w", err)
+		}
+	}
 	msg := &nats.Msg{
-		Subject: c.q.topology.deadSubject(Age{c.created, d.Sequence}),
+		Subject: c.q.topology.deadSubject(c.place(d)),
 		Header:  death.headers(d, c.age(d), c.partition, time.Now()),
 		Data:    body,
 	}
@@ -73,7 +79,7 @@ func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) 
 	if err != nil {
 		return fmt.Errorf("store a dead letter: %w", err)
 	}
-	return nil
+	return c.Judge(ctx, d, OutcomeDead)
 }
 
 // headers describe the death of an event of this age.

@@ -351,8 +351,8 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 	return nil
 }
 
-// create makes the consumer, and only then reads the journals: by now the last holders are
-// fenced.
+// create makes the consumer, and only then reads the journals and which users are guarded: by now
+// the last holders are fenced.
 func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) (jetstream.Consumer, error) {
 	config := jetstream.ConsumerConfig{
 		Durable:       t.consumer,
@@ -374,6 +374,9 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 		if c.journal, err = openJournal(ctx, f.m.kv, c.partition, t.created, t.oldest); err != nil {
 			return nil, err
 		}
+	}
+	if err := f.q.guard.catchUp(ctx); err != nil {
+		return nil, err
 	}
 	t.settler, err = f.q.newSettler(t.fail)
 	return consumer, err

@@ -27,6 +27,7 @@ type Queue struct {
 	quiet    quiet
 	held     atomic.Int32 // partitions claimed now
 	replicas atomic.Pointer[[]Replica]
+	guard    *guard
 	others   atomic.Pointer[pace] // what the other replicas' rates ask of the ledger
 }
 
@@ -46,7 +47,7 @@ func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	q := &Queue{nc: nc, js: js, topology: t, log: log, quiet: quiet{woken: make(chan struct{})}}
-	q.clock.q = q
+	q.clock.q, q.guard = q, newGuard(q)
 	return q, nil
 }
 

@@ -64,7 +64,7 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 	}
 	v := Verdict{Run: d.Past.Run, Letter: d.Past.Letter, Outcome: outcome, At: c.q.clock.now().UTC(), Replays: d.Past.Replays}
 	if outcome == OutcomeDead {
-		v.Next = Age{c.created, d.Sequence}.String()
+		v.Next = c.place(d).String()
 	}
 	text, err := json.Marshal(v)
 	if err != nil {

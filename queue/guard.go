@@ -1,0 +1,223 @@
+package queue
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// guard knows which users there is a [Newer] of, so that the events of all others cost nothing. It
+// may know too many: then their next event looks, and finds none.
+//
+// Only the holder of a user's partition makes records, always before the dead letter's original
+// leaves the stream. So who reads the guard after it has claimed the partition knows of all.
+type guard struct {
+	q       *Queue
+	some    atomic.Bool   // there is one at all
+	reading chan struct{} // holds one token; a mutex that a context can interrupt
+	seen    uint64        // the bucket was read up to here; for whoever has the token
+
+	mu    sync.RWMutex
+	users map[uint64]struct{} // by guardKey
+}
+
+func newGuard(q *Queue) *guard {
+	return &guard{q: q, reading: make(chan struct{}, 1), users: map[uint64]struct{}{}}
+}
+
+// guardKey stands for a user. Two users who share one cost each other a round trip now and then.
+func guardKey(userID string) uint64 {
+	sum := sha256.Sum256([]byte(userID))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// guardKeyOf is the guardKey of the user whose userHash this is.
+func guardKeyOf(hash string) (key uint64, ok bool) {
+	sum, err := base64.RawURLEncoding.DecodeString(hash)
+	if err != nil || len(sum) < 8 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(sum), true
+}
+
+func (g *guard) knows(userID string) bool {
+	if !g.some.Load() {
+		return false
+	}
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	_, found := g.users[guardKey(userID)]
+	return found
+}
+
+func (g *guard) set(key uint64, known bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if known {
+		g.users[key] = struct{}{}
+		g.some.Store(true)
+	} else {
+		delete(g.users, key)
+	}
+}
+
+// guardPause is how long a copy of the bucket that lags has to catch up before it is asked again.
+const guardPause = 50 * time.Millisecond
+
+// catchUp reads what has been added since the last time. It blocks for one round trip where
+// nothing has been.
+func (g *guard) catchUp(ctx context.Context) error {
+	select {
+	case g.reading <- struct{}{}:
+		defer func() { <-g.reading }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	stream := g.q.topology.newerStreamName()
+	last, err := g.q.readLeader(ctx, stream, lastBySubject{"$KV." + g.q.topology.NewerBucket() + ".>"})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read which users have dead letters, from %s: %w", stream, err)
+	}
+	if last.Sequence < g.seen { // the bucket was made anew
+		g.seen = 0
+	}
+	for g.seen < last.Sequence {
+		before := g.seen
+		if err := g.read(ctx, stream); err != nil {
+			return fmt.Errorf("read which users have dead letters: %w", err)
+		}
+		if g.seen == before { // another server answered, which has not got it yet
+			pause(ctx, guardPause)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (g *guard) read(ctx context.Context, stream string) error {
+	for m, err := range g.q.scan(ctx, stream, g.seen+1) {
+		if err != nil {
+			return err
+		}
+		seq, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+		if err != nil {
+			return err
+		}
+		subject := m.Header.Get(jetstream.SubjectHeader)
+		if key, ok := guardKeyOf(subject[strings.LastIndexByte(subject, '.')+1:]); ok {
+			g.set(key, len(m.Data) > 0)
+		}
+		g.seen = max(g.seen, seq)
+	}
+	return nil
+}
+
+// Guarded reports whether the user may have dead letters, so that what is delivered must be
+// written down. It asks no one and does not block.
+func (c *Claim) Guarded(userID string) bool { return c.tenure != nil && c.q.guard.knows(userID) }
+
+// Newer reads what is known of a user. It blocks for a round trip.
+func (c *Claim) Newer(ctx context.Context, userID string) (*Newer, error) {
+	return c.q.readNewer(ctx, userID)
+}
+
+// Age is how old an event of this claim is.
+func (c *Claim) Age(d Delivery) Age { return c.age(d) }
+
+// IsLate reports whether an event is older than its place in the stream: newer ones may have been
+// delivered.
+func (c *Claim) IsLate(d Delivery) bool { return c.age(d).Compare(c.place(d)) < 0 }
+
+// Sent is an event that was delivered, as far as it was not superseded, or one that was as a whole.
+type Sent struct {
+	Delivery
+	Event userpilot.Event // zero if nothing of it was left
+}
+
+// Remember writes down that events of a user have been delivered or superseded, and blocks until
+// the server has it on disk. n is what [Claim.Newer] read. Only after it has returned nil may the
+// events be settled.
+//
+// Once none of the user's dead letters needs the record any more it is removed with the next event,
+// and the user is guarded no longer.
+func (c *Claim) Remember(ctx context.Context, userID string, n *Newer, sent []Sent) error {
+	replayed := false
+	for _, s := range sent {
+		replayed = replayed || s.Past != nil
+	}
+	dropped := false
+	err := c.q.changeNewer(ctx, userID, n, func(r *newerRecord) newerChange {
+		known := Newer{record: *r}
+		dropped = !known.Known() || r.spent() && !replayed
+		switch {
+		case !known.Known():
+			return keepNewer
+		case dropped:
+			return dropNewer
+		}
+		for _, s := range sent {
+			age := c.age(s.Delivery)
+			if s.Event.UserID() != "" {
+				known.Add(s.Event, age)
+			}
+			if s.Past != nil {
+				known.record.close(s.Past.Letter)
+			}
+		}
+		*r = known.record
+		return storeNewer
+	})
+	if err == nil && dropped {
+		c.q.guard.set(guardKey(userID), false)
+	}
+	return err
+}
+
+// open writes down that an event of a user is about to become a dead letter. From now on what is
+// delivered for this user is remembered.
+func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
+	age, err := c.q.deadLetterAge(ctx)
+	if err != nil {
+		return err
+	}
+	var until time.Time
+	if age > 0 {
+		until = c.q.clock.now().Add(age + replayMargin)
+	}
+	err = c.q.changeNewer(ctx, userID, nil, func(r *newerRecord) newerChange {
+		if r.open(c.place(d), until); d.Past != nil {
+			r.close(d.Past.Letter)
+		}
+		return storeNewer
+	})
+	if err == nil {
+		c.q.guard.set(guardKey(userID), true)
+	}
+	return err
+}
+
+// deadLetterAge is how long the stream keeps dead letters; 0 is for ever.
+func (q *Queue) deadLetterAge(ctx context.Context) (time.Duration, error) {
+	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+	if err != nil {
+		return 0, err
+	}
+	return info.Config.MaxAge, nil
+}
