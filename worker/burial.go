@@ -86,6 +86,7 @@ func (w *Worker) buried(l *lane, x *waiting) {
 	w.log.Info("dead letter", slog.Uint64("sequence", x.delivery.Sequence),
 		slog.String("reason", string(x.death.Reason)), slog.Int("status", x.death.Status))
 	l.backoff = nil
+	l.guarded = l.user != ""
 	w.settle(l, []queue.Delivery{x.delivery})
 }
 
@@ -98,17 +99,17 @@ func (x *waiting) body() []byte {
 }
 
 // trouble logs a difficulty once when it begins or changes, and once when it is over.
-type trouble struct{ last string }
+type trouble struct{ begun, over, last string }
 
 func (t *trouble) report(log *slog.Logger, err error) {
 	switch {
 	case errors.Is(err, context.Canceled):
 	case err != nil && err.Error() != t.last:
 		t.last = err.Error()
-		log.Error("dead letters cannot be stored, their events wait", errAttr(err))
+		log.Error(t.begun, errAttr(err))
 	case err == nil && t.last != "":
 		t.last = ""
-		log.Info("dead letters are stored again")
+		log.Info(t.over)
 	}
 }
 

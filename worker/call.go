@@ -15,6 +15,7 @@ type call struct {
 	lane       *lane
 	events     []userpilot.Event
 	deliveries []queue.Delivery
+	newer      *queue.Newer // of a user who may have dead letters
 	slot       queue.Slot
 	probe      bool
 	begun      time.Time
@@ -24,13 +25,13 @@ type call struct {
 }
 
 func newCall(l *lane, n int, slot queue.Slot, probe bool) *call {
-	c := &call{lane: l, slot: slot, probe: probe, begun: time.Now()}
+	c := &call{lane: l, slot: slot, probe: probe, begun: time.Now(), newer: l.newer}
 	c.events, c.deliveries = c.oneEvent[:], c.oneDelivery[:]
 	if n != 1 {
 		c.events, c.deliveries = make([]userpilot.Event, n), make([]queue.Delivery, n)
 	}
 	for i := range n {
-		c.events[i], c.deliveries[i] = *l.events[i].event, l.events[i].delivery
+		c.events[i], c.deliveries[i] = l.events[i].sent(), l.events[i].delivery
 	}
 	return c
 }
@@ -91,6 +92,9 @@ func (w *Worker) attempt(c *call) (err error) {
 		return nil
 	})
 	w.metrics.called(err, time.Since(begun))
+	if err == nil && c.newer != nil {
+		return w.remember(c)
+	}
 	return err
 }
 

@@ -57,15 +57,16 @@ func (w *Worker) partition(c *queue.Claim) *partition {
 	return p
 }
 
-// admit reads an event and names its lane. What is no identify goes into the lane of the
-// dead, where it waits for nobody: it changes no user.
+// admit reads an event and names its lane. What is no identify waits its turn too, so that the
+// user's next events know that there is a dead letter. Where nobody can say whose it is, it goes
+// into the lane of the dead.
 func admit(d queue.Delivery) (user string, x waiting, size int) {
 	size = len(d.Body)
 	event, death := read(d.Body)
 	x = waiting{delivery: d}
 	if death != nil {
 		x.death = death
-		return "", x, size
+		return death.User, x, size
 	}
 	x.delivery.Body = nil
 	x.event = event
@@ -103,6 +104,8 @@ func (w *Worker) advance(l *lane) {
 		w.load(l)
 	case l.head().death != nil:
 		w.beginBurial(l)
+	case l.needsCheck():
+		w.check(l)
 	default:
 		l.state = ready
 		w.ready.push(l)

@@ -14,6 +14,7 @@ type state int
 
 const (
 	parked   state = iota // nothing to do, or waiting for events that must go along
+	checking              // what newer events have set is read and compared
 	ready                 // in the queue of lanes that can be called for
 	calling               // a call is in flight
 	settling              // its events are leaving the stream
@@ -29,7 +30,8 @@ const maxMerge = 1000
 type waiting struct {
 	delivery queue.Delivery // without the body
 	event    *userpilot.Event
-	death    *queue.Death // set: it goes to its grave without a call
+	rest     *userpilot.Event // what is left to say of a late event; nil is all of it
+	death    *queue.Death     // set: it goes to its grave without a call
 }
 
 func (x *waiting) inMemory() bool { return x.event != nil || x.death != nil }
@@ -63,6 +65,11 @@ type lane struct {
 	narrow narrowing
 	reach  uint64 // the next call must hold all events up to this one
 	barred bool   // it waits until they have arrived
+
+	guarded bool         // the user may have dead letters: what is delivered must be remembered
+	newer   *queue.Newer // what newer events have set, once it was compared with the first events
+	cleared int          // how many of these may be called for
+	mixed   bool         // there may be replays, or events that cannot be called for, among them
 }
 
 // head is the oldest event.
@@ -79,6 +86,11 @@ func (l *lane) push(x waiting, size int, share int64) {
 		l.account(size)
 	} else {
 		x.event, x.death, x.delivery.Body = nil, nil, nil
+	}
+	if x.delivery.Past != nil || x.death != nil || !keep {
+		l.mixed = true
+	} else if l.newer != nil && l.cleared == len(l.events) {
+		l.cleared++ // it is newer than all that was compared
 	}
 	if l.events == nil {
 		l.events = l.first[:0]
@@ -105,6 +117,7 @@ func (l *lane) drop(n int) {
 		l.events = nil
 	}
 	l.loaded -= min(n, l.loaded)
+	l.newer, l.cleared = nil, 0
 }
 
 // release lets go of an event's body.
@@ -115,14 +128,35 @@ func (l *lane) release(x *waiting) {
 	cost := int64(x.size()) + loadedBytes
 	l.bytes -= cost
 	l.bodies -= cost
-	x.event, x.death, x.delivery.Body = nil, nil, nil
+	x.event, x.rest, x.death, x.delivery.Body = nil, nil, nil, nil
 }
 
 func (x *waiting) size() int {
-	if x.event == nil {
-		return len(x.delivery.Body) // a dead one keeps its body there
+	size := 0
+	if x.rest != nil {
+		size = len(x.rest.Body())
 	}
-	return len(x.event.Body())
+	if x.event == nil {
+		return size + len(x.delivery.Body) // a dead one keeps its body there
+	}
+	return size + len(x.event.Body())
+}
+
+// reduce notes what is left to say of an event.
+func (l *lane) reduce(x *waiting, rest *userpilot.Event) {
+	before := x.size()
+	x.rest = rest
+	grown := int64(x.size() - before)
+	l.bytes += grown
+	l.bodies += grown
+}
+
+// sent is the event as it is called for.
+func (x *waiting) sent() userpilot.Event {
+	if x.rest != nil {
+		return *x.rest
+	}
+	return *x.event
 }
 
 // shrink lets go of bodies beyond the given bytes, but for the first event's.
@@ -133,6 +167,28 @@ func (l *lane) shrink(keep int64) {
 	}
 }
 
+// needsCheck reports whether newer events may have set what the first events set, or must be told
+// what these set.
+func (l *lane) needsCheck() bool {
+	return l.newer == nil && (l.guarded || l.mixed && l.head().delivery.Past != nil)
+}
+
+// callable is how many events can be called for as they are.
+func (l *lane) callable() int {
+	n := l.loaded
+	if l.newer != nil {
+		n = min(n, l.cleared)
+	}
+	if l.mixed {
+		for i := range l.events[:n] {
+			if x := &l.events[i]; x.death != nil || l.newer == nil && x.delivery.Past != nil {
+				return i
+			}
+		}
+	}
+	return n
+}
+
 // needsLoad reports whether bodies must be read before the next call.
 func (l *lane) needsLoad() bool {
 	if l.loaded == len(l.events) {
@@ -141,20 +197,20 @@ func (l *lane) needsLoad() bool {
 	return l.loaded == 0 || l.events[l.loaded].delivery.Sequence <= l.reach
 }
 
-// take returns how many events the next call may hold: as many as are loaded and the
+// take returns how many events the next call may hold: as many as can be called for and the
 // narrowing allows. But a merged call that may have been carried out is repeated as it was:
 // with more events in it a refusal would tell nothing about the first ones, and the halves that
 // follow would take the user back.
 func (l *lane) take(coalesce bool) int {
-	again := 0
-	for again < l.loaded && l.events[again].delivery.Sequence <= l.reach {
+	again, n := 0, l.callable()
+	for again < n && l.events[again].delivery.Sequence <= l.reach {
 		again++
 	}
 	switch {
 	case again > 1:
 		return again
 	case coalesce:
-		return min(l.loaded, maxMerge, l.narrow.size())
+		return min(n, maxMerge, l.narrow.size())
 	}
 	return 1
 }

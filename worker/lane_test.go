@@ -13,6 +13,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // caller answers every call with 2xx.
@@ -47,13 +48,17 @@ type laneModel struct {
 
 func (m *laneModel) push(t *rapid.T) {
 	body := event(rapid.IntRange(0, 3000).Draw(t, "size"))
-	if m.l.user == "" {
+	if m.l.user == "" || rapid.IntRange(0, 9).Draw(t, "kind") == 0 {
 		body = bytes.Repeat([]byte("?"), len(body))
+	}
+	var past *queue.Past
+	if rapid.IntRange(0, 9).Draw(t, "replay") == 0 {
+		past = &queue.Past{}
 	}
 	m.next += uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
 	before := m.l.bodies
 	kept := m.l.loaded
-	_, x, size := admit(queue.Delivery{Sequence: m.next, Body: body})
+	_, x, size := admit(queue.Delivery{Sequence: m.next, Body: body, Past: past})
 	m.l.push(x, size, m.share)
 	m.bodies = append(m.bodies, body)
 	if m.l.loaded > kept && before > 0 && before+int64(size) > m.share && m.next > m.l.reach {
@@ -89,19 +94,44 @@ func (m *laneModel) load(t *rapid.T) {
 	used := m.w.memory.used
 	before := m.l.bytes
 	m.l.state = loading
-	reach := m.l.reach
-	m.l.reach = 0 // else the lane asks its claim whether it may go on
+	reach, newer := m.l.reach, m.l.newer
+	m.l.reach, m.l.newer = 0, &queue.Newer{} // else the lane asks its claim whether it may go on
 	m.w.loaded(m.l, m.bodies[m.l.loaded:m.l.loaded+n], nil)
-	m.l.reach = reach
+	m.l.reach, m.l.newer = reach, newer
 	if m.w.memory.used-used != m.l.bytes-before {
 		t.Fatal("the memory's count and the lane's differ")
 	}
 	m.w.ready, m.w.graves, m.l.partition.busy = laneQueue{}, nil, 0
 }
 
+// compared does what the worker does with what newer events leave of the first ones.
+func (m *laneModel) compared(t *rapid.T) {
+	for i := range m.l.loaded {
+		if m.l.events[i].death != nil {
+			break
+		}
+		rest, err := userpilot.Parse(event(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.l.reduce(&m.l.events[i], &rest)
+		m.l.newer, m.l.cleared = &queue.Newer{}, i+1
+		if rapid.Bool().Draw(t, "enough") {
+			break
+		}
+	}
+}
+
+// mayCall reports whether an event can be called for: it is alive, and was compared with newer ones
+// where that is due.
+func (m *laneModel) mayCall(i int) bool {
+	x := &m.l.events[i]
+	return i < m.l.loaded && x.death == nil && (x.delivery.Past == nil || x.rest != nil)
+}
+
 // take checks how many events the next call may hold.
 func (m *laneModel) take(t *rapid.T) {
-	if m.l.loaded == 0 {
+	if m.l.loaded == 0 || !m.mayCall(0) || m.l.needsCheck() {
 		return
 	}
 	coalesce := rapid.Bool().Draw(t, "coalesce")
@@ -111,9 +141,12 @@ func (m *laneModel) take(t *rapid.T) {
 		t.Fatalf("a call of %d events, %d are loaded", n, m.l.loaded)
 	}
 	must := 0 // loaded events that have to go along
-	for _, x := range m.l.events[:m.l.loaded] {
-		if x.delivery.Sequence <= m.l.reach {
-			must++
+	for must < m.l.loaded && m.l.events[must].delivery.Sequence <= m.l.reach && m.mayCall(must) && (m.l.newer == nil || must < m.l.cleared) {
+		must++
+	}
+	for i := range n {
+		if !m.mayCall(i) {
+			t.Fatalf("event %d of %d is called for", i, n)
 		}
 	}
 	most := 1
@@ -141,6 +174,9 @@ func (m *laneModel) check(t *rapid.T) {
 		}
 		if x.inMemory() {
 			loaded += int64(len(m.bodies[i])) + loadedBytes
+			if x.rest != nil {
+				loaded += int64(len(x.rest.Body()))
+			}
 			if !bytes.Equal(x.body(), m.bodies[i]) {
 				t.Fatalf("event %d has another one's body", i)
 			}
@@ -176,7 +212,7 @@ func TestLaneModel(t *testing.T) {
 			m.l.reach = rapid.Uint64Range(0, 30).Draw(t, "reach")
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"push": m.push, "drop": m.drop, "shrink": m.shrink, "load": m.load, "take": m.take, "": m.check,
+			"push": m.push, "drop": m.drop, "shrink": m.shrink, "load": m.load, "take": m.take, "compared": m.compared, "": m.check,
 		})
 	})
 }

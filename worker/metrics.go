@@ -31,7 +31,7 @@ type metrics struct {
 func newMetrics() *metrics {
 	m := &metrics{
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "identify_events_total", Help: "Events by outcome: delivered at the 2xx, dead when the dead letter is stored.",
+			Name: "identify_events_total", Help: "Events by outcome: delivered at the 2xx, dead when the dead letter is stored, superseded if newer events had set all that a late one sets.",
 		}, []string{"outcome"}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "identify_calls_total", Help: "Attempts by result; error is an attempt without an answer.",
@@ -50,6 +50,7 @@ func newMetrics() *metrics {
 	}
 	m.deliver, m.ok = m.outcomes.WithLabelValues("delivered"), m.calls.WithLabelValues("2xx")
 	m.outcomes.WithLabelValues("dead")
+	m.outcomes.WithLabelValues("superseded")
 	for _, result := range []string{"4xx", "429", "5xx", "error"} {
 		m.calls.WithLabelValues(result)
 	}
@@ -100,6 +101,8 @@ func (m *metrics) died() {
 	m.outcomes.WithLabelValues("dead").Inc()
 	m.deadEvents.Add(1)
 }
+
+func (m *metrics) superseded(n int) { m.outcomes.WithLabelValues("superseded").Add(float64(n)) }
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced}

@@ -18,7 +18,7 @@ import (
 
 // contract is every metric that operators rely on, with its labels and their closed sets.
 var contract = map[string]map[string][]string{
-	"identify_events_total":             {"outcome": {"dead", "delivered"}},
+	"identify_events_total":             {"outcome": {"dead", "delivered", "superseded"}},
 	"identify_calls_total":              {"result": {"2xx", "429", "4xx", "5xx", "error"}},
 	"identify_call_duration_seconds":    nil,
 	"identify_delivery_latency_seconds": nil,
@@ -121,7 +121,7 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	t.Parallel()
 	want := map[string]float64{
 		"calls_total/2xx": 0, "calls_total/429": 0, "calls_total/4xx": 0, "calls_total/5xx": 0, "calls_total/error": 0,
-		"events_total/dead": 0, "events_total/delivered": 0, "coalesced_events_total": 0,
+		"events_total/dead": 0, "events_total/delivered": 0, "events_total/superseded": 0, "coalesced_events_total": 0,
 		"partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "load": 0,
 	}
 	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
@@ -139,7 +139,7 @@ func TestMetricsCount(t *testing.T) {
 	delete(got, "backlog_oldest_seconds")
 	want := map[string]float64{
 		"calls_total/2xx": 1, "calls_total/429": 1, "calls_total/4xx": 2, "calls_total/5xx": 1, "calls_total/error": 2,
-		"events_total/dead": 1, "events_total/delivered": 3, "coalesced_events_total": 2,
+		"events_total/dead": 1, "events_total/delivered": 3, "events_total/superseded": 0, "coalesced_events_total": 2,
 		"backlog_events": 3, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
 		"partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "load": 0,
 	}

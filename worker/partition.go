@@ -27,7 +27,7 @@ func (p *partition) lane(user string) *lane {
 	if !ok {
 		l = &lane{user: user, partition: p}
 		if user != "" {
-			l.reach = p.claim.Reach(user)
+			l.reach, l.guarded = p.claim.Reach(user), p.claim.Guarded(user)
 		}
 		p.lanes[user] = l
 	}

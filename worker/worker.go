@@ -114,6 +114,7 @@ type Worker struct {
 	history    history
 	announced  gateState
 	dead       trouble
+	guarding   trouble
 }
 
 // New checks the configuration and returns a worker that does not run yet.
@@ -129,6 +130,8 @@ func New(config Config) (*Worker, error) {
 		partitions: map[*queue.Claim]*partition{},
 		memory:     newMemory(config.Memory),
 		gate:       gate{initial: config.BackoffInitial, longest: config.BackoffMax},
+		dead:       trouble{begun: "dead letters cannot be stored, their events wait", over: "dead letters are stored again"},
+		guarding:   trouble{begun: "what newer events have set cannot be read, users with dead letters wait", over: "what newer events have set can be read again"},
 	}
 	member := &w.config.Member
 	member.Report, member.Changed = w.report, w.news

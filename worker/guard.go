@@ -1,0 +1,187 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+const (
+	// guardTimeout bounds one look at what newer events have set.
+	guardTimeout = 5 * time.Second
+	// guardPause is how long a user waits whose record cannot be read.
+	guardPause = time.Second
+	// rememberTimeout is how long a worker tries to write down what was delivered. It would have to
+	// be delivered again otherwise.
+	rememberTimeout = 15 * time.Second
+)
+
+// unguarded is why a replay dies of which nobody knows what is newer.
+const unguarded = "what newer events have set since is not known: compare it with the user's profile, then replay it with --force or discard it"
+
+// clearance is what a comparison with newer events has found of a lane's first events.
+type clearance struct {
+	newer *queue.Newer
+	// gone are the first events that need no call: superseded, or copies of replays that have their
+	// verdict.
+	gone       []queue.Delivery
+	superseded int
+	death      *queue.Death       // of the first event
+	rest       []*userpilot.Event // of those that may be called for; nil is all of the event
+}
+
+// check compares a lane's first events with what newer ones have set. All that is read stays
+// true until the lane's next call, as nobody else delivers for this user.
+func (w *Worker) check(l *lane) {
+	l.state = checking
+	p := l.partition
+	p.busy++
+	events := slices.Clone(l.events[:min(l.loaded, maxMerge)])
+	w.background.Go(func() {
+		ctx, cancel := context.WithTimeout(p.claim.Context(), guardTimeout)
+		defer cancel()
+		found, err := compare(ctx, p.claim, l.user, events)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		p.ended(&p.busy)
+		switch {
+		case p.closed:
+		case err != nil:
+			w.guarding.report(w.log, err)
+			w.wait(l, guardPause)
+		default:
+			w.guarding.report(w.log, nil)
+			w.checked(l, found)
+		}
+	})
+}
+
+// checked lets a lane go on with what was found.
+func (w *Worker) checked(l *lane, found clearance) {
+	switch {
+	case len(found.gone) > 0:
+		w.metrics.superseded(found.superseded)
+		if l.narrow.searching() {
+			l.narrow.delivered(len(found.gone))
+		}
+		w.settle(l, found.gone)
+		return
+	case found.death != nil:
+		w.condemn(l, *found.death)
+		return
+	}
+	before := l.bytes
+	for i, rest := range found.rest {
+		l.reduce(&l.events[i], rest)
+	}
+	w.memory.add(l.bytes - before)
+	l.newer, l.cleared = found.newer, len(found.rest)
+	w.advance(l)
+}
+
+// compare finds out what the first of a user's events have left to say. Those that have nothing are
+// settled next, so it writes down their verdicts.
+func compare(ctx context.Context, c *queue.Claim, user string, events []waiting) (found clearance, err error) {
+	if found.newer, err = c.Newer(ctx, user); err != nil {
+		return found, err
+	}
+	var superseded []queue.Sent
+	newer := found.newer.Clone()
+	for i := range events {
+		x := &events[i]
+		if x.death != nil {
+			break
+		}
+		judged, err := c.Judged(ctx, x.delivery)
+		if err != nil {
+			return found, err
+		}
+		rest, ok, known := reduce(c, newer, x)
+		needless := judged || known && !ok
+		switch {
+		case needless && len(found.rest) == 0:
+			found.gone = append(found.gone, x.delivery)
+			if !judged {
+				superseded = append(superseded, queue.Sent{Delivery: x.delivery})
+			}
+			continue
+		case needless, len(found.gone) > 0: // its turn comes when what is before it is settled
+		case known:
+			found.rest = append(found.rest, rest)
+			x.rest = rest
+			newer.Add(x.sent(), c.Age(x.delivery))
+			continue
+		case i == 0:
+			found.death = &queue.Death{Reason: queue.Unguarded, Error: unguarded, User: user}
+		}
+		break
+	}
+	found.superseded = len(superseded)
+	if len(superseded) > 0 {
+		err = record(ctx, c, user, found.newer, superseded, queue.OutcomeSuperseded)
+	}
+	return found, err
+}
+
+// reduce compares one event with what newer ones have set. rest is nil where all of it is left.
+func reduce(c *queue.Claim, newer *queue.Newer, x *waiting) (rest *userpilot.Event, ok, known bool) {
+	past := x.delivery.Past
+	late := past != nil && c.IsLate(x.delivery)
+	switch {
+	case past != nil && past.Forced, !newer.Known() && !late:
+		return nil, true, true
+	case !newer.Known():
+		return nil, true, past.Untracked
+	}
+	reduced, ok, known := newer.Reduce(*x.event, c.Age(x.delivery))
+	known = known || !late || past.Untracked // else nobody has ever known
+	if ok && len(reduced.Body()) != len(x.event.Body()) {
+		rest = &reduced
+	}
+	return rest, ok, known
+}
+
+// remember writes down what a call has delivered, before it is settled. If that is impossible the
+// claim is given up, and the events come again.
+func (w *Worker) remember(c *call) error {
+	claim := c.lane.partition.claim
+	ctx, cancel := context.WithTimeout(claim.Context(), rememberTimeout)
+	defer cancel()
+	sent := make([]queue.Sent, c.n())
+	for i := range sent {
+		sent[i] = queue.Sent{Delivery: c.deliveries[i], Event: c.events[i]}
+	}
+	newer := c.newer
+	for {
+		err := record(ctx, claim, c.lane.user, newer, sent, queue.OutcomeDelivered)
+		if err == nil {
+			return nil
+		}
+		newer = nil // what was read may be old
+		select {
+		case <-ctx.Done():
+		case <-claim.Lost():
+		case <-time.After(guardPause):
+			continue
+		}
+		claim.Fail(fmt.Errorf("write down what was delivered for a user with dead letters: %w", err))
+		return errNotNow
+	}
+}
+
+// record writes down what became of events, and then the verdicts on those that are replays.
+func record(ctx context.Context, c *queue.Claim, user string, newer *queue.Newer, sent []queue.Sent, outcome queue.Outcome) error {
+	if err := c.Remember(ctx, user, newer, sent); err != nil {
+		return err
+	}
+	for _, s := range sent {
+		if err := c.Judge(ctx, s.Delivery, outcome); err != nil {
+			return err
+		}
+	}
+	return nil
+}
