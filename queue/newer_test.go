@@ -1,0 +1,279 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"pgregory.net/rapid"
+
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+func identify(t interface{ Fatal(...any) }, body string) userpilot.Event {
+	e, err := userpilot.Parse([]byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func aged(n uint64) Age { return Age{made, n} }
+
+func TestAge(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]Age{
+		"0.0": {}, "1767323045000000678.7": {time.Unix(0, 1767323045000000678), 7},
+		"-5.0": {time.Unix(0, -5), 0}, "0.7": {time.Unix(0, 0), 7},
+	} {
+		got, err := ParseAge(text)
+		if err != nil || got.Compare(want) != 0 || got.String() != text {
+			t.Errorf("%q is read as %v, written as %q (%v)", text, got, got.String(), err)
+		}
+	}
+	for _, text := range []string{"", "7", ".7", "7.", "7.-1", "x.7", "7.x", "7.7.7", "99999999999999999999.1", "1.99999999999999999999"} {
+		if got, err := ParseAge(text); err == nil {
+			t.Errorf("%q is read as %v", text, got)
+		}
+	}
+	if (Age{}).Compare(aged(1)) >= 0 || aged(9).Compare(Age{made.Add(1), 1}) >= 0 || aged(9).Compare(aged(10)) >= 0 {
+		t.Error("ages do not compare by stream, and then by sequence")
+	}
+}
+
+// Whatever was added, in whatever order, what is left of an event is what no newer one has set.
+func TestNewerModel(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		n := Newer{record: newerRecord{Set: map[string]Age{}}}
+		set := map[string]uint64{} // the newest age by name
+		for range rapid.IntRange(0, 20).Draw(t, "events") {
+			age := rapid.Uint64Range(1, 30).Draw(t, "age")
+			name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name")
+			n.Add(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{%q:1}}`, name)), aged(age))
+			set[name] = max(set[name], age)
+		}
+		// What was stored is what is read.
+		text, err := json.Marshal(n.record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again Newer
+		if err := json.Unmarshal(text, &again.record); err != nil {
+			t.Fatal(err)
+		}
+		age := rapid.Uint64Range(1, 30).Draw(t, "age of the late one")
+		var want []string
+		for _, name := range []string{"a", "b", "c"} {
+			if set[name] <= age {
+				want = append(want, fmt.Sprintf("%q:1", name))
+			}
+		}
+		rest, ok, known := again.Reduce(identify(t, `{"user_id":"u","metadata":{"a":1,"b":1,"c":1}}`), aged(age))
+		if !known || ok != (len(want) > 0) || ok && string(rest.Body()) != `{"user_id":"u","metadata":{`+strings.Join(want, ",")+`}}` {
+			t.Fatalf("of an event of age %d after %v %s is left (%v, %v)", age, set, rest.Body(), ok, known)
+		}
+	})
+}
+
+func TestNewerCompany(t *testing.T) {
+	t.Parallel()
+	late := identify(t, `{"user_id":"u","company":{"id":"x","plan":1,"size":2}}`)
+	for name, test := range map[string]struct {
+		newer []string
+		want  string
+	}{
+		"nobody has said":         {[]string{`{"user_id":"u"}`}, `{"id":"x","plan":1,"size":2}`},
+		"moved on":                {[]string{`{"user_id":"u","company":{"id":"y"}}`}, ""},
+		"moved on and back":       {[]string{`{"user_id":"u","company":{"id":"y","plan":5}}`, `{"user_id":"u","company":{"company_id":"x"}}`}, `{"id":"x","plan":1,"size":2}`},
+		"the same":                {[]string{`{"user_id":"u","company":{"id":"x","plan":5}}`}, `{"id":"x","size":2}`},
+		"the same, all of it":     {[]string{`{"user_id":"u","company":{"id":"x","plan":5,"size":null}}`}, ""},
+		"the same, but elsewhere": {[]string{`{"user_id":"u","company":{"id":"x","plan":5}}`, `{"user_id":"u","company":{"id":"y"}}`}, ""},
+		"no company any more":     {[]string{`{"user_id":"u","company":null}`}, ""},
+	} {
+		n := Newer{}
+		for i, body := range test.newer {
+			n.Add(identify(t, body), aged(uint64(10+i)))
+		}
+		rest, ok, known := n.Reduce(late, aged(5))
+		want := ""
+		if test.want != "" {
+			want = `{"user_id":"u","company":` + test.want + `}`
+		}
+		if !known || ok != (want != "") || string(rest.Body()) != want {
+			t.Errorf("%s: %s is left (%v, %v), want %s", name, rest.Body(), ok, known, want)
+		}
+	}
+}
+
+// A record forgets the oldest of very many properties, and then says that it does not know.
+func TestNewerForgets(t *testing.T) {
+	t.Parallel()
+	n := Newer{}
+	n.record.open(aged(1), time.Time{})
+	for i := range uint64(maxSet + 10) {
+		n.Add(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{"p%d":1}}`, i)), aged(10+i))
+		n.record.trim()
+	}
+	if len(n.record.Set) > maxSet {
+		t.Fatalf("%d properties are kept", len(n.record.Set))
+	}
+	if _, _, known := n.Reduce(identify(t, `{"user_id":"u","metadata":{"p0":1}}`), aged(5)); known {
+		t.Error("it claims to know what was set so long ago")
+	}
+	if _, ok, known := n.Reduce(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{"p%d":1}}`, maxSet+9)), aged(5)); ok || !known {
+		t.Error("it has forgotten what was set last")
+	}
+	if rest, ok, known := n.Reduce(identify(t, `{"user_id":"u","metadata":{"p0":1}}`), aged(maxSet+100)); !ok || !known || rest.UserID() != "u" {
+		t.Error("an event that is newer than all is not let through")
+	}
+	text, err := json.Marshal(n.record)
+	if err != nil || len(text) > 512<<10 {
+		t.Errorf("a record of %d bytes (%v)", len(text), err)
+	}
+}
+
+func TestNewerLetters(t *testing.T) {
+	t.Parallel()
+	var r newerRecord
+	if r.spent() {
+		t.Error("no record at all is spent")
+	}
+	for range 2 {
+		r.open(aged(1), made)
+		r.open(aged(2), made.Add(time.Hour))
+	}
+	if r.Floor.Compare(aged(1)) != 0 || len(r.Open) != 2 || !r.Until.Equal(made.Add(time.Hour)) {
+		t.Errorf("the record is %+v", r)
+	}
+	r.close(aged(2))
+	if r.close(aged(7)); r.spent() {
+		t.Error("spent although a letter is open")
+	}
+	if r.close(aged(1)); !r.spent() {
+		t.Error("not spent although no letter is open")
+	}
+	r.open(aged(3), time.Time{})
+	if r.spent() || !r.Until.IsZero() {
+		t.Errorf("the record of a letter that is kept for ever is %+v", r)
+	}
+	for i := range uint64(maxOpen + 1) {
+		r.open(aged(100+i), time.Time{})
+	}
+	for i := range uint64(maxOpen + 1) {
+		r.close(aged(100 + i))
+	}
+	if r.close(aged(3)); r.spent() {
+		t.Error("spent although nobody has counted the letters")
+	}
+}
+
+// Two who change a record at the same time lose nothing, and what cannot be read is said.
+func TestNewerStored(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.must(q.clock.read(t.Context()))
+		old, err := q.readNewer(t.Context(), "ann")
+		s.must(err)
+		if old.Known() {
+			t.Error("there is a record of nobody")
+		}
+		open := func(n uint64) func(*newerRecord) newerChange {
+			return func(r *newerRecord) newerChange {
+				r.open(aged(n), q.clock.now().Add(time.Hour))
+				return storeNewer
+			}
+		}
+		s.must(q.changeNewer(t.Context(), "ann", nil, open(1)))
+		s.must(q.changeNewer(t.Context(), "ann", old, open(2))) // what was read is old
+		n, err := q.readNewer(t.Context(), "ann")
+		s.must(err)
+		if len(n.record.Open) != 2 {
+			t.Errorf("the record is %+v", n.record)
+		}
+		time.Sleep(59 * time.Minute)
+		if n, err = q.readNewer(t.Context(), "ann"); err != nil || !n.Known() {
+			t.Errorf("gone too early (%v)", err)
+		}
+		time.Sleep(2 * time.Minute)
+		if n, err = q.readNewer(t.Context(), "ann"); err != nil || n.Known() {
+			t.Errorf("%+v is left (%v)", n.record, err)
+		}
+		s.must(q.changeNewer(t.Context(), "ann", nil, open(3))) // over the server's marker
+		_, err = q.js.PublishMsg(t.Context(), &nats.Msg{Subject: q.topology.newerSubject("bob"), Data: []byte("secret")})
+		s.must(err)
+		if _, err := q.readNewer(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_newer") {
+			t.Errorf("a damaged record: %v", err)
+		}
+	})
+}
+
+// Who claims a partition knows of all users that have dead letters by then.
+func TestGuardCatchesUp(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q, other := s.queue(nil), s.queue(nil)
+		s.must(q.clock.read(t.Context()))
+		s.must(other.guard.catchUp(t.Context()))
+		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		const users = 2*scanBatch + 3
+		for i := range users {
+			s.must(c.open(t.Context(), fmt.Sprint("user", i), Delivery{Sequence: uint64(i + 1)}))
+		}
+		if other.guard.knows("user7") {
+			t.Fatal("known before it was read")
+		}
+		for range 2 {
+			s.must(other.guard.catchUp(t.Context()))
+			for i := range users {
+				if user := fmt.Sprint("user", i); !other.guard.knows(user) || !q.guard.knows(user) {
+					t.Fatalf("%s is not known", user)
+				}
+			}
+		}
+		if other.guard.knows("ann") {
+			t.Error("knows one who has no dead letter")
+		}
+		n, err := q.readNewer(t.Context(), "user7")
+		s.must(err)
+		s.must(q.deleteNewer(t.Context(), "user7", n))
+		s.must(other.guard.catchUp(t.Context()))
+		if other.guard.knows("user7") || !other.guard.knows("user8") {
+			t.Error("a deletion is not learnt, or too much is forgotten")
+		}
+		stream, err := q.js.Stream(t.Context(), q.topology.newerStreamName())
+		s.must(err)
+		s.must(stream.Purge(t.Context()))
+		s.must(other.guard.catchUp(t.Context()))
+		s.must(q.js.DeleteStream(t.Context(), q.topology.newerStreamName()))
+		if err := other.guard.catchUp(t.Context()); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_newer") {
+			t.Errorf("without the bucket: %v", err)
+		}
+	})
+}
+
+func TestReadPast(t *testing.T) {
+	t.Parallel()
+	if p := readPast(nats.Header{nats.MsgIdHdr: {"x"}}); p != nil {
+		t.Errorf("an event that was never dead has the past %+v", p)
+	}
+	whole := &Past{
+		Letter: aged(7), Origin: aged(3), Published: made.Add(time.Hour), Replays: 2, Run: "r1", Forced: true, Untracked: true,
+		History: []string{"one", "two"},
+	}
+	if got := fmt.Sprintf("%+v", *readPast(whole.header())); got != fmt.Sprintf("%+v", *readPast(readPast(whole.header()).header())) || !strings.Contains(got, "Replays:2 Run:r1 Forced:true Untracked:true History:[one two]") {
+		t.Errorf("the past is %s", got)
+	}
+	hostile := nats.Header{
+		headerReplays: {"x"}, headerOrigin: {"nonsense"}, headerLetter: {"\x1b[31m"}, headerRun: {"a\r\nb\x1b[1m"},
+		headerHistory: append(make([]string, 50), strings.Repeat("é", 1<<20)),
+	}
+	p := readPast(hostile)
+	if !p.Origin.IsZero() || !p.Letter.IsZero() || p.Replays != 0 || p.Run != "a  b [1m" || len(p.History) != maxHistory || len(p.History[maxHistory-1]) != maxHistoryLine {
+		t.Errorf("nonsense is read as %+v", p)
+	}
+}
