@@ -1,0 +1,66 @@
+package queue
+
+import (
+	"context"
+	"errors"
+)
+
+// ReplayConfig says how a selection is replayed. The zero value replays all of it as fast as can
+// be and waits for nothing.
+type ReplayConfig struct {
+	// Rate bounds what is published; zero is no limit. It starts without a burst.
+	Rate Rate
+	// Canary is how many letters are replayed first. Their verdicts are awaited before the others
+	// follow; if one of them dies again, no other is touched. 0 is none.
+	Canary int
+	// Wait blocks until each event has its verdict.
+	Wait bool
+
+	// What the audit trail tells besides: who, on which machine, and in words what the filter's
+	// Match and the selection's Edit do.
+	By, Host, Filter, EditText string
+
+	// Progress is told now and then how far it is, and at the end. It is not called concurrently,
+	// and must not block for long. Nil tells nobody.
+	Progress func(ReplayResult)
+}
+
+// ReplayResult counts what became of a selection's letters. Selected is the sum of Replayed,
+// Already, Gone, Skipped, Doubtful and what was not reached.
+type ReplayResult struct {
+	Run      string `json:"run"`      // names it in the audit trail
+	Selected uint64 `json:"selected"` // letters in the selection
+
+	Replayed uint64            `json:"replayed"`        // stored in the work stream, and no longer dead letters
+	Already  uint64            `json:"already"`         // had been replayed by a run that was cut short; no longer dead letters
+	Gone     uint64            `json:"gone"`            // were replayed or discarded by somebody else since they were selected
+	Skipped  uint64            `json:"skipped"`         // are still dead letters: exhausted, or cannot be sent
+	Skips    map[string]uint64 `json:"skips,omitempty"` // why how many are skipped; without any user's data
+	Doubtful uint64            `json:"doubtful"`        // are still dead letters, perhaps, and perhaps stored too: replay again, it does no harm
+
+	// Verdicts on those that are replayed, or were already. They are known for the canary, and
+	// with Wait.
+	Delivered  uint64 `json:"delivered"`
+	Superseded uint64 `json:"superseded"`
+	Dead       uint64 `json:"dead"`
+	// DiedAgain lists new dead letters of events that died again, 10 at most.
+	DiedAgain []uint64 `json:"died_again,omitempty"`
+}
+
+// ErrCanaryDied says that an event of the canary died again, and that only the canary was replayed.
+var ErrCanaryDied = errors.New("the canary died again, and nothing else was replayed")
+
+// Replay publishes the selection's events again, oldest first, and takes their letters out of the
+// dead-letter stream. Each event is replayed once in effect and none is lost, however often Replay
+// is cut short and run again, and whoever else replays at the same time.
+//
+// It blocks until all is done. When ctx ends, it stops between two events, finishes those that are
+// under way, and returns what was done with ctx's cause. After an error, too, the result says what
+// was done.
+//
+// It needs the right to publish to the subjects of events, to those of the audit trail's actions
+// and originals, to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and $JS.API.STREAM.MSG.DELETE of the
+// dead-letter stream, and to $JS.API.DIRECT.GET of the audit stream.
+func (q *Queue) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*ReplayResult, error) {
+	return nil, errors.New("not yet")
+}
