@@ -3,6 +3,9 @@ package queue
 import (
 	"context"
 	"errors"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // DiscardConfig says who discards, and why.
@@ -30,5 +33,79 @@ type DiscardResult struct {
 // It blocks until all is done. When ctx ends it stops, and returns what was done with ctx's cause.
 // It needs the rights of [Queue.Replay] but for the events' subjects.
 func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
-	return nil, errors.New("not yet")
+	d := &discarding{q: q, s: s, result: DiscardResult{Selected: s.Letters}}
+	if c.Reason == "" {
+		return d.told(), errors.New("reason: must say why the letters are discarded")
+	}
+	if s.Letters == 0 {
+		return d.told(), nil
+	}
+	if err := q.checkSelection(ctx, s); err != nil {
+		return d.told(), err
+	}
+	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.words(c.Filter), Reason: clean(c.Reason)}
+	if err := q.begin(ctx, a); err != nil {
+		return d.told(), err
+	}
+	d.result.Run = a.Run
+	stop := func() {}
+	if c.Progress != nil {
+		stop = nowAndThen(func() { c.Progress(*d.told()) })
+	}
+	err := d.run(ctx)
+	stop()
+	result := d.told()
+	return result, q.end(ctx, a, result.counts(), err)
+}
+
+// counts are for the audit trail.
+func (r *DiscardResult) counts() map[string]uint64 {
+	return nonzero(map[string]uint64{"selected": r.Selected, "discarded": r.Discarded, "gone": r.Gone, "doubtful": r.Doubtful})
+}
+
+// discarding is one run of [Queue.Discard].
+type discarding struct {
+	q *Queue
+	s *Selection
+
+	mu     sync.Mutex
+	result DiscardResult
+}
+
+func (d *discarding) told() *DiscardResult {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	result := d.result
+	return &result
+}
+
+// run deletes all letters of the selection. What is under way when ctx ends is finished.
+func (d *discarding) run(ctx context.Context) error {
+	finishing, cancel := lingering(ctx, stopPatience)
+	defer cancel()
+	group, going := errgroup.WithContext(ctx)
+	group.SetLimit(replaysAtOnce)
+	for place := 0; place < d.s.ids.len && going.Err() == nil; place++ {
+		group.Go(func() error { return d.one(finishing, d.s.ids.at(place)) })
+	}
+	err := group.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (d *discarding) one(ctx context.Context, id uint64) error {
+	found, err := d.q.remove(ctx, d.q.topology.DeadStreamName(), id, false)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case err != nil:
+		d.result.Doubtful++
+	case found:
+		d.result.Discarded++
+	default:
+		d.result.Gone++
+	}
+	return err
 }

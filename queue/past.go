@@ -14,6 +14,8 @@ type Past struct {
 	// Letter names the dead letter that was replayed: the end of its subject. It is zero for a
 	// copy that was published by other means, say from an export.
 	Letter Age
+	// ID is the letter's sequence in the dead-letter stream; 0 as with Letter.
+	ID uint64
 	// Origin is how old the event is; zero, older than all, if that cannot be read.
 	Origin Age
 	// Published is when it was first published; zero if that is not known.
@@ -36,6 +38,7 @@ const (
 	headerOrigin    = "Dead-Origin"
 	headerHistory   = "Dead-History"
 	headerLetter    = "Dead-Letter"
+	headerLetterID  = "Dead-Letter-Id"
 	headerRun       = "Dead-Run"
 	headerForced    = "Dead-Forced"
 	headerUntracked = "Dead-Untracked"
@@ -57,6 +60,7 @@ func readPast(h nats.Header) *Past {
 		Forced: h.Get(headerForced) != "", Untracked: h.Get(headerUntracked) != "",
 	}
 	p.Letter, _ = ParseAge(h.Get(headerLetter))
+	p.ID, _ = strconv.ParseUint(h.Get(headerLetterID), 10, 64)
 	p.Origin, _ = ParseAge(h.Get(headerOrigin))
 	p.Published, _ = time.Parse(time.RFC3339Nano, h.Get(headerPublishedAt))
 	return p
@@ -66,6 +70,7 @@ func readPast(h nats.Header) *Past {
 func (p *Past) header() nats.Header {
 	h := nats.Header{}
 	h.Set(headerLetter, p.Letter.String())
+	h.Set(headerLetterID, strconv.FormatUint(p.ID, 10))
 	h.Set(headerOrigin, p.Origin.String())
 	h.Set(headerReplays, strconv.Itoa(p.Replays))
 	h.Set(headerRun, p.Run)

@@ -21,6 +21,8 @@ var (
 	ErrNoStream = errors.New("the stream does not exist: create it with identify-worker setup")
 	// ErrStreamFull says that the stream or the server's storage is at its limit.
 	ErrStreamFull = errors.New("the stream is full: let the workers drain it, or raise its limits")
+	// ErrEventTooLarge says that the stream or the server takes no event of this size.
+	ErrEventTooLarge = errors.New("the event is larger than the stream's max_msg_size or the server's max_payload")
 	// ErrNotPermitted says that the server's permissions forbid publishing.
 	ErrNotPermitted = errors.New("not permitted: allow this NATS user to publish on the pipeline's subjects")
 	// ErrNoAnswer says that the server did not acknowledge in time. The event may have been
@@ -115,13 +117,23 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 // PublishOption alters one publication.
 type PublishOption func(*publication)
 
-type publication struct{ id string }
+type publication struct {
+	id     string
+	header nats.Header // besides the id
+	plain  bool        // whatever the user
+}
 
 // WithMessageID publishes under this id: within two minutes the server stores an id once.
 // A replayed event needs an id of its own. Without this option, or with an empty id,
 // each event gets a fresh one.
 func WithMessageID(id string) PublishOption {
 	return func(p *publication) { p.id = id }
+}
+
+// withPast publishes a replayed event, into the plain partition if it died there: else it could
+// overtake what its user's publisher still sends that way.
+func withPast(past *Past, partition string) PublishOption {
+	return func(p *publication) { p.header, p.plain = past.header(), partition == plainPartition }
 }
 
 // Receipt says that the server has stored an event.
@@ -173,6 +185,11 @@ func (p *Publisher) PublishAsync(ctx context.Context, body []byte, options ...Pu
 	if err != nil {
 		return nil, err
 	}
+	return p.publishEvent(ctx, event, options...)
+}
+
+// publishEvent is PublishAsync for a body that has been read already.
+func (p *Publisher) publishEvent(ctx context.Context, event userpilot.Event, options ...PublishOption) (*Result, error) {
 	f, err := p.newFlight(event, options)
 	if err != nil {
 		return nil, err
@@ -224,6 +241,7 @@ func (p *Publisher) newFlight(event userpilot.Event, options []PublishOption) (*
 		user:     event.UserID(),
 		subject:  p.subject(event.UserID()),
 		id:       o.id,
+		header:   o.header,
 		body:     event.Body(),
 		weight:   min(p.whole, max(p.unit, int64(len(event.Body())))),
 		deadline: time.Now().Add(p.retry),
@@ -231,6 +249,9 @@ func (p *Publisher) newFlight(event userpilot.Event, options []PublishOption) (*
 	}
 	if f.fresh {
 		f.id = nuid.Next()
+	}
+	if o.plain {
+		f.subject = p.q.topology.PlainSubject()
 	}
 	return f, nil
 }

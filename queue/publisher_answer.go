@@ -116,7 +116,7 @@ func refusal(err *jetstream.APIError) error {
 		}
 		return fmt.Errorf("publish: the server could not store the event, is its disk full?: %w", err)
 	case codeTooLarge:
-		return fmt.Errorf("publish: the event is larger than the stream's max_msg_size: %w", err)
+		return fmt.Errorf("publish: %w (%w)", ErrEventTooLarge, err)
 	default:
 		return fmt.Errorf("publish: %w", err)
 	}

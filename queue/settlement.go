@@ -266,8 +266,19 @@ const (
 
 var errTryAgain = errors.New("the server asks to try again")
 
+// errAlreadyGone says that there was nothing to delete.
+var errAlreadyGone = errors.New("there is no such message")
+
 // deleted reads the answer to a deletion: nil if the event is certainly gone.
 func deleted(answer []byte) error {
+	if err := deletedNow(answer); !errors.Is(err, errAlreadyGone) {
+		return err
+	}
+	return nil
+}
+
+// deletedNow is deleted for those who must know whether it was this deletion.
+func deletedNow(answer []byte) error {
 	var reply struct {
 		Success bool `json:"success"`
 		Error   *struct {
@@ -279,10 +290,12 @@ func deleted(answer []byte) error {
 		return fmt.Errorf("read the answer to a deletion: %w", err)
 	}
 	switch {
-	case reply.Success, reply.Error != nil && reply.Error.Code == codeAlreadyGone:
+	case reply.Success:
 		return nil
+	case reply.Error != nil && reply.Error.Code == codeAlreadyGone:
+		return errAlreadyGone
 	case reply.Error != nil && reply.Error.Code == codeNotFound && strings.Contains(reply.Error.Description, "no message found"):
-		return nil
+		return errAlreadyGone
 	case reply.Error != nil && reply.Error.Code == codeUnavailable:
 		return errTryAgain
 	case reply.Error != nil:

@@ -18,6 +18,7 @@ const (
 	OutcomeDelivered  Outcome = "delivered"  // Userpilot has it
 	OutcomeSuperseded Outcome = "superseded" // newer events had set all that it sets: no call was made
 	OutcomeDead       Outcome = "dead"       // it died again
+	OutcomePurged     Outcome = "purged"     // it was erased with all that is known of its user
 )
 
 // Verdict is what a worker writes into the audit trail before a replayed event leaves the work
@@ -25,6 +26,7 @@ const (
 type Verdict struct {
 	Run     string    `json:"run"`    // of the replay
 	Letter  Age       `json:"letter"` // that was replayed
+	ID      uint64    `json:"id"`     // of the letter
 	Outcome Outcome   `json:"outcome"`
 	At      time.Time `json:"at"`
 	Replays int       `json:"replays"`
@@ -62,7 +64,7 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 	if d.Past == nil || d.Past.Letter.IsZero() {
 		return nil
 	}
-	v := Verdict{Run: d.Past.Run, Letter: d.Past.Letter, Outcome: outcome, At: c.q.clock.now().UTC(), Replays: d.Past.Replays}
+	v := Verdict{Run: d.Past.Run, Letter: d.Past.Letter, ID: d.Past.ID, Outcome: outcome, At: c.q.clock.now().UTC(), Replays: d.Past.Replays}
 	if outcome == OutcomeDead {
 		v.Next = c.place(d).String()
 	}

@@ -21,16 +21,7 @@ type bucket struct {
 	tokens *rate.Limiter
 }
 
-// newBucket returns a bucket that starts empty: one that starts full gives a replica
-// that restarts in a loop a burst each time.
-func newBucket(r queue.Rate, burst int) bucket {
-	if burst == 0 {
-		burst = r.DefaultBurst()
-	}
-	tokens := rate.NewLimiter(rate.Every(r.Interval(burst)), burst)
-	tokens.AllowN(time.Now(), burst)
-	return bucket{r, tokens}
-}
+func newBucket(r queue.Rate, burst int) bucket { return bucket{r, r.Limiter(burst)} }
 
 // Take implements limiter.
 func (b bucket) Take(ctx context.Context, _ int) (queue.Slot, error) {

@@ -1,0 +1,60 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// History reads what was done with dead letters in the last year, newest last. It needs the right
+// to publish to $JS.API.DIRECT.GET.<stream>_AUDIT, and no other.
+func (q *Queue) History(ctx context.Context) ([]Action, error) {
+	actions := map[string]Action{}
+	var order []string
+	for m, err := range q.auditTrail(ctx, "action.*.*", 1) {
+		if err != nil {
+			return nil, fmt.Errorf("read the audit trail: %w", err)
+		}
+		run, event, _ := strings.Cut(strings.TrimPrefix(m.Header.Get(jetstream.SubjectHeader), q.topology.auditSubject("action", "")), ".")
+		before, known := actions[run]
+		if !known {
+			order = append(order, run)
+		}
+		actions[run] = before.learn(run, event, m)
+	}
+	history := make([]Action, 0, len(order))
+	for _, run := range order {
+		history = append(history, actions[run])
+	}
+	slices.SortStableFunc(history, func(a, b Action) int { return a.Begun.Compare(b.Begun) })
+	return history, nil
+}
+
+// learn takes in one record of an action. Anyone with the right to may have written it, so what
+// cannot be read is left out.
+func (a Action) learn(run, event string, m *nats.Msg) Action {
+	at, _ := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
+	begun := a.Begun
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		a.Outcome = "unknown: the record cannot be read"
+	}
+	a.Run, a.Begun = run, begun
+	if event == "ended" {
+		a.Ended = at
+	}
+	if begun.IsZero() {
+		a.Begun = at
+	}
+	return a
+}
+
+// auditTrail reads the records on some subjects of the audit trail, from a sequence on.
+func (q *Queue) auditTrail(ctx context.Context, subjects string, from uint64) scanned {
+	return q.scanSubjects(ctx, q.topology.AuditStreamName(), q.topology.auditSubject(subjects), from)
+}

@@ -1,0 +1,68 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// electionPatience is how long a request is repeated while nobody answers it: longer than a
+	// cluster takes to elect a leader after a server has died.
+	electionPatience = 30 * time.Second
+	// firstPatience is that for the first request of a command, which somebody waits for who may
+	// have mistaken the server or the name.
+	firstPatience = 5 * time.Second
+)
+
+// insist repeats a request to a subject while nobody answers it. What the server forbids it does
+// not repeat.
+func (q *Queue) insist(ctx context.Context, patience time.Duration, subject string, ask func(context.Context) error) error {
+	for end := time.Now().Add(patience); ; {
+		err := ask(ctx)
+		if err == nil || !unanswered(err) || time.Now().After(end) || denied(q.nc.LastError()).names(subject) {
+			return err
+		}
+		pause(ctx, againPause)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// unanswered reports whether nobody has carried out a request, as far as can be told, and somebody
+// may the next time.
+func unanswered(err error) bool {
+	if errors.Is(err, errSilence) || errors.Is(err, errTryAgain) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return true
+	}
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && refused.ErrorCode == codeUnavailable
+}
+
+// remove deletes a message from a stream by its sequence, and blocks until the server has. erase
+// overwrites it on disk, too. found is false if it was gone before.
+func (q *Queue) remove(ctx context.Context, stream string, sequence uint64, erase bool) (found bool, err error) {
+	subject := "$JS.API.STREAM.MSG.DELETE." + stream
+	request := fmt.Appendf(nil, `{"seq":%d,"no_erase":%t}`, sequence, !erase)
+	tries := 0
+	err = q.insist(ctx, electionPatience, subject, func(ctx context.Context) error {
+		tries++
+		answer, err := q.ask(ctx, subject, request)
+		if err != nil {
+			return err
+		}
+		return deletedNow(answer)
+	})
+	if errors.Is(err, errAlreadyGone) {
+		return tries > 1, nil // else a try whose answer was lost can have done it
+	}
+	if err != nil {
+		return false, fmt.Errorf("delete from %s: %w", stream, err)
+	}
+	return true, nil
+}

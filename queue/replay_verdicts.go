@@ -1,0 +1,248 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// errLags says that a server has answered that has not got yet what another one told before.
+var errLags = fmt.Errorf("a copy of the audit trail is behind the others: %w", errTryAgain)
+
+// verdicts reads what became of letters that were replayed before. It asks for the record of this
+// run, too: whoever has not got that yet cannot tell.
+func (r *replaying) verdicts(ctx context.Context, letters []*DeadLetter) (map[Age]Outcome, error) {
+	t := r.q.topology
+	begun, prefix := t.begunSubject(r.result.Run), t.auditSubject("verdict", "")
+	request := directRequest{Last: []string{begun}}
+	for _, l := range letters {
+		if !l.Letter.IsZero() {
+			request.Last = append(request.Last, t.verdictSubject(l.Letter))
+		}
+	}
+	var judged map[Age]Outcome
+	err := r.q.insist(ctx, electionPatience, directGet(t.AuditStreamName()), func(ctx context.Context) error {
+		var run uint64
+		judged = map[Age]Outcome{}
+		end, err := r.q.direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
+			subject := m.Header.Get(jetstream.SubjectHeader)
+			if subject == begun {
+				run = sequenceOf(m)
+			} else if letter, err := ParseAge(strings.TrimPrefix(subject, prefix)); err == nil {
+				judged[letter] = readVerdict(m.Data).Outcome
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
+		upTo, _ := strconv.ParseUint(end.Get("Nats-UpTo-Sequence"), 10, 64)
+		if run == 0 || upTo < r.heard {
+			return errLags
+		}
+		r.heard = max(r.heard, run) // no verdict that was not asked for is older
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the verdicts on replays: %w", err)
+	}
+	return judged, nil
+}
+
+func sequenceOf(m *nats.Msg) uint64 {
+	n, _ := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	return n
+}
+
+// readVerdict reads what a worker has written. Anyone with the right to may have, so what cannot
+// be read is left zero.
+func readVerdict(text []byte) Verdict {
+	var v Verdict
+	if err := json.Unmarshal(text, &v); err != nil {
+		return Verdict{}
+	}
+	return v
+}
+
+// judge counts an outcome.
+func (x *ReplayResult) judge(outcome Outcome) {
+	switch outcome {
+	case OutcomeDelivered:
+		x.Delivered++
+	case OutcomeSuperseded:
+		x.Superseded++
+	case OutcomePurged:
+		x.Purged++
+	case OutcomeDead:
+		x.Dead++
+	}
+}
+
+// await notes that a verdict is to come.
+func (r *replaying) await(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if place, _ := r.s.ids.find(id); r.awaited != nil {
+		r.awaited.set(place)
+		r.waiting++
+	}
+}
+
+// unawait notes that a verdict is there or will not come, and reports whether one was to.
+func (r *replaying) unawait(id uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	place, selected := r.s.ids.find(id)
+	if !selected || r.awaited == nil || !r.awaited.has(place) {
+		return false
+	}
+	r.awaited.clear(place)
+	r.waiting--
+	return true
+}
+
+func (r *replaying) unjudged() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waiting
+}
+
+// How often verdicts are looked for: more seldom as long as there are none.
+const (
+	leastListening = 250 * time.Millisecond
+	mostListening  = 2 * time.Second
+)
+
+// awaitVerdicts blocks until everything that was replayed has its verdict, or ctx ends.
+func (r *replaying) awaitVerdicts(ctx context.Context) error {
+	wait := leastListening
+	for before := r.unjudged(); before > 0; {
+		if err := r.hear(ctx); err != nil {
+			return err
+		}
+		left := r.unjudged()
+		if left == 0 {
+			break
+		}
+		if wait = min(wait*3/2, mostListening); left < before {
+			wait = leastListening
+		}
+		before = left
+		pause(ctx, wait)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// hear takes in the verdicts that have come since the last time.
+func (r *replaying) hear(ctx context.Context) error {
+	err := r.q.insist(ctx, electionPatience, directGet(r.q.topology.AuditStreamName()), func(ctx context.Context) error {
+		for m, err := range r.q.auditTrail(ctx, "verdict.*.*", r.heard+1) {
+			if err != nil {
+				return err
+			}
+			r.heard = sequenceOf(m)
+			v := readVerdict(m.Data)
+			if !r.unawait(v.ID) {
+				continue // of another run
+			}
+			r.count(func(x *ReplayResult) { x.judge(v.Outcome) })
+			if v.Outcome == OutcomeDead {
+				r.noteDeath(ctx, v.Next)
+			}
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("read the verdicts on replays: %w", err)
+	}
+	return nil
+}
+
+// maxDiedAgain bounds the new dead letters that are listed.
+const maxDiedAgain = 10
+
+// noteDeath looks up the new dead letter of an event that died again.
+func (r *replaying) noteDeath(ctx context.Context, name string) {
+	r.mu.Lock()
+	r.died++
+	full := len(r.result.DiedAgain) >= maxDiedAgain
+	r.mu.Unlock()
+	letter, err := ParseAge(name)
+	if full || err != nil {
+		return
+	}
+	request := directRequest{Last: []string{r.q.topology.deadSubject(letter)}}
+	_, _ = r.q.direct(ctx, r.q.topology.DeadStreamName(), request, func(m *nats.Msg) bool { // it is only to be shown
+		r.count(func(x *ReplayResult) { x.DiedAgain = append(x.DiedAgain, sequenceOf(m)) })
+		return true
+	})
+}
+
+// lagPatience is how long a copy of the dead letters that seems to lack some may have to catch up.
+const lagPatience = time.Second
+
+// readSelected reads letters of a selection from a place in it on, of so many messages of the
+// stream at most. It returns the place after those that it has covered: what is before it and not
+// among the letters is gone.
+func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int) (letters []*DeadLetter, next int, err error) {
+	stream := q.topology.DeadStreamName()
+	from := s.ids.at(place)
+	begun := time.Now()
+	err = q.insist(ctx, electionPatience, directGet(stream), func(ctx context.Context) error {
+		letters, next = nil, place
+		var unreadable error
+		end, err := q.direct(ctx, stream, directRequest{Sequence: from, Batch: most, MaxBytes: scanBytes}, func(m *nats.Msg) bool {
+			var l *DeadLetter
+			if l, unreadable = q.readDirect(m); unreadable != nil {
+				return false
+			}
+			var selected bool
+			if next, selected = s.ids.find(l.ID); selected {
+				letters = append(letters, l)
+				next++
+			}
+			return true
+		})
+		if err = errors.Join(err, unreadable); err != nil {
+			return err
+		}
+		if more, err := endOfBatch(end); more > 0 || err != nil || next == s.ids.len {
+			return err
+		}
+		if time.Since(begun) < lagPatience {
+			return errTryAgain
+		}
+		next = s.ids.len
+		return nil
+	})
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if err != nil {
+		err = fmt.Errorf("read the dead letters: %w", err)
+	}
+	return letters, next, err
+}
+
+// keepOriginal stores a letter's body in the audit trail.
+func (q *Queue) keepOriginal(ctx context.Context, l *DeadLetter, run string) error {
+	m := nats.NewMsg(q.topology.originalSubject(l.Letter))
+	m.Header.Set(headerRun, run)
+	if user := l.Header[headerUser]; len(user) > 0 {
+		m.Header[headerUser] = user
+	}
+	m.Data = l.Body
+	return q.audit(ctx, electionPatience, m)
+}

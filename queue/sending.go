@@ -1,0 +1,151 @@
+package queue
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// unsendable says why a letter is left where it is. The text holds no user's data.
+type unsendable string
+
+// Error implements error.
+func (u unsendable) Error() string { return string(u) }
+
+// errExhausted says that a letter has been replayed as often as is allowed.
+const errExhausted = unsendable("was replayed as often as is allowed")
+
+// sending is what is published of a letter.
+type sending struct {
+	letter *DeadLetter
+	event  userpilot.Event
+	edited bool
+}
+
+// prepare makes what is published of a letter, or tells by an unsendable why nothing can be.
+func (c *SelectConfig) prepare(l *DeadLetter) (sending, error) {
+	switch {
+	case l.Letter.IsZero():
+		return sending{}, unsendable("no worker has stored it: its subject is not a dead letter's")
+	case c.MaxReplays >= 0 && l.Replays >= c.MaxReplays:
+		return sending{}, errExhausted
+	}
+	event, err := userpilot.Parse(l.Body)
+	if c.Edit == nil {
+		return sending{letter: l, event: event}, refused("", err)
+	}
+	after, errEdit := c.Edit(l)
+	if errEdit != nil {
+		return sending{}, refused("edit: ", errEdit)
+	}
+	if bytes.Equal(after, l.Body) {
+		return sending{letter: l, event: event}, refused("", err)
+	}
+	user := event.UserID()
+	if user == "" {
+		user = l.user()
+	}
+	if event, err = userpilot.Parse(after); err != nil {
+		return sending{}, refused("after the edit: ", err)
+	}
+	switch {
+	case c.Force || event.UserID() == user:
+		return sending{letter: l, event: event, edited: true}, nil
+	case user == "":
+		return sending{}, unsendable("the edit names a user where the letter does not: needs --force")
+	}
+	return sending{}, unsendable("the edit names another user: needs --force")
+}
+
+// refused is err as the reason for which a letter is left where it is.
+func refused(prefix string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return unsendable(prefix + clean(err.Error()))
+}
+
+// past is what the event brings along from the letter.
+func (s sending) past(run string, force bool) *Past {
+	l := s.letter
+	return &Past{
+		Letter: l.Letter, ID: l.ID, Origin: l.Origin, Published: l.Published,
+		Replays: l.Replays + 1, Run: run, Forced: force, Untracked: !l.Tracked,
+		History: append(l.History[:len(l.History):len(l.History)], l.obituary()),
+	}
+}
+
+// obituary tells of this death in one line.
+func (l *DeadLetter) obituary() string {
+	line := l.At.UTC().Format("2006-01-02T15:04:05Z ") + string(l.Reason)
+	if l.Status != 0 {
+		line += fmt.Sprint(" ", l.Status)
+	}
+	if l.Code != "" {
+		line += " " + l.Code
+	}
+	if l.Error != "" {
+		line += ": " + l.Error
+	}
+	return line
+}
+
+// user is whose the letter is, as far as that can be read; else it is empty.
+func (l *DeadLetter) user() string {
+	if l.User != "" {
+		return l.User
+	}
+	if users := userIDs(l.Body); len(users) == 1 {
+		return users[0]
+	}
+	return ""
+}
+
+// userIDs reads the users that a body names, also one that is no identify: what comes before the
+// first error in it.
+func userIDs(body []byte) (users []string) {
+	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	if first, err := d.ReadToken(); err != nil || first.Kind() != '{' {
+		return nil
+	}
+	for {
+		name, err := d.ReadToken()
+		if err != nil || name.Kind() != '"' {
+			return users
+		}
+		if name.String() != "user_id" || d.PeekKind() != '"' {
+			if err := d.SkipValue(); err != nil {
+				return users
+			}
+			continue
+		}
+		value, err := d.ReadToken()
+		if err != nil {
+			return users
+		}
+		users = append(users, value.String())
+	}
+}
+
+// skips counts why letters are left where they are.
+type skips map[string]uint64
+
+// maxSkips bounds the reasons that are told apart: the texts of an edit's errors are not ours.
+const maxSkips = 100
+
+// add counts err if it is an unsendable, and reports whether it is.
+func (s skips) add(err error) bool {
+	reason, ok := errors.AsType[unsendable](err)
+	if !ok {
+		return false
+	}
+	if s[string(reason)] == 0 && len(s) >= maxSkips {
+		reason = "other reasons"
+	}
+	s[string(reason)]++
+	return true
+}
