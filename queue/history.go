@@ -53,8 +53,3 @@ func (a Action) learn(run, event string, m *nats.Msg) Action {
 	}
 	return a
 }
-
-// auditTrail reads the records on some subjects of the audit trail, from a sequence on.
-func (q *Queue) auditTrail(ctx context.Context, subjects string, from uint64) scanned {
-	return q.scanSubjects(ctx, q.topology.AuditStreamName(), q.topology.auditSubject(subjects), from)
-}

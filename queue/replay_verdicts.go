@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,27 +15,26 @@ import (
 // errLags says that a server has answered that has not got yet what another one told before.
 var errLags = fmt.Errorf("a copy of the audit trail is behind the others: %w", errTryAgain)
 
-// verdicts reads what became of letters that were replayed before. It asks for the record of this
+// verdicts reads what became of letters that were replayed before, by verdictSubject. It asks for the record of this
 // run, too: whoever has not got that yet cannot tell.
-func (r *replaying) verdicts(ctx context.Context, letters []*DeadLetter) (map[Age]Outcome, error) {
+func (r *replaying) verdicts(ctx context.Context, letters []*DeadLetter) (map[string]Outcome, error) {
 	t := r.q.topology
-	begun, prefix := t.begunSubject(r.result.Run), t.auditSubject("verdict", "")
+	begun := t.begunSubject(r.result.Run)
 	request := directRequest{Last: []string{begun}}
 	for _, l := range letters {
 		if !l.Letter.IsZero() {
 			request.Last = append(request.Last, t.verdictSubject(l.Letter))
 		}
 	}
-	var judged map[Age]Outcome
+	var judged map[string]Outcome
 	err := r.q.insist(ctx, electionPatience, directGet(t.AuditStreamName()), func(ctx context.Context) error {
 		var run uint64
-		judged = map[Age]Outcome{}
+		judged = map[string]Outcome{}
 		end, err := r.q.direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
-			subject := m.Header.Get(jetstream.SubjectHeader)
-			if subject == begun {
+			if subject := m.Header.Get(jetstream.SubjectHeader); subject == begun {
 				run = sequenceOf(m)
-			} else if letter, err := ParseAge(strings.TrimPrefix(subject, prefix)); err == nil {
-				judged[letter] = readVerdict(m.Data).Outcome
+			} else {
+				judged[subject] = readVerdict(m.Data).Outcome
 			}
 			return true
 		})
@@ -219,7 +217,7 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 		if err = errors.Join(err, unreadable); err != nil {
 			return err
 		}
-		if more, err := endOfBatch(end); more > 0 || err != nil || next == s.ids.len {
+		if more, err := nextBatch(end); more > 0 || err != nil || next == s.ids.len {
 			return err
 		}
 		if time.Since(begun) < lagPatience {

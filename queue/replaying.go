@@ -171,7 +171,7 @@ func (r *replaying) replayBatch(ctx context.Context, letters []*DeadLetter, fini
 	}
 	var sendings []sending
 	for _, l := range letters {
-		if outcome, ok := judged[l.Letter]; ok {
+		if outcome, ok := judged[r.q.topology.verdictSubject(l.Letter)]; ok {
 			finish(func(ctx context.Context) error { return r.removeJudged(ctx, l.ID, outcome) })
 			continue
 		}

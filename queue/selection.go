@@ -68,7 +68,7 @@ func (s *Selection) Sendable() uint64 { return s.Letters - s.Exhausted - s.Unsen
 
 // Bounds of what a selection tells.
 const (
-	maxGroups       = 100
+	toldGroups      = 100
 	maxCountedGroup = 10_000
 	maxEdits        = 5
 )
@@ -86,7 +86,7 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 		return nil, err
 	}
 	x := &selecting{
-		q: q, users: newDistinct(), groups: map[string]*GroupCount{},
+		q: q, users: newUserCount(), groups: map[string]*GroupCount{},
 		Selection: &Selection{Skips: skips{}, filter: f.String(), config: c, stream: info.Created},
 	}
 	if info.State.LastSeq > 0 {
@@ -102,7 +102,7 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 type selecting struct {
 	*Selection
 	q       *Queue
-	users   *distinct
+	users   *userCount
 	groups  map[string]*GroupCount
 	pending []*DeadLetter // of which it must be asked what newer events have set
 	bytes   int           // of their bodies
@@ -179,7 +179,7 @@ func (x *selecting) largest() []GroupCount {
 	slices.SortFunc(all, func(a, b GroupCount) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Group, b.Group))
 	})
-	return all[:min(len(all), maxGroups)]
+	return all[:min(len(all), toldGroups)]
 }
 
 // Of how many letters it is asked at a time what newer events have set.

@@ -1,0 +1,268 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// letter stores a dead letter as a worker would.
+func (s *sim) letter(q *Queue, age Age, partition string, past *Past, body string, death Death) {
+	s.t.Helper()
+	m := &nats.Msg{Subject: q.topology.deadSubject(age), Data: []byte(body)}
+	origin := age
+	if past != nil {
+		origin = past.Origin
+	}
+	m.Header = death.headers(Delivery{Sequence: age.Sequence, Published: made, Past: past}, origin, partition, time.Now())
+	_, err := q.js.PublishMsg(s.t.Context(), m, jetstream.WithExpectLastSequencePerSubject(0))
+	s.must(err)
+}
+
+// letters stores a dead letter for each of n users.
+func (s *sim) letters(q *Queue, n int) {
+	s.t.Helper()
+	for i := range n {
+		user := fmt.Sprint("u", i)
+		s.letter(q, Age{made, uint64(i + 1)}, "3", nil, fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i),
+			Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user})
+	}
+}
+
+func (s *sim) selected(q *Queue, f Filter, c SelectConfig) *Selection {
+	s.t.Helper()
+	selection, err := q.Select(s.t.Context(), f, c)
+	s.must(err)
+	return selection
+}
+
+// replayed selects all dead letters and replays them.
+func (s *sim) replayed(q *Queue, c ReplayConfig) *ReplayResult {
+	s.t.Helper()
+	result, err := q.Replay(s.t.Context(), s.selected(q, Filter{}, SelectConfig{}), c)
+	s.must(err)
+	return result
+}
+
+// stored reads what lies in a stream.
+func (s *sim) stored(q *Queue, stream string) (all []*jetstream.RawStreamMsg) {
+	s.t.Helper()
+	x, err := q.js.Stream(s.t.Context(), stream)
+	s.must(err)
+	for seq := uint64(1); seq <= x.CachedInfo().State.LastSeq; seq++ {
+		m, err := x.GetMsg(s.t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		s.must(err)
+		all = append(all, m)
+	}
+	return all
+}
+
+func (s *sim) dead(q *Queue) uint64 { return s.info(q, q.topology.DeadStreamName()).State.Msgs }
+
+// history is what the audit trail tells, in a line for each action.
+func (s *sim) history(q *Queue) (lines []string) {
+	s.t.Helper()
+	actions, err := q.History(s.t.Context())
+	s.must(err)
+	for _, a := range actions {
+		if a.Begun.IsZero() || a.Ended.IsZero() != (a.Outcome == "") {
+			s.t.Errorf("the record of %s tells the times %v and %v, and the outcome %q", a.Kind, a.Begun, a.Ended, a.Outcome)
+		}
+		lines = append(lines, fmt.Sprintf("%s %q: %s", a.Kind, a.Selection, a.Outcome))
+	}
+	return lines
+}
+
+// applier does what a worker does with replayed events, and counts how often each is applied.
+type applier struct {
+	*Queue
+	outcome func(Delivery) Outcome // nil delivers everything
+
+	mu      sync.Mutex
+	applied map[string]int
+	bodies  map[string]string
+}
+
+// applier works the whole stream until the test ends.
+func (s *sim) applier(outcome func(Delivery) Outcome) *applier {
+	a := &applier{Queue: s.queue(nil), outcome: outcome, applied: map[string]int{}, bodies: map[string]string{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Work(ctx, MemberConfig{}, a) }()
+	s.t.Cleanup(func() { cancel(); <-done })
+	s.await(10*time.Second, "at work", func() bool { return a.Held() == 17 })
+	return a
+}
+
+// Deliver implements Handler.
+func (a *applier) Deliver(c *Claim, d Delivery) {
+	ctx := c.Context()
+	judged, err := c.Judged(ctx, d)
+	if err == nil && !judged {
+		a.mu.Lock()
+		name := Age{c.created, d.Sequence}.String()
+		if d.Past != nil {
+			name = d.Past.Letter.String()
+		}
+		a.applied[name]++
+		a.bodies[name] = string(d.Body)
+		a.mu.Unlock()
+		outcome := OutcomeDelivered
+		if a.outcome != nil {
+			outcome = a.outcome(d)
+		}
+		if outcome == OutcomeDead {
+			err = c.Bury(ctx, d, d.Body, Death{Reason: Rejected, Status: 422, User: "u"})
+		}
+		err = errors.Join(err, c.Judge(ctx, d, outcome))
+	}
+	if err != nil {
+		c.Fail(err)
+		return
+	}
+	c.Settle("u", []Delivery{d}, func() {})
+}
+
+// Revoke implements Handler.
+func (a *applier) Revoke(*Claim) {}
+
+func (a *applier) counts() map[string]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.applied)
+}
+
+// A replayed event bears its past, goes to its user's partition, and its letter is gone.
+func TestReplay(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		ann := `{"user_id": "ann", "metadata": {"seats": 1.50}}`
+		s.letter(q, Age{made, 7}, "3", nil, ann, Death{Reason: Rejected, Status: 422, Code: "E1", Error: "no such plan", User: "ann"})
+		s.letter(q, Age{made, 8}, "plain", nil, `{"user_id":"bob"}`, Death{Reason: RetriesExhausted, User: "bob"})
+		s.letter(q, Age{made, 9}, "", &Past{Origin: Age{made, 3}, Replays: 1, Published: made.Add(time.Hour), History: []string{"first"}},
+			`{"user_id":"cleo"}`, Death{Reason: RetriesExhausted, Status: 503, User: "cleo"})
+		long := strings.Repeat("d", maxKeyBytes+1)
+		s.letter(q, Age{made, 10}, "5", nil, fmt.Sprintf(`{"user_id":%q}`, long), Death{Reason: RetriesExhausted, User: long})
+		var told []ReplayResult
+		result := s.replayed(q, ReplayConfig{By: "eve", Host: "laptop", Progress: func(r ReplayResult) { told = append(told, r) }})
+		if result.Replayed != 4 || result.Selected != 4 || s.dead(q) != 0 {
+			t.Errorf("got %+v, and %d dead letters are left", result, s.dead(q))
+		}
+		if last := told[len(told)-1]; last.Replayed != 4 || last.Run != result.Run {
+			t.Errorf("at last it was told %+v", last)
+		}
+		work := s.stored(q, workName)
+		var pasts []*Past
+		for _, m := range work {
+			pasts = append(pasts, readPast(m.Header))
+		}
+		if p := pasts[0]; p.Letter.Compare(Age{made, 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
+			p.Forced || p.Untracked || !p.Published.Equal(made) || len(p.History) != 1 || !strings.HasSuffix(p.History[0], "Z rejected 422 E1: no such plan") {
+			t.Errorf("the first one's past is %+v", p)
+		}
+		if p := pasts[2]; p.Letter.Compare(Age{made, 9}) != 0 || p.Origin.Compare(Age{made, 3}) != 0 || p.Replays != 2 || !p.Published.Equal(made.Add(time.Hour)) ||
+			len(p.History) != 2 || p.History[0] != "first" || !strings.HasSuffix(p.History[1], "Z retries_exhausted 503") {
+			t.Errorf("the past of one that was replayed before is %+v", p)
+		}
+		if string(work[0].Data) != ann {
+			t.Errorf("published %s", work[0].Data)
+		}
+		plain := q.topology.PlainSubject()
+		for i, want := range []bool{false, true, false, true} {
+			if got := work[i].Subject == plain; got != want {
+				t.Errorf("event %d was published on %s", i, work[i].Subject)
+			}
+		}
+		if got := s.history(q); !slices.Equal(got, []string{`replay "all": done`}) {
+			t.Errorf("the audit trail tells %q", got)
+		}
+		actions, err := q.History(t.Context())
+		s.must(err)
+		if a := actions[0]; a.Run != result.Run || a.By != "eve" || a.Host != "laptop" || !maps.Equal(a.Counts, map[string]uint64{"selected": 4, "replayed": 4}) {
+			t.Errorf("the audit trail tells %+v", a)
+		}
+	})
+}
+
+// Whoever waits is told what became of each event.
+func TestReplayWaits(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 10)
+		s.applier(func(d Delivery) Outcome {
+			return []Outcome{OutcomeDelivered, OutcomeDelivered, OutcomeSuperseded, OutcomeDead}[d.Past.ID%4]
+		})
+		begun := time.Now()
+		result := s.replayed(q, ReplayConfig{Wait: true})
+		if result.Delivered != 5 || result.Superseded != 3 || result.Dead != 2 || result.Replayed != 10 || time.Since(begun) > 5*time.Second {
+			t.Errorf("after %v: %+v", time.Since(begun), result)
+		}
+		if s.dead(q) != 2 || !slices.Equal(result.DiedAgain, []uint64{11, 12}) {
+			t.Errorf("%d are dead, %d are told of", s.dead(q), result.DiedAgain)
+		}
+		again := s.selected(q, Filter{}, SelectConfig{MaxReplays: 1})
+		if again.Letters != 2 || again.Exhausted != 2 || again.Sendable() != 0 {
+			t.Errorf("selected %+v", again)
+		}
+		if skipped, err := q.Replay(t.Context(), again, ReplayConfig{}); err != nil || skipped.Skipped != 2 || skipped.Replayed != 0 || s.dead(q) != 2 {
+			t.Errorf("exhausted ones: %+v, %v", skipped, err)
+		}
+	})
+}
+
+// If one of the canary dies, nothing else is touched; else the others follow.
+func TestReplayCanary(t *testing.T) {
+	for name, test := range map[string]struct {
+		dies uint64
+		want error
+		left uint64
+	}{
+		"dies":         {2, ErrCanaryDied, 8},
+		"lives":        {0, nil, 0},
+		"dies with it": {9, nil, 1}, // not of the canary
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.letters(q, 10)
+				s.applier(func(d Delivery) Outcome {
+					if d.Past.ID == test.dies {
+						return OutcomeDead
+					}
+					return OutcomeDelivered
+				})
+				result, err := q.Replay(t.Context(), s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{Canary: 3})
+				if !errors.Is(err, test.want) {
+					t.Fatalf("got %v", err)
+				}
+				s.await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+				if err == nil {
+					if s.dead(q) != test.left || result.Replayed != 10 || result.Delivered != 3 {
+						t.Errorf("%d dead letters are left, %+v", s.dead(q), result)
+					}
+					return
+				}
+				if s.dead(q) != test.left || result.Replayed != 3 || result.Delivered != 2 || result.Dead != 1 || !strings.Contains(err.Error(), "[11]") {
+					t.Errorf("%d dead letters are left, %+v, %v", s.dead(q), result, err)
+				}
+				if got := s.history(q); !slices.Equal(got, []string{`replay "all": canary died`}) {
+					t.Errorf("the audit trail tells %q", got)
+				}
+			})
+		})
+	}
+}
