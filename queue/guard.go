@@ -213,6 +213,22 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 	return err
 }
 
+// closeLetter notes that a letter of a user is gone for good. The last one takes the record along.
+func (q *Queue) closeLetter(ctx context.Context, userID string, letter Age) error {
+	if err := q.clock.read(ctx); err != nil {
+		return err
+	}
+	return q.changeNewer(ctx, userID, nil, func(r *newerRecord) newerChange {
+		switch r.close(letter); {
+		case r.Set == nil:
+			return keepNewer
+		case r.spent():
+			return dropNewer
+		}
+		return storeNewer
+	})
+}
+
 // deadLetterAge is how long the stream keeps dead letters; 0 is for ever.
 func (q *Queue) deadLetterAge(ctx context.Context) (time.Duration, error) {
 	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")

@@ -63,19 +63,23 @@ func (n *Newer) Known() bool { return n.record.Set != nil }
 func (n *Newer) Reduce(e userpilot.Event, age Age) (rest userpilot.Event, ok, known bool) {
 	known = true
 	rest, ok = e.Without(func(p userpilot.Property) userpilot.Standing {
-		set, found := n.record.Set[pathHash(p.Path)]
-		switch {
-		case !found && age.Compare(n.record.Floor) < 0:
+		if _, found := n.record.Set[pathHash(p.Path)]; !found && age.Compare(n.record.Floor) < 0 {
 			known = false
-			return userpilot.Newest
-		case set.Compare(age) <= 0:
-			return userpilot.Newest
-		case p.Path == "/company" && n.record.Company == pathHash(p.Company):
-			return userpilot.Repeated
 		}
-		return userpilot.Superseded
+		return n.judge(p, age)
 	})
 	return rest, ok, known
+}
+
+// judge compares a property that an event of this age sets with what is known.
+func (n *Newer) judge(p userpilot.Property, age Age) userpilot.Standing {
+	switch {
+	case n.record.Set[pathHash(p.Path)].Compare(age) <= 0:
+		return userpilot.Newest
+	case p.Path == "/company" && n.record.Company == pathHash(p.Company):
+		return userpilot.Repeated
+	}
+	return userpilot.Superseded
 }
 
 // Add takes in an event of this age that has been delivered, or is about to be before another one.

@@ -277,3 +277,52 @@ func TestReadPast(t *testing.T) {
 		t.Errorf("nonsense is read as %+v", p)
 	}
 }
+
+// What is told of letters is what a replay would do with them.
+func TestSupersessions(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.must(q.clock.read(t.Context()))
+		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		bury := func(seq uint64, user, more string) {
+			d := Delivery{Sequence: seq}
+			s.must(c.Bury(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), Death{Reason: Rejected, User: user}))
+		}
+		bury(1, "ann", `,"metadata":{"a":1,"b":2}`)
+		bury(2, "ann", `,"metadata":{"a":1}`)
+		bury(3, "ann", `,"metadata":{"b":1}`)
+		bury(4, "bob", `,"metadata":{"a":1}`)
+		for i := range supersededAtOnce {
+			bury(uint64(5+i), fmt.Sprint("user", i), "")
+		}
+		n, err := q.readNewer(t.Context(), "ann")
+		s.must(err)
+		s.must(c.Remember(t.Context(), "ann", n, []Sent{{Delivery{Sequence: 9}, identify(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
+		var letters []*DeadLetter
+		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+			s.must(err)
+			letters = append(letters, l)
+		}
+		letters = append(letters, &DeadLetter{Body: []byte("?")}, &DeadLetter{Death: Death{User: "nobody"}, Body: []byte(`{"user_id":"nobody"}`)})
+		found, err := q.Supersessions(t.Context(), letters)
+		s.must(err)
+		for i, want := range map[int]string{
+			0:                "{Known:true Wholly:false Partly:true Properties:[{Path:/metadata/a Superseded:true} {Path:/metadata/b Superseded:false}]}",
+			1:                "{Known:true Wholly:true Partly:false Properties:[{Path:/metadata/a Superseded:true}]}",
+			2:                "{Known:true Wholly:false Partly:false Properties:[{Path:/metadata/b Superseded:false}]}",
+			3:                "{Known:true Wholly:false Partly:false Properties:[{Path:/metadata/a Superseded:false}]}",
+			len(letters) - 3: "{Known:true Wholly:false Partly:false Properties:[{Path: Superseded:false}]}",
+			len(letters) - 2: "{Known:false Wholly:false Partly:false Properties:[]}",
+			len(letters) - 1: "{Known:false Wholly:false Partly:false Properties:[]}",
+		} {
+			if got := fmt.Sprintf("%+v", found[i]); got != want {
+				t.Errorf("letter %d: %s, want %s", i, got, want)
+			}
+		}
+		selected, err := q.Select(t.Context(), Filter{}, SelectConfig{})
+		s.must(err)
+		if selected.Superseded != 1 || selected.Partly != 1 {
+			t.Errorf("%d of the selection are superseded, %d in part", selected.Superseded, selected.Partly)
+		}
+	})
+}

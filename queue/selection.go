@@ -151,6 +151,14 @@ func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
 	if !l.Tracked {
 		x.Untracked++
 	}
+	if x.config.Force {
+		return nil // nothing of it is held back
+	}
+	if s.edited {
+		edited := *l
+		edited.Body = s.event.Body()
+		l = &edited
+	}
 	x.pending = append(x.pending, l)
 	if x.bytes += len(l.Body); len(x.pending) == comparedAtOnce || x.bytes > comparedBytes {
 		return x.compare(ctx)
@@ -190,33 +198,19 @@ const (
 
 // compare counts what newer events have set of the letters that wait for it.
 func (x *selecting) compare(ctx context.Context) error {
-	found, err := x.q.superseded(ctx, x.pending)
+	found, err := x.q.Supersessions(ctx, x.pending)
 	if err != nil {
 		return err
 	}
 	for _, s := range found {
-		switch s {
-		case wholly:
+		switch {
+		case s.Wholly:
 			x.Superseded++
-		case partly:
+		case s.Partly:
 			x.Partly++
 		}
 	}
 	clear(x.pending)
 	x.pending, x.bytes = x.pending[:0], 0
 	return nil
-}
-
-// supersession is how much of an event newer ones have set since it died.
-type supersession int
-
-const (
-	nothing supersession = iota
-	partly
-	wholly
-)
-
-// superseded tells of each letter how much of it newer events have set.
-func (q *Queue) superseded(_ context.Context, letters []*DeadLetter) ([]supersession, error) {
-	return make([]supersession, len(letters)), nil
 }

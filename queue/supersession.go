@@ -1,0 +1,99 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// Supersession tells how much of a dead letter's event newer events of its user have set since.
+type Supersession struct {
+	// Known is whether that can be told: the letter's user can be read, and has been tracked since
+	// it died. Otherwise a replay dies again, unless the letter is untracked or the replay is forced.
+	Known bool
+	// Wholly says that a replay would have nothing left to say: it makes no call. Partly says that
+	// it would say less.
+	Wholly, Partly bool
+	// Properties are what the event sets, in its order.
+	Properties []PropertyStanding
+}
+
+// PropertyStanding is one thing that an event sets, and whether a newer event has set it since.
+type PropertyStanding struct {
+	Path       string // as in [userpilot.Property]
+	Superseded bool
+}
+
+// supersededAtOnce bounds the users that are asked for in one request: the server takes 1,024.
+const supersededAtOnce = 500
+
+// Supersessions tells of each letter what would be left of it. It blocks for a round trip for each
+// few hundred letters, and needs the right to publish to $JS.API.DIRECT.GET.KV_<bucket>_newer. In
+// a cluster what it says can be a little behind; what a replay does is exact.
+func (q *Queue) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Supersession, error) {
+	found := make([]Supersession, len(letters))
+	for at := 0; at < len(letters); at += supersededAtOnce {
+		some := letters[at:min(len(letters), at+supersededAtOnce)]
+		records, err := q.newerOf(ctx, some)
+		if err != nil {
+			return nil, fmt.Errorf("read what newer events have set: %w", err)
+		}
+		for i, l := range some {
+			if n := records[q.topology.newerSubject(l.user())]; l.user() != "" && n != nil {
+				found[at+i] = n.supersession(l)
+			}
+		}
+	}
+	return found, nil
+}
+
+// newerOf reads the records of the letters' users, by subject. It does not decode what is damaged.
+func (q *Queue) newerOf(ctx context.Context, letters []*DeadLetter) (map[string]*Newer, error) {
+	records := map[string]*Newer{}
+	var r directRequest
+	for _, l := range letters {
+		if user := l.user(); user != "" {
+			subject := q.topology.newerSubject(user)
+			if _, asked := records[subject]; !asked {
+				records[subject] = nil
+				r.Last = append(r.Last, subject)
+			}
+		}
+	}
+	if len(r.Last) == 0 {
+		return records, nil
+	}
+	stream := q.topology.newerStreamName()
+	err := q.insist(ctx, firstPatience, directGet(stream), func(ctx context.Context) error {
+		_, err := q.direct(ctx, stream, r, func(m *nats.Msg) bool {
+			var n Newer
+			if len(m.Data) > 0 && json.Unmarshal(m.Data, &n.record) == nil {
+				records[m.Header.Get(jetstream.SubjectHeader)] = &n
+			}
+			return true
+		})
+		return err
+	})
+	return records, err
+}
+
+func (n *Newer) supersession(l *DeadLetter) (s Supersession) {
+	event, err := userpilot.Parse(l.Body)
+	if err != nil || !n.Known() {
+		return s
+	}
+	some := false
+	for p := range event.Properties() {
+		gone := n.judge(p, l.Origin) == userpilot.Superseded
+		s.Properties = append(s.Properties, PropertyStanding{Path: p.Path, Superseded: gone})
+		some = some || gone
+	}
+	_, left, known := n.Reduce(event, l.Origin)
+	s.Known, s.Wholly, s.Partly = known, known && !left, known && left && some
+	return s
+}
