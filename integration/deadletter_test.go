@@ -31,7 +31,7 @@ func invalid() []grave {
 	of := func(body, user string) grave {
 		headers := map[string]string{"Dead-Reason": "invalid", "Dead-Error": "*"}
 		if user != "" {
-			headers["Dead-User"] = user
+			headers["Dead-User"], headers["Dead-Origin"] = user, "*"
 		}
 		return grave{body: []byte(body), headers: headers}
 	}
@@ -58,7 +58,7 @@ func refused(status int, reason, attempts string, n int) grave {
 		body: fmt.Appendf(nil, `{"user_id":%q,"metadata":{"refuse":%d}}`, user, status),
 		headers: map[string]string{
 			"Dead-Reason": reason, "Dead-Status": strconv.Itoa(status), "Dead-Code": "scripted_fault", "Dead-Error": "*",
-			"Dead-Request-Id": "*", "Dead-Attempts": attempts, "Dead-User": user,
+			"Dead-Request-Id": "*", "Dead-Attempts": attempts, "Dead-User": user, "Dead-Origin": "*",
 		},
 	}
 }
@@ -111,6 +111,7 @@ func TestDeadLetters(t *testing.T) {
 		if i < 0 {
 			continue // said by check
 		}
+		g.headers["Dead-Partition"] = "plain"
 		g.headers["Dead-Sequence"] = strconv.FormatUint(sequences[string(g.body)], 10)
 		checkHeaders(t, g, letters[i].Header)
 	}

@@ -1,0 +1,119 @@
+package integration
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+)
+
+// A poison storm: the app sends a property that Userpilot refuses, for a while. Its events die, the
+// users go on. A canary tells that nothing is mended yet; when it is, all is replayed under live
+// events while a worker is killed, and each user has the newest of everything.
+func TestPoisonStorm(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	legacy := []byte(`"legacy"`)
+	s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+		if bytes.Contains(q.Body, legacy) {
+			return userpilottest.Fault{Status: http.StatusUnprocessableEntity}
+		}
+		return userpilottest.Fault{}
+	})
+	for range 3 {
+		s.startWorker()
+	}
+	names := users(40)
+	publish := func(user, properties string) {
+		t.Helper()
+		_, err := s.publisher.Publish(t.Context(), fmt.Appendf(nil, `{"user_id":%q,"metadata":{%s}}`, user, properties))
+		must(t, err)
+	}
+	const deadEach = 3
+	for n := range deadEach {
+		for _, user := range names {
+			publish(user, fmt.Sprintf(`"plan":"legacy","old":%d,"only%d":true`, n, n))
+		}
+	}
+	within(t, 30*time.Second, "all poison to be dead", func() bool { return s.dead() == deadEach*len(names) })
+	for _, user := range names {
+		publish(user, `"plan":"pro"`)
+	}
+	s.drain()
+
+	choose := func() *queue.Selection {
+		t.Helper()
+		selected, err := s.queue.Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
+		must(t, err)
+		if selected.Letters != deadEach*uint64(len(names)) || selected.Partly != selected.Letters || selected.Superseded != 0 {
+			t.Fatalf("%d letters are selected, %d superseded and %d in part", selected.Letters, selected.Superseded, selected.Partly)
+		}
+		return selected
+	}
+	// What newer events have set is taken out before a call is made. So here the poison is what
+	// nobody has sent since.
+	s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+		if bytes.Contains(q.Body, []byte(`"old"`)) {
+			return userpilottest.Fault{Status: http.StatusUnprocessableEntity}
+		}
+		return userpilottest.Fault{}
+	})
+	result, err := s.queue.Replay(t.Context(), choose(), queue.ReplayConfig{By: "test", Canary: 5})
+	if !errors.Is(err, queue.ErrCanaryDied) || result.Replayed != 5 || result.Dead == 0 {
+		t.Fatalf("the canary: %+v, %v", result, err)
+	}
+	within(t, 30*time.Second, "the canary to be dead", func() bool { return s.letters() == deadEach*len(names) })
+
+	s.api.SetFaults(nil)
+	selected, replayed := choose(), make(chan error, 1)
+	go func() {
+		var err error
+		result, err = s.queue.Replay(t.Context(), selected, queue.ReplayConfig{By: "test", Canary: 5, Wait: true})
+		replayed <- err
+	}()
+	for _, user := range names {
+		publish(user, `"live":1`)
+	}
+	within(t, 30*time.Second, "some replays", func() bool { return s.letters() < 2*len(names) })
+	s.workers[0].kill()
+	must(t, <-replayed)
+	if n := deadEach * uint64(len(names)); result.Replayed != n || result.Delivered+result.Superseded != n || result.Dead != 0 || result.Skipped != 0 {
+		t.Errorf("the replay: %+v", result)
+	}
+	s.drain()
+	if n := s.letters(); n != 0 {
+		t.Errorf("%d dead letters are left", n)
+	}
+	for _, user := range names {
+		p, _ := s.api.Profile(user)
+		want := map[string]string{"plan": `"pro"`, "old": "2", "live": "1", "only0": "true", "only1": "true", "only2": "true"}
+		for name, value := range want {
+			if got := string(p.Properties[name]); got != value || len(p.Properties) != len(want) {
+				t.Errorf("%s of a user is %q, want %s, among %d properties", name, got, value, len(p.Properties))
+			}
+		}
+	}
+	stats := s.api.Stats()
+	if n := stats.ByStatus[http.StatusTooManyRequests]; n > 0 {
+		t.Errorf("%d calls over the limit", n)
+	}
+	for _, w := range s.workers {
+		if log := w.log(t.Context()); strings.Contains(log, userDomain) || strings.Contains(log, "legacy") {
+			t.Error("a worker's log holds a user's data")
+		}
+	}
+}
+
+// letters is how many dead letters there are.
+func (s *system) letters() int {
+	s.t.Helper()
+	counts, err := s.queue.Counts(s.t.Context())
+	must(s.t, err)
+	return int(counts.DeadLetters)
+}
