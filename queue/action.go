@@ -61,7 +61,7 @@ func (t Topology) originalSubject(letter Age) string {
 // may be changed.
 func (q *Queue) begin(ctx context.Context, a *Action) error {
 	a.Run = nuid.Next()
-	if err := q.recordAction(ctx, firstPatience, q.topology.begunSubject(a.Run), a); err != nil {
+	if err := stopped(ctx, q.recordAction(ctx, firstPatience, q.topology.begunSubject(a.Run), a)); err != nil {
 		return fmt.Errorf("record in the audit trail what is about to be done (nothing was): %w", err)
 	}
 	return nil

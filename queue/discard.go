@@ -85,14 +85,16 @@ func (d *discarding) run(ctx context.Context) error {
 	defer cancel()
 	group, going := errgroup.WithContext(ctx)
 	group.SetLimit(replaysAtOnce)
-	for place := 0; place < d.s.ids.len && going.Err() == nil; place++ {
-		group.Go(func() error { return d.one(finishing, d.s.ids.at(place)) })
+	place := 0
+	for ; place < d.s.ids.len && going.Err() == nil; place++ {
+		id := d.s.ids.at(place)
+		group.Go(func() error { return d.one(finishing, id) })
 	}
 	err := group.Wait()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err == nil && place < d.s.ids.len {
+		err = ctx.Err()
 	}
-	return err
+	return stopped(ctx, err)
 }
 
 func (d *discarding) one(ctx context.Context, id uint64) error {

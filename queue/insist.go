@@ -34,6 +34,14 @@ func (q *Queue) insist(ctx context.Context, patience time.Duration, subject stri
 	}
 }
 
+// stopped is the cause of ctx's end if it has ended, and else err.
+func stopped(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
 // unanswered reports whether nobody has carried out a request, as far as can be told, and somebody
 // may the next time.
 func unanswered(err error) bool {

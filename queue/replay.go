@@ -106,13 +106,13 @@ var errOtherStream = errors.New("the dead-letter stream was made anew since the 
 func (q *Queue) checkSelection(ctx context.Context, s *Selection) error {
 	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
 	if err != nil {
-		return err
+		return stopped(ctx, err)
 	}
 	if !info.Created.Equal(s.stream) {
 		return errOtherStream
 	}
 	_, err = q.remove(ctx, q.topology.DeadStreamName(), 0, false) // no message has this sequence
-	return err
+	return stopped(ctx, err)
 }
 
 // words are the selection's filter for the audit trail, with what its Match does in the operator's

@@ -160,11 +160,8 @@ func (r *replaying) hear(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
 	if err != nil {
-		return fmt.Errorf("read the verdicts on replays: %w", err)
+		return stopped(ctx, fmt.Errorf("read the verdicts on replays: %w", err))
 	}
 	return nil
 }
@@ -226,12 +223,10 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 		next = s.ids.len
 		return nil
 	})
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	} else if err != nil {
-		err = fmt.Errorf("read the dead letters: %w", err)
+	if err != nil {
+		return nil, place, stopped(ctx, fmt.Errorf("read the dead letters: %w", err))
 	}
-	return letters, next, err
+	return letters, next, nil
 }
 
 // keepOriginal stores a letter's body in the audit trail.

@@ -124,14 +124,10 @@ func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
 	err := r.feed(sending, limit, func(finish func(context.Context) error) {
 		finishers.Go(func() error { return finish(finishing) })
 	})
-	failed := finishers.Wait()
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case failed != nil:
-		return failed
+	if failed := finishers.Wait(); failed != nil { // else err may be no more than that this one has stopped
+		err = failed
 	}
-	return err
+	return stopped(ctx, err)
 }
 
 // feed publishes letters in the order of the stream. What is left to do for each is handed to

@@ -83,7 +83,7 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 	}
 	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
 	if err != nil {
-		return nil, err
+		return nil, stopped(ctx, err)
 	}
 	x := &selecting{
 		q: q, users: newUserCount(), groups: map[string]*GroupCount{},
@@ -91,7 +91,7 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 	}
 	if info.State.LastSeq > 0 {
 		if err := x.all(ctx, f, info.State.LastSeq); err != nil {
-			return nil, err
+			return nil, stopped(ctx, err)
 		}
 	}
 	x.Users, x.Groups = x.users.count(), x.largest()

@@ -122,6 +122,7 @@ type line struct {
 	silent atomic.Bool          // what the client sends is lost
 	cut    atomic.Bool          // no connection is possible
 	breaks atomic.Bool          // the next write is lost, and the connection with it
+	fuse   *fuse                // nil never blows
 }
 
 // InProcessConn dials whatever server runs now.
@@ -152,6 +153,16 @@ func (w wire) Write(p []byte) (int, error) {
 	}
 	if w.line.silent.Load() {
 		return len(p), nil
+	}
+	if f := w.line.fuse; f != nil {
+		passed, blown := f.pass(p)
+		n, err := w.Conn.Write(p[:passed])
+		if blown {
+			w.line.cut.Store(true)
+			_ = w.Close()
+			return len(p), nil
+		}
+		return n, err
 	}
 	return w.Conn.Write(p)
 }

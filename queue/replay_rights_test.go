@@ -1,0 +1,72 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// replayRights are what a replay needs, as its command's help says.
+var replayRights = []string{
+	"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY_DLQ",
+	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ",
+	"$JS.API.STREAM.MSG.DELETE.USERPILOT_IDENTIFY_DLQ",
+	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_AUDIT",
+	"userpilot.identify-audit.action.>",
+	"userpilot.identify-audit.original.>",
+	"userpilot.identify.*",
+}
+
+// Whoever has these rights can replay, and nothing else is asked for; what is missing is named.
+func TestReplayRights(t *testing.T) {
+	for i := -1; i < len(replayRights); i++ {
+		name, rights := "all that it needs", replayRights
+		if i >= 0 {
+			name, rights = "without "+replayRights[i], slices.Delete(slices.Clone(replayRights), i, i+1)
+		}
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				all, few := s.withUsers(rights)
+				admin, err := New(all, Topology{}, nil)
+				s.must(err)
+				s.letters(admin, 3)
+				operator, err := New(few, Topology{}, nil)
+				s.must(err)
+				begun := time.Now()
+				result, err := replayEdited(t.Context(), operator)
+				if i < 0 {
+					s.must(err)
+					if result.Replayed != 3 || s.dead(admin) != 0 {
+						t.Errorf("got %+v", result)
+					}
+					return
+				}
+				subject := strings.TrimSuffix(strings.TrimSuffix(replayRights[i], ">"), "*")
+				if err == nil || !strings.Contains(err.Error(), subject) && !strings.Contains(err.Error(), ErrNotPermitted.Error()) || time.Since(begun) > 10*time.Second {
+					t.Errorf("after %v: %v", time.Since(begun), err)
+				}
+				if s.dead(admin) != 3 {
+					t.Errorf("%d letters are left, %+v", s.dead(admin), result)
+				}
+			})
+		})
+	}
+}
+
+func replayEdited(ctx context.Context, q *Queue) (*ReplayResult, error) {
+	selection, err := q.Select(ctx, Filter{}, SelectConfig{Edit: func(l *DeadLetter) ([]byte, error) {
+		return bytes.Replace(l.Body, []byte(`"n":`), []byte(`"m":`), 1), nil
+	}, Force: true})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := q.History(ctx); err != nil {
+		return nil, err
+	}
+	return q.Replay(ctx, selection, ReplayConfig{})
+}

@@ -1,0 +1,236 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// An event that has its verdict is not published again: its letter is all that is left.
+func TestReplayAlready(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 5)
+		c := &Claim{tenure: &tenure{q: q, created: made}}
+		for i, outcome := range []Outcome{OutcomeDelivered, OutcomeSuperseded, OutcomeDead} {
+			past := &Past{Letter: Age{made, uint64(i + 1)}, ID: uint64(i + 1), Run: "an earlier one"}
+			s.must(c.Judge(t.Context(), Delivery{Sequence: 1, Past: past}, outcome))
+		}
+		s.applier(nil)
+		result := s.replayed(q, ReplayConfig{Wait: true})
+		want := ReplayResult{Run: result.Run, Selected: 5, Replayed: 2, Already: 3, Delivered: 3, Superseded: 1, Dead: 1}
+		result.Skips = nil
+		if fmt.Sprint(*result) != fmt.Sprint(want) || s.dead(q) != 0 {
+			t.Errorf("got %+v, and %d letters are left", result, s.dead(q))
+		}
+	})
+}
+
+// Two who replay the same do it once.
+func TestReplayTwoAtOnce(t *testing.T) {
+	for name, rate := range map[string]Rate{"fast": {}, "slow": {10, time.Second}} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				const letters = 1200
+				n := letters
+				if !rate.Unlimited() {
+					n = 100
+				}
+				a, b := s.queue(nil), s.queue(nil)
+				s.letters(a, n)
+				var both sync.WaitGroup
+				var results [2]*ReplayResult
+				for i, q := range []*Queue{a, b} {
+					selection := s.selected(q, Filter{}, SelectConfig{})
+					both.Go(func() {
+						var err error
+						if results[i], err = q.Replay(t.Context(), selection, ReplayConfig{Rate: rate}); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				both.Wait()
+				x, y := results[0], results[1]
+				if x.Replayed+y.Replayed != uint64(n) || x.Replayed+x.Already+x.Gone != uint64(n) || y.Replayed+y.Already+y.Gone != uint64(n) {
+					t.Errorf("got %+v and %+v", x, y)
+				}
+				if left, stored := s.dead(a), s.backlog(a); left != 0 || stored != uint64(n) {
+					t.Errorf("%d letters are left, %d events are stored", left, stored)
+				}
+			})
+		})
+	}
+}
+
+// What dies during a replay is not swept along.
+func TestReplayLeavesLaterLetters(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 30)
+		selection := s.selected(q, Filter{}, SelectConfig{})
+		later := time.AfterFunc(2*time.Second, func() {
+			s.letter(q, Age{made, 1000}, "3", nil, `{"user_id":"late"}`, Death{Reason: Rejected, User: "late"})
+		})
+		defer later.Stop()
+		begun := time.Now()
+		result, err := q.Replay(t.Context(), selection, ReplayConfig{Rate: Rate{5, time.Second}})
+		s.must(err)
+		if d := time.Since(begun); d < 5*time.Second || d > 8*time.Second {
+			t.Errorf("30 at 5/s took %v", d)
+		}
+		if result.Replayed != 30 || s.dead(q) != 1 {
+			t.Errorf("got %+v, %d are left", result, s.dead(q))
+		}
+	})
+}
+
+// Who stops is told exactly what was done, and the rest can be replayed later.
+func TestReplayStops(t *testing.T) {
+	errStop := errors.New("interrupted")
+	for name, after := range map[string]time.Duration{"at once": 0, "in the middle": 3 * time.Second, "waiting": time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.letters(q, 100)
+				selection := s.selected(q, Filter{}, SelectConfig{})
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer time.AfterFunc(after, func() { cancel(errStop) }).Stop()
+				begun := time.Now()
+				result, err := q.Replay(ctx, selection, ReplayConfig{Rate: Rate{10, time.Second}, Wait: true})
+				if !errors.Is(err, errStop) || time.Since(begun) > after+time.Second {
+					t.Errorf("after %v: %v", time.Since(begun), err)
+				}
+				if result.Replayed != s.backlog(q) || result.Replayed+s.dead(q) != 100 || result.Doubtful != 0 || (after == time.Minute) != (result.Replayed == 100) {
+					t.Errorf("got %+v; %d are stored, %d are dead", result, s.backlog(q), s.dead(q))
+				}
+				if got := s.history(q); after > 0 && !slices.Equal(got, []string{`replay "all": stopped: interrupted`}) {
+					t.Errorf("the audit trail tells %q", got)
+				}
+				s.replayed(q, ReplayConfig{})
+				if s.backlog(q) != 100 || s.dead(q) != 0 {
+					t.Errorf("the rest: %d are stored, %d are dead", s.backlog(q), s.dead(q))
+				}
+			})
+		})
+	}
+}
+
+// change alters a stream.
+func (s *sim) change(q *Queue, stream string, alter func(*jetstream.StreamConfig)) {
+	s.t.Helper()
+	c := s.info(q, stream).Config
+	alter(&c)
+	_, err := q.js.UpdateStream(s.t.Context(), c)
+	s.must(err)
+}
+
+// A full or missing stream ends a replay with an error that names it, and no letter is lost.
+func TestReplayStreamTrouble(t *testing.T) {
+	full := func(c *jetstream.StreamConfig) { c.MaxMsgs = 1 }
+	for name, test := range map[string]struct {
+		trouble  func(*testing.T, *sim, *Queue)
+		replayed uint64
+		want     []string
+	}{
+		"full work stream": {func(_ *testing.T, s *sim, q *Queue) {
+			s.change(q, workName, func(c *jetstream.StreamConfig) { c.MaxMsgs = 40 })
+		}, 40, []string{"the stream is full"}},
+		"no work stream": {func(t *testing.T, s *sim, q *Queue) {
+			s.must(q.js.DeleteStream(t.Context(), workName))
+		}, 0, []string{"the stream does not exist"}},
+		"full audit trail": {func(t *testing.T, s *sim, q *Queue) {
+			s.change(q, q.topology.AuditStreamName(), full)
+			_, err := q.js.Publish(t.Context(), q.topology.auditSubject("x"), nil)
+			s.must(err)
+		}, 0, []string{"USERPILOT_IDENTIFY_AUDIT", "the stream is full", "nothing was"}},
+		"no audit trail": {func(t *testing.T, s *sim, q *Queue) {
+			s.must(q.js.DeleteStream(t.Context(), q.topology.AuditStreamName()))
+		}, 0, []string{"USERPILOT_IDENTIFY_AUDIT", "identify-worker setup", "nothing was"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.letters(q, 100)
+				selection := s.selected(q, Filter{}, SelectConfig{})
+				test.trouble(t, s, q)
+				begun := time.Now()
+				result, err := q.Replay(t.Context(), selection, ReplayConfig{})
+				if err == nil || time.Since(begun) > 10*time.Second {
+					t.Fatalf("after %v: %v", time.Since(begun), err)
+				}
+				for _, want := range test.want {
+					if !strings.Contains(err.Error(), want) {
+						t.Errorf("%q is not in: %v", want, err)
+					}
+				}
+				if result.Replayed != test.replayed || s.dead(q) != 100-test.replayed || result.Doubtful != 0 {
+					t.Errorf("got %+v, %d are left", result, s.dead(q))
+				}
+			})
+		})
+	}
+}
+
+// In a dead-letter stream that was made anew the selection's sequences are those of other letters.
+func TestReplayOfAnotherStream(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 3)
+		selection := s.selected(q, Filter{}, SelectConfig{})
+		s.must(q.js.DeleteStream(t.Context(), deadName))
+		if _, err := q.Replay(t.Context(), selection, ReplayConfig{}); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("without a stream: %v", err)
+		}
+		if _, err := q.Select(t.Context(), Filter{}, SelectConfig{}); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("selected without a stream: %v", err)
+		}
+		time.Sleep(time.Second)
+		_, err := q.Setup(t.Context(), false)
+		s.must(err)
+		s.letters(q, 3)
+		if _, err := q.Replay(t.Context(), selection, ReplayConfig{}); !errors.Is(err, errOtherStream) {
+			t.Errorf("replayed others: %v", err)
+		}
+		if _, err := q.Discard(t.Context(), selection, DiscardConfig{Reason: "x"}); !errors.Is(err, errOtherStream) {
+			t.Errorf("discarded others: %v", err)
+		}
+		if s.dead(q) != 3 || len(s.history(q)) != 0 {
+			t.Errorf("%d are left, the audit trail tells %q", s.dead(q), s.history(q))
+		}
+	})
+}
+
+// A replay goes on when the connection breaks, or the server is away for a while.
+func TestReplayThroughOutage(t *testing.T) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		q, watch := s.queue(l), s.queue(nil)
+		s.letters(q, 200)
+		selection := s.selected(q, Filter{}, SelectConfig{})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			time.Sleep(3 * time.Second)
+			l.breaks.Store(true)
+			time.Sleep(3 * time.Second)
+			s.stop()
+			time.Sleep(7 * time.Second)
+			s.start()
+		}()
+		result, err := q.Replay(t.Context(), selection, ReplayConfig{Rate: Rate{20, time.Second}})
+		<-ended
+		s.await(10*time.Second, "connected", watch.Connected)
+		if err != nil || result.Replayed+result.Already+result.Gone != 200 || result.Doubtful != 0 || s.dead(watch) != 0 || s.backlog(watch) != 200 {
+			t.Errorf("%+v, %v; %d are left, %d are stored", result, err, s.dead(watch), s.backlog(watch))
+		}
+	})
+}
