@@ -1,0 +1,100 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/embedded"
+)
+
+// benchLetters is a pipeline with so many dead letters of 1 KiB, the server in this process,
+// without syncing.
+func benchLetters(b *testing.B, letters int) *Queue {
+	b.Helper()
+	s, err := embedded.Start(embedded.Config{Dir: b.TempDir(), NoSync: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(s.Shutdown)
+	nc, err := s.Connect()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(nc.Close)
+	q, err := New(nc, Topology{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := q.Setup(b.Context(), false); err != nil {
+		b.Fatal(err)
+	}
+	filler := strings.Repeat("x", 950)
+	for i := range letters {
+		age, user := Age{made, uint64(i + 1)}, fmt.Sprint("u", i)
+		_, err := q.js.PublishMsgAsync(&nats.Msg{
+			Subject: q.topology.deadSubject(age),
+			Header:  Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user}.headers(Delivery{Sequence: age.Sequence}, age, "3", made),
+			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":1,"filler":%q}}`, user, filler),
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	<-q.js.PublishAsyncComplete()
+	return q
+}
+
+// BenchmarkReplay replays 100,000 dead letters at once.
+func BenchmarkReplay(b *testing.B) {
+	const letters = 100_000
+	for name, c := range map[string]SelectConfig{"as they are": {}, "edited": {Edit: edit}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				q := benchLetters(b, letters)
+				b.StartTimer()
+				begun := time.Now()
+				selection, err := q.Select(b.Context(), Filter{}, c)
+				if err != nil {
+					b.Fatal(err)
+				}
+				selected := time.Since(begun)
+				result, err := q.Replay(b.Context(), selection, ReplayConfig{})
+				if err != nil || result.Replayed != letters {
+					b.Fatalf("%+v, %v", result, err)
+				}
+				b.ReportMetric(letters/selected.Seconds(), "selected/s")
+				b.ReportMetric(letters/(time.Since(begun)-selected).Seconds(), "replayed/s")
+				var m runtime.MemStats
+				runtime.ReadMemStats(&m)
+				b.ReportMetric(float64(m.Sys>>20), "MiB")
+			}
+		})
+	}
+}
+
+// BenchmarkDiscard discards 100,000 dead letters.
+func BenchmarkDiscard(b *testing.B) {
+	const letters = 100_000
+	for b.Loop() {
+		b.StopTimer()
+		q := benchLetters(b, letters)
+		selection, err := q.Select(b.Context(), Filter{}, SelectConfig{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		begun := time.Now()
+		if result, err := q.Discard(b.Context(), selection, DiscardConfig{Reason: "x"}); err != nil || result.Discarded != letters {
+			b.Fatalf("%+v, %v", result, err)
+		}
+		b.ReportMetric(letters/time.Since(begun).Seconds(), "discarded/s")
+	}
+}
