@@ -3,11 +3,12 @@ package queue
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // directRequest asks for stored messages: a batch from a sequence on, perhaps of some subjects
@@ -25,41 +26,46 @@ type directRequest struct {
 // cluster a follower may answer, which can be a little behind.
 func (q *Queue) direct(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
 	subject := directGet(stream)
-	answers, err := q.nc.SubscribeSync(q.nc.NewInbox())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = answers.Unsubscribe() }()
-	if err := answers.SetPendingLimits(-1, -1); err != nil {
-		return nil, err
-	}
 	request, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := q.nc.PublishRequest(subject, answers.Subject, request); err != nil {
+	// Not SubscribeSync: it takes a message with the header "Status: 503" for an error.
+	answers := make(chan *nats.Msg, max(r.Batch, len(r.Last), 1)+1) // all, and the end
+	subscription, err := q.nc.ChanSubscribe(q.nc.NewInbox(), answers)
+	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = subscription.Unsubscribe() }()
+	if err := q.nc.PublishRequest(subject, subscription.Subject, request); err != nil {
+		return nil, err
+	}
+	patience := time.NewTimer(scanWait)
+	defer patience.Stop()
 	for {
-		m, err := nextAnswer(ctx, answers)
-		switch {
-		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		var m *nats.Msg
+		select {
+		case m = <-answers:
+		case <-patience.C:
 			return nil, silence(subject)
-		case err != nil:
-			return nil, err
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
+		patience.Reset(scanWait)
+		_, stored := lastNumber(m.Header, jetstream.SequenceHeader) // whatever else its headers say
 		switch status := m.Header.Get("Status"); {
-		case len(m.Data) == 0 && status == "204": // the end of the batch
+		case stored || len(m.Data) > 0:
+			if !each(m) {
+				return nil, nil
+			}
+		case status == "204": // the end of the batch
 			return m.Header, nil
-		case len(m.Data) == 0 && status == "404":
+		case status == "404":
 			return nil, nil
-		case len(m.Data) == 0 && status == "503":
-			return nil, fmt.Errorf("%s: %w", subject, nats.ErrNoResponders)
-		case len(m.Data) == 0 && status != "":
+		case status == "503":
+			return nil, nobody(stream)
+		default:
 			return nil, fmt.Errorf("%s is answered %s %s", subject, clean(status), clean(m.Header.Get("Description")))
-		}
-		if !each(m) {
-			return nil, nil
 		}
 	}
 }

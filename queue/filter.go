@@ -5,23 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Filter says which dead letters are meant. All that is set must be true of a letter; the zero
-// Filter means all. Within a list one is enough.
+// Filter means all. Within a list one is enough, and an empty list is no bound.
 type Filter struct {
 	Groups       []string // fingerprints: see [DeadLetter.Group]
 	Reasons      []Reason
-	Statuses     []int // of Userpilot's answer; 0 where there was none
-	Users        []string
+	Statuses     []int    // of Userpilot's answer; 0 where there was none
+	Users        []string // "" where none could be read
 	IDs          []uint64
 	Since, Until time.Time // when it died: not before Since, and before Until; zero is no bound
 	// Match is asked last, of those letters that all else is true of. Its error ends what is done.
@@ -34,21 +28,67 @@ func (f Filter) IsZero() bool {
 		f.Since.IsZero() && f.Until.IsZero() && f.Match == nil
 }
 
-// means reports whether the filter means this letter.
-func (f Filter) means(l *DeadLetter) (bool, error) {
-	switch {
-	case len(f.IDs) > 0 && !slices.Contains(f.IDs, l.ID),
-		len(f.Reasons) > 0 && !slices.Contains(f.Reasons, l.Reason),
-		len(f.Statuses) > 0 && !slices.Contains(f.Statuses, l.Status),
-		len(f.Users) > 0 && !slices.Contains(f.Users, l.User),
-		!f.Since.IsZero() && l.At.Before(f.Since),
-		!f.Until.IsZero() && !l.At.Before(f.Until),
-		len(f.Groups) > 0 && !slices.Contains(f.Groups, l.Group()):
-		return false, nil
-	case f.Match == nil:
-		return true, nil
+// ranges are what must be read to see all letters that are meant, between two sequences. The second
+// may be 0 for no end.
+func (f Filter) ranges(from, to uint64) []scanRange {
+	from = max(from, 1)
+	if len(f.IDs) == 0 {
+		r := scanRange{from: from, to: to}
+		if from == 1 && !f.Since.IsZero() {
+			// A letter cannot have died long after it was stored, see readLetter. As much again is
+			// for servers whose clocks differ.
+			r.since = f.Since.Add(-2 * clockError)
+		}
+		return []scanRange{r}
 	}
-	return f.Match(l)
+	var rs []scanRange
+	for _, id := range slices.Sorted(slices.Values(f.IDs)) {
+		switch last := len(rs) - 1; {
+		case id < from || to != 0 && id > to:
+		case last >= 0 && id-rs[last].to < scanFirst:
+			rs[last].to = id
+		default:
+			rs = append(rs, scanRange{from: id, to: id})
+		}
+	}
+	return rs
+}
+
+// sieve is a filter that is quick however long its lists are.
+type sieve struct {
+	Filter
+	groups   anyOf[string]
+	reasons  anyOf[Reason]
+	statuses anyOf[int]
+	users    anyOf[string]
+	ids      anyOf[uint64]
+}
+
+func (f Filter) sieve() *sieve {
+	return &sieve{f, newAnyOf(f.Groups), newAnyOf(f.Reasons), newAnyOf(f.Statuses), newAnyOf(f.Users), newAnyOf(f.IDs)}
+}
+
+// means reports whether all but Match is true of a letter.
+func (s *sieve) means(l *DeadLetter) bool {
+	return s.ids.admits(l.ID) && s.reasons.admits(l.Reason) && s.statuses.admits(l.Status) && s.users.admits(l.User) &&
+		(s.Since.IsZero() || !l.At.Before(s.Since)) && (s.Until.IsZero() || l.At.Before(s.Until)) &&
+		(len(s.groups) == 0 || s.groups.admits(l.Group()))
+}
+
+// anyOf admits its values, and all if it has none.
+type anyOf[T comparable] map[T]struct{}
+
+func newAnyOf[T comparable](values []T) anyOf[T] {
+	a := make(anyOf[T], len(values))
+	for _, v := range values {
+		a[v] = struct{}{}
+	}
+	return a
+}
+
+func (a anyOf[T]) admits(v T) bool {
+	_, ok := a[v]
+	return ok || len(a) == 0
 }
 
 // DeadLetters reads the dead letters that are meant, oldest first, to the end that the stream has
@@ -61,31 +101,43 @@ func (q *Queue) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*DeadLetter
 // deadLetters reads those from one sequence to another, which may be 0 for no end.
 func (q *Queue) deadLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
-		if len(f.IDs) > 0 {
-			from = max(from, slices.Min(f.IDs))
-			if last := slices.Max(f.IDs); to == 0 || last < to {
-				to = last
+		for l, err := range q.readLetters(ctx, f, from, to) {
+			if err == nil && f.Match == nil {
+				l.complete(q.topology)
+			}
+			if !yield(l, err) {
+				return
 			}
 		}
-		for m, err := range q.scan(ctx, q.topology.DeadStreamName(), from) {
-			if err != nil {
-				yield(nil, fmt.Errorf("read the dead letters: %w", err))
-				return
-			}
-			l, err := q.readDirect(m)
-			if err == nil && to != 0 && l.ID > to {
-				return
-			}
-			meant := false
-			if err == nil {
-				meant, err = f.means(l)
-			}
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if meant && !yield(l, nil) {
-				return
+	}
+}
+
+// readLetters is deadLetters, but what it reads is complete only if it has a Match to ask.
+func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
+	return func(yield func(*DeadLetter, error) bool) {
+		s := f.sieve()
+		for _, r := range f.ranges(from, to) {
+			for m, err := range q.scanIn(ctx, q.topology.DeadStreamName(), r) {
+				var l *DeadLetter
+				if err == nil {
+					l, err = readLetter(m)
+				}
+				if err != nil {
+					yield(nil, fmt.Errorf("read the dead letters: %w", err))
+					return
+				}
+				meant := s.means(l)
+				if meant && f.Match != nil {
+					l.complete(q.topology)
+					meant, err = f.Match(l)
+				}
+				if err != nil {
+					yield(nil, err)
+					return
+				}
+				if meant && !yield(l, nil) {
+					return
+				}
 			}
 		}
 	}
@@ -102,16 +154,4 @@ func (q *Queue) DeadLetter(ctx context.Context, id uint64) (*DeadLetter, error) 
 		return l, err
 	}
 	return nil, ErrNoDeadLetter
-}
-
-// readDirect reads the answer to a direct get.
-func (q *Queue) readDirect(m *nats.Msg) (*DeadLetter, error) {
-	id, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
-	if err != nil {
-		return nil, fmt.Errorf("read a dead letter: its sequence is missing: %w", err)
-	}
-	stored, _ := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
-	subject := m.Header.Get(jetstream.SubjectHeader)
-	maps.DeleteFunc(m.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") })
-	return q.readLetter(subject, id, stored, m.Header, m.Data), nil
 }

@@ -81,6 +81,7 @@ type Counts struct {
 	Backlog     uint64    // events not yet settled
 	Oldest      time.Time // when the oldest of them was stored; zero without a backlog
 	DeadLetters uint64
+	OldestDead  time.Time // when the oldest dead letter was stored; zero if there is none
 }
 
 // Counts asks the server what lies in the streams. It blocks for two round trips.

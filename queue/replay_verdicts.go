@@ -201,9 +201,10 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 		var unreadable error
 		end, err := q.direct(ctx, stream, directRequest{Sequence: from, Batch: most, MaxBytes: scanBytes}, func(m *nats.Msg) bool {
 			var l *DeadLetter
-			if l, unreadable = q.readDirect(m); unreadable != nil {
+			if l, unreadable = readLetter(m); unreadable != nil {
 				return false
 			}
+			l.complete(q.topology)
 			var selected bool
 			if next, selected = s.ids.find(l.ID); selected {
 				letters = append(letters, l)

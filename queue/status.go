@@ -249,5 +249,8 @@ func newCounts(work, dead jetstream.StreamState) Counts {
 	if work.Msgs > 0 {
 		counts.Oldest = work.FirstTime
 	}
+	if dead.Msgs > 0 {
+		counts.OldestDead = dead.FirstTime
+	}
 	return counts
 }

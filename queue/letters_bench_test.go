@@ -1,0 +1,157 @@
+//go:build !noembed && unix
+
+package queue
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/embedded"
+)
+
+// BenchmarkDeadLetters reads 100,000 letters of 1 KiB whole, the server in this process.
+func BenchmarkDeadLetters(b *testing.B) {
+	benchmarkLetters(b, func(q *Queue) (n uint64, err error) {
+		for _, err := range q.DeadLetters(b.Context(), Filter{}) {
+			if err != nil {
+				return n, err
+			}
+			n++
+		}
+		return n, nil
+	})
+}
+
+// BenchmarkDeadStats groups them.
+func BenchmarkDeadStats(b *testing.B) {
+	benchmarkLetters(b, func(q *Queue) (n uint64, err error) {
+		groups, err := q.DeadStats(b.Context(), Filter{})
+		for _, g := range groups {
+			n += g.Count
+		}
+		return n, err
+	})
+}
+
+func benchmarkLetters(b *testing.B, read func(*Queue) (uint64, error)) {
+	b.Helper()
+	const letters = 100_000
+	_, q := lettersServer(b, letters)
+	used := processorTime(b)
+	for b.Loop() {
+		if n, err := read(q); err != nil || n != letters {
+			b.Fatal(n, err)
+		}
+	}
+	all := float64(letters * b.N)
+	b.ReportMetric(all/b.Elapsed().Seconds(), "letters/s")
+	b.ReportMetric(float64((processorTime(b)-used).Nanoseconds())/all, "cpu-ns/letter")
+}
+
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// statsOf tells a process that it is to group the letters of this server.
+const statsOf = "QUEUE_TEST_STATS_OF"
+
+// BenchmarkDeadStatsMemory groups 1,000,000 letters of 100,000 users in a process of its own, and
+// reports the most memory that it had.
+func BenchmarkDeadStatsMemory(b *testing.B) {
+	const letters = 1_000_000
+	server, _ := lettersServer(b, letters)
+	for b.Loop() {
+		reader := exec.CommandContext(b.Context(), os.Args[0], "-test.run", "^TestDeadStatsOf$", "-test.v")
+		reader.Env = append(os.Environ(), statsOf+"="+server.ClientURL())
+		out, err := reader.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), fmt.Sprintf("%d letters", letters)) {
+			b.Fatalf("%v: %s", err, out)
+		}
+		if usage, ok := reader.ProcessState.SysUsage().(*syscall.Rusage); ok {
+			b.ReportMetric(float64(usage.Maxrss)/1024, "MiB")
+		}
+		b.ReportMetric(letters/b.Elapsed().Seconds(), "letters/s")
+	}
+}
+
+// TestDeadStatsOf is the process of that benchmark.
+func TestDeadStatsOf(t *testing.T) {
+	url := os.Getenv(statsOf)
+	if url == "" {
+		t.Skip("this belongs to a benchmark")
+	}
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	q, err := New(nc, Topology{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := q.DeadStats(t.Context(), Filter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	letters := uint64(0)
+	for _, g := range groups {
+		letters += g.Count
+	}
+	t.Logf("%d letters in %d groups", letters, len(groups))
+}
+
+// lettersServer has so many dead letters of 1 KiB, of a tenth as many users, in 30 groups.
+func lettersServer(b *testing.B, letters int) (*embedded.Server, *Queue) {
+	b.Helper()
+	server, err := embedded.Start(embedded.Config{Dir: b.TempDir(), Listen: "127.0.0.1:0", NoSync: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(server.Shutdown)
+	nc, err := server.Connect()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(nc.Close)
+	q, err := New(nc, Topology{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := q.Setup(b.Context(), false); err != nil {
+		b.Fatal(err)
+	}
+	filler, died := strings.Repeat("x", 950), time.Now().Add(-time.Hour)
+	for i := range letters {
+		user := fmt.Sprintf("user-%d", i%(letters/10))
+		age := Age{died, uint64(i + 1)}
+		death := Death{
+			Reason: Rejected, Status: 422, Code: "E1", RequestID: fmt.Sprintf("01HV-%d", i), Attempts: 1, User: user,
+			Error: fmt.Sprintf("metadata.%s: value %q of %s@example.com is not allowed", strings.Repeat("k", 1+i%30), "pro", user),
+		}
+		died = died.Add(time.Millisecond)
+		if _, err := q.js.PublishMsgAsync(&nats.Msg{
+			Subject: q.topology.deadSubject(age),
+			Header:  death.headers(Delivery{Sequence: age.Sequence, Published: age.Stream}, age, "3", died),
+			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"plan":"pro","filler":%q}}`, user, filler),
+		}); err != nil {
+			b.Fatal(err)
+		}
+		if i%1000 == 999 {
+			<-q.js.PublishAsyncComplete()
+		}
+	}
+	<-q.js.PublishAsyncComplete()
+	return server, q
+}

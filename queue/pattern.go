@@ -1,0 +1,327 @@
+package queue
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// blank stands in a pattern for what varies.
+const blank = '…'
+
+// pattern is an error with what varies blanked. Its rules are a contract: if they change, letters
+// that lie there already have another group.
+func pattern(text, user string) string {
+	p := patterner{text: blankUser(text, user), blanked: -1}
+	p.addresses = strings.ContainsAny(p.text, "@＠")
+	p.out = make([]byte, 0, len(p.text)+utf8.UTFMax)
+	for p.at < len(p.text) {
+		r, size := utf8.DecodeRuneInString(p.text[p.at:])
+		switch {
+		case r == ' ':
+			p.space()
+		case p.opens(r, p.at):
+			p.quoted(r, size)
+		case isBreaker(r):
+			p.literal(p.at + size)
+		default:
+			p.word()
+		}
+	}
+	return strings.TrimRight(string(p.out), " ")
+}
+
+// blankUser blanks the user's id where it stands by itself.
+func blankUser(text, user string) string {
+	if user == "" || !strings.Contains(text, user) {
+		return text
+	}
+	var out strings.Builder
+	for at := 0; ; {
+		i := strings.Index(text[at:], user)
+		if i < 0 {
+			out.WriteString(text)
+			return out.String()
+		}
+		begin, end := at+i, at+i+len(user)
+		before, _ := utf8.DecodeLastRuneInString(text[:begin])
+		if isWord(before) || startsWord(text[end:]) {
+			_, size := utf8.DecodeRuneInString(user)
+			at = begin + size
+			continue
+		}
+		out.WriteString(text[:begin])
+		out.WriteRune(blank)
+		text, at = text[end:], 0
+	}
+}
+
+// patterner goes over a text once.
+type patterner struct {
+	text      string
+	at        int
+	addresses bool // there may be some
+	out       []byte
+	// blanked is where the last blank ends in out, as long as only punctuation has followed: one
+	// more then adds nothing, so that lists of any length are alike. Else it is -1.
+	blanked int
+}
+
+// space writes one for many, and none at the beginning.
+func (p *patterner) space() {
+	p.at++
+	if n := len(p.out); n > 0 && p.out[n-1] != ' ' {
+		p.out = append(p.out, ' ')
+	}
+}
+
+func (p *patterner) literal(end int) {
+	p.out = append(p.out, p.text[p.at:end]...)
+	p.at = end
+}
+
+// blank stands for the text up to end, between these two.
+func (p *patterner) blank(before, after string, end int) {
+	p.at = end
+	if p.blanked >= 0 {
+		p.out = p.out[:p.blanked]
+		return
+	}
+	p.out = append(p.out, before...)
+	p.out = utf8.AppendRune(p.out, blank)
+	p.out = append(p.out, after...)
+	p.blanked = len(p.out)
+}
+
+// quoted blanks what is in quotes. If they are not closed, as when the text was cut, that is the
+// rest of it.
+func (p *patterner) quoted(open rune, size int) {
+	begin := p.at
+	for at := begin + size; at < len(p.text); {
+		r, n := utf8.DecodeRuneInString(p.text[at:])
+		switch {
+		case r == '\\':
+			_, escaped := utf8.DecodeRuneInString(p.text[at+n:])
+			n += escaped
+		case closes(open, r) && !(isApostrophe(r) && startsWord(p.text[at+n:])):
+			p.blank(p.text[begin:begin+size], p.text[at:at+n], at+n)
+			return
+		}
+		at += n
+	}
+	p.blank(p.text[begin:begin+size], "", len(p.text))
+}
+
+// word goes to the next space, quote or breaker.
+func (p *patterner) word() {
+	if end := p.address(); end > 0 {
+		p.blank("", "", end)
+		return
+	}
+	var shape wordShape
+	end := p.at
+	for end < len(p.text) {
+		r, size := utf8.DecodeRuneInString(p.text[end:])
+		if r == ' ' || isBreaker(r) || p.opens(r, end) {
+			break
+		}
+		if r == '/' && strings.HasSuffix(p.text[p.at:end], ":/") {
+			p.url(end+size, shape.odd)
+			return
+		}
+		shape.see(r)
+		end += size
+	}
+	if shape.varies() {
+		p.blank("", "", trimRight(p.text, p.at, end, ".:!?"))
+		return
+	}
+	if shape.letters > 0 {
+		p.blanked = -1
+	}
+	p.literal(end)
+}
+
+// address returns the end of an e-mail address that begins here, or 0. It may hold what ends other
+// words.
+func (p *patterner) address() int {
+	if !p.addresses {
+		return 0
+	}
+	sign := 0
+	end := p.at
+	for end < len(p.text) {
+		r, size := utf8.DecodeRuneInString(p.text[end:])
+		if r == ' ' || isSpecial(r) {
+			break
+		}
+		if isAt(r) {
+			sign = end
+		}
+		end += size
+	}
+	if sign <= p.at {
+		return 0
+	}
+	return trimRight(p.text, p.at, end, ".!?")
+}
+
+// url keeps the scheme, unless that is odd, and the host if it is a plain name.
+func (p *patterner) url(host int, odd bool) {
+	end := host
+	for end < len(p.text) {
+		r, size := utf8.DecodeRuneInString(p.text[end:])
+		if r == ' ' || r == '<' || r == '>' || p.opens(r, end) {
+			break
+		}
+		end += size
+	}
+	end = trimRight(p.text, host, end, ".,:;!?)]}")
+	if odd {
+		p.blank("", "", end)
+		return
+	}
+	path := end
+	if i := strings.IndexAny(p.text[host:end], "/?#"); i >= 0 {
+		path = host + i
+	}
+	name := p.text[host:path]
+	p.literal(host)
+	p.blanked = -1
+	switch {
+	case strings.ContainsFunc(name, func(r rune) bool { return !isHost(r) }):
+		p.blank("", "", end)
+	case strings.Trim(p.text[path:end], "/") != "":
+		p.blank(name+"/", "", end)
+	default:
+		p.literal(end)
+	}
+}
+
+// trimRight returns the end of text[from:end] without these last.
+func trimRight(text string, from, end int, cutset string) int {
+	return from + len(strings.TrimRight(text[from:end], cutset))
+}
+
+// opens reports whether a quote begins here. The apostrophe of "doesn't" or "users'" is none.
+func (p *patterner) opens(r rune, at int) bool {
+	if !isQuote(r) {
+		return false
+	}
+	before, _ := utf8.DecodeLastRuneInString(p.text[:at])
+	if !isApostrophe(r) || !unicode.IsLetter(before) {
+		return true
+	}
+	rest := p.text[at+utf8.RuneLen(r):]
+	if before == 's' && !startsWord(rest) {
+		return false
+	}
+	for _, ending := range []string{"s", "t", "d", "m", "re", "ve", "ll"} {
+		if after, found := strings.CutPrefix(rest, ending); found && !startsWord(after) {
+			return false
+		}
+	}
+	return true
+}
+
+func startsWord(text string) bool {
+	r, _ := utf8.DecodeRuneInString(text)
+	return isWord(r)
+}
+
+// wordShape is what tells an id from a word.
+type wordShape struct {
+	odd            bool // there is a digit, a blank or an @
+	letters, humps int  // a hump is an upper-case letter after a lower-case one
+	lower          bool // was the last letter
+}
+
+func (w *wordShape) see(r rune) {
+	switch {
+	case 'a' <= r && r <= 'z':
+		w.letters++
+		w.lower = true
+	case 'A' <= r && r <= 'Z':
+		w.letters++
+		if w.lower {
+			w.humps++
+		}
+		w.lower = false
+	case r < utf8.RuneSelf:
+		w.odd = w.odd || '0' <= r && r <= '9' || r == '@'
+	case unicode.IsLetter(r):
+		w.letters++
+	default:
+		w.odd = w.odd || r == blank || isAt(r) || unicode.IsNumber(r)
+	}
+}
+
+// varies is true also of a long id that happens to hold no digit: it has a hump in four letters or
+// so, and CamelCase has one in eight.
+func (w *wordShape) varies() bool { return w.odd || w.letters >= 16 && w.humps*6 > w.letters }
+
+func isWord(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsNumber(r) }
+
+func isHost(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r == '.' || r == '-'
+}
+
+func isAt(r rune) bool { return r == '@' || r == '＠' }
+
+// isBreaker is true of punctuation between words.
+func isBreaker(r rune) bool {
+	switch r {
+	case '(', ')', '[', ']', '{', '}', '<', '>', ',', ';', '=', '|':
+		return true
+	}
+	return false
+}
+
+// isSpecial is true of what no e-mail address holds.
+func isSpecial(r rune) bool {
+	switch r {
+	case '(', ')', '[', ']', '<', '>', ',', ';', ':', '\\', '"':
+		return true
+	}
+	return false
+}
+
+func isApostrophe(r rune) bool { return r == '\'' || r == '’' || r == '＇' }
+
+func isQuote(r rune) bool {
+	switch r {
+	case '"', '\'', '`':
+		return true
+	}
+	return r >= utf8.RuneSelf && closers(r) != ""
+}
+
+func closes(open, r rune) bool {
+	if open < utf8.RuneSelf {
+		return r == open
+	}
+	return strings.ContainsRune(closers(open), r)
+}
+
+// closers are the quotes that may end this one: some languages turn them around.
+func closers(open rune) string {
+	switch open {
+	case '“', '”', '„', '‟':
+		return "“”"
+	case '‘', '’', '‚', '‛':
+		return "‘’"
+	case '«', '»':
+		return "«»"
+	case '‹', '›':
+		return "‹›"
+	case '「':
+		return "」"
+	case '『':
+		return "』"
+	case '＂':
+		return "＂"
+	case '＇':
+		return "＇"
+	}
+	return ""
+}

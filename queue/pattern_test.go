@@ -1,0 +1,223 @@
+package queue
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nats-io/nuid"
+)
+
+// The patterns are a contract. Who changes one gives letters that lie in streams another group.
+func TestPattern(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ text, want string }{
+		{"", ""},
+		{"metadata.plan is not allowed", "metadata.plan is not allowed"},
+
+		// What this program writes.
+		{"user_id: is missing", "user_id: is missing"},
+		{"body: is not JSON: it breaks after byte 17", "body: is not JSON: it breaks after byte …"},
+		{"body: is larger than 524288 bytes", "body: is larger than … bytes"},
+		{"company.id: is missing: a company needs an id or a company_id", "company.id: is missing: a company needs an id or a company_id"},
+		{"identify: answered 422, code E12, request 3f-9", "identify: answered …, code …, request …"},
+		{"identify: no answer: context deadline exceeded", "identify: no answer: context deadline exceeded"},
+		{"identify: no answer: dial tcp 10.0.0.1:443: connect: connection refused", "identify: no answer: dial tcp …: connect: connection refused"},
+		{"dial tcp: lookup analytex.userpilot.io on [fe80::1%eth0]:53: no such host", "dial tcp: lookup analytex.userpilot.io on […: no such host"},
+		{"the worker panicked: runtime.boundsError", "the worker panicked: runtime.boundsError"},
+
+		// Quotes of all kinds.
+		{`plan "pro" is unknown`, `plan "…" is unknown`},
+		{`plan "" is unknown`, `plan "…" is unknown`},
+		{`plan 'pro' is unknown`, `plan '…' is unknown`},
+		{"plan `pro` is unknown", "plan `…` is unknown"},
+		{"plan “pro” is unknown", "plan “…” is unknown"},
+		{"plan „pro“ is unknown", "plan „…“ is unknown"},
+		{"plan ”pro” is unknown", "plan ”…” is unknown"},
+		{"plan ‘pro’ is unknown", "plan ‘…’ is unknown"},
+		{"plan «pro» is unknown", "plan «…» is unknown"},
+		{"plan »pro« is unknown", "plan »…« is unknown"},
+		{"plan ‹pro› is unknown", "plan ‹…› is unknown"},
+		{"plan 「pro」 is unknown", "plan 「…」 is unknown"},
+		{`plan="pro" is unknown`, `plan="…" is unknown`},
+		{`"a \"nested\" one" is unknown`, `"…" is unknown`},
+		{`"a 'nested' one" is unknown`, `"…" is unknown`},
+		{`'O'Brien' is unknown`, `'…' is unknown`},
+		{`'Ann's plan' is unknown`, `'…' is unknown`},
+		{`O'Brien is unknown`, `O'…`}, // rather too much than a name
+		{`b'pro' is unknown`, `b'…' is unknown`},
+		{`plan "pro, which is much too lo`, `plan "…`},
+		{`doesn't, can't, we're, users' and the user's plan’s`, `doesn't, can't, we're, users' and the user's plan’s`},
+
+		// Addresses.
+		{"ann@example.com is taken", "… is taken"},
+		{"to=ann@example.com.", "…."},
+		{"<Ann.O'Brien+x=y|z@example.com>", "<…>"},
+		{"to ann@例え.jp, bob＠example.com", "to …"},
+		{"mailto:ann@example.com?", "…?"},
+		{"@ann is taken", "… is taken"},
+		{"https://example.com is down", "https://example.com is down"},
+		{"see https://docs.example.com/errors/ann?key=x#y.", "see https://docs.example.com/…."},
+		{"see (https://docs.example.com/).", "see (https://docs.example.com/)."},
+		{"Post https://10.0.0.1:443/v1: EOF", "Post https://…: EOF"},
+		{"https://ann:secret@example.com/x is down", "https://… is down"},
+		{"s3://bucket/name=ann is gone", "… is gone"},
+		{"GET /v1/users/ann", "GET …"},
+
+		// Numbers, times, ids.
+		{"-5 is below 0", "… is below …"},
+		{"$1,000.50 or 5% or 99th or ½ or ٣", "… or … or … or … or …"},
+		{"at 2024-01-15T10:30:00.123+02:00!", "at …!"},
+		{"at 2024-01-15 10:30:00", "at …"},
+		{"cus_Ann.b7:x is unknown", "… is unknown"},
+		{"6f1c1b0e-8a2e-4f0c-9d5e-0f2b7f9c1a2b is unknown", "… is unknown"},
+		{"01HV5E3K7Q8Z9X2W4Y6T1R3P5M is unknown", "… is unknown"},
+		{"QmFzZTY0IGlzIGZ1biE= is unknown", "…= is unknown"},
+		{"aQmFzZXTYOgIGlzIGZvbyE is unknown", "… is unknown"},
+		{"ActiveRecordRecordInvalidException", "ActiveRecordRecordInvalidException"},
+		{"metadata.subscriptionRenewalDate", "metadata.subscriptionRenewalDate"},
+		{"contacts[17].email is missing", "contacts[…].email is missing"},
+
+		// Lists are alike, however long.
+		{"ids 1, 2 are gone", "ids … are gone"},
+		{"ids 1, 2, 3 are gone", "ids … are gone"},
+		{`"a", "b" and "c" are gone`, `"…" and "…" are gone`},
+		{`{"a":1,"b":[2,3]} is refused`, `{"…"]} is refused`},
+		{"5  of …, 8", "… of …"},
+		{"  two   spaces  ", "two spaces"},
+	} {
+		if got := pattern(test.text, ""); got != test.want {
+			t.Errorf("%s\n got %s\nwant %s", test.text, got, test.want)
+		}
+		if got := pattern(test.want, ""); got != test.want {
+			t.Errorf("of the pattern itself\n got %s\nwant %s", got, test.want)
+		}
+	}
+}
+
+// The user is blanked however it is written.
+func TestPatternOfAUser(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ text, user, want string }{
+		{"ann is unknown", "ann", "… is unknown"},
+		{"user ann: is unknown, ann", "ann", "user …: is unknown, …"},
+		{"/users/ann/plan is unknown", "ann", "… is unknown"},
+		{"annual plans, hannah, ann_x", "ann", "annual plans, hannah, ann_x"},
+		{"annann ann", "ann", "annann …"},
+		{"user Ann O'Brien is unknown", "Ann O'Brien", "user … is unknown"},
+		{"user 名前 is unknown", "名前", "user … is unknown"},
+		{"user_id is missing", "user", "user_id is missing"},
+		{"- is unknown", "-", "… is unknown"},
+		{"ann is unknown", "", "ann is unknown"},
+		{"bob is unknown", "ann", "bob is unknown"},
+	} {
+		if got := pattern(test.text, test.user); got != test.want {
+			t.Errorf("%s of %s\n got %s\nwant %s", test.text, test.user, got, test.want)
+		}
+	}
+}
+
+// Ids of all kinds are told from words, with very few exceptions.
+func TestPatternOfIDs(t *testing.T) {
+	t.Parallel()
+	random := func(n int) []byte {
+		b := make([]byte, n)
+		_, _ = rand.Read(b)
+		return b
+	}
+	for name, id := range map[string]func() string{
+		"hex of 16":       func() string { return hex.EncodeToString(random(8)) },
+		"base64 of 22":    func() string { return base64.RawURLEncoding.EncodeToString(random(16)) },
+		"base64 of 43":    func() string { return base64.RawURLEncoding.EncodeToString(random(32)) },
+		"random text":     rand.Text,
+		"nuid":            nuid.Next,
+		"number of users": func() string { return fmt.Sprint(random(1)[0]) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const ids = 20_000
+			patterns := map[string]bool{}
+			for range ids {
+				patterns[pattern("plan "+id()+" is unknown", "")] = true
+			}
+			if len(patterns) > ids/100 {
+				t.Errorf("%d ids have %d patterns", ids, len(patterns))
+			}
+		})
+	}
+}
+
+// No digit survives in any pattern, and it is as clean as its error.
+func FuzzPattern(f *testing.F) {
+	for _, text := range []string{"plan 'pro' of ann@example.com is 5", "see https://x.y/z?a=1", `"a\"`, "½ ٣ @ @a …", "''", "x'x", "\\", "a://"} {
+		f.Add(text, "ann")
+	}
+	f.Fuzz(func(t *testing.T, text, user string) {
+		text = clean(text)
+		got := pattern(text, user)
+		if strings.ContainsFunc(got, unicode.IsNumber) || strings.ContainsAny(got, "@＠") {
+			t.Errorf("%q has the pattern %q", text, got)
+		}
+		if !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) || len(got) > 4*len(text) {
+			t.Errorf("%q has the pattern %q", text, got)
+		}
+		if user != "" && got == user && strings.Trim(user, "….:!?\"'`") != "" {
+			t.Errorf("%q of %q has the pattern %q", text, user, got)
+		}
+	})
+}
+
+// What is in quotes does not survive, nor does any part of an e-mail address.
+func FuzzPatternHides(f *testing.F) {
+	f.Add("secret", uint8(0))
+	f.Add("two secrets", uint8(3))
+	f.Add("o'secret=x", uint8(200))
+	f.Add("`secret", uint8(255))
+	quotes := []string{`""`, "''", "``", "“”", "„“", "‘’", "«»", "»«", "‹›", "「」", "『』", "＂＂"}
+	frames := []string{"the plan %s is unknown", "%s", "plan=%s", "(%s), and", "it's plan: %s", "doesn't know the users' %s here"}
+	f.Fuzz(func(t *testing.T, secret string, way uint8) {
+		frame := frames[int(way)%len(frames)]
+		pair := []rune(quotes[int(way)%len(quotes)])
+		text := clean(secret)
+		if way < 128 {
+			text = strings.Map(func(r rune) rune {
+				if strings.ContainsRune(string(pair)+`\'’`, r) {
+					return -1
+				}
+				return r
+			}, text)
+			text = string(pair[0]) + text + string(pair[1])
+		} else {
+			text = strings.Map(func(r rune) rune {
+				if r == ' ' || isSpecial(r) || isQuote(r) && !strings.ContainsRune("'`", r) {
+					return -1
+				}
+				return r
+			}, text)
+			text += "@mail.example"
+		}
+		got := pattern(fmt.Sprintf(frame, text), "")
+		for _, word := range strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) }) {
+			if len(word) > 2 && strings.Contains(got, word) && !strings.Contains(frame, word) {
+				t.Fatalf("%s shows %q in %s", fmt.Sprintf(frame, text), word, got)
+			}
+		}
+	})
+}
+
+func BenchmarkPattern(b *testing.B) {
+	b.ReportAllocs()
+	l := &DeadLetter{Death: Death{
+		Reason: Rejected, Status: 422, User: "user-123456",
+		Error: `metadata.plan: value "pro" of ann@example.com is not allowed after 17 seconds, see https://docs.example.com/errors/422`,
+	}}
+	for b.Loop() {
+		l.known = known{}
+		l.fingerprint()
+	}
+}

@@ -1,0 +1,228 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Who reads no letters is told why, and what to do.
+func TestNoLetters(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		q := s.queue(l)
+		if ids := s.ids(q, Filter{}); ids != nil {
+			t.Errorf("an empty stream has the letters %v", ids)
+		}
+		if _, err := q.DeadLetter(t.Context(), 1); !errors.Is(err, ErrNoDeadLetter) {
+			t.Errorf("got %v", err)
+		}
+		wants := func(text string) {
+			t.Helper()
+			for _, err := range q.DeadLetters(t.Context(), Filter{}) {
+				if err == nil || !strings.Contains(err.Error(), text) {
+					t.Errorf("got %v", err)
+				}
+			}
+			if _, err := q.DeadLetter(t.Context(), 1); err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("of one letter: %v", err)
+			}
+			if _, err := q.DeadStats(t.Context(), Filter{}); err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("of the statistics: %v", err)
+			}
+		}
+		l.silent.Store(true)
+		wants("no answer on $JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ: either the stream has no leader now, or this user may not publish")
+		l.silent.Store(false)
+		s.must(q.js.DeleteStream(t.Context(), deadName))
+		wants("the stream USERPILOT_IDENTIFY_DLQ does not exist (start a worker, or run identify-worker setup; see --name)")
+	})
+}
+
+// One right is enough.
+func TestLettersRights(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		all, few := s.withUsers([]string{"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ"})
+		admin, err := New(all, Topology{}, nil)
+		s.must(err)
+		s.bury(admin, 3, Rejected)
+		reader, err := New(few, Topology{}, nil)
+		s.must(err)
+		if got := s.ids(reader, Filter{Since: time.Now().Add(-time.Hour)}); len(got) != 3 {
+			t.Errorf("got %v", got)
+		}
+		groups, err := reader.DeadStats(t.Context(), Filter{})
+		s.must(err)
+		if len(groups) != 1 {
+			t.Errorf("got %v", groups)
+		}
+	})
+}
+
+func TestLettersWithoutRights(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		_, few := s.withUsers([]string{"$JS.API.STREAM.>"})
+		reader, err := New(few, Topology{}, nil)
+		s.must(err)
+		if _, err := reader.DeadLetter(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ") {
+			t.Errorf("without the right: %v", err)
+		}
+	})
+}
+
+// What is deleted while it is read leaves gaps, no errors.
+func TestLettersTrimmedWhileRead(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		const letters = 5000
+		s.bury(q, letters, Rejected)
+		stream, err := q.js.Stream(t.Context(), deadName)
+		s.must(err)
+		var last uint64
+		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+			s.must(err)
+			if l.ID <= last {
+				t.Fatalf("letter %d after %d", l.ID, last)
+			}
+			if last = l.ID; l.ID == 1 {
+				s.must(stream.Purge(t.Context(), jetstream.WithPurgeSequence(letters-9)))
+			}
+		}
+		if last != letters {
+			t.Errorf("the last letter is %d", last)
+		}
+		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+			s.must(err)
+			if l.ID == letters-9 {
+				s.must(stream.Purge(t.Context()))
+			}
+		}
+	})
+}
+
+// A scan ends with its context, and at once when the connection breaks.
+func TestLettersInterrupted(t *testing.T) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		q := s.queue(l)
+		s.bury(q, 2*scanBatch, Rejected)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var err error
+		for _, err = range q.DeadLetters(ctx, Filter{}) {
+			cancel()
+		}
+		if !errors.Is(err, ctx.Err()) || err == nil {
+			t.Errorf("cancelled: %v", err)
+		}
+		begun, read := time.Now(), 0
+		for _, err = range q.DeadLetters(t.Context(), Filter{}) {
+			if read++; read == 1 {
+				l.breaks.Store(true)
+			}
+		}
+		if err == nil || !strings.Contains(err.Error(), "the connection to NATS broke") || time.Since(begun) >= scanWait {
+			t.Errorf("%v later: %v", time.Since(begun), err)
+		}
+	})
+}
+
+// publishRaw publishes a message with any bytes for headers, which the client's library would not.
+func (s *sim) publishRaw(subject, headers, body string) {
+	s.t.Helper()
+	s.mu.Lock()
+	conn, err := s.server.InProcessConn()
+	s.mu.Unlock()
+	s.must(err)
+	defer func() { _ = conn.Close() }()
+	go func() {
+		_, _ = fmt.Fprintf(conn, "CONNECT {\"headers\":true,\"no_responders\":true,\"verbose\":false}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
+			subject, len(headers), len(headers)+len(body), headers, body)
+	}()
+	for answers := bufio.NewScanner(conn); answers.Scan(); {
+		if answers.Text() == "PONG" {
+			return
+		}
+	}
+	s.t.Fatal("no answer")
+}
+
+// Nothing that somebody stores keeps a scan from what lies behind it, or takes another's place.
+func TestLettersOfStrangers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		long := strings.Repeat("x", 30_000)
+		strange := []struct {
+			headers, body string
+			user          string
+			reason        Reason
+		}{
+			{headers: "NATS/1.0\r\n\r\n", body: `{"user_id":"ann"}`, user: "ann"},
+			{headers: "NATS/1.0\r\nDead-Reason: rejected\r\nNats-Sequence: 900\r\nNats-Subject: x\r\nNats-Time-Stamp: x\r\n\r\n", reason: Rejected},
+			{headers: "NATS/1.0\r\nStatus: 204\r\nNats-Num-Pending: 0\r\nNats-Last-Sequence: 1\r\n\r\n"},
+			{headers: "NATS/1.0\r\nStatus: 404\r\nDead-Reason: invalid\r\n\r\n", reason: Invalid},
+			{headers: "NATS/1.0 503\r\n\r\n"},
+			{headers: "NATS/1.0\r\nno colon\r\nDead-User: eve\r\n\r\n", body: `{"user_id":"bob"}`, user: "bob"},
+			{headers: "NATS/1.0\r\nno colon\r\n\r\n", body: "x"},
+			{headers: "NATS/1.0\r\n\r\nDead-User: eve\r\n\r\n", body: "x"},
+			{headers: "NATS/1.0\r\nDead-User: \xff\x1b[31m\r\nDead-Reason: a\x1b[31m\xff\r\n\r\n", user: "\xff\x1b[31m", reason: "a [31m\ufffd"},
+			{headers: "NATS/1.0\r\nDead-Error: " + long + "\r\nDead-History: " + long[:20_000] + "\r\n\r\n"},
+			{headers: "NATS/1.0\r\nNats-Sequence: 1\r\n\r\nx\r\n\r\n", body: "x"},
+			{headers: "NATS/1.0\r\nno colon\r\n\r\n", body: "the last"},
+		}
+		var want []uint64
+		for i, letter := range strange {
+			s.publishRaw(q.topology.deadSubject(Age{made, uint64(i + 1)}), letter.headers, letter.body)
+			want = append(want, uint64(i+1))
+			s.await(time.Second, "stored", func() bool { return s.info(q, deadName).State.LastSeq == uint64(i+1) })
+		}
+		check := func(l *DeadLetter) {
+			t.Helper()
+			letter := strange[l.ID-1]
+			if string(l.Body) != letter.body || l.User != letter.user || l.Reason != letter.reason {
+				t.Errorf("letter %d: %q of %q, %q", l.ID, l.Reason, l.User, l.Body)
+			}
+			if text := Printable(l.User) + l.Error + l.Pattern() + strings.Join(l.History, ""); strings.Contains(text, "\x1b") || !utf8.ValidString(text) || len(text) > 5000 {
+				t.Errorf("letter %d: %d bytes are shown", l.ID, len(text))
+			}
+			for name := range l.Header {
+				if strings.HasPrefix(name, "Nats-") {
+					t.Errorf("letter %d has the header %s", l.ID, name)
+				}
+			}
+		}
+		if got := s.ids(q, Filter{}); !slices.Equal(got, want) {
+			t.Errorf("the letters are %v", got)
+		}
+		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+			s.must(err)
+			check(l)
+		}
+		for _, id := range want {
+			l, err := q.DeadLetter(t.Context(), id)
+			s.must(err)
+			if l.ID != id {
+				t.Errorf("letter %d is %d", id, l.ID)
+			}
+			check(l)
+		}
+		if got := s.ids(q, Filter{Users: []string{"\xff\x1b[31m"}}); !slices.Equal(got, []uint64{9}) {
+			t.Errorf("the letters of a strange user are %v", got)
+		}
+		l, err := q.DeadLetter(t.Context(), 2)
+		s.must(err)
+		if l.Letter != (Age{made.Local(), 2}) && !l.Letter.Stream.Equal(made) || l.At.Before(time.Now().Add(-time.Minute)) {
+			t.Errorf("letter 2 is %v, of %v", l.Letter, l.At)
+		}
+	})
+}
