@@ -28,6 +28,7 @@ type Queue struct {
 	held     atomic.Int32 // partitions claimed now
 	replicas atomic.Pointer[[]Replica]
 	guard    *guard
+	groups   groups
 	others   atomic.Pointer[pace] // what the other replicas' rates ask of the ledger
 }
 

@@ -60,17 +60,19 @@ func (w *Worker) buryHead(l *lane) {
 	p, x := l.partition, *l.head()
 	closed := p.closed
 	w.mu.Unlock()
-	err := errNotNow
+	err, first := errNotNow, false
 	if !closed {
 		ctx, cancel := context.WithTimeout(p.claim.Context(), burialTimeout)
-		err = p.claim.Bury(ctx, x.delivery, x.body(), *x.death)
+		if err = p.claim.Bury(ctx, x.delivery, x.body(), *x.death); err == nil {
+			first = w.isNews(ctx, p.claim, *x.death)
+		}
 		cancel()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p.ended(&p.busy)
 	if err == nil {
-		w.buried(l, &x)
+		w.buried(l, &x, first)
 		return
 	}
 	if p.closed {
@@ -80,9 +82,20 @@ func (w *Worker) buryHead(l *lane) {
 	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
 }
 
-func (w *Worker) buried(l *lane, x *waiting) {
+// isNews reports whether an event died of something that the fleet has not seen before. Where that
+// cannot be found out it is none: the dead letter is what counts.
+func (w *Worker) isNews(ctx context.Context, c *queue.Claim, death queue.Death) bool {
+	first, err := c.FirstOfItsGroup(ctx, death)
+	if err != nil {
+		w.log.Debug("not known whether this is the first of its group", errAttr(err))
+	}
+	return first
+}
+
+// buried settles a lane's oldest event, whose dead letter is stored: perhaps the first of its group.
+func (w *Worker) buried(l *lane, x *waiting, first bool) {
 	w.dead.report(w.log, nil)
-	w.metrics.died()
+	w.metrics.died(first)
 	w.log.Info("dead letter", slog.Uint64("sequence", x.delivery.Sequence),
 		slog.String("reason", string(x.death.Reason)), slog.Int("status", x.death.Status))
 	l.backoff = nil

@@ -23,6 +23,7 @@ type metrics struct {
 	duration  prometheus.Histogram
 	latency   prometheus.Histogram
 	coalesced prometheus.Counter
+	groups    prometheus.Counter
 
 	// The same counts for Snapshot, which client_golang has no cheap way to read.
 	deliveredEvents, mergedEvents, deadEvents, madeCalls atomic.Uint64
@@ -48,6 +49,9 @@ func newMetrics() *metrics {
 			Name: "identify_coalesced_events_total", Help: "Events that were delivered in the call of another one.",
 		}),
 	}
+	m.groups = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "identify_dead_letter_groups_total", Help: "Fingerprints of dead letters that nobody in the fleet had seen before: see identify-worker dlq stats.",
+	})
 	m.deliver, m.ok = m.outcomes.WithLabelValues("delivered"), m.calls.WithLabelValues("2xx")
 	m.outcomes.WithLabelValues("dead")
 	m.outcomes.WithLabelValues("superseded")
@@ -97,7 +101,10 @@ func (m *metrics) delivered(ds []queue.Delivery, now time.Time) {
 	}
 }
 
-func (m *metrics) died() {
+func (m *metrics) died(first bool) {
+	if first {
+		m.groups.Inc()
+	}
 	m.outcomes.WithLabelValues("dead").Inc()
 	m.deadEvents.Add(1)
 }
@@ -105,12 +112,12 @@ func (m *metrics) died() {
 func (m *metrics) superseded(n int) { m.outcomes.WithLabelValues("superseded").Add(float64(n)) }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced}
+	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups}
 }
 
 // gauges describe the metrics that are read when they are asked for.
 type gauges struct {
-	backlog, oldest, deadLetters, hold, partitions, waiting, limit, load, replicas, wanted *prometheus.Desc
+	backlog, oldest, deadLetters, oldestDead, hold, partitions, waiting, limit, load, replicas, wanted *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -121,6 +128,7 @@ func newGauges() gauges {
 		backlog:     desc("backlog_events", "Events in the stream, as read a few seconds ago."),
 		oldest:      desc("backlog_oldest_seconds", "Age of the oldest event in the stream."),
 		deadLetters: desc("dead_letters", "Dead letters in their stream."),
+		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent where there is none."),
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
 		partitions:  desc("partitions_held", "Partitions that this replica works."),
 		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
@@ -137,7 +145,7 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 		c.Describe(ch)
 	}
 	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.hold, g.partitions, g.waiting, g.limit, g.load, g.replicas, g.wanted} {
+	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.partitions, g.waiting, g.limit, g.load, g.replicas, g.wanted} {
 		ch <- d
 	}
 }
@@ -174,6 +182,9 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 			age = time.Since(counts.Oldest).Seconds()
 		}
 		gauge(w.gauges.oldest, age)
+		if !counts.OldestDead.IsZero() {
+			gauge(w.gauges.oldestDead, time.Since(counts.OldestDead).Seconds())
+		}
 	}
 }
 

@@ -18,26 +18,28 @@ import (
 
 // contract is every metric that operators rely on, with its labels and their closed sets.
 var contract = map[string]map[string][]string{
-	"identify_events_total":             {"outcome": {"dead", "delivered", "superseded"}},
-	"identify_calls_total":              {"result": {"2xx", "429", "4xx", "5xx", "error"}},
-	"identify_call_duration_seconds":    nil,
-	"identify_delivery_latency_seconds": nil,
-	"identify_coalesced_events_total":   nil,
-	"identify_backlog_events":           nil,
-	"identify_backlog_oldest_seconds":   nil,
-	"identify_dead_letters":             nil,
-	"identify_hold":                     {"reason": {"outage", "unauthorized"}},
-	"identify_partitions_held":          nil,
-	"identify_rate_limit":               nil,
-	"identify_rate_waiting":             nil,
-	"identify_load":                     nil,
+	"identify_events_total":                {"outcome": {"dead", "delivered", "superseded"}},
+	"identify_calls_total":                 {"result": {"2xx", "429", "4xx", "5xx", "error"}},
+	"identify_call_duration_seconds":       nil,
+	"identify_delivery_latency_seconds":    nil,
+	"identify_coalesced_events_total":      nil,
+	"identify_backlog_events":              nil,
+	"identify_backlog_oldest_seconds":      nil,
+	"identify_dead_letters":                nil,
+	"identify_dead_letters_oldest_seconds": nil,
+	"identify_dead_letter_groups_total":    nil,
+	"identify_hold":                        {"reason": {"outage", "unauthorized"}},
+	"identify_partitions_held":             nil,
+	"identify_rate_limit":                  nil,
+	"identify_rate_waiting":                nil,
+	"identify_load":                        nil,
 }
 
 // busy is a worker with something in every metric.
 func busy(t *testing.T) *Worker {
 	t.Helper()
 	w := idle(t, Config{Rate: queue.Rate{Calls: 600, Window: time.Minute}})
-	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2})
+	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2, OldestDead: time.Now().Add(-time.Hour)})
 	w.gate.hold("unauthorized", time.Now(), time.Now())
 	w.gate.open = true
 	for _, err := range []error{nil, errors.New("odd"), errNotNow, &userpilot.Failure{}, &userpilot.Failure{Status: 302},
@@ -45,7 +47,7 @@ func busy(t *testing.T) *Worker {
 		w.metrics.called(err, time.Second)
 	}
 	w.metrics.delivered(make([]queue.Delivery, 3), time.Now())
-	w.metrics.died()
+	w.metrics.died(true)
 	return w
 }
 
@@ -121,7 +123,7 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	t.Parallel()
 	want := map[string]float64{
 		"calls_total/2xx": 0, "calls_total/429": 0, "calls_total/4xx": 0, "calls_total/5xx": 0, "calls_total/error": 0,
-		"events_total/dead": 0, "events_total/delivered": 0, "events_total/superseded": 0, "coalesced_events_total": 0,
+		"events_total/dead": 0, "events_total/delivered": 0, "events_total/superseded": 0, "coalesced_events_total": 0, "dead_letter_groups_total": 0,
 		"partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "load": 0,
 	}
 	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
@@ -136,10 +138,14 @@ func TestMetricsCount(t *testing.T) {
 	if age := got["backlog_oldest_seconds"]; age < 60 || age > 120 {
 		t.Errorf("the oldest event is %v seconds old, want 60", age)
 	}
+	if age := got["dead_letters_oldest_seconds"]; age < 3600 || age > 3660 {
+		t.Errorf("the oldest dead letter is %v s old", age)
+	}
 	delete(got, "backlog_oldest_seconds")
+	delete(got, "dead_letters_oldest_seconds")
 	want := map[string]float64{
 		"calls_total/2xx": 1, "calls_total/429": 1, "calls_total/4xx": 2, "calls_total/5xx": 1, "calls_total/error": 2,
-		"events_total/dead": 1, "events_total/delivered": 3, "events_total/superseded": 0, "coalesced_events_total": 2,
+		"events_total/dead": 1, "events_total/delivered": 3, "events_total/superseded": 0, "coalesced_events_total": 2, "dead_letter_groups_total": 1,
 		"backlog_events": 3, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
 		"partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "load": 0,
 	}

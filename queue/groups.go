@@ -1,0 +1,63 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// groups knows which fingerprints of dead letters the fleet has seen, so that a new one can be told
+// to operators once. It is safe for concurrent use.
+type groups struct {
+	mu   sync.Mutex
+	seen map[string]time.Time // when this replica last told the others
+}
+
+const (
+	// groupRenewal is how often a replica tells that a group still grows.
+	groupRenewal = 24 * time.Hour
+	// maxSeenGroups bounds what is remembered here; the bucket remembers the rest.
+	maxSeenGroups = 10_000
+)
+
+// known reports whether this replica needs to ask nobody.
+func (g *groups) known(group string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Since(g.seen[group]) < groupRenewal
+}
+
+func (g *groups) learn(group string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.seen == nil || len(g.seen) >= maxSeenGroups {
+		g.seen = map[string]time.Time{}
+	}
+	g.seen[group] = time.Now()
+}
+
+// FirstOfItsGroup reports whether nobody in the fleet has seen a dead letter with this death's
+// fingerprint (see [DeadLetter.Group]) for as long as dead letters are kept by default. It is true
+// once, for one replica. It blocks for a round trip or two where this replica has not seen the
+// fingerprint for a day.
+func (c *Claim) FirstOfItsGroup(ctx context.Context, death Death) (bool, error) {
+	letter := DeadLetter{Death: Death{Reason: death.Reason, Status: death.Status, Error: clean(death.Error), User: death.User}}
+	group := letter.Group()
+	if c.q.groups.known(group) {
+		return false, nil
+	}
+	key := c.q.topology.keySubject("group." + group)
+	_, err := c.q.js.Publish(ctx, key, []byte{'1'}, jetstream.WithMsgTTL(deadLetterAge), jetstream.WithExpectLastSequencePerSubject(0))
+	first := err == nil
+	if isWrongRevision(err) {
+		_, err = c.q.js.Publish(ctx, key, []byte{'1'}, jetstream.WithMsgTTL(deadLetterAge))
+	}
+	if err != nil {
+		return false, fmt.Errorf("note the group of a dead letter: %w", err)
+	}
+	c.q.groups.learn(group)
+	return first, nil
+}

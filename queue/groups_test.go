@@ -1,0 +1,40 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// A fingerprint is new to one replica, once, and not again as long as it is seen.
+func TestFirstOfItsGroup(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		a := &Claim{tenure: &tenure{q: s.queue(nil)}}
+		b := &Claim{tenure: &tenure{q: s.queue(nil)}}
+		first := func(c *Claim, x Death) bool {
+			t.Helper()
+			is, err := c.FirstOfItsGroup(t.Context(), x)
+			s.must(err)
+			return is
+		}
+		x, y := Death{Reason: Rejected, Status: 422, Error: "no such plan"}, Death{Reason: Rejected, Status: 422, Error: "no such user"}
+		if !first(a, x) || first(a, x) || first(b, x) || !first(b, y) || first(a, y) {
+			t.Error("a group is not new once")
+		}
+		written := s.info(a.q, kvName).State.LastSeq
+		time.Sleep(groupRenewal + time.Minute)
+		if first(a, x) || first(a, x) || first(b, x) {
+			t.Error("a group is new although it was seen yesterday")
+		}
+		if n := s.info(a.q, kvName).State.LastSeq - written; n != 2 {
+			t.Errorf("%d renewals, want one of each replica", n)
+		}
+		m, err := a.q.readLeader(t.Context(), kvName, lastBySubject{"$KV.userpilot_identify.group.*"})
+		s.must(err)
+		if !strings.Contains(string(m.Header), "Nats-TTL: 720h0m0s") {
+			t.Errorf("the key is kept as %q says", m.Header)
+		}
+	})
+}
