@@ -78,6 +78,9 @@ func (w *Worker) buryHead(l *lane) {
 	if p.closed {
 		return
 	}
+	if !errors.Is(err, context.Canceled) { // else its claim has ended
+		w.metrics.unburied.Inc()
+	}
 	w.dead.report(w.log, err)
 	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
 }

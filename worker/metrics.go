@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +23,7 @@ type metrics struct {
 	latency   prometheus.Histogram
 	coalesced prometheus.Counter
 	groups    prometheus.Counter
+	unburied  prometheus.Counter
 
 	// The same counts for Snapshot, which client_golang has no cheap way to read.
 	deliveredEvents, mergedEvents, deadEvents, madeCalls atomic.Uint64
@@ -47,6 +47,9 @@ func newMetrics() *metrics {
 		}),
 		coalesced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "identify_coalesced_events_total", Help: "Events that were delivered in the call of another one.",
+		}),
+		unburied: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "identify_dead_letter_failures_total", Help: "Times that a dead letter could not be stored. Its event waits and is tried again.",
 		}),
 	}
 	m.groups = prometheus.NewCounter(prometheus.CounterOpts{
@@ -112,12 +115,12 @@ func (m *metrics) died(first bool) {
 func (m *metrics) superseded(n int) { m.outcomes.WithLabelValues("superseded").Add(float64(n)) }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups}
+	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups, m.unburied}
 }
 
 // gauges describe the metrics that are read when they are asked for.
 type gauges struct {
-	backlog, oldest, deadLetters, oldestDead, hold, partitions, waiting, limit, load, replicas, wanted *prometheus.Desc
+	backlog, oldest, deadLetters, oldestDead, hold, pause, partitions, held, waiting, limit, load, replicas, wanted *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -130,9 +133,11 @@ func newGauges() gauges {
 		deadLetters: desc("dead_letters", "Dead letters in their stream."),
 		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent where there is none."),
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
-		partitions:  desc("partitions_held", "Partitions that this replica works."),
+		pause:       desc("pause_seconds", "What is left of a pause that Userpilot asked for (429)."),
+		partitions:  desc("partitions", "Partitions of the pipeline, that of plain events among them."),
+		held:        desc("partitions_held", "Partitions that this replica works."),
 		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
-		limit:       desc("rate_limit", "Calls a second that the limit allows, the lowest where the replicas' differ; 0 without a limit."),
+		limit:       desc("rate_limit", "Calls a second that the whole fleet may make: the lowest where the replicas' rates differ, their sum where each has its own; 0 without a limit."),
 		load:        desc("load", "How much of this replica its calls took in the last minute, 0 to 1. Waiting for the limit, for a hold or for work is no load."),
 		replicas:    desc("replicas", "Replicas that are alive, as this one sees it."),
 		wanted:      desc("replicas_wanted", "Replicas that the fleet's work would keep comfortably busy: the number to scale to. A backlog that only the limit explains does not raise it."),
@@ -145,7 +150,7 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 		c.Describe(ch)
 	}
 	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.partitions, g.waiting, g.limit, g.load, g.replicas, g.wanted} {
+	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.pause, g.partitions, g.held, g.waiting, g.limit, g.load, g.replicas, g.wanted} {
 		ch <- d
 	}
 }
@@ -160,9 +165,11 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	s := w.Snapshot()
-	gauge(w.gauges.partitions, float64(s.Partitions))
+	gauge(w.gauges.pause, s.Quiet.Seconds())
+	gauge(w.gauges.partitions, float64(w.queue.Topology().Partitions+1))
+	gauge(w.gauges.held, float64(s.Partitions))
 	gauge(w.gauges.waiting, float64(s.Ready))
-	gauge(w.gauges.limit, w.limit().PerMinute()/60)
+	gauge(w.gauges.limit, w.limit())
 	gauge(w.gauges.load, w.report().Recent.Load)
 	if replicas := w.queue.Replicas(); len(replicas) > 0 {
 		gauge(w.gauges.replicas, float64(len(replicas)))
@@ -188,24 +195,40 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// limit is the rate that this replica keeps to.
-func (w *Worker) limit() queue.Rate {
-	if w.config.RatePerReplica {
-		return w.config.Rate
+// limit is how many calls a second the whole fleet may make.
+func (w *Worker) limit() float64 {
+	replicas := w.queue.Replicas()
+	if len(replicas) == 0 {
+		replicas = []queue.Replica{{Rate: w.config.Member.Rate, OwnRate: w.config.Member.OwnRate}}
 	}
-	return queue.LowestRate(append(slices.Clip(w.queue.Replicas()), queue.Replica{Rate: w.config.Rate}))
+	perMinute := queue.LowestRate(replicas).PerMinute()
+	for _, r := range replicas {
+		perMinute += r.OwnRate.PerMinute()
+	}
+	return perMinute / 60
 }
 
-// countsInterval is how often the streams' state is read.
-const countsInterval = 5 * time.Second
+const (
+	// countsInterval is how often the streams' state is read.
+	countsInterval = 5 * time.Second
+	// countsLife is how long it is shown when it cannot be read again. After that it is
+	// unknown: an old backlog must not look like one that stands still.
+	countsLife = 30 * time.Second
+)
 
 // watchStreams reads the streams' state for the metrics until ctx ends.
 func (w *Worker) watchStreams(ctx context.Context) {
 	tick := time.NewTicker(countsInterval)
 	defer tick.Stop()
+	var read time.Time
 	for {
-		if counts, err := w.queue.Counts(ctx); err == nil {
+		counts, err := w.queue.Counts(ctx)
+		switch {
+		case err == nil:
 			w.counts.Store(&counts)
+			read = time.Now()
+		case time.Since(read) >= countsLife:
+			w.counts.Store(nil)
 		}
 		select {
 		case <-ctx.Done():

@@ -29,6 +29,9 @@ var contract = map[string]map[string][]string{
 	"identify_dead_letters_oldest_seconds": nil,
 	"identify_dead_letter_groups_total":    nil,
 	"identify_hold":                        {"reason": {"outage", "unauthorized"}},
+	"identify_dead_letter_failures_total":  nil,
+	"identify_pause_seconds":               nil,
+	"identify_partitions":                  nil,
 	"identify_partitions_held":             nil,
 	"identify_rate_limit":                  nil,
 	"identify_rate_waiting":                nil,
@@ -48,6 +51,7 @@ func busy(t *testing.T) *Worker {
 	}
 	w.metrics.delivered(make([]queue.Delivery, 3), time.Now())
 	w.metrics.died(true)
+	w.metrics.unburied.Inc()
 	return w
 }
 
@@ -124,7 +128,7 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	want := map[string]float64{
 		"calls_total/2xx": 0, "calls_total/429": 0, "calls_total/4xx": 0, "calls_total/5xx": 0, "calls_total/error": 0,
 		"events_total/dead": 0, "events_total/delivered": 0, "events_total/superseded": 0, "coalesced_events_total": 0, "dead_letter_groups_total": 0,
-		"partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "load": 0,
+		"dead_letter_failures_total": 0, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "load": 0,
 	}
 	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)
@@ -147,7 +151,7 @@ func TestMetricsCount(t *testing.T) {
 		"calls_total/2xx": 1, "calls_total/429": 1, "calls_total/4xx": 2, "calls_total/5xx": 1, "calls_total/error": 2,
 		"events_total/dead": 1, "events_total/delivered": 3, "events_total/superseded": 0, "coalesced_events_total": 2, "dead_letter_groups_total": 1,
 		"backlog_events": 3, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
-		"partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "load": 0,
+		"dead_letter_failures_total": 1, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "load": 0,
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)

@@ -1,0 +1,141 @@
+package worker_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+// scrape returns a replica's counters and gauges by name and label values: "hold/outage". What is
+// unknown is not among them.
+func (r *replica) scrape(t *testing.T) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(r.Worker)
+	families, err := registry.Gather()
+	must(t, err)
+	values := map[string]float64{}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			name := strings.TrimPrefix(family.GetName(), "identify_")
+			for _, label := range m.GetLabel() {
+				name += "/" + label.GetValue()
+			}
+			values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return values
+}
+
+// What a replica knew of the streams is not shown for long after NATS has gone: a backlog that
+// cannot be read must not look like one that stands still.
+func TestMetricsWithoutNATS(t *testing.T) {
+	reconnects()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		r := s.start(nil)
+		s.publish("u", "")
+		s.drain(time.Minute)
+		time.Sleep(10 * time.Second)
+		if got, known := r.scrape(t)["backlog_events"]; !known || got != 0 {
+			t.Errorf("a backlog of %v (%v) while NATS is there", got, known)
+		}
+		dir := s.dir
+		s.stopServer()
+		time.Sleep(20 * time.Second)
+		if _, known := r.scrape(t)["backlog_events"]; !known {
+			t.Error("an election makes the backlog unknown")
+		}
+		time.Sleep(40 * time.Second)
+		got := r.scrape(t)
+		for _, name := range []string{"backlog_events", "backlog_oldest_seconds", "dead_letters"} {
+			if value, known := got[name]; known {
+				t.Errorf("%s is %v while NATS has been away for a minute", name, value)
+			}
+		}
+		if held := got["partitions_held"]; held != 0 {
+			t.Errorf("%v partitions are held without NATS", held)
+		}
+		s.startServer(dir)
+		time.Sleep(time.Minute)
+		if got := r.scrape(t); got["partitions_held"] != 17 || got["partitions"] != 17 {
+			t.Errorf("%v of %v partitions are held after NATS is back", got["partitions_held"], got["partitions"])
+		}
+		r.stop()
+	})
+}
+
+// Dead letters that cannot be stored are counted, and nothing more once they can.
+func TestMetricsOfAFullDeadLetterStream(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+		js, err := jetstream.New(s.publishing)
+		must(t, err)
+		stream, err := js.Stream(t.Context(), "USERPILOT_IDENTIFY_DLQ")
+		must(t, err)
+		config := stream.CachedInfo().Config
+		config.MaxMsgs = 1
+		_, err = js.UpdateStream(t.Context(), config)
+		must(t, err)
+		r := s.start(nil)
+		for i := range 3 {
+			s.publish(fmt.Sprintf("bad%d", i), `,"bad":1`)
+		}
+		time.Sleep(5 * time.Minute)
+		failures := r.scrape(t)["dead_letter_failures_total"]
+		if failures < 2*4 { // two events, and pauses of a minute at most
+			t.Errorf("%v failures in five minutes", failures)
+		}
+		config.MaxMsgs = -1
+		_, err = js.UpdateStream(t.Context(), config)
+		must(t, err)
+		s.drain(5 * time.Minute)
+		failures = r.scrape(t)["dead_letter_failures_total"]
+		time.Sleep(5 * time.Minute)
+		if got := r.scrape(t); got["dead_letter_failures_total"] != failures || got["events_total/dead"] != 3 {
+			t.Errorf("%v failures after %v, %v dead", got["dead_letter_failures_total"], failures, got["events_total/dead"])
+		}
+		r.stop()
+	})
+}
+
+// The limit that a replica shows is the fleet's, whoever's the rates are; and a pause shows what is
+// left of it.
+func TestMetricsOfTheLimit(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		own  bool
+		want float64
+	}{"one for all": {false, 5}, "one for each": {true, 15}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+				s.api.SetFaults(func(userpilottest.Request) userpilottest.Fault {
+					return userpilottest.Fault{Status: 429, RetryAfter: time.Minute}
+				})
+				var replicas []*replica
+				for _, calls := range []int{600, 300} {
+					replicas = append(replicas, s.start(func(c *worker.Config) {
+						c.Rate, c.RatePerReplica = queue.Rate{Calls: calls, Window: time.Minute}, test.own
+					}))
+				}
+				time.Sleep(10 * time.Second)
+				s.publish("u", "")
+				time.Sleep(20 * time.Second)
+				for _, r := range replicas {
+					if got := r.scrape(t); got["rate_limit"] != test.want || got["pause_seconds"] < 30 || got["pause_seconds"] > 50 {
+						t.Errorf("the limit is %v, want %v; %v seconds of the pause are left", got["rate_limit"], test.want, got["pause_seconds"])
+					}
+					r.stop()
+				}
+			})
+		})
+	}
+}
