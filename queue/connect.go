@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -36,8 +37,9 @@ type ConnectConfig struct {
 	Name  string // shown in the server's list of connections
 	// Wait is how long to wait for a server that cannot be reached: below 0 for ever, 0
 	// not at all. What waiting cannot cure, such as a wrong password, is not waited for.
-	Wait time.Duration
-	Log  *slog.Logger // nil discards
+	Wait     time.Duration
+	WaitFlag string       // the flag that sets Wait, for errors; default "wait"
+	Log      *slog.Logger // nil discards
 }
 
 // Connect connects to NATS. It blocks while the server cannot be reached, as long as
@@ -78,7 +80,7 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 		case isHopeless(err):
 			return nil, fmt.Errorf("connect to NATS at %s: %w (see --nats-creds, --nats-ca, --nats-cert)", hosts, err)
 		case c.Wait >= 0 && time.Since(began) >= c.Wait:
-			return nil, fmt.Errorf("connect to NATS at %s: %w (see --nats-url; --wait says how long to wait)", hosts, err)
+			return nil, fmt.Errorf("connect to NATS at %s: %w (see --nats-url; --%s says how long to wait)", hosts, err, cmp.Or(c.WaitFlag, "wait"))
 		case !waited:
 			c.Log.Warn("waiting for NATS", "url", hosts, "error", err)
 		}

@@ -14,23 +14,29 @@ import (
 type connection struct {
 	url, creds, ca, cert, key string
 	wait                      time.Duration
+	waitFlag                  string
 }
 
 func newConnection(f flags, wait time.Duration) *connection {
-	c := &connection{url: nats.DefaultURL, wait: wait}
+	return newConnectionWait(f, "wait", wait)
+}
+
+// newConnectionWait is for a command whose --wait waits for something else.
+func newConnectionWait(f flags, flag string, wait time.Duration) *connection {
+	c := &connection{url: nats.DefaultURL, wait: wait, waitFlag: flag}
 	f.text(&c.url, "nats-url", "url", "NATS `server`, or several with commas between")
 	f.text(&c.creds, "nats-creds", "file", "`file` with NATS credentials")
 	f.text(&c.ca, "nats-ca", "file", "`file` with the certificates to trust, PEM")
 	f.text(&c.cert, "nats-cert", "file", "`file` with our certificate, PEM; with --nats-key")
 	f.text(&c.key, "nats-key", "file", "`file` with our certificate's key, PEM")
-	f.wait(&c.wait, "wait", "how long to wait for NATS at the start; 0 fails at once, forever waits")
+	f.wait(&c.wait, flag, "how long to wait for NATS at the start; 0 fails at once, forever waits")
 	return c
 }
 
 func (c *connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {
 	return queue.Connect(ctx, queue.ConnectConfig{
 		URL: c.url, Creds: c.creds, CA: c.ca, Cert: c.cert, Key: c.key,
-		Name: "identify-worker", Wait: c.wait, Log: log,
+		Name: "identify-worker", Wait: c.wait, WaitFlag: c.waitFlag, Log: log,
 	})
 }
 
