@@ -183,7 +183,7 @@ func (f flags) memberTTL(target *time.Duration, name, usage string) {
 	f.add(value[time.Duration]{target, "duration", parse, time.Duration.String}, name, usage)
 }
 
-func (f flags) rate(target *queue.Rate, name, usage string) {
+func (f flags) rate(target *queue.Rate, name, usage string) { //nolint:unparam // as all the others
 	f.add(value[queue.Rate]{target, "calls/window", queue.ParseRate, queue.Rate.String}, name, usage)
 }
 

@@ -23,6 +23,7 @@ import (
 //	quit NAME                          asks it to stop, and waits until it has
 //	finish NAME                        waits until it ends by itself
 //	watch REGEXP ARGS...               runs a command again and again until its output matches
+//	steady                             takes out of stdout what differs from run to run
 //	fetch URL [REGEXP]                 gets a page, again until it matches; with ! it must not be a 200
 //
 // quit and finish expect status 0, with ! another one. What was printed or fetched is
@@ -37,7 +38,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "await": await, "quit": quit, "finish": finish, "fetch": fetch, "watch": watch,
+			"start": start, "await": await, "quit": quit, "finish": finish, "fetch": fetch, "watch": watch, "steady": steady,
 		},
 	})
 }
@@ -163,6 +164,28 @@ func watch(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("%s does not print %q:\n%s", args[1], args[0], ts.ReadFile("stdout"))
 }
 
+// steady writes times, random names and the like as one that has the same width.
+func steady(ts *testscript.TestScript, _ bool, _ []string) {
+	text := ts.ReadFile("stdout")
+	for _, rule := range [][2]string{
+		{`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ`, "20##-##-##T##:##:##Z"},
+		{`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z`, "TIME"},
+		{`, died (at|from) .*`, ", died THEN"},
+		{`, [0-9.]+m?s later`, ", SOON later"},
+		{`<e-mail [0-9a-f]{6}>`, "<e-mail ######>"},
+		{`in partition \d+`, "in partition N"},
+		{`"(partition|Dead-Partition)":"\d+"`, `"$1":"N"`},
+		{`stand-in-\d+`, "stand-in-N"},
+		{`\d{19}\.(\d)`, "CREATED.$1"},
+		{`\(run \w{22}\)`, "(run RUN)"},
+		{`"run": "\w{22}"`, `"run": "RUN"`},
+	} {
+		text = regexp.MustCompile(rule[0]).ReplaceAllString(text, rule[1])
+	}
+	_, _ = io.WriteString(ts.Stdout(), text)
+	_, _ = io.WriteString(ts.Stderr(), ts.ReadFile("stderr"))
+}
+
 func fetch(ts *testscript.TestScript, neg bool, args []string) {
 	pattern := regexp.MustCompile(strings.Join(args[1:], ""))
 	var page []byte
@@ -219,6 +242,31 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{"IDENTIFY_LOG_LEVEL=loud", "setup", "IDENTIFY_LOG_LEVEL: must be debug or info or warn or error"},
 		{"", "publish --format xml", "--format: must be auto or ndjson or csv"},
 		{"", "publish --message-id line", "--message-id: must be none or content"},
+		{"", "dlq nope", `unknown command "nope"`},
+		{"", "dlq stats extra", `unknown command "extra"`},
+		{"", "dlq ls --group x", "--group: must be a fingerprint as stats shows it"},
+		{"", "dlq ls --reason refused", "--reason: must be invalid or rejected or retries_exhausted or panic or unguarded"},
+		{"", "dlq ls --dead-reason refused", "--dead-reason: must be invalid or "},
+		{"", "dlq ls --status 4xx", "--status: must be a status such as 422"},
+		{"", "dlq ls --id 0", "--id: must be a number as ls shows it"},
+		{"IDENTIFY_DLQ_ID=x", "dlq ls", "IDENTIFY_DLQ_ID: must be a number"},
+		{"", "dlq ls --since soon", "--since: must be a time such as 2026-01-02T15:04:05Z"},
+		{"", "dlq ls --since 1h --until 2h", "--until: must be after --since"},
+		{"", "dlq ls --match .a|", "--match: must be a jq expression: unexpected EOF"},
+		{"", "dlq ls --match nope", "--match: must be a jq expression: function not defined: nope/0"},
+		{"", "dlq ls --user=", "--user: must be a user's id"},
+		{"", "dlq show", "give the number of a dead letter"},
+		{"", "dlq show x", `"x": must be the number of a dead letter`},
+		{"", "dlq replay --set plan=pro", "--set: must be a path and a value, such as .metadata.plan=pro"},
+		{"", "dlq replay --set .plan==pro", "--set: must have one equals sign"},
+		{"", "dlq replay --delete plan", "--delete: must be a path such as .metadata.plan"},
+		{"", "dlq replay --edit .a|", "--edit: must be a jq expression: unexpected EOF"},
+		{"", "dlq replay --rate many", "--rate: must be calls/window"},
+		{"", "dlq replay --canary -1", "--canary: must be a whole number from 0"},
+		{"", "dlq replay --connect-wait soon", "--connect-wait: must be a time such as 10s"},
+		{"", "dlq discard --all", "--reason: must say why"},
+		{"", "dlq purge", "--user: must be the id of the user to erase"},
+		{"", "dlq history extra", `unknown command "extra"`},
 		{"", "fake-userpilot --fault status=nope", "--fault: "},
 		{"IDENTIFY_FAKE_RATE=x", "fake-userpilot", "IDENTIFY_FAKE_RATE: must be calls/window"},
 	} {
