@@ -40,7 +40,7 @@ they did is in history.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.dlqStats(), p.dlqLs(), p.dlqShow(), p.dlqReplay(), p.dlqDiscard(), p.dlqPurge(), p.dlqHistory())
+	cmd.AddCommand(p.dlqStats(), p.dlqLs(), p.dlqShow(), p.dlqReplay(), p.dlqDiscard(), p.dlqExport(), p.dlqPurge(), p.dlqHistory())
 	return cmd
 }
 

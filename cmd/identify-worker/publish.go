@@ -24,6 +24,8 @@ func (p *program) publish() *cobra.Command {
 		Long: `Publish identify events from files, or from standard input without a file or for "-".
 
 NDJSON holds one event in each line: {"user_id":"ann","metadata":{"plan":"pro"}}
+A line that identify-worker dlq export has written is published as the old event that it is:
+what newer events have set stays as it is.
 CSV (a name that ends in .csv, or --format csv) has the names in its first row: user_id,
 metadata.NAME, company.NAME. Values are strings; a name that ends in :number or :bool
 makes its column's values numbers or booleans. An empty cell leaves the property out;
@@ -98,7 +100,7 @@ func (p *program) runPublish(ctx context.Context, s *publishSettings, files []st
 
 // target is where good events go.
 type target interface {
-	send(ctx context.Context, at position, body []byte, id string) error
+	send(ctx context.Context, r record, id string) error
 	// finish blocks until it is known of each event what became of it.
 	finish(ctx context.Context) (sent, duplicates int, err error)
 }
@@ -106,8 +108,8 @@ type target interface {
 // checker is the target of a dry run.
 type checker struct{}
 
-func (checker) send(context.Context, position, []byte, string) error { return nil }
-func (checker) finish(context.Context) (int, int, error)             { return 0, 0, nil }
+func (checker) send(context.Context, record, string) error { return nil }
+func (checker) finish(context.Context) (int, int, error)   { return 0, 0, nil }
 
 // publishing is one run of publish.
 type publishing struct {
@@ -151,7 +153,7 @@ func (r *publishing) each(ctx context.Context, in *inputs) error {
 			return in.err
 		}
 		r.progress.at(record.read, r.good)
-		if err := r.check(record); err != nil {
+		if err := r.check(&record); err != nil {
 			r.bad.report(record.position, err)
 			continue
 		}
@@ -162,19 +164,30 @@ func (r *publishing) each(ctx context.Context, in *inputs) error {
 		if r.settings.messageID == "content" {
 			id = ids.next(record)
 		}
-		if err := r.target.send(ctx, record.position, record.body, id); err != nil {
+		if err := r.target.send(ctx, record, id); err != nil {
 			return err
 		}
 		r.good++
 	}
 }
 
-// check returns what is wrong with a record, without any of its values.
-func (r *publishing) check(record record) error {
+// check returns what is wrong with a record, without any of its values. A record that is an exported
+// dead letter becomes its event.
+func (r *publishing) check(record *record) error {
 	if record.err != nil {
 		return record.err
 	}
 	event, err := userpilot.Parse(record.body)
+	if err != nil {
+		exported, errExported := readExported(record.body)
+		switch {
+		case errExported != nil:
+			return errExported
+		case exported != nil:
+			record.body, record.export = exported.event, exported.option
+			event, err = userpilot.Parse(record.body)
+		}
+	}
 	if err == nil && r.settings.strict {
 		err = event.CheckStrict()
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/identify-worker/identify-worker/queue"
 )
 
 // maxLineBytes bounds a line of the input. It is above the largest event, so that an
@@ -25,9 +27,10 @@ func (p position) String() string { return fmt.Sprintf("%s:%d", p.file, p.line) 
 // record is one event of the input, or what is wrong with it.
 type record struct {
 	position
-	body []byte
-	err  error
-	read int64 // bytes of all inputs up to here
+	body   []byte
+	export queue.PublishOption // of a dead letter that was exported; nil for any other
+	err    error
+	read   int64 // bytes of all inputs up to here
 }
 
 // recordReader reads one input. At its end it returns io.EOF; an error is for good, and
@@ -154,7 +157,7 @@ func (in *inputs) readOne(name string, reader recordReader, count *countingReade
 			return err
 		}
 		select {
-		case in.records <- record{position{name, line}, body, bad, count.bytes}:
+		case in.records <- record{position: position{name, line}, body: body, err: bad, read: count.bytes}:
 		case <-in.stop:
 			return nil
 		}

@@ -37,17 +37,21 @@ func newSender(p *queue.Publisher) *sender {
 
 var errSendingStopped = errors.New("an earlier event could not be published")
 
-func (s *sender) send(ctx context.Context, at position, body []byte, id string) error {
+func (s *sender) send(ctx context.Context, r record, id string) error {
 	select {
 	case <-s.failed:
 		return errSendingStopped
 	default:
 	}
-	result, err := s.publisher.PublishAsync(ctx, body, queue.WithMessageID(id))
-	if err != nil {
-		return fmt.Errorf("%s: %w", at, err)
+	options := []queue.PublishOption{queue.WithMessageID(id)}
+	if r.export != nil {
+		options = append(options, r.export)
 	}
-	s.pending <- pendingEvent{at, result} // the collector takes all, also after a failure
+	result, err := s.publisher.PublishAsync(ctx, r.body, options...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.position, err)
+	}
+	s.pending <- pendingEvent{r.position, result} // the collector takes all, also after a failure
 	return nil
 }
 
