@@ -96,7 +96,7 @@ backlog       12,345 events, the oldest is 3m12s old
 last minute   5,980 events delivered, 5,380 of them merged into another one's call, 0 dead, in 594 calls
 rate          594 of 600 calls a minute used, 99%
 drains in     2m4s, at the present rate
-dead letters  200,000: of the newest 100,000, 1,000 invalid, 99,000 rejected
+dead letters  200,000: of the newest 100,000, 1,000 invalid, 99,000 rejected; see identify-worker dlq stats
 partitions    17 of 17 worked
 
 REPLICA     AGE   VERSION  RATE    KEY       CALLS/MIN  LOAD  STATE    PARTITIONS

@@ -84,7 +84,7 @@ func (d deadView) describe() string {
 	if d.Counted < d.Total {
 		of = fmt.Sprintf("of the newest %s, ", thousands(d.Counted))
 	}
-	return fmt.Sprintf("%s: %s%s", thousands(d.Total), of, strings.Join(reasons, ", "))
+	return fmt.Sprintf("%s: %s%s; see identify-worker dlq stats", thousands(d.Total), of, strings.Join(reasons, ", "))
 }
 
 func (p partitionsView) describe() string {
