@@ -52,7 +52,8 @@ type ClientConfig struct {
 type Client struct {
 	transport http.RoundTripper
 	traced    bool          // transport is known to call httptrace's hooks
-	request   *http.Request // what all requests share; never sent itself
+	request   *http.Request // what all identifies share; never sent itself
+	validate  *http.Request // the same of validations
 	key       atomic.Pointer[credentials]
 }
 
@@ -78,7 +79,11 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		cfg.Transport = newTransport(cmp.Or(cfg.MaxConns, defaultMaxConns))
 	}
 	_, traced := cfg.Transport.(*http.Transport)
-	c := &Client{transport: cfg.Transport, traced: traced, request: newRequest(endpoint)}
+	c := &Client{
+		transport: cfg.Transport, traced: traced,
+		request:  newRequest(http.MethodPost, endpoint.JoinPath("v1", "identify")),
+		validate: newRequest(http.MethodGet, endpoint.JoinPath("v1", "validate")),
+	}
 	c.SetKey(cfg.Key)
 	return c, nil
 }
@@ -107,15 +112,8 @@ func (c *Client) CloseIdleConnections() {
 	}
 }
 
-func newRequest(endpoint *url.URL) *http.Request {
-	return &http.Request{
-		Method:     http.MethodPost,
-		URL:        endpoint.JoinPath("v1", "identify"),
-		Host:       endpoint.Host,
-		Proto:      "HTTP/1.1",
-		ProtoMajor: 1,
-		ProtoMinor: 1,
-	}
+func newRequest(method string, u *url.URL) *http.Request {
+	return &http.Request{Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 }
 
 // newTransport returns the transport of a client that talks to one host.
