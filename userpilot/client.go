@@ -3,48 +3,45 @@ package userpilot
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
-	"net"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"sync/atomic"
-	"time"
 )
 
 const (
-	// DefaultEndpoint is Userpilot's environment in the US.
-	DefaultEndpoint = "https://analytex.userpilot.io"
-
 	defaultMaxConns = 64
 
 	apiVersion = "2020-09-22" // documented as required for identify
 	userAgent  = "identify-worker"
-
-	// maxEndpointBytes keeps a request's header within one write, as maxKeyBytes does.
-	maxEndpointBytes = 2 << 10
-	// writeBuffer holds any header of ours, so that nothing of a request is written
-	// before the guard was asked, and most requests whole, in one write.
-	writeBuffer = 8 << 10
 )
 
 // ClientConfig is what a [Client] needs. Only Key has no default.
 type ClientConfig struct {
 	// Endpoint is the scheme, the host and, optionally, a port and a path that comes
-	// before /v1/identify. Default: [DefaultEndpoint].
+	// before /v1/identify. The host is one of Userpilot's, below userpilot.io, or this
+	// machine's, localhost or 127.0.0.1, or is in AllowHosts. A host of Userpilot's must
+	// have a public address and localhost that of this machine, which is checked of each
+	// connection. Default: [DefaultEndpoint].
 	Endpoint string
-	// AllowInsecure permits plain http to other than the loopback interface. The key
-	// and the users' data are then readable on the way.
+	// AllowHosts are names or addresses, without a port, of hosts that Endpoint may name
+	// besides. They may have any address: in a private network, too.
+	AllowHosts []string
+	// AllowInsecure permits plain http to other than the loopback interface, and there to
+	// any host. The key and the users' data are then readable on the way.
 	AllowInsecure bool
+	// Proxy is the URL of an HTTP proxy to connect through; it may hold a user and a
+	// password. The environment is never asked for one. Of https the proxy learns the host
+	// alone, but it is the proxy then that resolves the host's name. Default: none.
+	Proxy string
 	// Key is the key that the client starts with; see [Client.SetKey].
 	Key Key
 	// MaxConns is how many idle connections are kept. It does not bound the number of
 	// calls at once: that is the caller's. Default: 64.
 	MaxConns int
-	// Transport replaces the client's own. It must be safe for concurrent use and, as
-	// any [http.RoundTripper], must not change the request: its header is shared.
+	// Transport replaces the client's own, and with it MaxConns, Proxy and the checks of
+	// addresses. It must be safe for concurrent use and, as any [http.RoundTripper], must
+	// not change the request: its header is shared.
 	Transport http.RoundTripper
 }
 
@@ -65,7 +62,11 @@ type credentials struct {
 
 // NewClient returns a client. It makes no connection and does not try the key.
 func NewClient(cfg ClientConfig) (*Client, error) {
-	endpoint, err := parseEndpoint(cmp.Or(cfg.Endpoint, DefaultEndpoint), cfg.AllowInsecure)
+	endpoint, err := newEndpoint(cmp.Or(cfg.Endpoint, DefaultEndpoint), cfg)
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := parseProxy(cfg.Proxy)
 	if err != nil {
 		return nil, err
 	}
@@ -76,13 +77,13 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, errors.New("connections: cannot be negative")
 	}
 	if cfg.Transport == nil {
-		cfg.Transport = newTransport(cmp.Or(cfg.MaxConns, defaultMaxConns))
+		cfg.Transport = newTransport(cmp.Or(cfg.MaxConns, defaultMaxConns), endpoint.reach, proxy)
 	}
 	_, traced := cfg.Transport.(*http.Transport)
 	c := &Client{
 		transport: cfg.Transport, traced: traced,
-		request:  newRequest(http.MethodPost, endpoint.JoinPath("v1", "identify")),
-		validate: newRequest(http.MethodGet, endpoint.JoinPath("v1", "validate")),
+		request:  newRequest(http.MethodPost, endpoint.url.JoinPath("v1", "identify")),
+		validate: newRequest(http.MethodGet, endpoint.url.JoinPath("v1", "validate")),
 	}
 	c.SetKey(cfg.Key)
 	return c, nil
@@ -114,61 +115,6 @@ func (c *Client) CloseIdleConnections() {
 
 func newRequest(method string, u *url.URL) *http.Request {
 	return &http.Request{Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
-}
-
-// newTransport returns the transport of a client that talks to one host.
-func newTransport(maxConns int) *http.Transport {
-	// HTTP/1.1 only: there a connection carries one call, so what breaks it breaks
-	// one call, and what was written of a call is known. With HTTP/2 a GOAWAY or one
-	// stalled connection would take all calls along.
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	return &http.Transport{
-		// No Proxy: one taken from the environment unasked would get to see the calls.
-		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    10 * time.Second,
-		MaxIdleConns:           maxConns,
-		MaxIdleConnsPerHost:    maxConns,
-		IdleConnTimeout:        30 * time.Second, // common load balancers close after 60: so not into a closing one
-		MaxResponseHeaderBytes: 64 << 10,
-		WriteBufferSize:        writeBuffer,
-		DisableCompression:     true, // a small answer is not worth a decompressor that could be bombed
-		Protocols:              &protocols,
-	}
-}
-
-// parseEndpoint reads an endpoint. Its errors do not show it, as it may hold a password.
-func parseEndpoint(text string, allowInsecure bool) (*url.URL, error) {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Opaque != "" || u.Hostname() == "" || !isPort(u.Port()):
-		return nil, errors.New("endpoint: is not a URL such as " + DefaultEndpoint)
-	case len(text) > maxEndpointBytes:
-		return nil, errors.New("endpoint: is too long")
-	case u.Scheme != "https" && u.Scheme != "http":
-		return nil, errors.New("endpoint: the scheme must be https or http")
-	case u.User != nil:
-		return nil, errors.New("endpoint: must not hold a user or a password")
-	case strings.ContainsAny(text, "?#"):
-		return nil, errors.New("endpoint: must not have a query or a fragment")
-	case u.Scheme == "http" && !allowInsecure && !isLoopback(u.Hostname()):
-		return nil, errors.New("endpoint: plain http is allowed to the loopback interface only")
-	}
-	u.Path = "/" + strings.TrimPrefix(u.Path, "/") // JoinPath keeps a relative path relative
-	return u, nil
-}
-
-func isPort(port string) bool {
-	if port == "" {
-		return true
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	return err == nil && n > 0
-}
-
-func isLoopback(host string) bool {
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 // Identify makes one attempt: it sends body as it is and waits for the answer. It

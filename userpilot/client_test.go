@@ -62,51 +62,6 @@ func failureOf(t *testing.T, err error) *userpilot.Failure {
 	return failure
 }
 
-func TestNewClient(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		endpoint string
-		insecure bool
-		err      string
-	}{
-		{"", false, ""},
-		{"https://analytex-eu.userpilot.io", false, ""},
-		{"https://analytex.userpilot.io/", false, ""},
-		{"https://proxy.example:8443/userpilot", false, ""},
-		{"http://127.0.0.1:8080", false, ""},
-		{"http://localhost:8080", false, ""},
-		{"http://[::1]:8080", false, ""},
-		{"http://stand-in:8080", true, ""},
-		{"http://stand-in:8080", false, "endpoint: plain http is allowed to the loopback interface only"},
-		{"http://localhost.example", false, "endpoint: plain http is allowed to the loopback interface only"},
-		{"http://0.0.0.0:1", false, "endpoint: plain http is allowed to the loopback interface only"},
-		{"ftp://analytex.userpilot.io", false, "endpoint: the scheme must be https or http"},
-		{"analytex.userpilot.io", false, "endpoint: is not a URL such as https://analytex.userpilot.io"},
-		{"https:analytex.userpilot.io", false, "endpoint: is not a URL such as https://analytex.userpilot.io"},
-		{"https://", false, "endpoint: is not a URL such as https://analytex.userpilot.io"},
-		{"https://host:99999", false, "endpoint: is not a URL such as https://analytex.userpilot.io"},
-		{"https://user:hunter2@host:x", false, "endpoint: is not a URL such as https://analytex.userpilot.io"},
-		{"https://user:hunter2@host", false, "endpoint: must not hold a user or a password"},
-		{"https://host?a=b", false, "endpoint: must not have a query or a fragment"},
-		{"https://host?", false, "endpoint: must not have a query or a fragment"},
-		{"https://host#", false, "endpoint: must not have a query or a fragment"},
-		{"https://host/" + strings.Repeat("x", 2048), false, "endpoint: is too long"},
-	} {
-		t.Run(test.endpoint, func(t *testing.T) {
-			t.Parallel()
-			_, err := userpilot.NewClient(userpilot.ClientConfig{
-				Endpoint: test.endpoint, AllowInsecure: test.insecure, Key: newKey(t, testKey),
-			})
-			if err == nil && test.err != "" || err != nil && err.Error() != test.err {
-				t.Errorf("error %v, want %q", err, test.err)
-			}
-		})
-	}
-	if _, err := userpilot.NewClient(userpilot.ClientConfig{}); err == nil {
-		t.Error("a client without a key")
-	}
-}
-
 func TestIdentifyRequest(t *testing.T) {
 	t.Parallel()
 	for _, prefix := range []string{"", "/", "/eu", "/eu/"} {

@@ -103,6 +103,22 @@ func (f flags) text(target *string, name, kind, usage string) {
 func accept(text string) (string, error) { return text, nil }
 func asIs(text string) string            { return text }
 
+// list is several texts with commas between.
+func (f flags) list(target *[]string, name, kind, usage string) {
+	parse := func(text string) ([]string, error) {
+		if text == "" {
+			return nil, nil
+		}
+		list := strings.Split(text, ",")
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+		return list, nil
+	}
+	format := func(list []string) string { return strings.Join(list, ",") }
+	f.add(value[[]string]{target, kind, parse, format}, name, usage)
+}
+
 func (f flags) toggle(target *bool, name, usage string) {
 	parse := func(text string) (bool, error) {
 		on, err := strconv.ParseBool(text)

@@ -76,7 +76,9 @@ func stopped(ctx context.Context, err error) error {
 type replicaSettings struct {
 	config   worker.Config
 	endpoint string
+	allowed  []string // hosts that endpoint may name
 	insecure bool
+	proxy    string
 	scope    string
 	coalesce bool
 	listen   string
@@ -92,7 +94,9 @@ func newReplica(f flags) *replicaSettings {
 	}
 	c := &s.config
 	f.text(&s.endpoint, "endpoint", "url", "Userpilot's `address`; EU: https://analytex-eu.userpilot.io")
+	f.list(&s.allowed, "allow-endpoint", "host", "`host` that --endpoint may name besides Userpilot's and this machine, or several with commas between")
 	f.toggle(&s.insecure, "insecure-endpoint", "allow plain http to other than this machine")
+	f.text(&s.proxy, "proxy", "url", "HTTP `proxy` to reach --endpoint through; HTTP_PROXY and the like are ignored")
 	f.rate(&c.Rate, "rate", "most calls in any window, such as 600/1m or 10/s; 0 is no limit")
 	f.number(&c.Burst, 0, 1000, "burst", "`calls` that may follow at once after a pause; 0 chooses, 3 at 600/1m")
 	f.choice(&s.scope, "rate-scope", "whose limit the rate is: all replicas' together, or each one's", "fleet", "replica")
@@ -130,7 +134,8 @@ func (s *replicaSettings) client(key *keySource) (*userpilot.Client, error) {
 		return nil, err
 	}
 	client, err := userpilot.NewClient(userpilot.ClientConfig{
-		Endpoint: s.endpoint, AllowInsecure: s.insecure, Key: now, MaxConns: s.config.Concurrency,
+		Endpoint: s.endpoint, AllowHosts: s.allowed, AllowInsecure: s.insecure, Proxy: s.proxy,
+		Key: now, MaxConns: s.config.Concurrency,
 	})
 	if err != nil {
 		return nil, usage("--%w", err)

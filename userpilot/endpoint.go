@@ -1,0 +1,119 @@
+package userpilot
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+const (
+	// DefaultEndpoint is Userpilot's environment in the US.
+	DefaultEndpoint = "https://analytex.userpilot.io"
+
+	// ownDomain is what all of Userpilot's environments are below.
+	ownDomain = ".userpilot.io"
+
+	// maxEndpointBytes keeps a request's header within one write, as maxKeyBytes does.
+	maxEndpointBytes = 2 << 10
+)
+
+// endpoint is where a client calls, and which addresses that may turn out to be.
+type endpoint struct {
+	url   *url.URL
+	reach reach
+}
+
+// newEndpoint reads and judges the endpoint of cfg. Its errors do not show it, as it may
+// hold a password.
+func newEndpoint(text string, cfg ClientConfig) (endpoint, error) {
+	u, host, err := parseEndpoint(text)
+	if err != nil {
+		return endpoint{}, err
+	}
+	named, err := isNamed(host, cfg.AllowHosts)
+	if err != nil {
+		return endpoint{}, err
+	}
+	insecure := u.Scheme == "http"
+	switch {
+	case isLoopback(host):
+		return endpoint{u, loopbackOnly}, nil
+	case insecure && !cfg.AllowInsecure:
+		return endpoint{}, errors.New("endpoint: plain http is allowed to the loopback interface only")
+	case named:
+		return endpoint{u, anywhere}, nil
+	case strings.HasSuffix(host, ownDomain):
+		return endpoint{u, publicOnly}, nil
+	case insecure:
+		return endpoint{u, anywhere}, nil // whoever allows that has given up more than this
+	}
+	return endpoint{}, errors.New("endpoint: the host is neither below userpilot.io nor allowed by name (--allow-endpoint)")
+}
+
+// parseEndpoint reads the form of an endpoint; host is canonical.
+func parseEndpoint(text string) (u *url.URL, host string, err error) {
+	u, err = url.Parse(text)
+	if err == nil {
+		host = canonicalHost(u.Hostname())
+	}
+	switch {
+	case err != nil || u.Opaque != "" || host == "" || !isPort(u.Port()):
+		return nil, "", errors.New("endpoint: is not a URL such as " + DefaultEndpoint)
+	case len(text) > maxEndpointBytes:
+		return nil, "", errors.New("endpoint: is too long")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, "", errors.New("endpoint: the scheme must be https or http")
+	case u.User != nil:
+		return nil, "", errors.New("endpoint: must not hold a user or a password")
+	case strings.ContainsAny(text, "?#"):
+		return nil, "", errors.New("endpoint: must not have a query or a fragment")
+	}
+	u.Path = "/" + strings.TrimPrefix(u.Path, "/") // JoinPath keeps a relative path relative
+	return u, host, nil
+}
+
+// canonicalHost is the one form in which hosts are compared; "" if it is none. Names are
+// ASCII: net/http would turn others into ones that nobody has looked at.
+func canonicalHost(host string) string {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().String()
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	odd := strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != ""
+	if odd || strings.HasPrefix(host, ".") || strings.Contains(host, "..") {
+		return ""
+	}
+	return host
+}
+
+// isNamed reports whether host is one of those allowed.
+func isNamed(host string, allowed []string) (bool, error) {
+	named := false
+	for _, name := range allowed {
+		canonical := canonicalHost(name)
+		if canonical == "" {
+			return false, fmt.Errorf("allow-endpoint: %q is not a host such as proxy.example or 10.0.0.7", name)
+		}
+		named = named || canonical == host
+	}
+	return named, nil
+}
+
+func isPort(port string) bool {
+	if port == "" {
+		return true
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}

@@ -1,0 +1,147 @@
+package userpilot
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// Who controls the DNS can let a name be any address. It is the address that counts: the
+// connection is not made.
+func TestReachOfConnections(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		config ClientConfig
+		want   error
+	}{
+		{ClientConfig{}, errNotPublic},
+		{ClientConfig{Endpoint: "http://analytex.userpilot.io", AllowInsecure: true}, errNotPublic},
+		{ClientConfig{AllowHosts: []string{"analytex.userpilot.io"}}, nil},
+		{ClientConfig{Endpoint: "https://other.example", AllowHosts: []string{"other.example"}}, nil},
+		{ClientConfig{Endpoint: "http://stand-in", AllowInsecure: true}, nil},
+		{ClientConfig{Endpoint: "http://localhost:1"}, nil},
+	} {
+		var connected atomic.Bool
+		server := httptest.NewUnstartedServer(nil)
+		server.Config.ConnState = func(net.Conn, http.ConnState) { connected.Store(true) }
+		server.Start()
+		client := newTestClient(t, test.config)
+		conn, err := client.transport.(*http.Transport).DialContext(t.Context(), "tcp", server.Listener.Addr().String())
+		if !errors.Is(err, test.want) {
+			t.Errorf("%+v: %v, want %v", test.config, err, test.want)
+		}
+		if err == nil {
+			_ = conn.Close()
+		}
+		server.Close() // accepts what there is before it ends
+		if connected.Load() && test.want != nil {
+			t.Errorf("%+v: a connection was made", test.config)
+		}
+	}
+}
+
+// What an attempt says of it: nothing was sent, and where to look.
+func TestIdentifyUnexpectedAddress(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a request arrived") }))
+	defer server.Close()
+	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+	client := newTestClient(t, ClientConfig{Endpoint: "http://localhost:" + port, Transport: newTransport(1, publicOnly, nil)})
+	err := client.Identify(t.Context(), []byte("{}"))
+	f, ok := errors.AsType[*Failure](err)
+	if !ok || f.Sent || !errors.Is(err, errNotPublic) || !strings.Contains(err.Error(), "--allow-endpoint") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// HTTP_PROXY and its like are not asked, which net/http would do by a function here.
+func TestNoProxyByItself(t *testing.T) {
+	t.Parallel()
+	if newTestClient(t, ClientConfig{}).transport.(*http.Transport).Proxy != nil {
+		t.Error("there is a proxy")
+	}
+}
+
+// tunnel is a proxy that connects everything to one server, and tells what it was asked for.
+func tunnel(t *testing.T, to string, answer int) (address string, asked <-chan *http.Request) {
+	t.Helper()
+	requests := make(chan *http.Request, 10)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests <- r
+		if answer != http.StatusOK {
+			http.Error(w, "words of the proxy", answer)
+			return
+		}
+		w.WriteHeader(http.StatusOK)
+		client, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer client.Close()
+		server, err := new(net.Dialer).DialContext(context.WithoutCancel(r.Context()), "tcp", to)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go func() { _, _ = io.Copy(server, client); _ = server.Close() }()
+		_, _ = io.Copy(client, server)
+	}))
+	t.Cleanup(proxy.Close)
+	return proxy.Listener.Addr().String(), requests
+}
+
+// Through a proxy, TLS ends at Userpilot: of the request the proxy sees nothing.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Proxy-Authorization") != "" || r.Header.Get("Authorization") == "" {
+			t.Errorf("header %v", r.Header)
+		}
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	defer server.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+
+	address, asked := tunnel(t, server.Listener.Addr().String(), http.StatusOK)
+	client := newTestClient(t, ClientConfig{
+		Endpoint: "https://example.com", AllowHosts: []string{"example.com"}, Proxy: "http://user:hunter2@" + address,
+	})
+	client.transport.(*http.Transport).TLSClientConfig.RootCAs = roots
+	if err := client.Identify(t.Context(), []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-asked; r.Method != http.MethodConnect || r.Host != "example.com:443" || r.Header.Get("Authorization") != "" || r.Header.Get("Proxy-Authorization") == "" {
+		t.Errorf("the proxy was asked %s %s with %v", r.Method, r.Host, r.Header)
+	}
+	if v, err := client.Validate(t.Context()); err != nil || v.Status != http.StatusAccepted || v.Address != address || v.TLS != "TLS 1.3" {
+		t.Errorf("validate: %+v, %v", v, err)
+	}
+
+	address, _ = tunnel(t, "", http.StatusProxyAuthRequired)
+	client = newTestClient(t, ClientConfig{Proxy: "http://user:hunter2@" + address})
+	f, _ := errors.AsType[*Failure](client.Identify(t.Context(), []byte("{}")))
+	if f == nil || f.Sent || f.Error() != "identify: no answer: the proxy answers 407 to CONNECT" {
+		t.Errorf("refused by the proxy: %+v", f)
+	}
+}
+
+// This machine is not reached through another one.
+func TestProxyNotToLoopback(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
+	defer server.Close()
+	address, asked := tunnel(t, "", http.StatusForbidden)
+	client := newTestClient(t, ClientConfig{Endpoint: server.URL, Proxy: "http://" + address})
+	if err := client.Identify(t.Context(), []byte("{}")); err != nil || len(asked) != 0 {
+		t.Errorf("%v, the proxy was asked %d times", err, len(asked))
+	}
+}
