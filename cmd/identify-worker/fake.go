@@ -84,7 +84,8 @@ func (p *program) serveFake(ctx context.Context, s *fakeSettings, log *slog.Logg
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
-	server := &http.Server{Handler: logRefusals(api, log), ReadHeaderTimeout: 5 * time.Second}
+	server := newServer(logRefusals(api, log))
+	server.ReadTimeout, server.WriteTimeout = 0, 0 // an answer may be asked to take long; the first would end its request, too
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	log.Info("serving a stand-in for Userpilot", "url", "http://"+socket.Addr().String(), "rate", s.rate.String())
 	if err := server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {

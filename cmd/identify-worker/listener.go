@@ -44,7 +44,7 @@ func listen(address string, o observed) (*listener, error) {
 		}
 		fmt.Fprintln(w, strings.TrimSpace("ok "+o.Remark()))
 	})
-	return &listener{socket: socket, server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}}, nil
+	return &listener{socket: newBoundedListener(socket, maxConnections), server: newServer(mux)}, nil
 }
 
 // url is where it listens, with the port that was really taken.

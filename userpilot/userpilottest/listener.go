@@ -25,7 +25,9 @@ func (s *Server) Start() error {
 	if err != nil {
 		return fmt.Errorf("stand-in: %w", err)
 	}
-	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
+	// No ReadTimeout and no WriteTimeout: an answer may be asked to take long, and the
+	// first would end its request, too.
+	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
 	s.listener.http, s.listener.url = server, "http://"+l.Addr().String()
 	s.listener.serving.Go(func() { _ = server.Serve(l) })
 	return nil
