@@ -4,6 +4,7 @@
 BINARY       := bin/identify-worker
 LINT         := .bin/golangci-lint
 LINT_VERSION := v2.15.0
+VULN_VERSION := v1.9.0
 FUZZTIME     ?= 10s
 CHAOS_TIME   ?= 60s
 
@@ -73,6 +74,10 @@ lint: $(LINT) ## vet, formatting, go.mod, and golangci-lint
 $(LINT): Makefile
 	GOBIN=$(CURDIR)/.bin CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 	@touch $@
+
+.PHONY: vuln
+vuln: ## look for known vulnerabilities in the code that is reached; asks vuln.go.dev
+	CGO_ENABLED=0 go run golang.org/x/vuln/cmd/govulncheck@$(VULN_VERSION) ./...
 
 .PHONY: clean
 clean: ## remove what was built and measured
