@@ -142,30 +142,38 @@ var statusRights = []string{
 // may publish to these subjects alone.
 func (s *sim) withUsers(allowed []string) (all, few *nats.Conn) {
 	s.t.Helper()
+	connect := s.serveUsers(map[string][]string{"all": {">"}, "few": allowed})
+	return connect("all"), connect("few")
+}
+
+// serveUsers replaces the server by one with users who may publish to some subjects alone.
+func (s *sim) serveUsers(allowed map[string][]string) (connect func(user string) *nats.Conn) {
+	s.t.Helper()
 	s.stop()
-	n, err := natsserver.NewServer(&natsserver.Options{
-		JetStream: true, StoreDir: s.dir, DontListen: true, NoSigs: true, JetStreamMaxMemory: 1 << 20,
-		Users: []*natsserver.User{
-			{Username: "all", Password: "x"},
-			{Username: "few", Password: "x", Permissions: &natsserver.Permissions{
-				Publish:   &natsserver.SubjectPermission{Allow: allowed},
+	options := &natsserver.Options{JetStream: true, StoreDir: s.dir, DontListen: true, NoSigs: true, JetStreamMaxMemory: 1 << 20}
+	for user, subjects := range allowed {
+		u := &natsserver.User{Username: user, Password: "x"}
+		if !slices.Equal(subjects, []string{">"}) {
+			u.Permissions = &natsserver.Permissions{
+				Publish:   &natsserver.SubjectPermission{Allow: subjects},
 				Subscribe: &natsserver.SubjectPermission{Allow: []string{"_INBOX.>"}},
-			}},
-		},
-	})
+			}
+		}
+		options.Users = append(options.Users, u)
+	}
+	n, err := natsserver.NewServer(options)
 	s.must(err)
 	n.Start()
-	connect := func(user string) *nats.Conn {
+	s.t.Cleanup(func() {
+		n.Shutdown()
+		n.WaitForShutdown()
+	})
+	return func(user string) *nats.Conn {
 		nc, err := nats.Connect("", nats.InProcessServer(n), nats.UserInfo(user, "x"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 		s.must(err)
 		s.t.Cleanup(nc.Close)
 		return nc
 	}
-	s.t.Cleanup(func() {
-		n.Shutdown()
-		n.WaitForShutdown()
-	})
-	return connect("all"), connect("few")
 }
 
 // Whoever may read gets the whole status, and nothing else is asked for; what is not permitted is named.

@@ -148,6 +148,9 @@ func (t Topology) partitionSubject(partition string) string {
 	return t.PlainSubject() + "." + partition
 }
 
+// maxEvent is the largest event that the work stream takes, where the server takes maxPayload.
+func maxEvent(maxPayload int64) int64 { return min(MaxMessageBytes, maxPayload-headerRoom) }
+
 func (t Topology) workStream(maxPayload int64) jetstream.StreamConfig {
 	keyed := t.PlainSubject() + ".*"
 	return jetstream.StreamConfig{
@@ -157,7 +160,7 @@ func (t Topology) workStream(maxPayload int64) jetstream.StreamConfig {
 		Storage:    jetstream.FileStorage,
 		Discard:    jetstream.DiscardNew,
 		Duplicates: dedupeWindow,
-		MaxMsgSize: int32(min(MaxMessageBytes, maxPayload-headerRoom)),
+		MaxMsgSize: int32(maxEvent(maxPayload)),
 		Replicas:   t.Replicas,
 		SubjectTransform: &jetstream.SubjectTransformConfig{
 			Source:      keyed,

@@ -1,0 +1,205 @@
+package queue
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Link is the connection to NATS.
+type Link struct {
+	URL     string // of the server that this is connected to, without user and password
+	Version string // of that server
+	// TLS is its version, such as "TLS 1.3", and Expires when the first certificate of the
+	// server's chain does. Both are zero without TLS.
+	TLS     string
+	Expires time.Time
+	// Trip is the time that a ping and its answer take, in the middle of five.
+	Trip time.Duration
+	// MaxEvent is the largest event that can be published here, headers included: what the
+	// server's max_payload leaves, and never more than MaxMessageBytes.
+	MaxEvent int64
+}
+
+// Link tells of the connection. It blocks for five round trips.
+func (q *Queue) Link() (Link, error) {
+	var trips []time.Duration
+	for range 5 {
+		trip, err := q.nc.RTT()
+		if err != nil {
+			return Link{}, fmt.Errorf("ping NATS: %w", err)
+		}
+		trips = append(trips, trip)
+	}
+	slices.Sort(trips)
+	l := Link{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload())}
+	l.URL, _ = hosts(q.nc.ConnectedUrl()) // it was good enough to connect to
+	if state, err := q.nc.TLSConnectionState(); err == nil {
+		l.TLS = tls.VersionName(state.Version)
+		for i, cert := range state.PeerCertificates {
+			if i == 0 || cert.NotAfter.Before(l.Expires) {
+				l.Expires = cert.NotAfter
+			}
+		}
+	}
+	return l, nil
+}
+
+// StreamState is a stream of the pipeline, as it is.
+type StreamState struct {
+	Name        string
+	Err         error    // it could not be read; then nothing else is known
+	Missing     bool     // a worker creates it, if MayCreate
+	MayCreate   bool     // of a missing one
+	Differences []Change // from what this pipeline needs
+	Paused      bool     // publishing is closed while the partitions change
+
+	Messages, Bytes       uint64
+	MaxMessages, MaxBytes int64         // 0 is no limit
+	MaxAge                time.Duration // 0 is no limit
+	Oldest                time.Time     // zero without messages
+}
+
+// InspectStreams reads the state of each stream and changes nothing: the work stream's comes
+// first, the dead letters' second. An error says that there is no JetStream. It blocks for two
+// round trips for each, and at most for some seconds where a stream has no leader.
+func (q *Queue) InspectStreams(ctx context.Context) ([]StreamState, error) {
+	var all []StreamState
+	for _, want := range q.topology.streams(q.nc.MaxPayload()) {
+		s, err := q.inspectStream(ctx, want)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) (StreamState, error) {
+	s := StreamState{Name: want.Name}
+	info, err := q.mayInspect(ctx, want.Name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		s.Missing = true
+		s.MayCreate, err = q.mayPublish(ctx, "$JS.API.STREAM.CREATE."+want.Name)
+		return s, err
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return s, errors.New("JetStream is not enabled for this account")
+	case errors.Is(err, nats.ErrNoResponders):
+		return s, errors.New("JetStream is not enabled on this server")
+	case err != nil:
+		s.Err = err
+		return s, nil
+	}
+	s.Differences, s.Paused = compare(info.Config, want), isPaused(info.Config)
+	s.Messages, s.Bytes = info.State.Msgs, info.State.Bytes
+	s.MaxMessages, s.MaxBytes, s.MaxAge = max(0, info.Config.MaxMsgs), max(0, info.Config.MaxBytes), info.Config.MaxAge
+	if s.Messages > 0 {
+		s.Oldest = info.State.FirstTime
+	}
+	return s, nil
+}
+
+// mayInspect is streamInfo that finds out at once if that is not allowed.
+func (q *Queue) mayInspect(ctx context.Context, stream string) (*datedInfo, error) {
+	may, err := q.mayPublish(ctx, "$JS.API.STREAM.INFO."+stream)
+	if err == nil && !may {
+		err = fmt.Errorf("this user may not publish to $JS.API.STREAM.INFO.%s", stream)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return q.streamInfo(ctx, stream, "")
+}
+
+// Clock is the server's, as far as it can be known from here.
+type Clock struct {
+	Ahead time.Duration // of this machine's; below 0 it is behind
+	Trip  time.Duration // of the best reading: Ahead is known up to half of it
+}
+
+// ReadClock compares the clock of the server that leads the bucket with this machine's. It blocks
+// for some round trips.
+func (q *Queue) ReadClock(ctx context.Context) (Clock, error) {
+	bucket := "KV_" + q.topology.Bucket()
+	if _, err := q.mayInspect(ctx, bucket); err != nil {
+		return Clock{}, err
+	}
+	best := Clock{Trip: time.Hour}
+	for range 3 {
+		sent := time.Now()
+		info, err := q.streamInfo(ctx, bucket, "")
+		if err != nil {
+			return Clock{}, err
+		}
+		if trip := time.Since(sent); trip < best.Trip {
+			best = Clock{Ahead: info.Time.Sub(sent.Add(trip / 2)), Trip: trip}
+		}
+	}
+	return best, nil
+}
+
+// Account is what the NATS account uses of JetStream, and its limits; a limit of 0 is none.
+type Account struct {
+	Bytes, MaxBytes         int64 // on disk
+	Streams, MaxStreams     int
+	Consumers, MaxConsumers int
+}
+
+// Account reads the account's usage. It blocks for two round trips.
+func (q *Queue) Account(ctx context.Context) (Account, error) {
+	may, err := q.mayPublish(ctx, "$JS.API.INFO")
+	if err == nil && !may {
+		err = errors.New("this user may not publish to $JS.API.INFO")
+	}
+	if err != nil {
+		return Account{}, err
+	}
+	info, err := q.js.AccountInfo(ctx)
+	if err != nil {
+		return Account{}, fmt.Errorf("read the account's usage: %w", err)
+	}
+	tier := info.Tier
+	if of, ok := info.Tiers[fmt.Sprintf("R%d", q.topology.Replicas)]; ok {
+		tier = of
+	}
+	return Account{
+		Bytes: int64(tier.Store), MaxBytes: max(0, tier.Limits.MaxStore),
+		Streams: tier.Streams, MaxStreams: max(0, tier.Limits.MaxStreams),
+		Consumers: tier.Consumers, MaxConsumers: max(0, tier.Limits.MaxConsumers),
+	}, nil
+}
+
+// Progress is [Queue.Status] without the dead letters' reasons. It needs no right that a worker
+// does not have, and little time.
+func (q *Queue) Progress(ctx context.Context) (*Status, error) {
+	s, _, err := q.progress(ctx)
+	return s, err
+}
+
+// Arithmetic is how a limit is kept by calls that come evenly, but for a burst after a pause.
+type Arithmetic struct {
+	Burst     int
+	Worst     int           // most calls that any window can hold
+	Sustained float64       // calls in a window in the long run
+	Tolerance time.Duration // the time to NATS and back must be below it
+}
+
+// Arithmetic tells how this limit is kept; a burst of 0 is the default. An unlimited rate has
+// none.
+func (r Rate) Arithmetic(burst int) Arithmetic {
+	p := r.pace(burst)
+	if p.unlimited() {
+		return Arithmetic{}
+	}
+	return Arithmetic{
+		Burst: p.burst, Worst: p.burst + int((r.Window+p.tolerance)/p.interval), // see Interval
+		Sustained: float64(r.Window) / float64(p.interval), Tolerance: p.tolerance,
+	}
+}

@@ -1,0 +1,226 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// realServer runs a server on a port of this machine, outside of any bubble.
+func realServer(t *testing.T, o *natsserver.Options) *natsserver.Server {
+	t.Helper()
+	o.Host, o.Port, o.NoSigs, o.NoLog = "127.0.0.1", natsserver.RANDOM_PORT, true, true
+	n, err := natsserver.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Start()
+	t.Cleanup(func() {
+		n.Shutdown()
+		n.WaitForShutdown()
+	})
+	return n
+}
+
+func linkOf(t *testing.T, url string, options ...nats.Option) (Link, *Queue) {
+	t.Helper()
+	nc, err := nats.Connect(url, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	q, err := New(nc, Topology{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := q.Link()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, q
+}
+
+func TestLink(t *testing.T) {
+	t.Parallel()
+	n := realServer(t, &natsserver.Options{Username: "u", Password: "secret", MaxPayload: 1 << 20})
+	url := strings.Replace(n.ClientURL(), "nats://", "nats://u:secret@", 1)
+	l, q := linkOf(t, url)
+	if l.URL != n.ClientURL() || l.Version != natsserver.VERSION || l.TLS != "" || !l.Expires.IsZero() || l.Trip <= 0 || l.MaxEvent != MaxMessageBytes {
+		t.Errorf("got %+v", l)
+	}
+	q.nc.Close()
+	if _, err := q.Link(); err == nil {
+		t.Error("on a closed connection")
+	}
+}
+
+func TestLinkTLS(t *testing.T) {
+	t.Parallel()
+	identity := httptest.NewTLSServer(nil) // for its certificate
+	defer identity.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(identity.Certificate())
+	n := realServer(t, &natsserver.Options{TLS: true, TLSTimeout: 10, TLSConfig: &tls.Config{Certificates: identity.TLS.Certificates, MinVersion: tls.VersionTLS12}})
+	l, _ := linkOf(t, n.ClientURL(), nats.Secure(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}))
+	if l.TLS != "TLS 1.3" || !l.Expires.Equal(identity.Certificate().NotAfter) {
+		t.Errorf("got %+v", l)
+	}
+}
+
+func (s *sim) inspect(q *Queue) []StreamState {
+	s.t.Helper()
+	streams, err := q.InspectStreams(s.t.Context())
+	s.must(err)
+	if len(streams) != len(q.topology.streams(0)) || streams[0].Name != workName || streams[1].Name != deadName {
+		s.t.Fatalf("got %+v", streams)
+	}
+	return streams
+}
+
+func TestInspectStreams(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		all, few := s.withUsers([]string{"$JS.API.STREAM.INFO." + workName, "$JS.API.STREAM.INFO." + kvName, "$JS.API.STREAM.CREATE." + kvName})
+		q, err := New(all, Topology{}, nil)
+		s.must(err)
+		s.publish(q, "ann", "bob")
+		for _, x := range s.inspect(q) {
+			if x.Err != nil || x.Missing || len(x.Differences) > 0 || x.Paused || x.MaxMessages != 0 || x.MaxBytes != 0 {
+				t.Errorf("as they were made: %+v", x)
+			}
+		}
+		work := s.inspect(q)[0]
+		if work.Messages != 2 || work.Bytes == 0 || work.MaxAge != 0 || time.Since(work.Oldest) > time.Minute {
+			t.Errorf("the work stream: %+v", work)
+		}
+		if dead := s.inspect(q)[1]; dead.Messages != 0 || dead.MaxAge != deadLetterAge || !dead.Oldest.IsZero() {
+			t.Errorf("the dead letters: %+v", dead)
+		}
+
+		// Somebody has set limits, and has done something that may not be.
+		config := s.info(q, workName).Config
+		config.MaxMsgs, config.MaxBytes, config.Discard = 10, 1<<20, jetstream.DiscardOld
+		_, err = q.js.UpdateStream(t.Context(), config)
+		s.must(err)
+		work = s.inspect(q)[0]
+		if work.MaxMessages != 10 || work.MaxBytes != 1<<20 || len(work.Differences) != 1 || work.Differences[0].Field != "discard" {
+			t.Errorf("with limits: %+v", work)
+		}
+		if got := s.info(q, workName).Config.Discard; got != jetstream.DiscardOld {
+			t.Error("it was changed")
+		}
+
+		// A stream is missing, and one may not be read. That is found out without a time-out.
+		s.must(q.js.DeleteStream(t.Context(), kvName))
+		q, err = New(few, Topology{}, nil)
+		s.must(err)
+		begun := time.Now()
+		streams := s.inspect(q)
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if x := streams[1]; x.Err == nil || x.Err.Error() != "this user may not publish to $JS.API.STREAM.INFO."+deadName {
+			t.Errorf("unreadable: %+v", x)
+		}
+		if x := streams[2]; !x.Missing || !x.MayCreate || x.Err != nil {
+			t.Errorf("missing: %+v", x)
+		}
+		if _, err := q.ReadClock(t.Context()); err == nil || !strings.Contains(err.Error(), "does not exist") {
+			t.Errorf("the clock without a bucket: %v", err)
+		}
+		if _, err := q.Account(t.Context()); err == nil || err.Error() != "this user may not publish to $JS.API.INFO" {
+			t.Errorf("the account: %v", err)
+		}
+	})
+}
+
+func TestInspectStreamsWithoutJetStream(t *testing.T) {
+	t.Parallel()
+	_, q := linkOf(t, realServer(t, &natsserver.Options{}).ClientURL())
+	if _, err := q.InspectStreams(t.Context()); err == nil || err.Error() != "JetStream is not enabled on this server" {
+		t.Errorf("got %v", err)
+	}
+	account := natsserver.NewAccount("A")
+	n := realServer(t, &natsserver.Options{
+		JetStream: true, StoreDir: t.TempDir(), Accounts: []*natsserver.Account{account},
+		Users: []*natsserver.User{{Username: "u", Password: "p", Account: account}},
+	})
+	_, q = linkOf(t, n.ClientURL(), nats.UserInfo("u", "p"))
+	if _, err := q.InspectStreams(t.Context()); err == nil || err.Error() != "JetStream is not enabled for this account" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestReadClock(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(&line{delay: func() time.Duration { return 40 * time.Millisecond }})
+		clock, err := q.ReadClock(t.Context())
+		s.must(err)
+		// One delay is that of the trial of the right, one of the question itself.
+		if clock.Trip != 80*time.Millisecond || clock.Ahead < -clock.Trip/2 || clock.Ahead > clock.Trip/2 {
+			t.Errorf("got %+v", clock)
+		}
+	})
+}
+
+func TestAccount(t *testing.T) {
+	t.Parallel()
+	limits := natsserver.JetStreamAccountLimits{MaxStore: 1 << 30, MaxMemory: -1, MaxStreams: 7, MaxConsumers: 100}
+	for name, test := range map[string]struct {
+		limits map[string]natsserver.JetStreamAccountLimits
+		want   Account
+	}{
+		"none":               {nil, Account{Streams: 5}},
+		"of the account":     {map[string]natsserver.JetStreamAccountLimits{"": limits}, Account{Streams: 5, MaxBytes: 1 << 30, MaxStreams: 7, MaxConsumers: 100}},
+		"for streams of one": {map[string]natsserver.JetStreamAccountLimits{"R1": limits, "R3": {}}, Account{Streams: 5, MaxBytes: 1 << 30, MaxStreams: 7, MaxConsumers: 100}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			account := natsserver.NewAccount("A")
+			n := realServer(t, &natsserver.Options{
+				JetStream: true, StoreDir: t.TempDir(), Accounts: []*natsserver.Account{account},
+				Users: []*natsserver.User{{Username: "u", Password: "p", Account: account}},
+			})
+			account, err := n.LookupAccount("A") // another one
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := account.EnableJetStream(test.limits, nil); err != nil {
+				t.Fatal(err)
+			}
+			_, q := linkOf(t, n.ClientURL(), nats.UserInfo("u", "p"))
+			if _, err := q.Setup(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
+			if a, err := q.Account(t.Context()); err != nil || a != test.want {
+				t.Errorf("got %+v, %v", a, err)
+			}
+		})
+	}
+}
+
+func TestArithmetic(t *testing.T) {
+	t.Parallel()
+	if got := (Rate{}).Arithmetic(0); got != (Arithmetic{}) {
+		t.Errorf("without a limit: %+v", got)
+	}
+	got := Rate{600, time.Minute}.Arithmetic(0)
+	if got.Burst != 3 || got.Worst != 600 || got.Tolerance != 300*time.Millisecond || got.Sustained < 595 || got.Sustained > 600 {
+		t.Errorf("at 600/1m: %+v", got)
+	}
+	for _, r := range []Rate{{1, time.Second}, {10, time.Second}, {200, time.Second}, {600, time.Minute}, {7, time.Hour}} {
+		for _, burst := range []int{0, 1, 2, 50, 1000} {
+			if a := r.Arithmetic(burst); a.Worst > r.Calls || a.Worst < r.Calls-1 || a.Sustained > float64(a.Worst) {
+				t.Errorf("%s, burst %d: %+v", r, burst, a)
+			}
+		}
+	}
+}

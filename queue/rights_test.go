@@ -1,0 +1,211 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// published lists the subjects of all rights to publish.
+func published(rights []Right) (subjects []string) {
+	for _, r := range rights {
+		if !r.Subscribe {
+			subjects = append(subjects, r.Subject)
+		}
+	}
+	return subjects
+}
+
+// everything is a handler that does all that a claim can do with each event.
+type everything struct {
+	t       *testing.T
+	settled chan uint64
+}
+
+func (e everything) Revoke(*Claim) {}
+
+func (e everything) Deliver(c *Claim, d Delivery) {
+	ctx, past := e.t.Context(), d
+	past.Past = &Past{Letter: Age{c.created, 1000 + d.Sequence}, Origin: Age{c.created, 1}}
+	for name, do := range map[string]func() error{
+		"merge":  func() error { return c.BeginMerged(ctx, "ann", d.Sequence) },
+		"exists": func() error { _, err := c.Exists(ctx, d.Sequence); return err },
+		"load":   func() error { _, err := c.Load(ctx, d); return err },
+		"judged": func() error { _, err := c.Judged(ctx, past); return err },
+		"bury": func() error {
+			death := Death{Reason: Rejected, User: "ann"}
+			return errors.Join(c.Bury(ctx, past, []byte("{}"), death), c.Bury(ctx, past, []byte("{}"), death))
+		},
+		"remember": func() error {
+			newer, err := c.Newer(ctx, "ann")
+			return errors.Join(err, c.Remember(ctx, "ann", newer, []Sent{{Delivery: d}}))
+		},
+	} {
+		if err := do(); err != nil {
+			e.t.Errorf("%s: %v", name, err)
+		}
+	}
+	c.Settle("ann", []Delivery{d}, func() { e.settled <- d.Sequence })
+}
+
+// A worker that has the rights on the list and no others does all its work. What of them is
+// optional it was not seen to need.
+func TestWorkerRightsSuffice(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		needed := slices.DeleteFunc(Topology{}.WorkerRights(), func(r Right) bool { return r.Optional })
+		all, few := s.withUsers(published(needed))
+		var mu sync.Mutex
+		few.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				t.Error(err)
+			}
+		})
+		publisher, err := New(all, Topology{}, nil)
+		s.must(err)
+		h := everything{t, make(chan uint64, 100)}
+		work := func() (stop func()) {
+			q, err := New(few, Topology{}, nil)
+			s.must(err)
+			_, err = q.Setup(t.Context(), false)
+			s.must(err)
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- q.Work(ctx, MemberConfig{}, h) }()
+			stop = sync.OnceFunc(func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+			t.Cleanup(stop)
+			_, err = q.NewLedger(Rate{600, time.Minute}, 0).Take(t.Context(), 1)
+			s.must(err)
+			s.must(q.BeQuiet(time.Millisecond)(t.Context()))
+			return stop
+		}
+		settled := func() {
+			select {
+			case <-h.settled:
+			case <-time.After(time.Minute):
+				t.Fatal("an event is not settled")
+			}
+		}
+		first := work()
+		s.publish(publisher, "ann")
+		settled()
+		second := work() // takes half of the partitions
+		time.Sleep(2 * time.Second)
+		first() // and then the others
+		s.publish(publisher, "ann", "bob", "cleo", "dan")
+		for range 4 {
+			settled()
+		}
+		second()
+		if status, err := publisher.Status(t.Context()); err != nil || status.Backlog != 0 || status.DeadLetters != 5 {
+			t.Errorf("got %+v, %v", status, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+	})
+}
+
+// Each right that is missing is named, it alone, and at once; and to look changes nothing.
+func TestDenied(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		topology := Topology{Replicas: 3} // there is one server, but rights are looked at alone
+		subjects := published(topology.WorkerRights())
+		users := map[string][]string{"all": {">"}, "a worker": subjects}
+		for _, missing := range subjects {
+			users[missing] = slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return s == missing })
+		}
+		connect := s.serveUsers(users)
+		all := connect("all")
+		admin, err := New(all, Topology{}, nil)
+		s.must(err)
+		s.publish(admin, "ann")
+		s.bury(admin, 1, Rejected)
+		heard, err := all.SubscribeSync(">")
+		s.must(err)
+		s.must(heard.SetPendingLimits(-1, -1))
+		before := s.states(admin)
+		for user := range users {
+			q, err := New(connect(user), topology, nil)
+			s.must(err)
+			begun := time.Now()
+			denied, err := q.Denied(t.Context())
+			s.must(err)
+			var want []string
+			if slices.Contains(subjects, user) {
+				want = []string{user}
+			}
+			if took := time.Since(begun); !slices.Equal(published(denied), want) || took > time.Second {
+				t.Errorf("%s is missing, after %v denied: %v", user, took, denied)
+			}
+		}
+		if after := s.states(admin); !slices.Equal(before, after) {
+			t.Errorf("before %v, after %v", before, after)
+		}
+		for n, _, _ := heard.Pending(); n > 0; n-- {
+			m, err := heard.NextMsgWithContext(t.Context())
+			s.must(err)
+			told := strings.HasPrefix(m.Subject, "$JS.EVENT.") || strings.HasPrefix(m.Subject, "_INBOX.")
+			asked := strings.HasPrefix(m.Subject, "$JS.API.STREAM.INFO.") // by states, too
+			if !told && !asked && string(m.Data) != unknownName {
+				t.Errorf("on %s: %s", m.Subject, m.Data)
+			}
+		}
+	})
+}
+
+// states tells what is in all streams, and how often they were written to.
+func (s *sim) states(q *Queue) (states []string) {
+	s.t.Helper()
+	for _, stream := range q.topology.streams(MaxMessageBytes) {
+		info := s.info(q, stream.Name)
+		states = append(states, fmt.Sprintf("%s: %+v", stream.Name, info.State))
+	}
+	return states
+}
+
+func TestDeniedInbox(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		_, few := s.withUsers([]string{">", "and.no.inboxes"})
+		few.Opts.InboxPrefix = "_MINE"
+		q, err := New(few, Topology{}, nil)
+		s.must(err)
+		denied, err := q.Denied(t.Context())
+		if err != nil || len(denied) != 1 || denied[0].String() != "subscribe to _MINE.>" {
+			t.Errorf("denied: %v, %v", denied, err)
+		}
+		few.Close()
+		if _, err := q.Denied(t.Context()); err == nil {
+			t.Error("on a closed connection")
+		}
+	})
+}
+
+// SECURITY.md tells the same.
+func TestWorkerRightsAreDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range (Topology{Replicas: 3}).WorkerRights() {
+		if !strings.Contains(string(text), "\n"+r.Subject+"\n") {
+			t.Errorf("SECURITY.md does not name %s", r.Subject)
+		}
+	}
+}
