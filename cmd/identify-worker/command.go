@@ -89,7 +89,7 @@ Exit status: 0 done, 1 failed, 2 wrong flags or environment.`,
 		}
 		return usage("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(p.up(), p.work(), p.publish(), p.status(), p.dlq(), p.setup(), p.fakeUserpilot(), p.version())
+	root.AddCommand(p.up(), p.work(), p.publish(), p.status(), p.dlq(), p.doctor(), p.setup(), p.fakeUserpilot(), p.version())
 	return root
 }
 

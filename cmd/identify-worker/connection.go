@@ -18,19 +18,27 @@ type connection struct {
 }
 
 func newConnection(f flags, wait time.Duration) *connection {
-	return newConnectionWait(f, "wait", wait)
+	c := newPlace(f)
+	c.addWait(f, "wait", wait)
+	return c
 }
 
-// newConnectionWait is for a command whose --wait waits for something else.
-func newConnectionWait(f flags, flag string, wait time.Duration) *connection {
-	c := &connection{url: nats.DefaultURL, wait: wait, waitFlag: flag}
+// newPlace adds the flags that say where NATS is and who we are.
+func newPlace(f flags) *connection {
+	c := &connection{url: nats.DefaultURL}
 	f.text(&c.url, "nats-url", "url", "NATS `server`, or several with commas between")
 	f.text(&c.creds, "nats-creds", "file", "`file` with NATS credentials")
 	f.text(&c.ca, "nats-ca", "file", "`file` with the certificates to trust, PEM")
 	f.text(&c.cert, "nats-cert", "file", "`file` with our certificate, PEM; with --nats-key")
 	f.text(&c.key, "nats-key", "file", "`file` with our certificate's key, PEM")
-	f.wait(&c.wait, flag, "how long to wait for NATS at the start; 0 fails at once, forever waits")
 	return c
+}
+
+// addWait adds the flag that says how long to wait. It is not --wait for a command whose --wait waits
+// for something else.
+func (c *connection) addWait(f flags, flag string, wait time.Duration) {
+	c.wait, c.waitFlag = wait, flag
+	f.wait(&c.wait, flag, "how long to wait for NATS at the start; 0 fails at once, forever waits")
 }
 
 func (c *connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {

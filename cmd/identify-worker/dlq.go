@@ -56,7 +56,8 @@ type letterbox struct {
 func newLetterbox(cmd *cobra.Command, json string) *letterbox {
 	b := &letterbox{}
 	f := flags{cmd: cmd}
-	b.conn = newConnectionWait(f, "connect-wait", 10*time.Second)
+	b.conn = newPlace(f)
+	b.conn.addWait(f, "connect-wait", 10*time.Second)
 	b.pipeline = newPipeline(f)
 	b.logs = newLogSettings(f)
 	f.toggle(&b.json, "json", json)

@@ -126,16 +126,21 @@ func (s *replicaSettings) check() error {
 
 // client makes Userpilot's client with the key of now.
 func (s *replicaSettings) client(key *keySource) (*userpilot.Client, error) {
-	if err := s.check(); err != nil {
-		return nil, err
-	}
 	now, err := key.read()
 	if err != nil {
 		return nil, err
 	}
+	return s.clientOf(now)
+}
+
+// clientOf makes Userpilot's client with a key.
+func (s *replicaSettings) clientOf(key userpilot.Key) (*userpilot.Client, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
 	client, err := userpilot.NewClient(userpilot.ClientConfig{
 		Endpoint: s.endpoint, AllowHosts: s.allowed, AllowInsecure: s.insecure, Proxy: s.proxy,
-		Key: now, MaxConns: s.config.Concurrency,
+		Key: key, MaxConns: s.config.Concurrency,
 	})
 	if err != nil {
 		return nil, usage("--%w", err)

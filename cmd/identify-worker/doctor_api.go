@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// documentedPerMinute is Userpilot's limit of identifies for one key.
+const documentedPerMinute = 600
+
+func (e *examination) judgeRate(r queue.Rate, burst int, own bool, trip time.Duration) {
+	whose := "for the whole fleet"
+	if own {
+		whose = "for each replica by itself"
+	}
+	a := r.Arithmetic(burst)
+	switch {
+	case r.Unlimited():
+		e.warn("rate", "no limit is kept, and Userpilot documents %d calls a minute for each key: see --rate", documentedPerMinute)
+		return
+	case r.PerMinute() > documentedPerMinute:
+		e.warn("rate", "%s is more than the %d calls a minute that Userpilot documents for each key: is yours another?", r, documentedPerMinute)
+	default:
+		e.ok("rate", "%s %s: at most %d calls in any %v, %.1f%% of the limit in the long run, %d at once after a pause",
+			r, whose, a.Worst, shortSpan(r), 100*a.Sustained/float64(r.Calls), a.Burst)
+	}
+	switch {
+	case own || trip == 0: // NATS has no part in it, or is not there
+	case trip >= a.Tolerance:
+		e.fail("round_trip", "NATS is %v away, and at this rate a call may begin %v late at most, so that none can: bring the worker nearer, or give the rate in a longer window", round(trip), a.Tolerance)
+	case trip > a.Tolerance/2:
+		e.warn("round_trip", "NATS is %v away, and at this rate a call may begin %v late at most: some of the limit will be lost; bring the worker nearer, or give the rate in a longer window", round(trip), a.Tolerance)
+	default:
+		e.ok("round_trip", "%v, where this rate allows for %v", round(trip), a.Tolerance)
+	}
+}
+
+// shortSpan is the window as the flag has it: 1m, and not 1m0s.
+func shortSpan(r queue.Rate) string {
+	return queue.Rate{Calls: 1, Window: r.Window}.String()[len("1/"):]
+}
+
+func (d *doctor) askAPI(ctx context.Context, e *examination, client *userpilot.Client) {
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, d.replica.config.Timeout)
+	defer cancel()
+	v, err := client.Validate(ctx)
+	e.judgeAPI(d.replica.endpoint, v, err)
+	if err == nil {
+		e.judgeKey(v.Status, client.KeyFingerprint())
+	}
+}
+
+func (e *examination) judgeAPI(endpoint string, v userpilot.Validation, err error) {
+	at := ""
+	if v.Address != "" {
+		at = " at " + v.Address
+	}
+	if err != nil {
+		e.fail("api", "%s%s: %v: %s", endpoint, at, err, cure(err))
+		return
+	}
+	e.ok("api", "%s%s answers, after %v with the connection", endpoint, at, round(v.Took))
+	if v.TLS != "" {
+		e.judgeCertificate("api_tls", v.TLS+", the endpoint's certificate", v.Expires)
+	}
+}
+
+// cure is what to do about an API that cannot be reached.
+func cure(err error) string {
+	var (
+		dns     *net.DNSError
+		unknown *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.As(err, &dns):
+		return "is the name in --endpoint right, and does this machine's DNS know it?"
+	case errors.As(err, &unknown):
+		return "does something on the way replace certificates? Are this machine's clock and its root certificates right?"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "nothing has answered within --timeout: does a firewall let it through? See --proxy"
+	}
+	return "see --endpoint and --proxy"
+}
+
+func (e *examination) judgeKey(status int, fingerprint string) {
+	switch {
+	case status >= 200 && status <= 299:
+		e.ok("key", "%s is valid", fingerprint)
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		e.fail("key", "%s is not valid, GET /v1/validate is answered %d: see %s and --api-key-file; an app token (NX-…) is no API key", fingerprint, status, keyVariable)
+	default:
+		e.warn("key", "whether %s is valid cannot be known, as GET /v1/validate is answered %d: is --endpoint Userpilot's API? The first call will tell", fingerprint, status)
+	}
+}
