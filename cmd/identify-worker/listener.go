@@ -29,7 +29,7 @@ type listener struct {
 // listen takes the address at once, so that one in use is said before any work begins.
 func listen(address string, o observed) (*listener, error) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(o, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
+	registry.MustRegister(o, buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	socket, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("--listen: %w", err)
