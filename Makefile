@@ -5,11 +5,23 @@ BINARY       := bin/identify-worker
 LINT         := .bin/golangci-lint
 LINT_VERSION := v2.15.0
 VULN_VERSION := v1.9.0
+SBOM         := .bin/cyclonedx-gomod
+SBOM_VERSION := v1.10.0
 FUZZTIME     ?= 10s
 CHAOS_TIME   ?= 60s
 
-# One static file. Go puts the version in by itself, from the git tag.
-BUILD := CGO_ENABLED=0 go build -trimpath
+# What a build depends on besides the files, so that the same commit gives the same bytes. A copy
+# without the repository is built with these given.
+VERSION           ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+REVISION          ?= $(shell git rev-parse HEAD 2>/dev/null)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+# One static file. What is released and what is in the image is stripped as well.
+BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)'
+RELEASE := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+
+IMAGE       ?= identify-worker
+IMAGE_ARCHS ?= amd64 arm64
 
 # The race detector needs a C compiler, and Go turns cgo off where it finds none.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
@@ -23,7 +35,7 @@ PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integrati
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build ## build it and watch it work: a stand-in API, sample events, a summary
@@ -37,6 +49,34 @@ build: ## build the static binary, bin/identify-worker
 cross: ## check that it builds for macOS and Windows
 	GOOS=darwin GOARCH=arm64 $(BUILD) -o /dev/null ./cmd/identify-worker
 	GOOS=windows GOARCH=amd64 $(BUILD) -o /dev/null ./cmd/identify-worker
+
+.PHONY: image
+image: ## build the image for amd64 and arm64, bin/image.tar; needs no Docker
+	@mkdir -p bin/image && cp LICENSE bin/image/
+	for arch in $(IMAGE_ARCHS); do \
+		GOOS=linux GOARCH=$$arch $(RELEASE) -o bin/image/linux/$$arch/identify-worker ./cmd/identify-worker || exit 1; \
+	done
+	go run ./deployments/image -file deployments/Dockerfile -output bin/image.tar -name $(IMAGE):$(VERSION) \
+		$(IMAGE_ARCHS:%=-platform linux/%) -arg VERSION=$(VERSION) -arg REVISION=$(REVISION) -time $(SOURCE_DATE_EPOCH) bin/image
+
+.PHONY: image-check
+image-check: image ## build the image a second time, elsewhere and without the repository, and compare
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git ls-files -z | xargs -0 tar -cf - | tar -xf - -C "$$copy" && \
+	$(MAKE) -C "$$copy" image VERSION=$(VERSION) REVISION=$(REVISION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) && \
+	cmp bin/image.tar "$$copy/bin/image.tar" && echo "two builds, one digest"
+
+.PHONY: load
+load: image ## build the image and give it to Docker, as identify-worker:latest
+	docker load -i bin/image.tar
+	docker tag $(IMAGE):$(VERSION)-$$(go env GOARCH) $(IMAGE):latest
+
+.PHONY: sbom
+sbom: $(SBOM) build ## list what the binary is made of, bin/sbom.cdx.json (CycloneDX)
+	$(SBOM) bin -json -licenses -std -noserial -notimestamp -version $(VERSION) -output bin/sbom.cdx.json $(BINARY)
+
+$(SBOM): Makefile
+	GOBIN=$(CURDIR)/.bin CGO_ENABLED=0 go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(SBOM_VERSION)
+	@touch $@
 
 .PHONY: test
 test: ## run all tests, those in containers too where there is Docker
