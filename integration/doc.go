@@ -8,8 +8,8 @@
 //     publish, NATS to look; and once a binary that was altered, to know that its test would
 //     see what it looks for. The stand-in API runs inside the test, so that its record of
 //     calls needs no protocol.
-//   - Nothing is pulled: both images are built from scratch, the server's from the module
-//     that go.mod pins.
+//   - Nothing is pulled: both images are built from scratch, the worker's by the Dockerfile of the
+//     release, the server's from the module that go.mod pins.
 //   - Every test has a network, servers and a stand-in of its own, and waits for conditions,
 //     never for time to pass, unless a length of time is itself the fault.
 //   - Without Docker the tests are skipped; with REQUIRE_DOCKER=1 they fail.

@@ -17,43 +17,64 @@ type images struct {
 	nats, worker string
 }
 
+// blueprint is how an image is made: a Dockerfile, and what lies in its context.
+type blueprint struct {
+	name, dockerfile string
+	program, pkg     string   // where the Dockerfile expects which program
+	flags            []string // more for go build
+	files            []string // beside the program
+	args             map[string]string
+}
+
+// natsServer is the module's that go.mod pins.
+func natsServer() blueprint {
+	return blueprint{
+		name: "nats", dockerfile: "testdata/nats.Dockerfile", program: "nats-server", pkg: "github.com/nats-io/nats-server/v2",
+		files: []string{"testdata/nats.conf", "testdata/cluster.conf"},
+	}
+}
+
+// product is the image that is released.
+func product(flags ...string) blueprint {
+	return blueprint{
+		name: "worker", dockerfile: "../deployments/Dockerfile", program: platform + "/identify-worker", pkg: "../cmd/identify-worker",
+		flags: append([]string{"-ldflags", "-s -w -X main.version=" + version}, flags...), files: []string{"../LICENSE"},
+		args: map[string]string{"TARGETPLATFORM": platform, "VERSION": version},
+	}
+}
+
+const (
+	platform = "linux/" + runtime.GOARCH
+	version  = "v0.0.0-integration"
+)
+
 // buildImages compiles both programs and packs each into an image. They live until remove.
 func buildImages(ctx context.Context) (images, error) {
 	var built images
-	for _, image := range []struct {
-		tag                     *string
-		name, program, packages string
-		files                   []string
-	}{
-		{&built.nats, "nats", "nats-server", "github.com/nats-io/nats-server/v2", []string{"nats.conf", "cluster.conf"}},
-		{&built.worker, "worker", "identify-worker", "../cmd/identify-worker", nil},
-	} {
-		tag, err := buildImage(ctx, image.name, image.program, image.packages, image.files, nil)
-		if err != nil {
-			return built, fmt.Errorf("image %s: %w", image.name, err)
+	for tag, b := range map[*string]blueprint{&built.nats: natsServer(), &built.worker: product()} {
+		var err error
+		if *tag, err = b.build(ctx); err != nil {
+			return built, fmt.Errorf("image %s: %w", b.name, err)
 		}
-		*image.tag = tag
 	}
 	return built, nil
 }
 
-// buildImage packs testdata/<name>.Dockerfile, a program and files of testdata. flags are more
-// for go build.
-func buildImage(ctx context.Context, name, program, pkg string, files, flags []string) (tag string, err error) {
+func (b blueprint) build(ctx context.Context) (tag string, err error) {
 	dir, err := os.MkdirTemp("", "identify-worker-image-")
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := compile(ctx, filepath.Join(dir, program), pkg, flags...); err != nil {
+	if err := compile(ctx, filepath.Join(dir, b.program), b.pkg, b.flags...); err != nil {
 		return "", err
 	}
-	for _, file := range append(files, name+".Dockerfile") {
-		content, err := os.ReadFile(filepath.Join("testdata", file))
+	for _, file := range append(b.files, b.dockerfile) {
+		content, err := os.ReadFile(file)
 		if err != nil {
 			return "", err
 		}
-		if err := os.WriteFile(filepath.Join(dir, file), content, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(file)), content, 0o644); err != nil {
 			return "", err
 		}
 	}
@@ -62,8 +83,13 @@ func buildImage(ctx context.Context, name, program, pkg string, files, flags []s
 		return "", err
 	}
 	defer provider.Close()
+	args := map[string]*string{}
+	for name, value := range b.args {
+		args[name] = &value
+	}
 	return provider.BuildImage(ctx, &testcontainers.ContainerRequest{FromDockerfile: testcontainers.FromDockerfile{
-		Context: dir, Dockerfile: name + ".Dockerfile", Repo: "identify-worker-test-" + name,
+		Context: dir, Dockerfile: filepath.Base(b.dockerfile), Repo: "identify-worker-test-" + b.name,
+		BuildArgs: args,
 	}})
 }
 

@@ -60,7 +60,7 @@ func acknowledgingWorker(t *testing.T) string {
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o644))
 
-	image, err := buildImage(t.Context(), "worker", "identify-worker", "../cmd/identify-worker", nil, []string{"-overlay", filepath.Join(dir, "overlay.json")})
+	image, err := product("-overlay", filepath.Join(dir, "overlay.json")).build(t.Context())
 	must(t, err)
 	t.Cleanup(func() {
 		if err := removeImages(context.WithoutCancel(t.Context()), image); err != nil {

@@ -135,6 +135,7 @@ func (s *system) startWorkerOf(image string, flags ...string) *node {
 		}),
 		testcontainers.WithCmd(append([]string{"work"}, flags...)...),
 		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) {
+			confine(c)
 			c.ExtraHosts = append(c.ExtraHosts, "host.docker.internal:host-gateway")
 		}),
 		testcontainers.WithExposedPorts("8080/tcp"),

@@ -1,0 +1,103 @@
+package integration
+
+import (
+	"context"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/image"
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/wait"
+)
+
+// TestImage looks at the image as it is released: small, with no user root and nothing to
+// write to, and the same whether Docker built it or deployments/image did.
+func TestImage(t *testing.T) {
+	t.Parallel()
+	built := needImages(t)
+	docker, err := testcontainers.NewDockerClientWithOpts(t.Context())
+	must(t, err)
+	defer docker.Close()
+	inspect := func(tag string) image.InspectResponse {
+		t.Helper()
+		result, err := docker.ImageInspect(t.Context(), tag)
+		must(t, err)
+		return result.InspectResponse
+	}
+	is := inspect(built.worker)
+	if is.Size > 25e6 {
+		t.Errorf("the image has %d bytes, want 25 MB at most", is.Size)
+	}
+	if is.Config.User != "65532:65532" || is.Config.Labels["org.opencontainers.image.version"] != version {
+		t.Errorf("the image runs as %q, and is labelled %v", is.Config.User, is.Config.Labels)
+	}
+	packed := inspect(pack(t, built.worker))
+	for _, labels := range []map[string]string{is.Config.Labels, packed.Config.Labels} {
+		maps.DeleteFunc(labels, func(name, _ string) bool { // the time is known to one, testcontainers to the other
+			return name == "org.opencontainers.image.created" || strings.HasPrefix(name, "org.testcontainers")
+		})
+	}
+	if packed.Config.User != is.Config.User || !slices.Equal(packed.Config.Entrypoint, is.Config.Entrypoint) || packed.Os != is.Os || packed.Architecture != is.Architecture ||
+		!maps.Equal(packed.Config.ExposedPorts, is.Config.ExposedPorts) || !maps.Equal(packed.Config.Labels, is.Config.Labels) {
+		t.Errorf("Docker built %+v,\nand deployments/image %+v", is.Config, packed.Config)
+	}
+	for _, tag := range []string{built.worker, packed.RepoTags[0]} {
+		c := runNode(t, tag, testcontainers.WithCmd("version"), testcontainers.WithWaitStrategy(wait.ForExit()), testcontainers.WithHostConfigModifier(confine))
+		if said := c.log(t.Context()); !strings.Contains(said, "identify-worker "+version+" go1.") {
+			t.Errorf("%s says %q", tag, said)
+		}
+	}
+}
+
+// confine denies a container what the product does not need.
+func confine(c *container.HostConfig) {
+	c.ReadonlyRootfs = true
+	c.CapDrop = []string{"ALL"}
+	c.SecurityOpt = []string{"no-new-privileges:true"}
+}
+
+// pack builds the image again without Docker, from the program that is in one, and loads it.
+func pack(t *testing.T, from string) (tag string) {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, filepath.FromSlash(platform), "identify-worker")
+	must(t, os.MkdirAll(filepath.Dir(program), 0o755))
+	c := runNode(t, from, testcontainers.WithCmd("version"), testcontainers.WithWaitStrategy(wait.ForExit()))
+	r, err := c.CopyFileFromContainer(t.Context(), "/identify-worker")
+	must(t, err)
+	defer r.Close()
+	content, err := io.ReadAll(r)
+	must(t, err)
+	must(t, os.WriteFile(program, content, 0o755))
+	licence, err := os.ReadFile("../LICENSE")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "LICENSE"), licence, 0o644))
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	name := "identify-worker-test-packed:" + strings.ToLower(filepath.Base(filepath.Dir(archive)))
+	said, err := exec.CommandContext(t.Context(), "go", "run", "../deployments/image", "-file", "../deployments/Dockerfile", "-output", archive,
+		"-name", name, "-platform", platform, "-arg", "VERSION="+version, dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("pack: %v\n%s", err, said)
+	}
+	docker, err := testcontainers.NewDockerClientWithOpts(t.Context())
+	must(t, err)
+	t.Cleanup(func() { _ = docker.Close() })
+	file, err := os.Open(archive)
+	must(t, err)
+	defer file.Close()
+	loaded, err := docker.ImageLoad(t.Context(), file)
+	must(t, err)
+	_, err = io.Copy(io.Discard, loaded)
+	must(t, err)
+	must(t, loaded.Close())
+	tag = name + "-" + strings.TrimPrefix(platform, "linux/")
+	t.Cleanup(func() { must(t, removeImages(context.Background(), tag)) })
+	return tag
+}
