@@ -3,71 +3,124 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// directRequest asks for stored messages: a batch from a sequence on, perhaps of some subjects
-// alone, or the last ones on each of some subjects.
+// directRequest asks for stored messages: a batch from a sequence or a time on, perhaps of some
+// subjects alone, or the last ones on each of some subjects.
 type directRequest struct {
-	Sequence uint64   `json:"seq,omitempty"`
-	Next     string   `json:"next_by_subj,omitempty"`
-	Last     []string `json:"multi_last,omitempty"`
-	Batch    int      `json:"batch,omitempty"`
-	MaxBytes int      `json:"max_bytes,omitempty"`
+	Sequence uint64     `json:"seq,omitempty"`
+	Since    *time.Time `json:"start_time,omitempty"` // when they were stored, instead of Sequence
+	Next     string     `json:"next_by_subj,omitempty"`
+	Last     []string   `json:"multi_last,omitempty"`
+	Batch    int        `json:"batch,omitempty"`
+	MaxBytes int        `json:"max_bytes,omitempty"`
 }
+
+// directGet is where a stream is asked for them. It takes no consumer and no right but to read.
+func directGet(stream string) string { return "$JS.API.DIRECT.GET." + stream }
 
 // direct hands the messages that answer a request to each, until that returns false. It returns the
 // header of the answer's end; nil if there are no such messages, or each wants no more. In a
-// cluster a follower may answer, which can be a little behind.
+// cluster a follower may answer, which can be a little behind. Each message has the server's
+// headers, whatever its publisher wrote into them; where it wrote what cannot be parsed, there is
+// the sequence alone.
 func (q *Queue) direct(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
-	subject := directGet(stream)
 	request, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
 	}
 	// Not SubscribeSync: it takes a message with the header "Status: 503" for an error.
-	answers := make(chan *nats.Msg, max(r.Batch, len(r.Last), 1)+1) // all, and the end
-	subscription, err := q.nc.ChanSubscribe(q.nc.NewInbox(), answers)
+	messages := make(chan *nats.Msg, max(r.Batch, len(r.Last), 1)+1) // all, and the end
+	subscription, err := q.nc.ChanSubscribe(q.nc.NewInbox(), messages)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = subscription.Unsubscribe() }()
-	if err := q.nc.PublishRequest(subject, subscription.Subject, request); err != nil {
+	if err := q.nc.PublishRequest(directGet(stream), subscription.Subject, request); err != nil {
 		return nil, err
 	}
+	a := answer{stream: stream, each: each, last: max(r.Sequence, 1) - 1}
 	patience := time.NewTimer(scanWait)
 	defer patience.Stop()
 	for {
-		var m *nats.Msg
 		select {
-		case m = <-answers:
+		case m := <-messages:
+			if more, end, err := a.take(m); !more {
+				return end, err
+			}
+			patience.Reset(scanWait)
 		case <-patience.C:
-			return nil, silence(subject)
+			return nil, silence(directGet(stream))
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		patience.Reset(scanWait)
-		_, stored := lastNumber(m.Header, jetstream.SequenceHeader) // whatever else its headers say
-		switch status := m.Header.Get("Status"); {
-		case stored || len(m.Data) > 0:
-			if !each(m) {
-				return nil, nil
-			}
-		case status == "204": // the end of the batch
-			return m.Header, nil
-		case status == "404":
-			return nil, nil
-		case status == "503":
-			return nil, nobody(stream)
-		default:
-			return nil, fmt.Errorf("%s is answered %s %s", subject, clean(status), clean(m.Header.Get("Description")))
+	}
+}
+
+// answer is the messages that a direct get is answered.
+type answer struct {
+	stream  string
+	each    func(*nats.Msg) bool
+	last    uint64    // sequence that was read
+	unnamed *nats.Msg // the last message, if its sequence cannot be read: the next one tells it
+}
+
+// take reads one message, and tells whether there are more to come.
+func (a *answer) take(m *nats.Msg) (more bool, end nats.Header, err error) {
+	if before := a.unnamed; before != nil {
+		sequence, _ := lastNumber(m.Header, jetstream.LastSequenceHeader)
+		a.last, a.unnamed = max(sequence, a.last+1), nil
+		before.Header = nats.Header{jetstream.SequenceHeader: {strconv.FormatUint(a.last, 10)}}
+		if !a.each(before) {
+			return false, nil, nil
 		}
 	}
+	if sequence, ok := lastNumber(m.Header, jetstream.SequenceHeader); ok && sequence > a.last {
+		a.last = sequence
+		unforge(m.Header)
+		return a.each(m), nil, nil
+	}
+	status := m.Header.Get("Status")
+	switch {
+	case status == "" || len(m.Data) > 0:
+		a.unnamed = m
+		return true, nil, nil
+	case status == "204": // the end of the batch
+		return false, m.Header, nil
+	case status == "404":
+		return false, nil, nil
+	case status == "503":
+		return false, nil, nobody(a.stream)
+	}
+	return false, nil, fmt.Errorf("%s is answered %s %s", directGet(a.stream), clean(status), clean(m.Header.Get("Description")))
+}
+
+// unforge leaves of the server's headers what the server wrote. That is the last: a message may have
+// been published with the same.
+func unforge(h nats.Header) {
+	for _, name := range []string{jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
+		if values := h[name]; len(values) > 1 {
+			h[name] = values[len(values)-1:]
+		}
+	}
+}
+
+// lastNumber reads the last of a header's values.
+func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
+	values := h[name]
+	if len(values) == 0 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(values[len(values)-1], 10, 64)
+	return n, err == nil
 }
 
 // auditBatch is how many records of the audit trail are read at a time.
@@ -97,4 +150,30 @@ func nextBatch(end nats.Header) (uint64, error) {
 		return 0, nil
 	}
 	return endOfBatch(end)
+}
+
+// endOfBatch reads where the next batch begins.
+func endOfBatch(h nats.Header) (next uint64, err error) {
+	pending, errPending := strconv.ParseUint(h.Get("Nats-Num-Pending"), 10, 64)
+	last, errLast := strconv.ParseUint(h.Get("Nats-Last-Sequence"), 10, 64)
+	if err := errors.Join(errPending, errLast); err != nil {
+		return 0, fmt.Errorf("read the end of a batch: %w", err)
+	}
+	if pending == 0 {
+		return 0, nil
+	}
+	return last + 1, nil
+}
+
+// silence is the error of a request without an answer: that is how the server answers what is not
+// permitted.
+func silence(subject string) error {
+	return fmt.Errorf("%w on %s: either the stream has no leader now, or this user may not publish to that subject", errSilence, subject)
+}
+
+var errSilence = errors.New("no answer")
+
+// nobody is the error of a direct get that the server says nobody listens to.
+func nobody(stream string) error {
+	return fmt.Errorf("the stream %s does not exist (start a worker, or run identify-worker setup; see --name), or has no leader now: %w", stream, nats.ErrNoResponders)
 }

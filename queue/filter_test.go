@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"pgregory.net/rapid"
 )
 
@@ -214,7 +213,7 @@ func plainly(f Filter, l *DeadLetter) bool {
 // spy takes down the direct gets that are sent.
 type spy struct {
 	mu   sync.Mutex
-	gets []batchRequest
+	gets []directRequest
 }
 
 func (s *sim) spy() *spy {
@@ -222,7 +221,7 @@ func (s *sim) spy() *spy {
 	x := &spy{}
 	q := s.queue(nil)
 	_, err := q.nc.Subscribe(directGet(deadName), func(m *nats.Msg) {
-		var r batchRequest
+		var r directRequest
 		_ = json.Unmarshal(m.Data, &r)
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -233,7 +232,7 @@ func (s *sim) spy() *spy {
 	return x
 }
 
-func (x *spy) take() []batchRequest {
+func (x *spy) take() []directRequest {
 	time.Sleep(time.Second) // fake time
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -291,8 +290,7 @@ func TestFilterReads(t *testing.T) {
 		var got []uint64
 		for m, err := range q.scanIn(t.Context(), deadName, scanRange{from: 10, to: 12}) {
 			s.must(err)
-			sequence, _ := lastNumber(m.Header, jetstream.SequenceHeader)
-			got = append(got, sequence)
+			got = append(got, sequenceOf(m))
 		}
 		if !slices.Equal(got, []uint64{10, 12}) {
 			t.Errorf("between 10 and 12 there are %v", got)

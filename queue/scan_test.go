@@ -219,6 +219,19 @@ func TestLettersOfStrangers(t *testing.T) {
 		if got := s.ids(q, Filter{Users: []string{"\xff\x1b[31m"}}); !slices.Equal(got, []uint64{9}) {
 			t.Errorf("the letters of a strange user are %v", got)
 		}
+		selected, err := q.Select(t.Context(), Filter{}, SelectConfig{})
+		s.must(err)
+		letters, _, err := q.readSelected(t.Context(), selected, 0, len(want))
+		s.must(err)
+		if len(letters) != len(want) {
+			t.Errorf("%d letters are selected", len(letters))
+		}
+		for i, l := range letters {
+			if l.ID != want[i] {
+				t.Errorf("letter %d is selected as %d", want[i], l.ID)
+			}
+			check(l)
+		}
 		l, err := q.DeadLetter(t.Context(), 2)
 		s.must(err)
 		if l.Letter != (Age{made.Local(), 2}) && !l.Letter.Stream.Equal(made) || l.At.Before(time.Now().Add(-time.Minute)) {
