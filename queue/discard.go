@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -31,7 +32,12 @@ type DiscardResult struct {
 // a replay would skip. Their events are gone for ever.
 //
 // It blocks until all is done. When ctx ends it stops, and returns what was done with ctx's cause.
-// It needs the rights of [Queue.Replay] but for the events' subjects.
+//
+// It needs the right to publish to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and
+// $JS.API.STREAM.MSG.DELETE of the dead-letter stream, and to the subjects of the audit trail's
+// actions. Where users have a record of what newer events have set, it notes there that the letters
+// are gone, and needs $JS.API.DIRECT.GET and $JS.API.STREAM.MSG.GET of KV_<bucket>_newer,
+// $JS.API.STREAM.INFO.KV_<bucket> and $KV.<bucket>_newer.> too.
 func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
 	d := &discarding{q: q, s: s, result: DiscardResult{Selected: s.Letters}}
 	if c.Reason == "" {
@@ -84,30 +90,79 @@ func (d *discarding) run(ctx context.Context) error {
 	finishing, cancel := lingering(ctx, stopPatience)
 	defer cancel()
 	group, going := errgroup.WithContext(ctx)
-	group.SetLimit(replaysAtOnce)
-	place := 0
-	for ; place < d.s.ids.len && going.Err() == nil; place++ {
-		id := d.s.ids.at(place)
-		group.Go(func() error { return d.one(finishing, id) })
-	}
-	err := group.Wait()
-	if err == nil && place < d.s.ids.len {
-		err = ctx.Err()
+	group.SetLimit(discardsAtOnce)
+	err := d.feed(going, func(user string, letters []*DeadLetter) {
+		group.Go(func() error { return d.discard(finishing, user, letters) })
+	})
+	if failed := group.Wait(); failed != nil { // else err may be no more than that this one has stopped
+		err = failed
 	}
 	return stopped(ctx, err)
 }
 
-func (d *discarding) one(ctx context.Context, id uint64) error {
-	found, err := d.q.remove(ctx, d.q.topology.DeadStreamName(), id, false)
+// discardsAtOnce bounds the deletions under way.
+const discardsAtOnce = 512
+
+// feed hands over the letters that are still there: those of a user who is guarded together, as
+// they change one record, and all others one by one.
+func (d *discarding) feed(ctx context.Context, discard func(user string, letters []*DeadLetter)) error {
+	for place := 0; place < d.s.ids.len; {
+		letters, next, err := d.q.readSelected(ctx, d.s, place, replayBatch)
+		if err != nil {
+			return err
+		}
+		d.count(&d.result.Gone, next-place-len(letters))
+		place = next
+		records, err := d.q.newerOf(ctx, letters)
+		if err != nil {
+			return fmt.Errorf("read which users are guarded: %w", err)
+		}
+		guarded := map[string][]*DeadLetter{}
+		for _, l := range letters {
+			if user := l.user(); user != "" && records[d.q.topology.newerSubject(user)] != nil {
+				guarded[user] = append(guarded[user], l)
+			} else {
+				discard("", []*DeadLetter{l})
+			}
+		}
+		for user, letters := range guarded {
+			discard(user, letters)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// discard deletes letters, and then notes that they are gone if they are a guarded user's.
+func (d *discarding) discard(ctx context.Context, user string, letters []*DeadLetter) error {
+	var names []Age
+	for _, l := range letters {
+		found, err := d.q.remove(ctx, d.q.topology.DeadStreamName(), l.ID, false)
+		switch {
+		case err != nil:
+			d.count(&d.result.Doubtful, 1)
+			return err
+		case found:
+			d.count(&d.result.Discarded, 1)
+		default:
+			d.count(&d.result.Gone, 1)
+		}
+		names = append(names, l.Letter)
+	}
+	if user == "" {
+		return nil
+	}
+	if err := d.q.closeLetters(ctx, user, names...); err != nil {
+		return fmt.Errorf("note that letters are gone: %w", err)
+	}
+	return nil
+}
+
+// count adds to a count of the result.
+func (d *discarding) count(n *uint64, more int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case err != nil:
-		d.result.Doubtful++
-	case found:
-		d.result.Discarded++
-	default:
-		d.result.Gone++
-	}
-	return err
+	*n += uint64(more)
 }

@@ -5,6 +5,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -56,8 +57,11 @@ func TestDiscardStops(t *testing.T) {
 		l.delay = func() time.Duration { return 10 * time.Millisecond }
 		errStop := errors.New("interrupted")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		time.AfterFunc(time.Second, func() { cancel(errStop) })
-		result, err := q.Discard(ctx, all, DiscardConfig{Reason: "tests"})
+		result, err := q.Discard(ctx, all, DiscardConfig{Reason: "tests", Progress: func(r DiscardResult) {
+			if r.Discarded > 0 {
+				cancel(errStop)
+			}
+		}})
 		if !errors.Is(err, errStop) {
 			t.Errorf("got %v", err)
 		}
@@ -86,6 +90,28 @@ func TestRemove(t *testing.T) {
 		begun := time.Now()
 		if _, err := q.remove(t.Context(), "NO_SUCH", 1, false); err == nil {
 			t.Errorf("removed from no stream after %v", time.Since(begun))
+		}
+	})
+}
+
+// Users whose last letter is discarded are guarded no longer; others still are.
+func TestDiscardGuarded(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.must(q.clock.read(t.Context()))
+		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		for i, user := range []string{"ann", "ann", "bob", "bob", "cleo"} {
+			d := Delivery{Sequence: uint64(i + 1)}
+			s.must(c.Bury(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
+		}
+		_, err := q.Discard(t.Context(), s.selected(q, Filter{IDs: []uint64{1, 2, 3}}, SelectConfig{}), DiscardConfig{Reason: "tests"})
+		s.must(err)
+		for user, want := range map[string]bool{"ann": false, "bob": true, "cleo": true} {
+			n, err := q.readNewer(t.Context(), user)
+			s.must(err)
+			if n.Known() != want {
+				t.Errorf("%s is guarded: %v", user, n.Known())
+			}
 		}
 	})
 }

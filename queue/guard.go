@@ -213,13 +213,16 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 	return err
 }
 
-// closeLetter notes that a letter of a user is gone for good. The last one takes the record along.
-func (q *Queue) closeLetter(ctx context.Context, userID string, letter Age) error {
+// closeLetters notes that letters of a user are gone for good. The last one takes the record along.
+func (q *Queue) closeLetters(ctx context.Context, userID string, letters ...Age) error {
 	if err := q.clock.read(ctx); err != nil {
 		return err
 	}
 	return q.changeNewer(ctx, userID, nil, func(r *newerRecord) newerChange {
-		switch r.close(letter); {
+		for _, letter := range letters {
+			r.close(letter)
+		}
+		switch {
 		case r.Set == nil:
 			return keepNewer
 		case r.spent():
