@@ -109,10 +109,7 @@ func (q *Queue) audit(ctx context.Context, patience time.Duration, m *nats.Msg) 
 		brief, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		_, err := q.js.PublishMsg(brief, m, jetstream.WithExpectLastSequencePerSubject(0))
-		if brief.Err() != nil && ctx.Err() == nil {
-			return silence(m.Subject)
-		}
-		return err
+		return inSilence(ctx, m.Subject, err)
 	})
 	switch {
 	case err == nil || isWrongRevision(err):

@@ -34,6 +34,14 @@ func (q *Queue) insist(ctx context.Context, patience time.Duration, subject stri
 	}
 }
 
+// inSilence says of an error of nats.go which subject had no answer in time, if that is what it means.
+func inSilence(ctx context.Context, subject string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return silence(subject)
+	}
+	return err
+}
+
 // stopped is the cause of ctx's end if it has ended, and else err.
 func stopped(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {

@@ -17,6 +17,7 @@ var replayRights = []string{
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.STREAM.MSG.DELETE.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_AUDIT",
+	"$JS.API.DIRECT.GET.KV_userpilot_identify_newer", // to select
 	"userpilot.identify-audit.action.>",
 	"userpilot.identify-audit.original.>",
 	"userpilot.identify.*",
@@ -61,7 +62,7 @@ func TestReplayRights(t *testing.T) {
 func replayEdited(ctx context.Context, q *Queue) (*ReplayResult, error) {
 	selection, err := q.Select(ctx, Filter{}, SelectConfig{Edit: func(l *DeadLetter) ([]byte, error) {
 		return bytes.Replace(l.Body, []byte(`"n":`), []byte(`"m":`), 1), nil
-	}, Force: true})
+	}})
 	if err != nil {
 		return nil, err
 	}

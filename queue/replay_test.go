@@ -140,12 +140,6 @@ func (a *applier) Deliver(c *Claim, d Delivery) {
 // Revoke implements Handler.
 func (a *applier) Revoke(*Claim) {}
 
-func (a *applier) counts() map[string]int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return maps.Clone(a.applied)
-}
-
 // A replayed event bears its past, goes to its user's partition, and its letter is gone.
 func TestReplay(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {

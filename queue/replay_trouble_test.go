@@ -180,6 +180,20 @@ func TestReplayStreamTrouble(t *testing.T) {
 	}
 }
 
+// A letter that the work stream does not take by its size is left where it is, and the others go.
+func TestReplayTooLarge(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 3)
+		s.letter(q, Age{made, 100}, "3", nil, fmt.Sprintf(`{"user_id":"u","metadata":{"x":%q}}`, strings.Repeat("x", 5000)), Death{Reason: Rejected, User: "u"})
+		s.change(q, workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 4000 })
+		result := s.replayed(q, ReplayConfig{})
+		if result.Replayed != 3 || result.Skipped != 1 || result.Skips[ErrEventTooLarge.Error()] != 1 || s.dead(q) != 1 {
+			t.Errorf("got %+v, %d letters are left", result, s.dead(q))
+		}
+	})
+}
+
 // In a dead-letter stream that was made anew the selection's sequences are those of other letters.
 func TestReplayOfAnotherStream(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {

@@ -70,16 +70,16 @@ func readVerdict(text []byte) Verdict {
 }
 
 // judge counts an outcome.
-func (x *ReplayResult) judge(outcome Outcome) {
+func (r *ReplayResult) judge(outcome Outcome) {
 	switch outcome {
 	case OutcomeDelivered:
-		x.Delivered++
+		r.Delivered++
 	case OutcomeSuperseded:
-		x.Superseded++
+		r.Superseded++
 	case OutcomePurged:
-		x.Purged++
+		r.Purged++
 	case OutcomeDead:
-		x.Dead++
+		r.Dead++
 	}
 }
 

@@ -53,7 +53,7 @@ type GroupCount struct {
 	Group  string `json:"group"` // see [DeadLetter.Group]
 	Reason Reason `json:"reason"`
 	Status int    `json:"status,omitempty"`
-	Error  string `json:"error,omitempty"` // of one of them
+	Error  string `json:"error,omitempty"` // see [DeadLetter.Pattern]
 	Count  uint64 `json:"count"`
 }
 
@@ -173,7 +173,7 @@ func (x *selecting) count(l *DeadLetter) {
 		if len(x.groups) >= maxCountedGroup {
 			return // rare ones, of which none is among those that are told
 		}
-		x.groups[group] = &GroupCount{Group: group, Reason: l.Reason, Status: l.Status, Error: l.Error}
+		x.groups[group] = &GroupCount{Group: group, Reason: l.Reason, Status: l.Status, Error: l.Pattern()}
 	}
 	x.groups[group].Count++
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -75,7 +76,7 @@ func (s sending) past(run string, force bool) *Past {
 	return &Past{
 		Letter: l.Letter, ID: l.ID, Origin: l.Origin, Published: l.Published,
 		Replays: l.Replays + 1, Run: run, Forced: force, Untracked: !l.Tracked,
-		History: append(l.History[:len(l.History):len(l.History)], l.obituary()),
+		History: append(slices.Clip(l.History), l.obituary()),
 	}
 }
 
