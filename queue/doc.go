@@ -13,7 +13,10 @@
 //     and the partition claimed anew, so that all that is not settled arrives
 //     again, in order, before anything new.
 //   - An event leaves the stream only by [Claim.Settle], after a 2xx or after its
-//     dead letter has been stored.
+//     dead letter has been stored, or by [Queue.PurgeUser].
+//   - A dead letter leaves its stream only after its event has been stored again, or by a
+//     [Queue.Discard] or [Queue.PurgeUser]. Nothing of this begins before the audit trail
+//     tells of it, and all of it may be cut short anywhere and be run again.
 //   - Nothing is called for a claim whose membership could have lapsed:
 //     [Claim.Certain] is the last word, and it asks no one.
 //   - The API blocks only where its documentation says so. Callbacks

@@ -134,6 +134,10 @@ func (f *fleet) learn(entry jetstream.KeyValueEntry) error {
 	if entry != nil && entry.Key() == quietKey {
 		return f.q.learnQuiet(f.calls, entry)
 	}
+	if entry != nil && entry.Key() == recallKey {
+		f.learnRecall(entry)
+		return nil
+	}
 	if f.roster.learn(entry) {
 		f.due = true
 	}

@@ -3,6 +3,15 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
 // PurgeConfig says who purges.
@@ -19,16 +28,237 @@ type PurgeResult struct {
 	DeadLetters uint64 `json:"dead_letters"`
 	Originals   uint64 `json:"originals"` // bodies in the audit trail, from before an edit
 	Newer       uint64 `json:"newer"`     // records of what newer events have set
+	Recalled    uint64 `json:"recalled"`  // claims that replicas gave back, to forget what they had read ahead
 }
 
 // PurgeUser erases all that is stored of a user: dead letters, events that wait, what they were
-// before an edit, and the record of what newer events have set. Events that producers go on
-// publishing are not held up.
+// before an edit, and the record of what newer events have set. What is deleted is overwritten on
+// disk. Events that producers publish meanwhile are not held up, and a replay that is under way can
+// publish what it has just read: stop both first.
 //
-// It blocks until workers, too, have let go of what they had read ahead: nothing of the user that
-// was waiting is sent after it has returned without an error. A call that was under way can still
-// end, and if it is refused, its event becomes a dead letter: purge again later to be sure. If ctx
-// ends first, its cause is returned, and the result says what was done.
+// It blocks until the workers have let go of what they had read ahead, for which they give the
+// partitions back that the user's events waited in, finish their calls, and claim them anew. So
+// nothing of what was stored is sent, and none of it becomes a dead letter, after it has returned
+// nil. If ctx ends first, its cause is returned; then, and after any other error, the result says
+// what was done, and the purge is to be run again.
+//
+// It needs the right to publish to $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.* and
+// $JS.API.STREAM.MSG.DELETE.* of the pipeline's streams, to $JS.API.DIRECT.GET of the dead-letter
+// stream and of the audit trail, to $JS.API.CONSUMER.NAMES of the work stream, to the subjects of
+// the audit trail's actions and verdicts, and to $KV.<bucket>.recall and $KV.<bucket>_newer.>.
 func (q *Queue) PurgeUser(ctx context.Context, user string, c PurgeConfig) (*PurgeResult, error) {
-	return nil, errors.New("not yet")
+	p := &purging{q: q, user: user, dry: c.DryRun, touched: map[string]bool{}}
+	if user == "" {
+		return &p.result, errors.New("user: must not be empty")
+	}
+	if c.DryRun {
+		return &p.result, stopped(ctx, p.run(ctx))
+	}
+	a := &Action{Kind: ActionPurge, By: c.By, Host: c.Host, Selection: Filter{Users: []string{user}}.String()}
+	if err := q.begin(ctx, a); err != nil {
+		return &p.result, err
+	}
+	p.result.Run = a.Run
+	err := stopped(ctx, p.run(ctx))
+	return &p.result, q.end(ctx, a, p.result.counts(), err)
+}
+
+// counts are for the audit trail.
+func (r *PurgeResult) counts() map[string]uint64 {
+	return nonzero(map[string]uint64{
+		"waiting": r.Waiting, "dead_letters": r.DeadLetters, "originals": r.Originals, "newer": r.Newer, "recalled": r.Recalled,
+	})
+}
+
+// purging is one run of [Queue.PurgeUser].
+type purging struct {
+	q    *Queue
+	user string
+	dry  bool
+
+	mu      sync.Mutex
+	result  PurgeResult
+	touched map[string]bool // partitions in which events were waiting
+}
+
+func (p *purging) run(ctx context.Context) error {
+	if err := p.q.clock.read(ctx); err != nil {
+		return err
+	}
+	if err := p.letters(ctx); err != nil {
+		return err
+	}
+	if err := p.waiting(ctx); err != nil {
+		return err
+	}
+	if !p.dry {
+		n, err := p.q.recall(ctx, slices.Sorted(maps.Keys(p.touched)))
+		p.result.Recalled = n
+		if err != nil {
+			return err
+		}
+		if err := p.letters(ctx); err != nil { // those that have died since
+			return err
+		}
+	}
+	if err := p.originals(ctx); err != nil {
+		return err
+	}
+	return p.newer(ctx)
+}
+
+// letters purges dead letters.
+func (p *purging) letters(ctx context.Context) error {
+	stream := p.q.topology.DeadStreamName()
+	for m, err := range p.q.scan(ctx, stream, 1) {
+		if err != nil {
+			return fmt.Errorf("read the dead letters: %w", err)
+		}
+		if p.means(m.Header, m.Data) {
+			if err := p.erase(ctx, stream, sequenceOf(m), &p.result.DeadLetters); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// originals purges what events were before they were edited.
+func (p *purging) originals(ctx context.Context) error {
+	for m, err := range p.q.auditTrail(ctx, "original.*.*", 1) {
+		if err != nil {
+			return fmt.Errorf("read the audit trail: %w", err)
+		}
+		if p.means(m.Header, m.Data) {
+			if err := p.erase(ctx, p.q.topology.AuditStreamName(), sequenceOf(m), &p.result.Originals); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// newer purges the record of what newer events have set.
+func (p *purging) newer(ctx context.Context) error {
+	n, err := p.q.readNewer(ctx, p.user)
+	if err != nil || !n.Known() {
+		return err
+	}
+	p.result.Newer++
+	if p.dry {
+		return nil
+	}
+	err = p.q.changeNewer(ctx, p.user, n, func(r *newerRecord) newerChange {
+		if r.Set == nil {
+			return keepNewer
+		}
+		return dropNewer
+	})
+	return inSilence(ctx, "$KV."+p.q.topology.NewerBucket()+".>", err)
+}
+
+// means reports whether a message is the user's.
+func (p *purging) means(h nats.Header, body []byte) bool {
+	return h.Get(headerUser) == p.user || slices.Contains(userIDs(body), p.user)
+}
+
+// erase deletes a message for good, and counts it.
+func (p *purging) erase(ctx context.Context, stream string, sequence uint64, count *uint64) error {
+	found := p.dry
+	if !p.dry {
+		var err error
+		if found, err = p.q.remove(ctx, stream, sequence, true); err != nil {
+			return err
+		}
+	}
+	if found {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		*count++
+	}
+	return nil
+}
+
+const (
+	// walks is how many parts the work stream is read in.
+	walks = 64
+	// walksAtOnce is how many of them at a time.
+	walksAtOnce = 16
+)
+
+// waiting purges events of the work stream. Its messages are read one by one: it allows no direct
+// gets, and no consumer but the workers'. All of them are: who publishes by other means than ours
+// may have put a user's event into any partition.
+func (p *purging) waiting(ctx context.Context) error {
+	info, err := p.q.streamInfo(ctx, p.q.topology.StreamName(), "")
+	if err != nil || info.State.Msgs == 0 {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(walksAtOnce)
+	size := (info.State.LastSeq-info.State.FirstSeq)/walks + 1
+	for from := info.State.FirstSeq; from <= info.State.LastSeq; from += size {
+		group.Go(func() error { return p.walk(ctx, from, min(from+size-1, info.State.LastSeq)) })
+	}
+	return group.Wait()
+}
+
+// walk purges the events of the work stream between two sequences.
+func (p *purging) walk(ctx context.Context, from, to uint64) error {
+	for from <= to {
+		m, err := p.q.nextStored(ctx, p.q.topology.StreamName(), from)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the events that wait: %w", err)
+		}
+		if m.Sequence > to {
+			return nil
+		}
+		h, _ := nats.DecodeHeadersMsg(m.Header)
+		if p.means(h, m.Data) {
+			if err := p.purgeWaiting(ctx, m, readPast(h)); err != nil {
+				return err
+			}
+		}
+		from = m.Sequence + 1
+	}
+	return nil
+}
+
+func (p *purging) purgeWaiting(ctx context.Context, m *storedMessage, past *Past) error {
+	p.mu.Lock()
+	p.touched[p.q.topology.partitionOf(m.Subject)] = true
+	p.mu.Unlock()
+	if !p.dry && past != nil && !past.Letter.IsZero() { // whoever replayed it may wait for a verdict
+		verdict, err := p.q.verdict(past, OutcomePurged, "")
+		if err != nil {
+			return err
+		}
+		if err := p.q.audit(ctx, electionPatience, verdict); err != nil {
+			return fmt.Errorf("write the verdict on a replay: %w", err)
+		}
+	}
+	return p.erase(ctx, p.q.topology.StreamName(), m.Sequence, &p.result.Waiting)
+}
+
+// partitionOf is the inverse of partitionSubject.
+func (t Topology) partitionOf(subject string) string {
+	if partition, ok := strings.CutPrefix(subject, t.PlainSubject()+"."); ok {
+		return partition
+	}
+	return plainPartition
+}
+
+// nextStored reads the first message from a sequence on, from the stream's leader.
+func (q *Queue) nextStored(ctx context.Context, stream string, from uint64) (m *storedMessage, err error) {
+	err = q.insist(ctx, electionPatience, "$JS.API.STREAM.MSG.GET."+stream, func(ctx context.Context) error {
+		m, err = q.readLeader(ctx, stream, struct {
+			bySequence
+			Subject string `json:"next_by_subj"`
+		}{bySequence{from}, ">"})
+		return err
+	})
+	return m, err
 }

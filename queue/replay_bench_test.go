@@ -98,3 +98,24 @@ func BenchmarkDiscard(b *testing.B) {
 		b.ReportMetric(letters/time.Since(begun).Seconds(), "discarded/s")
 	}
 }
+
+// BenchmarkPurge looks for a user among 100,000 events that wait.
+func BenchmarkPurge(b *testing.B) {
+	const events = 100_000
+	q := benchLetters(b, 0)
+	filler := strings.Repeat("x", 950)
+	for i := range events {
+		user := fmt.Sprint("u", i)
+		if _, err := q.js.PublishAsync(q.topology.Subject(user), fmt.Appendf(nil, `{"user_id":%q,"metadata":{"filler":%q}}`, user, filler)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	<-q.js.PublishAsyncComplete()
+	for b.Loop() {
+		begun := time.Now()
+		if result, err := q.PurgeUser(b.Context(), "u777", PurgeConfig{DryRun: true}); err != nil || result.Waiting != 1 {
+			b.Fatalf("%+v, %v", result, err)
+		}
+		b.ReportMetric(events/time.Since(begun).Seconds(), "events/s")
+	}
+}

@@ -38,7 +38,7 @@ func (w *watch) end() {
 func (r *roster) watch(ctx context.Context) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(callTimeout, cancel) // an answer that is lost would be awaited for ever
-	w, err := r.m.kv.WatchFiltered(ctx, []string{memberKey + "*", quietKey})
+	w, err := r.m.kv.WatchFiltered(ctx, []string{memberKey + "*", quietKey, recallKey})
 	if err == nil && !late.Stop() {
 		_ = w.Stop()
 		err = context.Cause(ctx)

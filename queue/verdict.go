@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -64,18 +65,29 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 	if d.Past == nil || d.Past.Letter.IsZero() {
 		return nil
 	}
-	v := Verdict{Run: d.Past.Run, Letter: d.Past.Letter, ID: d.Past.ID, Outcome: outcome, At: c.q.clock.now().UTC(), Replays: d.Past.Replays}
+	next := ""
 	if outcome == OutcomeDead {
-		v.Next = c.place(d).String()
+		next = c.place(d).String()
 	}
-	text, err := json.Marshal(v)
+	m, err := c.q.verdict(d.Past, outcome, next)
 	if err != nil {
 		return err
 	}
-	_, err = c.q.js.Publish(ctx, c.q.topology.verdictSubject(d.Past.Letter), text,
-		jetstream.WithExpectLastSequencePerSubject(0), jetstream.WithMsgTTL(verdictTTL))
+	_, err = c.q.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(0))
 	if err != nil && !isWrongRevision(err) {
 		return fmt.Errorf("write the verdict on a replay: %w", err)
 	}
 	return nil
+}
+
+// verdict is the record of what became of a replayed event. next is the name of its next dead
+// letter. The server's clock must have been read.
+func (q *Queue) verdict(past *Past, outcome Outcome, next string) (*nats.Msg, error) {
+	text, err := json.Marshal(Verdict{
+		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: q.clock.now().UTC(), Replays: past.Replays, Next: next,
+	})
+	m := nats.NewMsg(q.topology.verdictSubject(past.Letter))
+	m.Header.Set(jetstream.MsgTTLHeader, verdictTTL.String())
+	m.Data = text
+	return m, err
 }

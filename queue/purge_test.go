@@ -1,0 +1,357 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// mentions lists the streams that hold a text.
+func (s *sim) mentions(q *Queue, text string) (streams []string) {
+	s.t.Helper()
+	for _, c := range q.topology.streams(q.nc.MaxPayload()) {
+		for _, m := range s.stored(q, c.Name) {
+			if all := fmt.Sprint(m.Subject, m.Header, string(m.Data)); strings.Contains(all, text) {
+				streams = append(streams, c.Name)
+				break
+			}
+		}
+	}
+	return streams
+}
+
+// All that is stored of a user is erased, wherever it lies, and nothing of others.
+func TestPurgeUser(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.must(q.clock.read(t.Context()))
+		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		bury := func(seq uint64, body string, death Death) {
+			s.must(c.Bury(t.Context(), Delivery{Sequence: seq}, []byte(body), death))
+		}
+		bury(1, `{"user_id":"ann-7","metadata":{"n":1}}`, Death{Reason: Rejected, User: "ann-7"})
+		bury(2, `{"user_id":"ann-7","company":{}}`, Death{Reason: Invalid}) // known by the payload alone
+		bury(3, `{"user_id":"ann-77","metadata":{"n":1}}`, Death{Reason: Rejected, User: "ann-77"})
+		bury(4, `{"user_id":"ann-7","metadata":{"n":2}}`, Death{Reason: Rejected, User: "ann-7"})
+		if result, err := q.Replay(t.Context(), s.selected(q, Filter{IDs: []uint64{4, 3}}, SelectConfig{Edit: edit}), ReplayConfig{}); err != nil || result.Replayed != 2 {
+			t.Fatalf("got %+v, %v", result, err)
+		}
+		bury(5, `{"user_id":"ann-77"}`, Death{Reason: Rejected, User: "ann-77"})
+		s.publish(q, "ann-7", "bob", "ann-77", "ann-7")
+		_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), []byte(`{"user_id":"ann-7","metadata":7}`))
+		s.must(err)
+
+		if _, err := q.PurgeUser(t.Context(), "", PurgeConfig{}); err == nil {
+			t.Error("purged nobody")
+		}
+		want := PurgeResult{Waiting: 4, DeadLetters: 2, Originals: 1, Newer: 1}
+		result, err := q.PurgeUser(t.Context(), "ann-7", PurgeConfig{DryRun: true})
+		if err != nil || *result != want {
+			t.Errorf("would purge %+v, %v; want %+v", result, err, want)
+		}
+		if n := len(s.history(q)); n != 1 {
+			t.Errorf("%d actions after a dry run", n)
+		}
+		result, err = q.PurgeUser(t.Context(), "ann-7", PurgeConfig{By: "eve"})
+		want.Run = result.Run
+		if err != nil || *result != want {
+			t.Errorf("purged %+v, %v; want %+v", result, err, want)
+		}
+		if found := s.mentions(q, `ann-7"`); len(found) > 0 {
+			t.Errorf("the user is still in %q", found)
+		}
+		if found := s.mentions(q, `ann-77"`); !slices.Equal(found, []string{workName, deadName, q.topology.AuditStreamName()}) {
+			t.Errorf("another user is in %q alone", found)
+		}
+		if s.backlog(q) != 3 || s.dead(q) != 1 {
+			t.Errorf("%d events and %d letters are left", s.backlog(q), s.dead(q))
+		}
+		if got := s.history(q); len(got) != 2 || got[1] != `purge "user=sha256:`+userHash("ann-7")+`": done` {
+			t.Errorf("the audit trail tells %q", got)
+		}
+		result, err = q.PurgeUser(t.Context(), "ann-7", PurgeConfig{})
+		if want = (PurgeResult{Run: result.Run}); err != nil || *result != want {
+			t.Errorf("again: %+v, %v", result, err)
+		}
+	})
+}
+
+// reader reads ahead and calls nobody, until it is told to.
+type reader struct {
+	*Queue
+	revoking func() // nil takes no time
+
+	mu    sync.Mutex
+	ahead map[*Claim][]string // bodies
+}
+
+// readAhead starts a replica that reads ahead.
+func (s *sim) readAhead(revoking func()) *reader {
+	r := &reader{Queue: s.queue(nil), revoking: revoking, ahead: map[*Claim][]string{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Work(ctx, MemberConfig{}, r) }()
+	s.t.Cleanup(func() { cancel(); <-done })
+	return r
+}
+
+// Deliver implements Handler.
+func (r *reader) Deliver(c *Claim, d Delivery) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ahead[c] = append(r.ahead[c], string(d.Body))
+}
+
+// Revoke implements Handler.
+func (r *reader) Revoke(c *Claim) {
+	r.mu.Lock()
+	busy := len(r.ahead[c]) > 0
+	r.mu.Unlock()
+	if busy && r.revoking != nil {
+		r.revoking()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.ahead, c)
+}
+
+// read counts the events that are read ahead, by body.
+func read(replicas ...*reader) map[string]int {
+	all := map[string]int{}
+	for _, r := range replicas {
+		r.mu.Lock()
+		for body := range maps.Values(r.ahead) {
+			for _, b := range body {
+				all[b]++
+			}
+		}
+		r.mu.Unlock()
+	}
+	return all
+}
+
+// What replicas have read ahead of a purged user they forget before the purge has returned. What
+// they have read of others they read again.
+func TestPurgeReadAhead(t *testing.T) {
+	for _, replicas := range []int{1, 3} {
+		t.Run(fmt.Sprint(replicas), func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				var fleet []*reader
+				var died atomic.Uint64
+				var purged atomic.Bool
+				for range replicas {
+					fleet = append(fleet, s.readAhead(func() { // calls are under way, and are refused
+						if purged.Load() {
+							return
+						}
+						time.Sleep(5 * time.Second)
+						s.letter(q, Age{made, died.Add(1)}, "3", nil, `{"user_id":"ann"}`, Death{Reason: Rejected, User: "ann"})
+					}))
+				}
+				held := func() (sum int) {
+					for _, r := range fleet {
+						sum += r.Held()
+					}
+					return sum
+				}
+				time.Sleep(5 * time.Second)
+				s.await(30*time.Second, "at work", func() bool { return held() == 17 })
+				s.publish(q, "ann", "bob", "cleo", "ann", "dave", "ann")
+				_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), []byte(`{"user_id":"ann"}`))
+				s.must(err)
+				s.await(time.Minute, "read", func() bool { return read(fleet...)[`{"user_id":"ann"}`] == 4 })
+				begun := time.Now()
+				result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+				purged.Store(true)
+				s.must(err)
+				if n := read(fleet...)[`{"user_id":"ann"}`]; n != 0 {
+					t.Errorf("%d events of the user are still read ahead", n)
+				}
+				if d := time.Since(begun); d < 5*time.Second || d > 30*time.Second || result.Waiting != 4 || result.DeadLetters != died.Load() || result.Recalled < 1 || result.Recalled > 2 {
+					t.Errorf("after %v: %+v", d, result)
+				}
+				if found := s.mentions(q, `"ann"`); len(found) > 0 {
+					t.Errorf("the user is still in %q", found)
+				}
+				s.await(20*time.Second, "read again", func() bool {
+					return held() == 17 && maps.Equal(read(fleet...), map[string]int{`{"user_id":"bob"}`: 1, `{"user_id":"cleo"}`: 1, `{"user_id":"dave"}`: 1})
+				})
+			})
+		})
+	}
+}
+
+// A call that is under way ends as it would have, although its event is gone by then.
+func TestPurgeDuringCall(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		r := s.replica(MemberConfig{})
+		r.onDeliver = func([]byte) { time.Sleep(3 * time.Second) }
+		s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+		s.publish(q, "ann")
+		time.Sleep(time.Second)
+		result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+		if err != nil || result.Waiting != 1 || result.Recalled != 1 {
+			t.Errorf("got %+v, %v", result, err)
+		}
+		s.await(10*time.Second, "at work again", func() bool { return r.Held() == 17 })
+		if s.logged("claims given up") {
+			t.Errorf("that was an anomaly\n%s", s.log())
+		}
+	})
+}
+
+// What a dead replica has read ahead died with it.
+func TestPurgeDeadReplica(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		r := s.replica(MemberConfig{})
+		s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+		r.kill()
+		s.publish(q, "ann")
+		begun := time.Now()
+		result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+		if d := time.Since(begun); err != nil || result.Waiting != 1 || d > 12*time.Second {
+			t.Errorf("after %v: %+v, %v", d, result, err)
+		}
+	})
+}
+
+// A replica that does not let go is named; then, too, it is told what was done.
+func TestPurgeStuckReplica(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		stuck := make(chan struct{})
+		r := s.readAhead(func() { <-stuck })
+		defer close(stuck)
+		s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+		s.publish(q, "ann")
+		result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+		if err == nil || !strings.Contains(err.Error(), "restart those that hold "+s.consumers(q)[0]) || result.Waiting != 1 {
+			t.Errorf("got %+v, %v", result, err)
+		}
+		s.publish(q, "ann")
+		errStop := errors.New("interrupted")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(10*time.Second, func() { cancel(errStop) })
+		if result, err = q.PurgeUser(ctx, "ann", PurgeConfig{}); !errors.Is(err, errStop) || result.Waiting != 1 {
+			t.Errorf("got %+v, %v", result, err)
+		}
+		if got := s.history(q); len(got) != 2 || !strings.Contains(got[0], "failed: replicas have not") || !strings.Contains(got[1], "stopped: interrupted") {
+			t.Errorf("the audit trail tells %q", got)
+		}
+	})
+}
+
+// Whoever waits for a replayed event learns that it was purged.
+func TestPurgeReplayed(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q, other := s.queue(nil), s.queue(nil)
+		s.letters(q, 3)
+		time.AfterFunc(10*time.Second, func() {
+			for i := range 3 {
+				if _, err := other.PurgeUser(t.Context(), fmt.Sprint("u", i), PurgeConfig{}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		if result := s.replayed(q, ReplayConfig{Wait: true}); result.Purged != 3 {
+			t.Errorf("got %+v", result)
+		}
+	})
+}
+
+// A work stream with gaps, and large, is read to its end.
+func TestPurgeWalk(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		for i := range 500 {
+			s.publish(q, fmt.Sprint("u", i%5))
+		}
+		stream, err := q.js.Stream(t.Context(), workName)
+		s.must(err)
+		for seq := uint64(1); seq <= 500; seq++ {
+			if seq%3 == 0 || seq > 100 && seq < 150 || seq < 20 || seq > 490 {
+				s.must(stream.DeleteMsg(t.Context(), seq))
+			}
+		}
+		before := s.backlog(q)
+		result, err := q.PurgeUser(t.Context(), "u2", PurgeConfig{})
+		s.must(err)
+		left := uint64(0)
+		for _, m := range s.stored(q, workName) {
+			if left++; strings.Contains(string(m.Data), `"u2"`) {
+				t.Errorf("event %d is still there", m.Sequence)
+			}
+		}
+		if result.Waiting == 0 || left+result.Waiting != before {
+			t.Errorf("%d of %d are left, %+v", left, before, result)
+		}
+	})
+}
+
+// purgeRights are what a purge needs, as its command's help says.
+var purgeRights = []string{
+	"$JS.API.STREAM.INFO.*",
+	"$JS.API.STREAM.MSG.GET.*",
+	"$JS.API.STREAM.MSG.DELETE.*",
+	"$JS.API.DIRECT.GET.*",
+	"$JS.API.CONSUMER.NAMES.USERPILOT_IDENTIFY",
+	"userpilot.identify-audit.action.>",
+	"userpilot.identify-audit.verdict.>",
+	"$KV.userpilot_identify.recall",
+	"$KV.userpilot_identify_newer.>",
+}
+
+// Whoever has these rights can purge, and nothing else is asked for; what is missing is said.
+func TestPurgeRights(t *testing.T) {
+	for i := -1; i < len(purgeRights); i++ {
+		name, rights := "all that it needs", purgeRights
+		if i >= 0 {
+			name, rights = "without "+purgeRights[i], slices.Delete(slices.Clone(purgeRights), i, i+1)
+		}
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				all, few := s.withUsers(rights)
+				admin, err := New(all, Topology{}, nil)
+				s.must(err)
+				s.must(admin.clock.read(t.Context()))
+				c := &Claim{tenure: &tenure{q: admin, created: made}, partition: "3"}
+				for seq := range uint64(2) {
+					s.must(c.Bury(t.Context(), Delivery{Sequence: seq + 1}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+				}
+				_, err = admin.Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
+				s.must(err)
+				working, stop := context.WithCancel(t.Context())
+				r, done := &reader{ahead: map[*Claim][]string{}}, make(chan error, 1)
+				go func() { done <- admin.Work(working, MemberConfig{}, r) }()
+				defer func() { stop(); <-done }()
+				s.await(10*time.Second, "read", func() bool { return len(read(r)) == 1 })
+				operator, err := New(few, Topology{}, nil)
+				s.must(err)
+				begun := time.Now()
+				result, err := operator.PurgeUser(t.Context(), "ann", PurgeConfig{})
+				if i < 0 {
+					if err != nil || result.DeadLetters != 1 || result.Waiting != 1 || result.Newer != 1 || result.Recalled != 1 {
+						t.Errorf("got %+v, %v", result, err)
+					}
+					return
+				}
+				subject := strings.TrimRight(purgeRights[i], "*>")
+				if err == nil || !strings.Contains(err.Error(), subject) || time.Since(begun) > 15*time.Second || strings.Contains(err.Error(), "ann") {
+					t.Errorf("after %v: %v", time.Since(begun), err)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,140 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// recallKey is the key by which replicas are asked to give claims back. They do so in peace, as when
+// another replica joins: calls that are under way end first, and what was read ahead is forgotten.
+//
+// Deleting their consumers would be quicker, but wrong: until a replica has noticed, another one
+// could claim its partition, and a call of the first could end after a later one of the second.
+const recallKey = "recall"
+
+// recallRecord is the stored form. A claim is named by its consumer and never comes again, so it
+// does no harm to read an old record.
+type recallRecord struct {
+	Consumers []string `json:"consumers"`
+}
+
+const (
+	// recallPatience is longer than any call, and than a replica's absence that the fleet tolerates.
+	recallPatience = 2 * time.Minute
+	// recallLook is how often it is looked whether the claims are given back.
+	recallLook = 250 * time.Millisecond
+	// recallAgain is how often the record is written: two who recall at once share it.
+	recallAgain = 5 * time.Second
+)
+
+// recall makes replicas give back what they have claimed of some partitions, and blocks until they
+// have, or are gone. It returns how many claims these were.
+func (q *Queue) recall(ctx context.Context, partitions []string) (claims uint64, err error) {
+	if len(partitions) == 0 {
+		return 0, nil
+	}
+	held, err := q.holding(ctx, partitions)
+	if err != nil {
+		return 0, err
+	}
+	left, asked := held, time.Time{}
+	for end := time.Now().Add(recallPatience); len(left) > 0; pause(ctx, recallLook) {
+		switch {
+		case ctx.Err() != nil:
+			return 0, context.Cause(ctx)
+		case time.Now().After(end):
+			return 0, fmt.Errorf("replicas have not let go of what they had read ahead within %v: restart those that hold %s, and do it again", recallPatience, strings.Join(left, ", "))
+		case time.Since(asked) > recallAgain:
+			if err := q.askBack(ctx, left); err != nil {
+				return 0, err
+			}
+			asked = time.Now()
+		}
+		if left, err = q.stillHeld(ctx, left); err != nil {
+			return 0, err
+		}
+	}
+	return uint64(len(held)), nil
+}
+
+func (q *Queue) askBack(ctx context.Context, consumers []string) error {
+	record, err := json.Marshal(recallRecord{consumers})
+	if err != nil {
+		return err
+	}
+	subject := q.topology.keySubject(recallKey)
+	if _, err := q.js.Publish(ctx, subject, record, jetstream.WithMsgTTL(recallPatience)); err != nil {
+		return fmt.Errorf("ask replicas to give claims back: %w", inSilence(ctx, subject, err))
+	}
+	return nil
+}
+
+// holding lists the consumers on some partitions.
+func (q *Queue) holding(ctx context.Context, partitions []string) (consumers []string, err error) {
+	stream, err := q.js.Stream(ctx, q.topology.StreamName())
+	if err != nil {
+		return nil, fmt.Errorf("read the stream %s: %w", q.topology.StreamName(), err)
+	}
+	list := stream.ConsumerNames(ctx)
+	for name := range list.Name() {
+		_, partition, ok := q.topology.holder(name)
+		if ok && (partition == allPartitions || slices.Contains(partitions, partition)) {
+			consumers = append(consumers, name)
+		}
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("list the consumers: %w", inSilence(ctx, "$JS.API.CONSUMER.NAMES."+q.topology.StreamName(), err))
+	}
+	return consumers, nil
+}
+
+// stillHeld lists those of the consumers that are still there and whose replica lives.
+func (q *Queue) stillHeld(ctx context.Context, consumers []string) (left []string, err error) {
+	there, err := q.holding(ctx, q.topology.partitions())
+	if err != nil {
+		return nil, err
+	}
+	bucket, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), q.topology.keySubject(memberKey+"*"))
+	if err != nil {
+		return nil, err
+	}
+	replicas, err := q.readReplicas(ctx, bucket)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range consumers {
+		id, _, _ := q.topology.holder(name)
+		if slices.Contains(there, name) && slices.ContainsFunc(replicas, func(r Replica) bool { return r.ID == id }) {
+			left = append(left, name)
+		}
+	}
+	return left, nil
+}
+
+// learnRecall gives back what this member is asked for.
+func (f *fleet) learnRecall(entry jetstream.KeyValueEntry) {
+	var record recallRecord
+	if entry.Operation() == jetstream.KeyValuePut && json.Unmarshal(entry.Value(), &record) == nil && f.recall(record.Consumers) {
+		f.m.log.Info("partitions are given back to forget what was read ahead, they are claimed anew")
+		f.due = true
+	}
+}
+
+// recall gives claims back in peace, and reports whether there are any.
+func (h *holdings) recall(consumers []string) (some bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, name := range consumers {
+		if t := h.tenures[name]; t != nil && !t.isDone() {
+			t.handBack()
+			some = true
+		}
+	}
+	return some
+}
