@@ -44,8 +44,7 @@ func blankUser(text, user string) string {
 			return out.String()
 		}
 		begin, end := at+i, at+i+len(user)
-		before, _ := utf8.DecodeLastRuneInString(text[:begin])
-		if isWord(before) || startsWord(text[end:]) {
+		if endsWord(text[:begin]) || startsWord(text[end:]) {
 			_, size := utf8.DecodeRuneInString(user)
 			at = begin + size
 			continue
@@ -143,7 +142,7 @@ func (p *patterner) word() {
 }
 
 // address returns the end of an e-mail address that begins here, or 0. It may hold what ends other
-// words.
+// words, as in "o'brien+a=b@example.com".
 func (p *patterner) address() int {
 	if !p.addresses {
 		return 0
@@ -152,7 +151,7 @@ func (p *patterner) address() int {
 	end := p.at
 	for end < len(p.text) {
 		r, size := utf8.DecodeRuneInString(p.text[end:])
-		if r == ' ' || isSpecial(r) {
+		if r == ' ' || isSpecial(r) || isQuote(r) && (!isApostrophe(r) || !endsWord(p.text[p.at:end])) {
 			break
 		}
 		if isAt(r) {
@@ -208,12 +207,11 @@ func (p *patterner) opens(r rune, at int) bool {
 	if !isQuote(r) {
 		return false
 	}
-	before, _ := utf8.DecodeLastRuneInString(p.text[:at])
-	if !isApostrophe(r) || !unicode.IsLetter(before) {
+	if !isApostrophe(r) || !endsWord(p.text[:at]) {
 		return true
 	}
 	rest := p.text[at+utf8.RuneLen(r):]
-	if before == 's' && !startsWord(rest) {
+	if p.text[at-1] == 's' && !startsWord(rest) {
 		return false
 	}
 	for _, ending := range []string{"s", "t", "d", "m", "re", "ve", "ll"} {
@@ -226,6 +224,11 @@ func (p *patterner) opens(r rune, at int) bool {
 
 func startsWord(text string) bool {
 	r, _ := utf8.DecodeRuneInString(text)
+	return isWord(r)
+}
+
+func endsWord(text string) bool {
+	r, _ := utf8.DecodeLastRuneInString(text)
 	return isWord(r)
 }
 
