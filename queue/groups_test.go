@@ -25,8 +25,10 @@ func TestFirstOfItsGroup(t *testing.T) {
 		}
 		written := s.info(a.q, kvName).State.LastSeq
 		time.Sleep(groupRenewal + time.Minute)
-		if first(a, x) || first(a, x) || first(b, x) {
-			t.Error("a group is new although it was seen yesterday")
+		for range 2 {
+			if first(a, x) || first(b, x) {
+				t.Error("a group is new although it was seen yesterday")
+			}
 		}
 		if n := s.info(a.q, kvName).State.LastSeq - written; n != 2 {
 			t.Errorf("%d renewals, want one of each replica", n)

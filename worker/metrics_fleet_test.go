@@ -25,11 +25,11 @@ func (r *replica) scrape(t *testing.T) map[string]float64 {
 	values := map[string]float64{}
 	for _, family := range families {
 		for _, m := range family.GetMetric() {
-			name := strings.TrimPrefix(family.GetName(), "identify_")
+			path := []string{strings.TrimPrefix(family.GetName(), "identify_")}
 			for _, label := range m.GetLabel() {
-				name += "/" + label.GetValue()
+				path = append(path, label.GetValue())
 			}
-			values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			values[strings.Join(path, "/")] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
 	return values
@@ -133,6 +133,8 @@ func TestMetricsOfTheLimit(t *testing.T) {
 					if got := r.scrape(t); got["rate_limit"] != test.want || got["pause_seconds"] < 30 || got["pause_seconds"] > 50 {
 						t.Errorf("the limit is %v, want %v; %v seconds of the pause are left", got["rate_limit"], test.want, got["pause_seconds"])
 					}
+				}
+				for _, r := range replicas {
 					r.stop()
 				}
 			})
