@@ -1,14 +1,16 @@
 # Everything here needs Go and make. The container tests need Docker too: without it they
 # are skipped, and "make test" says so; REQUIRE_DOCKER=1 makes them fail instead.
 
-BINARY       := bin/identify-worker
-LINT         := .bin/golangci-lint
-LINT_VERSION := v2.15.0
-VULN_VERSION := v1.9.0
-SBOM         := .bin/cyclonedx-gomod
-SBOM_VERSION := v1.10.0
-FUZZTIME     ?= 10s
-CHAOS_TIME   ?= 60s
+BINARY        := bin/identify-worker
+LINT          := .bin/golangci-lint
+LINT_VERSION  := v2.15.0
+VULN_VERSION  := v1.9.0
+SBOM          := .bin/cyclonedx-gomod
+SBOM_VERSION  := v1.10.0
+CRANE         := .bin/crane
+CRANE_VERSION := v0.22.1
+FUZZTIME      ?= 10s
+CHAOS_TIME    ?= 60s
 
 # What a build depends on besides the files, so that the same commit gives the same bytes. A copy
 # without the repository is built with these given.
@@ -32,6 +34,9 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
 PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$')
+
+# The manifests' tests are a module of their own.
+MANIFESTS := deployments/kubernetes
 
 .PHONY: help
 help: ## list the targets
@@ -70,6 +75,15 @@ load: image ## build the image and give it to Docker, as identify-worker:latest
 	docker load -i bin/image.tar
 	docker tag $(IMAGE):$(VERSION)-$$(go env GOARCH) $(IMAGE):latest
 
+.PHONY: push
+push: image $(CRANE) ## build the image and push it as IMAGE:VERSION, all platforms under one digest
+	rm -rf bin/layout && mkdir -p bin/layout && tar -xf bin/image.tar -C bin/layout
+	$(CRANE) push bin/layout $(IMAGE):$(VERSION) --image-refs bin/image.digest
+
+$(CRANE): Makefile
+	GOBIN=$(CURDIR)/.bin CGO_ENABLED=0 go install github.com/google/go-containerregistry/cmd/crane@$(CRANE_VERSION)
+	@touch $@
+
 .PHONY: sbom
 sbom: $(SBOM) build ## list what the binary is made of, bin/sbom.cdx.json (CycloneDX)
 	$(SBOM) bin -json -licenses -std -noserial -notimestamp -version $(VERSION) -output bin/sbom.cdx.json $(BINARY)
@@ -81,6 +95,7 @@ $(SBOM): Makefile
 .PHONY: test
 test: ## run all tests, those in containers too where there is Docker
 	go test $(RACE) $(PACKAGES)
+	go -C $(MANIFESTS) test ./...
 	go test -timeout 15m $(CAMPAIGN)
 	go test $(RACE) -v -timeout 15m $(CONTAINERS)
 
@@ -106,10 +121,10 @@ cover: ## show how much the tests reach, container tests aside
 
 .PHONY: lint
 lint: $(LINT) ## vet, formatting, go.mod, and golangci-lint
-	go vet ./...
+	go vet ./... && go -C $(MANIFESTS) vet ./...
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt these: $$unformatted"; exit 1; }
-	go mod tidy -diff
-	$(LINT) run
+	go mod tidy -diff && go -C $(MANIFESTS) mod tidy -diff
+	$(LINT) run && cd $(MANIFESTS) && $(CURDIR)/$(LINT) run
 
 $(LINT): Makefile
 	GOBIN=$(CURDIR)/.bin CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
@@ -118,6 +133,12 @@ $(LINT): Makefile
 .PHONY: vuln
 vuln: ## look for known vulnerabilities in the code that is reached; asks vuln.go.dev
 	CGO_ENABLED=0 go run golang.org/x/vuln/cmd/govulncheck@$(VULN_VERSION) ./...
+
+.PHONY: release-check
+release-check: ## check that this commit can be released as VERSION, and extract what is new in it
+	@grep -qx '    newTag: $(VERSION)' $(MANIFESTS)/base/kustomization.yaml || { echo "$(MANIFESTS)/base: newTag is not $(VERSION)"; exit 1; }
+	@mkdir -p bin && awk '/^## /{on=index($$2,"[$(VERSION:v%=%)]")} /^\[/{on=0} on' CHANGELOG.md >bin/release-notes.md
+	@test -s bin/release-notes.md || { echo "CHANGELOG.md: there is no section [$(VERSION:v%=%)]"; exit 1; }
 
 .PHONY: clean
 clean: ## remove what was built and measured

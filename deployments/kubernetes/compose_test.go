@@ -1,0 +1,129 @@
+package kubernetes
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+)
+
+// The other way to deploy is tested by running it, in the folder integration. Here is what a run
+// without the images of Prometheus and Grafana does not show.
+
+// composed is compose.yaml, as far as it is looked at.
+type composed struct {
+	Services map[string]struct {
+		Image       string
+		Environment map[string]string
+		Volumes     []string
+	}
+	Volumes map[string]any
+}
+
+func compose(t *testing.T) composed {
+	t.Helper()
+	var c composed
+	readYAML(t, "../compose.yaml", &c)
+	return c
+}
+
+func readYAML(t *testing.T, path string, value any) {
+	t.Helper()
+	if err := yaml.Unmarshal(file(t, path), value); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+func TestComposeImages(t *testing.T) {
+	t.Parallel()
+	c := compose(t)
+	_, version, _ := strings.Cut(string(file(t, "../../go.mod")), "github.com/nats-io/nats-server/v2 v")
+	version, _, _ = strings.Cut(version, "\n")
+	if want := "${NATS_IMAGE:-nats:" + version + "}"; c.Services["nats-1"].Image != want {
+		t.Errorf("the NATS servers are %s, want %s as in go.mod", c.Services["nats-1"].Image, want)
+	}
+	tag := regexp.MustCompile(`^\$\{[A-Z]+_IMAGE:-[a-z/-]+:([^:}]+)}$`)
+	for name, service := range c.Services {
+		m := tag.FindStringSubmatch(service.Image)
+		if own := name == "worker" || name == "userpilot"; len(m) != 2 || (m[1] == "latest") != own {
+			t.Errorf("the image of %s cannot be replaced, or is not pinned: %s", name, service.Image)
+		}
+	}
+}
+
+func TestComposeSettings(t *testing.T) {
+	t.Parallel()
+	known := help(t)
+	for variable := range compose(t).Services["worker"].Environment {
+		if variable != "USERPILOT_API_KEY" && !strings.Contains(known, "[$"+variable+"]") {
+			t.Errorf("no flag has the variable %s", variable)
+		}
+	}
+}
+
+// mounted is where a service finds a file or a folder of the repository.
+func (c composed) mounted(service, path string) string {
+	for _, volume := range c.Services[service].Volumes {
+		from, to, _ := strings.Cut(strings.TrimSuffix(volume, ":ro"), ":")
+		if within, ok := strings.CutPrefix(path, from); ok {
+			return to + within
+		}
+	}
+	return ""
+}
+
+func TestComposeFiles(t *testing.T) {
+	t.Parallel()
+	c := compose(t)
+	for name, service := range c.Services {
+		for _, volume := range service.Volumes {
+			from, _, _ := strings.Cut(volume, ":")
+			_, declared := c.Volumes[from]
+			_, err := os.Stat(filepath.Join("..", from))
+			if isFile := strings.HasPrefix(from, "./"); isFile && (err != nil || !strings.HasSuffix(volume, ":ro")) || !isFile && !declared {
+				t.Errorf("%s: the volume %s is not there, or can be written to", name, volume)
+			}
+		}
+	}
+
+	var prometheus struct {
+		RuleFiles []string `json:"rule_files"`
+		Scrapes   []struct {
+			DNS []struct{ Names []string } `json:"dns_sd_configs"`
+		} `json:"scrape_configs"`
+	}
+	readYAML(t, "../prometheus/prometheus.yaml", &prometheus)
+	if !slices.Equal(prometheus.RuleFiles, []string{"alerts.yaml"}) || c.mounted("prometheus", "./prometheus/alerts.yaml") != "/etc/prometheus/alerts.yaml" {
+		t.Errorf("Prometheus reads the rules %v", prometheus.RuleFiles)
+	}
+	if names := prometheus.Scrapes[0].DNS[0].Names; !slices.Equal(names, []string{"worker"}) {
+		t.Errorf("Prometheus scrapes %v", names)
+	}
+
+	var sources struct {
+		Datasources []struct{ UID, URL string }
+	}
+	readYAML(t, "../grafana/provisioning/datasources/prometheus.yaml", &sources)
+	if s := sources.Datasources[0]; s.URL != "http://prometheus:9090" || !bytes.Contains(file(t, "../grafana/dashboard.json"), []byte(`"uid": "`+s.UID+`"`)) {
+		t.Errorf("Grafana's source is %+v, and the dashboard has another", s)
+	}
+	var dashboards struct {
+		Providers []struct {
+			Options struct{ Path string }
+		}
+	}
+	readYAML(t, "../grafana/provisioning/dashboards/files.yaml", &dashboards)
+	board := c.mounted("grafana", "./grafana/dashboard.json")
+	if filepath.Dir(board) != dashboards.Providers[0].Options.Path || c.Services["grafana"].Environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] != board {
+		t.Errorf("the dashboard is %s, and Grafana looks in %s", board, dashboards.Providers[0].Options.Path)
+	}
+	if provisioning := c.mounted("grafana", "./grafana/provisioning"); provisioning != "/etc/grafana/provisioning" || !json.Valid(file(t, "../grafana/dashboard.json")) {
+		t.Errorf("the provisioning is %s, or the dashboard is no JSON", provisioning)
+	}
+}

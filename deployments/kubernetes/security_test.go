@@ -1,0 +1,85 @@
+package kubernetes
+
+import (
+	"strings"
+	"testing"
+
+	psa "k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+)
+
+// TestRestricted asks the code of Kubernetes' own admission.
+func TestRestricted(t *testing.T) {
+	t.Parallel()
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restricted := psa.LevelVersion{Level: psa.LevelRestricted, Version: psa.LatestVersion()}
+	for name, m := range overlays(t) {
+		template := m.deployment.Spec.Template
+		results := evaluator.EvaluatePod(restricted, &template.ObjectMeta, &template.Spec)
+		if result := policy.AggregateCheckResults(results); !result.Allowed {
+			t.Errorf("%s: %s: %s", name, result.ForbiddenReason(), result.ForbiddenDetail())
+		}
+		if level := m.namespace.Labels[psa.EnforceLevelLabel]; level != string(psa.LevelRestricted) {
+			t.Errorf("%s: the namespace enforces %q", name, level)
+		}
+		*template.Spec.Containers[0].SecurityContext.AllowPrivilegeEscalation = true
+		if policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &template.ObjectMeta, &template.Spec)).Allowed {
+			t.Error("a container that may become root is allowed: this test sees nothing")
+		}
+	}
+}
+
+// What the restricted profile does not ask for.
+func TestConfinement(t *testing.T) {
+	t.Parallel()
+	for name, m := range overlays(t) {
+		c, pod := m.container(t), m.pod()
+		if readOnly := c.SecurityContext.ReadOnlyRootFilesystem; readOnly == nil || !*readOnly {
+			t.Errorf("%s: the root file system can be written to", name)
+		}
+		if *pod.SecurityContext.RunAsUser != 65532 || *pod.SecurityContext.FSGroup != 65532 {
+			t.Errorf("%s: it runs as %+v, and the image is for 65532", name, pod.SecurityContext)
+		}
+		if token := pod.AutomountServiceAccountToken; token == nil || *token || *m.account.AutomountServiceAccountToken || pod.ServiceAccountName != m.account.Name {
+			t.Errorf("%s: it has a token for Kubernetes", name)
+		}
+	}
+}
+
+// TestSecrets looks whether secrets are files, and whether the files are there.
+func TestSecrets(t *testing.T) {
+	t.Parallel()
+	all := overlays(t)
+	all["credentials"] = withComponent(t, "nats-credentials")
+	for name, m := range all {
+		env := m.environment(t)
+		if env["USERPILOT_API_KEY"] != "" || env["USERPILOT_API_KEY_FILE"] == "" {
+			t.Errorf("%s: the key is no file", name)
+		}
+		volumes := map[string]string{} // where a Secret is mounted
+		for _, volume := range m.pod().Volumes {
+			if volume.Secret == nil || *volume.Secret.DefaultMode != 0o440 {
+				t.Errorf("%s: the volume %s is %+v", name, volume.Name, volume.VolumeSource)
+			}
+			for _, mount := range m.container(t).VolumeMounts {
+				if mount.Name == volume.Name && mount.ReadOnly && mount.SubPath == "" { // a SubPath is never updated
+					volumes[mount.MountPath+"/"] = volume.Secret.SecretName
+				}
+			}
+		}
+		for variable, file := range env {
+			if !strings.HasPrefix(file, "/") {
+				continue
+			}
+			if folder := file[:strings.LastIndex(file, "/")+1]; volumes[folder] == "" {
+				t.Errorf("%s: %s is %s, where nothing is mounted", name, variable, file)
+			}
+		}
+		if name == "credentials" && (env["NATS_CREDS"] == "" || len(volumes) != 2) {
+			t.Errorf("the component adds %v to %v", volumes, env)
+		}
+	}
+}
