@@ -87,6 +87,7 @@ type status struct {
 // TestCompose runs the file that the README tells to run: three servers, two workers and the
 // stand-in, and events through all of it.
 func TestCompose(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.up()
 	var is status
