@@ -22,6 +22,7 @@ SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)'
 RELEASE := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
+CROSS       ?= darwin/arm64 windows/amd64
 IMAGE       ?= identify-worker
 IMAGE_ARCHS ?= amd64 arm64
 
@@ -52,8 +53,9 @@ build: ## build the static binary, bin/identify-worker
 
 .PHONY: cross
 cross: ## check that it builds for macOS and Windows
-	GOOS=darwin GOARCH=arm64 $(BUILD) -o /dev/null ./cmd/identify-worker
-	GOOS=windows GOARCH=amd64 $(BUILD) -o /dev/null ./cmd/identify-worker
+	for platform in $(CROSS); do \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(BUILD) -o /dev/null ./cmd/identify-worker || exit 1; \
+	done
 
 .PHONY: image
 image: ## build the image for amd64 and arm64, bin/image.tar; needs no Docker

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
@@ -258,6 +259,11 @@ func (s *story) differences() (wrong []string) {
 // Promise 7: whatever dies and is replayed, in whatever order, however often and through whatever
 // crashes, the profile at the end is that of a model in which newer always wins, key by key.
 func TestNewerWins(t *testing.T) {
+	// Each story starts a server and several replicas. "-rapid.checks 1000" tells as many.
+	if checks := flag.Lookup("rapid.checks").Value; checks.String() == flag.Lookup("rapid.checks").DefValue {
+		defer func() { must(t, checks.Set("100")) }()
+		must(t, checks.Set("40"))
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := rapid.SliceOfN(aStep, 25, 60).Draw(rt, "steps")
 		reconnects()
