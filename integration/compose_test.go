@@ -49,7 +49,7 @@ func newStack(t *testing.T) *stack {
 
 // run runs a command of Compose and returns what it prints.
 func (s *stack) run(stdin string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.compose[0], append(s.compose[1:], args...)...)
 	var out, err bytes.Buffer
