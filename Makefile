@@ -7,6 +7,10 @@ LINT_VERSION  := v2.15.0
 VULN_VERSION  := v1.9.0
 SBOM          := .bin/cyclonedx-gomod
 SBOM_VERSION  := v1.10.0
+PROMTOOL      := .bin/promtool
+PROMETHEUS    := .bin/prometheus
+# Of the Go module: this is Prometheus 3.16.
+PROM_VERSION  := v0.316.0
 CRANE         := .bin/crane
 CRANE_VERSION := v0.22.1
 FUZZTIME      ?= 10s
@@ -115,6 +119,19 @@ bench: ## measure it against its goals; takes some minutes
 .PHONY: chaos
 chaos: ## kill and cut off a fleet of real processes for CHAOS_TIME (60s), and judge it
 	go run ./integration/chaos -duration $(CHAOS_TIME)
+
+.PHONY: alerts
+alerts: $(PROMTOOL) ## check the alert rules, and test what they fire on
+	$(PROMTOOL) check rules --lint=all --lint-fatal deployments/prometheus/alerts.yaml
+	$(PROMTOOL) test rules deployments/prometheus/alerts_test.yaml
+
+.PHONY: picture
+picture: build $(PROMETHEUS) ## record a fleet's bad day and draw the dashboard of it; takes a quarter of an hour
+	go run ./integration/dashboard -worker $(BINARY) -prometheus $(PROMETHEUS)
+
+$(PROMTOOL) $(PROMETHEUS): Makefile
+	GOBIN=$(CURDIR)/.bin CGO_ENABLED=0 go install github.com/prometheus/prometheus/cmd/$(@F)@$(PROM_VERSION)
+	@touch $@
 
 .PHONY: cover
 cover: ## show how much the tests reach, container tests aside
