@@ -87,6 +87,35 @@ func TestRunbookCommandsAreRight(t *testing.T) {
 	}
 }
 
+// Each problem that status names has its section, and no other has one there.
+func TestRunbookKnowsProblems(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("status_problem.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../deployments/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, part, _ := strings.Cut(string(text), "\n## What status says\n")
+	part, _, _ = strings.Cut(part, "\n## ")
+	named := names(regexp.MustCompile(`\badd\("(\w+)"`), string(source))
+	described := names(regexp.MustCompile(`(?m)^### (\w+)$`), part)
+	if len(named) < 9 || !slices.Equal(named, described) {
+		t.Errorf("status names %v, the runbook has %v", named, described)
+	}
+}
+
+// names are what a pattern's group matches, sorted.
+func names(pattern *regexp.Regexp, text string) (all []string) {
+	for _, m := range pattern.FindAllStringSubmatch(text, -1) {
+		all = append(all, m[1])
+	}
+	slices.Sort(all)
+	return all
+}
+
 // drill is a pipeline in which the runbook's commands are typed.
 type drill struct {
 	t   *testing.T

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -114,8 +115,8 @@ func (p *panel) field(name string) (field, error) {
 // set lays one property over the field: "unit", or "custom.axisPlacement".
 func (f *field) set(id string, value json.RawMessage) error {
 	names := strings.Split(id, ".")
-	for i := len(names) - 1; i >= 0; i-- {
-		value = fmt.Appendf(nil, "{%q:%s}", names[i], value)
+	for _, name := range slices.Backward(names) {
+		value = fmt.Appendf(nil, "{%q:%s}", name, value)
 	}
 	return json.Unmarshal(value, f)
 }

@@ -146,6 +146,7 @@ func TestTicks(t *testing.T) {
 		{0, 10, "short", []float64{0, 2.5, 5, 7.5, 10}},
 		{0, 0, "short", []float64{0, 0.25, 0.5, 0.75, 1}},
 		{0, 17, "short", []float64{0, 5, 10, 15, 20}},
+		{0, 9 * 60, "s", []float64{0, 150, 300, 450, 600}},
 		{0, 100 << 20, "bytes", []float64{0, 25 << 20, 50 << 20, 75 << 20, 100 << 20}},
 	} {
 		if got := ticks(test.low, test.high, test.unit); !slices.Equal(got, test.want) {

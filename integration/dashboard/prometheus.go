@@ -47,7 +47,7 @@ func (p prometheus) ask(ctx context.Context, query, legend string, s span) ([]se
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	var body struct {
 		Error string
 		Data  struct{ Result []rangeResult }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,12 +107,13 @@ func (s *stage) raise(ctx context.Context) (url string, err error) {
 // scrapes is Prometheus's configuration.
 func (s *stage) scrapes() string {
 	rules, _ := filepath.Abs("deployments/prometheus/alerts.yaml")
-	text := fmt.Sprintf("global: {scrape_interval: %s, evaluation_interval: %s}\nrule_files: [%q]\nscrape_configs:\n- job_name: %s\n  static_configs:\n",
+	var text strings.Builder
+	fmt.Fprintf(&text, "global: {scrape_interval: %s, evaluation_interval: %s}\nrule_files: [%q]\nscrape_configs:\n- job_name: %s\n  static_configs:\n",
 		s.step, s.step, rules, s.job)
 	for i := range s.replicas {
-		text += fmt.Sprintf("  - {targets: [%q], labels: {instance: worker-%d}}\n", s.addresses[i], i+1)
+		fmt.Fprintf(&text, "  - {targets: [%q], labels: {instance: worker-%d}}\n", s.addresses[i], i+1)
 	}
-	return text
+	return text.String()
 }
 
 func (s *stage) startReplica(ctx context.Context, i int) (err error) {

@@ -23,6 +23,8 @@ type story struct {
 	*stage
 	began time.Time
 	bad   atomic.Bool // the publisher sends what the API refuses
+
+	throttled atomic.Bool // the API has asked for its pause
 }
 
 // play publishes until the recording is over, and lets the day go bad meanwhile.
@@ -86,7 +88,7 @@ func (t *story) fault(q userpilottest.Request) userpilottest.Fault {
 	part := t.part()
 	slow := time.Duration(rand.ExpFloat64() * float64(40*time.Millisecond))
 	switch {
-	case part > 0.40 && part < 0.403:
+	case part > 0.40 && t.throttled.CompareAndSwap(false, true):
 		return userpilottest.Fault{Status: http.StatusTooManyRequests, RetryAfter: 20 * time.Second}
 	case part > 0.55 && part < 0.63:
 		return userpilottest.Fault{Status: http.StatusServiceUnavailable}

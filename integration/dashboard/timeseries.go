@@ -126,8 +126,9 @@ func (d *picture) curveOf(a box, c *curve, y func(float64) float64) {
 // times draws the axis of time.
 func (d *picture) times(a box) {
 	length := d.span.to.Sub(d.span.from)
-	every := (length / 5).Truncate(time.Minute)
-	every = max(every, time.Minute)
+	const labelWidth = 50
+	every := time.Duration(float64(length) * labelWidth / a.w).Truncate(time.Minute)
+	every += time.Minute
 	for at := d.span.from.Truncate(every).Add(every); at.Before(d.span.to); at = at.Add(every) {
 		x := a.x + a.w*float64(at.Sub(d.span.from))/float64(length)
 		d.line(x, a.y, x, a.y+a.h, gridColor, "")

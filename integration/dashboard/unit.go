@@ -67,14 +67,16 @@ func duration(seconds float64) string {
 }
 
 // ticks are round values from low to at least high, some four of them. Those of bytes are round in
-// KiB or MiB.
+// KiB or MiB, those of times in minutes, hours or days.
 func ticks(low, high float64, unit string) (values []float64) {
 	if high <= low {
 		high = low + 1
 	}
 	one := 1.0
-	for unit == "bytes" && (high-low)/one >= 1024 {
-		one *= 1024
+	for _, larger := range larger(unit) {
+		if (high-low)/larger >= 2 {
+			one = larger
+		}
 	}
 	distance := math.Pow(10, math.Floor(math.Log10((high-low)/one/4))) * one
 	for _, factor := range []float64{1, 2, 2.5, 5, 10} {
@@ -89,4 +91,15 @@ func ticks(low, high float64, unit string) (values []float64) {
 			return values
 		}
 	}
+}
+
+// larger are the sizes of a unit's larger units, each above the last.
+func larger(unit string) []float64 {
+	switch unit {
+	case "bytes":
+		return []float64{1 << 10, 1 << 20, 1 << 30}
+	case "s":
+		return []float64{60, 3600, 86400}
+	}
+	return nil
 }
