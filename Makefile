@@ -45,7 +45,7 @@ MANIFESTS := deployments/kubernetes
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build ## build it and watch it work: a stand-in API, sample events, a summary
@@ -161,4 +161,4 @@ release-check: ## check that this commit can be released as VERSION, and extract
 
 .PHONY: clean
 clean: ## remove what was built and measured
-	rm -rf bin .bin coverage.out
+	rm -rf bin .bin dist coverage.out
