@@ -68,15 +68,14 @@ func printDeadLetters(out io.Writer, letters []*nats.Msg) {
 
 // printNext shows one dead letter and the way to the real thing.
 func (d *demo) printNext(out io.Writer, letters []*nats.Msg, s *upSettings) {
-	stream := d.queue.Topology().DeadStreamName()
 	if len(letters) > 0 {
 		fmt.Fprintf(out, "\nA dead letter is the original event, with headers that say what happened. One of them:\n")
 		printMessage(out, letters[0])
 	}
 	if s.changed("store") {
-		fmt.Fprintf(out, "They stay in %s. To look at them, run `identify-worker up --store %s`\nand beside it, with the nats CLI: nats stream view %s\n", s.store, s.store, stream)
+		fmt.Fprintf(out, "They stay in %s. To look at them, run `identify-worker up --store %s`\nand beside it identify-worker dlq stats\n", s.store, s.store)
 	} else {
-		fmt.Fprintf(out, "This demo's store was temporary. With --store DIR it stays; then run `identify-worker up --store DIR`\nand beside it, with the nats CLI: nats stream view %s\n", stream)
+		fmt.Fprintf(out, "This demo's store was temporary. With --store DIR it stays; then run `identify-worker up --store DIR`\nand beside it identify-worker dlq stats\n")
 	}
 	fmt.Fprint(out, `
 To send to the real API:
