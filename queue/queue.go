@@ -83,6 +83,7 @@ type Counts struct {
 	Oldest      time.Time // when the oldest of them was stored; zero without a backlog
 	DeadLetters uint64
 	OldestDead  time.Time // when the oldest dead letter was stored; zero if there is none
+	Paused      bool      // publishing is closed while the partitions change
 }
 
 // Counts asks the server what lies in the streams. It blocks for two round trips.
@@ -95,7 +96,7 @@ func (q *Queue) Counts(ctx context.Context) (Counts, error) {
 	if err != nil {
 		return Counts{}, fmt.Errorf("read the dead-letter stream's state: %w", err)
 	}
-	return newCounts(work.CachedInfo().State, dead.CachedInfo().State), nil
+	return newCounts(work.CachedInfo(), dead.CachedInfo()), nil
 }
 
 // bucket opens the key-value bucket. It asks the server, so that a bucket that was deleted

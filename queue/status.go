@@ -15,7 +15,6 @@ import (
 type Status struct {
 	Time time.Time // the server's, when it was read
 	Counts
-	Paused     bool      // publishing is closed while the partitions change
 	Partitions int       // of the stream, the plain one not counted
 	Replicas   []Replica // alive
 	Unclaimed  []string  // partitions that no replica works
@@ -107,8 +106,8 @@ func (q *Queue) progress(ctx context.Context) (s *Status, dead *datedInfo, err e
 		return nil, nil, err
 	}
 	s = &Status{
-		Time: bucket.Time, Counts: newCounts(work.State, dead.State),
-		Partitions: partitionsOf(work.Config), Paused: isPaused(work.Config),
+		Time: bucket.Time, Counts: newCounts(&work.StreamInfo, &dead.StreamInfo),
+		Partitions: partitionsOf(work.Config),
 	}
 	if s.Replicas, err = q.readReplicas(ctx, bucket); err != nil {
 		return nil, nil, err
@@ -244,13 +243,13 @@ func (q *Queue) countDead(ctx context.Context, state jetstream.StreamState) (rea
 }
 
 // newCounts is what the streams' states say.
-func newCounts(work, dead jetstream.StreamState) Counts {
-	counts := Counts{Backlog: work.Msgs, DeadLetters: dead.Msgs}
-	if work.Msgs > 0 {
-		counts.Oldest = work.FirstTime
+func newCounts(work, dead *jetstream.StreamInfo) Counts {
+	counts := Counts{Backlog: work.State.Msgs, DeadLetters: dead.State.Msgs, Paused: isPaused(work.Config)}
+	if work.State.Msgs > 0 {
+		counts.Oldest = work.State.FirstTime
 	}
-	if dead.Msgs > 0 {
-		counts.OldestDead = dead.FirstTime
+	if dead.State.Msgs > 0 {
+		counts.OldestDead = dead.State.FirstTime
 	}
 	return counts
 }

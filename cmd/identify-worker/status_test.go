@@ -57,7 +57,7 @@ func TestProblems(t *testing.T) {
 		"an outage": {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.OutageSince = now.Add(-time.Hour) }), replica(func(r *queue.Replica) { r.OutageSince = now })}},
 			"outage", "2 replicas of 2: Userpilot seems to be down for 1h0m"},
 		"a pause":  {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "quiet", "20s are left"},
-		"closed":   {queue.Status{Replicas: []queue.Replica{well}, Paused: true}, "publishing_closed", "setup --update"},
+		"closed":   {queue.Status{Replicas: []queue.Replica{well}, Counts: queue.Counts{Paused: true}}, "publishing_closed", "setup --update"},
 		"silence":  {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Heard = now.Add(-3 * time.Second) })}}, "silent", "pod/efgh was last heard of 3s ago"},
 		"rates":    {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate.Calls = 300 })}}, "rates_differ", "300/1m (1), 600/1m (1)"},
 		"own rate": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate, r.OwnRate = queue.Rate{}, r.Rate })}}, "", ""},
