@@ -36,8 +36,8 @@ func (q *Queue) scan(ctx context.Context, stream string, from uint64) iter.Seq2[
 	return q.scanIn(ctx, stream, scanRange{from: max(from, 1)})
 }
 
-// scanIn asks for one batch while the last is handled. It stops at the first error. For the rest
-// see direct.
+// scanIn asks for one batch while the last is handled. It stops at the first error, which is not
+// that a batch after the first has no answer for a while. For the rest see direct.
 func (q *Queue) scanIn(ctx context.Context, stream string, r scanRange) iter.Seq2[*nats.Msg, error] {
 	return func(yield func(*nats.Msg, error) bool) {
 		reading, cancel := q.whileConnected(ctx)
@@ -77,9 +77,15 @@ type scanned struct {
 // readBatches reads until there is no more, an error, or the end of ctx, which it leaves to the
 // receiver to notice.
 func (q *Queue) readBatches(ctx context.Context, stream string, r scanRange, batches chan<- scanned) {
+	patience := time.Duration(0) // a stream that is missing, or may not be read, shows at once
 	for size := scanFirst; r.from > 0; size = min(size*scanGrowth, scanBatch) {
 		var b scanned
-		b.messages, r.from, b.err = q.readBatch(ctx, stream, r, size)
+		var next uint64
+		b.err = q.insist(ctx, patience, directGet(stream), func(ctx context.Context) (err error) {
+			b.messages, next, err = q.readBatch(ctx, stream, r, size)
+			return err
+		})
+		r.from, patience = next, electionPatience
 		if ctx.Err() != nil {
 			return
 		}

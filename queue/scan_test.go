@@ -110,6 +110,40 @@ func TestLettersTrimmedWhileRead(t *testing.T) {
 	})
 }
 
+// A scan waits for a server that does not answer for a while, but not for ever.
+func TestLettersPatience(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		q := s.queue(l)
+		const letters = 2 * scanBatch
+		s.bury(q, letters, Rejected)
+		for _, test := range []struct {
+			silent time.Duration
+			read   int
+		}{{electionPatience / 2, letters}, {2 * electionPatience, scanFirst * (1 + scanGrowth)}} {
+			begun, read := time.Now(), 0
+			var last error
+			for _, err := range q.DeadLetters(t.Context(), Filter{}) {
+				if last = err; err != nil {
+					break
+				}
+				if read++; read == 1 {
+					time.Sleep(time.Second) // the second batch has arrived
+					l.silent.Store(true)
+					time.AfterFunc(test.silent, func() { l.silent.Store(false) })
+				}
+			}
+			if complete := read == letters; read != test.read || (last == nil) != complete {
+				t.Errorf("silent for %v: %d letters, want %d; %v", test.silent, read, test.read, last)
+			}
+			if took := time.Since(begun); took > 2*electionPatience {
+				t.Errorf("silent for %v: it took %v", test.silent, took)
+			}
+			time.Sleep(2 * electionPatience)
+		}
+	})
+}
+
 // A scan ends with its context, and at once when the connection breaks.
 func TestLettersInterrupted(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
