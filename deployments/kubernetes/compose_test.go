@@ -1,8 +1,8 @@
 package kubernetes
 
 import (
-	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -78,6 +78,28 @@ func (c composed) mounted(service, path string) string {
 	return ""
 }
 
+// chosenSource is the type of the sources among which the dashboard lets one choose.
+func chosenSource(t *testing.T) string {
+	t.Helper()
+	var dashboard struct {
+		Templating struct {
+			List []struct {
+				Name, Type string
+				Query      any // of other types of variables, an object
+			}
+		}
+	}
+	if err := json.Unmarshal(file(t, "../grafana/dashboard.json"), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range dashboard.Templating.List {
+		if v.Name == "datasource" && v.Type == "datasource" {
+			return fmt.Sprint(v.Query)
+		}
+	}
+	return ""
+}
+
 func TestComposeFiles(t *testing.T) {
 	t.Parallel()
 	c := compose(t)
@@ -106,12 +128,16 @@ func TestComposeFiles(t *testing.T) {
 		t.Errorf("Prometheus scrapes %v", names)
 	}
 
+	// The dashboard lets one choose among sources of a type, and begins with the default one.
 	var sources struct {
-		Datasources []struct{ UID, URL string }
+		Datasources []struct {
+			Type, URL string
+			IsDefault bool
+		}
 	}
 	readYAML(t, "../grafana/provisioning/datasources/prometheus.yaml", &sources)
-	if s := sources.Datasources[0]; s.URL != "http://prometheus:9090" || !bytes.Contains(file(t, "../grafana/dashboard.json"), []byte(`"uid": "`+s.UID+`"`)) {
-		t.Errorf("Grafana's source is %+v, and the dashboard has another", s)
+	if s := sources.Datasources[0]; s.URL != "http://prometheus:9090" || !s.IsDefault || s.Type != chosenSource(t) {
+		t.Errorf("Grafana's source is %+v, and the dashboard wants a default one of type %q", s, chosenSource(t))
 	}
 	var dashboards struct {
 		Providers []struct {
