@@ -63,23 +63,25 @@ func (n *Newer) Known() bool { return n.record.Set != nil }
 func (n *Newer) Reduce(e userpilot.Event, age Age) (rest userpilot.Event, ok, known bool) {
 	known = true
 	rest, ok = e.Without(func(p userpilot.Property) userpilot.Standing {
-		if _, found := n.record.Set[pathHash(p.Path)]; !found && age.Compare(n.record.Floor) < 0 {
-			known = false
-		}
-		return n.judge(p, age)
+		standing, remembered := n.judge(p, age)
+		known = known && remembered
+		return standing
 	})
 	return rest, ok, known
 }
 
-// judge compares a property that an event of this age sets with what is known.
-func (n *Newer) judge(p userpilot.Property, age Age) userpilot.Standing {
+// judge compares a property that an event of this age sets with what is known. remembered is false
+// if a newer event may have set it before the record began, or its place in it was given up.
+func (n *Newer) judge(p userpilot.Property, age Age) (standing userpilot.Standing, remembered bool) {
+	newest, found := n.record.Set[pathHash(p.Path)]
+	remembered = found || age.Compare(n.record.Floor) >= 0
 	switch {
-	case n.record.Set[pathHash(p.Path)].Compare(age) <= 0:
-		return userpilot.Newest
+	case newest.Compare(age) <= 0:
+		return userpilot.Newest, remembered
 	case p.Path == "/company" && n.record.Company == pathHash(p.Company):
-		return userpilot.Repeated
+		return userpilot.Repeated, remembered
 	}
-	return userpilot.Superseded
+	return userpilot.Superseded, remembered
 }
 
 // Add takes in an event of this age that has been delivered, or is about to be before another one.

@@ -89,7 +89,8 @@ func (n *Newer) supersession(l *DeadLetter) (s Supersession) {
 	}
 	some := false
 	for p := range event.Properties() {
-		gone := n.judge(p, l.Origin) == userpilot.Superseded
+		standing, _ := n.judge(p, l.Origin)
+		gone := standing == userpilot.Superseded
 		s.Properties = append(s.Properties, PropertyStanding{Path: p.Path, Superseded: gone})
 		some = some || gone
 	}
