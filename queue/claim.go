@@ -33,15 +33,6 @@ type Claim struct {
 // Partition is the partition's name: a number, or "plain".
 func (c *Claim) Partition() string { return c.partition }
 
-// age is how old an event is. It cannot be newer than its place in the stream.
-func (c *Claim) age(d Delivery) Age {
-	own := c.place(d)
-	if d.Past == nil || d.Past.Forced || d.Past.Origin.Compare(own) > 0 {
-		return own
-	}
-	return d.Past.Origin
-}
-
 // place is an event's place in the stream, by which its dead letter is named.
 func (c *Claim) place(d Delivery) Age { return Age{c.created, d.Sequence} }
 

@@ -66,7 +66,7 @@ func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) 
 	}
 	msg := &nats.Msg{
 		Subject: c.q.topology.deadSubject(c.place(d)),
-		Header:  death.headers(d, c.age(d), c.partition, time.Now()),
+		Header:  death.headers(d, c.Age(d), c.partition, time.Now()),
 		Data:    body,
 	}
 	// The subject is the event's own, so "nothing may be there yet" makes this exactly

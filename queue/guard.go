@@ -138,12 +138,18 @@ func (c *Claim) Newer(ctx context.Context, userID string) (*Newer, error) {
 	return c.q.readNewer(ctx, userID)
 }
 
-// Age is how old an event of this claim is.
-func (c *Claim) Age(d Delivery) Age { return c.age(d) }
+// Age is how old an event of this claim is. It cannot be newer than its place in the stream.
+func (c *Claim) Age(d Delivery) Age {
+	own := c.place(d)
+	if d.Past == nil || d.Past.Forced || d.Past.Origin.Compare(own) > 0 {
+		return own
+	}
+	return d.Past.Origin
+}
 
 // IsLate reports whether an event is older than its place in the stream: newer ones may have been
 // delivered.
-func (c *Claim) IsLate(d Delivery) bool { return c.age(d).Compare(c.place(d)) < 0 }
+func (c *Claim) IsLate(d Delivery) bool { return c.Age(d).Compare(c.place(d)) < 0 }
 
 // Sent is an event that was delivered, as far as it was not superseded, or one that was as a whole.
 type Sent struct {
@@ -173,7 +179,7 @@ func (c *Claim) Remember(ctx context.Context, userID string, n *Newer, sent []Se
 			return dropNewer
 		}
 		for _, s := range sent {
-			age := c.age(s.Delivery)
+			age := c.Age(s.Delivery)
 			if s.Event.UserID() != "" {
 				known.Add(s.Event, age)
 			}

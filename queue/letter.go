@@ -80,7 +80,7 @@ func (l *DeadLetter) complete(t Topology) {
 	h := nats.Header(l.Header)
 	l.Letter, _ = ParseAge(strings.TrimPrefix(h.Get(jetstream.SubjectHeader), t.PlainSubject()+"-dlq."))
 	l.Partition, l.Code, l.RequestID = clean(h.Get(headerPartition)), clean(h.Get(headerCode)), clean(h.Get(headerRequestID))
-	l.Attempts, l.Replays, l.History = atoi(h.Get(headerAttempts)), replays(h), readHistory(h)
+	l.Attempts, l.Replays, l.History = atoi(h.Get(headerAttempts)), replays(h), shortHistory(h[headerHistory])
 	l.Origin = l.Letter
 	if origin, err := ParseAge(h.Get(headerOrigin)); err == nil {
 		l.Origin, l.Tracked = origin, true

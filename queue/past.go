@@ -56,7 +56,7 @@ func readPast(h nats.Header) *Past {
 		return nil
 	}
 	p := &Past{
-		Replays: replays(h), Run: clean(h.Get(headerRun)), History: readHistory(h),
+		Replays: replays(h), Run: clean(h.Get(headerRun)), History: shortHistory(h[headerHistory]),
 		Forced: h.Get(headerForced) != "", Untracked: h.Get(headerUntracked) != "",
 	}
 	p.Letter, _ = ParseAge(h.Get(headerLetter))
@@ -88,20 +88,14 @@ func (p *Past) header() nats.Header {
 }
 
 func (p *Past) writeHistory(h nats.Header) {
-	lines := p.History
-	if len(lines) > maxHistory {
-		lines = lines[len(lines)-maxHistory:]
-	}
-	for _, line := range lines {
-		h.Add(headerHistory, cut(clean(line), maxHistoryLine))
+	if lines := shortHistory(p.History); len(lines) > 0 {
+		h[headerHistory] = lines
 	}
 }
 
-func readHistory(h nats.Header) []string {
-	lines := slices.Clone(h[headerHistory])
-	if len(lines) > maxHistory {
-		lines = lines[len(lines)-maxHistory:]
-	}
+// shortHistory returns the newest of the lines, each shortened.
+func shortHistory(lines []string) []string {
+	lines = slices.Clone(lines[max(0, len(lines)-maxHistory):])
 	for i, line := range lines {
 		lines[i] = cut(clean(line), maxHistoryLine)
 	}
@@ -122,9 +116,8 @@ func replays(h nats.Header) int {
 	if len(h) == 0 {
 		return 0
 	}
-	n, err := strconv.Atoi(h.Get(headerReplays))
-	if err != nil || n < 0 || n > 1_000_000 {
-		return 0
+	if n := atoi(h.Get(headerReplays)); n <= 1_000_000 {
+		return n
 	}
-	return n
+	return 0
 }
