@@ -122,23 +122,7 @@ func TestDeadStatsOf(t *testing.T) {
 // lettersServer has so many dead letters of 1 KiB, of a tenth as many users, in 30 groups.
 func lettersServer(b *testing.B, letters int) (*embedded.Server, *Queue) {
 	b.Helper()
-	server, err := embedded.Start(embedded.Config{Dir: b.TempDir(), Listen: "127.0.0.1:0", NoSync: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(server.Shutdown)
-	nc, err := server.Connect()
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(nc.Close)
-	q, err := New(nc, Topology{}, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	if _, err := q.Setup(b.Context(), false); err != nil {
-		b.Fatal(err)
-	}
+	server, q := benchServer(b)
 	filler, died := strings.Repeat("x", 950), time.Now().Add(-time.Hour)
 	for i := range letters {
 		user := fmt.Sprintf("user-%d", i%(letters/10))

@@ -14,16 +14,15 @@ import (
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
-// benchLetters is a pipeline with so many dead letters of 1 KiB, the server in this process,
-// without syncing.
-func benchLetters(b *testing.B, letters int) *Queue {
+// benchServer has an empty pipeline, in this process and without syncing.
+func benchServer(b *testing.B) (*embedded.Server, *Queue) {
 	b.Helper()
-	s, err := embedded.Start(embedded.Config{Dir: b.TempDir(), NoSync: true})
+	server, err := embedded.Start(embedded.Config{Dir: b.TempDir(), Listen: "127.0.0.1:0", NoSync: true})
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(s.Shutdown)
-	nc, err := s.Connect()
+	b.Cleanup(server.Shutdown)
+	nc, err := server.Connect()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -35,6 +34,13 @@ func benchLetters(b *testing.B, letters int) *Queue {
 	if _, err := q.Setup(b.Context(), false); err != nil {
 		b.Fatal(err)
 	}
+	return server, q
+}
+
+// benchLetters is a pipeline with so many dead letters of 1 KiB, each of another user.
+func benchLetters(b *testing.B, letters int) *Queue {
+	b.Helper()
+	_, q := benchServer(b)
 	filler := strings.Repeat("x", 950)
 	for i := range letters {
 		age, user := Age{made, uint64(i + 1)}, fmt.Sprint("u", i)
@@ -102,7 +108,7 @@ func BenchmarkDiscard(b *testing.B) {
 // BenchmarkPurge looks for a user among 100,000 events that wait.
 func BenchmarkPurge(b *testing.B) {
 	const events = 100_000
-	q := benchLetters(b, 0)
+	_, q := benchServer(b)
 	filler := strings.Repeat("x", 950)
 	for i := range events {
 		user := fmt.Sprint("u", i)
