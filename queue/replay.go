@@ -127,7 +127,7 @@ func (s *Selection) words(match string) string {
 // progressInterval is how often it is told how far a command is.
 const progressInterval = 250 * time.Millisecond
 
-// now and then calls tell until stop is called, which waits for it, and then once more.
+// nowAndThen calls tell until stop is called, which waits for it, and then once more.
 func nowAndThen(tell func()) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {

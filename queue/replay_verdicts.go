@@ -15,8 +15,8 @@ import (
 // errLags says that a server has answered that has not got yet what another one told before.
 var errLags = fmt.Errorf("a copy of the audit trail is behind the others: %w", errTryAgain)
 
-// verdicts reads what became of letters that were replayed before, by verdictSubject. It asks for the record of this
-// run, too: whoever has not got that yet cannot tell.
+// verdicts reads what became of letters that were replayed before, by verdictSubject. It asks for
+// the record of this run, too: whoever has not got that yet cannot tell.
 func (r *replaying) verdicts(ctx context.Context, letters []*DeadLetter) (map[string]Outcome, error) {
 	t := r.q.topology
 	begun := t.begunSubject(r.result.Run)
