@@ -81,6 +81,21 @@ func (b *letterbox) open(ctx context.Context, p *program) (q *queue.Queue, shut 
 	return q, nc.Close, nil
 }
 
+// read connects to read what the filter selects, and closes the connection. reveal says whether
+// the filter may tell users' data in its errors.
+func (b *letterbox) read(ctx context.Context, p *program, filter *letterFilter, reveal bool, read func(*queue.Queue, queue.Filter) error) error {
+	query, err := filter.query(ctx, reveal)
+	if err != nil {
+		return err
+	}
+	q, shut, err := b.open(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer shut()
+	return stoppedReading(ctx, read(q, query))
+}
+
 func (b *letterbox) log(p *program) *slog.Logger { return b.logs.logger(p.stderr) }
 
 // stoppedReading says it in one word if a command was interrupted.

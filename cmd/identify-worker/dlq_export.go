@@ -38,16 +38,9 @@ It reads from NATS alone and changes nothing. The right that it needs, to publis
 	b := newLetterbox(cmd, "print JSON, an object in each line: it always does")
 	filter := newLetterFilter(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		query, err := filter.query(cmd.Context(), true)
-		if err != nil {
-			return err
-		}
-		q, shut, err := b.open(cmd.Context(), p)
-		if err != nil {
-			return err
-		}
-		defer shut()
-		return stoppedReading(cmd.Context(), exportLetters(cmd.Context(), p.stdout, q, query))
+		return b.read(cmd.Context(), p, filter, true, func(q *queue.Queue, query queue.Filter) error {
+			return exportLetters(cmd.Context(), p.stdout, q, query)
+		})
 	}
 	return cmd
 }

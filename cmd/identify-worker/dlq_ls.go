@@ -38,17 +38,10 @@ With --json it prints an object in each line:
 	b.newReveal(cmd)
 	filter := newLetterFilter(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		query, err := filter.query(cmd.Context(), b.reveal)
-		if err != nil {
-			return err
-		}
-		q, shut, err := b.open(cmd.Context(), p)
-		if err != nil {
-			return err
-		}
-		defer shut()
 		l := &letterList{out: p.stdout, mask: newMask(b.reveal, b.json), json: b.json}
-		return stoppedReading(cmd.Context(), l.all(cmd.Context(), q, query))
+		return b.read(cmd.Context(), p, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
+			return l.all(cmd.Context(), q, query)
+		})
 	}
 	return cmd
 }

@@ -36,24 +36,17 @@ Of very many groups the smallest are one at the end, without a name.`,
 	b.newReveal(cmd)
 	filter := newLetterFilter(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		query, err := filter.query(cmd.Context(), b.reveal)
-		if err != nil {
-			return err
-		}
-		q, shut, err := b.open(cmd.Context(), p)
-		if err != nil {
-			return err
-		}
-		defer shut()
-		groups, err := q.DeadStats(cmd.Context(), query)
-		if err != nil {
-			return stoppedReading(cmd.Context(), err)
-		}
-		views := newGroupViews(groups, time.Now(), newMask(b.reveal, b.json))
-		if b.json {
-			return printJSON(p.stdout, views, "  ")
-		}
-		return printGroups(p.stdout, views)
+		return b.read(cmd.Context(), p, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
+			groups, err := q.DeadStats(cmd.Context(), query)
+			if err != nil {
+				return err
+			}
+			views := newGroupViews(groups, time.Now(), newMask(b.reveal, b.json))
+			if b.json {
+				return printJSON(p.stdout, views, "  ")
+			}
+			return printGroups(p.stdout, views)
+		})
 	}
 	return cmd
 }
