@@ -237,19 +237,25 @@ func TestPanic(t *testing.T) {
 	})
 }
 
+// limitDeadLetters lets the dead-letter stream hold so many; -1 is no limit.
+func (s *sim) limitDeadLetters(messages int64) {
+	s.t.Helper()
+	js, err := jetstream.New(s.publishing)
+	must(s.t, err)
+	stream, err := js.Stream(s.t.Context(), "USERPILOT_IDENTIFY_DLQ")
+	must(s.t, err)
+	config := stream.CachedInfo().Config
+	config.MaxMsgs = messages
+	_, err = js.UpdateStream(s.t.Context(), config)
+	must(s.t, err)
+}
+
 // Promise 5: while the dead-letter stream takes nothing, the originals stay and others go on; then
 // each is stored once.
 func TestDeadLetterStreamFull(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
-		js, err := jetstream.New(s.publishing)
-		must(t, err)
-		stream, err := js.Stream(t.Context(), "USERPILOT_IDENTIFY_DLQ")
-		must(t, err)
-		full := stream.CachedInfo().Config
-		full.MaxMsgs = 1
-		_, err = js.UpdateStream(t.Context(), full)
-		must(t, err)
+		s.limitDeadLetters(1)
 		r := s.start(nil)
 		for i := range 20 {
 			s.publish(fmt.Sprintf("bad%d", i), `,"bad":1`)
@@ -265,9 +271,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 		if n := strings.Count(s.logs.String(), "dead letters cannot be stored"); n < 1 || n > 2 {
 			t.Errorf("said %d times that dead letters cannot be stored:\n%s", n, s.logs.String())
 		}
-		full.MaxMsgs = -1
-		_, err = js.UpdateStream(t.Context(), full)
-		must(t, err)
+		s.limitDeadLetters(-1)
 		s.drain(5 * time.Minute)
 		r.stop()
 		s.ledger.check(s)

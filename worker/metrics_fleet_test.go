@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -76,14 +75,7 @@ func TestMetricsWithoutNATS(t *testing.T) {
 func TestMetricsOfAFullDeadLetterStream(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
-		js, err := jetstream.New(s.publishing)
-		must(t, err)
-		stream, err := js.Stream(t.Context(), "USERPILOT_IDENTIFY_DLQ")
-		must(t, err)
-		config := stream.CachedInfo().Config
-		config.MaxMsgs = 1
-		_, err = js.UpdateStream(t.Context(), config)
-		must(t, err)
+		s.limitDeadLetters(1)
 		r := s.start(nil)
 		for i := range 3 {
 			s.publish(fmt.Sprintf("bad%d", i), `,"bad":1`)
@@ -93,9 +85,7 @@ func TestMetricsOfAFullDeadLetterStream(t *testing.T) {
 		if failures < 2*4 { // two events, and pauses of a minute at most
 			t.Errorf("%v failures in five minutes", failures)
 		}
-		config.MaxMsgs = -1
-		_, err = js.UpdateStream(t.Context(), config)
-		must(t, err)
+		s.limitDeadLetters(-1)
 		s.drain(5 * time.Minute)
 		failures = r.scrape(t)["dead_letter_failures_total"]
 		time.Sleep(5 * time.Minute)
