@@ -47,10 +47,12 @@ func (s *sim) selected(q *Queue, f Filter, c SelectConfig) *Selection {
 	return selection
 }
 
-// replayed selects all dead letters and replays them.
+// replayed selects all dead letters and replays them. A verdict that never comes is an error.
 func (s *sim) replayed(q *Queue, c ReplayConfig) *ReplayResult {
 	s.t.Helper()
-	result, err := q.Replay(s.t.Context(), s.selected(q, Filter{}, SelectConfig{}), c)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Minute)
+	defer cancel()
+	result, err := q.Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), c)
 	s.must(err)
 	return result
 }
