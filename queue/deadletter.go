@@ -115,6 +115,7 @@ func (x Death) headers(d Delivery, age Age, partition string, now time.Time) nat
 	if x.User != "" {
 		set(headerOrigin, age.String()) // and with it the promise that newer events are tracked
 	}
+	d.Trace.write(h)
 	if d.Past != nil {
 		number(headerReplays, d.Past.Replays)
 		d.Past.writeHistory(h)

@@ -12,6 +12,7 @@ type Delivery struct {
 	Sequence  uint64    // in the work stream
 	Published time.Time // when the stream stored it
 	Past      *Past     // of a replay; nil for an event that was never dead
+	Trace     *Trace    // nil for an event that was published without
 	Body      []byte    // the publisher's bytes; nil once the worker has let go of them
 
 	reply string // where to acknowledge

@@ -44,5 +44,5 @@ func WithExport(header map[string][]string) (PublishOption, error) {
 	l.complete(Topology{})
 	l.Origin, l.Tracked = origin, h.Get(headerUntracked) == ""
 	past := sending{letter: l}.past("", false)
-	return withPast(past, l.Partition), nil
+	return withPast(past, l), nil
 }

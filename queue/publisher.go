@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/identify-worker/identify-worker/userpilot"
@@ -51,6 +52,10 @@ type PublisherConfig struct {
 	// Retry is how long an event is tried, always under the same message id, when the
 	// server does not answer; from the call on. Default 30 s.
 	Retry time.Duration
+	// Tracer makes a span of each publication, which travels on in the event's headers. Without
+	// one, there are spans where an event is published with a context that has a span, made by
+	// that span's own provider.
+	Tracer trace.Tracer
 }
 
 // Publisher publishes events and knows of each whether it was stored. It is safe for
@@ -65,6 +70,8 @@ type PublisherConfig struct {
 //     under way and only the first lost, its second try would come after the newer.
 //     Events of different users wait only for the window.
 //   - It starts no goroutine that outlives [Publisher.Close].
+//   - The span of the context that an event is published with goes along in the headers
+//     traceparent and tracestate. Its children here end with the acknowledgement.
 type Publisher struct {
 	q         *Queue
 	retry     time.Duration
@@ -73,6 +80,8 @@ type Publisher struct {
 	window    *semaphore.Weighted
 	subscribe func() error
 	receipt   string // how the usual acknowledgement begins
+	tracer    trace.Tracer
+	spanName  string
 
 	// mu is held while sending, so that what is decided about an event is still true when
 	// it goes out. NATS copies the event into its buffer under a lock of its own anyhow.
@@ -104,6 +113,8 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 		unit:     max(1, unacknowledgedBytes/int64(c.Window)),
 		inbox:    q.nc.NewInbox() + ".",
 		receipt:  fmt.Sprintf(`{"stream":%q,"seq":`, q.topology.StreamName()),
+		tracer:   c.Tracer,
+		spanName: "publish " + q.topology.PlainSubject(),
 		header:   nats.Header{nats.MsgIdHdr: {""}},
 		flights:  make(map[uint64]*flight),
 		youngest: make(map[string]*flight),
@@ -130,10 +141,13 @@ func WithMessageID(id string) PublishOption {
 	return func(p *publication) { p.id = id }
 }
 
-// withPast publishes a replayed event, into the plain partition if it died there: else it could
-// overtake what its user's publisher still sends that way.
-func withPast(past *Past, partition string) PublishOption {
-	return func(p *publication) { p.header, p.plain = past.header(), partition == plainPartition }
+// withPast publishes the event of a letter, into the plain partition if it died there: else it could
+// overtake what its user's publisher still sends that way. It stays in its trace.
+func withPast(past *Past, l *DeadLetter) PublishOption {
+	return func(p *publication) {
+		p.header, p.plain = past.header(), l.Partition == plainPartition
+		readTrace(l.Header).write(p.header)
+	}
 }
 
 // Receipt says that the server has stored an event.
@@ -194,17 +208,27 @@ func (p *Publisher) publishEvent(ctx context.Context, event userpilot.Event, opt
 	if err != nil {
 		return nil, err
 	}
-	if err := p.subscribe(); err != nil {
-		return nil, err
-	}
-	if err := p.window.Acquire(ctx, f.weight); err != nil {
-		return nil, fmt.Errorf("wait for earlier events to be acknowledged: %w", err)
-	}
-	if err := p.admit(f); err != nil {
-		p.window.Release(f.weight)
+	p.trace(ctx, f)
+	if err := p.begin(ctx, f); err != nil {
+		f.endTrace(err)
 		return nil, err
 	}
 	return &f.result, nil
+}
+
+// begin sends f, or puts it behind its user's last event, as soon as the window has room.
+func (p *Publisher) begin(ctx context.Context, f *flight) error {
+	if err := p.subscribe(); err != nil {
+		return err
+	}
+	if err := p.window.Acquire(ctx, f.weight); err != nil {
+		return fmt.Errorf("wait for earlier events to be acknowledged: %w", err)
+	}
+	if err := p.admit(f); err != nil {
+		p.window.Release(f.weight)
+		return err
+	}
+	return nil
 }
 
 // Flush blocks until all events that were published before have been acknowledged or

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
 )
 
 const (
@@ -31,6 +32,7 @@ type flight struct {
 	id       string
 	fresh    bool        // the id is our own
 	header   nats.Header // nil for the id alone
+	span     trace.Span  // nil for none
 	body     []byte
 	weight   int64
 	deadline time.Time
@@ -131,6 +133,7 @@ func (p *Publisher) land(f *flight, receipt Receipt, err error) (next *flight) {
 		delete(p.youngest, f.user)
 	}
 	f.body, f.header, f.user, f.subject, f.id = nil, nil, "", "", "" // the caller may keep the result for long
+	f.endTrace(err)
 	f.result.receipt, f.result.err = receipt, err
 	close(f.result.done)
 	p.release(f.weight)

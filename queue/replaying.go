@@ -224,7 +224,7 @@ func (r *replaying) send(ctx context.Context, s sending, finish func(func(contex
 	}
 	l := s.letter
 	result, err := r.publisher.publishEvent(ctx, s.event,
-		WithMessageID("replay."+l.Letter.String()), withPast(s.past(r.result.Run, r.s.config.Force), l.Partition))
+		WithMessageID("replay."+l.Letter.String()), withPast(s.past(r.result.Run, r.s.config.Force), l))
 	if err != nil {
 		return err
 	}

@@ -171,7 +171,7 @@ func (t *tenure) deliver(h Handler, m jetstream.Msg) {
 	}
 	t.next++
 	t.delivered.Store(at.stream)
-	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data(), Past: readPast(m.Headers()), reply: m.Reply()})
+	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data(), Past: readPast(m.Headers()), Trace: readTrace(m.Headers()), reply: m.Reply()})
 }
 
 // watch fails the claims when their membership lapses, the connection is another one or a

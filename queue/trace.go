@@ -1,0 +1,192 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Headers that tell an event's trace, as W3C's Trace Context names them. The header names of NATS
+// tell capitals apart: the second form is what libraries write that take them for HTTP's.
+const (
+	headerTraceParent = "traceparent"
+	headerTraceState  = "tracestate"
+
+	httpTraceParent = "Traceparent"
+	httpTraceState  = "Tracestate"
+)
+
+// What is kept of these headers. A traceparent of today has 55 bytes; later versions may add to it.
+// Of a tracestate 512 bytes have to be passed on, and a part of one is worth nothing.
+const (
+	minTraceParent = 55
+	maxTraceParent = 128
+	maxTraceState  = 512
+)
+
+// Trace is the trace that an event belongs to: its publisher's W3C trace context, as the headers of
+// its message tell it. A nil Trace is none.
+type Trace struct{ parent, state string }
+
+// readTrace reads the headers of an event or of its dead letter. They may come from anyone: what is
+// kept is bounded, and whether it means anything is found out by who needs it. It allocates nothing
+// for an event without a trace.
+func readTrace(h nats.Header) *Trace {
+	parent := oneOf(h, headerTraceParent, httpTraceParent)
+	if len(parent) < minTraceParent || len(parent) > maxTraceParent {
+		return nil
+	}
+	// Cloned, as they would keep the message's whole header in memory.
+	t := &Trace{parent: strings.Clone(parent)}
+	if state := oneOf(h, headerTraceState, httpTraceState); len(state) <= maxTraceState {
+		t.state = strings.Clone(state)
+	}
+	return t
+}
+
+func oneOf(h nats.Header, names ...string) string {
+	for _, name := range names {
+		if values := h[name]; len(values) > 0 {
+			return values[0]
+		}
+	}
+	return ""
+}
+
+// write puts the trace into the header of a message.
+func (t *Trace) write(h nats.Header) {
+	if t == nil {
+		return
+	}
+	h.Set(headerTraceParent, clean(t.parent))
+	if t.state != "" {
+		h.Set(headerTraceState, clean(t.state))
+	}
+}
+
+// Size is what the trace takes of the memory, in bytes, about.
+func (t *Trace) Size() int {
+	if t == nil {
+		return 0
+	}
+	return len(t.parent) + len(t.state) + 48
+}
+
+// SpanContext is the span under which the event was published. It is not valid where there is no
+// trace, or its headers say nothing that W3C's Trace Context knows.
+func (t *Trace) SpanContext() trace.SpanContext {
+	if t == nil {
+		return trace.SpanContext{}
+	}
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier{t}))
+}
+
+// carrier is a Trace as OpenTelemetry reads and writes it.
+type carrier struct{ *Trace }
+
+func (c carrier) Keys() []string { return []string{headerTraceParent, headerTraceState} }
+
+func (c carrier) Get(key string) string {
+	switch key {
+	case headerTraceParent:
+		return c.parent
+	case headerTraceState:
+		return c.state
+	}
+	return ""
+}
+
+func (c carrier) Set(key, value string) {
+	switch key {
+	case headerTraceParent:
+		c.parent = value
+	case headerTraceState:
+		c.state = value
+	}
+}
+
+// tracerName is the instrumentation scope of the publisher's spans.
+const tracerName = "github.com/identify-worker/identify-worker/queue"
+
+// trace begins the span of a publication, and puts it into the event's headers. An event that brings
+// a trace along, as a replay does, stays in that one.
+//
+// The span is made by whoever has made the span in ctx. So an application has nothing to configure
+// here, and one without traces pays for a look into ctx.
+func (p *Publisher) trace(ctx context.Context, f *flight) {
+	tracer := p.tracer
+	if tracer == nil {
+		parent := trace.SpanFromContext(ctx)
+		if !parent.SpanContext().IsValid() {
+			return
+		}
+		tracer = parent.TracerProvider().Tracer(tracerName)
+	}
+	if f.header[headerTraceParent] != nil {
+		return
+	}
+	ctx, span := tracer.Start(ctx, p.spanName, trace.WithSpanKind(trace.SpanKindProducer))
+	var t Trace
+	propagation.TraceContext{}.Inject(ctx, carrier{&t})
+	if t.parent == "" {
+		return
+	}
+	if f.header == nil {
+		f.header = nats.Header{}
+	}
+	t.write(f.header)
+	if !span.IsRecording() {
+		return
+	}
+	f.span = span
+	// Neither the subject nor the message's id: both may hold the user's.
+	span.SetAttributes(
+		attribute.String("messaging.system", "nats"),
+		attribute.String("messaging.operation.name", "publish"),
+		attribute.String("messaging.operation.type", "send"),
+		attribute.String("messaging.destination.name", p.q.topology.PlainSubject()),
+		attribute.Int("messaging.message.body.size", len(f.body)),
+	)
+}
+
+// endTrace ends the span of a publication, if there is one.
+func (f *flight) endTrace(err error) {
+	if f.span == nil {
+		return
+	}
+	if err != nil {
+		kind := errorType(err)
+		f.span.SetAttributes(attribute.String("error.type", kind))
+		f.span.SetStatus(codes.Error, kind)
+	}
+	f.span.End()
+	f.span = nil
+}
+
+// errorType names an error of a publication without its text, which may be anyone's.
+func errorType(err error) string {
+	for _, known := range []struct {
+		err  error
+		name string
+	}{
+		{ErrNoStream, "no_stream"},
+		{ErrStreamFull, "stream_full"},
+		{ErrEventTooLarge, "event_too_large"},
+		{ErrNotPermitted, "not_permitted"},
+		{ErrNoAnswer, "no_answer"},
+		{ErrPublisherClosed, "publisher_closed"},
+		{context.Canceled, "canceled"},
+		{context.DeadlineExceeded, "timeout"},
+	} {
+		if errors.Is(err, known.err) {
+			return known.name
+		}
+	}
+	return "_OTHER"
+}
