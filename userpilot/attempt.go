@@ -22,26 +22,33 @@ import (
 // A [ClientConfig.Transport] that does not call httptrace's WroteHeaders hook before
 // it writes gets only the first check.
 func (c *Client) IdentifyGuarded(ctx context.Context, body []byte, guard func() error) error {
+	_, err := c.IdentifyAnswered(ctx, body, guard)
+	return err
+}
+
+// IdentifyAnswered is [Client.IdentifyGuarded] for who wants to know which 2xx it was. The
+// status is that of the answer, and 0 if there is none.
+func (c *Client) IdentifyAnswered(ctx context.Context, body []byte, guard func() error) (status int, err error) {
 	if len(body) == 0 {
-		return &Failure{Err: errEmptyBody}
+		return 0, &Failure{Err: errEmptyBody}
 	}
 	if guard == nil {
 		guard = func() error { return nil }
 	}
 	if err := guard(); err != nil {
-		return &Failure{Err: err}
+		return 0, &Failure{Err: err}
 	}
 	key := c.key.Load()
 	a := newAttempt(body, guard)
 	resp, err := c.transport.RoundTrip(a.request(ctx, c.request, key.header))
 	if err != nil {
-		return a.failure(ctx, err, c.traced)
+		return 0, a.failure(ctx, err, c.traced)
 	}
 	if isSuccess(resp.StatusCode) {
 		discard(resp)
-		return nil
+		return resp.StatusCode, nil
 	}
-	return refusal(resp, key.key)
+	return resp.StatusCode, refusal(resp, key.key)
 }
 
 var errEmptyBody = errors.New("body: is empty")

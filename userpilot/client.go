@@ -106,6 +106,9 @@ func (c *Client) SetKey(key Key) {
 // KeyFingerprint returns the [Key.Fingerprint] of the key in use.
 func (c *Client) KeyFingerprint() string { return c.key.Load().key.Fingerprint() }
 
+// URL is where identifies go.
+func (c *Client) URL() string { return c.request.URL.String() }
+
 // CloseIdleConnections closes the connections that no attempt is using.
 func (c *Client) CloseIdleConnections() {
 	if t, ok := c.transport.(interface{ CloseIdleConnections() }); ok {

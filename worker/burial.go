@@ -62,8 +62,12 @@ func (w *Worker) buryHead(l *lane) {
 	w.mu.Unlock()
 	err, first := errNotNow, false
 	if !closed {
+		begun := time.Now()
 		ctx, cancel := context.WithTimeout(p.claim.Context(), burialTimeout)
 		if err = p.claim.Bury(ctx, x.delivery, x.body(), *x.death); err == nil {
+			if w.traces != nil {
+				w.traces.died(&x, p.claim.Partition(), begun)
+			}
 			first = w.isNews(ctx, p.claim, *x.death)
 		}
 		cancel()

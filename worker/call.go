@@ -20,6 +20,12 @@ type call struct {
 	probe      bool
 	begun      time.Time
 
+	asked   time.Time     // when Userpilot was; zero if it was not
+	took    time.Duration // until the answer
+	status  int           // of the answer; known for traces alone
+	failure error         // what the answer was
+	traced  []*traced     // of the events; nil without traces
+
 	oneEvent    [1]userpilot.Event // most calls hold one: no slices of their own for it
 	oneDelivery [1]queue.Delivery
 }
@@ -50,6 +56,9 @@ func (w *Worker) send() {
 		if v != delivered && c.lane.partition.claim.Context().Err() != nil {
 			v = notSent // cut off by the lapse of our membership: nobody's failure
 		}
+		if w.traces != nil {
+			w.traces.called(c, v)
+		}
 		w.mu.Lock()
 		w.ended(c, v, err)
 		w.mu.Unlock()
@@ -68,6 +77,7 @@ func (w *Worker) attempt(c *call) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = &panicError{r}
+			c.failure = err
 		}
 	}()
 	claim := c.lane.partition.claim
@@ -84,17 +94,28 @@ func (w *Worker) attempt(c *call) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)
 	defer cancel()
-	begun := time.Now()
-	err = w.config.Client.IdentifyGuarded(ctx, body, func() error {
+	c.failure = w.identify(ctx, c, body, func() error {
 		if c.slot.Void() || claim.Certain() != nil {
 			return errNotNow
 		}
 		return nil
 	})
-	w.metrics.called(err, time.Since(begun))
-	if err == nil && c.newer != nil {
+	w.metrics.called(c.failure, c.took)
+	if c.failure == nil && c.newer != nil {
 		return w.remember(c)
 	}
+	return c.failure
+}
+
+// identify asks Userpilot.
+func (w *Worker) identify(ctx context.Context, c *call, body []byte, guard func() error) (err error) {
+	c.asked = time.Now()
+	if w.traces != nil && w.traces.client != nil {
+		c.status, err = w.traces.client.IdentifyAnswered(ctx, body, guard)
+	} else {
+		err = w.config.Client.IdentifyGuarded(ctx, body, guard)
+	}
+	c.took = time.Since(c.asked)
 	return err
 }
 

@@ -127,7 +127,11 @@ func (w *Worker) pop(slot queue.Slot) *call {
 	l.partition.busy++
 	w.sending.add(1, now)
 	w.gate.probing = admission == probe
-	return newCall(l, l.take(!w.config.NoCoalesce), slot, admission == probe)
+	c := newCall(l, l.take(!w.config.NoCoalesce), slot, admission == probe)
+	if w.traces != nil {
+		c.traced = l.traced(c.n())
+	}
+	return c
 }
 
 // next takes lanes from the queue until one may be called for.

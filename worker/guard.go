@@ -45,6 +45,9 @@ func (w *Worker) check(l *lane) {
 		ctx, cancel := context.WithTimeout(p.claim.Context(), guardTimeout)
 		defer cancel()
 		found, err := compare(ctx, p.claim, l.user, events)
+		if err == nil && w.traces != nil {
+			w.traces.superseded(events[:len(found.gone)], p.claim.Partition())
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		p.ended(&p.busy)

@@ -32,9 +32,13 @@ type waiting struct {
 	event    *userpilot.Event
 	rest     *userpilot.Event // what is left to say of a late event; nil is all of it
 	death    *queue.Death     // set: it goes to its grave without a call
+	traced   *traced          // nil before its first call, and without traces
 }
 
 func (x *waiting) inMemory() bool { return x.event != nil || x.death != nil }
+
+// stub is what it costs in memory without its body.
+func (x *waiting) stub() int64 { return stubBytes + int64(x.delivery.Trace.Size()) }
 
 // What an event costs in memory, besides its body: in the lane, and while it is loaded.
 const (
@@ -80,7 +84,7 @@ func (l *lane) head() *waiting { return &l.events[0] }
 func (l *lane) push(x waiting, size int, share int64) {
 	keep := l.loaded == len(l.events) &&
 		(l.loaded == 0 || l.bodies+int64(size) <= share || x.delivery.Sequence <= l.reach)
-	l.bytes += stubBytes
+	l.bytes += x.stub()
 	if keep {
 		l.loaded++
 		l.account(size)
@@ -109,7 +113,7 @@ func (l *lane) account(size int) {
 func (l *lane) drop(n int) {
 	for i := range l.events[:n] {
 		l.release(&l.events[i])
-		l.bytes -= stubBytes
+		l.bytes -= l.events[i].stub()
 	}
 	clear(l.events[:n])
 	l.events = l.events[n:]

@@ -20,6 +20,11 @@ const (
 	panicked          // the worker panicked on the events
 )
 
+// String names it for spans.
+func (v verdict) String() string {
+	return [...]string{"delivered", "rejected", "retry", "throttled", "held", "cut_off", "panic"}[v]
+}
+
 // judge is the table of answers. err is what a Caller returned.
 func judge(err error) verdict {
 	if err == nil {

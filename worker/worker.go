@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/identify-worker/identify-worker/queue"
 )
 
@@ -42,6 +44,9 @@ type Config struct {
 	Key        func() string      // fingerprint of the API key in use, for operators; must not block
 	KeyChanged <-chan struct{}    // a receive ends a hold's wait: there is a new key
 	Log        *slog.Logger       // default discards
+
+	Tracer trace.Tracer // makes spans of what events wait for, of calls and of deaths; nil makes none
+	URL    string       // that Client calls, for spans
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -88,6 +93,7 @@ type Worker struct {
 	limiter limiter
 	metrics *metrics
 	gauges  gauges
+	traces  *traces // nil without a tracer
 	counts  atomic.Pointer[queue.Counts]
 	resting stopwatch // the dispatcher's: it waits for work, for the gate or for a token
 	looked  time.Time // when the dispatcher last looked for work; its own
@@ -124,7 +130,7 @@ func New(config Config) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(), resting: newStopwatch(),
+		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), resting: newStopwatch(),
 		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call),
 		wake: make(chan struct{}, 1), digging: make(chan struct{}, 1), stopping: make(chan struct{}), news: make(chan struct{}, 1),
 		partitions: map[*queue.Claim]*partition{},

@@ -1,0 +1,227 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// traces makes the spans of events. A worker without a tracer has none of it.
+//
+// Spans are made when what they tell of is over, with the times that it had: nothing is sent to
+// Userpilot that would need them earlier, and only then is it known that there was a call at all.
+// What they say is of closed sets, and numbers: never a user, a property, or what Userpilot says.
+type traces struct {
+	tracer   trace.Tracer
+	client   answerer // nil: a 2xx is not known to the digit
+	subject  string   // of plain events: those of keyed ones hold the user
+	wait     string   // names of spans
+	bury     string
+	endpoint []attribute.KeyValue
+}
+
+// answerer is a [Caller] that tells the status of each answer, 0 where there was none.
+type answerer interface {
+	IdentifyAnswered(ctx context.Context, body []byte, guard func() error) (status int, err error)
+}
+
+// maxLinks bounds the events that a call's span names besides the one that it belongs to.
+const maxLinks = 128
+
+// traced is what there is of an event's trace once it has been called for. It belongs to the call that
+// is in flight, or else to the worker's mutex.
+type traced struct {
+	wait  trace.SpanContext // its own, which is over
+	calls int               // that it was in
+}
+
+func newTraces(c *Config) *traces {
+	if c.Tracer == nil {
+		return nil
+	}
+	subject := c.Queue.Topology().PlainSubject()
+	t := &traces{tracer: c.Tracer, subject: subject, wait: "wait " + subject, bury: "bury " + subject + "-dlq"}
+	t.client, _ = c.Client.(answerer)
+	if u, err := url.Parse(c.URL); err == nil && u.Hostname() != "" {
+		port, err := strconv.Atoi(u.Port())
+		if err != nil {
+			port = map[string]int{"http": 80, "https": 443}[u.Scheme]
+		}
+		t.endpoint = []attribute.KeyValue{
+			attribute.String("url.full", c.URL),
+			attribute.String("server.address", u.Hostname()),
+			attribute.Int("server.port", port),
+		}
+	}
+	return t
+}
+
+// traced lists what is known of the traces of a lane's first events. The worker's mutex is held.
+func (l *lane) traced(n int) []*traced {
+	all := make([]*traced, n)
+	for i := range all {
+		if x := &l.events[i]; x.traced == nil {
+			x.traced = &traced{}
+		}
+		all[i] = l.events[i].traced
+	}
+	return all
+}
+
+// waited begins the span of an event's wait, from its publication to end.
+func (t *traces) waited(d queue.Delivery, partition string, end time.Time) trace.Span {
+	begun := d.Published
+	if begun.After(end) { // by the server's clock
+		begun = end
+	}
+	ctx := trace.ContextWithRemoteSpanContext(context.Background(), d.Trace.SpanContext())
+	_, span := t.tracer.Start(ctx, t.wait, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(begun))
+	if span.IsRecording() {
+		span.SetAttributes(
+			attribute.String("messaging.system", "nats"),
+			attribute.String("messaging.operation.name", "wait"),
+			attribute.String("messaging.operation.type", "process"),
+			attribute.String("messaging.destination.name", t.subject),
+			attribute.String("messaging.destination.partition.id", partition),
+			attribute.Int64("identify.sequence", int64(d.Sequence)),
+		)
+		if d.Past != nil {
+			span.SetAttributes(attribute.Int("identify.replays", d.Past.Replays))
+		}
+	}
+	return span
+}
+
+// called makes the spans of a call that was made: that of the call, and those of the waits that it has
+// ended. A call of several events belongs to the first of them whose trace is recorded, and it and the
+// others' waits name each other by links.
+func (t *traces) called(c *call, v verdict) {
+	if c.asked.IsZero() || judge(c.failure) == notSent {
+		return // nothing was sent: they still wait
+	}
+	events := c.traced[:c.n()]
+	waits := make([]trace.Span, len(events)) // nil: it was over before
+	for i, e := range events {
+		if !e.wait.IsValid() {
+			waits[i] = t.waited(c.deliveries[i], c.lane.partition.claim.Partition(), c.asked)
+			e.wait = waits[i].SpanContext()
+		}
+	}
+	owner := max(0, slices.IndexFunc(events, func(e *traced) bool { return e.wait.IsSampled() }))
+	call := t.call(c, events, owner, v)
+	for i, e := range events {
+		e.calls++
+		if waits[i] == nil {
+			continue
+		}
+		if i != owner && call.SpanContext().IsSampled() {
+			waits[i].AddLink(trace.Link{SpanContext: call.SpanContext()})
+		}
+		waits[i].End(trace.WithTimestamp(c.asked))
+	}
+	call.End(trace.WithTimestamp(c.asked.Add(c.took)))
+}
+
+// call begins the span of a call.
+func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Span {
+	var links []trace.Link
+	for i, e := range events {
+		if i != owner && e.wait.IsSampled() && len(links) < maxLinks {
+			links = append(links, trace.Link{SpanContext: e.wait})
+		}
+	}
+	ctx := trace.ContextWithSpanContext(context.Background(), events[owner].wait)
+	_, span := t.tracer.Start(ctx, "POST /v1/identify", trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(c.asked), trace.WithLinks(links...))
+	if !span.IsRecording() {
+		return span
+	}
+	span.SetAttributes(t.endpoint...)
+	span.SetAttributes(attribute.String("http.request.method", http.MethodPost), attribute.String("identify.verdict", v.String()))
+	if c.status != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", c.status))
+	}
+	if n := events[owner].calls; n > 0 {
+		span.SetAttributes(attribute.Int("http.request.resend_count", n))
+	}
+	if len(events) > 1 {
+		span.SetAttributes(attribute.Int("messaging.batch.message_count", len(events)))
+	}
+	if c.failure != nil {
+		span.SetAttributes(attribute.String("error.type", errorType(c.failure)))
+		span.SetStatus(codes.Error, v.String())
+	}
+	return span
+}
+
+// died makes the span that ends the trace of an event whose dead letter is stored, with what its burial
+// took. Where it was never called for, its wait has ended with the burial.
+func (t *traces) died(x *waiting, partition string, begun time.Time) {
+	wait := x.over(t, partition, begun)
+	ctx := trace.ContextWithSpanContext(context.Background(), wait)
+	_, span := t.tracer.Start(ctx, t.bury, trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(begun))
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(
+		attribute.String("messaging.system", "nats"),
+		attribute.String("messaging.operation.name", "bury"),
+		attribute.String("messaging.operation.type", "send"),
+		attribute.String("messaging.destination.name", t.subject+"-dlq"),
+		attribute.String("error.type", string(x.death.Reason)),
+		attribute.Int("identify.attempts", x.death.Attempts),
+	)
+	if x.death.Status != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", x.death.Status))
+	}
+	span.SetStatus(codes.Error, "dead letter: "+string(x.death.Reason))
+	span.End()
+}
+
+// over is the span of an event's wait. If that has not ended yet it ends now, with these attributes.
+func (x *waiting) over(t *traces, partition string, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
+	if x.traced != nil && x.traced.wait.IsValid() {
+		return x.traced.wait
+	}
+	span := t.waited(x.delivery, partition, now)
+	span.SetAttributes(attributes...)
+	span.End(trace.WithTimestamp(now))
+	return span.SpanContext()
+}
+
+// superseded ends the waits of events that need no call.
+func (t *traces) superseded(events []waiting, partition string) {
+	now := time.Now()
+	for i := range events {
+		events[i].over(t, partition, now, attribute.String("identify.outcome", string(queue.OutcomeSuperseded)))
+	}
+}
+
+// errorType names a failure without its text.
+func errorType(err error) string {
+	f, ok := errors.AsType[*userpilot.Failure](err)
+	switch {
+	case ok && f.Status != 0:
+		return strconv.Itoa(f.Status)
+	case errors.As(err, new(*panicError)):
+		return "panic"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	case errors.As(err, new(*net.DNSError)):
+		return "dns"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	}
+	return "connection"
+}
