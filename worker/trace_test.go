@@ -29,7 +29,9 @@ func newRecorder() *recorder {
 	return &recorder{spans, sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test")}
 }
 
-func (r *recorder) traced(c *worker.Config) { c.Tracer, c.URL = r.tracer, "https://api.test/v1/identify" }
+func (r *recorder) traced(c *worker.Config) {
+	c.Tracer, c.URL = r.tracer, "https://api.test/v1/identify"
+}
 
 // named lists spans in the order in which they ended.
 func (r *recorder) named(name string) (all []sdktrace.ReadOnlySpan) {
