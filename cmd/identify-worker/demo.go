@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
@@ -39,6 +40,7 @@ type demo struct {
 	publisher *queue.Publisher
 	api       *userpilottest.Server
 	dead      *nats.Subscription // sees each dead letter as it is stored
+	tracer    trace.Tracer       // nil without traces
 	log       *slog.Logger
 	began     time.Time
 	published time.Duration // how long it took
@@ -65,6 +67,9 @@ func (p *program) runDemo(ctx context.Context, s *upSettings) error {
 		return err
 	}
 	defer d.api.Close()
+	traces := p.startTracing(ctx, log)
+	defer traces.close()
+	d.tracer, s.replica.config.Tracer = traces.tracer(), traces.tracer()
 
 	s.replica.endpoint = d.api.URL()
 	client, err := s.replica.client(s.key)
@@ -152,7 +157,7 @@ func (d *demo) show(ctx context.Context, r *replica, key *keySource, report *rep
 
 // play publishes all sample events and waits until the stream is empty.
 func (d *demo) play(ctx context.Context) error {
-	d.publisher = d.queue.NewPublisher(queue.PublisherConfig{})
+	d.publisher = d.queue.NewPublisher(queue.PublisherConfig{Tracer: d.tracer})
 	defer func() { _ = d.publisher.Close(ctx) }() // what it published is acknowledged by then
 	if err := d.publishAll(ctx); err != nil {
 		return err

@@ -32,6 +32,7 @@ Each check is a line: ok, warn or FAIL, and what to do.
   api         DNS, address, connection and TLS of --endpoint
   api_tls     when its certificate expires
   key         what GET /v1/validate says of the key: valid, invalid, or nothing
+  traces      whether the OTLP collector takes spans, where the environment names one
   workers     those that are alive, what is wrong with them, and where they differ from
               one another and from these flags
 
@@ -45,7 +46,7 @@ Exit status: 1 if anything has failed, 0 otherwise. With --json it prints one ob
 		Args: cobra.NoArgs,
 	}
 	f := flags{cmd: cmd}
-	d := &doctor{key: newKeySource(f, p.env)}
+	d := &doctor{env: p.env, key: newKeySource(f, p.env)}
 	d.conn = newPlace(f)
 	// A worker waits for ever where nobody says otherwise; a check should not.
 	d.conn.addWait(flags{cmd: cmd, prefix: "DOCTOR_"}, "wait", 0)
@@ -74,6 +75,7 @@ Exit status: 1 if anything has failed, 0 otherwise. With --json it prints one ob
 
 // doctor are the settings of a worker that is to be.
 type doctor struct {
+	env      otlpEnvironment
 	key      *keySource
 	conn     *connection
 	topology *queue.Topology
@@ -106,6 +108,7 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 	} else {
 		d.askAPI(ctx, e, client)
 	}
+	d.askCollector(ctx, e)
 	switch {
 	case n.readable:
 		d.askFleet(ctx, e, q, client)

@@ -88,7 +88,9 @@ func (p *program) runPublish(ctx context.Context, s *publishSettings, files []st
 			return err
 		}
 		defer nc.Close()
-		t = newSender(q.NewPublisher(queue.PublisherConfig{}))
+		traces := p.startTracing(ctx, log)
+		defer traces.close()
+		t = newSender(q.NewPublisher(queue.PublisherConfig{Tracer: traces.tracer()}))
 	}
 	run := &publishing{settings: s, target: t, bad: report, progress: newProgress(p.stderr, in.size, report)}
 	err = run.all(ctx, in)

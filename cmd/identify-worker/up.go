@@ -74,6 +74,9 @@ func (p *program) runUp(ctx context.Context, s *upSettings) error {
 		return err
 	}
 	defer b.close()
+	traces := p.startTracing(ctx, log)
+	defer traces.close()
+	s.replica.config.Tracer = traces.tracer()
 	r, err := s.replica.start(b.queue, client, log)
 	if err != nil {
 		return err

@@ -52,6 +52,9 @@ exits with status 0.`,
 			return stopped(cmd.Context(), err)
 		}
 		defer nc.Close()
+		traces := p.startTracing(cmd.Context(), log)
+		defer traces.close()
+		s.config.Tracer = traces.tracer()
 		if _, err := q.AwaitSetup(cmd.Context(), conn.wait, false); err != nil {
 			return stopped(cmd.Context(), err)
 		}
@@ -172,7 +175,7 @@ type replica struct {
 func (s *replicaSettings) start(q *queue.Queue, client *userpilot.Client, log *slog.Logger) (*replica, error) {
 	r := &replica{client: client, changed: make(chan struct{}, 1), log: log}
 	c := s.config
-	c.Queue, c.Client, c.Log, c.KeyChanged = q, client, log, r.changed
+	c.Queue, c.Client, c.URL, c.Log, c.KeyChanged = q, client, client.URL(), log, r.changed
 	c.RatePerReplica, c.NoCoalesce = s.scope == "replica", !s.coalesce
 	c.Key, c.Member.Version = client.KeyFingerprint, buildVersion()
 	c.Member.Host, _ = os.Hostname() // shown to operators only

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// flushPatience is how long a command that ends waits until its last spans are sent.
+const flushPatience = 5 * time.Second
+
+// tracing makes spans and sends them to a collector. A nil tracing makes none.
+//
+// This package alone imports OpenTelemetry's SDK, and creates it only where the environment names a
+// collector. It has none of OpenTelemetry's global state: a command's tracing is its own.
+type tracing struct {
+	provider  *sdktrace.TracerProvider
+	collector *collector
+}
+
+// startTracing reads OpenTelemetry's variables. Where they ask for what cannot be had, it says so and
+// makes no spans: they are no reason to deliver nothing.
+func (p *program) startTracing(ctx context.Context, log *slog.Logger) *tracing {
+	o, err := readOTLP(p.env)
+	if err != nil {
+		log.Error("there are no traces", "error", err)
+		return nil
+	}
+	if o == nil {
+		return nil
+	}
+	c := newCollector(o, log)
+	exporter, err := otlptrace.New(ctx, c)
+	if err != nil {
+		log.Error("there are no traces", "error", err)
+		return nil
+	}
+	log.Info("traces are sent", "collector", o.url.Host)
+	// The SDK reads the sampler, the sizes of batches and the limits of spans from the environment.
+	return &tracing{collector: c, provider: sdktrace.NewTracerProvider(
+		sdktrace.WithResource(describeProcess(ctx, log)), sdktrace.WithBatcher(exporter),
+	)}
+}
+
+// describeProcess is what all spans tell of who made them. The environment has the last word.
+func describeProcess(ctx context.Context, log *slog.Logger) *resource.Resource {
+	host, _ := os.Hostname()
+	r, err := resource.New(ctx,
+		resource.WithTelemetrySDK(),
+		resource.WithAttributes(
+			attribute.String("service.name", "identify-worker"),
+			attribute.String("service.version", buildVersion()),
+			attribute.String("host.name", host),
+		),
+		resource.WithFromEnv(),
+	)
+	if err != nil {
+		log.Warn("OTEL_RESOURCE_ATTRIBUTES cannot be read in full")
+	}
+	return r
+}
+
+// tracer returns nil where there is no tracing.
+func (t *tracing) tracer() trace.Tracer {
+	if t == nil {
+		return nil
+	}
+	return t.provider.Tracer("github.com/identify-worker/identify-worker", trace.WithInstrumentationVersion(buildVersion()))
+}
+
+// close sends what is left, for flushPatience at most. It does not wait for a collector that is away.
+func (t *tracing) close() {
+	if t == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushPatience)
+	defer cancel()
+	close(t.collector.last)
+	_ = t.provider.Shutdown(ctx) // whatever fails, the collector has told
+	t.collector.close()
+}
+
+// A variable of OpenTelemetry's exporter is for traces alone, or for all signals.
+const (
+	otlpPrefix       = "OTEL_EXPORTER_OTLP_"
+	otlpTracesPrefix = "OTEL_EXPORTER_OTLP_TRACES_"
+)
+
+// otlpEnvironment is where OpenTelemetry's variables are.
+type otlpEnvironment func(string) string
+
+// get reads a variable of the exporter. name is the one that was given.
+func (env otlpEnvironment) get(variable string) (name, text string) {
+	if text := strings.TrimSpace(env(otlpTracesPrefix + variable)); text != "" {
+		return otlpTracesPrefix + variable, text
+	}
+	return otlpPrefix + variable, strings.TrimSpace(env(otlpPrefix + variable))
+}
+
+// readOTLP reads where spans go; nil if nowhere. Its errors name variables, and never hold what is in
+// them: headers are secrets.
+func readOTLP(env otlpEnvironment) (*otlp, error) {
+	_, endpoint := env.get("ENDPOINT")
+	if endpoint == "" || strings.EqualFold(strings.TrimSpace(env("OTEL_SDK_DISABLED")), "true") {
+		return nil, nil
+	}
+	switch exporter := strings.TrimSpace(env("OTEL_TRACES_EXPORTER")); exporter {
+	case "", "otlp":
+	case "none":
+		return nil, nil
+	default:
+		return nil, errors.New("OTEL_TRACES_EXPORTER: must be otlp or none")
+	}
+	if name, protocol := env.get("PROTOCOL"); protocol != "" && protocol != "http/protobuf" {
+		return nil, fmt.Errorf("%s: %.20q is not supported: set it to http/protobuf, and the endpoint to the collector's port for that, usually 4318", name, protocol)
+	}
+	return newOTLP(env)
+}
