@@ -24,6 +24,9 @@ func (p *program) work() *cobra.Command {
 limit, and take over from one another. The streams are created if they are missing;
 if they differ from the flags, it says what differs and stops.
 
+Where OTEL_EXPORTER_OTLP_ENDPOINT names a collector, each event's trace goes there, by OTLP
+over http/protobuf. OpenTelemetry's other variables are honoured.
+
 On SIGTERM or SIGINT it finishes the calls in flight, hands its partitions over and
 exits with status 0.`,
 		Example: `  USERPILOT_API_KEY=... identify-worker work
