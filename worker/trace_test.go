@@ -229,12 +229,13 @@ func TestTraceOfTheDead(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
 		spans := newRecorder()
-		rejected := spans.publish(s, "ann", `,"bad":1`)
-		invalid := spans.publish(s, "bob", "")
+		ctx, request := spans.tracer.Start(t.Context(), "request")
+		rejected := request.SpanContext()
+		_, err := s.publisher.Publish(ctx, []byte(`{"user_id":"ann","metadata":{"bad":1}}`))
+		must(t, err)
 		r := s.start(spans.traced)
 		s.drain(time.Minute)
-		_, err := s.publishing.Request(queue.Topology{}.PlainSubject(), []byte("no identify"), time.Minute)
-		must(t, err)
+		s.publishRaw(queue.Topology{}.PlainSubject(), []byte("no identify"))
 		s.drain(time.Minute)
 		buried := spans.named("bury")
 		if len(buried) != 2 {
@@ -247,12 +248,12 @@ func TestTraceOfTheDead(t *testing.T) {
 			}
 		}
 		waits := spans.named("wait")
-		if buried[0].SpanContext().TraceID() != rejected.TraceID() || !childOf(buried[1], waits[len(waits)-1]) || invalid.TraceID() == rejected.TraceID() {
+		if buried[0].SpanContext().TraceID() != rejected.TraceID() || !childOf(buried[1], waits[len(waits)-1]) || waits[len(waits)-1].SpanContext().TraceID() == rejected.TraceID() {
 			t.Error("a burial is not of its event's trace")
 		}
 
 		s.api.SetFaults(nil)
-		s.publish("ann", "") // newer than what died; without a trace
+		s.publishRaw(queue.Topology{}.Subject("ann"), []byte(`{"user_id":"ann","metadata":{"bad":2}}`)) // newer than what died
 		s.drain(time.Minute)
 		before := len(spans.Ended())
 		selection, err := s.queue.Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
@@ -262,7 +263,7 @@ func TestTraceOfTheDead(t *testing.T) {
 		s.drain(time.Minute)
 		r.stop()
 		replayed := spans.Ended()[before:]
-		if len(replayed) == 0 || attributeOf(replayed[0], "identify.replays") != "1" {
+		if len(replayed) != 1 || attributeOf(replayed[0], "identify.replays") != "1" || attributeOf(replayed[0], "identify.outcome") != "superseded" {
 			t.Fatalf("%d spans of the replay", len(replayed))
 		}
 		for _, span := range replayed {
@@ -293,8 +294,7 @@ func TestSpansHoldNoSecrets(t *testing.T) {
 		ctx, _ := spans.tracer.Start(t.Context(), "request")
 		_, err := s.publisher.Publish(ctx, []byte(`{"user_id":"MARK-user","metadata":{"MARK":"MARK"}}`), queue.WithMessageID("MARK-id"))
 		must(t, err)
-		_, err = s.publishing.Request(queue.Topology{}.Subject("MARK-user"), []byte(`{"user_id":"MARK-user","metadata":MARK}`), time.Minute)
-		must(t, err)
+		s.publishRaw(queue.Topology{}.Subject("MARK-user"), []byte(`{"user_id":"MARK-user","metadata":MARK}`))
 		r := s.start(func(c *worker.Config) { spans.traced(c); c.MaxAttempts = 2 })
 		time.Sleep(10 * time.Second)
 		s.api.SetFaults(nil)

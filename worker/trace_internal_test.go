@@ -1,0 +1,64 @@
+package worker
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// yes is a caller that takes everything.
+type yes struct{}
+
+func (yes) IdentifyGuarded(context.Context, []byte, func() error) error { return nil }
+
+// Without a tracer there is nothing of traces, and what remains of them in an event's way is a look
+// whether there is: no allocation.
+func TestNoTracesNoCost(t *testing.T) {
+	w, err := New(Config{Queue: &queue.Queue{}, Client: yes{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.traces != nil {
+		t.Fatal("there are traces")
+	}
+	c, x, ctx := &call{}, &waiting{}, t.Context()
+	guard := func() error { return nil }
+	if n := testing.AllocsPerRun(100, func() {
+		_ = w.identify(ctx, c, nil, guard)
+		_ = x.stub()
+	}); n != 0 {
+		t.Errorf("%v allocations for a call", n)
+	}
+}
+
+// A call that was not sent is no span, and its events still wait.
+func TestNotSentIsNoSpan(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		asked   time.Time
+		failure error
+		spans   int
+	}{
+		"never asked":              {},
+		"refused by the guard":     {time.Now(), &userpilot.Failure{Err: errNotNow}, 0},
+		"sent, and then cut off":   {time.Now(), &userpilot.Failure{Err: errNotNow, Sent: true}, 2},
+		"cut off by our own lapse": {time.Now(), &userpilot.Failure{Err: context.Canceled}, 2},
+	} {
+		spans := tracetest.NewSpanRecorder()
+		traces := newTraces(&Config{Queue: &queue.Queue{}, Client: yes{}, Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("")})
+		c := &call{
+			lane: &lane{partition: newPartition(&queue.Claim{})}, asked: test.asked, failure: test.failure,
+			deliveries: make([]queue.Delivery, 1), traced: []*traced{{}},
+		}
+		traces.called(c, notSent)
+		if n := len(spans.Ended()); n != test.spans || len(spans.Started()) != n || c.traced[0].wait.IsValid() != (n > 0) {
+			t.Errorf("%s: %d spans", name, n)
+		}
+	}
+}
