@@ -24,7 +24,7 @@ func schedules() map[string]settings {
 			}}
 		}),
 		"growing": short(func(s *settings) {
-			s.poison, s.users, s.replicas = 6, 40, 2
+			s.poison, s.users, s.replicas = 20, 25, 2
 			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
 				{name: "answers are cut off", cutAfter: true, share: 2},
 			}}
