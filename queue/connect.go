@@ -71,16 +71,17 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 	began := time.Now()
 	for waited := false; ; waited = true {
 		nc, err := nats.Connect(c.URL, options...)
+		way, hopeless := wayOut(err)
 		switch {
 		case err == nil && waited:
 			c.Log.Info("NATS is there", "url", hosts)
 			return nc, nil
 		case err == nil:
 			return nc, nil
-		case isHopeless(err):
-			return nil, fmt.Errorf("connect to NATS at %s: %w (see --nats-creds, --nats-ca, --nats-cert)", hosts, err)
+		case hopeless:
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%s)", hosts, err, way)
 		case c.Wait >= 0 && time.Since(began) >= c.Wait:
-			return nil, fmt.Errorf("connect to NATS at %s: %w (see --nats-url; --%s says how long to wait)", hosts, err, cmp.Or(c.WaitFlag, "wait"))
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%s; --%s says how long to wait)", hosts, err, cmp.Or(way, "see --nats-url"), cmp.Or(c.WaitFlag, "wait"))
 		case !waited:
 			c.Log.Warn("waiting for NATS", "url", hosts, "error", err)
 		}
@@ -93,16 +94,6 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 			return nil, fmt.Errorf("wait for NATS at %s: %w", hosts, context.Cause(ctx))
 		}
 	}
-}
-
-// isHopeless reports whether the server was reached and does not want us. While a
-// connection is made, all else may pass.
-func isHopeless(err error) bool {
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return true
-	}
-	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
-		errors.Is(err, nats.ErrSecureConnWanted) || errors.Is(err, nats.ErrSecureConnRequired)
 }
 
 // hosts checks the URLs and returns what of them may be shown: user, password and token
@@ -189,16 +180,27 @@ func checkCA(path string) error {
 	return nil
 }
 
-// watchConnection logs each change of the connection once.
+// watchConnection logs each change of the connection once, and once each why it cannot be made
+// anew. The functions are called one at a time.
 func watchConnection(log *slog.Logger) []nats.Option {
+	said := map[string]bool{}
 	return []nats.Option{
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil: we closed it ourselves
 				log.Warn("NATS connection lost, trying again", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("NATS connection is back") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			clear(said)
+			log.Info("NATS connection is back")
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if way, _ := wayOut(err); way != "" {
+				if err = fmt.Errorf("%w (%s)", err, way); said[err.Error()] {
+					return
+				}
+				said[err.Error()] = true
+			}
 			log.Warn("NATS reports an error", "error", withoutSubject(err))
 		}),
 	}

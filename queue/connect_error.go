@@ -1,0 +1,52 @@
+package queue
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+
+	"github.com/nats-io/nats.go"
+)
+
+// wayOut says what to do about a connection that could not be made, and whether waiting cannot
+// cure it: the server was reached and does not want us, or we do not trust it. It is empty if the
+// error tells nothing but that the server was not reached.
+func wayOut(err error) (way string, hopeless bool) {
+	switch {
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
+		return "see --nats-creds, or user and password in --nats-url", true
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return "the server has no TLS: see --nats-ca and --nats-cert, which ask for it, and tls:// in --nats-url", true
+	case errors.Is(err, nats.ErrSecureConnRequired):
+		return "the server wants TLS: see --nats-ca, and tls:// in --nats-url", true
+	case isRemoteAlert(err):
+		return "the server wants a certificate of ours that it trusts: see --nats-cert and --nats-key", true
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return distrust(err), true
+	}
+	if errors.Is(err, nats.ErrTLS) {
+		// It closed the connection without a word that reached us. That may be a restart, too.
+		return "the server may want a certificate of ours: see --nats-cert and --nats-key", false
+	}
+	return "", false
+}
+
+// distrust says what is wrong with the server's certificate.
+func distrust(err error) string {
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "the server's certificate is for another host than --nats-url names"
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return "the server's certificate must be renewed"
+	}
+	return "--nats-ca names the authorities that are trusted"
+}
+
+// isRemoteAlert reports whether the server ended a TLS handshake and said so. crypto/tls has no
+// type of its own for that.
+func isRemoteAlert(err error) bool {
+	alert, ok := errors.AsType[*net.OpError](err)
+	return ok && alert.Op == "remote error"
+}
