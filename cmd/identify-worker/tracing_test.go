@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"io"
 	"log/slog"
 	"maps"
@@ -16,15 +15,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/trace"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
 // standIn is a collector that keeps what it gets.
@@ -96,80 +91,6 @@ func valueOf(attributes []*commonpb.KeyValue, key string) string {
 		}
 	}
 	return ""
-}
-
-// fixture is a NATS server, and an API that answers what it is told to.
-type fixture struct {
-	t      *testing.T
-	env    map[string]string
-	conn   *nats.Conn
-	status func(body []byte) int
-	called chan http.Header // one for each call
-}
-
-func newFixture(t *testing.T) *fixture {
-	t.Helper()
-	server, err := embedded.Start(embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Shutdown)
-	f := &fixture{t: t, called: make(chan http.Header, 100), status: func([]byte) int { return http.StatusAccepted }}
-	if f.conn, err = server.Connect(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(f.conn.Close)
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		w.WriteHeader(f.status(body))
-		f.called <- r.Header
-	}))
-	t.Cleanup(api.Close)
-	f.env = map[string]string{
-		"NATS_URL": server.ClientURL(), "USERPILOT_API_KEY": "MARK-key", "USERPILOT_ENDPOINT": api.URL, "IDENTIFY_LISTEN": "127.0.0.1:0", "IDENTIFY_RATE": "0",
-	}
-	f.run("", "setup")
-	return f
-}
-
-// run runs a command to its end, and returns what it has logged.
-func (f *fixture) run(stdin string, args ...string) (logged string) {
-	f.t.Helper()
-	var stdout, stderr bytes.Buffer
-	if status := run(f.t.Context(), args, strings.NewReader(stdin), &stdout, &stderr, func(name string) string { return f.env[name] }); status != 0 {
-		f.t.Fatalf("%v: status %d\n%s", args, status, stderr.String())
-	}
-	return stderr.String()
-}
-
-// work runs a worker until done returns, and returns what it has logged.
-func (f *fixture) work(done func()) (logged string) {
-	f.t.Helper()
-	ctx, stop := context.WithCancel(f.t.Context())
-	defer stop()
-	var stderr bytes.Buffer
-	env, ended := maps.Clone(f.env), make(chan int, 1)
-	go func() {
-		ended <- run(ctx, []string{"work"}, strings.NewReader(""), io.Discard, &stderr, func(name string) string { return env[name] })
-	}()
-	done()
-	stop()
-	if status := <-ended; status != 0 {
-		f.t.Fatalf("work: status %d\n%s", status, stderr.String())
-	}
-	return stderr.String()
-}
-
-// call waits for a call of the API.
-func (f *fixture) call() http.Header {
-	f.t.Helper()
-	select {
-	case header := <-f.called:
-		return header
-	case <-time.After(patience):
-		f.t.Fatal("no call is made")
-		return nil
-	}
 }
 
 // An event is one trace across processes: published, waiting, called for, dead, replayed, delivered.
