@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"os"
 	"regexp"
@@ -144,9 +145,10 @@ func startDrill(t *testing.T) *drill {
 	progress := make(chan struct{}, 1)
 	d.up = &process{cancel: cancel, ended: make(chan struct{}), anyProgress: progress}
 	d.up.out.changed, d.up.err.changed = progress, progress
+	env := maps.Clone(d.env)
 	go func() {
 		defer close(d.up.ended)
-		d.up.status = run(ctx, []string{"up"}, strings.NewReader(""), &d.up.out, &d.up.err, d.getenv)
+		d.up.status = run(ctx, []string{"up"}, strings.NewReader(""), &d.up.out, &d.up.err, func(name string) string { return env[name] })
 	}()
 	t.Cleanup(func() {
 		cancel()
