@@ -76,7 +76,7 @@ func (p *program) runDemo(ctx context.Context, s *upSettings) error {
 	if err != nil {
 		return err
 	}
-	r, err := s.replica.start(b.queue, client, log)
+	r, err := s.replica.start(b.queue, client, b.http, log)
 	if err != nil {
 		return err
 	}

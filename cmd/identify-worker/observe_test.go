@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"regexp"
@@ -43,12 +44,12 @@ func scrape(t *testing.T) metricSet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen("127.0.0.1:0", w)
+	l, err := listen("127.0.0.1:0", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	go l.serve()
 	defer l.close()
+	l.show(w)
 	answer, err := http.Get(l.url() + "/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -77,7 +77,7 @@ func (p *program) runUp(ctx context.Context, s *upSettings) error {
 	traces := p.startTracing(ctx, log)
 	defer traces.close()
 	s.replica.config.Tracer = traces.tracer()
-	r, err := s.replica.start(b.queue, client, log)
+	r, err := s.replica.start(b.queue, client, b.http, log)
 	if err != nil {
 		return err
 	}
@@ -94,20 +94,26 @@ func (p *program) screen(s *logSettings) (*liveLine, *slog.Logger) {
 	return line, s.logger(line)
 }
 
-// base is a running server with the pipeline on it.
+// base is a running server with the pipeline on it, and the HTTP listener.
 type base struct {
+	http   *listener
 	server *embedded.Server
 	conn   *nats.Conn
 	queue  *queue.Queue
 }
 
-// boot starts the embedded server and creates the streams.
+// boot listens, starts the embedded server and creates the streams.
 func (s *upSettings) boot(ctx context.Context, log *slog.Logger) (*base, error) {
-	server, err := embedded.Start(embedded.Config{Dir: s.store, Listen: s.natsListen, Log: log})
+	http, err := listen(s.replica.listen, log)
 	if err != nil {
 		return nil, err
 	}
-	b := &base{server: server}
+	server, err := embedded.Start(embedded.Config{Dir: s.store, Listen: s.natsListen, Log: log})
+	if err != nil {
+		http.close()
+		return nil, err
+	}
+	b := &base{http: http, server: server}
 	if err := b.open(ctx, *s.topology, log); err != nil {
 		b.close()
 		return nil, err
@@ -129,6 +135,7 @@ func (b *base) open(ctx context.Context, t queue.Topology, log *slog.Logger) (er
 
 // close ends the connection and then the server, which writes what is open.
 func (b *base) close() {
+	b.http.close()
 	if b.conn != nil {
 		b.conn.Close()
 	}

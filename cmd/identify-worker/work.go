@@ -50,6 +50,11 @@ exits with status 0.`,
 			return err
 		}
 		p.limitMemory(s.config.Memory, 0)
+		http, err := listen(s.listen, log)
+		if err != nil {
+			return err
+		}
+		defer http.close()
 		q, nc, err := conn.open(cmd.Context(), *topology, log)
 		if err != nil {
 			return stopped(cmd.Context(), err)
@@ -61,7 +66,7 @@ exits with status 0.`,
 		if _, err := q.AwaitSetup(cmd.Context(), conn.wait, false); err != nil {
 			return stopped(cmd.Context(), err)
 		}
-		r, err := s.start(q, client, log)
+		r, err := s.start(q, client, http, log)
 		if err != nil {
 			return err
 		}
@@ -173,10 +178,9 @@ type replica struct {
 	log     *slog.Logger
 }
 
-// start makes the worker and takes the address of --listen. Nothing is delivered before
-// run.
-func (s *replicaSettings) start(q *queue.Queue, client *userpilot.Client, log *slog.Logger) (*replica, error) {
-	r := &replica{client: client, changed: make(chan struct{}, 1), log: log}
+// start makes the worker and has it served by http. Nothing is delivered before run.
+func (s *replicaSettings) start(q *queue.Queue, client *userpilot.Client, http *listener, log *slog.Logger) (*replica, error) {
+	r := &replica{client: client, http: http, changed: make(chan struct{}, 1), log: log}
 	c := s.config
 	c.Queue, c.Client, c.URL, c.Log, c.KeyChanged = q, client, client.URL(), log, r.changed
 	c.RatePerReplica, c.NoCoalesce = s.scope == "replica", !s.coalesce
@@ -187,9 +191,7 @@ func (s *replicaSettings) start(q *queue.Queue, client *userpilot.Client, log *s
 		return nil, err
 	}
 	r.worker = w
-	if r.http, err = listen(s.listen, w); err != nil {
-		return nil, err
-	}
+	http.show(w)
 	return r, nil
 }
 
@@ -199,12 +201,10 @@ func (r *replica) run(ctx context.Context, key *keySource, report func(context.C
 	r.log.Info("working", "metrics", r.http.url()+"/metrics", "key", r.client.KeyFingerprint())
 	beside, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(r.http.serve)
 	wg.Go(func() { key.watch(beside, r.client, r.changed, r.log) })
 	wg.Go(func() { report(beside, r.worker) })
 	err := r.worker.Run(ctx)
 	stop()
-	r.http.close()
 	wg.Wait()
 	r.client.CloseIdleConnections()
 	if err != nil {

@@ -205,8 +205,8 @@ func TestProbes(t *testing.T) {
 			t.Errorf("%s: it listens on %s, and its ports are %+v", name, port, c.Ports)
 		}
 		for _, probe := range []struct{ path, want string }{
-			{c.StartupProbe.HTTPGet.Path, "/livez"}, {c.LivenessProbe.HTTPGet.Path, "/livez"}, {c.ReadinessProbe.HTTPGet.Path, "/readyz"},
-			{c.StartupProbe.HTTPGet.Port.String(), "http"}, {c.LivenessProbe.HTTPGet.Port.String(), "http"}, {c.ReadinessProbe.HTTPGet.Port.String(), "http"},
+			{c.LivenessProbe.HTTPGet.Path, "/livez"}, {c.ReadinessProbe.HTTPGet.Path, "/readyz"},
+			{c.LivenessProbe.HTTPGet.Port.String(), "http"}, {c.ReadinessProbe.HTTPGet.Port.String(), "http"},
 			{m.service.Spec.Ports[0].TargetPort.String(), "http"}, {m.deployment.Spec.Template.Annotations["prometheus.io/port"], port},
 		} {
 			if probe.path != probe.want {
