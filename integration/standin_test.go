@@ -28,7 +28,7 @@ type standIn struct {
 // startAPI starts one with the tests' limit.
 func startAPI(t *testing.T) *standIn {
 	t.Helper()
-	return startAPIWith(t, userpilottest.Options{Limit: limitCalls, Window: limitWindow})
+	return startAPIWith(t, userpilottest.Options{Limit: limitCalls, Window: limitWindow - lateness})
 }
 
 // startAPIWith listens on all addresses, for that of the host in a container's network is

@@ -24,11 +24,14 @@ import (
 const (
 	apiKey = "integration-key"
 
-	// The limit that the stand-in enforces and the workers are given. It is reached by some
-	// 15 s of work, and what lies between a worker's clock and the stand-in's stays
-	// well below 0.5% of the window, which is what the promise allows for.
+	// The limit that the workers are given. It is reached by some 15 s of work.
 	limitCalls  = 200
 	limitWindow = 10 * time.Second
+
+	// lateness is by how much the stand-in's window is shorter: a busy machine may receive a
+	// call later than 0.5% of the window, which is what the promise allows for. That the limit is
+	// kept to the call is for the tests in fake time to show.
+	lateness = 100 * time.Millisecond
 
 	// memberTTL is the default for a single server.
 	memberTTL = 5 * time.Second
@@ -230,7 +233,7 @@ func (s *system) check() {
 	s.oracle.checkProfiles(s.api.Server)
 	s.oracle.checkDead(s.deadLetters())
 	stats := s.api.Stats()
-	s.t.Logf("%d calls, at most %d of %d in %v", stats.Calls, stats.MaxInWindow, limitCalls, limitWindow)
+	s.t.Logf("%d calls, at most %d of %d in %v", stats.Calls, stats.MaxInWindow, limitCalls, limitWindow-lateness)
 	if n := stats.ByStatus[http.StatusTooManyRequests]; n > 0 {
 		s.t.Errorf("the limit was exceeded: %d calls were answered 429", n)
 	}
