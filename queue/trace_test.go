@@ -66,7 +66,7 @@ func TestPublishTraces(t *testing.T) {
 			t.Errorf("the span is %+v", span)
 		}
 		for _, a := range span.Attributes() {
-			if strings.Contains(a.Value.Emit(), "ann") {
+			if strings.Contains(a.Value.String(), "ann") {
 				t.Errorf("%s tells the user", a.Key)
 			}
 		}

@@ -57,7 +57,7 @@ func (r *recorder) publish(s *sim, user, more string) trace.SpanContext {
 func attributeOf(span sdktrace.ReadOnlySpan, key string) string {
 	for _, a := range span.Attributes() {
 		if string(a.Key) == key {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""
@@ -125,7 +125,7 @@ func TestTraceOfAMergedCall(t *testing.T) {
 		for range 300 {
 			spans.publish(s, "ann", "")
 		}
-		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+		s.api.SetFaults(func(_ userpilottest.Request) userpilottest.Fault {
 			return userpilottest.Fault{Status: 401} // nothing is delivered before all is in the lane
 		})
 		r := s.start(spans.traced)
@@ -321,7 +321,7 @@ func TestSpansHoldNoSecrets(t *testing.T) {
 
 func attributesOf(span sdktrace.ReadOnlySpan) (all []string) {
 	for _, a := range span.Attributes() {
-		all = append(all, string(a.Key)+"="+a.Value.Emit())
+		all = append(all, string(a.Key)+"="+a.Value.String())
 	}
 	return all
 }

@@ -246,7 +246,7 @@ func (c *collector) post(ctx context.Context, body []byte) (passing bool, asked 
 	if err != nil {
 		return true, 0, c.explain(err)
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	_, _ = io.CopyN(io.Discard, answer.Body, maxCollectorAnswer)
 	switch status := answer.StatusCode; status {
 	case http.StatusOK, http.StatusAccepted, http.StatusNoContent:

@@ -50,7 +50,7 @@ func TestCollectorInsists(t *testing.T) {
 				c := testCollector(t, "http://collector:4318", &log)
 				defer c.close()
 				tries := 0
-				c.client.Transport = roundTrips(func(r *http.Request) (*http.Response, error) {
+				c.client.Transport = roundTrips(func(_ *http.Request) (*http.Response, error) {
 					status := test.answers[min(tries, len(test.answers)-1)]
 					tries++
 					if status == 0 {
