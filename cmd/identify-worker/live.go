@@ -67,6 +67,7 @@ func (r *reporter) run(ctx context.Context, w *worker.Worker) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	var speed speedometer
+	speed.measure(time.Now(), w.Snapshot().Calls)
 	var last worker.Snapshot
 	for {
 		select {
