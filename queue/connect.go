@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,9 @@ const (
 	reconnectJitter = 250 * time.Millisecond
 )
 
+// DefaultInboxPrefix begins the subjects on which answers arrive where no prefix is given.
+const DefaultInboxPrefix = "_INBOX"
+
 // ConnectConfig says where NATS is and who we are. Empty fields are left out.
 type ConnectConfig struct {
 	URL   string // one or more, with commas between; default nats://127.0.0.1:4222
@@ -35,6 +39,9 @@ type ConnectConfig struct {
 	Cert  string // file with our own certificate, in PEM; with Key
 	Key   string
 	Name  string // shown in the server's list of connections
+	// InboxPrefix begins the subjects on which answers arrive; default [DefaultInboxPrefix]. With one for each
+	// role, and the right to subscribe to it alone, no role can listen to what another is answered.
+	InboxPrefix string
 	// Wait is how long to wait for a server that cannot be reached: below 0 for ever, 0
 	// not at all. What waiting cannot cure, such as a wrong password, is not waited for.
 	Wait     time.Duration
@@ -129,6 +136,12 @@ func (c ConnectConfig) options() ([]nats.Option, error) {
 		nats.PingInterval(pingInterval),
 		nats.MaxPingsOutstanding(2),
 	)
+	if c.InboxPrefix != "" {
+		if err := checkInboxPrefix(c.InboxPrefix); err != nil {
+			return nil, fmt.Errorf("--nats-inbox-prefix: %w", err)
+		}
+		options = append(options, nats.CustomInboxPrefix(c.InboxPrefix))
+	}
 	if c.Creds != "" {
 		if err := checkCreds(c.Creds); err != nil {
 			return nil, fmt.Errorf("--nats-creds: %w", err)
@@ -151,6 +164,20 @@ func (c ConnectConfig) options() ([]nats.Option, error) {
 		return nil, fmt.Errorf("--nats-cert, --nats-key: %w", err)
 	}
 	return append(options, nats.ClientCert(c.Cert, c.Key)), nil
+}
+
+// maxInboxPrefix leaves room for what follows it on a line of the protocol.
+const maxInboxPrefix = 128
+
+// checkInboxPrefix refuses what cannot begin the subject of an answer. What begins with $ is the
+// server's own.
+func checkInboxPrefix(prefix string) error {
+	tokens := strings.Split(prefix, ".")
+	wrong := func(r rune) bool { return r <= ' ' || r > '~' || r == '*' || r == '>' || r == '"' }
+	if len(prefix) > maxInboxPrefix || slices.Contains(tokens, "") || strings.ContainsFunc(prefix, wrong) || strings.HasPrefix(prefix, "$") {
+		return fmt.Errorf("must be a subject such as _INBOX_WORKER, of printable characters without *, > and quotation marks, with no dot at its ends and no $ before it, %d at most", maxInboxPrefix)
+	}
+	return nil
 }
 
 // The files are read again at each connect. They are checked before the first, for there

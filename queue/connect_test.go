@@ -36,6 +36,13 @@ func TestConnectNamesTheFlag(t *testing.T) {
 		"another scheme":      {queue.ConnectConfig{URL: "http://u:secret@host"}, "--nats-url: must begin with"},
 		"no creds file":       {queue.ConnectConfig{Creds: missing}, "--nats-creds: "},
 		"no creds in it":      {queue.ConnectConfig{Creds: empty}, "--nats-creds: the file does not hold"},
+		"inbox wildcard":      {queue.ConnectConfig{InboxPrefix: "_IN.*"}, "--nats-inbox-prefix: must be a subject such as _INBOX_WORKER"},
+		"inbox of all":        {queue.ConnectConfig{InboxPrefix: "_IN.>"}, "--nats-inbox-prefix: must be"},
+		"inbox ends in a dot": {queue.ConnectConfig{InboxPrefix: "_IN."}, "--nats-inbox-prefix: must be"},
+		"inbox, empty token":  {queue.ConnectConfig{InboxPrefix: "_IN..A"}, "--nats-inbox-prefix: must be"},
+		"inbox with a space":  {queue.ConnectConfig{InboxPrefix: "_IN A"}, "--nats-inbox-prefix: must be"},
+		"inbox of the server": {queue.ConnectConfig{InboxPrefix: "$JS.A"}, "--nats-inbox-prefix: must be"},
+		"a very long inbox":   {queue.ConnectConfig{InboxPrefix: strings.Repeat("a", 129)}, "--nats-inbox-prefix: must be"},
 		"no CA file":          {queue.ConnectConfig{CA: missing}, "--nats-ca: "},
 		"no CA in it":         {queue.ConnectConfig{CA: empty}, "--nats-ca: the file holds no certificate"},
 		"cert without key":    {queue.ConnectConfig{Cert: empty}, "--nats-cert and --nats-key: both"},
@@ -71,9 +78,12 @@ func TestConnectDoesNotWaitForAWrongPassword(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "--nats-creds") || strings.Contains(err.Error(), "wrong") {
 		t.Fatalf("got %v", err)
 	}
-	nc, err := queue.Connect(t.Context(), queue.ConnectConfig{URL: "nats://u:p@" + address})
+	nc, err := queue.Connect(t.Context(), queue.ConnectConfig{URL: "nats://u:p@" + address, InboxPrefix: "_IN.worker"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if inbox := nc.NewInbox(); !strings.HasPrefix(inbox, "_IN.worker.") {
+		t.Errorf("answers arrive on %s", inbox)
 	}
 	nc.Close()
 }

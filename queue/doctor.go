@@ -25,6 +25,8 @@ type Link struct {
 	// MaxEvent is the largest event that can be published here, headers included: what the
 	// server's max_payload leaves, and never more than MaxMessageBytes.
 	MaxEvent int64
+	// Inboxes are the subjects on which answers arrive: _INBOX.> unless a prefix was given.
+	Inboxes string
 }
 
 // Link tells of the connection. It blocks for five round trips.
@@ -38,7 +40,7 @@ func (q *Queue) Link() (Link, error) {
 		trips = append(trips, trip)
 	}
 	slices.Sort(trips)
-	l := Link{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload())}
+	l := Link{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload()), Inboxes: q.inboxes()}
 	l.URL, _ = hosts(q.nc.ConnectedUrl()) // it was good enough to connect to
 	if state, err := q.nc.TLSConnectionState(); err == nil {
 		l.TLS = tls.VersionName(state.Version)

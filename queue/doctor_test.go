@@ -54,8 +54,11 @@ func TestLink(t *testing.T) {
 	n := realServer(t, &natsserver.Options{Username: "u", Password: "secret", MaxPayload: 1 << 20})
 	url := strings.Replace(n.ClientURL(), "nats://", "nats://u:secret@", 1)
 	l, q := linkOf(t, url)
-	if l.URL != n.ClientURL() || l.Version != natsserver.VERSION || l.TLS != "" || !l.Expires.IsZero() || l.Trip <= 0 || l.MaxEvent != MaxMessageBytes {
+	if l.URL != n.ClientURL() || l.Version != natsserver.VERSION || l.TLS != "" || !l.Expires.IsZero() || l.Trip <= 0 || l.MaxEvent != MaxMessageBytes || l.Inboxes != "_INBOX.>" {
 		t.Errorf("got %+v", l)
+	}
+	if l, _ := linkOf(t, url, nats.CustomInboxPrefix("_MINE")); l.Inboxes != "_MINE.>" {
+		t.Errorf("answers arrive on %s", l.Inboxes)
 	}
 	q.nc.Close()
 	if _, err := q.Link(); err == nil {

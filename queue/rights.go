@@ -34,10 +34,11 @@ func (r Right) String() string {
 }
 
 // WorkerRights lists what a worker's user needs on streams that exist. To create them it needs to
-// publish to $JS.API.STREAM.CREATE.<stream> besides.
+// publish to $JS.API.STREAM.CREATE.<stream> besides. With a [ConnectConfig.InboxPrefix] it is that
+// prefix which must be subscribed to, instead of _INBOX.
 func (t Topology) WorkerRights() []Right {
 	work, bucket := t.StreamName(), "KV_"+t.Bucket()
-	rights := []Right{{Subject: nats.InboxPrefix + ">", Subscribe: true, Use: "receive events and answers"}}
+	rights := []Right{{Subject: DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and answers"}}
 	add := func(use, subject, probe string) {
 		rights = append(rights, Right{Subject: subject, Use: use, probe: cmp.Or(probe, subject)})
 	}
@@ -73,7 +74,8 @@ func (t Topology) WorkerRights() []Right {
 // unknownName stands for a consumer, a key or an account that there is not.
 const unknownName = "identify-worker-doctor"
 
-// Denied returns those of [Topology.WorkerRights] that this connection's user does not have. It
+// Denied returns those of [Topology.WorkerRights] that this connection's user does not have, with
+// the connection's own inbox prefix. It
 // blocks for a round trip each, and tries each: with a message that no stream stores
 // and no API carries out. The server tells of a denial at once, while a worker's
 // request would just get no answer.
@@ -83,7 +85,7 @@ func (q *Queue) Denied(ctx context.Context) ([]Right, error) {
 		try := q.mayPublish
 		if r.Subscribe {
 			try = q.maySubscribe
-			r.Subject = cmp.Or(q.nc.Opts.InboxPrefix, strings.TrimSuffix(nats.InboxPrefix, ".")) + ".>"
+			r.Subject = q.inboxes()
 		}
 		may, err := try(ctx, r.probe)
 		if err != nil {
@@ -94,6 +96,11 @@ func (q *Queue) Denied(ctx context.Context) ([]Right, error) {
 		}
 	}
 	return denied, nil
+}
+
+// inboxes are the subjects on which this connection's answers arrive.
+func (q *Queue) inboxes() string {
+	return cmp.Or(q.nc.Opts.InboxPrefix, DefaultInboxPrefix) + ".>"
 }
 
 // mayPublish tries it with a message that changes nothing: its body is no request that the API

@@ -13,6 +13,7 @@ import (
 // connection is how a command reaches NATS.
 type connection struct {
 	url, creds, ca, cert, key string
+	inbox                     string
 	wait                      time.Duration
 	waitFlag                  string
 }
@@ -28,6 +29,7 @@ func newPlace(f flags) *connection {
 	c := &connection{url: nats.DefaultURL}
 	f.text(&c.url, "nats-url", "url", "NATS `server`, or several with commas between")
 	f.text(&c.creds, "nats-creds", "file", "`file` with NATS credentials")
+	f.text(&c.inbox, "nats-inbox-prefix", "subject", "`subject` below which answers arrive; default _INBOX")
 	f.text(&c.ca, "nats-ca", "file", "`file` with the certificates to trust, PEM")
 	f.text(&c.cert, "nats-cert", "file", "`file` with our certificate, PEM; with --nats-key")
 	f.text(&c.key, "nats-key", "file", "`file` with our certificate's key, PEM")
@@ -43,7 +45,7 @@ func (c *connection) addWait(f flags, flag string, wait time.Duration) {
 
 func (c *connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {
 	return queue.Connect(ctx, queue.ConnectConfig{
-		URL: c.url, Creds: c.creds, CA: c.ca, Cert: c.cert, Key: c.key,
+		URL: c.url, Creds: c.creds, InboxPrefix: c.inbox, CA: c.ca, Cert: c.cert, Key: c.key,
 		Name: "identify-worker", Wait: c.wait, WaitFlag: c.waitFlag, Log: log,
 	})
 }

@@ -20,10 +20,14 @@ const (
 )
 
 func (e *examination) judgeLink(l queue.Link) {
+	who := "connected to " + l.URL + ", version " + l.Version
+	if l.Inboxes != queue.DefaultInboxPrefix+".>" {
+		who += ", answers on " + l.Inboxes
+	}
 	if l.Trip > farAway {
-		e.warn("nats", "connected to %s, version %s, but %v away: a worker settles and reserves in such steps; bring it nearer", l.URL, l.Version, round(l.Trip))
+		e.warn("nats", "%s, but %v away: a worker settles and reserves in such steps; bring it nearer", who, round(l.Trip))
 	} else {
-		e.ok("nats", "connected to %s, version %s, %v away", l.URL, l.Version, round(l.Trip))
+		e.ok("nats", "%s, %v away", who, round(l.Trip))
 	}
 	switch {
 	case l.TLS != "":

@@ -46,7 +46,7 @@ func expect(t *testing.T, name string, judge func(*examination), want ...string)
 
 func TestJudgeLink(t *testing.T) {
 	t.Parallel()
-	here := queue.Link{URL: "nats://127.0.0.1:4222", Version: "2.15.2", Trip: 412_345, MaxEvent: 896 << 10}
+	here := queue.Link{URL: "nats://127.0.0.1:4222", Version: "2.15.2", Trip: 412_345, MaxEvent: 896 << 10, Inboxes: "_INBOX.>"}
 	with := func(change func(*queue.Link)) func(*examination) {
 		l := here
 		change(&l)
@@ -58,6 +58,8 @@ func TestJudgeLink(t *testing.T) {
 		sizes = "ok max_payload events of every size can be published"
 	)
 	expect(t, "good", with(func(*queue.Link) {}), near, plain, sizes)
+	expect(t, "a prefix", with(func(l *queue.Link) { l.Inboxes = "_MINE.>" }),
+		"ok nats connected to nats://127.0.0.1:4222, version 2.15.2, answers on _MINE.>, 412µs away", plain, sizes)
 	expect(t, "far", with(func(l *queue.Link) { l.Trip = 150 * time.Millisecond }), "warn nats ... 150ms away: ", plain, sizes)
 	expect(t, "plain", with(func(l *queue.Link) { l.URL = "nats://nats:4222" }), "ok nats ...", "warn nats_tls none: users' data ...", sizes)
 	expect(t, "small", with(func(l *queue.Link) { l.MaxEvent = 100 << 10 }), near, plain,

@@ -33,6 +33,8 @@ func conventionalEnv(flag string) string {
 		return "NATS_URL"
 	case "nats-creds":
 		return "NATS_CREDS"
+	case "nats-inbox-prefix":
+		return "NATS_INBOX_PREFIX"
 	case "endpoint":
 		return "USERPILOT_ENDPOINT"
 	case "api-key-file":
