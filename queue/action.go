@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -105,11 +106,13 @@ func (q *Queue) recordAction(ctx context.Context, patience time.Duration, subjec
 // audit writes a message into the audit trail, on a subject of its own, once however often it is
 // tried. It blocks until the server has it on disk.
 func (q *Queue) audit(ctx context.Context, patience time.Duration, m *nats.Msg) error {
-	err := q.insist(ctx, patience, m.Subject, func(ctx context.Context) error {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, q.topology.auditSubject("")), ".")
+	right := q.topology.toAudit(kind)
+	err := insist(ctx, patience, func(ctx context.Context) error {
 		brief, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		_, err := q.js.PublishMsg(brief, m, jetstream.WithExpectLastSequencePerSubject(0))
-		return inSilence(ctx, m.Subject, err)
+		_, err := q.store(brief, right, m, jetstream.WithExpectLastSequencePerSubject(0))
+		return inSilence(ctx, right.Subject, err)
 	})
 	switch {
 	case err == nil || isWrongRevision(err):

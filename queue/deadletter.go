@@ -71,7 +71,7 @@ func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) 
 	}
 	// The subject is the event's own, so "nothing may be there yet" makes this exactly
 	// once, whenever it is tried again. A message id is forgotten after two minutes.
-	_, err := c.q.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(0))
+	_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequencePerSubject(0))
 	if isWrongRevision(err) {
 		// It is there already. But see for ourselves: the event is about to be removed.
 		_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{msg.Subject})

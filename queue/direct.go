@@ -33,6 +33,14 @@ func directGet(stream string) string { return "$JS.API.DIRECT.GET." + stream }
 // headers, whatever its publisher wrote into them; where it wrote what cannot be parsed, there is
 // the sequence alone.
 func (q *Queue) direct(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
+	err = q.attend(ctx, func(ctx context.Context) error {
+		end, err = q.directly(ctx, stream, r, each)
+		return err
+	}, to(directGet(stream)))
+	return end, err
+}
+
+func (q *Queue) directly(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
 	request, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
@@ -165,10 +173,9 @@ func endOfBatch(h nats.Header) (next uint64, err error) {
 	return last + 1, nil
 }
 
-// silence is the error of a request without an answer: that is how the server answers what is not
-// permitted.
+// silence is the error of a request without an answer, though it is permitted.
 func silence(subject string) error {
-	return fmt.Errorf("%w on %s: either the stream has no leader now, or this user may not publish to that subject", errSilence, subject)
+	return fmt.Errorf("%w on %s: the stream has no leader now, or the server is overloaded", errSilence, subject)
 }
 
 var errSilence = errors.New("no answer")

@@ -19,6 +19,8 @@
 //     tells of it, and all of it may be cut short anywhere and be run again.
 //   - Nothing is called for a claim whose membership could have lapsed:
 //     [Claim.Certain] is the last word, and it asks no one.
+//   - What the server's permissions forbid ends with a [*DeniedError] that names the right, within a
+//     second. A worker that lacks a right stays out of the fleet until it has it.
 //   - The API blocks only where its documentation says so. Callbacks
 //     come from one goroutine per partition.
 package queue

@@ -89,7 +89,7 @@ func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) 
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.Missing = true
-		s.MayCreate, err = q.mayPublish(ctx, "$JS.API.STREAM.CREATE."+want.Name)
+		s.MayCreate, err = q.may(ctx, toAPI("STREAM.CREATE."+want.Name))
 		return s, err
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return s, errors.New("JetStream is not enabled for this account")
@@ -110,14 +110,19 @@ func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) 
 
 // mayInspect is streamInfo that finds out at once if that is not allowed.
 func (q *Queue) mayInspect(ctx context.Context, stream string) (*datedInfo, error) {
-	may, err := q.mayPublish(ctx, "$JS.API.STREAM.INFO."+stream)
-	if err == nil && !may {
-		err = fmt.Errorf("this user may not publish to $JS.API.STREAM.INFO.%s", stream)
-	}
-	if err != nil {
+	if err := q.must(ctx, toAPI("STREAM.INFO."+stream)); err != nil {
 		return nil, err
 	}
 	return q.streamInfo(ctx, stream, "")
+}
+
+// must returns a [*DeniedError] if a right is missing.
+func (q *Queue) must(ctx context.Context, r Right) error {
+	may, err := q.may(ctx, r)
+	if err == nil && !may {
+		return r.denied()
+	}
+	return err
 }
 
 // Clock is the server's, as far as it can be known from here.
@@ -156,11 +161,7 @@ type Account struct {
 
 // Account reads the account's usage. It blocks for two round trips.
 func (q *Queue) Account(ctx context.Context) (Account, error) {
-	may, err := q.mayPublish(ctx, "$JS.API.INFO")
-	if err == nil && !may {
-		err = errors.New("this user may not publish to $JS.API.INFO")
-	}
-	if err != nil {
+	if err := q.must(ctx, toAPI("INFO")); err != nil {
 		return Account{}, err
 	}
 	info, err := q.js.AccountInfo(ctx)

@@ -130,7 +130,7 @@ func TestInspectStreams(t *testing.T) {
 		if took := time.Since(begun); took > time.Second {
 			t.Errorf("it took %v", took)
 		}
-		if x := streams[1]; x.Err == nil || x.Err.Error() != "this user may not publish to $JS.API.STREAM.INFO."+deadName {
+		if x := streams[1]; asDenied(x.Err) == nil || asDenied(x.Err).Subject != "$JS.API.STREAM.INFO."+deadName {
 			t.Errorf("unreadable: %+v", x)
 		}
 		if x := streams[2]; !x.Missing || !x.MayCreate || x.Err != nil {
@@ -139,7 +139,7 @@ func TestInspectStreams(t *testing.T) {
 		if _, err := q.ReadClock(t.Context()); err == nil || !strings.Contains(err.Error(), "does not exist") {
 			t.Errorf("the clock without a bucket: %v", err)
 		}
-		if _, err := q.Account(t.Context()); err == nil || err.Error() != "this user may not publish to $JS.API.INFO" {
+		if _, err := q.Account(t.Context()); asDenied(err) == nil || asDenied(err).Subject != "$JS.API.INFO" {
 			t.Errorf("the account: %v", err)
 		}
 	})

@@ -41,6 +41,7 @@ type fleet struct {
 	roster *roster
 	due    bool      // something has changed: what is held must be compared with the share
 	looked time.Time // when it last was, and was found right; zero if it was not
+	denied error     // the last violation that was looked into
 
 	*holdings
 }
@@ -64,6 +65,8 @@ func (f *fleet) run(ctx context.Context) error {
 	defer func() { watch.end() }()
 	connection := f.q.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
 	defer f.q.nc.RemoveStatusListener(connection)
+
+	f.denied = f.q.violation() // mayWork has passed since
 
 	tick := time.NewTicker(roundInterval)
 	defer tick.Stop()
@@ -97,10 +100,16 @@ func (f *fleet) run(ctx context.Context) error {
 		case now := <-tick.C:
 			f.due = f.due || now.Sub(f.looked) >= calmInterval
 			f.roster.deaf = f.roster.deaf || f.roster.hearsNothing()
+			if err := f.lookIntoDenials(ctx); err != nil {
+				return f.lacking(err)
+			}
 		}
 		f.reportFailures(f.m.log)
 		if f.roster.deaf && f.q.nc.Status() == nats.CONNECTED {
 			next, err := f.roster.watch(f.calls)
+			if asDenied(err) != nil {
+				return f.lacking(err)
+			}
 			if err != nil {
 				f.trouble.report(f.m.log, err)
 				continue
@@ -123,10 +132,36 @@ func (f *fleet) run(ctx context.Context) error {
 		if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
 			return err
 		}
+		if asDenied(err) != nil {
+			return f.lacking(err)
+		}
 		if ctx.Err() == nil {
 			f.trouble.report(f.m.log, err)
 		}
 	}
+}
+
+// lookIntoDenials returns a [*DeniedError] if a right that was there is there no more. Not all that a
+// worker sends is a request: a settlement or a pull that is denied shows in nothing but this.
+func (f *fleet) lookIntoDenials(ctx context.Context) error {
+	if v := f.q.violation(); v == nil || isSame(v, f.denied) {
+		return nil
+	}
+	err := f.q.mayWork(ctx)
+	f.denied = f.q.violation()
+	if asDenied(err) == nil {
+		return nil // it was something that workers can do without, or nobody can tell now
+	}
+	return err
+}
+
+// lacking says at once why this member leaves the fleet. Handing back takes a while, and others
+// who have the right get the partitions.
+func (f *fleet) lacking(err error) error {
+	denied := asDenied(err)
+	f.q.lacks.Store(denied)
+	f.trouble.report(f.m.log, denied)
+	return denied
 }
 
 // learn takes in one change of a watched key; nil is the end of those that there were.
@@ -173,7 +208,7 @@ func (f *fleet) ask(ctx context.Context) (stream jetstream.Stream, holders map[s
 	if err := f.q.clock.read(ctx); err != nil {
 		return nil, nil, err
 	}
-	stream, err = f.q.js.Stream(ctx, f.q.topology.StreamName())
+	stream, err = f.q.stream(ctx, f.q.topology.StreamName())
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
 	}
@@ -246,8 +281,11 @@ func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders m
 func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[string]string, error) {
 	holders := map[string]string{}
 	var left []string
-	list := stream.ConsumerNames(ctx)
-	for name := range list.Name() {
+	names, err := f.q.consumerNames(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
 		id, partition, ok := f.q.topology.holder(name)
 		switch {
 		case !ok:
@@ -261,9 +299,6 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 		default:
 			holders[partition] = name
 		}
-	}
-	if err := list.Err(); err != nil {
-		return nil, fmt.Errorf("list the consumers: %w", err)
 	}
 	f.fence(ctx, stream, left...)
 	return holders, nil
@@ -291,7 +326,7 @@ func (f *fleet) fence(ctx context.Context, stream jetstream.Stream, consumers ..
 	group.SetLimit(claimsAtOnce)
 	for _, name := range consumers {
 		group.Go(func() error {
-			if err := deleteConsumer(ctx, stream, name); err != nil {
+			if err := f.q.deleteConsumer(ctx, stream, name); err != nil {
 				f.m.log.Debug("consumer not known to be deleted", slog.Any("error", err))
 			}
 			return nil
@@ -302,10 +337,11 @@ func (f *fleet) fence(ctx context.Context, stream jetstream.Stream, consumers ..
 
 // deleteConsumer does not wait long: if the consumer's leader is dead, the deletion takes
 // effect and is never answered.
-func deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) error {
+func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	err := stream.DeleteConsumer(ctx, name)
+	err := q.attend(ctx, func(ctx context.Context) error { return stream.DeleteConsumer(ctx, name) },
+		ofConsumer("CONSUMER.DELETE."+q.topology.StreamName()))
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("delete the consumer %s: %w", name, err)
 	}
@@ -370,7 +406,11 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 			config.FilterSubject = subject
 		}
 	}
-	consumer, err := stream.CreateConsumer(ctx, config)
+	var consumer jetstream.Consumer
+	err := f.q.attend(ctx, func(ctx context.Context) (err error) {
+		consumer, err = stream.CreateConsumer(ctx, config)
+		return err
+	}, f.q.topology.toClaim())
 	if err != nil {
 		return nil, fmt.Errorf("claim by the consumer %s: %w", t.consumer, err)
 	}
@@ -392,7 +432,7 @@ func (f *fleet) unclaim(stream jetstream.Stream, t *tenure) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.calls), callTimeout)
 	defer cancel()
 	if f.q.nc.Status() == nats.CONNECTED {
-		if err := deleteConsumer(ctx, stream, t.consumer); err != nil {
+		if err := f.q.deleteConsumer(ctx, stream, t.consumer); err != nil {
 			f.m.log.Debug("consumer not deleted yet", slog.Any("error", err))
 		}
 	}

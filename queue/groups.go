@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -49,11 +50,13 @@ func (c *Claim) FirstOfItsGroup(ctx context.Context, death Death) (bool, error) 
 	if c.q.groups.known(group) {
 		return false, nil
 	}
-	key := c.q.topology.keySubject("group." + group)
-	_, err := c.q.js.Publish(ctx, key, []byte{'1'}, jetstream.WithMsgTTL(deadLetterAge), jetstream.WithExpectLastSequencePerSubject(0))
+	key := "group." + group
+	right := c.q.topology.toKey(key)
+	note := func() *nats.Msg { return &nats.Msg{Subject: c.q.topology.keySubject(key), Data: []byte{'1'}} }
+	_, err := c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterAge), jetstream.WithExpectLastSequencePerSubject(0))
 	first := err == nil
 	if isWrongRevision(err) {
-		_, err = c.q.js.Publish(ctx, key, []byte{'1'}, jetstream.WithMsgTTL(deadLetterAge))
+		_, err = c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterAge))
 	}
 	if err != nil {
 		return false, fmt.Errorf("note the group of a dead letter: %w", err)

@@ -19,12 +19,12 @@ const (
 	firstPatience = 5 * time.Second
 )
 
-// insist repeats a request to a subject while nobody answers it. What the server forbids it does
-// not repeat.
-func (q *Queue) insist(ctx context.Context, patience time.Duration, subject string, ask func(context.Context) error) error {
+// insist repeats a request while nobody answers it. What the server forbids it does not repeat:
+// that is answered, see attend.
+func insist(ctx context.Context, patience time.Duration, ask func(context.Context) error) error {
 	for end := time.Now().Add(patience); ; {
 		err := ask(ctx)
-		if err == nil || !unanswered(err) || time.Now().After(end) || denied(q.nc.LastError()).names(subject) {
+		if err == nil || !unanswered(err) || time.Now().After(end) {
 			return err
 		}
 		pause(ctx, againPause)
@@ -66,7 +66,7 @@ func (q *Queue) remove(ctx context.Context, stream string, sequence uint64, eras
 	subject := "$JS.API.STREAM.MSG.DELETE." + stream
 	request := fmt.Appendf(nil, `{"seq":%d,"no_erase":%t}`, sequence, !erase)
 	tries := 0
-	err = q.insist(ctx, electionPatience, subject, func(ctx context.Context) error {
+	err = insist(ctx, electionPatience, func(ctx context.Context) error {
 		tries++
 		answer, err := q.ask(ctx, subject, request)
 		if err != nil {

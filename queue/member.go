@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
@@ -114,7 +115,9 @@ func (m *member) renew(ctx context.Context) error {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, m.config.TTL/4)
 	defer cancel()
-	ack, err := m.q.js.Publish(ctx, m.q.topology.keySubject(memberKey+m.id), record,
+	key := memberKey + m.id
+	msg := &nats.Msg{Subject: m.q.topology.keySubject(key), Data: record}
+	ack, err := m.q.store(ctx, m.q.topology.toKey(key), msg,
 		jetstream.WithMsgTTL(m.config.TTL), jetstream.WithExpectLastSequencePerSubject(m.revision))
 	if err != nil {
 		return err

@@ -208,7 +208,7 @@ func (q *Queue) deleteNewer(ctx context.Context, userID string, n *Newer) error 
 }
 
 func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *Newer) error {
-	ack, err := q.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
+	ack, err := q.store(ctx, q.topology.toNewer(), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
 	if err != nil {
 		return err
 	}

@@ -24,8 +24,9 @@ var (
 	ErrStreamFull = errors.New("the stream is full: let the workers drain it, or raise its limits")
 	// ErrEventTooLarge says that the stream or the server takes no event of this size.
 	ErrEventTooLarge = errors.New("the event is larger than the stream's max_msg_size or the server's max_payload")
-	// ErrNotPermitted says that the server's permissions forbid publishing.
-	ErrNotPermitted = errors.New("not permitted: allow this NATS user to publish on the pipeline's subjects")
+	// ErrNotPermitted says that the server's permissions forbid something: the error is a
+	// [*DeniedError], which tells what.
+	ErrNotPermitted = errors.New("not permitted")
 	// ErrNoAnswer says that the server did not acknowledge in time. The event may have been
 	// stored all the same; with the same message id, publishing again stores it once.
 	ErrNoAnswer = errors.New("the server did not acknowledge in time")

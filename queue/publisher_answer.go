@@ -146,7 +146,7 @@ func (p *Publisher) streamMissing() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	_, err := p.q.js.Stream(ctx, p.q.topology.StreamName())
+	_, err := p.q.stream(ctx, p.q.topology.StreamName())
 	return errors.Is(err, jetstream.ErrStreamNotFound)
 }
 

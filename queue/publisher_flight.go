@@ -1,12 +1,12 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,9 +18,6 @@ const (
 	answerTimeout = callTimeout
 	// sweepInterval is how often unanswered events are looked at, while there are any.
 	sweepInterval = 250 * time.Millisecond
-	// denialPatience is how long a try must be without an answer before an error of the
-	// connection that names its subject counts as that answer.
-	denialPatience = time.Second
 )
 
 // flight is one event on its way to the stream. All fields that change belong to the
@@ -166,8 +163,8 @@ func (p *Publisher) watch() {
 // sweep looks at all unanswered events: it tries again what needs it and gives up what
 // cannot succeed. It runs in a timer's goroutine, never twice at once.
 func (p *Publisher) sweep() {
-	missing := p.streamMissing()
-	connected, denial := p.q.nc.IsConnected(), denied(p.q.nc.LastError())
+	missing, denied := p.streamMissing(), p.denied()
+	connected := p.q.nc.IsConnected()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sweeping = false
@@ -181,8 +178,8 @@ func (p *Publisher) sweep() {
 			end = f.expired()
 		case missing && errors.Is(f.trouble, nats.ErrNoResponders):
 			end = fmt.Errorf("publish: %w", ErrNoStream)
-		case waited > denialPatience && denial.names(f.subject):
-			end = fmt.Errorf("publish: %w", ErrNotPermitted)
+		case denied != nil && f.isUnanswered() && denied(f.subject) != nil:
+			end = fmt.Errorf("publish: %w", denied(f.subject))
 		case !connected: // it lies in the connection's buffer, or is sent after the reconnect
 		case f.trouble != nil, reconnected, waited > answerTimeout:
 			end = p.send(f)
@@ -203,21 +200,56 @@ func (p *Publisher) reconnected() bool {
 	return changed
 }
 
-// denial is an error by which the server refused a message. It comes without the
-// message's reply subject, so the subject is the only link.
-type denial string
-
-func denied(err error) denial {
-	if errors.Is(err, nats.ErrPermissionViolation) {
-		return denial(err.Error())
+// denied tells of events without an answer which of them may not be published, by subject. It asks
+// only if there are any, and blocks for a round trip or two.
+func (p *Publisher) denied() func(subject string) error {
+	asked := p.unanswered()
+	if asked == "" {
+		return nil
 	}
-	return ""
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	t := p.q.topology
+	deaf := p.q.must(ctx, p.q.inboxRight())
+	if asDenied(deaf) != nil {
+		return func(string) error { return deaf }
+	}
+	err := p.q.must(ctx, t.toPublish(asked))
+	if asDenied(err) == nil {
+		return nil
+	}
+	// As a rule it is so for all users. They cannot be tried one by one.
+	anybody := t.toPublish(t.PlainSubject() + "." + unknownName)
+	all := asked != t.PlainSubject() && asDenied(p.q.must(ctx, anybody)) != nil
+	return func(subject string) error {
+		if subject == asked || all && subject != t.PlainSubject() {
+			return err
+		}
+		return nil
+	}
 }
 
-// names reports whether the denial is about this subject. The text itself must not be
-// passed on: the subject holds the user id.
-func (d denial) names(subject string) bool {
-	return d != "" && strings.Contains(string(d), `"`+subject+`"`)
+// unanswered is the subject of the oldest event that has waited long for its answer, or empty.
+func (p *Publisher) unanswered() (subject string) {
+	if p.q.violation() == nil {
+		return ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var oldest *flight
+	for _, f := range p.flights {
+		if f.isUnanswered() && (oldest == nil || f.sent.Before(oldest.sent)) {
+			oldest = f
+		}
+	}
+	if oldest == nil {
+		return ""
+	}
+	return oldest.subject
+}
+
+func (f *flight) isUnanswered() bool {
+	return f.trouble == nil && time.Since(f.sent) > denialPatience
 }
 
 // shut gives up all that is left and stops listening.

@@ -253,7 +253,7 @@ func (t Topology) partitionOf(subject string) string {
 
 // nextStored reads the first message from a sequence on, from the stream's leader.
 func (q *Queue) nextStored(ctx context.Context, stream string, from uint64) (m *storedMessage, err error) {
-	err = q.insist(ctx, electionPatience, "$JS.API.STREAM.MSG.GET."+stream, func(ctx context.Context) error {
+	err = insist(ctx, electionPatience, func(ctx context.Context) error {
 		m, err = q.readLeader(ctx, stream, struct {
 			bySequence
 			Subject string `json:"next_by_subj"`

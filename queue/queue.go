@@ -29,7 +29,9 @@ type Queue struct {
 	replicas atomic.Pointer[[]Replica]
 	guard    *guard
 	groups   groups
-	others   atomic.Pointer[pace] // what the other replicas' rates ask of the ledger
+	others   atomic.Pointer[pace]        // what the other replicas' rates ask of the ledger
+	lacks    atomic.Pointer[DeniedError] // why Work cannot work; nil if it can
+	newAcks  atomic.Bool                 // whether events have been seen that are settled by toNewAcks
 }
 
 // New returns the pipeline of this topology. It sends nothing: call [Queue.Setup] to
@@ -88,25 +90,15 @@ type Counts struct {
 
 // Counts asks the server what lies in the streams. It blocks for two round trips.
 func (q *Queue) Counts(ctx context.Context) (Counts, error) {
-	work, err := q.js.Stream(ctx, q.topology.StreamName())
+	work, err := q.stream(ctx, q.topology.StreamName())
 	if err != nil {
 		return Counts{}, fmt.Errorf("read the work stream's state: %w", err)
 	}
-	dead, err := q.js.Stream(ctx, q.topology.DeadStreamName())
+	dead, err := q.stream(ctx, q.topology.DeadStreamName())
 	if err != nil {
 		return Counts{}, fmt.Errorf("read the dead-letter stream's state: %w", err)
 	}
 	return newCounts(work.CachedInfo(), dead.CachedInfo()), nil
-}
-
-// bucket opens the key-value bucket. It asks the server, so that a bucket that was deleted
-// is noticed.
-func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
-	kv, err := q.js.KeyValue(ctx, q.topology.Bucket())
-	if err != nil {
-		return nil, fmt.Errorf("open the bucket %s: %w", q.topology.Bucket(), err)
-	}
-	return kv, nil
 }
 
 // compareAndSet writes a key if its revision is the one given; 0 is a key that is not there, or
@@ -171,14 +163,17 @@ func (q *Queue) request(ctx context.Context, subject string, request, answer any
 func (q *Queue) ask(ctx context.Context, subject string, body []byte) (answer []byte, err error) {
 	brief, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	msg, err := q.nc.RequestWithContext(brief, subject, body)
-	if brief.Err() != nil && ctx.Err() == nil {
+	err = q.attend(brief, func(ctx context.Context) error {
+		msg, err := q.nc.RequestWithContext(ctx, subject, body)
+		if err == nil {
+			answer = msg.Data
+		}
+		return err
+	}, to(subject))
+	if brief.Err() != nil && ctx.Err() == nil && err != nil {
 		return nil, silence(subject)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return msg.Data, nil
+	return answer, err
 }
 
 // whileConnected ends ctx when the connection breaks. What was asked over it will have no answer,

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -68,28 +69,28 @@ func (q *Queue) askBack(ctx context.Context, consumers []string) error {
 	if err != nil {
 		return err
 	}
-	subject := q.topology.keySubject(recallKey)
-	if _, err := q.js.Publish(ctx, subject, record, jetstream.WithMsgTTL(recallPatience)); err != nil {
-		return fmt.Errorf("ask replicas to give claims back: %w", inSilence(ctx, subject, err))
+	m := &nats.Msg{Subject: q.topology.keySubject(recallKey), Data: record}
+	if _, err := q.store(ctx, q.topology.toKey(recallKey), m, jetstream.WithMsgTTL(recallPatience)); err != nil {
+		return fmt.Errorf("ask replicas to give claims back: %w", inSilence(ctx, m.Subject, err))
 	}
 	return nil
 }
 
 // holding lists the consumers on some partitions.
 func (q *Queue) holding(ctx context.Context, partitions []string) (consumers []string, err error) {
-	stream, err := q.js.Stream(ctx, q.topology.StreamName())
+	stream, err := q.stream(ctx, q.topology.StreamName())
 	if err != nil {
 		return nil, fmt.Errorf("read the stream %s: %w", q.topology.StreamName(), err)
 	}
-	list := stream.ConsumerNames(ctx)
-	for name := range list.Name() {
+	names, err := q.consumerNames(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
 		_, partition, ok := q.topology.holder(name)
 		if ok && (partition == allPartitions || slices.Contains(partitions, partition)) {
 			consumers = append(consumers, name)
 		}
-	}
-	if err := list.Err(); err != nil {
-		return nil, fmt.Errorf("list the consumers: %w", inSilence(ctx, "$JS.API.CONSUMER.NAMES."+q.topology.StreamName(), err))
 	}
 	return consumers, nil
 }

@@ -99,8 +99,10 @@ func (q *Queue) Repartition(ctx context.Context, patience time.Duration) (*Chang
 }
 
 func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
-	_, err := q.js.UpdateStream(ctx, c)
-	return err
+	return q.attend(ctx, func(ctx context.Context) error {
+		_, err := q.js.UpdateStream(ctx, c)
+		return err
+	}, toAPI("STREAM.UPDATE."+c.Name))
 }
 
 func (q *Queue) closed(c jetstream.StreamConfig) jetstream.StreamConfig {

@@ -27,7 +27,7 @@ func (r *replaying) verdicts(ctx context.Context, letters []*DeadLetter) (map[st
 		}
 	}
 	var judged map[string]Outcome
-	err := r.q.insist(ctx, electionPatience, directGet(t.AuditStreamName()), func(ctx context.Context) error {
+	err := insist(ctx, electionPatience, func(ctx context.Context) error {
 		var run uint64
 		judged = map[string]Outcome{}
 		end, err := r.q.direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
@@ -143,7 +143,7 @@ func (r *replaying) awaitVerdicts(ctx context.Context) error {
 
 // hear takes in the verdicts that have come since the last time.
 func (r *replaying) hear(ctx context.Context) error {
-	err := r.q.insist(ctx, electionPatience, directGet(r.q.topology.AuditStreamName()), func(ctx context.Context) error {
+	err := insist(ctx, electionPatience, func(ctx context.Context) error {
 		for m, err := range r.q.auditTrail(ctx, "verdict.*.*", r.heard+1) {
 			if err != nil {
 				return err
@@ -196,7 +196,7 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 	stream := q.topology.DeadStreamName()
 	from := s.ids.at(place)
 	begun := time.Now()
-	err = q.insist(ctx, electionPatience, directGet(stream), func(ctx context.Context) error {
+	err = insist(ctx, electionPatience, func(ctx context.Context) error {
 		letters, next = nil, place
 		var unreadable error
 		end, err := q.direct(ctx, stream, directRequest{Sequence: from, Batch: most, MaxBytes: scanBytes}, func(m *nats.Msg) bool {

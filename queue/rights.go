@@ -3,15 +3,9 @@ package queue
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"strconv"
-	"strings"
-
-	"github.com/nats-io/nats.go"
 )
 
-// Right is something that a worker's NATS user must be allowed.
+// Right is something that a NATS user must be allowed.
 type Right struct {
 	// Subject may hold wildcards, as in a server's configuration.
 	Subject string
@@ -22,7 +16,9 @@ type Right struct {
 	// Optional: workers do without, except as Use says.
 	Optional bool
 
-	probe string // a subject that it covers and that means nothing
+	probe   string // a subject that it covers and that means nothing
+	heard   bool   // others than the server may listen there
+	newAcks bool   // see toNewAcks
 }
 
 // String is "publish to ..." or "subscribe to ...".
@@ -33,41 +29,107 @@ func (r Right) String() string {
 	return "publish to " + r.Subject
 }
 
+// The rights to make requests. What is published to subjects of which there are many is allowed by
+// a wildcard, which is also what errors show: these subjects hold users.
+
+func to(subject string) Right { return Right{Subject: subject, probe: subject} }
+
+func toAPI(request string) Right { return to("$JS.API." + request) }
+
+// toRead is the right to read single messages from a stream's leader.
+func (Topology) toRead(stream string) Right { return toAPI("STREAM.MSG.GET." + stream) }
+
+// toKey is the right to write a key of the bucket. Who purges writes one alone.
+func (t Topology) toKey(key string) Right {
+	if key == recallKey {
+		return to(t.keySubject(recallKey))
+	}
+	return Right{Subject: t.keySubject(">"), probe: t.keySubject(key)}
+}
+
+func (t Topology) toNewer() Right {
+	return Right{Subject: "$KV." + t.NewerBucket() + ".>", probe: "$KV." + t.NewerBucket() + "." + unknownName}
+}
+
+// toAudit is the right to write one kind of records into the audit trail.
+func (t Topology) toAudit(kind string) Right {
+	return Right{Subject: t.auditSubject(kind, ">"), probe: t.auditSubject(kind, Age{}.String()), heard: true}
+}
+
+func (t Topology) toBury() Right {
+	return Right{Subject: t.deadSubjects(), probe: t.deadSubject(Age{}), heard: true}
+}
+
+// toPublish is the right to publish the events of a user, or those without a key.
+func (t Topology) toPublish(subject string) Right {
+	r := Right{Subject: t.PlainSubject() + ".*", probe: subject, heard: true}
+	if subject == t.PlainSubject() {
+		r.Subject = subject
+	}
+	return r
+}
+
+func (t Topology) toClaim() Right {
+	request := "$JS.API.CONSUMER.CREATE." + t.StreamName() + "."
+	return Right{Subject: request + ">", probe: request + unknownName + "." + t.partitionSubject("0")}
+}
+
+func (t Topology) toWatch() Right { return ofConsumer("CONSUMER.CREATE.KV_" + t.Bucket()) }
+
+// ofConsumer is the right to make a request about any of a stream's consumers.
+func ofConsumer(request string) Right {
+	return Right{Subject: "$JS.API." + request + ".*", probe: "$JS.API." + request + "." + unknownName}
+}
+
+func (t Topology) toAcks() Right {
+	acks := "$JS.ACK." + t.StreamName() + "."
+	return Right{Subject: acks + ">", probe: acks + unknownName + ".1.1.1.0.0"}
+}
+
+// toNewAcks is toAcks for servers that have js_ack_fc_v2 on.
+func (t Topology) toNewAcks() Right {
+	return Right{
+		Subject: "$JS.ACK.*.*." + t.StreamName() + ".>",
+		probe:   "$JS.ACK._." + unknownName + "." + t.StreamName() + "." + unknownName + ".1.1.1.0.0", newAcks: true,
+	}
+}
+
 // WorkerRights lists what a worker's user needs on streams that exist. To create them it needs to
 // publish to $JS.API.STREAM.CREATE.<stream> besides. With a [ConnectConfig.InboxPrefix] it is that
 // prefix which must be subscribed to, instead of _INBOX.
 func (t Topology) WorkerRights() []Right {
 	work, bucket := t.StreamName(), "KV_"+t.Bucket()
 	rights := []Right{{Subject: DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and answers"}}
-	add := func(use, subject, probe string) {
-		rights = append(rights, Right{Subject: subject, Use: use, probe: cmp.Or(probe, subject)})
+	add := func(use string, r Right) {
+		r.Use = use
+		rights = append(rights, r)
 	}
-	optional := func(use, subject, probe string) {
-		add(use, subject, probe)
-		rights[len(rights)-1].Optional = true
+	optional := func(use string, r Right) {
+		r.Optional = true
+		add(use, r)
 	}
 	for _, stream := range t.streams(MaxMessageBytes) {
-		add("look at the stream", "$JS.API.STREAM.INFO."+stream.Name, "")
-		add("read one message", "$JS.API.STREAM.MSG.GET."+stream.Name, "")
+		add("look at the stream", toAPI("STREAM.INFO."+stream.Name))
+		add("read one message", t.toRead(stream.Name))
 	}
-	add("claim partitions", "$JS.API.CONSUMER.CREATE."+work+".>", "$JS.API.CONSUMER.CREATE."+work+"."+unknownName+"."+t.partitionSubject("0"))
-	add("give partitions back, and take them over", "$JS.API.CONSUMER.DELETE."+work+".*", "$JS.API.CONSUMER.DELETE."+work+"."+unknownName)
-	add("see who holds partitions", "$JS.API.CONSUMER.NAMES."+work, "")
-	add("receive events", "$JS.API.CONSUMER.MSG.NEXT."+work+".*", "$JS.API.CONSUMER.MSG.NEXT."+work+"."+unknownName)
-	add("settle events", "$JS.ACK."+work+".>", "$JS.ACK."+work+"."+unknownName+".1.1.1.0.0")
+	add("claim partitions", t.toClaim())
+	add("give partitions back, and take them over", ofConsumer("CONSUMER.DELETE."+work))
+	add("see who holds partitions", toAPI("CONSUMER.NAMES."+work))
+	add("receive events", ofConsumer("CONSUMER.MSG.NEXT."+work))
+	add("settle events", t.toAcks())
 	if t.Replicas > 1 {
-		add("settle events in a cluster", "$JS.API.STREAM.MSG.DELETE."+work, "")
+		add("settle events in a cluster", toAPI("STREAM.MSG.DELETE."+work))
 	}
-	add("watch the fleet", "$JS.API.CONSUMER.CREATE."+bucket+".*", "$JS.API.CONSUMER.CREATE."+bucket+"."+unknownName)
-	add("end that watch", "$JS.API.CONSUMER.DELETE."+bucket+".*", "$JS.API.CONSUMER.DELETE."+bucket+"."+unknownName)
-	add("membership, rate and merged calls", t.keySubject(">"), t.keySubject(unknownName))
-	add("see which users have dead letters", directGet(t.newerStreamName()), "")
-	add("what newer events have set", "$KV."+t.NewerBucket()+".>", "$KV."+t.NewerBucket()+"."+unknownName)
-	add("store dead letters", t.deadSubjects(), t.deadSubject(Age{}))
-	add("say what became of replays", t.auditSubject("verdict", ">"), t.verdictSubject(Age{}))
-	optional("settle events, where servers have js_ack_fc_v2 on", "$JS.ACK.*.*."+work+".>", "$JS.ACK._."+unknownName+"."+work+"."+unknownName+".1.1.1.0.0")
-	optional("watch the fleet, where it is very large", "$JS.FC."+bucket+".>", "$JS.FC."+bucket+"."+unknownName+".0")
-	optional("doctor's look at the account", "$JS.API.INFO", "")
+	add("watch the fleet", t.toWatch())
+	add("end that watch", ofConsumer("CONSUMER.DELETE."+bucket))
+	add("membership, rate and merged calls", t.toKey(unknownName))
+	add("see which users have dead letters", to(directGet(t.newerStreamName())))
+	add("what newer events have set", t.toNewer())
+	add("store dead letters", t.toBury())
+	add("say what became of replays", t.toAudit("verdict"))
+	optional("settle events, where servers have js_ack_fc_v2 on", t.toNewAcks())
+	optional("watch the fleet, where it is very large", Right{Subject: "$JS.FC." + bucket + ".>", probe: "$JS.FC." + bucket + "." + unknownName + ".0"})
+	optional("doctor's look at the account", toAPI("INFO"))
 	return rights
 }
 
@@ -75,66 +137,26 @@ func (t Topology) WorkerRights() []Right {
 const unknownName = "identify-worker-doctor"
 
 // Denied returns those of [Topology.WorkerRights] that this connection's user does not have, with
-// the connection's own inbox prefix. It
-// blocks for a round trip each, and tries each: with a message that no stream stores
-// and no API carries out. The server tells of a denial at once, while a worker's
-// request would just get no answer.
-func (q *Queue) Denied(ctx context.Context) ([]Right, error) {
-	var denied []Right
-	for _, r := range q.topology.WorkerRights() {
-		try := q.mayPublish
+// the connection's own inbox prefix. It blocks for a few round trips if there are none, and else for
+// one or two each. It tries them all: with messages that no stream stores and no API carries out. The
+// server tells of a denial at once, while a worker's request would just get no answer.
+func (q *Queue) Denied(ctx context.Context) ([]Right, error) { return q.missing(ctx, q.rights()) }
+
+// rights are those of a worker on this connection.
+func (q *Queue) rights() []Right {
+	rights := q.topology.WorkerRights()
+	for i, r := range rights {
 		if r.Subscribe {
-			try = q.maySubscribe
-			r.Subject = q.inboxes()
-		}
-		may, err := try(ctx, r.probe)
-		if err != nil {
-			return denied, fmt.Errorf("try to %v: %w", r, err)
-		}
-		if !may {
-			denied = append(denied, r)
+			rights[i].Subject = q.inboxRight().Subject
 		}
 	}
-	return denied, nil
+	return rights
 }
+
+// inboxRight is the right to receive answers on this connection.
+func (q *Queue) inboxRight() Right { return Right{Subject: q.inboxes(), Subscribe: true} }
 
 // inboxes are the subjects on which this connection's answers arrive.
 func (q *Queue) inboxes() string {
 	return cmp.Or(q.nc.Opts.InboxPrefix, DefaultInboxPrefix) + ".>"
-}
-
-// mayPublish tries it with a message that changes nothing: its body is no request that the API
-// knows, and its header asks to be stored by a stream of another name only.
-func (q *Queue) mayPublish(ctx context.Context, subject string) (bool, error) {
-	m := nats.NewMsg(subject)
-	m.Header.Set("Nats-Expected-Stream", unknownName)
-	m.Data = []byte(unknownName)
-	if err := q.nc.PublishMsg(m); err != nil {
-		return false, err
-	}
-	return q.mayDo(ctx, "Publish", subject)
-}
-
-// maySubscribe tries it with an inbox of its own.
-func (q *Queue) maySubscribe(ctx context.Context, _ string) (bool, error) {
-	inbox := q.nc.NewInbox()
-	sub, err := q.nc.SubscribeSync(inbox)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = sub.Unsubscribe() }()
-	return q.mayDo(ctx, "Subscription", inbox)
-}
-
-// mayDo waits until the server has seen what was just sent. If it has denied that, it said so
-// before it answers, and the connection remembers the last of such errors.
-func (q *Queue) mayDo(ctx context.Context, what, subject string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if err := q.nc.FlushWithContext(ctx); err != nil {
-		return false, err
-	}
-	err := q.nc.LastError()
-	denied := errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), what+" to "+strconv.Quote(subject))
-	return !denied, nil
 }

@@ -36,13 +36,19 @@ func (w *watch) end() {
 // A server that was restarted knows nothing of the watch, which nats.go notices by missed
 // heartbeats, after ten seconds or more. By then all members, this one too, would seem to be dead.
 func (r *roster) watch(ctx context.Context) (*watch, error) {
+	brief, done := context.WithTimeout(ctx, callTimeout) // an answer that is lost would be awaited for ever
+	defer done()
 	ctx, cancel := context.WithCancel(ctx)
-	late := time.AfterFunc(callTimeout, cancel) // an answer that is lost would be awaited for ever
-	w, err := r.m.kv.WatchFiltered(ctx, []string{memberKey + "*", quietKey, recallKey})
-	if err == nil && !late.Stop() {
-		_ = w.Stop()
-		err = context.Cause(ctx)
-	}
+	var w jetstream.KeyWatcher
+	err := r.m.q.attend(brief, func(asking context.Context) (err error) {
+		stop := context.AfterFunc(asking, cancel) // the watch lives on, its context must be another
+		w, err = r.m.kv.WatchFiltered(ctx, []string{memberKey + "*", quietKey, recallKey})
+		if !stop() && err == nil {
+			_ = w.Stop()
+			err = context.Cause(asking)
+		}
+		return err
+	}, r.m.q.topology.toWatch())
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("watch the fleet: %w", err)

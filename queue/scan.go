@@ -81,7 +81,7 @@ func (q *Queue) readBatches(ctx context.Context, stream string, r scanRange, bat
 	for size := scanFirst; r.from > 0; size = min(size*scanGrowth, scanBatch) {
 		var b scanned
 		var next uint64
-		b.err = q.insist(ctx, patience, directGet(stream), func(ctx context.Context) (err error) {
+		b.err = insist(ctx, patience, func(ctx context.Context) (err error) {
 			b.messages, next, err = q.readBatch(ctx, stream, r, size)
 			return err
 		})

@@ -42,7 +42,7 @@ func TestNoLetters(t *testing.T) {
 			}
 		}
 		l.silent.Store(true)
-		wants("no answer on $JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ: either the stream has no leader now, or this user may not publish")
+		wants("no answer on $JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ: the stream has no leader now, or the server is overloaded")
 		l.silent.Store(false)
 		s.must(q.js.DeleteStream(t.Context(), deadName))
 		wants("the stream USERPILOT_IDENTIFY_DLQ does not exist (start a worker, or run identify-worker setup; see --name)")

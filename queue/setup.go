@@ -80,9 +80,12 @@ func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 }
 
 func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, update bool) (made, differences []Change, err error) {
-	stream, err := q.js.Stream(ctx, want.Name)
+	stream, err := q.stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = q.js.CreateStream(ctx, want)
+		err = q.attend(ctx, func(ctx context.Context) error {
+			_, err := q.js.CreateStream(ctx, want)
+			return err
+		}, toAPI("STREAM.CREATE."+want.Name))
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another replica was faster
 			return q.setupStream(ctx, want, update)
 		}
@@ -102,7 +105,7 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 	if err := mayUpdate(info, differences); err != nil {
 		return nil, nil, err
 	}
-	if _, err := q.js.UpdateStream(ctx, adapt(info.Config, want)); err != nil {
+	if err := q.update(ctx, adapt(info.Config, want)); err != nil {
 		return nil, nil, err
 	}
 	return differences, nil, nil

@@ -3,6 +3,7 @@
 package queue
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -118,14 +119,14 @@ func TestScan(t *testing.T) {
 	})
 }
 
-// Who lacks a right is told which.
-func TestStatusWithoutRights(t *testing.T) {
+// Who gets no answer is told to what.
+func TestStatusWithoutAnswers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
 		q := s.queue(l)
 		l.silent.Store(true)
 		_, err := q.Status(t.Context())
-		if err == nil || err.Error() != "read the state of stream USERPILOT_IDENTIFY: no answer on $JS.API.STREAM.INFO.USERPILOT_IDENTIFY: either the stream has no leader now, or this user may not publish to that subject" {
+		if err == nil || err.Error() != "read the state of stream USERPILOT_IDENTIFY: no answer on $JS.API.STREAM.INFO.USERPILOT_IDENTIFY: the stream has no leader now, or the server is overloaded" {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -149,17 +150,26 @@ func (s *sim) withUsers(allowed []string) (all, few *nats.Conn) {
 // serveUsers replaces the server by one with users who may publish to some subjects alone.
 func (s *sim) serveUsers(allowed map[string][]string) (connect func(user string) *nats.Conn) {
 	s.t.Helper()
+	return s.servePeople(people(allowed)).connect
+}
+
+// people are users and the subjects that each may publish to; ">" is one who may do everything.
+type people map[string][]string
+
+// served is a server that has users.
+type served struct {
+	sim     *sim
+	server  *natsserver.Server
+	options *natsserver.Options
+}
+
+// servePeople replaces the server, with these feature flags on.
+func (s *sim) servePeople(p people, flags ...string) *served {
+	s.t.Helper()
 	s.stop()
-	options := &natsserver.Options{JetStream: true, StoreDir: s.dir, DontListen: true, NoSigs: true, JetStreamMaxMemory: 1 << 20}
-	for user, subjects := range allowed {
-		u := &natsserver.User{Username: user, Password: "x"}
-		if !slices.Equal(subjects, []string{">"}) {
-			u.Permissions = &natsserver.Permissions{
-				Publish:   &natsserver.SubjectPermission{Allow: subjects},
-				Subscribe: &natsserver.SubjectPermission{Allow: []string{"_INBOX.>"}},
-			}
-		}
-		options.Users = append(options.Users, u)
+	options := &natsserver.Options{JetStream: true, StoreDir: s.dir, DontListen: true, NoSigs: true, JetStreamMaxMemory: 1 << 20, Users: p.users("_INBOX.>"), FeatureFlags: map[string]bool{}}
+	for _, flag := range flags {
+		options.FeatureFlags[flag] = true
 	}
 	n, err := natsserver.NewServer(options)
 	s.must(err)
@@ -168,12 +178,39 @@ func (s *sim) serveUsers(allowed map[string][]string) (connect func(user string)
 		n.Shutdown()
 		n.WaitForShutdown()
 	})
-	return func(user string) *nats.Conn {
-		nc, err := nats.Connect("", nats.InProcessServer(n), nats.UserInfo(user, "x"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-		s.must(err)
-		s.t.Cleanup(nc.Close)
-		return nc
+	return &served{s, n, options}
+}
+
+// users subscribe to their inboxes alone.
+func (p people) users(inboxes string) (users []*natsserver.User) {
+	for user, subjects := range p {
+		u := &natsserver.User{Username: user, Password: "x"}
+		if !slices.Equal(subjects, []string{">"}) {
+			u.Permissions = &natsserver.Permissions{
+				Publish:   &natsserver.SubjectPermission{Allow: subjects},
+				Subscribe: &natsserver.SubjectPermission{Allow: []string{inboxes}},
+			}
+		}
+		users = append(users, u)
 	}
+	return users
+}
+
+func (x *served) connect(user string) *nats.Conn {
+	x.sim.t.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(x.server), nats.UserInfo(user, "x"), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	x.sim.must(err)
+	x.sim.t.Cleanup(nc.Close)
+	return nc
+}
+
+// change gives users other rights while they are connected, as a reload of the configuration does.
+func (x *served) change(p people, inboxes string) {
+	x.sim.t.Helper()
+	next := x.options.Clone()
+	next.Users = p.users(inboxes)
+	x.sim.must(x.server.ReloadOptions(next))
 }
 
 // Whoever may read gets the whole status, and nothing else is asked for; what is not permitted is named.
@@ -202,7 +239,7 @@ func TestStatusRights(t *testing.T) {
 					return
 				}
 				subject := strings.ReplaceAll(statusRights[i], "*", "USERPILOT_IDENTIFY")
-				if err == nil || !strings.Contains(err.Error(), "no answer on "+subject+":") {
+				if err == nil || !strings.Contains(err.Error(), "not permitted: allow this NATS user to publish to "+subject+";") || !errors.Is(err, ErrNotPermitted) {
 					t.Errorf("without a right: %v", err)
 				}
 			})

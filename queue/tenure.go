@@ -169,6 +169,12 @@ func (t *tenure) deliver(h Handler, m jetstream.Msg) {
 		t.fail(errors.New("the server sent an event of no partition"))
 		return
 	}
+	if t.next == 1 {
+		if err := t.q.maySettle(t.ctx, m.Reply()); err != nil {
+			t.fail(err)
+			return
+		}
+	}
 	t.next++
 	t.delivered.Store(at.stream)
 	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data(), Past: readPast(m.Headers()), Trace: readTrace(m.Headers()), reply: m.Reply()})

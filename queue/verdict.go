@@ -73,7 +73,7 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.q.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(0))
+	_, err = c.q.store(ctx, c.q.topology.toAudit("verdict"), m, jetstream.WithExpectLastSequencePerSubject(0))
 	if err != nil && !isWrongRevision(err) {
 		return fmt.Errorf("write the verdict on a replay: %w", err)
 	}

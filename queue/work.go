@@ -10,8 +10,8 @@ import (
 
 // Work joins the fleet and hands the events of this replica's share of the partitions to h
 // until ctx ends. Then it gives them back in peace: it waits until h has let go, leaves the
-// fleet, and returns nil. While NATS is away or the streams are missing it says so once, and
-// goes on by itself when they are back; it returns an error only for a configuration
+// fleet, and returns nil. While NATS is away, the streams are missing or this user lacks a right it
+// says so once, and goes on by itself when that is over (see [Queue.Lacking]); it returns an error only for a configuration
 // that can never work.
 func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error {
 	config, err := config.withDefaults(q.topology)
@@ -34,6 +34,9 @@ func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error 
 
 // stay is one membership, from joining until ctx ends or it lapses.
 func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, trouble *changeLog) error {
+	if err := q.mayWork(ctx); err != nil {
+		return err
+	}
 	m, err := q.join(ctx, config)
 	if err != nil {
 		return err

@@ -1,0 +1,334 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// DeniedError says that the NATS server's permissions forbid this connection's user something. It is
+// an [ErrNotPermitted], too. What was asked has not been done; but where Subscribe is set, it may
+// have been, and nobody was told.
+type DeniedError struct {
+	// Subject is what must be allowed, as in the server's configuration: with wildcards in place
+	// of users, consumers and keys.
+	Subject string
+	// Subscribe: it must be subscribed to; otherwise published to.
+	Subscribe bool
+}
+
+// Error names the right that is missing, and the way out. It shows no user.
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("not permitted: allow this NATS user to %v; SECURITY.md lists the rights of each role", Right{Subject: e.Subject, Subscribe: e.Subscribe})
+}
+
+// Is makes a DeniedError an [ErrNotPermitted].
+func (e *DeniedError) Is(target error) bool { return target == ErrNotPermitted }
+
+// asDenied is the DeniedError in err, or nil.
+func asDenied(err error) *DeniedError {
+	denied, _ := errors.AsType[*DeniedError](err)
+	return denied
+}
+
+// denialPatience is how long a request may have no answer before it is looked whether it is allowed
+// at all. The server says nothing to a request that it denies: it tells the connection, and that
+// without saying which request it means. The connection remembers the last of what it was told, also
+// where the request was another one's. So if there is such an error the rights are tried one by one,
+// as by [Queue.Denied].
+const denialPatience = 300 * time.Millisecond
+
+// attend makes a request that needs some rights, and ends it with a [*DeniedError] if one of them
+// turns out to be missing, or the right to receive an answer.
+func (q *Queue) attend(ctx context.Context, ask func(context.Context) error, needed ...Right) error {
+	asking, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	look := time.AfterFunc(denialPatience, func() {
+		if q.violation() == nil {
+			return
+		}
+		for _, r := range append(needed, q.inboxRight()) {
+			if may, err := q.may(asking, r); err == nil && !may {
+				cancel(r.denied())
+				return
+			}
+		}
+	})
+	defer look.Stop()
+	err := ask(asking)
+	if denied := asDenied(context.Cause(asking)); denied != nil && err != nil {
+		return denied
+	}
+	return err
+}
+
+func (r Right) denied() *DeniedError { return &DeniedError{Subject: r.Subject, Subscribe: r.Subscribe} }
+
+// missing returns those rights that this connection's user does not have. It blocks for a few round
+// trips if there are none, and else for one or two each.
+func (q *Queue) missing(ctx context.Context, rights []Right) (missing []Right, err error) {
+	before, left := q.violation(), []Right(nil)
+	for _, r := range rights {
+		if r.heard {
+			left = append(left, r)
+			continue
+		}
+		if err := q.try(r); err != nil {
+			return nil, fmt.Errorf("try to %v: %w", r, err)
+		}
+	}
+	if err := q.flush(ctx); err != nil {
+		return nil, fmt.Errorf("try what this user may do: %w", err)
+	}
+	if !isSame(q.violation(), before) {
+		left = rights
+	}
+	for _, r := range left {
+		may, err := q.may(ctx, r)
+		if err != nil {
+			return missing, fmt.Errorf("try to %v: %w", r, err)
+		}
+		if !may {
+			missing = append(missing, r)
+		}
+	}
+	return missing, nil
+}
+
+// mayTries is how often a right is tried where others are denied at the same time: the connection
+// remembers only the last denial.
+const mayTries = 20
+
+// may tries a right, with what changes nothing. If the server denies it, it says so before it answers
+// a ping, and the connection remembers the last of such errors.
+func (q *Queue) may(ctx context.Context, r Right) (bool, error) {
+	if !q.nc.IsConnected() {
+		return false, nats.ErrDisconnected // else it would be sent with the next connection
+	}
+	for range mayTries {
+		before := q.lastDenial()
+		err := q.try(r)
+		if err == nil {
+			err = q.flush(ctx)
+		}
+		switch after := q.lastDenial(); {
+		case err != nil:
+			return false, err
+		case isSame(after, before), r.heard && isRefusedReply(after):
+			return true, nil
+		case r.isIn(after):
+			return false, nil
+		}
+	}
+	return false, errors.New("too much is denied at the same time")
+}
+
+// try does what a right is for, but so that nothing comes of it: an empty request changes nothing,
+// and the header asks to be stored by a stream of another name only. (A request that cannot be read
+// would do, too, but be a warning in the server's log.) Where others may listen, the server must not
+// even pass it on: it refuses the reply subject, but only after it has looked at the right.
+func (q *Queue) try(r Right) error {
+	if r.Subscribe {
+		sub, err := q.nc.SubscribeSync(strings.TrimSuffix(r.Subject, ">") + unknownName)
+		if err != nil {
+			return err
+		}
+		return sub.Unsubscribe()
+	}
+	m := nats.NewMsg(r.probe)
+	m.Header.Set("Nats-Expected-Stream", unknownName)
+	m.Data = []byte("{}")
+	if r.heard {
+		m.Reply = refusedReply
+	}
+	return q.nc.PublishMsg(m)
+}
+
+// isIn reports whether a violation is about what try did. Its text must not be passed on: subjects
+// hold user ids.
+func (r Right) isIn(violation error) bool {
+	if violation == nil {
+		return false
+	}
+	what := "Publish to " + strconv.Quote(r.probe)
+	if r.Subscribe {
+		what = "Subscription to " + strconv.Quote(strings.TrimSuffix(r.Subject, ">")+unknownName)
+	}
+	return strings.Contains(violation.Error(), what)
+}
+
+// refusedReply is a reply subject that the server keeps for itself, whatever a user may do.
+const refusedReply = "_R_." + unknownName
+
+func isRefusedReply(denial error) bool {
+	return denial != nil && strings.Contains(denial.Error(), strconv.Quote(refusedReply))
+}
+
+// lastDenial is the last thing that the server has denied this connection; nil if there is none, or
+// another error came after it. Each denial is an error of its own.
+func (q *Queue) lastDenial() error {
+	if err := q.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
+		return err
+	}
+	return nil
+}
+
+// isSame reports whether nothing was denied between two looks at lastDenial or violation.
+func isSame(a, b error) bool { return a == b } //nolint:errorlint // it is about which error it is, not of what kind
+
+// violation is the lastDenial, unless that says just that a right was tried and found.
+func (q *Queue) violation() error {
+	if err := q.lastDenial(); !isRefusedReply(err) {
+		return err
+	}
+	return nil
+}
+
+// flush waits until the server has seen all that was sent.
+func (q *Queue) flush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return q.nc.FlushWithContext(ctx)
+}
+
+// Lacking returns a [*DeniedError] while [Queue.Work] cannot work because this user lacks a right,
+// and otherwise nil. It does not block.
+func (q *Queue) Lacking() error {
+	if denied := q.lacks.Load(); denied != nil {
+		return denied
+	}
+	return nil
+}
+
+// mayWork returns a [*DeniedError] if this user lacks a right that a worker cannot do without. It
+// blocks for a few round trips if nothing is missing.
+//
+// A worker needs all of them before it begins: without one of them it would call Userpilot and could
+// not settle, or keep partitions from others who can. A server that asks nobody who they are is not
+// bothered.
+func (q *Queue) mayWork(ctx context.Context) error {
+	if !q.nc.AuthRequired() {
+		return nil
+	}
+	needed := slices.DeleteFunc(q.rights(), func(r Right) bool {
+		return r.Optional && !(r.newAcks && q.newAcks.Load())
+	})
+	missing, err := q.missing(ctx, needed)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		denied := missing[0].denied()
+		q.lacks.Store(denied)
+		return denied
+	}
+	if was := q.lacks.Swap(nil); was != nil && was.Subscribe {
+		// The server has forgotten the subscriptions that it denied. A new connection makes them anew.
+		return q.nc.ForceReconnect()
+	}
+	return nil
+}
+
+// maySettle returns a [*DeniedError] if an event with this reply subject could not be settled because
+// the server uses another form of them than mayWork takes for certain. It blocks for a round trip if
+// it does.
+func (q *Queue) maySettle(ctx context.Context, reply string) error {
+	if strings.HasPrefix(reply, "$JS.ACK."+q.topology.StreamName()+".") {
+		return nil
+	}
+	q.newAcks.Store(true)
+	return q.must(ctx, q.topology.toNewAcks())
+}
+
+// What follows are the requests that jetstream makes for us.
+
+// stream looks a stream up.
+func (q *Queue) stream(ctx context.Context, name string) (s jetstream.Stream, err error) {
+	err = q.attend(ctx, func(ctx context.Context) error {
+		s, err = q.js.Stream(ctx, name)
+		return err
+	}, toAPI("STREAM.INFO."+name))
+	return s, err
+}
+
+// store publishes a message and blocks until it is stored. to is the right that it needs.
+func (q *Queue) store(ctx context.Context, to Right, m *nats.Msg, options ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
+	to.probe = m.Subject
+	err = q.attend(ctx, func(ctx context.Context) error {
+		ack, err = q.js.PublishMsg(ctx, m, options...)
+		return err
+	}, to)
+	return ack, err
+}
+
+// consumerNames lists the consumers of the work stream.
+func (q *Queue) consumerNames(ctx context.Context, stream jetstream.Stream) (names []string, err error) {
+	to := toAPI("CONSUMER.NAMES." + q.topology.StreamName())
+	err = q.attend(ctx, func(ctx context.Context) error {
+		names = nil
+		list := stream.ConsumerNames(ctx)
+		for name := range list.Name() {
+			names = append(names, name)
+		}
+		return list.Err()
+	}, to)
+	if err != nil {
+		return nil, fmt.Errorf("list the consumers: %w", inSilence(ctx, to.Subject, err))
+	}
+	return names, nil
+}
+
+// attendedBucket is the bucket whose requests are attended.
+type attendedBucket struct {
+	jetstream.KeyValue
+	q *Queue
+}
+
+// bucket opens the key-value bucket. It asks the server, so that a bucket that was deleted
+// is noticed.
+func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	b := attendedBucket{q: q}
+	err := q.attend(ctx, func(ctx context.Context) (err error) {
+		b.KeyValue, err = q.js.KeyValue(ctx, q.topology.Bucket())
+		return err
+	}, toAPI("STREAM.INFO.KV_"+q.topology.Bucket()))
+	if err != nil {
+		return nil, fmt.Errorf("open the bucket %s: %w", q.topology.Bucket(), err)
+	}
+	return b, nil
+}
+
+func (b attendedBucket) Get(ctx context.Context, key string) (entry jetstream.KeyValueEntry, err error) {
+	err = b.q.attend(ctx, func(ctx context.Context) error {
+		entry, err = b.KeyValue.Get(ctx, key)
+		return err
+	}, b.q.topology.toRead("KV_"+b.q.topology.Bucket()))
+	return entry, err
+}
+
+func (b attendedBucket) Create(ctx context.Context, key string, value []byte, options ...jetstream.KVCreateOpt) (revision uint64, err error) {
+	err = b.q.attend(ctx, func(ctx context.Context) error {
+		revision, err = b.KeyValue.Create(ctx, key, value, options...)
+		return err
+	}, b.q.topology.toKey(key), b.q.topology.toRead("KV_"+b.q.topology.Bucket()))
+	return revision, err
+}
+
+func (b attendedBucket) Update(ctx context.Context, key string, value []byte, last uint64) (revision uint64, err error) {
+	err = b.q.attend(ctx, func(ctx context.Context) error {
+		revision, err = b.KeyValue.Update(ctx, key, value, last)
+		return err
+	}, b.q.topology.toKey(key))
+	return revision, err
+}
+
+func (b attendedBucket) Delete(ctx context.Context, key string, options ...jetstream.KVDeleteOpt) error {
+	return b.q.attend(ctx, func(ctx context.Context) error { return b.KeyValue.Delete(ctx, key, options...) }, b.q.topology.toKey(key))
+}

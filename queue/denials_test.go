@@ -1,0 +1,234 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// without is a list that lacks one.
+func without(subjects []string, missing string) []string {
+	return slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return s == missing })
+}
+
+// neededRights are what a worker must be allowed to publish to.
+func neededRights() []string {
+	return published(slices.DeleteFunc(Topology{}.WorkerRights(), func(r Right) bool { return r.Optional }))
+}
+
+// rightful is a worker whose rights can change.
+type rightful struct {
+	*served
+	admin *Queue
+	r     *replica
+}
+
+func (s *sim) rightful(rights []string, flags ...string) *rightful {
+	s.t.Helper()
+	x := &rightful{served: s.servePeople(people{"all": {">"}, "worker": rights}, flags...)}
+	var err error
+	x.admin, err = New(x.connect("all"), Topology{}, nil)
+	s.must(err)
+	x.r = &replica{settling: map[*Claim]int{}}
+	x.r.Queue, err = New(x.connect("worker"), Topology{}, slog.New(slog.NewTextHandler(s, nil)))
+	s.must(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- x.r.Work(ctx, MemberConfig{}, x.r) }()
+	s.t.Cleanup(func() {
+		cancel()
+		s.must(<-done)
+	})
+	return x
+}
+
+// set gives the worker these rights.
+func (x *rightful) set(rights []string, inboxes string) {
+	x.sim.t.Helper()
+	x.change(people{"all": {">"}, "worker": rights}, inboxes)
+}
+
+// A worker that lacks any right says at once which, does not join, and gets nothing that it could not
+// settle. As soon as it has the right, it works.
+func TestWorkerBeginsWithAllRights(t *testing.T) {
+	all := neededRights()
+	for _, missing := range all {
+		t.Run(missing, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				x := s.rightful(without(all, missing))
+				s.publish(x.admin, "ann")
+				s.await(time.Second, "named", func() bool { return s.logged("allow this NATS user to publish to " + missing + ";") })
+				if err := x.r.Lacking(); asDenied(err) == nil || asDenied(err).Subject != missing {
+					t.Errorf("it lacks %v", err)
+				}
+				time.Sleep(30 * time.Second)
+				status, err := x.admin.Progress(t.Context())
+				s.must(err)
+				if len(x.r.received()) > 0 || len(status.Replicas) > 0 || strings.Count(s.log(), "\n") != 1 {
+					t.Errorf("it got %v, and %d are in the fleet; it says\n%s", x.r.received(), len(status.Replicas), s.log())
+				}
+				x.set(all, "_INBOX.>")
+				s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+				if err := x.r.Lacking(); err != nil {
+					t.Errorf("it still lacks %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A right that a worker loses while it works is named, too, also where nothing would show it but the
+// absence of an answer. Nothing is handed over that cannot be settled, and nothing is lost.
+func TestWorkerLosesARight(t *testing.T) {
+	all := neededRights()
+	for lost, used := range map[string]time.Duration{ // how seldom
+		"$JS.ACK.USERPILOT_IDENTIFY.>":                   100 * time.Millisecond,
+		"$JS.API.CONSUMER.MSG.NEXT.USERPILOT_IDENTIFY.*": pullExpiry,
+		"$KV.userpilot_identify.>":                       time.Second, // a fifth of the membership's time
+		"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY":         calmInterval + roundInterval,
+		"$JS.API.CONSUMER.NAMES.USERPILOT_IDENTIFY":      calmInterval + roundInterval,
+	} {
+		t.Run(lost, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				x := s.rightful(all)
+				s.publish(x.admin, "ann")
+				s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+				x.set(without(all, lost), "_INBOX.>")
+				stopped := make(chan struct{})
+				publishing, stop := context.WithCancel(t.Context())
+				go func() { // what is denied shows with the next event, at the latest
+					defer close(stopped)
+					for publishing.Err() == nil {
+						s.publish(x.admin, "ann")
+						pause(publishing, 100*time.Millisecond)
+					}
+				}()
+				s.await(used+roundInterval, "named", func() bool { return s.logged("allow this NATS user to publish to " + lost + ";") })
+				s.await(10*time.Second, "out of the fleet", func() bool {
+					status, err := x.admin.Progress(t.Context())
+					s.must(err)
+					return len(status.Replicas) == 0 && x.r.Held() == 0
+				})
+				got := len(x.r.received())
+				time.Sleep(20 * time.Second)
+				if more := len(x.r.received()); more != got {
+					t.Errorf("%d events more are handed over", more-got)
+				}
+				stop()
+				<-stopped
+				x.set(all, "_INBOX.>")
+				s.await(5*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+			})
+		})
+	}
+}
+
+// Who may not receive answers any more, and then may again, needs a new connection.
+func TestWorkerLosesItsInboxes(t *testing.T) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
+		all := neededRights()
+		x := s.rightful(all)
+		s.publish(x.admin, "ann")
+		s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+		x.set(all, "_OTHER.>")
+		s.await(2*time.Second, "named", func() bool { return s.logged("allow this NATS user to subscribe to _INBOX.>;") })
+		s.publish(x.admin, "ann")
+		time.Sleep(20 * time.Second)
+		x.set(all, "_INBOX.>")
+		s.await(10*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+	})
+}
+
+// Servers can have events settled on other subjects. Who lacks that right does not work there.
+func TestWorkerSettlesByNewAcks(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		all := neededRights()
+		x := s.rightful(all, "js_ack_fc_v2")
+		s.publish(x.admin, "ann")
+		s.await(5*time.Second, "named", func() bool { return s.logged("allow this NATS user to publish to $JS.ACK.*.*.USERPILOT_IDENTIFY.>;") })
+		time.Sleep(20 * time.Second)
+		if got := x.r.received(); len(got) > 0 {
+			t.Errorf("it got %v", got)
+		}
+		x.set(append(slices.Clone(all), "$JS.ACK.*.*.USERPILOT_IDENTIFY.>"), "_INBOX.>")
+		s.await(5*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+	})
+}
+
+// Whoever may publish for nobody is told so of each event, and soon.
+func TestPublishersAreDeniedTogether(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		few := s.servePeople(people{"few": {"userpilot.other.*"}}).connect("few")
+		q, err := New(few, Topology{}, nil)
+		s.must(err)
+		p := q.NewPublisher(PublisherConfig{})
+		begun := time.Now()
+		var results []*Result
+		for i := range 3000 {
+			r, err := p.PublishAsync(t.Context(), fmt.Appendf(nil, `{"user_id":"u%d"}`, i))
+			s.must(err)
+			results = append(results, r)
+		}
+		for _, r := range results {
+			_, err := r.Wait(t.Context())
+			if denied := asDenied(err); denied == nil || denied.Subject != "userpilot.identify.*" || !errors.Is(err, ErrNotPermitted) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+		s.must(p.Close(t.Context()))
+	})
+}
+
+// Who may not hear the answers is told that.
+func TestWithoutInboxes(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		few := people{"few": {"userpilot.identify.*", "$JS.API.STREAM.INFO.*"}}
+		x := s.servePeople(few)
+		x.change(few, "_MINE.>")
+		q, err := New(x.connect("few"), Topology{}, nil)
+		s.must(err)
+		p := q.NewPublisher(PublisherConfig{})
+		_, err = p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
+		if denied := asDenied(err); denied == nil || *denied != (DeniedError{Subject: "_INBOX.>", Subscribe: true}) {
+			t.Errorf("got %v", err)
+		}
+		for range 2 { // the server tells of it once, but it is still so
+			begun := time.Now()
+			_, err = q.Status(t.Context())
+			if denied := asDenied(err); denied == nil || !denied.Subscribe || time.Since(begun) > time.Second {
+				t.Errorf("after %v: %v", time.Since(begun), err)
+			}
+		}
+		s.must(p.Close(t.Context()))
+	})
+}
+
+// A request that is allowed and slow is not taken for one that is denied, whatever else was.
+func TestSlowIsNotDenied(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		few := s.servePeople(people{"few": {"allowed"}}).connect("few")
+		q, err := New(few, Topology{}, nil)
+		s.must(err)
+		may, err := q.may(t.Context(), to("other"))
+		if err != nil || may {
+			t.Fatalf("other may be published to: %v, %v", may, err)
+		}
+		slow := func(ctx context.Context) error { pause(ctx, 3*denialPatience); return ctx.Err() }
+		s.must(q.attend(t.Context(), slow, to("allowed")))
+		begun := time.Now()
+		err = q.attend(t.Context(), slow, to("allowed"), to("other"))
+		if denied := asDenied(err); denied == nil || denied.Subject != "other" || time.Since(begun) > 2*denialPatience {
+			t.Errorf("after %v: %v", time.Since(begun), err)
+		}
+	})
+}
