@@ -52,6 +52,8 @@ func (w *Worker) Ready() error {
 	switch {
 	case !w.queue.Connected():
 		return errors.New("NATS cannot be reached")
+	case w.queue.Lacking() != nil:
+		return w.queue.Lacking()
 	case w.queue.Held() == 0:
 		return errors.New("no partition is claimed yet")
 	case s.Hold != "":
