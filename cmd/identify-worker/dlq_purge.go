@@ -29,7 +29,8 @@ The rights that it needs, to publish to:
   $JS.API.STREAM.MSG.DELETE.*         for the streams of the pipeline
   $JS.API.DIRECT.GET.<stream>_DLQ and $JS.API.DIRECT.GET.<stream>_AUDIT
   $JS.API.CONSUMER.NAMES.<stream>     for who has read what waits
-  userpilot.<name>-audit.>            for the history
+  userpilot.<name>-audit.action.> and
+  userpilot.<name>-audit.verdict.>    for the history
   $KV.<bucket>.recall                 to have workers forget what they have read
   $KV.<bucket>_newer.>                for the record of newer events
 

@@ -35,7 +35,8 @@ known of the canary, and of all with --wait.
 
 The rights that it needs, to publish to:
   userpilot.<name>.*, userpilot.<name>        for the events
-  userpilot.<name>-audit.>                    for the history
+  userpilot.<name>-audit.action.>             for the history
+  userpilot.<name>-audit.original.>           for what events were before an edit
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
   $JS.API.DIRECT.GET.<stream>_AUDIT           for the verdicts

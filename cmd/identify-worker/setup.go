@@ -25,7 +25,13 @@ Another number of partitions must not bring a user's events out of order. So --u
 for as long as --drain says, until few events are left; closes publishing until these are
 delivered, for 30s at most, in which publishers find nobody and try again; and changes the
 stream. Workers with the old number end then: start them with the new one. If the events are
-not delivered in time, nothing is changed, and it says why.`,
+not delivered in time, nothing is changed, and it says why.
+
+The rights that it needs, to publish to:
+  $JS.API.STREAM.INFO.* and
+  $JS.API.STREAM.CREATE.*             for the streams of the pipeline
+  $JS.API.STREAM.UPDATE.*             for --update
+  $JS.API.STREAM.MSG.GET.KV_<bucket>  for another number of partitions`,
 		Example: `  identify-worker setup
   identify-worker setup --nats-url nats://nats:4222 --replicas 3
   identify-worker setup --update --partitions 32`,
