@@ -36,8 +36,8 @@ func mutants() []mutant {
 			{"queue/fleet.go", "case id == f.m.id && !f.holds(name):", "case id == \"\":"},
 		}},
 		{"a takeover joins the dead one's consumer", "kills", []edit{
-			{"queue/fleet.go", "\t\t\tif err := deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := deleteConsumer(ctx, stream, name); err != nil {"},
-			{"queue/fleet.go", "consumer, err := stream.CreateConsumer(ctx, config)", "consumer, err := stream.CreateConsumer(ctx, config)\n\tfor partition := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[partition].partition {\n\t\t\t\tconsumer, err = stream.Consumer(ctx, name)\n\t\t\t}\n\t\t}\n\t}"},
+			{"queue/fleet.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
+			{"queue/fleet.go", "\t}, f.q.topology.toClaim())", "\t}, f.q.topology.toClaim())\n\tfor partition := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[partition].partition {\n\t\t\t\tconsumer, err = stream.Consumer(ctx, name)\n\t\t\t}\n\t\t}\n\t}"},
 			{"queue/tenure.go", "if at.consumer != t.next || at.deliveries != 1 {", "if t.next = at.consumer; false {"},
 		}},
 		{"a failed event is handed back for later", "failures", []edit{
@@ -53,7 +53,7 @@ func mutants() []mutant {
 			{"queue/ledger.go", "\tif l.next.IsZero() {\n", "\tif !l.begun {\n\t\tl.begun = true\n\t\treturn credit\n\t}\n\tif l.next.IsZero() {\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
-			{"queue/deadletter.go", "_, err := c.q.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(0))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequencePerSubject(0)) })"},
+			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequencePerSubject(0))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequencePerSubject(0)) })"},
 		}},
 		{"a 429 counts as an attempt", "429", []edit{
 			{"worker/call.go", "failure.RetryAfter))\n\t\tw.advance(l)", "failure.RetryAfter))\n\t\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\t\tw.spent(c, failure)\n\t\t\treturn\n\t\t}\n\t\tw.advance(l)"},
