@@ -25,7 +25,8 @@ type fault struct {
 // partition is worked by a living replica.
 //
 // It is one test on one cluster: what a fault leaves behind is what the next one meets, as in
-// life.
+// life. It is by far the longest, and stands in the file that comes last: of tests that wait for
+// one another the last is mostly the first to go on.
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
