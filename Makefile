@@ -109,9 +109,12 @@ test: ## run all tests, those in containers too where there is Docker
 
 .PHONY: fuzz
 fuzz: ## fuzz each target for FUZZTIME (10s)
-	@grep -rHoE '^func Fuzz[A-Za-z0-9_]*' --include='*_test.go' . | sort | \
-	while IFS=: read -r file target; do \
-		go test -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZTIME) "$${file%/*}" || exit 1; \
+	@for package in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n 1 dirname | sort -u); do \
+		program=$(CURDIR)/bin/fuzz/$${package##*/}.test found=$$(go env GOCACHE)/fuzz/$$(go list $$package) && \
+		go test -c -fuzz . -o $$program $$package && targets=$$($$program -test.list '^Fuzz') || exit 1; \
+		for target in $$targets; do \
+			echo "$$package $$target" && (cd $$package && $$program -test.run '^$$' -test.fuzz "^$$target$$" -test.fuzztime $(FUZZTIME) -test.fuzzcachedir $$found) || exit 1; \
+		done; \
 	done
 
 .PHONY: bench
