@@ -36,7 +36,8 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 # The container tests run by themselves, last and aloud: "go test" hides why a package that
 # passes was skipped, and their clocks should not compete with compilers. Nor should those of
-# the campaign's tests, which kill and freeze real processes.
+# the campaign's tests, which kill and freeze real processes. Neither is slowed down by the race
+# detector, which would not look into the processes anyway.
 CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
 PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$')
@@ -105,7 +106,7 @@ test: ## run all tests, those in containers too where there is Docker
 	go test $(RACE) $(PACKAGES)
 	go -C $(MANIFESTS) test -count=1 ./...
 	go test -timeout 15m $(CAMPAIGN)
-	go test $(RACE) -v -timeout 15m $(CONTAINERS)
+	go test -v -timeout 15m $(CONTAINERS)
 
 .PHONY: fuzz
 fuzz: ## fuzz each target for FUZZTIME (10s)

@@ -1,11 +1,13 @@
 package integration
 
 import (
+	"context"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +25,8 @@ type standIn struct {
 	calls   int
 	reached map[int]chan struct{} // closed when there have been so many calls
 	held    chan struct{}         // answers wait until it is closed; nil holds none
+
+	stall atomic.Int64 // the longest time that this process was seen to stand still
 }
 
 // startAPI starts one with the tests' limit.
@@ -49,7 +53,19 @@ func startAPIWith(t *testing.T, options userpilottest.Options) *standIn {
 		_ = server.Close()
 		<-served
 	})
+	go s.watchStalls(t.Context())
 	return s
+}
+
+// watchStalls tells what the machine's load does to the times at which calls are received.
+func (s *standIn) watchStalls(ctx context.Context) {
+	const beat = 20 * time.Millisecond
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for last := time.Now(); ctx.Err() == nil; last = time.Now() {
+		<-tick.C
+		s.stall.Store(max(s.stall.Load(), int64(time.Since(last)-beat)))
+	}
 }
 
 // ServeHTTP lets the call take effect, and answers when it may.

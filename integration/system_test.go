@@ -28,10 +28,11 @@ const (
 	limitCalls  = 200
 	limitWindow = 10 * time.Second
 
-	// lateness is by how much the stand-in's window is shorter: a busy machine may receive a
-	// call later than 0.5% of the window, which is what the promise allows for. That the limit is
-	// kept to the call is for the tests in fake time to show.
-	lateness = 100 * time.Millisecond
+	// lateness is by how much the stand-in's window is shorter than that. With two clusters and the
+	// building of images on two processors this process was seen to stand still for 110 ms, and
+	// then receives at once what was sent meanwhile; in a window of 9.9 s there once were 201 calls,
+	// where 197 are sent. That the limit is kept to the call is for the tests in fake time to show.
+	lateness = 300 * time.Millisecond
 
 	// memberTTL is the default for a single server.
 	memberTTL = 5 * time.Second
@@ -235,7 +236,7 @@ func (s *system) check() {
 	stats := s.api.Stats()
 	s.t.Logf("%d calls, at most %d of %d in %v", stats.Calls, stats.MaxInWindow, limitCalls, limitWindow-lateness)
 	if n := stats.ByStatus[http.StatusTooManyRequests]; n > 0 {
-		s.t.Errorf("the limit was exceeded: %d calls were answered 429", n)
+		s.t.Errorf("the limit was exceeded: %d calls were answered 429; this process has stood still for %v", n, time.Duration(s.api.stall.Load()))
 	}
 	for _, w := range s.workers {
 		log := w.log(s.t.Context())
