@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -399,6 +400,45 @@ func TestReplaysMerge(t *testing.T) {
 		p, _ := s.api.Profile("ann")
 		if string(p.Properties["p7"]) != `"newer"` || string(p.Properties["last"]) != "49" || len(p.Properties) != 52 {
 			t.Errorf("the profile has %d properties, last is %s and p7 is %s", len(p.Properties), p.Properties["last"], p.Properties["p7"])
+		}
+	})
+}
+
+// A replay whose body was let go of while it waited for its next attempt is reduced again when it is
+// read again.
+func TestReplayIsReducedAgain(t *testing.T) {
+	t.Parallel()
+	tell(t, func(t *testing.T, s *story) {
+		pad := strings.Repeat("x", 20<<10)
+		l := s.dies("ann", fmt.Sprintf(`,"metadata":{"a":1,"b":2,"pad":%q,"bad":true}`, pad))
+		s.event("ann", `,"metadata":{"b":3}`)
+		s.fleet[0].stop()
+		var failed atomic.Int64
+		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+			switch {
+			case q.User != "ann":
+				return userpilottest.Fault{Delay: 8 * time.Second} // most of the memory is in use meanwhile
+			case bytes.Contains(q.Body, []byte(`"first"`)):
+				return userpilottest.Fault{Delay: 2 * time.Second} // and the others come together
+			case failed.Add(1) <= 2:
+				return userpilottest.Fault{Status: 503}
+			}
+			return userpilottest.Fault{}
+		})
+		s.fleet[0] = s.start(func(c *worker.Config) { c.Memory = 2 << 20 })
+		for i := range 60 {
+			s.play(step{Kind: "event", User: "user-" + strconv.Itoa(i), Body: fmt.Sprintf(`,"metadata":{"pad":%q}`, pad)})
+		}
+		s.play(step{Kind: "event", User: "ann", Body: `,"metadata":{"first":true}`})
+		time.Sleep(time.Second)
+		s.play(step{Kind: "event", User: "ann", Body: `,"metadata":{"c":4}`})
+		s.replay(l, 1)
+		s.drain(10 * time.Minute)
+		if n := failed.Load(); n != 3 {
+			t.Errorf("%d calls for what came together, want one that is repeated twice", n)
+		}
+		if p, _ := s.api.Profile("ann"); string(p.Properties["a"]) != "1" || string(p.Properties["b"]) != "3" || string(p.Properties["c"]) != "4" {
+			t.Errorf("a, b and c are %s, %s and %s", p.Properties["a"], p.Properties["b"], p.Properties["c"])
 		}
 	})
 }

@@ -169,6 +169,9 @@ func (l *lane) shrink(keep int64) {
 		l.loaded--
 		l.release(&l.events[l.loaded])
 	}
+	if l.loaded < l.cleared {
+		l.newer, l.cleared = nil, 0 // what is left to say of these is gone with their bodies
+	}
 }
 
 // needsCheck reports whether newer events may have set what the first events set, or must be told

@@ -123,10 +123,11 @@ func (m *laneModel) compared(t *rapid.T) {
 }
 
 // mayCall reports whether an event can be called for: it is alive, and was compared with newer ones
-// where that is due.
+// where that is due, since the last event left.
 func (m *laneModel) mayCall(i int) bool {
 	x := &m.l.events[i]
-	return i < m.l.loaded && x.death == nil && (x.delivery.Past == nil || x.rest != nil)
+	compared := m.l.newer != nil && i < m.l.cleared && x.rest != nil
+	return i < m.l.loaded && x.death == nil && (x.delivery.Past == nil || compared)
 }
 
 // take checks how many events the next call may hold.
