@@ -26,7 +26,11 @@ type DeniedError struct {
 
 // Error names the right that is missing, and the way out. It shows no user.
 func (e *DeniedError) Error() string {
-	return fmt.Sprintf("not permitted: allow this NATS user to %v; SECURITY.md lists the rights of each role", Right{Subject: e.Subject, Subscribe: e.Subscribe})
+	way := ""
+	if e.Subscribe {
+		way = "; or give --nats-inbox-prefix, if it has a prefix of its own"
+	}
+	return fmt.Sprintf("not permitted: allow this NATS user to %v%s; SECURITY.md lists the rights of each role", Right{Subject: e.Subject, Subscribe: e.Subscribe}, way)
 }
 
 // Is makes a DeniedError an [ErrNotPermitted].

@@ -69,9 +69,12 @@ func (e *examination) judgeRights(denied []queue.Right, of int, err error) {
 		return
 	}
 	for _, r := range denied {
-		if r.Optional {
+		switch {
+		case r.Optional:
 			e.warn("rights", "the user may not %v (%s)", r, r.Use)
-		} else {
+		case r.Subscribe:
+			e.fail("rights", "the user may not %v (%s): give --nats-inbox-prefix, if it has a prefix of its own; else allow it on the NATS server", r, r.Use)
+		default:
 			e.fail("rights", "the user may not %v (%s): allow it on the NATS server; SECURITY.md lists all that a worker needs", r, r.Use)
 		}
 	}

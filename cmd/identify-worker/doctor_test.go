@@ -83,6 +83,8 @@ func TestJudgeRights(t *testing.T) {
 	expect(t, "without an optional one", judge(nil, optional), "warn rights the user may not publish to $JS.API.INFO (doctor's look at the account)", "ok rights 25 of 26...")
 	expect(t, "without two", judge(nil, needed, optional),
 		"FAIL rights the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (look at the stream): allow it on the NATS server; ...", "warn rights ...")
+	expect(t, "without inboxes", judge(nil, rights[0]),
+		"FAIL rights the user may not subscribe to _INBOX.> (receive events and answers): give --nats-inbox-prefix, ...")
 	expect(t, "unknown", judge(errors.New("try to publish to x: time-out")), "FAIL rights try to publish to x: time-out")
 }
 
