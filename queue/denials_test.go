@@ -138,7 +138,9 @@ func TestWorkerLosesItsInboxes(t *testing.T) {
 		s.publish(x.admin, "ann")
 		s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 		x.set(all, "_OTHER.>")
-		s.await(2*time.Second, "named", func() bool { return s.logged("allow this NATS user to subscribe to _INBOX.>; or give --nats-inbox-prefix, ") })
+		s.await(2*time.Second, "named", func() bool {
+			return s.logged("allow this NATS user to subscribe to _INBOX.>; or give --nats-inbox-prefix, ")
+		})
 		s.publish(x.admin, "ann")
 		time.Sleep(20 * time.Second)
 		x.set(all, "_INBOX.>")
