@@ -140,7 +140,7 @@ func (q *Queue) may(ctx context.Context, r Right) (bool, error) {
 // even pass it on: it refuses the reply subject, but only after it has looked at the right.
 func (q *Queue) try(r Right) error {
 	if r.Subscribe {
-		sub, err := q.nc.SubscribeSync(strings.TrimSuffix(r.Subject, ">") + unknownName)
+		sub, err := q.nc.SubscribeSync(r.probe)
 		if err != nil {
 			return err
 		}
@@ -161,11 +161,11 @@ func (r Right) isIn(violation error) bool {
 	if violation == nil {
 		return false
 	}
-	what := "Publish to " + strconv.Quote(r.probe)
+	what := "Publish to "
 	if r.Subscribe {
-		what = "Subscription to " + strconv.Quote(strings.TrimSuffix(r.Subject, ">")+unknownName)
+		what = "Subscription to "
 	}
-	return strings.Contains(violation.Error(), what)
+	return strings.Contains(violation.Error(), what+strconv.Quote(r.probe))
 }
 
 // refusedReply is a reply subject that the server keeps for itself, whatever a user may do.

@@ -18,6 +18,27 @@ func without(subjects []string, missing string) []string {
 	return slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return s == missing })
 }
 
+// eachRight runs f for a user who has all of these rights, and for one each who lacks one of them:
+// missing, which else is empty. admin may do everything.
+func eachRight(t *testing.T, rights []string, f func(t *testing.T, s *sim, admin, operator *Queue, missing string)) {
+	for i := -1; i < len(rights); i++ {
+		name, missing, granted := "all that it needs", "", rights
+		if i >= 0 {
+			name, missing, granted = "without "+rights[i], rights[i], without(rights, rights[i])
+		}
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				all, few := s.withUsers(granted)
+				admin, err := New(all, Topology{}, nil)
+				s.must(err)
+				operator, err := New(few, Topology{}, nil)
+				s.must(err)
+				f(t, s, admin, operator, missing)
+			})
+		})
+	}
+}
+
 // neededRights are what a worker must be allowed to publish to.
 func neededRights() []string {
 	return published(slices.DeleteFunc(Topology{}.WorkerRights(), func(r Right) bool { return r.Optional }))

@@ -22,40 +22,27 @@ var discardRights = []string{
 
 // Whoever has these rights can discard, and nothing else is asked for; what is missing is named.
 func TestDiscardRights(t *testing.T) {
-	for i := -1; i < len(discardRights); i++ {
-		name, rights := "all that it needs", discardRights
-		if i >= 0 {
-			name, rights = "without "+discardRights[i], without(discardRights, discardRights[i])
+	eachRight(t, discardRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
+		s.must(admin.clock.read(t.Context()))
+		c := &Claim{tenure: &tenure{q: admin, created: made}, partition: "3"}
+		for i, user := range []string{"ann", "ann", "bob"} { // they are guarded
+			d := Delivery{Sequence: uint64(i + 1)}
+			s.must(c.Bury(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
 		}
-		t.Run(name, func(t *testing.T) {
-			simulate(t, func(t *testing.T, s *sim) {
-				all, few := s.withUsers(rights)
-				admin, err := New(all, Topology{}, nil)
-				s.must(err)
-				s.must(admin.clock.read(t.Context()))
-				c := &Claim{tenure: &tenure{q: admin, created: made}, partition: "3"}
-				for i, user := range []string{"ann", "ann", "bob"} { // they are guarded
-					d := Delivery{Sequence: uint64(i + 1)}
-					s.must(c.Bury(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
-				}
-				operator, err := New(few, Topology{}, nil)
-				s.must(err)
-				begun := time.Now()
-				selection, err := operator.Select(t.Context(), Filter{}, SelectConfig{})
-				var result *DiscardResult
-				if err == nil {
-					result, err = operator.Discard(t.Context(), selection, DiscardConfig{Reason: "tests"})
-				}
-				if i < 0 {
-					if err != nil || result.Discarded != 3 || s.dead(admin) != 0 {
-						t.Errorf("got %+v, %v", result, err)
-					}
-					return
-				}
-				if denied := asDenied(err); denied == nil || denied.Subject != discardRights[i] || time.Since(begun) > time.Second {
-					t.Errorf("after %v: %v", time.Since(begun), err)
-				}
-			})
-		})
-	}
+		begun := time.Now()
+		selection, err := operator.Select(t.Context(), Filter{}, SelectConfig{})
+		var result *DiscardResult
+		if err == nil {
+			result, err = operator.Discard(t.Context(), selection, DiscardConfig{Reason: "tests"})
+		}
+		if missing == "" {
+			if err != nil || result.Discarded != 3 || s.dead(admin) != 0 {
+				t.Errorf("got %+v, %v", result, err)
+			}
+			return
+		}
+		if denied := asDenied(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
+			t.Errorf("after %v: %v", time.Since(begun), err)
+		}
+	})
 }

@@ -315,43 +315,30 @@ var purgeRights = []string{
 
 // Whoever has these rights can purge, and nothing else is asked for; what is missing is said.
 func TestPurgeRights(t *testing.T) {
-	for i := -1; i < len(purgeRights); i++ {
-		name, rights := "all that it needs", purgeRights
-		if i >= 0 {
-			name, rights = "without "+purgeRights[i], slices.Delete(slices.Clone(purgeRights), i, i+1)
+	eachRight(t, purgeRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
+		s.must(admin.clock.read(t.Context()))
+		c := &Claim{tenure: &tenure{q: admin, created: made}, partition: "3"}
+		for seq := range uint64(2) {
+			s.must(c.Bury(t.Context(), Delivery{Sequence: seq + 1}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
-		t.Run(name, func(t *testing.T) {
-			simulate(t, func(t *testing.T, s *sim) {
-				all, few := s.withUsers(rights)
-				admin, err := New(all, Topology{}, nil)
-				s.must(err)
-				s.must(admin.clock.read(t.Context()))
-				c := &Claim{tenure: &tenure{q: admin, created: made}, partition: "3"}
-				for seq := range uint64(2) {
-					s.must(c.Bury(t.Context(), Delivery{Sequence: seq + 1}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
-				}
-				_, err = admin.Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
-				s.must(err)
-				working, stop := context.WithCancel(t.Context())
-				r, done := &reader{ahead: map[*Claim][]string{}}, make(chan error, 1)
-				go func() { done <- admin.Work(working, MemberConfig{}, r) }()
-				defer func() { stop(); <-done }()
-				s.await(10*time.Second, "read", func() bool { return len(read(r)) == 1 })
-				operator, err := New(few, Topology{}, nil)
-				s.must(err)
-				begun := time.Now()
-				result, err := operator.PurgeUser(t.Context(), "ann", PurgeConfig{})
-				if i < 0 {
-					if err != nil || result.DeadLetters != 1 || result.Waiting != 1 || result.Newer != 1 || result.Recalled != 1 {
-						t.Errorf("got %+v, %v", result, err)
-					}
-					return
-				}
-				subject := strings.TrimRight(purgeRights[i], "*>")
-				if denied := asDenied(err); denied == nil || !strings.HasPrefix(denied.Subject, subject) || time.Since(begun) > 2*time.Second || strings.Contains(err.Error(), "ann") {
-					t.Errorf("after %v: %v", time.Since(begun), err)
-				}
-			})
-		})
-	}
+		_, err := admin.Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
+		s.must(err)
+		working, stop := context.WithCancel(t.Context())
+		r, done := &reader{ahead: map[*Claim][]string{}}, make(chan error, 1)
+		go func() { done <- admin.Work(working, MemberConfig{}, r) }()
+		defer func() { stop(); <-done }()
+		s.await(10*time.Second, "read", func() bool { return len(read(r)) == 1 })
+		begun := time.Now()
+		result, err := operator.PurgeUser(t.Context(), "ann", PurgeConfig{})
+		if missing == "" {
+			if err != nil || result.DeadLetters != 1 || result.Waiting != 1 || result.Newer != 1 || result.Recalled != 1 {
+				t.Errorf("got %+v, %v", result, err)
+			}
+			return
+		}
+		subject := strings.TrimRight(missing, "*>")
+		if denied := asDenied(err); denied == nil || !strings.HasPrefix(denied.Subject, subject) || time.Since(begun) > 2*time.Second || strings.Contains(err.Error(), "ann") {
+			t.Errorf("after %v: %v", time.Since(begun), err)
+		}
+	})
 }

@@ -5,7 +5,6 @@ package queue
 import (
 	"bytes"
 	"context"
-	"slices"
 	"testing"
 	"time"
 )
@@ -24,37 +23,24 @@ var replayRights = []string{
 
 // Whoever has these rights can replay, and nothing else is asked for; what is missing is named.
 func TestReplayRights(t *testing.T) {
-	for i := -1; i < len(replayRights); i++ {
-		name, rights := "all that it needs", replayRights
-		if i >= 0 {
-			name, rights = "without "+replayRights[i], slices.Delete(slices.Clone(replayRights), i, i+1)
+	eachRight(t, replayRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
+		s.letters(admin, 3)
+		begun := time.Now()
+		result, err := replayEdited(t.Context(), operator)
+		if missing == "" {
+			s.must(err)
+			if result.Replayed != 3 || s.dead(admin) != 0 {
+				t.Errorf("got %+v", result)
+			}
+			return
 		}
-		t.Run(name, func(t *testing.T) {
-			simulate(t, func(t *testing.T, s *sim) {
-				all, few := s.withUsers(rights)
-				admin, err := New(all, Topology{}, nil)
-				s.must(err)
-				s.letters(admin, 3)
-				operator, err := New(few, Topology{}, nil)
-				s.must(err)
-				begun := time.Now()
-				result, err := replayEdited(t.Context(), operator)
-				if i < 0 {
-					s.must(err)
-					if result.Replayed != 3 || s.dead(admin) != 0 {
-						t.Errorf("got %+v", result)
-					}
-					return
-				}
-				if denied := asDenied(err); denied == nil || denied.Subject != replayRights[i] || time.Since(begun) > time.Second {
-					t.Errorf("after %v: %v", time.Since(begun), err)
-				}
-				if s.dead(admin) != 3 {
-					t.Errorf("%d letters are left, %+v", s.dead(admin), result)
-				}
-			})
-		})
-	}
+		if denied := asDenied(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
+			t.Errorf("after %v: %v", time.Since(begun), err)
+		}
+		if s.dead(admin) != 3 {
+			t.Errorf("%d letters are left, %+v", s.dead(admin), result)
+		}
+	})
 }
 
 func replayEdited(ctx context.Context, q *Queue) (*ReplayResult, error) {

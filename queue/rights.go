@@ -3,6 +3,7 @@ package queue
 import (
 	"cmp"
 	"context"
+	"strings"
 )
 
 // Right is something that a NATS user must be allowed.
@@ -147,14 +148,17 @@ func (q *Queue) rights() []Right {
 	rights := q.topology.WorkerRights()
 	for i, r := range rights {
 		if r.Subscribe {
-			rights[i].Subject = q.inboxRight().Subject
+			inbox := q.inboxRight()
+			rights[i].Subject, rights[i].probe = inbox.Subject, inbox.probe
 		}
 	}
 	return rights
 }
 
 // inboxRight is the right to receive answers on this connection.
-func (q *Queue) inboxRight() Right { return Right{Subject: q.inboxes(), Subscribe: true} }
+func (q *Queue) inboxRight() Right {
+	return Right{Subject: q.inboxes(), probe: strings.TrimSuffix(q.inboxes(), ">") + unknownName, Subscribe: true}
+}
 
 // inboxes are the subjects on which this connection's answers arrive.
 func (q *Queue) inboxes() string {

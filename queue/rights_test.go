@@ -62,8 +62,7 @@ func (e everything) Deliver(c *Claim, d Delivery) {
 // optional it was not seen to need.
 func TestWorkerRightsSuffice(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		needed := slices.DeleteFunc(Topology{}.WorkerRights(), func(r Right) bool { return r.Optional })
-		all, few := s.withUsers(published(needed))
+		all, few := s.withUsers(neededRights())
 		var mu sync.Mutex
 		few.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			mu.Lock()

@@ -48,12 +48,12 @@ func (w *Worker) Snapshot() Snapshot {
 
 // Ready returns nil if the worker can deliver, and otherwise why it cannot.
 func (w *Worker) Ready() error {
-	s := w.Snapshot()
+	s, lacking := w.Snapshot(), w.queue.Lacking()
 	switch {
 	case !w.queue.Connected():
 		return errors.New("NATS cannot be reached")
-	case w.queue.Lacking() != nil:
-		return w.queue.Lacking()
+	case lacking != nil:
+		return lacking
 	case w.queue.Held() == 0:
 		return errors.New("no partition is claimed yet")
 	case s.Hold != "":
