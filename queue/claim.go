@@ -12,7 +12,8 @@ import (
 // time for each partition.
 type Handler interface {
 	// Deliver hands over the partition's next event. It may block, for
-	// back-pressure, until c.Done is closed.
+	// back-pressure, until c.Active ends. It calls [Claim.Arrived] once the event is where
+	// all who ask [Claim.Past] will find it.
 	Deliver(c *Claim, d Delivery)
 	// Revoke says that c is given up: no call may begin for it any more. It blocks until
 	// the calls in flight have ended and what they delivered is settled or c.Lost is
@@ -40,12 +41,13 @@ func (c *Claim) place(d Delivery) Age { return Age{c.created, d.Sequence} }
 // change a user behind the next holder's back.
 func (c *Claim) Context() context.Context { return c.ctx }
 
-// Done is closed when the claim is being given up.
-func (c *Claim) Done() <-chan struct{} {
+// Active ends when the claim is being given up: what has not begun by then must not begin. It is
+// part of [Claim.Context].
+func (c *Claim) Active() context.Context {
 	if c.tenure == nil {
-		return nil
+		return context.Background()
 	}
-	return c.done
+	return c.active
 }
 
 // Lost is closed when settling has become pointless: the claim has failed, or its membership
@@ -96,8 +98,17 @@ func (c *Claim) BeginMerged(ctx context.Context, userID string, last uint64) err
 // (see [Claim.Past]) the user's first call must wait, and then hold all up to it.
 func (c *Claim) Reach(userID string) uint64 { return c.journal.reach(userID) }
 
-// Past reports whether every event of the partition up to seq has been delivered.
-func (c *Claim) Past(seq uint64) bool { return c.delivered.Load() >= seq }
+// Arrived says that the event with sequence seq, and so every one before it, is in its lane. Not
+// before: who was told so too early would call for a user without the event that is still on its way,
+// and take that user back.
+func (c *Claim) Arrived(seq uint64) {
+	if c.tenure != nil {
+		c.arrived.Store(seq)
+	}
+}
+
+// Past reports whether every event of the partition up to seq has arrived: see [Claim.Arrived].
+func (c *Claim) Past(seq uint64) bool { return c.arrived.Load() >= seq }
 
 // Exists reports whether the event is still in the stream. It blocks for a round trip. (The
 // pending count that comes with each delivery is no substitute: it misses events that are

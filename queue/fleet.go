@@ -353,8 +353,9 @@ func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, nam
 func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...string) *tenure {
 	t := &tenure{
 		q: f.q, consumer: consumerName(f.m.id, what, f.try()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
-		reconnects: f.q.nc.Stats().Reconnects, certainty: f.m.certainty, ctx: f.calls, next: 1, done: make(chan struct{}), lost: make(chan struct{}),
+		reconnects: f.q.nc.Stats().Reconnects, certainty: f.m.certainty, ctx: f.calls, next: 1, lost: make(chan struct{}),
 	}
+	t.active, t.handBack = context.WithCancel(f.calls)
 	for _, p := range partitions {
 		t.claims[f.q.topology.partitionSubject(p)] = &Claim{tenure: t, partition: p}
 	}

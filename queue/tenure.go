@@ -26,15 +26,17 @@ type tenure struct {
 	certainty *certainty
 	settler   settler
 	ctx       context.Context // of the calls: ends when the membership lapses
+	active    context.Context // part of that: ends when the claims are being given up
+	handBack  func()          // ends active: gives the claims up in peace, what is in flight may still be settled
 
 	reconnects uint64 // of the connection when the claims were made
 
-	next      uint64        // the consumer sequence that must come next; the delivering goroutine's
-	delivered atomic.Uint64 // the newest event handed over
+	next    uint64        // the consumer sequence that must come next; the delivering goroutine's
+	arrived atomic.Uint64 // the newest event that its handler has where its lane can find it
 
-	done, lost       chan struct{}
-	doneOnce, failed sync.Once
-	why              error // set before lost is closed
+	lost   chan struct{}
+	failed sync.Once
+	why    error // set before lost is closed
 }
 
 var (
@@ -51,20 +53,8 @@ func (t *tenure) fail(err error) {
 	t.handBack()
 }
 
-// handBack gives the claims up in peace: what is in flight may still be settled.
-func (t *tenure) handBack() {
-	t.doneOnce.Do(func() { close(t.done) })
-}
-
 // isDone reports whether the claims are being given up.
-func (t *tenure) isDone() bool {
-	select {
-	case <-t.done:
-		return true
-	default:
-		return false
-	}
-}
+func (t *tenure) isDone() bool { return t.active.Err() != nil }
 
 // failure is why the claims had to be given up; nil if they were handed back in peace.
 func (t *tenure) failure() error {
@@ -110,10 +100,10 @@ const (
 func (t *tenure) consume(h Handler, consumer jetstream.Consumer) {
 	begun := time.Now()
 	for t.consumeOnce(h, consumer, func(err error) bool {
-		return errors.Is(err, nats.ErrNoResponders) && t.delivered.Load() == 0 && time.Since(begun) < interestPatience
+		return errors.Is(err, nats.ErrNoResponders) && t.arrived.Load() == 0 && time.Since(begun) < interestPatience
 	}) {
 		select {
-		case <-t.done:
+		case <-t.active.Done():
 			return
 		case <-time.After(interestPause):
 		}
@@ -141,7 +131,7 @@ func (t *tenure) consumeOnce(h Handler, consumer jetstream.Consumer, overlook fu
 		return false
 	}
 	select {
-	case <-t.done:
+	case <-t.active.Done():
 	case <-overlooked:
 		again = true
 	}
@@ -176,7 +166,6 @@ func (t *tenure) deliver(h Handler, m jetstream.Msg) {
 		}
 	}
 	t.next++
-	t.delivered.Store(at.stream)
 	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data(), Past: readPast(m.Headers()), Trace: readTrace(m.Headers()), reply: m.Reply()})
 }
 

@@ -3,6 +3,7 @@
 package queue
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,7 +40,8 @@ func TestFirstPullFindsNobody(t *testing.T) {
 					s.must(err)
 				})
 				defer back.Stop()
-				x := &tenure{q: q, claims: map[string]*Claim{}, next: 1, done: make(chan struct{}), lost: make(chan struct{})}
+				x := &tenure{q: q, claims: map[string]*Claim{}, next: 1, lost: make(chan struct{})}
+				x.active, x.handBack = context.WithCancel(t.Context())
 				for _, p := range q.topology.partitions() {
 					x.claims[q.topology.partitionSubject(p)] = &Claim{tenure: x, partition: p}
 				}

@@ -23,7 +23,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 		select {
 		case <-room:
 			w.mu.Lock()
-		case <-c.Done():
+		case <-c.Active().Done():
 			w.mu.Lock()
 			return // whoever claims the partition next gets the event again
 		}
@@ -33,6 +33,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	l.push(x, size, w.memory.share())
 	w.memory.add(l.bytes - before)
 	w.waiting++
+	c.Arrived(d.Sequence)
 	w.unbar()
 	if l.state == parked && !l.barred {
 		w.advance(l)
