@@ -42,7 +42,7 @@ func (c *Client) Validate(ctx context.Context) (Validation, error) {
 	address, sent := p.seen()
 	v := Validation{Address: address, Took: time.Since(begun)}
 	if err != nil {
-		return v, transportError(ctx, err, sent || !c.traced)
+		return v, transportError(ctx, err, sent || c.pool == nil)
 	}
 	v.Status = resp.StatusCode
 	if resp.TLS != nil {

@@ -110,11 +110,7 @@ func (w *Worker) attempt(c *call) (err error) {
 // identify asks Userpilot.
 func (w *Worker) identify(ctx context.Context, c *call, body []byte, guard func() error) (err error) {
 	c.asked = time.Now()
-	if w.traces != nil && w.traces.client != nil {
-		c.status, err = w.traces.client.IdentifyAnswered(ctx, body, guard)
-	} else {
-		err = w.config.Client.IdentifyGuarded(ctx, body, guard)
-	}
+	c.status, err = w.config.Client.Attempt(ctx, userpilot.Call{Body: body, Guard: guard})
 	c.took = time.Since(c.asked)
 	return err
 }

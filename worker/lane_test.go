@@ -19,7 +19,7 @@ import (
 // caller answers every call with 2xx.
 type caller struct{}
 
-func (caller) IdentifyGuarded(context.Context, []byte, func() error) error { return nil }
+func (caller) Attempt(context.Context, userpilot.Call) (int, error) { return 202, nil }
 
 // idle is a worker that does not run.
 func idle(t interface{ Fatal(...any) }, c Config) *Worker {

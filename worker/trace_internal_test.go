@@ -15,7 +15,7 @@ import (
 // yes is a caller that takes everything.
 type yes struct{}
 
-func (yes) IdentifyGuarded(context.Context, []byte, func() error) error { return nil }
+func (yes) Attempt(context.Context, userpilot.Call) (int, error) { return 202, nil }
 
 // Without a tracer there is nothing of traces, and what remains of them in an event's way is a look
 // whether there is: no allocation.

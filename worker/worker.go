@@ -12,13 +12,15 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // Caller makes one attempt to deliver a body. [userpilot.Client] is one; tests have others.
 type Caller interface {
-	// IdentifyGuarded returns nil on a 2xx and a *userpilot.Failure otherwise. guard is
-	// called just before the first byte is sent; its error ends the attempt.
-	IdentifyGuarded(ctx context.Context, body []byte, guard func() error) error
+	// Attempt returns nil on a 2xx and a *userpilot.Failure otherwise, with the answer's
+	// status, 0 if there was none. The call's Guard is asked just before the first byte is
+	// sent; its error ends the attempt.
+	Attempt(ctx context.Context, call userpilot.Call) (status int, err error)
 }
 
 // Config says how a worker works. Queue and Client are required; the zero values of the
