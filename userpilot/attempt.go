@@ -137,10 +137,12 @@ func (c *Call) bound(ctx context.Context) (context.Context, context.CancelFunc) 
 
 // allowed asks whether anything may be sent.
 func (c *Call) allowed(ctx context.Context) error {
-	if err := context.Cause(ctx); err != nil || c.Guard == nil {
-		return err
+	if c.Guard != nil {
+		if err := c.Guard(); err != nil {
+			return err
+		}
 	}
-	return c.Guard()
+	return context.Cause(ctx)
 }
 
 // answered reads an answer to its end.

@@ -39,9 +39,11 @@ type pool struct {
 	idle     []*conn      // most recently used last
 	reserved int          // of the idle ones
 	waiters  []chan error // for a reservation, oldest first
-	dials    int          // under way; never fewer than there are waiters
-	sweeping bool         // a sweep is due
-	closed   bool         // nothing is kept until the next attempt
+	dials    int          // under way in life; never fewer than there are waiters
+	life     context.Context
+	endLife  context.CancelFunc
+	sweeping bool // a sweep is due
+	closed   bool // nothing is kept until the next attempt
 }
 
 // conn is one connection; it carries one call at a time. Its fields belong to the mutex or, once
@@ -54,7 +56,9 @@ type conn struct {
 }
 
 func newPool(t *http.Transport, u *url.URL, maxIdle int) *pool {
-	return &pool{transport: t, scheme: u.Scheme, address: net.JoinHostPort(u.Hostname(), u.Port()), maxIdle: maxIdle}
+	p := &pool{transport: t, scheme: u.Scheme, address: net.JoinHostPort(u.Hostname(), u.Port()), maxIdle: maxIdle}
+	p.life, p.endLife = context.WithCancel(context.Background())
+	return p
 }
 
 // reserve waits until there is a connection for the caller, who then calls take or cancel.
@@ -205,15 +209,15 @@ func (p *pool) replace(c *conn) {
 // made. The mutex is held.
 func (p *pool) dial(used time.Time) {
 	p.dials++
-	go p.connect(used)
+	go p.connect(p.life, used)
 }
 
-func (p *pool) connect(used time.Time) {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+func (p *pool) connect(life context.Context, used time.Time) {
+	ctx, cancel := context.WithTimeout(life, dialTimeout)
 	defer cancel()
 	cc, err := p.transport.NewClientConn(ctx, p.scheme, p.address)
 	if err != nil {
-		p.failed(err)
+		p.failed(life, err)
 		return
 	}
 	c := &conn{ClientConn: cc, made: time.Now(), used: used}
@@ -221,12 +225,15 @@ func (p *pool) connect(used time.Time) {
 		c.used = c.made
 	}
 	cc.SetStateHook(func(*http.ClientConn) { p.changed(c) })
-	p.connected(c)
+	p.connected(life, c)
 }
 
-func (p *pool) failed(err error) {
+func (p *pool) failed(life context.Context, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if life.Err() != nil {
+		return
+	}
 	p.dials--
 	if len(p.waiters) > 0 {
 		p.answer(err)
@@ -235,15 +242,18 @@ func (p *pool) failed(err error) {
 
 var errClosedAtOnce = errors.New("the connection was closed as soon as it was made")
 
-func (p *pool) connected(c *conn) {
+func (p *pool) connected(life context.Context, c *conn) {
 	p.mu.Lock()
 	if c.Err() != nil {
 		p.mu.Unlock()
-		p.failed(errClosedAtOnce)
+		p.failed(life, errClosedAtOnce)
 		return
 	}
-	p.dials--
-	kept := p.keep(c)
+	kept := false
+	if life.Err() == nil {
+		p.dials--
+		kept = p.keep(c)
+	}
 	p.mu.Unlock()
 	if !kept {
 		_ = c.Close()
@@ -298,7 +308,7 @@ func (p *pool) sweep() {
 		old = append(old, c)
 		return true
 	})
-	for len(p.idle)+p.dials-len(p.waiters) < p.reserved {
+	for range min(len(old), p.reserved-(len(p.idle)+p.dials-len(p.waiters))) {
 		p.dial(time.Time{})
 	}
 	p.sweeping = false
@@ -317,10 +327,15 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // closeIdle closes what is idle and not reserved, and what becomes idle before the next
-// attempt.
+// attempt. It ends the dials that nobody waits for.
 func (p *pool) closeIdle() {
 	p.mu.Lock()
 	p.closed = true
+	if len(p.waiters) == 0 && p.reserved <= len(p.idle) {
+		p.endLife()
+		p.dials = 0
+		p.life, p.endLife = context.WithCancel(context.Background())
+	}
 	n := max(0, len(p.idle)-p.reserved)
 	old := slices.Clone(p.idle[:n])
 	p.idle = slices.Delete(p.idle, 0, n)

@@ -80,7 +80,7 @@ func tunnel(t *testing.T, to string, answer int) (address string, asked <-chan *
 			return
 		}
 		w.WriteHeader(http.StatusOK)
-		client, _, err := http.NewResponseController(w).Hijack()
+		client, sent, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
@@ -91,7 +91,7 @@ func tunnel(t *testing.T, to string, answer int) (address string, asked <-chan *
 			t.Error(err)
 			return
 		}
-		go func() { _, _ = io.Copy(server, client); _ = server.Close() }()
+		go func() { _, _ = io.Copy(server, sent); _ = server.Close() }()
 		_, _ = io.Copy(client, server)
 	}))
 	t.Cleanup(proxy.Close)
