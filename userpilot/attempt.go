@@ -31,6 +31,8 @@ type Call struct {
 	// Timeout bounds the wait for a connection and, counted anew when Begin has
 	// returned, the time from then to the answer. 0 is no bound.
 	Timeout time.Duration
+	// Stop ends the wait for a connection when it is closed. Nil never is.
+	Stop <-chan struct{}
 }
 
 // Attempt makes one attempt. First it waits for a connection, so that neither Begin's
@@ -56,7 +58,7 @@ func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error)
 	if c.pool == nil {
 		return c.unpooled(ctx, &call)
 	}
-	if err := c.pool.reserve(ctx, call.Timeout); err != nil {
+	if err := c.pool.reserve(ctx, &call); err != nil {
 		return 0, &Failure{Err: err, Unconnected: true}
 	}
 	reserved := true

@@ -62,7 +62,7 @@ func newPool(t *http.Transport, u *url.URL, maxIdle int) *pool {
 }
 
 // reserve waits until there is a connection for the caller, who then calls take or cancel.
-func (p *pool) reserve(ctx context.Context, timeout time.Duration) error {
+func (p *pool) reserve(ctx context.Context, call *Call) error {
 	p.mu.Lock()
 	p.closed = false
 	p.dropOutslept(time.Now())
@@ -79,8 +79,8 @@ func (p *pool) reserve(ctx context.Context, timeout time.Duration) error {
 	p.mu.Unlock()
 
 	var expired <-chan time.Time
-	if timeout > 0 {
-		timer := time.NewTimer(timeout)
+	if call.Timeout > 0 {
+		timer := time.NewTimer(call.Timeout)
 		defer timer.Stop()
 		expired = timer.C
 	}
@@ -90,11 +90,16 @@ func (p *pool) reserve(ctx context.Context, timeout time.Duration) error {
 	case <-ctx.Done():
 		p.leave(granted)
 		return context.Cause(ctx)
+	case <-call.Stop:
+		p.leave(granted)
+		return errStopped
 	case <-expired:
 		p.leave(granted)
-		return fmt.Errorf("no connection within %v: %w", timeout, context.DeadlineExceeded)
+		return fmt.Errorf("no connection within %v: %w", call.Timeout, context.DeadlineExceeded)
 	}
 }
+
+var errStopped = errors.New("the wait for a connection was stopped")
 
 // leave ends a wait. Its dial goes on: the next attempt may need it.
 func (p *pool) leave(granted chan error) {
