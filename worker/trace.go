@@ -101,7 +101,7 @@ func (t *traces) waited(d queue.Delivery, partition string, end time.Time) trace
 // ended. A call of several events belongs to the first of them whose trace is recorded, and it and the
 // others' waits name each other by links.
 func (t *traces) called(c *call, v verdict) {
-	if c.asked.IsZero() || judge(c.failure) == notSent {
+	if c.asked.IsZero() || unmade(c.failure) != "" {
 		return // nothing was sent: they still wait
 	}
 	events := c.traced[:c.n()]
