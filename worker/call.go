@@ -263,7 +263,8 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 	if f.Sent {
 		l.reach = max(l.reach, c.last())
 	}
-	if w.gate.failed(l, c.probe, now) {
+	// Without a connection the event was not tried: that is a sign of an outage, and no attempt.
+	if w.gate.failed(l, c.probe, now) && !f.Unconnected {
 		l.attempts++
 		if l.attempts >= w.config.MaxAttempts {
 			w.spent(c, f)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +74,44 @@ func TestStall(t *testing.T) {
 		log := s.logs.String()
 		if strings.Count(log, "no call is made") != 1 || strings.Count(log, "calls are made again") != 1 {
 			t.Errorf("logged:\n%s", log)
+		}
+		r.stop()
+	})
+}
+
+// cutOff is a Caller for whom some users cannot be connected.
+type cutOff struct {
+	worker.Caller
+	tries atomic.Int64
+}
+
+func (c *cutOff) Attempt(ctx context.Context, call userpilot.Call) (int, error) {
+	if strings.Contains(string(call.Body), `"ann"`) {
+		c.tries.Add(1)
+		return 0, &userpilot.Failure{Err: errors.New("no route"), Unconnected: true}
+	}
+	return c.Caller.Attempt(ctx, call)
+}
+
+// What could not be sent at all is no attempt, although others' calls succeed: nothing is known of
+// the event by it, and it does not die.
+func TestNoConnectionIsNoAttempt(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		cut := &cutOff{}
+		r := s.start(func(c *worker.Config) {
+			at600(c)
+			c.MaxAttempts = 2
+			cut.Caller = c.Client
+			c.Client = cut
+		})
+		s.publish("ann", "")
+		for range 60 {
+			s.publish("bob", "")
+			time.Sleep(10 * time.Second)
+		}
+		if n := len(s.dead()); n != 0 || cut.tries.Load() < 5 {
+			t.Errorf("%d dead letters after %d tries without a connection", n, cut.tries.Load())
 		}
 		r.stop()
 	})
