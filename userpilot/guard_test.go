@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -204,5 +205,81 @@ func TestGuardInMemory(t *testing.T) {
 	f := failureOf(t, guarded(t, client, guard))
 	if !errors.Is(f, errRefused) || asked.Load() != 2 || stand.Stats().Calls != 0 {
 		t.Errorf("%+v, asked %d times, %d calls arrived", f, asked.Load(), stand.Stats().Calls)
+	}
+}
+
+// roundTripper is a transport that keeps its own connections.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// What a transport says that is not net/http's is not believed where it may have sent
+// something without asking.
+func TestSentByOtherTransport(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	for _, test := range []struct {
+		name  string
+		err   error
+		asks  bool
+		sent  bool
+		guard int32 // how often it allows
+	}{
+		{"broken, and it never asked", broken, false, true, 9},
+		{"broken after the first byte", broken, true, true, 9},
+		{"not connected", &net.OpError{Op: "dial", Err: broken}, false, false, 9},
+		{"refused at the first byte", broken, true, false, 1},
+	} {
+		guard, _ := allowing(test.guard)
+		client := newClient(t, userpilot.ClientConfig{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			if test.asks {
+				httptrace.ContextClientTrace(r.Context()).WroteHeaders()
+			}
+			return nil, test.err
+		})})
+		if f := failureOf(t, guarded(t, client, guard)); f.Sent != test.sent {
+			t.Errorf("%s: %+v", test.name, f)
+		}
+	}
+}
+
+// A transport may go on with a request that its caller has given up: it then sends nothing.
+func TestGivenUp(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	for _, asking := range []bool{false, true} { // given up before the guard was asked, or while it is
+		returned, inGuard, body := make(chan struct{}), make(chan struct{}), make(chan int, 1)
+		client := newClient(t, userpilot.ClientConfig{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			go func() {
+				if !asking {
+					<-returned
+				}
+				httptrace.ContextClientTrace(r.Context()).WroteHeaders()
+				all, _ := io.ReadAll(r.Body)
+				body <- len(all)
+			}()
+			if asking {
+				<-inGuard
+			}
+			return nil, broken
+		})})
+		var asked atomic.Int32
+		err := guarded(t, client, func() error {
+			if asked.Add(1) == 2 {
+				close(inGuard)
+				<-returned
+			}
+			return nil
+		})
+		close(returned)
+		if f := failureOf(t, err); !f.Sent {
+			t.Errorf("%+v", f)
+		}
+		if n := <-body; n != 0 {
+			t.Errorf("given up while the guard is asked: %t: %d bytes were sent", asking, n)
+		}
+		if want := map[bool]int32{false: 1, true: 2}[asking]; asked.Load() != want {
+			t.Errorf("given up while the guard is asked: %t: asked %d times", asking, asked.Load())
+		}
 	}
 }

@@ -195,17 +195,16 @@ func (p *pool) answer(err error) {
 	p.waiters = slices.Delete(p.waiters, 0, 1)
 }
 
-// replace makes a connection in place of one that has ended, if it was in use lately: so as
-// many are kept warm as were needed at once within idleTimeout. Where that fails the next
-// waiter tries again, and nobody before: an outage sees no dials but those of attempts.
-// The mutex is held.
+// replace makes a connection in place of one that has ended before the sweep took it, and for no longer
+// than that one would have been kept: so as many are warm as were needed at once within
+// idleTimeout. Where that fails the next waiter tries again, and nobody before: an outage sees no
+// dials but those of attempts. The mutex is held.
 func (p *pool) replace(c *conn) {
-	now := time.Now()
 	switch coming := len(p.idle) + p.dials - len(p.waiters); {
-	case !c.carried && now.Sub(c.made) < settledAfter: // it would end again
+	case !c.carried && time.Since(c.made) < settledAfter: // it would end again
 	case coming < p.reserved:
 		p.dial(time.Time{})
-	case !p.closed && coming < p.maxIdle && now.Sub(c.used) < idleTimeout:
+	case !p.closed && coming < p.maxIdle:
 		p.dial(c.used)
 	}
 }

@@ -21,6 +21,7 @@ type network struct {
 	refuses atomic.Bool   // all connections
 	hangs   atomic.Bool   // nobody answers on a connection, not even TLS
 	drops   atomic.Bool   // a connection is closed as soon as it is made
+	breaks  atomic.Bool   // the next write finds its connection closed
 	dials   atomic.Int32  // begun
 	open    atomic.Int32  // connections
 	served  sync.Map      // the server's ends
@@ -103,6 +104,13 @@ type countedConn struct {
 	net.Conn
 	network *network
 	once    sync.Once
+}
+
+func (c *countedConn) Write(p []byte) (int, error) {
+	if c.network.breaks.CompareAndSwap(true, false) {
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
 }
 
 func (c *countedConn) Close() error {
@@ -203,6 +211,14 @@ func TestSlowerAnswers(t *testing.T) {
 		dials, open := n.made()
 		if tokens.Load() != 101 || dials > 25 || dials != open {
 			t.Errorf("%d tokens for 101 calls, %d dials, %d open", tokens.Load(), dials, open)
+		}
+		took.Store(0)
+		for range 31 {
+			attempt()
+			time.Sleep(time.Second)
+		}
+		if now, open := n.made(); open != 1 || now != dials {
+			t.Errorf("%d connections are open though one is enough, %d were made", open, now-dials)
 		}
 		time.Sleep(31 * time.Second)
 		if _, open := n.made(); open != 0 {
@@ -479,6 +495,51 @@ func TestRefusedIsReplaced(t *testing.T) {
 		if dials, open := n.made(); dials != 2 || open != 1 {
 			t.Errorf("%d dials, %d open", dials, open)
 		}
+	})
+}
+
+// Who has waited longest has the first connection.
+func TestOldestFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, client := newNetwork(t, time.Second, serving(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(2 * time.Second) // so neither has the other's
+			accept(w, r)
+		}))
+		var calls sync.WaitGroup
+		for range 2 {
+			calls.Go(func() {
+				if d := waits(t, client); d != n.setup {
+					t.Errorf("waited %v", d)
+				}
+			})
+			time.Sleep(500 * time.Millisecond)
+		}
+		calls.Wait()
+	})
+}
+
+// An attempt whose connection has ended does not take the one on which another relies.
+func TestReservedIsLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, client := newNetwork(t, 350*time.Millisecond, serving(accept))
+		var calls sync.WaitGroup
+		calls.Go(func() { waits(t, client) })
+		calls.Go(func() { waits(t, client) })
+		calls.Wait()
+		calls.Go(func() {
+			if _, err := client.Attempt(t.Context(), userpilot.Call{Body: sample, Begin: func() error {
+				n.breaks.Store(true)
+				if f := failureOf(t, client.Identify(t.Context(), sample)); f.Sent || f.Unconnected {
+					t.Errorf("%+v", f)
+				}
+				return nil
+			}}); err != nil {
+				t.Error(err)
+			}
+		})
+		calls.Wait()
 	})
 }
 
