@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -176,10 +175,12 @@ func TestIdentifyConnections(t *testing.T) {
 func TestIdentifyContext(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	client := serve(t, func(http.ResponseWriter, *http.Request) { <-release })
+	ctx, cancel := context.WithCancelCause(t.Context())
+	client := serve(t, func(http.ResponseWriter, *http.Request) {
+		cancel(context.DeadlineExceeded)
+		<-release
+	})
 	defer close(release)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
 	f := failureOf(t, client.Identify(ctx, sample))
 	if f.Status != 0 || !f.Sent || !errors.Is(f, context.DeadlineExceeded) {
 		t.Errorf("got %+v", f)

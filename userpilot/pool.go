@@ -29,7 +29,7 @@ const (
 // An attempt reserves a connection, but takes one only when it is about to write: which
 // one it reserved does not matter, and any may end while it waits for its turn. That one is
 // replaced. In all there are never more connections than maxIdle and those that attempts
-// have taken, reserved or wait for.
+// have taken, reserved or wait for, or have waited for within dialTimeout.
 type pool struct {
 	transport       *http.Transport
 	scheme, address string
@@ -168,9 +168,9 @@ func (p *pool) release(c *conn) {
 
 // keep makes c an idle connection if there is room. The mutex is held.
 func (p *pool) keep(c *conn) bool {
-	room := p.maxIdle
-	if p.closed {
-		room = p.reserved
+	room := p.reserved
+	if !p.closed {
+		room = max(room, p.maxIdle)
 	}
 	if len(p.waiters) == 0 && len(p.idle) >= room {
 		return false

@@ -474,6 +474,34 @@ func TestLongBegin(t *testing.T) {
 	})
 }
 
+// What attempts have reserved is replaced even where it is more than is kept.
+func TestReservedAboveMaxConns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, _ := newNetwork(t, 350*time.Millisecond, serving(accept))
+		client := newClient(t, userpilot.ClientConfig{
+			Endpoint: "http://localhost:1", MaxConns: 1, Transport: &http.Transport{DialContext: n.dial},
+		})
+		var calls sync.WaitGroup
+		for range 5 {
+			calls.Go(func() {
+				if _, err := client.Attempt(t.Context(), userpilot.Call{Body: sample, Begin: func() error {
+					time.Sleep(2 * time.Minute)
+					return nil
+				}}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		time.Sleep(2 * time.Second)
+		n.cut()
+		calls.Wait()
+		if _, open := n.made(); open != 1 {
+			t.Errorf("%d are kept", open)
+		}
+	})
+}
+
 // Only a refusal at the first byte costs a connection, and that is replaced. A Begin that panics
 // costs none.
 func TestRefusedIsReplaced(t *testing.T) {
