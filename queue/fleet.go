@@ -371,7 +371,7 @@ const (
 
 // claim creates the consumer and starts to serve it.
 func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) error {
-	consumer, err := f.create(ctx, stream, t)
+	err := f.create(ctx, stream, t)
 	if err != nil {
 		t.fail(err)
 		f.forget(t)
@@ -384,7 +384,7 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 	f.serving.Go(func() {
 		f.q.held.Add(int32(len(t.claims)))
 		signal(f.m.changed)
-		t.serve(f.h, consumer)
+		t.serve(f.h)
 		f.q.held.Add(-int32(len(t.claims)))
 		f.unclaim(stream, t)
 		signal(f.m.changed)
@@ -394,7 +394,7 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 
 // create makes the consumer, and only then reads the journals and which users are guarded: by now
 // the last holders are fenced.
-func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) (jetstream.Consumer, error) {
+func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) error {
 	config := jetstream.ConsumerConfig{
 		Durable:       t.consumer,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
@@ -407,24 +407,23 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 			config.FilterSubject = subject
 		}
 	}
-	var consumer jetstream.Consumer
-	err := f.q.attend(ctx, func(ctx context.Context) (err error) {
-		consumer, err = stream.CreateConsumer(ctx, config)
+	err := f.q.attend(ctx, func(ctx context.Context) error {
+		_, err := stream.CreateConsumer(ctx, config)
 		return err
 	}, f.q.topology.toClaim())
 	if err != nil {
-		return nil, fmt.Errorf("claim by the consumer %s: %w", t.consumer, err)
+		return fmt.Errorf("claim by the consumer %s: %w", t.consumer, err)
 	}
 	for _, c := range t.claims {
 		if c.journal, err = openJournal(ctx, f.m.kv, c.partition, t.created, t.oldest); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := f.q.guard.catchUp(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	t.settler, err = f.q.newSettler(t.fail)
-	return consumer, err
+	return err
 }
 
 // unclaim ends what is no longer served: the partitions are free as soon as the consumer is
