@@ -422,7 +422,7 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 	if err := f.q.guard.catchUp(ctx); err != nil {
 		return err
 	}
-	t.settler, err = f.q.newSettler(t.fail)
+	t.settler, err = f.q.newSettler(t.active, t.fail)
 	return err
 }
 

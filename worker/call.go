@@ -169,7 +169,7 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 	p := l.partition
 	l.state = settling
 	p.leaving++
-	p.claim.Settle(l.user, ds, func() {
+	p.claim.Settle(l.user, ds, func(gone int) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		p.ended(&p.leaving)
@@ -177,9 +177,9 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 			return
 		}
 		before := l.bytes
-		l.drop(len(ds))
+		l.drop(gone)
 		w.memory.add(l.bytes - before)
-		w.waiting -= len(ds)
+		w.waiting -= gone
 		w.advance(l)
 	})
 }
