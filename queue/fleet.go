@@ -100,6 +100,7 @@ func (f *fleet) run(ctx context.Context) error {
 		case now := <-tick.C:
 			f.due = f.due || now.Sub(f.looked) >= calmInterval
 			f.roster.deaf = f.roster.deaf || f.roster.hearsNothing()
+			f.roster.sweep()
 			if err := f.lookIntoDenials(ctx); err != nil {
 				return f.lacking(err)
 			}
