@@ -13,13 +13,16 @@ import (
 // clock can be set.
 type certainty struct {
 	ttl     time.Duration
-	renewed atomic.Pointer[time.Time] // just before the last renewal was sent
+	renewed atomic.Pointer[moment] // just before the last renewal was sent
 }
+
+// moment is what both clocks said at one time.
+type moment struct{ monotonic, wall time.Time }
 
 var errUncertain = errors.New("the membership could not be renewed in time")
 
 // renew says that a renewal sent at t has succeeded.
-func (c *certainty) renew(t time.Time) { c.renewed.Store(&t) }
+func (c *certainty) renew(t time.Time) { c.renewed.Store(&moment{t, t.Round(0)}) }
 
 // check returns nil if a call may begin now.
 func (c *certainty) check() error {
@@ -33,6 +36,6 @@ func (c *certainty) check() error {
 func (c *certainty) left() time.Duration { return c.ttl - c.age() }
 
 func (c *certainty) age() time.Duration {
-	t, now := *c.renewed.Load(), time.Now()
-	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
+	t, now := c.renewed.Load(), time.Now()
+	return max(now.Sub(t.monotonic), now.Round(0).Sub(t.wall))
 }

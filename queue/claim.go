@@ -16,7 +16,8 @@ type Handler interface {
 	// all who ask [Claim.Past] will find it.
 	Deliver(c *Claim, d Delivery)
 	// Revoke says that c is given up: no call may begin for it any more. It blocks until
-	// the calls in flight have ended and what they delivered is settled or c.Lost is
+	// the calls in flight have ended and every settlement has called its done (see
+	// [Claim.Settle]: that takes about a round trip, however many events it holds) or c.Lost is
 	// closed. Then all that it knows of c's events must be forgotten: whoever holds the
 	// partition next gets them again.
 	Revoke(c *Claim)
@@ -71,14 +72,20 @@ func (c *Claim) Certain() error {
 // claimed anew. Only the first call counts.
 func (c *Claim) Fail(err error) { c.fail(err) }
 
-// Settle removes one user's events from the stream, oldest first, and calls done when all
-// are certainly gone: only then may the user's next call begin. It does not block. done is
-// called from the connection's goroutine, or never if the claim fails first.
-func (c *Claim) Settle(userID string, ds []Delivery, done func()) {
+// Settle removes one user's events from the stream, oldest first, and calls done with how many are
+// certainly gone: only after all of them are may the user's next call begin. It does not block. done
+// is called from the connection's goroutine, or never if the claim fails first.
+//
+// Once [Claim.Active] has ended, done is called within about a round trip, perhaps with less than
+// all. What is left is the newest of them. It comes again to the partition's next holder, who learns
+// from [Claim.Reach] that it must be sent together.
+func (c *Claim) Settle(userID string, ds []Delivery, done func(gone int)) {
 	last := ds[len(ds)-1].Sequence
-	c.settler.settle(ds, func() {
-		c.journal.settled(userID, last)
-		done()
+	c.settler.settle(ds, func(gone int) {
+		if gone == len(ds) {
+			c.journal.settled(userID, last)
+		}
+		done(gone)
 	})
 }
 

@@ -99,7 +99,8 @@ func (f *fleet) run(ctx context.Context) error {
 			f.due = true
 		case now := <-tick.C:
 			f.due = f.due || now.Sub(f.looked) >= calmInterval
-			f.roster.deaf = f.roster.deaf || f.roster.hearsNothing()
+			f.roster.deaf = f.roster.deaf || len(watch.Updates()) == 0 && f.roster.hearsNothing()
+			f.roster.sweep()
 			if err := f.lookIntoDenials(ctx); err != nil {
 				return f.lacking(err)
 			}
@@ -179,16 +180,23 @@ func (f *fleet) learn(entry jetstream.KeyValueEntry) error {
 	return nil
 }
 
-// askTimeout bounds what a round asks before it claims. A leader answers in a millisecond; a
-// question to one that has just died is never answered, and must be put again to the next.
+// askTimeout bounds each question of a round before it claims, and each deletion. A leader answers
+// within a round trip; a question to one that has just died is never answered, and must be put again
+// to the next.
 const askTimeout = 2 * time.Second
+
+// within gives one question its own time. There is none for all of them together: how many there are
+// depends on the partitions, and how long they take on how far away NATS is.
+func within[T any](ctx context.Context, d time.Duration, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return ask(ctx)
+}
 
 // round brings what this member holds closer to its share.
 func (f *fleet) round(ctx context.Context) error {
 	ctx, disconnect := f.q.whileConnected(ctx)
 	defer disconnect()
-	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
-	defer cancel()
 	stream, holders, err := f.ask(ctx)
 	if err != nil {
 		return err
@@ -203,12 +211,14 @@ func (f *fleet) round(ctx context.Context) error {
 
 // ask reads what a round must know: the server's time, the stream, and who holds its partitions.
 func (f *fleet) ask(ctx context.Context) (stream jetstream.Stream, holders map[string]string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	reading, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	if err := f.q.clock.read(ctx); err != nil {
+	if err := f.q.clock.read(reading); err != nil {
 		return nil, nil, err
 	}
-	stream, err = f.q.stream(ctx, f.q.topology.StreamName())
+	stream, err = within(ctx, askTimeout, func(ctx context.Context) (jetstream.Stream, error) {
+		return f.q.stream(ctx, f.q.topology.StreamName())
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
 	}
@@ -219,38 +229,46 @@ func (f *fleet) ask(ctx context.Context) (stream jetstream.Stream, holders map[s
 	return stream, holders, err
 }
 
-// claimsAtOnce bounds what is created or deleted at the same time.
-const claimsAtOnce = 8
+const (
+	// claimsAtOnce bounds what is created, read or deleted at the same time. Each takes a few round
+	// trips: far from NATS it is this that makes hundreds of partitions a matter of seconds.
+	claimsAtOnce = 32
+	// claimTime is how long a round begins claims. Then the fleet is listened to again, and the next
+	// round goes on.
+	claimTime = callTimeout
+)
 
 // claimShare claims what is free, up to the share.
 func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders map[string]string, share int) error {
 	all := f.q.topology.partitions()
+	if f.reserved() >= share {
+		return nil
+	}
+	gone, err := f.gone(ctx, holders)
+	if err != nil {
+		return err
+	}
 	if share == len(all) && f.reserved() == 0 {
-		return f.claimAll(ctx, stream, holders)
+		return f.claimAll(ctx, stream, holders, gone)
 	}
 	var group errgroup.Group
 	group.SetLimit(claimsAtOnce)
+	end := time.Now().Add(claimTime)
 	for _, partition := range f.fromOwnPlace(all) {
-		if f.held(partition) {
-			continue
-		}
-		if f.reserved() >= share {
+		if f.reserved() >= share || ctx.Err() != nil || time.Now().After(end) {
 			break
 		}
 		holder := holders[partition]
-		free, err := f.free(ctx, holder)
-		if err != nil {
-			return errors.Join(err, group.Wait())
+		if f.held(partition) || !f.free(holder, gone) {
+			continue
 		}
-		if free {
-			t := f.reserve(stream, partition, partition)
-			group.Go(func() error {
-				if holder != "" {
-					f.fence(ctx, stream, holder)
-				}
-				return f.claim(ctx, stream, t)
-			})
-		}
+		t := f.reserve(stream, partition, partition)
+		group.Go(func() error {
+			if holder != "" {
+				f.fence(ctx, stream, holder)
+			}
+			return f.claim(ctx, stream, t)
+		})
 	}
 	return group.Wait()
 }
@@ -264,12 +282,11 @@ func (f *fleet) fromOwnPlace(partitions []string) []string {
 }
 
 // claimAll claims every partition through one consumer, once all are free.
-func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string) error {
+func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string, gone map[string]bool) error {
 	all := f.q.topology.partitions()
 	for _, partition := range all {
-		free, err := f.free(ctx, holders[partition])
-		if err != nil || !free {
-			return err
+		if !f.free(holders[partition], gone) {
+			return nil
 		}
 	}
 	f.fence(ctx, stream, slices.Compact(slices.Sorted(maps.Values(holders)))...)
@@ -304,19 +321,35 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 	return holders, nil
 }
 
+// gone asks the bucket's leader about those holders whom the watch does not show, each once, and
+// tells which members are gone.
+func (f *fleet) gone(ctx context.Context, holders map[string]string) (map[string]bool, error) {
+	gone, alive := map[string]bool{}, f.roster.alive()
+	for _, consumer := range holders {
+		if id, _, _ := f.q.topology.holder(consumer); !slices.Contains(alive, id) {
+			gone[id] = false
+		}
+	}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(claimsAtOnce)
+	for id := range maps.Clone(gone) {
+		group.Go(func() error {
+			isGone, err := within(ctx, askTimeout, func(ctx context.Context) (bool, error) { return f.m.gone(ctx, id) })
+			mu.Lock()
+			defer mu.Unlock()
+			gone[id] = isGone
+			return err
+		})
+	}
+	return gone, group.Wait()
+}
+
 // free reports whether the partition under this consumer can be claimed: nobody holds it, or
 // one who is gone.
-func (f *fleet) free(ctx context.Context, consumer string) (bool, error) {
-	if consumer == "" {
-		return true, nil
-	}
+func (f *fleet) free(consumer string, gone map[string]bool) bool {
 	id, _, _ := f.q.topology.holder(consumer)
-	if slices.Contains(f.roster.alive(), id) {
-		return false, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	return f.m.gone(ctx, id)
+	return consumer == "" || gone[id]
 }
 
 // fence deletes consumers that nobody may serve any more. Whether that has taken effect is
@@ -371,7 +404,7 @@ const (
 
 // claim creates the consumer and starts to serve it.
 func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) error {
-	consumer, err := f.create(ctx, stream, t)
+	err := f.create(ctx, stream, t)
 	if err != nil {
 		t.fail(err)
 		f.forget(t)
@@ -384,7 +417,7 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 	f.serving.Go(func() {
 		f.q.held.Add(int32(len(t.claims)))
 		signal(f.m.changed)
-		t.serve(f.h, consumer)
+		t.serve(f.h)
 		f.q.held.Add(-int32(len(t.claims)))
 		f.unclaim(stream, t)
 		signal(f.m.changed)
@@ -393,8 +426,9 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 }
 
 // create makes the consumer, and only then reads the journals and which users are guarded: by now
-// the last holders are fenced.
-func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) (jetstream.Consumer, error) {
+// the last holders are fenced. There may be hundreds of journals, and a long way to them: they are
+// read at the same time.
+func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) error {
 	config := jetstream.ConsumerConfig{
 		Durable:       t.consumer,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
@@ -407,24 +441,41 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 			config.FilterSubject = subject
 		}
 	}
-	var consumer jetstream.Consumer
-	err := f.q.attend(ctx, func(ctx context.Context) (err error) {
-		consumer, err = stream.CreateConsumer(ctx, config)
+	err := f.q.attend(ctx, func(ctx context.Context) error {
+		_, err := stream.CreateConsumer(ctx, config)
 		return err
 	}, f.q.topology.toClaim())
 	if err != nil {
-		return nil, fmt.Errorf("claim by the consumer %s: %w", t.consumer, err)
+		return fmt.Errorf("claim by the consumer %s: %w", t.consumer, err)
 	}
+	group, reading := errgroup.WithContext(ctx)
+	group.SetLimit(readsAtOnce)
+	group.Go(func() error { return f.q.guard.catchUp(reading) })
+	group.Go(func() error { return f.isOf(reading, t.created) })
 	for _, c := range t.claims {
-		if c.journal, err = openJournal(ctx, f.m.kv, c.partition, t.created, t.oldest); err != nil {
-			return nil, err
-		}
+		group.Go(func() (err error) {
+			c.journal, err = openJournal(reading, f.m.kv, c.partition, t.created, t.oldest)
+			return err
+		})
 	}
-	if err := f.q.guard.catchUp(ctx); err != nil {
-		return nil, err
+	if err := group.Wait(); err != nil {
+		return err
 	}
-	t.settler, err = f.q.newSettler(t.fail)
-	return consumer, err
+	t.settler, err = f.q.newSettler(t.active, t.fail)
+	return err
+}
+
+// isOf returns an error if the work stream is not the one that was made then. One that was deleted and
+// made anew while it was claimed has other events under the same numbers.
+func (f *fleet) isOf(ctx context.Context, created time.Time) error {
+	stream, err := f.q.stream(ctx, f.q.topology.StreamName())
+	if err == nil && !stream.CachedInfo().Created.Equal(created) {
+		err = errors.New("it was made anew")
+	}
+	if err != nil {
+		return fmt.Errorf("look at the stream %s again: %w", f.q.topology.StreamName(), err)
+	}
+	return nil
 }
 
 // unclaim ends what is no longer served: the partitions are free as soon as the consumer is

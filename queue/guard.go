@@ -26,8 +26,10 @@ import (
 type guard struct {
 	q       *Queue
 	some    atomic.Bool   // there is one at all
+	begun   atomic.Uint64 // how many readings
 	reading chan struct{} // holds one token; a mutex that a context can interrupt
-	seen    uint64        // the bucket was read up to here; for whoever has the token
+	ended   uint64        // the last reading that came to its end; for whoever has the token
+	seen    uint64        // the bucket was read up to here; likewise
 
 	mu    sync.RWMutex
 	users map[uint64]struct{} // by guardKey
@@ -77,38 +79,58 @@ func (g *guard) set(key uint64, known bool) {
 const guardPause = 50 * time.Millisecond
 
 // catchUp reads what has been added since the last time. It blocks for one round trip where
-// nothing has been.
+// nothing has been. Claims that are made at the same time share a reading: any that begins after
+// they have been made tells them all.
 func (g *guard) catchUp(ctx context.Context) error {
+	before := g.begun.Load()
 	select {
 	case g.reading <- struct{}{}:
 		defer func() { <-g.reading }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	stream := g.q.topology.newerStreamName()
-	last, err := g.q.readLeader(ctx, stream, lastBySubject{"$KV." + g.q.topology.NewerBucket() + ".>"})
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+	if g.ended > before {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("read which users have dead letters, from %s: %w", stream, err)
+	this := g.begun.Add(1)
+	err := g.readOn(ctx)
+	if err == nil {
+		g.ended = this
 	}
-	if last.Sequence < g.seen { // the bucket was made anew
-		g.seen = 0
-	}
-	for g.seen < last.Sequence {
-		before := g.seen
-		if err := g.read(ctx, stream); err != nil {
-			return fmt.Errorf("read which users have dead letters: %w", err)
+	return err
+}
+
+// readOn reads up to what was last in the bucket after it began. What is last can go meanwhile: the
+// marker of a record that was removed has its time.
+func (g *guard) readOn(ctx context.Context) error {
+	stream := g.q.topology.newerStreamName()
+	for {
+		last, err := g.q.readLeader(ctx, stream, lastBySubject{"$KV." + g.q.topology.NewerBucket() + ".>"})
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
 		}
-		if g.seen == before { // another server answered, which has not got it yet
+		if err != nil {
+			return fmt.Errorf("read which users have dead letters, from %s: %w", stream, err)
+		}
+		if last.Sequence < g.seen { // the bucket was made anew
+			g.seen = 0
+		}
+		before := g.seen
+		if before < last.Sequence {
+			if err := g.read(ctx, stream); err != nil {
+				return fmt.Errorf("read which users have dead letters: %w", err)
+			}
+		}
+		switch {
+		case g.seen >= last.Sequence:
+			return nil
+		case g.seen == before: // another server answered, which has not got it yet
 			pause(ctx, guardPause)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}
-	return nil
 }
 
 func (g *guard) read(ctx context.Context, stream string) error {

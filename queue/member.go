@@ -198,7 +198,18 @@ func (m *member) adopt(ctx context.Context) error {
 // leave removes the key, so that the others need not wait for its end: at whatever revision,
 // since the answer to the last renewal may have been lost.
 func (m *member) leave(ctx context.Context) error {
-	return m.kv.Delete(ctx, memberKey+m.id)
+	key := memberKey + m.id
+	_, err := m.q.store(ctx, m.q.topology.toKey(key), marker(m.q.topology.keySubject(key)))
+	return err
+}
+
+// marker is what stands for a key that was deleted, for as long as others may have to hear of it.
+// kv.Delete would leave one that stays for ever.
+func marker(subject string) *nats.Msg {
+	m := nats.NewMsg(subject)
+	m.Header.Set("KV-Operation", "PURGE") // at the end of DEL the server writes a marker of its own
+	m.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())
+	return m
 }
 
 // gone reports whether the bucket's leader knows no such member that could be alive.

@@ -70,9 +70,14 @@ func TestCertainty(t *testing.T) {
 		if c.check() == nil || c.left() != 2*time.Second {
 			t.Errorf("certain in the last quarter, %v are left", c.left())
 		}
-		c.renew(time.Now().Round(0).Add(-7 * time.Second)) // the wall clock alone tells
+		now := time.Now()
+		c.renewed.Store(&moment{now, now.Round(0).Add(-7 * time.Second)}) // the wall clock alone tells
 		if c.check() == nil {
 			t.Error("certain after a machine's sleep")
+		}
+		c.renewed.Store(&moment{now.Add(-7 * time.Second), now.Round(0)}) // somebody has set the wall clock back
+		if c.check() == nil {
+			t.Error("certain by a clock that was set")
 		}
 	})
 }
@@ -94,7 +99,7 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 				}()
 				time.Sleep(10*ttl + 123*time.Millisecond)
 				l.silent.Store(true)
-				renewed := *m.certainty.renewed.Load()
+				renewed := m.certainty.renewed.Load().monotonic
 				if d := (<-lapsed).Sub(renewed); d > ttl || d < ttl*3/4 {
 					t.Errorf("calls end %v after the last renewal, the key after %v", d, ttl)
 				}

@@ -201,10 +201,7 @@ func (q *Queue) storeNewer(ctx context.Context, userID string, n *Newer) error {
 
 // deleteNewer removes the record of a user unless it has changed since it was read.
 func (q *Queue) deleteNewer(ctx context.Context, userID string, n *Newer) error {
-	msg := nats.NewMsg(q.topology.newerSubject(userID))
-	msg.Header.Set("KV-Operation", "DEL")
-	msg.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())
-	return q.publishNewer(ctx, msg, n)
+	return q.publishNewer(ctx, marker(q.topology.newerSubject(userID)), n)
 }
 
 func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *Newer) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -101,17 +102,23 @@ func (q *Queue) stillHeld(ctx context.Context, consumers []string) (left []strin
 	if err != nil {
 		return nil, err
 	}
-	bucket, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), q.topology.keySubject(memberKey+"*"))
+	bucket, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), "")
 	if err != nil {
 		return nil, err
 	}
-	replicas, err := q.readReplicas(ctx, bucket)
+	consumers = slices.DeleteFunc(slices.Clone(consumers), func(name string) bool { return !slices.Contains(there, name) })
+	members := map[string]bool{}
+	for _, name := range consumers {
+		id, _, _ := q.topology.holder(name)
+		members[q.topology.keySubject(memberKey+id)] = true
+	}
+	replicas, err := q.readReplicas(ctx, slices.Collect(maps.Keys(members)), bucket.Time)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range consumers {
 		id, _, _ := q.topology.holder(name)
-		if slices.Contains(there, name) && slices.ContainsFunc(replicas, func(r Replica) bool { return r.ID == id }) {
+		if slices.ContainsFunc(replicas, func(r Replica) bool { return r.ID == id }) {
 			left = append(left, name)
 		}
 	}

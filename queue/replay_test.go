@@ -136,7 +136,7 @@ func (a *applier) Deliver(c *Claim, d Delivery) {
 		c.Fail(err)
 		return
 	}
-	c.Settle("u", []Delivery{d}, func() {})
+	c.Settle("u", []Delivery{d}, func(int) {})
 }
 
 // Revoke implements Handler.

@@ -55,7 +55,7 @@ func (e everything) Deliver(c *Claim, d Delivery) {
 			e.t.Errorf("%s: %v", name, err)
 		}
 	}
-	c.Settle("ann", []Delivery{d}, func() { e.settled <- d.Sequence })
+	c.Settle("ann", []Delivery{d}, func(int) { e.settled <- d.Sequence })
 }
 
 // A worker that has the rights on the list and no others does all its work. What of them is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,10 +15,13 @@ import (
 type roster struct {
 	m       *member
 	known   bool               // whether the watch has told all there is
+	whole   bool               // whether one ever has
 	deaf    bool               // whether the watch may tell nothing any more
 	members map[string]Replica // also those who may be dead
 	settled time.Time          // when those who have come may take their shares
 	crowd   time.Time          // when the first of them came
+
+	litter []jetstream.KeyValueEntry // what stays for ever of members who have left, see sweep
 }
 
 // watch is the fleet's ear: it tells of the members, and of the silence.
@@ -55,6 +59,7 @@ func (r *roster) watch(ctx context.Context) (*watch, error) {
 	}
 	r.known, r.deaf = false, false
 	clear(r.members)
+	r.litter = nil
 	return &watch{w, cancel}, nil
 }
 
@@ -68,14 +73,18 @@ func (r *roster) hearsNothing() bool {
 // reports whether there may be something to claim or to give back.
 func (r *roster) learn(entry jetstream.KeyValueEntry) (changed bool) {
 	if entry == nil {
-		r.known = true
+		r.known, r.whole = true, true
 		r.arrived()
+		r.publish()
 		return true
 	}
 	id := strings.TrimPrefix(entry.Key(), memberKey)
 	before, member := r.members[id]
 	if entry.Operation() != jetstream.KeyValuePut {
 		delete(r.members, id)
+		if r.m.q.clock.now().Sub(entry.Created()) > 2*markerTTL {
+			r.litter = append(r.litter, entry)
+		}
 		return true
 	}
 	x := readReplica(id, entry.Value(), entry.Created())
@@ -86,6 +95,24 @@ func (r *roster) learn(entry jetstream.KeyValueEntry) (changed bool) {
 	r.publish()
 	// What it no longer holds may be ours to claim. Most renewals say nothing of the kind.
 	return !member || !slices.Equal(before.Partitions, x.Partitions)
+}
+
+// sweepAtOnce bounds what is swept at once. It is for what years of leaving may have left.
+const sweepAtOnce = 100
+
+// sweep gives markers that members of older versions left an end. Whoever looks at the fleet asks for
+// each. One member does, and waits for no answer: what was not swept is there for the next who joins.
+func (r *roster) sweep() {
+	if len(r.litter) == 0 || !r.known || slices.Index(r.alive(), r.m.id) != 0 {
+		return
+	}
+	n := min(sweepAtOnce, len(r.litter))
+	for _, entry := range r.litter[:n] {
+		m := marker(r.m.q.topology.keySubject(entry.Key()))
+		m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(entry.Revision(), 10))
+		_ = r.m.q.nc.PublishMsg(m)
+	}
+	r.litter = r.litter[n:]
 }
 
 const (
@@ -121,8 +148,13 @@ func (r *roster) living() []Replica {
 	return living
 }
 
-// publish lets others see who lives, the ledger among them: it keeps to all their rates.
+// publish lets others see who lives, the ledger among them: it keeps to all their rates. While the
+// fleet is listened to anew the last whole view counts: half of one could lack the slowest. Only at
+// first there is nothing better.
 func (r *roster) publish() {
+	if r.whole && !r.known {
+		return
+	}
 	living := r.living()
 	r.m.q.replicas.Store(&living)
 	var others pace

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,18 +23,20 @@ const settleTimeout = 5 * time.Second
 // Events of one settlement leave the stream oldest first. So if it is cut short, what is
 // left is the newest of them, and sending those again, together, takes no user back.
 type settler interface {
-	// settle starts a settlement of one user's events, oldest first. done is called from the
-	// connection's goroutine when all are certainly gone; it is not called otherwise.
-	settle(ds []Delivery, done func())
+	// settle starts a settlement of one user's events, oldest first. done is called once, from
+	// the connection's goroutine, with how many of them are certainly gone: all, or less if the
+	// claim has been handed back meanwhile. It is not called if the claim fails.
+	settle(ds []Delivery, done func(gone int))
 	// overdue reports whether a confirmation is missing for longer than the timeout.
 	overdue(now time.Time) bool
 	close()
 }
 
 // newSettler returns what a topology needs: in a cluster an acknowledgement is not enough.
-func (q *Queue) newSettler(fail func(error)) (settler, error) {
+// active ends when the claim is being given up.
+func (q *Queue) newSettler(active context.Context, fail func(error)) (settler, error) {
 	if q.topology.Replicas > 1 {
-		return newDeleter(q.nc, q.topology.StreamName(), fail)
+		return newDeleter(active, q.nc, q.topology.StreamName(), fail)
 	}
 	return newAcker(q.nc, fail)
 }
@@ -41,7 +44,7 @@ func (q *Queue) newSettler(fail func(error)) (settler, error) {
 // settlement is one call's events on their way out of the stream.
 type settlement struct {
 	deliveries []Delivery
-	done       func()
+	done       func(gone int)
 }
 
 // subscribe receives confirmations. Nothing may be dropped here, and what comes is small.
@@ -81,7 +84,7 @@ func newAcker(nc *nats.Conn, fail func(error)) (*acker, error) {
 	return a, err
 }
 
-func (a *acker) settle(ds []Delivery, done func()) {
+func (a *acker) settle(ds []Delivery, done func(gone int)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.waiting = append(a.waiting, settlement{ds, done})
@@ -133,7 +136,7 @@ func (a *acker) answered(m *nats.Msg) {
 	}
 	a.mu.Unlock()
 	for _, st := range gone {
-		st.done()
+		st.done(len(st.deliveries))
 	}
 }
 
@@ -148,8 +151,12 @@ func (a *acker) close() { _ = a.sub.Unsubscribe() }
 // deleter removes by sequence. In a cluster a confirmed ack is not a removal yet: the
 // stream's leader proposes that later, and it can be lost with the leader. The answer to
 // a deletion comes after the stream's commit, and it clears the consumer's
-// pending too. Requests may overtake one another, so those of a settlement go one by one.
+// pending too. Requests may overtake one another, also those of one client, since several
+// goroutines of a server take them from one queue (nats-server, jetstream_api.go, apiDispatch). So
+// those of a settlement go one by one. A long one is cut short when the claim is handed back: what
+// is left of it comes to the next holder, who sends it together.
 type deleter struct {
+	active  context.Context //nolint:containedctx // it is the claim's
 	nc      *nats.Conn
 	subject string
 	inbox   string // answers arrive at <inbox>.<sequence>.<try>
@@ -163,6 +170,7 @@ type deleter struct {
 
 type deletion struct {
 	settlement
+	gone  int       // of the deliveries
 	since time.Time // of the last confirmation, or of the beginning
 	// try is the number of the request whose answer counts. While the stream has no leader,
 	// each server that keeps a copy answers that it should be tried again: were each answer
@@ -174,9 +182,9 @@ type deletion struct {
 // leader, which takes seconds, and answer at once.
 const againPause = 100 * time.Millisecond
 
-func newDeleter(nc *nats.Conn, stream string, fail func(error)) (*deleter, error) {
+func newDeleter(active context.Context, nc *nats.Conn, stream string, fail func(error)) (*deleter, error) {
 	d := &deleter{
-		nc: nc, subject: "$JS.API.STREAM.MSG.DELETE." + stream, inbox: nc.NewInbox(), fail: fail,
+		active: active, nc: nc, subject: "$JS.API.STREAM.MSG.DELETE." + stream, inbox: nc.NewInbox(), fail: fail,
 		open: map[uint64]*deletion{},
 	}
 	sub, err := subscribe(nc, d.inbox+".>", d.answered)
@@ -184,8 +192,8 @@ func newDeleter(nc *nats.Conn, stream string, fail func(error)) (*deleter, error
 	return d, err
 }
 
-func (d *deleter) settle(ds []Delivery, done func()) {
-	d.begin(&deletion{settlement: settlement{ds, done}, since: time.Now()})
+func (d *deleter) settle(ds []Delivery, done func(gone int)) {
+	d.begin(&deletion{settlement: settlement{deliveries: ds, done: done}, since: time.Now()})
 }
 
 // begin sends the deletion of the oldest event that is left.
@@ -195,7 +203,7 @@ func (d *deleter) begin(x *deletion) {
 	if d.closed {
 		return
 	}
-	seq := x.deliveries[0].Sequence
+	seq := x.deliveries[x.gone].Sequence
 	x.try++
 	d.open[seq] = x
 	reply := d.inbox + "." + strconv.FormatUint(seq, 10) + "." + strconv.Itoa(x.try)
@@ -209,15 +217,21 @@ func (d *deleter) answered(m *nats.Msg) {
 	if !ok {
 		return
 	}
-	switch err := deleted(m.Data); {
-	case errors.Is(err, errTryAgain) && time.Since(x.since) < settleTimeout:
-		time.AfterFunc(againPause, func() { d.begin(x) })
-	case err != nil:
+	err := deleted(m.Data)
+	again := errors.Is(err, errTryAgain) && time.Since(x.since) < settleTimeout
+	if err != nil && !again {
 		d.fail(fmt.Errorf("settle an event: %w", err))
-	case len(x.deliveries) == 1:
-		x.done()
+		return
+	}
+	if !again {
+		x.gone, x.since = x.gone+1, time.Now()
+	}
+	switch {
+	case x.gone == len(x.deliveries), d.active.Err() != nil:
+		x.done(x.gone)
+	case again:
+		time.AfterFunc(againPause, func() { d.begin(x) })
 	default:
-		x.deliveries, x.since = x.deliveries[1:], time.Now()
 		d.begin(x)
 	}
 }

@@ -3,6 +3,7 @@
 package queue
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,7 +53,7 @@ func (s *sim) playAcker() *server {
 
 func (s *sim) playDeleter() *server {
 	return s.playServer(func(nc *nats.Conn, fail func(error)) (settler, error) {
-		d, err := newDeleter(nc, "", fail)
+		d, err := newDeleter(s.t.Context(), nc, "", fail)
 		d.subject = "play.delete"
 		return d, err
 	})
@@ -64,7 +65,7 @@ func (x *server) begin(names string) {
 	for _, name := range names {
 		ds = append(ds, Delivery{Sequence: uint64(name), reply: "play.ack." + string(name)})
 	}
-	x.settle(ds, func() {
+	x.settle(ds, func(int) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.done = append(x.done, names)
@@ -289,11 +290,11 @@ func TestSettlers(t *testing.T) {
 				q.topology.Replicas = replicas // chooses the way; the stream has one copy all the same
 				s.publish(q, "ann", "bob", "ann", "bob", "cyd")
 				consumer, ds := s.deliveries(q)
-				x, err := q.newSettler(func(err error) { t.Error(err) })
+				x, err := q.newSettler(t.Context(), func(err error) { t.Error(err) })
 				s.must(err)
 				for _, batch := range [][]Delivery{ds[:3], ds[3:], ds[:1], ds[4:]} { // what is gone is gone
 					done := false
-					x.settle(batch, func() { done = true })
+					x.settle(batch, func(gone int) { done = gone == len(batch) })
 					synctest.Wait()
 					if !done {
 						t.Fatal("not settled")
@@ -317,9 +318,9 @@ func TestSettlersFail(t *testing.T) {
 		_, ds := s.deliveries(q)
 		failed := make(chan error, 1)
 		fail := func(err error) { failed <- err }
-		done := func() { t.Error("settled") }
+		done := func(int) { t.Error("settled") }
 
-		other, err := newDeleter(q.nc, "OTHER", fail)
+		other, err := newDeleter(t.Context(), q.nc, "OTHER", fail)
 		s.must(err)
 		other.settle(ds, done)
 		if err := <-failed; !strings.Contains(err.Error(), "stream not found") {
@@ -350,7 +351,7 @@ func TestAckerAcrossReconnect(t *testing.T) {
 			s.must(err)
 			synctest.Wait()
 			l.breaks.Store(true)
-			x.settle(ds, func() { done = true })
+			x.settle(ds, func(int) { done = true })
 			time.Sleep(time.Minute)
 			x.close()
 			if n := s.backlog(q); done && n > 0 {
@@ -383,3 +384,76 @@ func TestDeletionAnswers(t *testing.T) {
 		}
 	}
 }
+
+// A claim that is handed back does not wait until a thousand events are deleted one by one: the one
+// that is under way ends, and what is told is how many are certainly gone.
+func TestDeleterIsCutShort(t *testing.T) {
+	for name, test := range map[string]struct {
+		answers []string // before the claim is handed back
+		last    string   // after it
+		want    int
+	}{
+		"at once":                 {nil, success, 1},
+		"in the middle":           {[]string{success, success}, success, 3},
+		"while it is asked again": {[]string{success}, again, 1},
+		"at the end":              {[]string{success, success, success}, success, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				active, handBack := context.WithCancel(t.Context())
+				x := s.playServer(func(nc *nats.Conn, fail func(error)) (settler, error) {
+					d, err := newDeleter(active, nc, "", fail)
+					d.subject = "play.delete"
+					return d, err
+				})
+				var ds []Delivery
+				for _, name := range "abcd" {
+					ds = append(ds, Delivery{Sequence: uint64(name)})
+				}
+				var gone []int
+				x.settle(ds, func(n int) { gone = append(gone, n) })
+				synctest.Wait()
+				for _, answer := range test.answers {
+					x.answer(answer)
+				}
+				handBack()
+				synctest.Wait()
+				if len(gone) > 0 {
+					t.Errorf("%v are gone before the server says so", gone)
+				}
+				x.answer(test.last)
+				time.Sleep(time.Minute)
+				x.expect("")
+				if !slices.Equal(gone, []int{test.want}) || len(x.failed) > 0 {
+					t.Errorf("gone %v, want %d; failed: %v", gone, test.want, x.failed)
+				}
+			})
+		})
+	}
+}
+
+// What is left of a settlement that was cut short stays in the journal: the next holder must send it
+// together.
+func TestCutSettlementStaysInTheJournal(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		for gone, reach := range []uint64{3, 3, 0} {
+			j, err := openJournal(t.Context(), s.bucket(q), fmt.Sprint(gone), time.Now(), 1)
+			s.must(err)
+			c := &Claim{tenure: &tenure{settler: cutter(gone)}, journal: j}
+			s.must(j.begin(t.Context(), "ann", 3))
+			told := -1
+			c.Settle("ann", []Delivery{{Sequence: 2}, {Sequence: 3}}, func(n int) { told = n })
+			if got := c.Reach("ann"); got != reach || told != gone {
+				t.Errorf("%d of 2 are gone, told %d: the reach is %d, want %d", gone, told, got, reach)
+			}
+		}
+	})
+}
+
+// cutter is a [settler] that is cut short after so many events.
+type cutter int
+
+func (x cutter) settle(_ []Delivery, done func(int)) { done(int(x)) }
+func (cutter) overdue(time.Time) bool                { return false }
+func (cutter) close()                                {}

@@ -115,6 +115,17 @@ func (s *sim) log() string {
 
 func (s *sim) logged(text string) bool { return strings.Contains(s.log(), text) }
 
+// warnings are the lines of the log that are for operators.
+func (s *sim) warnings() string {
+	var lines strings.Builder
+	for l := range strings.Lines(s.log()) {
+		if !strings.Contains(l, "level=DEBUG") {
+			lines.WriteString(l)
+		}
+	}
+	return lines.String()
+}
+
 // line is one client's way to the server.
 type line struct {
 	sim    *sim
@@ -123,6 +134,7 @@ type line struct {
 	cut    atomic.Bool          // no connection is possible
 	breaks atomic.Bool          // the next write is lost, and the connection with it
 	fuse   *fuse                // nil never blows
+	far    func() time.Duration // what the server sends comes so much later, all of it; nil is at once
 }
 
 // InProcessConn dials whatever server runs now.
@@ -134,7 +146,51 @@ func (l *line) InProcessConn() (net.Conn, error) {
 		return nil, errors.New("nobody there")
 	}
 	conn, err := server.InProcessConn()
+	if err == nil && l.far != nil {
+		conn = newFar(conn, l.far)
+	}
 	return wire{conn, l}, err
+}
+
+// far is a long way from the server: each piece comes late, but does not hold up the next.
+type far struct {
+	net.Conn
+	pieces chan piece
+	now    piece // being read
+}
+
+type piece struct {
+	due  time.Time
+	data []byte
+	err  error
+}
+
+func newFar(conn net.Conn, d func() time.Duration) *far {
+	f := &far{Conn: conn, pieces: make(chan piece, 100_000)}
+	go func() {
+		for {
+			p := make([]byte, 32<<10)
+			n, err := conn.Read(p)
+			f.pieces <- piece{time.Now().Add(d()), p[:n], err}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return f
+}
+
+func (f *far) Read(p []byte) (int, error) {
+	if len(f.now.data) == 0 {
+		f.now = <-f.pieces
+		time.Sleep(time.Until(f.now.due)) // fake time
+	}
+	n := copy(p, f.now.data)
+	f.now.data = f.now.data[n:]
+	if n == 0 {
+		return 0, f.now.err
+	}
+	return n, nil
 }
 
 type wire struct {
@@ -256,7 +312,11 @@ type replica struct {
 func (s *sim) replica(config MemberConfig) *replica { return s.replicaOf(Topology{}, config) }
 
 func (s *sim) replicaOf(topology Topology, config MemberConfig) *replica {
-	r := &replica{line: &line{}, settling: map[*Claim]int{}}
+	return s.replicaOver(&line{}, topology, config)
+}
+
+func (s *sim) replicaOver(l *line, topology Topology, config MemberConfig) *replica {
+	r := &replica{line: l, settling: map[*Claim]int{}}
 	r.Queue = s.queueOf(r.line, topology)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -279,7 +339,7 @@ func (r *replica) Deliver(c *Claim, d Delivery) {
 		note(d.Body)
 	}
 	r.count(c, 1)
-	c.Settle("u", []Delivery{d}, func() { r.count(c, -1) })
+	c.Settle("u", []Delivery{d}, func(int) { r.count(c, -1) })
 }
 
 // Revoke implements Handler.

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
 // Status is a pipeline as NATS knows it.
@@ -109,7 +112,7 @@ func (q *Queue) progress(ctx context.Context) (s *Status, dead *datedInfo, err e
 		Time: bucket.Time, Counts: newCounts(&work.StreamInfo, &dead.StreamInfo),
 		Partitions: partitionsOf(work.Config),
 	}
-	if s.Replicas, err = q.readReplicas(ctx, bucket); err != nil {
+	if s.Replicas, err = q.readReplicas(ctx, slices.Collect(maps.Keys(bucket.State.Subjects)), bucket.Time); err != nil {
 		return nil, nil, err
 	}
 	s.Rate, s.Unclaimed = LowestRate(s.Replicas), unclaimed(s.Partitions, s.Replicas)
@@ -146,24 +149,36 @@ func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*dated
 	return &answer.datedInfo, nil
 }
 
-// readReplicas reads the keys of all members that can be alive.
-func (q *Queue) readReplicas(ctx context.Context, bucket *datedInfo) ([]Replica, error) {
+// readsAtOnce bounds the keys that are read at the same time.
+const readsAtOnce = 128
+
+// readReplicas reads those members' keys, and returns who can be alive.
+func (q *Queue) readReplicas(ctx context.Context, subjects []string, now time.Time) ([]Replica, error) {
 	replicas := []Replica{}
-	for subject := range bucket.State.Subjects {
-		m, err := q.readKey(ctx, subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && len(m.Data) == 0 {
-			continue // it has just left
-		}
-		if err != nil {
-			return nil, err
-		}
-		r := readReplica(subject[strings.LastIndexByte(subject, '.')+1:], m.Data, m.Time)
-		if r.lifetime().After(bucket.Time) {
-			replicas = append(replicas, r)
-		}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readsAtOnce)
+	for _, subject := range subjects {
+		group.Go(func() error {
+			m, err := q.readKey(ctx, subject)
+			if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && len(m.Data) == 0 {
+				return nil // it has just left
+			}
+			if err != nil {
+				return err
+			}
+			r := readReplica(subject[strings.LastIndexByte(subject, '.')+1:], m.Data, m.Time)
+			if r.lifetime().After(now) {
+				mu.Lock()
+				defer mu.Unlock()
+				replicas = append(replicas, r)
+			}
+			return nil
+		})
 	}
+	err := group.Wait()
 	slices.SortFunc(replicas, func(a, b Replica) int { return a.Joined.Compare(b.Joined) })
-	return replicas, nil
+	return replicas, err
 }
 
 // readKey reads the newest value of a key. One that was deleted has an empty value.

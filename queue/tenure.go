@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // tenure is one consumer and the claims that it is: on a single partition, or on all of them.
@@ -67,11 +66,11 @@ func (t *tenure) failure() error {
 }
 
 // serve hands events to h until the claims are given up, and then waits until h has let go.
-func (t *tenure) serve(h Handler, consumer jetstream.Consumer) {
+func (t *tenure) serve(h Handler) {
 	served := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() { t.watch(served) })
-	t.consume(h, consumer)
+	t.consume(h)
 	for _, c := range t.claims {
 		h.Revoke(c)
 	}
@@ -79,15 +78,6 @@ func (t *tenure) serve(h Handler, consumer jetstream.Consumer) {
 	watching.Wait()
 	t.settler.close()
 }
-
-// How much the consumer sends ahead. The bytes are above MaxMessageBytes: a pull that could not
-// hold the next event would never end.
-const (
-	prefetch      = 500
-	prefetchBytes = 1 << 20
-	pullExpiry    = 30 * time.Second
-	pullHeartbeat = 5 * time.Second
-)
 
 // interestPatience is how long nobody may answer the first pulls: in a cluster the answer to a
 // creation can be here before our server knows where the consumer lives.
@@ -97,55 +87,47 @@ const (
 )
 
 // consume blocks until the claims are given up and no delivery is under way.
-func (t *tenure) consume(h Handler, consumer jetstream.Consumer) {
+func (t *tenure) consume(h Handler) {
 	begun := time.Now()
-	for t.consumeOnce(h, consumer, func(err error) bool {
-		return errors.Is(err, nats.ErrNoResponders) && t.arrived.Load() == 0 && time.Since(begun) < interestPatience
-	}) {
+	p, err := t.q.newPull(t.consumer)
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	defer p.end()
+	look := time.NewTicker(pullHeartbeat / 2)
+	defer look.Stop()
+	for err == nil && !t.isDone() {
+		if err = p.ask(); err != nil {
+			break
+		}
 		select {
 		case <-t.active.Done():
 			return
-		case <-time.After(interestPause):
+		case now := <-look.C:
+			err = p.check(now)
+		case m := <-p.messages:
+			event := false
+			if event, err = p.take(m); event {
+				t.deliver(h, m)
+			}
+			if errors.Is(err, nats.ErrNoResponders) && t.next == 1 && time.Since(begun) < interestPatience {
+				pause(t.active, interestPause)
+				err = nil
+			}
 		}
 	}
-}
-
-// consumeOnce reports whether it ended by an error that is to be overlooked.
-func (t *tenure) consumeOnce(h Handler, consumer jetstream.Consumer, overlook func(error) bool) (again bool) {
-	overlooked := make(chan struct{}, 1)
-	consuming, err := consumer.Consume(
-		func(m jetstream.Msg) { t.deliver(h, m) },
-		jetstream.PullMaxMessagesWithBytesLimit(prefetch, prefetchBytes),
-		jetstream.PullExpiry(pullExpiry),
-		jetstream.PullHeartbeat(pullHeartbeat),
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			if overlook(err) {
-				signal(overlooked)
-				return
-			}
-			t.fail(err)
-		}),
-	)
 	if err != nil {
-		t.fail(fmt.Errorf("consume: %w", err))
-		return false
+		t.fail(err)
 	}
-	select {
-	case <-t.active.Done():
-	case <-overlooked:
-		again = true
-	}
-	consuming.Stop()
-	<-consuming.Closed()
-	return again && !t.isDone()
 }
 
 // deliver checks that nothing is missing, doubled or out of order, and hands over.
-func (t *tenure) deliver(h Handler, m jetstream.Msg) {
+func (t *tenure) deliver(h Handler, m *nats.Msg) {
 	if t.isDone() {
 		return
 	}
-	at, err := parseReply(m.Reply())
+	at, err := parseReply(m.Reply)
 	if err != nil {
 		t.fail(err)
 		return
@@ -154,19 +136,19 @@ func (t *tenure) deliver(h Handler, m jetstream.Msg) {
 		t.fail(fmt.Errorf("the server sent delivery %d of consumer sequence %d where %d was due", at.deliveries, at.consumer, t.next))
 		return
 	}
-	c := t.claims[m.Subject()]
+	c := t.claims[m.Subject]
 	if c == nil {
 		t.fail(errors.New("the server sent an event of no partition"))
 		return
 	}
 	if t.next == 1 {
-		if err := t.q.maySettle(t.ctx, m.Reply()); err != nil {
+		if err := t.q.maySettle(t.ctx, m.Reply); err != nil {
 			t.fail(err)
 			return
 		}
 	}
 	t.next++
-	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data(), Past: readPast(m.Headers()), Trace: readTrace(m.Headers()), reply: m.Reply()})
+	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data, Past: readPast(m.Header), Trace: readTrace(m.Header), reply: m.Reply})
 }
 
 // watch fails the claims when their membership lapses, the connection is another one or a

@@ -3,13 +3,11 @@
 package queue
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 // taker notes what it is handed.
@@ -29,35 +27,22 @@ func TestFirstPullFindsNobody(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.publish(q, "ann")
-				config := jetstream.ConsumerConfig{Durable: consumerName(nuid.Next(), allPartitions, 1), AckPolicy: jetstream.AckExplicitPolicy}
+				x := s.claimAll(q)
 				stream, err := q.js.Stream(t.Context(), workName)
 				s.must(err)
-				consumer, err := stream.CreateConsumer(t.Context(), config)
-				s.must(err)
-				s.must(stream.DeleteConsumer(t.Context(), config.Durable))
+				s.must(stream.DeleteConsumer(t.Context(), x.consumer))
 				back := time.AfterFunc(test.away, func() {
-					_, err := stream.CreateConsumer(t.Context(), config)
+					_, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: x.consumer, AckPolicy: jetstream.AckExplicitPolicy})
 					s.must(err)
 				})
 				defer back.Stop()
-				x := &tenure{q: q, claims: map[string]*Claim{}, next: 1, lost: make(chan struct{})}
-				x.active, x.handBack = context.WithCancel(t.Context())
-				for _, p := range q.topology.partitions() {
-					x.claims[q.topology.partitionSubject(p)] = &Claim{tenure: x, partition: p}
-				}
 				h := &taker{}
-				ended := make(chan struct{})
-				go func() {
-					defer close(ended)
-					x.consume(h, consumer)
-				}()
+				defer s.consume(x, h)()
 				time.Sleep(2 * interestPatience)
 				synctest.Wait()
 				if got := len(h.got) == 1 && x.failure() == nil; got != test.want {
 					t.Errorf("got %v, %v", h.got, x.failure())
 				}
-				x.handBack()
-				<-ended
 			})
 		})
 	}

@@ -214,7 +214,7 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 	p := l.partition
 	l.state = settling
 	p.leaving++
-	p.claim.Settle(l.user, ds, func() {
+	p.claim.Settle(l.user, ds, func(gone int) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		p.ended(&p.leaving)
@@ -223,9 +223,9 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 		}
 		w.moved = time.Now()
 		before := l.bytes
-		l.drop(len(ds))
+		l.drop(gone)
 		w.memory.add(l.bytes - before)
-		w.waiting -= len(ds)
+		w.waiting -= gone
 		w.advance(l)
 	})
 }

@@ -349,7 +349,7 @@ func (h half) Deliver(c *queue.Claim, d queue.Delivery) {
 	if err := c.Bury(h.t.Context(), d, d.Body, queue.Death{Reason: queue.Rejected, Status: 422, User: string(user[1])}); err != nil {
 		h.t.Error(err)
 	}
-	c.Settle(string(user[1]), []queue.Delivery{d}, func() { h.died <- struct{}{} })
+	c.Settle(string(user[1]), []queue.Delivery{d}, func(int) { h.died <- struct{}{} })
 }
 
 // bereave sets up a pipeline in which each user has three dead letters, the last of them without a

@@ -1,0 +1,62 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nuid"
+)
+
+// requests counts what one status asks.
+func (s *sim) requests(q *Queue) uint64 {
+	s.t.Helper()
+	before := q.nc.Stats().OutMsgs
+	s.status(q)
+	return q.nc.Stats().OutMsgs - before
+}
+
+// Who leaves in peace leaves nothing behind: in the bucket, or to be asked for by whoever looks at the
+// fleet.
+func TestMembersLeaveNothing(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		for range 300 {
+			m, err := q.join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+			s.must(err)
+			s.must(m.leave(t.Context()))
+			if gone, err := m.gone(t.Context(), m.id); err != nil || !gone {
+				t.Fatalf("left, and still there: %v", err)
+			}
+		}
+		time.Sleep(5 * time.Minute)
+		if n, asked := s.info(q, "KV_userpilot_identify").State.Msgs, s.requests(q); n != 0 || asked > 9 {
+			t.Errorf("%d messages are left, a status asks for %d", n, asked)
+		}
+	})
+}
+
+// What members of older versions have left goes once a replica works, without harm to who is there.
+func TestMarkersAreSwept(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		kv := s.bucket(q)
+		for range 300 {
+			key := memberKey + nuid.Next()
+			_, err := kv.PutString(t.Context(), key, `{}`)
+			s.must(err)
+			s.must(kv.Delete(t.Context(), key))
+		}
+		time.Sleep(time.Hour)
+		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
+		time.Sleep(5 * time.Minute)
+		if asked := s.requests(q); asked > 9 {
+			t.Errorf("a status asks for %d", asked)
+		}
+		if got := fmt.Sprint(len(s.status(q).Replicas), a.Held()+b.Held()); got != "2 17" {
+			t.Errorf("replicas and claims: %s", got)
+		}
+	})
+}

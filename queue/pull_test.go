@@ -1,0 +1,197 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+// claimAll makes a claim on all partitions without a fleet.
+func (s *sim) claimAll(q *Queue) *tenure {
+	s.t.Helper()
+	x := &tenure{q: q, consumer: consumerName(nuid.Next(), allPartitions, 1), claims: map[string]*Claim{}, ctx: s.t.Context(), next: 1, lost: make(chan struct{})}
+	x.active, x.handBack = context.WithCancel(s.t.Context())
+	for _, p := range q.topology.partitions() {
+		x.claims[q.topology.partitionSubject(p)] = &Claim{tenure: x, partition: p}
+	}
+	stream, err := q.js.Stream(s.t.Context(), q.topology.StreamName())
+	s.must(err)
+	_, err = stream.CreateConsumer(s.t.Context(), jetstream.ConsumerConfig{Durable: x.consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: forever, MaxAckPending: -1})
+	s.must(err)
+	return x
+}
+
+// consume hands the claim's events to h until the returned function is called or the claim is lost.
+func (s *sim) consume(x *tenure, h Handler) (end func()) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		x.consume(h)
+	}()
+	return func() { x.handBack(); <-ended }
+}
+
+// handler is a [Handler] by its functions.
+type handler struct{ deliver func(Delivery) }
+
+func (h handler) Deliver(_ *Claim, d Delivery) { h.deliver(d) }
+func (handler) Revoke(*Claim)                  {}
+
+// An event may have the headers by which the server ends a pull, and no body. It is an event all the
+// same: a publisher must not be able to stop what comes after it.
+func TestEventThatLooksLikeAStatus(t *testing.T) {
+	for name, header := range map[string]nats.Header{
+		"heartbeat":         {"Status": {"100"}, "Description": {"Idle Heartbeat"}},
+		"bad request":       {"Status": {"400"}, "Description": {"Bad Request"}},
+		"no messages":       {"Status": {"404"}, "Description": {"No Messages"}},
+		"time-out":          {"Status": {"408"}, "Description": {"Request Timeout"}, "Nats-Pending-Messages": {"500"}},
+		"consumer deleted":  {"Status": {"409"}, "Description": {"Consumer Deleted"}},
+		"leadership change": {"Status": {"409"}, "Description": {"Leadership Change"}},
+		"max bytes":         {"Status": {"409"}, "Description": {"Message Size Exceeds MaxBytes"}, "Nats-Pending-Messages": {"x"}},
+		"nobody there":      {"Status": {"503"}},
+		"pinned":            {"Nats-Pin-Id": {"abc"}},
+		"wrong pin":         {"Status": {"423"}, "Description": {"Nats-Wrong-Pin-Id"}, "Nats-Pin-Id": {"abc"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				r := s.replica(MemberConfig{})
+				s.await(10*time.Second, "claimed", func() bool { return r.Held() == 17 })
+				for range 3 {
+					m := nats.NewMsg(r.topology.Subject("ann"))
+					m.Header = header
+					_, err := r.js.PublishMsg(t.Context(), m)
+					s.must(err)
+				}
+				last := s.publish(r.Queue, "bob")
+				s.await(20*time.Second, "delivered", func() bool { return uint64(len(r.received())) >= last })
+				if got := r.received(); !slices.Equal(got, []uint64{1, 2, 3, 4}) || s.logged("given up") {
+					t.Errorf("got %v\n%s", got, s.log())
+				}
+			})
+		})
+	}
+}
+
+// No more is sent ahead of a handler than was asked for, in events and in bytes, and all comes once it
+// goes on.
+func TestSentAhead(t *testing.T) {
+	for name, test := range map[string]struct{ events, size, most int }{
+		"small": {5*prefetch + 7, 10, prefetch},
+		"large": {20, 400 << 10, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				for range test.events {
+					_, err := q.js.Publish(t.Context(), q.topology.Subject("ann"), []byte(strings.Repeat("x", test.size)))
+					s.must(err)
+				}
+				x, got, goOn := s.claimAll(q), 0, make(chan struct{})
+				end := s.consume(x, handler{func(Delivery) { <-goOn; got++ }})
+				defer end()
+				time.Sleep(3 * pullExpiry)
+				consumer, err := q.js.Consumer(t.Context(), workName, x.consumer)
+				s.must(err)
+				if n := consumer.CachedInfo().NumAckPending; n < 2 || n > test.most {
+					t.Errorf("%d events are sent ahead, want %d at most", n, test.most)
+				}
+				close(goOn)
+				time.Sleep(3 * pullExpiry)
+				synctest.Wait()
+				if got != test.events || x.failure() != nil {
+					t.Errorf("%d events of %d, %v", got, test.events, x.failure())
+				}
+			})
+		})
+	}
+}
+
+// A server that does not even send heartbeats is not waited for, and one that does is.
+func TestPullWithoutHeartbeat(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		l := &line{}
+		x := s.claimAll(s.queue(l))
+		end := s.consume(x, handler{func(Delivery) {}})
+		defer end()
+		time.Sleep(10 * pullExpiry)
+		if err := x.failure(); err != nil {
+			t.Fatal(err)
+		}
+		l.silent.Store(true) // the pull that comes next is lost
+		time.Sleep(pullExpiry + 3*pullHeartbeat)
+		if err := x.failure(); !errors.Is(err, jetstream.ErrNoHeartbeat) {
+			t.Errorf("failed by %v", err)
+		}
+	})
+}
+
+// Whatever ends pulls for good gives the claim up, to be made anew.
+func TestPullEndedByTheServer(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		x := s.claimAll(q)
+		end := s.consume(x, handler{func(Delivery) {}})
+		defer end()
+		time.Sleep(time.Second)
+		s.must(q.js.DeleteConsumer(t.Context(), workName, x.consumer))
+		synctest.Wait()
+		if err := x.failure(); err == nil || !strings.Contains(err.Error(), "409 Consumer Deleted") {
+			t.Errorf("failed by %v", err)
+		}
+	})
+	for status, goesOn := range map[string]bool{
+		"NATS/1.0 100 Idle Heartbeat\r\n\r\n":                                            true,
+		"NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: 500\r\n\r\n":             true,
+		"NATS/1.0 408 Interest Expired\r\n\r\n":                                          true,
+		"NATS/1.0 409 Message Size Exceeds MaxBytes\r\nNats-Pending-Messages: 9\r\n\r\n": true,
+		"NATS/1.0 409 Leadership Change\r\n\r\n":                                         false,
+		"NATS/1.0 409 Server Shutdown\r\n\r\n":                                           false,
+		"NATS/1.0 404 No Messages\r\n\r\n":                                               false,
+		"NATS/1.0 400 Bad Request\r\n\r\n":                                               false,
+		"NATS/1.0 503\r\n\r\n":                                                           false,
+	} {
+		header, err := nats.DecodeHeadersMsg([]byte(status))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &pull{asked: prefetch}
+		if event, err := p.take(&nats.Msg{Header: header}); event || (err == nil) != goesOn || p.asked < 0 {
+			t.Errorf("%q: %v, %v, %d asked", status, event, err, p.asked)
+		}
+	}
+}
+
+// An event that does not come next means that one before it was lost, or comes again behind later
+// ones. Nothing more is handed over then: the user of the lost one would be taken back.
+func TestGapInTheConsumersSequence(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		for name, test := range map[string]struct {
+			consumer, deliveries int
+			want                 bool
+		}{"next": {4, 1, true}, "gap": {5, 1, false}, "again": {3, 1, false}, "second delivery": {4, 2, false}} {
+			x := s.claimAll(q)
+			x.next = 4
+			got := 0
+			x.deliver(handler{func(Delivery) { got++ }}, &nats.Msg{
+				Subject: q.topology.PlainSubject(), Data: []byte("{}"),
+				Reply: fmt.Sprintf("$JS.ACK.%s.%s.%d.7.%d.1700000000000000000.0", workName, x.consumer, test.deliveries, test.consumer),
+			})
+			if (got == 1) != test.want || (x.failure() == nil) != test.want {
+				t.Errorf("%s: handed over %d, %v", name, got, x.failure())
+			}
+			s.must(q.js.DeleteConsumer(t.Context(), workName, x.consumer))
+		}
+	})
+}
