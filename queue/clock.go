@@ -8,23 +8,48 @@ import (
 )
 
 const (
-	// clockAge is how long a reading of the server's clock serves. Crystal clocks drift apart
-	// by less than a millisecond in that time.
+	// clockAge is how long a reading of the server's clock serves.
 	clockAge = 10 * time.Second
-	// worseClockAge is how long it serves if each later one has been much longer under way:
-	// the network is in trouble.
+	// worseClockAge is how long it serves those who have to be exact, if no later one can be had.
 	worseClockAge = time.Minute
 	// slowTrip is a round trip after which the clock is soon read again.
 	slowTrip = 100 * time.Millisecond
+	// clockDrift bounds how far two crystal clocks drift apart, as a part of the time. A clock that
+	// is being set right by NTP may drift as fast as slew for a while, but not for long.
+	clockDrift, slew = 100e-6, 500e-6
+	// clockGain is how much better a reading must be to be worth a new mapping.
+	clockGain = 5 * time.Millisecond
+	// standstill is the least time for which the monotonic clock must have stood still to be noticed.
+	standstill = time.Millisecond
 )
 
 // clock tells the server's time, so that no replica's own clock can break what they do
 // together. It is safe for concurrent use.
+//
+// A reading bounds the server's clock by its round trip. Between two readings time goes by the
+// monotonic clock here, and what is said of the server's time stays in step with that: readings
+// narrow the bounds, they do not move the mapping, until it is impossible or much worse
+// than what could be had.
 type clock struct {
 	q *Queue
 
-	mu   sync.Mutex
-	last reading
+	mu      sync.Mutex
+	mapping mapping
+	last    reading
+
+	// How far the server's clock was ahead of the mapping when that became impossible, and when that was
+	// noticed. (A machine that has slept sees the same.)
+	stepped   time.Duration
+	steppedAt time.Time
+}
+
+// mapping ties the server's time to this machine's monotonic clock. When it is here, the server's
+// clock has certainly reached there.
+type mapping struct {
+	here, there time.Time
+	// late is how long before that the server's clock can have reached there; early is how long
+	// after, which only drift can bring about. Both are as of the last reading.
+	late, early time.Duration
 }
 
 // reading is an answer that named the server's time. The server wrote it at some moment of the
@@ -32,18 +57,28 @@ type clock struct {
 type reading struct {
 	server time.Time
 	got    time.Time // here
+	wall   time.Time // the same by the wall clock
 	trip   time.Duration
 }
 
+func (m mapping) known() bool { return !m.here.IsZero() }
+
+// local is the time here at which the server's clock has reached t.
+func (m mapping) local(t time.Time) time.Time { return m.here.Add(t.Sub(m.there)) }
+
+// server is what the server's clock has certainly reached at a time here.
+func (m mapping) server(here time.Time) time.Time { return m.there.Add(here.Sub(m.here)) }
+
 // read asks the server for its time if the last reading is too old.
 func (c *clock) read(ctx context.Context) error {
-	c.mu.Lock()
-	age := time.Since(c.last.got)
-	fresh := age < clockAge && (c.last.trip < slowTrip || age < clockAge/10)
-	c.mu.Unlock()
-	if fresh {
+	if c.fresh() {
 		return nil
 	}
+	return c.ask(ctx)
+}
+
+// ask asks the server for its time.
+func (c *clock) ask(ctx context.Context) error {
 	var info struct {
 		Time time.Time `json:"ts"`
 	}
@@ -55,31 +90,93 @@ func (c *clock) read(ctx context.Context) error {
 		return fmt.Errorf("read the server's clock: no bucket %s", c.q.topology.Bucket())
 	}
 	now := time.Now()
-	c.take(reading{server: info.Time, got: now, trip: now.Sub(sent)})
+	c.take(reading{server: info.Time, got: now, wall: now.Round(0), trip: now.Sub(sent)})
 	return nil
 }
 
-// take replaces the last reading, unless that was much better and is not too old.
+// fresh reports whether there is no need for a reading.
+func (c *clock) fresh() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	age := time.Since(c.last.got)
+	return c.mapping.known() && !c.last.slept(time.Now()) &&
+		age < clockAge && (c.last.trip < slowTrip || age < clockAge/10)
+}
+
+// exact returns the mapping for those who must not be wrong. It is not ok if it cannot be
+// believed without a new reading.
+func (c *clock) exact() (m mapping, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	m = c.mapping
+	drift := drifted(now.Sub(c.last.got))
+	m.late, m.early = m.late+drift, m.early+drift
+	return m, m.known() && now.Sub(c.last.got) < worseClockAge && !c.last.slept(now)
+}
+
+// slept reports whether more time has gone by since the reading for the wall clock than for the monotonic
+// one: the machine has been suspended, or its clock has been set, which cannot be told apart.
+func (r reading) slept(now time.Time) bool {
+	ran := now.Sub(r.got)
+	return now.Round(0).Sub(r.wall)-ran > standstill+time.Duration(float64(ran)*slew)
+}
+
+func drifted(d time.Duration) time.Duration { return time.Duration(float64(d) * clockDrift) }
+
+// take narrows what is known of the server's clock by a reading.
 func (c *clock) take(r reading) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r.trip > 2*c.last.trip+time.Millisecond && time.Since(c.last.got) < worseClockAge {
+	if !c.mapping.known() {
+		c.adopt(r)
 		return
 	}
+	// All these bound by how much later than at here the server's clock reaches there.
+	m, drift := &c.mapping, drifted(r.got.Sub(c.last.got))
 	c.last = r
+	newest := r.got.Sub(m.local(r.server))
+	oldest := newest - r.trip
+	low, high := max(oldest, -m.late-drift), min(newest, m.early+drift)
+	switch unknown := high - low; {
+	case unknown < 0: // the server's clock was set, or this machine has slept
+		if ahead := m.early + drift - oldest; ahead > 0 {
+			c.stepped, c.steppedAt = ahead, r.got
+		}
+		c.adopt(r)
+	case low > 0, -low > 2*unknown+clockGain:
+		*m = mapping{here: m.here.Add(high), there: m.there, late: unknown}
+	default:
+		m.late, m.early = -low, max(high, 0)
+	}
+}
+
+// adopt makes a new mapping from a reading alone.
+func (c *clock) adopt(r reading) {
+	c.mapping, c.last = mapping{here: r.got, there: r.server, late: r.trip}, r
+}
+
+// aheadSince returns how far the server's clock has been seen to step ahead since a time here.
+func (c *clock) aheadSince(t time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.steppedAt.Before(t) {
+		return 0
+	}
+	return c.stepped
 }
 
 // now is the earliest that the server's time can be. There must have been a reading.
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.last.server.Add(time.Since(c.last.got))
+	return c.mapping.server(time.Now())
 }
 
 // local is the time here at which the server's clock has certainly reached t; it has reached it
-// at most trip earlier.
-func (c *clock) local(t time.Time) (at time.Time, trip time.Duration) {
+// at most late earlier.
+func (c *clock) local(t time.Time) (at time.Time, late time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.last.got.Add(t.Sub(c.last.server)), c.last.trip
+	return c.mapping.local(t), c.mapping.late
 }

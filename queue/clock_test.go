@@ -43,23 +43,86 @@ func TestClockSlow(t *testing.T) {
 	})
 }
 
-// A bad reading does not replace a good one that is not old.
-func TestClockKeepsTheBetter(t *testing.T) {
+// Readings narrow what is known, and do not move the mapping: calls keep their distances.
+func TestClockNarrows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var c clock
-		c.take(reading{server: made, got: time.Now(), trip: time.Millisecond})
-		time.Sleep(clockAge)
-		c.take(reading{server: made.Add(time.Hour), got: time.Now(), trip: time.Second})
-		if !c.last.server.Equal(made) {
-			t.Error("a bad reading was taken for a good one")
+		begun := time.Now()
+		read := func(out, back time.Duration) { // the server's clock is made when this one is begun
+			time.Sleep(out)
+			server := made.Add(time.Since(begun))
+			time.Sleep(back)
+			c.take(reading{server: server, got: time.Now(), wall: time.Now().Round(0), trip: out + back})
 		}
-		time.Sleep(worseClockAge)
-		c.take(reading{server: made.Add(time.Hour), got: time.Now(), trip: time.Second})
-		if c.last.server.Equal(made) {
-			t.Error("an old reading serves for ever")
+		off := func() time.Duration { at, _ := c.local(made); return at.Sub(begun) }
+		ms := time.Millisecond
+		for _, step := range []struct{ out, back, off, late time.Duration }{
+			{10 * ms, 10 * ms, 10 * ms, 20 * ms},
+			{10 * ms, 9 * ms, 10 * ms, 20 * ms},
+			{time.Second, time.Second, 10 * ms, 20 * ms}, // a bad reading
+			{6 * ms, 10 * ms, 10 * ms, 16 * ms},
+			{time.Millisecond, 10 * ms, 10 * ms, 11 * ms},
+			{time.Millisecond, 0, 0, 1 * ms}, // so much better that it is worth a new mapping
+		} {
+			read(step.out, step.back)
+			if got := off(); (got - step.off).Abs() > ms/2 {
+				t.Errorf("after %v and %v: the mapping is %v late, want %v", step.out, step.back, got, step.off)
+			}
+			if _, late := c.local(made); (late - step.late).Abs() > ms/2 {
+				t.Errorf("after %v and %v: known up to %v, want %v", step.out, step.back, late, step.late)
+			}
+		}
+		at := time.Now()
+		for range 1000 { // hours in which the server's clock goes 50 ppm faster or slower
+			drift := time.Duration(float64(time.Since(at)) * 50e-6)
+			c.take(reading{server: made.Add(time.Since(begun) - drift), got: time.Now(), wall: time.Now().Round(0), trip: ms})
+			m, ok := c.exact()
+			true := begun.Add(drift)
+			if late := m.local(made).Sub(true); !ok || late > m.late || -late > m.early {
+				t.Fatalf("after %v: %v late, known from %v to %v", time.Since(at), late, m.late, -m.early)
+			}
+			time.Sleep(clockAge)
 		}
 	})
+}
+
+// A step of the server's clock is noticed by the next reading, in both directions.
+func TestClockSteps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, step := range []time.Duration{400 * time.Millisecond, -400 * time.Millisecond, time.Hour, -time.Hour} {
+			var c clock
+			read := func(server time.Time) {
+				c.take(reading{server: server, got: time.Now(), wall: time.Now().Round(0), trip: time.Millisecond})
+			}
+			begun := time.Now()
+			read(made)
+			time.Sleep(clockAge)
+			read(made.Add(clockAge + step))
+			if m, _ := c.exact(); m.local(made.Add(step)).Sub(begun).Abs() > time.Millisecond {
+				t.Errorf("%v: the mapping is %v wrong", step, m.local(made.Add(step)).Sub(begun))
+			}
+			ahead := c.aheadSince(begun)
+			if (ahead-max(0, step)).Abs() > 10*time.Millisecond || ahead < step {
+				t.Errorf("%v: seen as %v", step, ahead)
+			}
+		}
+	})
+}
+
+// A machine that has slept does not trust what it knew before.
+func TestClockAfterSleep(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	r := reading{got: now, wall: now.Round(0)}
+	if r.slept(now.Add(10 * time.Second)) {
+		t.Error("ten seconds are taken for sleep")
+	}
+	r.wall = r.wall.Add(-time.Second)
+	if !r.slept(now.Add(10 * time.Second)) {
+		t.Error("a second of sleep is not noticed")
+	}
 }
 
 // A reading serves for a while, and then the server is asked again.

@@ -3,86 +3,167 @@
 package queue
 
 import (
-	"context"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"regexp"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
-// farReplica is a replica whose server is a round trip away.
-func (s *sim) farReplica(trip time.Duration, topology Topology, config MemberConfig) *replica {
-	return s.replicaOver(&line{far: func() time.Duration { return trip }}, topology, config)
+// distance is how long bytes are under way to the server and back. Unlike a [line]'s delay it leaves
+// room for any number of messages on the way at once, and it has two directions.
+type distance struct {
+	out, back func() time.Duration
+	step      *atomic.Int64 // by how much the server's clock has been set; nil is never
 }
 
-// However far NATS is and however many partitions there are: they are claimed within seconds, by one
-// who is alone and by two, and kept.
-func TestFleetFarFromNATS(t *testing.T) {
-	for _, trip := range []time.Duration{40 * time.Millisecond, 300 * time.Millisecond} {
-		t.Run(trip.String(), func(t *testing.T) {
-			simulate(t, func(t *testing.T, s *sim) {
-				topology := Topology{Name: "many", Partitions: 256}
-				_, err := s.queueOf(nil, topology).Setup(t.Context(), false)
-				s.must(err)
-				a := s.farReplica(trip, topology, MemberConfig{})
-				t.Logf("one claims all after %v", s.await(15*time.Second, "all claimed", func() bool { return a.Held() == 257 }))
-				b := s.farReplica(trip, topology, MemberConfig{})
-				t.Logf("two share them after %v", s.await(30*time.Second, "shared", func() bool { return a.Held() == 129 && b.Held() == 128 || a.Held() == 128 && b.Held() == 129 }))
-				time.Sleep(5 * time.Minute)
-				if a.Held()+b.Held() != 257 || s.logged("level=WARN") {
-					t.Errorf("%d and %d claimed\n%s", a.Held(), b.Held(), s.warnings())
-				}
-				a.kill()
-				t.Logf("one takes over after %v", s.await(30*time.Second, "taken over", func() bool { return b.Held() == 257 }))
-			})
-		})
+// apart is a distance with a round trip, of which a part is spent on the way out, and jitter.
+func apart(trip time.Duration, out, jitter float64) distance {
+	way := func(part float64) func() time.Duration {
+		return func() time.Duration {
+			d := float64(trip) * part
+			return time.Duration(d * (1 + jitter*(2*rand.Float64()-1)))
+		}
+	}
+	return distance{out: way(out), back: way(1 - out)}
+}
+
+type parcel struct {
+	due   time.Time
+	bytes []byte
+}
+
+// set lets the server tell another time than it does.
+func (d distance) set(answer []byte) []byte {
+	if d.step == nil || d.step.Load() == 0 {
+		return answer
+	}
+	return stamps.ReplaceAllFunc(answer, func(stamp []byte) []byte {
+		const before = len(`"ts":"`)
+		at, err := time.Parse(time.RFC3339Nano, string(stamp[before:len(stamp)-1]))
+		if err != nil {
+			return stamp
+		}
+		digits := len(stamp) - len(`"ts":"2026-01-02T03:04:05.Z"`) // the message must not become longer
+		layout := "2006-01-02T15:04:05." + strings.Repeat("0", digits) + "Z"
+		return []byte(`"ts":"` + at.Add(time.Duration(d.step.Load())).Format(layout) + `"`)
+	})
+}
+
+var stamps = regexp.MustCompile(`"ts":"[-0-9T:]+\.[0-9]+Z"`)
+
+// carry delivers what is put into a channel when it is due, in order, and ends with the connection.
+func carry(from <-chan parcel, to io.Writer) {
+	for p := range from {
+		time.Sleep(time.Until(p.due)) // fake time
+		if _, err := to.Write(p.bytes); err != nil {
+			to = io.Discard // what comes after is lost
+		}
 	}
 }
 
-// The shortest membership is kept over the longest way.
-func TestMemberFarFromNATS(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
-		r := s.farReplica(300*time.Millisecond, Topology{}, MemberConfig{TTL: 2 * time.Second})
-		s.await(15*time.Second, "claimed", func() bool { return r.Held() == 17 })
-		for range 600 {
-			time.Sleep(time.Second)
-			if r.Held() != 17 {
-				t.Fatalf("%d claimed\n%s", r.Held(), s.warnings())
+type farServer struct {
+	sim *sim
+	distance
+}
+
+func (f farServer) InProcessConn() (net.Conn, error) {
+	near, err := (&line{sim: f.sim}).InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	return f.over(near), nil
+}
+
+// over puts a connection at the distance.
+func (d distance) over(near net.Conn) net.Conn {
+	reader, writer := io.Pipe()
+	out, back := make(chan parcel, 10_000), make(chan parcel, 10_000)
+	go carry(out, near)
+	go carry(back, writer)
+	go func() {
+		defer close(back)
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := near.Read(buffer)
+			if n > 0 {
+				back <- parcel{time.Now().Add(d.back()), d.set(append([]byte(nil), buffer[:n]...))}
+			}
+			if err != nil {
+				return
 			}
 		}
-	})
+	}()
+	return &far{Conn: near, in: reader, out: out, delay: d.out}
 }
 
-// Claims that are made at the same time share one reading of who is guarded, but none that began
-// before them.
-func TestGuardReadsForAll(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queueOf(&line{far: func() time.Duration { return 300 * time.Millisecond }}, Topology{})
-		begun, errs := time.Now(), make(chan error, 100)
-		for i := range cap(errs) {
-			time.AfterFunc(time.Duration(i)*time.Millisecond, func() { errs <- q.guard.catchUp(t.Context()) })
-		}
-		for range cap(errs) {
-			s.must(<-errs)
-		}
-		if d := time.Since(begun); d < 599*time.Millisecond || d > 700*time.Millisecond {
-			t.Errorf("took %v, want two round trips", d)
-		}
-	})
+// far is the client's end.
+type far struct {
+	net.Conn
+	in    *io.PipeReader
+	delay func() time.Duration
+
+	mu     sync.Mutex
+	out    chan parcel
+	closed bool
 }
 
-// A marker that was last in the bucket can come to its end while the guard reads up to it.
-func TestGuardWhileTheLastRecordGoes(t *testing.T) {
+func (f *far) Read(p []byte) (int, error) { return f.in.Read(p) }
+
+func (f *far) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, net.ErrClosed
+	}
+	f.out <- parcel{time.Now().Add(f.delay()), append([]byte(nil), p...)}
+	return len(p), nil
+}
+
+func (f *far) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.closed {
+		f.closed = true
+		close(f.out)
+	}
+	_ = f.in.Close()
+	return f.Conn.Close()
+}
+
+func (f *far) SetReadDeadline(time.Time) error  { return nil }
+func (f *far) SetWriteDeadline(time.Time) error { return nil }
+func (f *far) SetDeadline(time.Time) error      { return nil }
+
+// queueAt returns the default pipeline at a distance from the server.
+func (s *sim) queueAt(d distance) *Queue {
+	s.t.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(farServer{s, d}), nats.MaxReconnects(-1), nats.Timeout(20*time.Second))
+	s.must(err)
+	s.t.Cleanup(nc.Close)
+	q, err := New(nc, Topology{}, slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	s.must(err)
+	return q
+}
+
+func TestDistance(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		var trip atomic.Int64
-		q, near := s.queue(&line{far: func() time.Duration { return time.Duration(trip.Load()) }}), s.queue(nil)
-		trip.Store(int64(3 * time.Second))
-		m := marker(near.topology.newerSubject("ann"))
-		m.Header.Set("Nats-TTL", "2s")
-		_, err := near.js.PublishMsg(t.Context(), m)
-		s.must(err)
-		time.Sleep(time.Second)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		s.must(q.guard.catchUp(ctx))
+		q := s.queueAt(apart(300*time.Millisecond, 0.2, 0))
+		begun := time.Now()
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() { s.bucket(q) })
+		}
+		wg.Wait()
+		if d := time.Since(begun); d < 300*time.Millisecond || d > 310*time.Millisecond {
+			t.Errorf("sixteen requests at once took %v", d)
+		}
 	})
 }

@@ -202,7 +202,7 @@ func (r Rate) Arithmetic(burst int) Arithmetic {
 		return Arithmetic{}
 	}
 	return Arithmetic{
-		Burst: p.burst, Worst: p.burst + int((r.Window+p.tolerance)/p.interval), // see Interval
-		Sustained: float64(r.Window) / float64(p.interval), Tolerance: p.tolerance,
+		Burst: p.burst, Worst: r.Calls,
+		Sustained: float64(r.Window) / float64(p.interval), Tolerance: r.tolerance(),
 	}
 }

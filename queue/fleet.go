@@ -168,7 +168,8 @@ func (f *fleet) lacking(err error) error {
 // learn takes in one change of a watched key; nil is the end of those that there were.
 func (f *fleet) learn(entry jetstream.KeyValueEntry) error {
 	if entry != nil && entry.Key() == quietKey {
-		return f.q.learnQuiet(f.calls, entry)
+		f.q.learnQuiet(entry)
+		return nil
 	}
 	if entry != nil && entry.Key() == recallKey {
 		f.learnRecall(entry)

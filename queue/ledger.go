@@ -2,256 +2,317 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 )
 
-const (
-	ledgerKey = "ledger"
-	// reserveAhead is how much of the rate one replica may reserve at once: what it loses
-	// when it dies, and what the others wait for.
-	reserveAhead = 100 * time.Millisecond
-	// conflictPause follows a lost race for the key.
-	conflictPause = time.Millisecond
-	// lookAgain is how long a distant slot is waited for before the ledger is read again: a
-	// replica with a slower rate may have left meanwhile.
-	lookAgain = 10 * time.Second
-	// reserveTimeout bounds one attempt, of a few round trips. A request to a leader that has
-	// died is never answered, and all that wait for slots wait with it.
-	reserveTimeout = time.Second
-)
-
-// Ledger is the one limit of the whole fleet. A key in the bucket holds the instant of the
-// next free slot; a replica takes slots by moving it on, by compare-and-set. So no two
-// replicas ever have the same slot, whoever joins, dies or restarts, and the bound
-// holds in every sliding window (see [Rate.Interval]).
+// Ledger is the one limit of the whole fleet. The limit is split into [shards], each with a key in
+// the bucket that holds the instant of its next free slot; a replica takes slots by moving it on, by
+// compare-and-set. So no two replicas ever have the same slot, whoever joins, dies or restarts.
+//
+// Time is the server's, which a replica knows up to a round trip. That does not harm the distances
+// between its own calls: they are by its own monotonic clock. So a shard stays with the replica that
+// uses it, and who takes one over waits for as long as the last owner's calls can have been late,
+// which is that one's round trip. Replicas that have work take shards from those that have more of
+// them, and whatever nobody uses.
+//
+// If the server's clock is set, owners go on at their pace. Who takes a shard over has just read the
+// clock, and waits longer by as much as it has seen it step ahead. A replica that has
+// joined since cannot have seen that: for one window it may use each shard that it takes over too
+// early by the step. A step back of more than can be reserved ahead costs one window.
 //
 // While replicas have different rates, as during a rolling update, all keep to each of them:
 // in every window that begins after the one with the lower rate has joined, that one holds.
 //
-// Time is the server's. When NATS cannot be reached, there are no slots.
-//
-// A Ledger is for one goroutine.
+// When NATS cannot be reached, there are no slots.
 type Ledger struct {
 	q    *Queue
 	rate Rate // this replica's
 	own  pace // of rate
-	pace pace // of all replicas' rates together, as last looked up
+	id   string
 
-	kv       jetstream.KeyValue // nil until it is open, and after an error
-	slots    []time.Time        // reserved and not yet taken, in the server's time
-	next     time.Time          // as last read or written
-	revision uint64
-	known    bool // whether next and revision are the key's, as far as this replica knows
-	shared   bool // whether another replica has reserved since this one last did
-	trouble  changeLog
+	// The rest up to the results is the caller's of Take.
+	pace    pace // of all replicas' rates together, as last looked up
+	kv      jetstream.KeyValue
+	shards  [shards]shard
+	slots   []reserved // and not yet taken, in order
+	smooth  time.Time  // when the next slot would be due if none came at once
+	round   chan *round
+	trip    time.Duration // that a round takes, as a rule at most
+	typical time.Duration // that a round takes, in the mean
+	retryAt time.Time     // nothing is sent before
+	look    looking
+	heard   pace // of the rates in the shards' records: all there is while the others are unknown
+	changes changeLog
+
+	lost    atomic.Uint64
+	trouble atomic.Pointer[string]
+	advice  atomic.Pointer[string]
 }
 
-// ledgerRecord is the stored form.
-type ledgerRecord struct {
-	Next time.Time `json:"next"`
-	Rate string    `json:"rate"` // of who wrote it, for operators
+// reserved is a slot that this replica has and has not used yet.
+type reserved struct {
+	Slot
+	begin time.Time // here
+	shard int
 }
 
 // NewLedger returns the fleet's limit. A burst of 0 is the rate's default. With an unlimited
 // rate there is no limit but those that other replicas have. It sends nothing yet.
 func (q *Queue) NewLedger(r Rate, burst int) *Ledger {
-	return &Ledger{q: q, rate: r, own: r.pace(burst)}
+	return &Ledger{q: q, rate: r, own: r.pace(burst), id: nuid.Next()}
 }
 
+var errNoConnection = errors.New("there is no connection to NATS")
+
 // Slot is the right to begin one call now.
-type Slot struct{ until time.Time }
+type Slot struct {
+	until time.Time // by the monotonic clock
+	wall  time.Time // by the other one: a machine that sleeps stops the first
+}
 
 // Slot returns the right to begin a call at begin, or later by the tolerance that
 // [Rate.Interval] reckons with.
-func (r Rate) Slot(begin time.Time) Slot { return Slot{until: begin.Add(r.tolerance())} }
+func (r Rate) Slot(begin time.Time) Slot { return slotUntil(begin.Add(r.tolerance())) }
 
-func (p pace) slot(begin time.Time) Slot { return Slot{until: begin.Add(p.tolerance)} }
+func slotUntil(until time.Time) Slot {
+	now := time.Now()
+	return Slot{until: until, wall: now.Round(0).Add(until.Sub(now))}
+}
 
 // Void reports whether it is too late to begin the call: the slot would share a window with
 // others that it must not meet. The zero Slot is never void.
-func (s Slot) Void() bool { return !s.until.IsZero() && time.Now().After(s.until) }
+func (s Slot) Void() bool {
+	if s.until.IsZero() {
+		return false
+	}
+	now := time.Now()
+	return now.After(s.until) || now.Round(0).After(s.wall)
+}
 
-// Take blocks until the next slot's instant has come, or ctx ends. waiting is how many
-// calls could be made now; as many slots are reserved, up to 100 ms of the
-// rate. A slot that is taken and not used is lost.
+// Take blocks until the next slot's instant has come, or ctx ends; then the slot stays for the next
+// Take. waiting is how many calls could be made now: no more slots are reserved. More are
+// being reserved in the background, for a round trip after Take has returned. A slot that is taken
+// and not used is lost. Take, and Close, are for one goroutine.
 func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
-	for {
-		if l.keepUp(); len(l.slots) == 0 && !l.pace.unlimited() {
-			if err := l.reserve(ctx, waiting); err != nil {
-				return Slot{}, err
-			}
-		}
-		if l.pace.unlimited() {
+	for ctx.Err() == nil {
+		l.learn()
+		if l.keepUp(); l.pace.unlimited() {
 			return Slot{}, nil
 		}
-		slot := l.slots[0]
-		l.slots = l.slots[1:]
-		begin, trip := l.q.clock.local(slot)
-		taken := l.pace.slot(begin.Add(-trip))
-		if taken.Void() {
-			continue
+		l.drop()
+		wake := l.advance(ctx, max(waiting, 1))
+		if len(l.slots) > 0 {
+			first := l.slots[0]
+			if time.Until(first.begin) <= 0 {
+				l.slots = l.slots[1:]
+				return first.Slot, nil
+			}
+			wake = earliest(wake, first.begin)
 		}
-		pause(ctx, time.Until(begin))
-		if ctx.Err() != nil {
-			return Slot{}, context.Cause(ctx)
+		l.await(ctx, wake)
+	}
+	return Slot{}, context.Cause(ctx)
+}
+
+// Interval is the time between two calls at the fleet's pace; 0 without a limit. It does not block
+// and is safe for concurrent use, as are all methods but Take and Close.
+func (l *Ledger) Interval() time.Duration { return l.own.and(l.q.othersPace()).interval }
+
+// Lost is how many slots were reserved and came too late to be used, since the beginning.
+func (l *Ledger) Lost() uint64 { return l.lost.Load() }
+
+// Trouble tells operators why no slot can be had now. It is empty if one can.
+func (l *Ledger) Trouble() string { return textOf(&l.trouble) }
+
+// Advice tells operators what they should change to get all of the limit. It is empty without one.
+func (l *Ledger) Advice() string { return textOf(&l.advice) }
+
+func textOf(p *atomic.Pointer[string]) string {
+	if text := p.Load(); text != nil {
+		return *text
+	}
+	return ""
+}
+
+// Uncertainty is how well the server's clock is known, which a round trip bounds.
+func (l *Ledger) Uncertainty() time.Duration {
+	m, _ := l.q.clock.exact()
+	return m.late + m.early
+}
+
+// Close gives back what is reserved and not used. It blocks for two round trips at most, or until ctx ends.
+func (l *Ledger) Close(ctx context.Context) {
+	if l.round != nil {
+		l.await(ctx, time.Now().Add(l.requestTimeout()))
+	}
+	m, ok := l.q.clock.exact()
+	if l.round != nil || !ok {
+		return
+	}
+	back := l.newRound(m)
+	for _, slot := range slices.Backward(l.slots) {
+		if s := &l.shards[slot.shard]; s.owned() {
+			s.next = slot.begin
+			back.book(slot.shard, s)
 		}
-		if !taken.Void() {
-			return taken, nil
-		}
+	}
+	l.slots = nil
+	if len(back.bookings) > 0 {
+		back.run(ctx, l.requestTimeout())
+		l.apply(back)
 	}
 }
 
 // keepUp looks up at what pace the fleet goes now. Slots that were reserved at another one
 // may be too close together.
 func (l *Ledger) keepUp() {
-	if now := l.own.and(l.q.othersPace()); now != l.pace {
+	others := l.heard
+	if p := l.q.others.Load(); p != nil {
+		others = *p
+	}
+	if now := l.own.and(others); now != l.pace {
+		l.lost.Add(uint64(len(l.slots)))
 		l.pace, l.slots = now, nil
 	}
 }
 
-// reserve blocks until it has slots, or needs none any more. It tries for as long as ctx lives.
-func (l *Ledger) reserve(ctx context.Context, waiting int) error {
-	for ctx.Err() == nil {
-		if l.keepUp(); l.pace.unlimited() {
-			return nil
-		}
-		trying, cancel := context.WithTimeout(ctx, reserveTimeout)
-		wait, err := l.tryReserve(trying, waiting)
-		cancel()
-		if ctx.Err() != nil {
-			break
-		}
-		l.trouble.report(l.q.log, err)
-		if err != nil {
-			l.known, l.kv = false, nil
-			wait = reserveAhead
-		}
-		if len(l.slots) > 0 {
-			return nil
-		}
-		pause(ctx, min(wait, lookAgain))
-	}
-	return context.Cause(ctx)
+// drop lets go of slots that are too late.
+func (l *Ledger) drop() {
+	before := len(l.slots)
+	l.slots = slices.DeleteFunc(l.slots, func(r reserved) bool { return r.Void() })
+	l.lost.Add(uint64(before - len(l.slots)))
 }
 
-// tryReserve makes one attempt. Without an error and without slots, another replica was faster
-// or the next slot is too far ahead to be worth holding: wait is the time to the next try.
-func (l *Ledger) tryReserve(ctx context.Context, waiting int) (wait time.Duration, err error) {
-	ctx, cancel := l.q.whileConnected(ctx)
-	defer cancel()
-	if err := l.q.clock.read(ctx); err != nil {
-		return 0, err
+// advance begins a round of requests if there is something to ask for, and returns when to try again.
+// Meanwhile, learn takes in what they brought.
+func (l *Ledger) advance(ctx context.Context, waiting int) (again time.Time) {
+	again = time.Now().Add(lookAgain)
+	if l.round != nil {
+		return again
 	}
-	if l.kv == nil {
-		if l.kv, err = l.q.bucket(ctx); err != nil {
-			return 0, err
-		}
+	if time.Until(l.retryAt) <= 0 && !l.q.Connected() { // what is asked now would be sent much later
+		l.judge(errNoConnection)
 	}
-	if !l.known {
-		if err := l.read(ctx); err != nil {
-			return 0, err
-		}
+	if time.Until(l.retryAt) > 0 {
+		return l.retryAt
 	}
-	now := l.q.clock.now()
-	if _, trip := l.q.clock.local(now); trip >= l.pace.tolerance {
-		return 0, fmt.Errorf("the server's clock is known up to %v only, where the rate asks for %v: bring the worker nearer to NATS, or give the rate in a longer window", trip, l.pace.tolerance)
+	r, wake := l.plan(waiting)
+	if r == nil {
+		return earliest(again, wake)
 	}
-	if l.next.After(now.Add(l.pace.window + 2*(l.pace.interval+reserveAhead))) {
-		// Nobody reserves this far ahead: the server's clock was wrong when this was written.
-		// What was called in the last window is unknown, so let a window pass.
-		l.q.log.Warn("the ledger was ahead of the server's clock, it waits for one window and starts anew")
-		return l.pace.window, l.write(ctx, now.Add(l.pace.window))
-	}
-	first := l.first(now)
-	if ahead := first.Sub(now) - (l.pace.interval + reserveAhead); ahead > 0 {
-		l.known = false // the others move it on meanwhile
-		// Not all at the same instant: one would win, and the others had asked for nothing.
-		return ahead + rand.N(reserveAhead/2), nil
-	}
-	n := min(max(waiting, 1), max(1, int(reserveAhead/l.pace.interval)))
-	next := first.Add(time.Duration(n) * l.pace.interval)
-	switch err := l.write(ctx, next); {
-	case isWrongRevision(err):
-		l.known, l.shared = false, true
-		return conflictPause, nil
-	case err != nil:
-		return 0, err
-	}
-	for i := range n {
-		slot := first.Add(time.Duration(i) * l.pace.interval)
-		l.slots = append(l.slots, latest(slot, now))
-	}
-	if l.shared { // by the next time it will have been moved on; who is alone saves the read
-		l.known = false
-	}
-	return 0, nil
+	l.round = make(chan *round, 1)
+	timeout := l.requestTimeout()
+	go func(done chan<- *round) { // ends with the time-out of its requests
+		r.run(context.WithoutCancel(ctx), timeout)
+		done <- r
+	}(l.round)
+	return again
 }
 
-// first is the first free slot: what idle time has left of the burst lies in the past.
-func (l *Ledger) first(now time.Time) time.Time {
-	credit := now.Add(-time.Duration(l.pace.burst-1) * l.pace.interval)
-	if l.next.IsZero() {
-		return now // a new pipeline: no credit from before its time
+// await blocks until a time, or until the round is over.
+func (l *Ledger) await(ctx context.Context, until time.Time) {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case r := <-l.round:
+		l.round = nil
+		l.apply(r)
+	case <-timer.C:
+	case <-ctx.Done():
 	}
-	return latest(l.next, credit)
 }
 
-func (l *Ledger) read(ctx context.Context) error {
-	entry, err := l.kv.Get(ctx, ledgerKey)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		l.next, l.revision, l.known = time.Time{}, 0, true
-		return nil
+// learn takes in a round that is over.
+func (l *Ledger) learn() {
+	select {
+	case r := <-l.round:
+		l.round = nil
+		l.apply(r)
+	default:
 	}
+}
+
+// requestTimeout bounds one request, a single round trip. A request to a leader that has died is never
+// answered, and all that wait for slots wait with it.
+func (l *Ledger) requestTimeout() time.Duration { return min(time.Second+4*l.trip, callTimeout) }
+
+// apply takes in what a round has brought.
+func (l *Ledger) apply(r *round) {
+	if r.kv != nil {
+		l.kv = r.kv
+	}
+	if r.trip > 0 {
+		l.measured(r.trip)
+	}
+	for _, g := range r.looks {
+		l.saw(g, r)
+	}
+	for _, b := range r.bookings {
+		l.booked(b, r)
+	}
+	slices.SortStableFunc(l.slots, func(a, b reserved) int { return a.begin.Compare(b.begin) })
+	l.judge(r.err())
+}
+
+// judge tells whether slots can be had now.
+func (l *Ledger) judge(err error) {
+	l.changes.report(l.q.log, err)
+	l.say(&l.trouble, err)
 	if err != nil {
-		return fmt.Errorf("read the ledger: %w", err)
+		l.retryAt = time.Now().Add(retryPause)
 	}
-	var record ledgerRecord
-	if err := json.Unmarshal(entry.Value(), &record); err != nil {
-		return fmt.Errorf("read the ledger: the key %s in bucket %s is damaged, delete it to start anew: %w", ledgerKey, l.q.topology.Bucket(), err)
-	}
-	l.shared = l.shared && entry.Revision() != l.revision
-	l.next, l.revision, l.known = record.Next, entry.Revision(), true
-	return nil
 }
 
-func (l *Ledger) write(ctx context.Context, next time.Time) error {
-	value, err := json.Marshal(ledgerRecord{Next: next, Rate: l.rate.String()})
-	if err != nil {
-		return err
+// measured takes in how long a round took. What an outage has held up is no measure of the distance.
+func (l *Ledger) measured(trip time.Duration) {
+	if l.typical == 0 {
+		l.typical = trip
 	}
-	revision, err := compareAndSet(ctx, l.kv, ledgerKey, value, l.revision)
-	if err != nil {
-		return fmt.Errorf("reserve in the ledger: %w", err)
-	}
-	l.next, l.revision = next, revision
-	return nil
+	trip = min(trip, 3*l.typical+lowWater)
+	l.typical += (trip - l.typical) / 4
+	l.trip = max(trip, l.trip/8*7)
+	l.advise()
 }
 
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+func (l *Ledger) say(to *atomic.Pointer[string], err error) {
+	if err == nil {
+		to.Store(nil)
+		return
 	}
-	return b
+	text := err.Error()
+	to.Store(&text)
 }
 
-func earliest(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
+// booked takes in the answer to a compare-and-set.
+func (l *Ledger) booked(b *booking, r *round) {
+	s := &l.shards[b.shard]
+	if b.err != nil {
+		*s = shard{} // also a write without an answer may have taken effect
+		if !isWrongRevision(b.err) {
+			l.lost.Add(uint64(len(b.slots)))
+		}
+		return
 	}
-	return b
+	*s = shard{record: b.record, revision: b.revision, next: b.next, seen: r.begun}
+	if r.pace != l.pace {
+		l.lost.Add(uint64(len(b.slots)))
+		return
+	}
+	l.slots = append(l.slots, b.slots...)
 }
 
-// Interval is a stand-in.
-func (l *Ledger) Interval() time.Duration { return l.own.and(l.q.othersPace()).interval }
-
-// Trouble is a stand-in.
-func (l *Ledger) Trouble() string { return "" }
-
-// Lost is a stand-in.
-func (l *Ledger) Lost() uint64 { return 0 }
+// advise says once if NATS is too far away.
+func (l *Ledger) advise() {
+	if l.trip < farAway || l.Advice() != "" {
+		return
+	}
+	l.say(&l.advice, fmt.Errorf("NATS answers after %v: some of the limit is lost above %v, run the worker nearer to NATS", l.trip.Round(time.Millisecond), farAway))
+	l.q.log.Warn(l.Advice())
+}

@@ -8,11 +8,12 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go"
 )
 
 // spending is when slots were taken.
@@ -20,10 +21,11 @@ type spending struct {
 	mu    sync.Mutex
 	begun time.Time
 	calls []time.Duration
+	by    map[*Ledger]int
 	wg    sync.WaitGroup
 }
 
-func newSpending() *spending { return &spending{begun: time.Now()} }
+func newSpending() *spending { return &spending{begun: time.Now(), by: map[*Ledger]int{}} }
 
 func (x *spending) note() {
 	x.mu.Lock()
@@ -46,17 +48,32 @@ func (x *spending) spend(ctx context.Context, l *Ledger, waiting int) {
 		}
 		if !slot.Void() {
 			x.note()
+			x.mu.Lock()
+			x.by[l]++
+			x.mu.Unlock()
 		}
 	}
 }
 
 func (x *spending) check(t *testing.T, r Rate, least float64) {
 	t.Helper()
+	x.checkFrom(t, r, least, 0)
+}
+
+// checkFrom is check where what is used counts after a time only.
+func (x *spending) checkFrom(t *testing.T, r Rate, least float64, warm time.Duration) {
+	t.Helper()
 	if most := mostInWindow(x.calls, r.Window); most > r.Calls {
 		t.Errorf("%d calls in a window of %s", most, r)
 	}
-	used := float64(len(x.calls)) / (time.Since(x.begun).Seconds() / r.Window.Seconds() * float64(r.Calls))
-	t.Logf("%d calls, %.2f%% of %s", len(x.calls), 100*used, r)
+	n := 0
+	for _, c := range x.calls {
+		if c >= warm {
+			n++
+		}
+	}
+	used := float64(n) / ((time.Since(x.begun) - warm).Seconds() / r.Window.Seconds() * float64(r.Calls))
+	t.Logf("%d calls, %.2f%% of %s", n, 100*used, r)
 	if used < least {
 		t.Errorf("%.2f%% of %s are used, want %.0f%% at least", 100*used, r, 100*least)
 	}
@@ -107,10 +124,12 @@ func TestLedgersFarAway(t *testing.T) {
 		defer cancel()
 		for _, distance := range []time.Duration{0, 20 * time.Millisecond, 80 * time.Millisecond, 150 * time.Millisecond} {
 			x.wg.Go(func() {
-				l := &line{delay: func() time.Duration { return distance/2 + rand.N(distance+1) }}
-				for ctx.Err() == nil { // all have work now and then
+				q := s.queueAt(apart(distance, rand.Float64(), 0.5))
+				for ctx.Err() == nil { // all have work now and then, and are restarted in peace
 					some, cancel := context.WithTimeout(ctx, rand.N(10*time.Second))
-					x.spend(some, s.queue(l).NewLedger(r, 0), 1+rand.IntN(64))
+					l := q.NewLedger(r, 0)
+					x.spend(some, l, 1+rand.IntN(64))
+					l.Close(context.WithoutCancel(ctx))
 					cancel()
 					time.Sleep(rand.N(time.Second))
 				}
@@ -151,16 +170,17 @@ func TestLedgerWithoutServer(t *testing.T) {
 		x := newSpending()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		x.wg.Go(func() { x.spend(ctx, s.queue(nil).NewLedger(r, 0), 64) })
-		x.wg.Go(func() { x.spend(ctx, s.queue(nil).NewLedger(r, 0), 64) })
+		l, k := s.queue(nil).NewLedger(r, 0), s.queue(nil).NewLedger(r, 0)
+		x.wg.Go(func() { x.spend(ctx, l, 64) })
+		x.wg.Go(func() { x.spend(ctx, k, 64) })
 		for range 10 {
 			time.Sleep(rand.N(8 * time.Second))
 			s.stop()
-			time.Sleep(r.tolerance() + reserveAhead + time.Second)
+			time.Sleep(takeAhead + reserveAhead + time.Second) // what had been reserved
 			before := x.count()
 			time.Sleep(rand.N(8 * time.Second))
 			if n := x.count() - before; n != 0 {
-				t.Errorf("%d slots without a server", n)
+				t.Errorf("%d slots without a server (trip %v, %v; low %v)", n, l.trip, k.trip, l.low())
 			}
 			s.start()
 		}
@@ -186,20 +206,19 @@ func takes(l *Ledger, within time.Duration) int {
 
 func TestLedgerBurst(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		r := Rate{600, time.Minute}
-		q := s.queue(nil)
-		const instant = time.Millisecond
-		if n := takes(q.NewLedger(r, 3), instant); n != 1 {
-			t.Errorf("a new pipeline begins with %d calls, want 1", n)
+		q, l := s.queue(nil), (*Ledger)(nil)
+		const instant = 10 * time.Millisecond
+		for range 3 { // also a replica that restarts in a loop begins with no burst
+			l = q.NewLedger(Rate{600, time.Minute}, 3)
+			if n := takes(l, instant); n != 1 {
+				t.Errorf("a replica begins with %d calls, want 1", n)
+			}
 		}
 		for range 3 {
 			time.Sleep(time.Hour)
-			if n := takes(q.NewLedger(r, 3), instant); n != 3 {
+			if n := takes(l, instant); n != 3 {
 				t.Errorf("%d calls at once after an idle hour, want 3", n)
 			}
-		}
-		if n := takes(q.NewLedger(r, 3), instant); n != 0 {
-			t.Errorf("a new replica has %d calls more", n)
 		}
 	})
 }
@@ -212,12 +231,16 @@ func TestLedgerUnusedSlots(t *testing.T) {
 		if _, err := l.Take(t.Context(), 64); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(l.slots); n < 8 {
+		n := len(l.slots)
+		if n < 8 {
 			t.Fatalf("%d slots reserved", n)
 		}
-		time.Sleep(r.tolerance() + reserveAhead + time.Millisecond)
+		time.Sleep(r.tolerance() + l.low() + reserveAhead)
 		if n := takes(l, time.Millisecond); n > 3 {
 			t.Errorf("%d calls at once, where a burst is 3", n)
+		}
+		if l.Lost() < uint64(n) {
+			t.Errorf("%d slots are counted as lost, want %d at least", l.Lost(), n)
 		}
 	})
 }
@@ -235,67 +258,91 @@ func TestSlotVoid(t *testing.T) {
 		if !slot.Void() {
 			t.Error("not void after the tolerance")
 		}
+		slot = r.Slot(time.Now())
+		if slot.wall = slot.wall.Add(-300 * time.Millisecond); slot.Void() {
+			t.Error("void within the tolerance")
+		}
+		if slot.wall = slot.wall.Add(-time.Nanosecond); !slot.Void() {
+			t.Error("not void although the machine has slept")
+		}
 		if (Slot{}).Void() {
 			t.Error("the zero slot is void")
 		}
 	})
 }
 
-// An instant that nobody can have reserved is not believed: it costs one window, no more.
-func TestLedgerFarAhead(t *testing.T) {
-	for name, ahead := range map[string]time.Duration{"an hour": time.Hour, "a century": 100 * 365 * 24 * time.Hour, "a little": 65 * time.Second} {
+// What cannot be true is not believed: it costs one window, no more, and is no secret.
+func TestLedgerWrongRecords(t *testing.T) {
+	ahead := func(d time.Duration) string {
+		return `{"owner":"x","next":"` + time.Now().Add(d).UTC().Format(time.RFC3339Nano) + `"}`
+	}
+	const early, damaged = "the ledger was ahead of the server's clock", "a key of the ledger is damaged"
+	for name, c := range map[string]struct {
+		record func() string
+		logged string
+	}{
+		"an hour ahead":    {func() string { return ahead(time.Hour) }, early},
+		"a century ahead":  {func() string { return ahead(100 * 365 * 24 * time.Hour) }, early},
+		"a little ahead":   {func() string { return ahead(65 * time.Second) }, ""},
+		"no JSON":          {func() string { return `{"next":"secret` }, damaged},
+		"empty":            {func() string { return "" }, damaged},
+		"another thing":    {func() string { return "{}" }, damaged},
+		"nobody's":         {func() string { return `{"next":"2026-01-02T03:04:05Z"}` }, damaged},
+		"impossibly vague": {func() string { return `{"owner":"x","next":"2026-01-02T03:04:05Z","uncertainty":1e15}` }, damaged},
+	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				r := Rate{600, time.Minute}
 				q := s.queue(nil)
-				l := q.NewLedger(r, 3)
-				_, err := s.bucket(q).PutString(t.Context(), ledgerKey, `{"next":"`+time.Now().Add(ahead).Format(time.RFC3339Nano)+`"}`)
-				s.must(err)
+				for i := range shards {
+					_, err := s.bucket(q).PutString(t.Context(), shardKey(i), c.record())
+					s.must(err)
+				}
 				begun := time.Now()
-				other := s.queue(nil).NewLedger(r, 3)
-				var wg sync.WaitGroup
-				wg.Go(func() { _, err = other.Take(t.Context(), 1) })
-				_, mine := l.Take(t.Context(), 1)
-				wg.Wait()
-				s.must(errors.Join(err, mine))
-				if d := time.Since(begun); d < r.Window || d > r.Window+r.Window/10 {
-					t.Errorf("the next slot came after %v, want %v", d, r.Window)
+				x := newSpending()
+				ctx, cancel := context.WithTimeout(t.Context(), 2*r.Window+2*maxAhead)
+				defer cancel()
+				l, other := s.queue(nil).NewLedger(r, 3), s.queue(nil).NewLedger(r, 3)
+				x.wg.Go(func() { x.spend(ctx, l, 64) })
+				x.wg.Go(func() { x.spend(ctx, other, 64) })
+				time.Sleep(r.Window / 2)
+				if trouble := l.Trouble() + other.Trouble(); c.logged != "" && !strings.HasPrefix(trouble, "the fleet's limit leaves no call before ") {
+					t.Errorf("the trouble is %q", trouble)
+				}
+				x.wg.Wait()
+				if trouble := l.Trouble() + other.Trouble(); trouble != "" {
+					t.Errorf("after that the trouble is %q", trouble)
+				}
+				x.check(t, r, 0.4)
+				if first := x.calls[0]; first < r.Window || first > r.Window+2*maxAhead {
+					t.Errorf("the next slot came after %v, want %v or a little more", first, r.Window)
+				}
+				if !s.logged(c.logged) || s.logged("secret") || strings.Count(s.log(), early) > 2 {
+					t.Error(s.log(), time.Since(begun))
 				}
 			})
 		})
 	}
 }
 
-// A damaged key is said to be one, with the way out, and the way out works.
-func TestLedgerDamaged(t *testing.T) {
-	for name, out := range map[string]func(jetstream.KeyValue, context.Context) error{
-		"delete": func(kv jetstream.KeyValue, ctx context.Context) error { return kv.Delete(ctx, ledgerKey) },
-		"purge":  func(kv jetstream.KeyValue, ctx context.Context) error { return kv.Purge(ctx, ledgerKey) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			simulate(t, func(t *testing.T, s *sim) {
-				q := s.queue(nil)
-				kv := s.bucket(q)
-				_, err := kv.PutString(t.Context(), ledgerKey, `{"next":"secret`)
-				s.must(err)
-				l := q.NewLedger(Rate{600, time.Minute}, 3)
-				if n := takes(l, 10*time.Second); n != 0 {
-					t.Errorf("%d slots", n)
-				}
-				if !s.logged("the key ledger in bucket userpilot_identify is damaged, delete it to start anew") || s.logged("secret") {
-					t.Error(s.log())
-				}
-				before := s.info(q, "KV_userpilot_identify").State.LastSeq
-				s.must(out(kv, t.Context()))
-				if n := takes(l, 10*time.Second); n < 90 {
-					t.Errorf("%d slots in 10s after the key was deleted", n)
-				}
-				if n := s.info(q, "KV_userpilot_identify").State.LastSeq - before; n > 150 {
-					t.Errorf("%d writes", n)
-				}
-			})
-		})
-	}
+// One damaged key takes its own part of the limit away for a window, and no more.
+func TestLedgerOneDamagedKey(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		r := Rate{600, time.Minute}
+		l := s.queue(nil).NewLedger(r, 3)
+		x := newSpending()
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+		defer cancel()
+		x.wg.Go(func() { x.spend(ctx, l, 64) })
+		time.Sleep(time.Minute)
+		_, err := s.bucket(l.q).PutString(t.Context(), shardKey(3), "?")
+		s.must(err)
+		x.wg.Wait()
+		x.check(t, r, 0.97)
+		if !s.logged("key=ledger.3 bucket=userpilot_identify") {
+			t.Error(s.log())
+		}
+	})
 }
 
 func TestTakeEndsWithContext(t *testing.T) {
@@ -318,10 +365,12 @@ func TestLedgerRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		takes(q.NewLedger(Rate{600, time.Minute}, 3), time.Millisecond)
-		entry, err := s.bucket(q).Get(t.Context(), ledgerKey)
+		keys, err := s.bucket(q).Keys(t.Context())
 		s.must(err)
-		if !strings.Contains(string(entry.Value()), `"rate":"600/1m"`) {
-			t.Errorf("the record is %s", entry.Value())
+		entry, err := s.bucket(q).Get(t.Context(), keys[0])
+		s.must(err)
+		if !strings.HasPrefix(keys[0], "ledger.") || !strings.Contains(string(entry.Value()), `"rate":"600/1m"`) {
+			t.Errorf("the record in %s is %s", keys[0], entry.Value())
 		}
 	})
 }
@@ -363,6 +412,25 @@ func TestLedgerKeepsToTheLowest(t *testing.T) {
 		b.replicas.Store(&[]Replica{})
 		s.knows(a)
 		phase(2*time.Minute).check(t, high, 0.98)
+	})
+}
+
+// Before a replica knows the others it keeps to the rates that they have left in the ledger.
+func TestLedgerBeforeTheOthersAreKnown(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		slow, fast := Rate{60, time.Minute}, Rate{600, time.Minute}
+		if n := takes(s.queue(nil).NewLedger(slow, 0), 30*time.Second); n < 28 {
+			t.Fatalf("%d calls", n)
+		}
+		q := s.queue(nil)
+		l := q.NewLedger(fast, 0)
+		if n := takes(l, 30*time.Second); n > 31 {
+			t.Errorf("%d calls in half a minute of %s", n, slow)
+		}
+		s.knows(q)
+		if n := takes(l, 30*time.Second); n < 200 { // its shards rest as long as the slow pace asked for
+			t.Errorf("%d calls in half a minute of %s", n, fast)
+		}
 	})
 }
 
@@ -420,6 +488,114 @@ func TestLedgerAfterALostRequest(t *testing.T) {
 		}
 		if took := time.Since(begun); took > time.Second {
 			t.Errorf("the next slot took %v, the connection was back after 100ms", took)
+		}
+	})
+}
+
+// Near NATS the limit costs few writes, and fewer that are refused.
+func TestLedgerWrites(t *testing.T) {
+	for _, c := range []struct {
+		r                Rate
+		replicas         int
+		writes, refusals float64 // at most, in a second
+	}{{Rate{600, time.Minute}, 1, 10, 0}, {Rate{600, time.Minute}, 3, 10.5, 1}, {Rate{200, time.Second}, 4, 61, 5}} {
+		t.Run(c.r.String(), func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				const long = time.Minute
+				watching := s.queue(nil)
+				var tries atomic.Int64
+				_, err := watching.nc.Subscribe(watching.topology.keySubject(ledgerKey+"*"), func(*nats.Msg) { tries.Add(1) })
+				s.must(err)
+				x := newSpending()
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+long)
+				defer cancel()
+				for range c.replicas {
+					x.wg.Go(func() { x.spend(ctx, s.queueAt(apart(500*time.Microsecond, 0.5, 0.5)).NewLedger(c.r, 0), 64) })
+				}
+				time.Sleep(10 * time.Second) // until each has its part
+				before, refused := s.info(watching, "KV_userpilot_identify").State.LastSeq, tries.Load()
+				x.wg.Wait()
+				writes := float64(s.info(watching, "KV_userpilot_identify").State.LastSeq-before) / long.Seconds()
+				refusals := float64(tries.Load()-refused)/long.Seconds() - writes
+				t.Logf("%.1f writes and %.1f refusals a second", writes, refusals)
+				if writes > c.writes || refusals > c.refusals {
+					t.Errorf("want at most %v and %v", c.writes, c.refusals)
+				}
+				x.check(t, c.r, 0.97)
+			})
+		})
+	}
+}
+
+// A replica that is killed again and again and starts anew never calls too often.
+func TestLedgerRestarts(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		r := Rate{20, time.Second}
+		x := newSpending()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		q := s.queueAt(apart(5*time.Millisecond, 0.9, 0.2))
+		for ctx.Err() == nil {
+			some, cancel := context.WithTimeout(ctx, rand.N(2*time.Second))
+			x.spend(some, q.NewLedger(r, 0), 64)
+			cancel()
+		}
+		x.check(t, r, 0.5)
+	})
+}
+
+// What is reserved and not used goes back at a stop: the next replica has it.
+func TestLedgerClose(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		r := Rate{60, time.Minute}
+		x := newSpending()
+		q := s.queueAt(apart(150*time.Millisecond, 0.5, 0.2))
+		for range 20 {
+			l := q.NewLedger(r, 0)
+			for range 4 {
+				if slot, err := l.Take(t.Context(), 64); err == nil && !slot.Void() {
+					x.note()
+				}
+			}
+			reserved := len(l.slots)
+			l.Close(t.Context())
+			if len(l.slots) > 0 || l.Lost() > 0 {
+				t.Errorf("%d slots were reserved, %d are left, %d are lost", reserved, len(l.slots), l.Lost())
+			}
+		}
+		x.check(t, r, 0.85)
+	})
+}
+
+// What a replica tells of its limit.
+func TestLedgerTells(t *testing.T) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
+		l := s.queue(nil).NewLedger(Rate{600, time.Minute}, 0)
+		if d := l.Interval(); (d - 100500*time.Microsecond).Abs() > time.Millisecond {
+			t.Errorf("a call each %v", d)
+		}
+		if d := l.q.NewLedger(Rate{}, 0).Interval(); d != 0 {
+			t.Errorf("without a limit, a call each %v", d)
+		}
+		if n := takes(l, 10*time.Second); n < 90 || l.Trouble() != "" || l.Advice() != "" || l.Uncertainty() > 5*time.Millisecond {
+			t.Errorf("%d calls, trouble %q, advice %q, uncertainty %v", n, l.Trouble(), l.Advice(), l.Uncertainty())
+		}
+		s.stop()
+		takes(l, 20*time.Second)
+		if l.Trouble() != errNoConnection.Error() {
+			t.Errorf("without a server: %q", l.Trouble())
+		}
+		s.start()
+		if n := takes(l, 10*time.Second); n < 50 || l.Trouble() != "" {
+			t.Errorf("%d calls, trouble %q: %s", n, l.Trouble(), s.log())
+		}
+		far := s.queueAt(apart(1600*time.Millisecond, 0.5, 0)).NewLedger(Rate{600, time.Minute}, 0)
+		x := newSpending()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		x.spend(ctx, far, 64)
+		if n := x.count(); n < 400 || !strings.HasPrefix(far.Advice(), "NATS answers after 1.6s") || !s.logged(far.Advice()) {
+			t.Errorf("%d calls, advice %q, %s", n, far.Advice(), s.log())
 		}
 	})
 }

@@ -29,9 +29,17 @@ func (q *Queue) QuietUntil() (time.Time, <-chan struct{}) {
 	return q.quiet.until, q.quiet.woken
 }
 
-// BeQuiet silences this replica for d from now. The function that it returns tells the others:
-// it blocks for one write.
+// longestQuiet is how long all can be silent at once, and maxQuiet how far ahead an instant is believed, which
+// bounds what a damaged key can do, or one that was written while the server's clock was wrong.
+const (
+	longestQuiet = 15 * time.Minute
+	maxQuiet     = longestQuiet + time.Minute
+)
+
+// BeQuiet silences this replica for d from now, or for 15 minutes if that is less. The function
+// that it returns tells the others: it blocks for a few round trips.
 func (q *Queue) BeQuiet(d time.Duration) (tell func(context.Context) error) {
+	d = min(d, longestQuiet)
 	if !q.quiet.extend(time.Now().Add(d)) {
 		return func(context.Context) error { return nil }
 	}
@@ -48,7 +56,7 @@ func (q *Queue) tellQuiet(ctx context.Context, d time.Duration) error {
 	}
 	until := q.clock.now().Add(d)
 	for ctx.Err() == nil {
-		known, revision, err := readQuiet(ctx, kv)
+		known, revision, err := readQuiet(ctx, kv, q.clock.now())
 		if err != nil {
 			return fmt.Errorf("read the fleet's pause: %w", err)
 		}
@@ -63,8 +71,8 @@ func (q *Queue) tellQuiet(ctx context.Context, d time.Duration) error {
 	return context.Cause(ctx)
 }
 
-// readQuiet returns the fleet's pause, which is zero if there is none or it cannot be read.
-func readQuiet(ctx context.Context, kv jetstream.KeyValue) (until time.Time, revision uint64, err error) {
+// readQuiet returns the fleet's pause, which is zero if there is none, or none that anybody believes.
+func readQuiet(ctx context.Context, kv jetstream.KeyValue, now time.Time) (until time.Time, revision uint64, err error) {
 	entry, err := kv.Get(ctx, quietKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return time.Time{}, 0, nil
@@ -73,8 +81,8 @@ func readQuiet(ctx context.Context, kv jetstream.KeyValue) (until time.Time, rev
 		return time.Time{}, 0, err
 	}
 	until, err = time.Parse(time.RFC3339Nano, string(entry.Value()))
-	if err != nil || time.Since(until) < -24*time.Hour {
-		until = time.Time{} // damaged: it is to be replaced
+	if err != nil || until.After(now.Add(maxQuiet)) {
+		until = time.Time{} // it is to be replaced
 	}
 	return until, entry.Revision(), nil
 }
@@ -92,25 +100,19 @@ func (x *quiet) extend(until time.Time) bool {
 	return true
 }
 
-// maxQuiet bounds what a damaged key can do.
-const maxQuiet = 16 * time.Minute
-
-// learnQuiet takes in what another replica wrote.
-func (q *Queue) learnQuiet(ctx context.Context, entry jetstream.KeyValueEntry) error {
+// learnQuiet takes in what another replica wrote. It does not block: who tells of the fleet waits.
+func (q *Queue) learnQuiet(entry jetstream.KeyValueEntry) {
 	if entry.Operation() != jetstream.KeyValuePut {
-		return nil
+		return
 	}
 	until, err := time.Parse(time.RFC3339Nano, string(entry.Value()))
 	if err != nil {
 		q.log.Warn("a pause of the fleet cannot be read, it is ignored", slog.String("key", quietKey), slog.String("bucket", q.topology.Bucket()))
-		return nil
+		return
 	}
-	if err := q.clock.read(ctx); err != nil {
-		return err
-	}
-	local, _ := q.clock.local(until)
-	if left := time.Until(local); left > 0 && left < maxQuiet {
+	// A member has read the clock when it joined. What it does not know better makes the pause longer.
+	local, late := q.clock.local(until)
+	if left := time.Until(local) - late; left > 0 && left < maxQuiet {
 		q.quiet.extend(local)
 	}
-	return nil
 }

@@ -94,3 +94,52 @@ func TestQuietDamaged(t *testing.T) {
 		})
 	}
 }
+
+// A pause that was written while the server's clock was wrong is believed by nobody: who reads
+// it ignores it, and who has another one to tell replaces it.
+func TestQuietFarAhead(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
+		s.await(10*time.Second, "known", func() bool { return len(a.Replicas()) == 2 && len(b.Replicas()) == 2 })
+		for _, ahead := range []time.Duration{time.Hour, 17 * time.Minute, 25 * time.Hour} {
+			_, err := s.bucket(a.Queue).PutString(t.Context(), quietKey, time.Now().Add(ahead).UTC().Format(time.RFC3339Nano))
+			s.must(err)
+			time.Sleep(time.Second)
+			if quietFor(a.Queue) > 0 || quietFor(b.Queue) > 0 {
+				t.Fatalf("%v ahead: a is silent for %v, b for %v", ahead, quietFor(a.Queue), quietFor(b.Queue))
+			}
+			s.must(a.BeQuiet(time.Minute)(t.Context()))
+			time.Sleep(time.Second)
+			if d := quietFor(b.Queue); !near(d, 59*time.Second) {
+				t.Errorf("%v ahead: b is silent for %v", ahead, d)
+			}
+			time.Sleep(time.Minute)
+		}
+		s.must(a.BeQuiet(24 * time.Hour)(t.Context()))
+		time.Sleep(time.Second)
+		if d := quietFor(b.Queue); !near(d, quietFor(a.Queue)) || d > longestQuiet {
+			t.Errorf("a day: a is silent for %v, b for %v", quietFor(a.Queue), d)
+		}
+	})
+}
+
+// Who has to hear of the fleet does not wait for the server's clock.
+func TestQuietIsLearntAtOnce(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		r := s.replica(MemberConfig{})
+		s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+		kv := s.bucket(s.queue(nil))
+		_, err := kv.PutString(t.Context(), quietKey, time.Now().Add(time.Minute).UTC().Format(time.RFC3339Nano))
+		s.must(err)
+		entry, err := kv.Get(t.Context(), quietKey)
+		s.must(err)
+		q := s.queue(nil)
+		s.must(q.clock.read(t.Context()))
+		time.Sleep(clockAge) // the next reading would be due
+		q.nc.Close()
+		q.learnQuiet(entry)
+		if d := quietFor(q); !near(d, 50*time.Second) {
+			t.Errorf("silent for %v", d)
+		}
+	})
+}

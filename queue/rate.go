@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -77,6 +78,11 @@ func (r Rate) tolerance() time.Duration {
 	return time.Duration(float64(r.Window) * lateness)
 }
 
+// span is the window and the tolerance. A window of centuries is one that never ends.
+func (r Rate) span() time.Duration {
+	return min(r.Window, math.MaxInt64/2) + min(r.tolerance(), math.MaxInt64/4)
+}
+
 // DefaultBurst is 3, and less where three calls are a large part of the limit: what the
 // burst takes, the sustained rate has to give.
 func (r Rate) DefaultBurst() int {
@@ -90,18 +96,30 @@ func (r Rate) DefaultBurst() int {
 // At 600/1m and burst 3 this is 99.2% of the rate.
 func (r Rate) Interval(burst int) time.Duration {
 	burst = min(max(burst, 1), r.Calls)
-	return (r.Window+r.tolerance())/time.Duration(r.Calls-burst+1) + 1
+	return r.span()/time.Duration(r.Calls-burst+1) + 1
 }
 
-// pace is how limits are kept: slots come an interval apart, a burst of them may be taken at
-// once after a pause, and each may be used late by the tolerance. The zero value is no limit.
+// shards is into how many parts the fleet's limit is split. Each has at most its part of the calls
+// in every window, so all together keep the limit, and who owns a shard need not ask
+// anybody. Replicas of other versions count on this number.
+const shards = 16
+
+// pace is how limits are kept by a fleet. The zero value is no limit.
 type pace struct {
-	interval, tolerance time.Duration
-	burst               int
-	window              time.Duration // the longest of the limits'
+	every    [shards]time.Duration // between two slots of each shard; 0 is never
+	interval time.Duration         // between two slots of all
+	burst    int                   // slots that one replica may have at the same instant
+	window   time.Duration         // the longest of the limits'
+
+	// The calls of one replica keep the distances of their slots, but for late. Those of another one that
+	// takes a shard over keep them but for foreign more.
+	late, foreign time.Duration
 }
 
 // pace is how this limit alone is kept. A burst of 0 is the default.
+//
+// The tolerance that the distances include is spent in three parts: on calls that begin late, on clocks
+// that are not the same in two replicas, and on clocks that drift.
 func (r Rate) pace(burst int) pace {
 	if r.Unlimited() {
 		return pace{}
@@ -109,14 +127,38 @@ func (r Rate) pace(burst int) pace {
 	if burst <= 0 {
 		burst = r.DefaultBurst()
 	}
-	burst = min(burst, r.Calls)
-	return pace{interval: r.Interval(burst), tolerance: r.tolerance(), burst: burst, window: r.Window}
+	tolerance := r.tolerance()
+	p := pace{
+		burst: min(burst, r.Calls), window: r.Window,
+		late: tolerance / 100 * 80, foreign: tolerance / 100 * 18,
+	}
+	for i := range p.every {
+		n := r.Calls / shards
+		if i < r.Calls%shards {
+			n++
+		}
+		if n > 0 {
+			p.every[i] = r.span()/time.Duration(n) + 1
+		}
+	}
+	return p.summed()
+}
+
+// summed returns p with the interval that its shards' slots make together.
+func (p pace) summed() pace {
+	var perSecond float64
+	for _, every := range p.every {
+		if every > 0 {
+			perSecond += 1 / every.Seconds()
+		}
+	}
+	p.interval = max(1, time.Duration(float64(time.Second)/perSecond))
+	return p
 }
 
 func (p pace) unlimited() bool { return p.interval == 0 }
 
-// and is the pace that keeps both limits. Their windows may differ: each bound is burst +
-// (window+tolerance)/interval, which grows with burst and tolerance and falls with the interval.
+// and is the pace that keeps both limits.
 func (p pace) and(other pace) pace {
 	switch {
 	case p.unlimited():
@@ -124,12 +166,26 @@ func (p pace) and(other pace) pace {
 	case other.unlimited():
 		return p
 	}
-	return pace{
-		interval:  max(p.interval, other.interval),
-		tolerance: min(p.tolerance, other.tolerance),
-		burst:     min(p.burst, other.burst),
-		window:    max(p.window, other.window),
+	both := pace{
+		burst: min(p.burst, other.burst), window: max(p.window, other.window),
+		late: min(p.late, other.late), foreign: min(p.foreign, other.foreign),
 	}
+	for i := range both.every { // a shard that one of them never uses is used by neither
+		if p.every[i] > 0 && other.every[i] > 0 {
+			both.every[i] = max(p.every[i], other.every[i])
+		}
+	}
+	return both.summed()
+}
+
+// smooth is the least distance between the calls of one replica, but for bursts. It is so much less
+// than that of the slots that it costs nothing in the long run: slots of different shards
+// evade one another.
+func (p pace) smooth() time.Duration { return p.interval / 2 }
+
+// credit is how far before their time bursts may come. No pause earns more than a window.
+func (p pace) credit() time.Duration {
+	return time.Duration(min(float64(p.burst-1)*float64(p.smooth()), float64(p.window)))
 }
 
 // Limiter returns a token bucket that keeps the limit by itself, for one process, with a burst as

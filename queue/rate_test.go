@@ -146,7 +146,12 @@ func TestPaceOfTwoLimits(t *testing.T) {
 		a, b := draw("a"), draw("b")
 		p := a.pace(rapid.IntRange(0, 9).Draw(t, "a burst")).and(b.pace(rapid.IntRange(0, 9).Draw(t, "b burst")))
 		for _, r := range []Rate{a, b} {
-			most := p.burst + int((r.Window+p.tolerance)/p.interval)
+			most := 0
+			for _, every := range p.every {
+				if every > 0 {
+					most += int((r.Window+p.late+p.foreign)/every) + 1
+				}
+			}
 			if most > r.Calls {
 				t.Fatalf("%s and %s are kept by %+v, which lets %d calls into %v", a, b, p, most, r.Window)
 			}

@@ -147,50 +147,9 @@ func (l *line) InProcessConn() (net.Conn, error) {
 	}
 	conn, err := server.InProcessConn()
 	if err == nil && l.far != nil {
-		conn = newFar(conn, l.far)
+		conn = distance{out: func() time.Duration { return 0 }, back: l.far}.over(conn)
 	}
 	return wire{conn, l}, err
-}
-
-// far is a long way from the server: each piece comes late, but does not hold up the next.
-type far struct {
-	net.Conn
-	pieces chan piece
-	now    piece // being read
-}
-
-type piece struct {
-	due  time.Time
-	data []byte
-	err  error
-}
-
-func newFar(conn net.Conn, d func() time.Duration) *far {
-	f := &far{Conn: conn, pieces: make(chan piece, 100_000)}
-	go func() {
-		for {
-			p := make([]byte, 32<<10)
-			n, err := conn.Read(p)
-			f.pieces <- piece{time.Now().Add(d()), p[:n], err}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return f
-}
-
-func (f *far) Read(p []byte) (int, error) {
-	if len(f.now.data) == 0 {
-		f.now = <-f.pieces
-		time.Sleep(time.Until(f.now.due)) // fake time
-	}
-	n := copy(p, f.now.data)
-	f.now.data = f.now.data[n:]
-	if n == 0 {
-		return 0, f.now.err
-	}
-	return n, nil
 }
 
 type wire struct {

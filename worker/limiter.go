@@ -9,16 +9,20 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// limiter gives out tokens. Take blocks until there is one; waiting is how many calls could
-// be made now. There is the fleet's ledger, and a bucket for each replica.
+// limiter gives out tokens. There is the fleet's ledger, and a bucket for each replica. All methods but
+// Take and Close are safe for concurrent use and do not block.
 type limiter interface {
+	// Take blocks until there is a token, or ctx ends; then none is lost. waiting is how many
+	// calls could be made now.
 	Take(ctx context.Context, waiting int) (queue.Slot, error)
-	// Interval is the time between two calls at the limit; 0 without one. It does not block.
+	// Interval is the time between two calls at the limit; 0 without one.
 	Interval() time.Duration
-	// Trouble is why there are no tokens now, fit for a log, or empty. It does not block.
+	// Trouble is why there are no tokens now, fit for a log, or empty.
 	Trouble() string
 	// Lost counts the tokens that were there and that nobody could use in time.
 	Lost() uint64
+	// Close gives back what is left, and blocks no longer than ctx.
+	Close(ctx context.Context)
 }
 
 // bucket is a limit of this replica alone.
@@ -31,12 +35,22 @@ func newBucket(r queue.Rate, burst int) bucket { return bucket{r, r.Limiter(burs
 
 // Take implements limiter.
 func (b bucket) Take(ctx context.Context, _ int) (queue.Slot, error) {
-	err := b.tokens.Wait(ctx)
-	return b.rate.Slot(time.Now()), err
+	token := b.tokens.Reserve()
+	due := time.NewTimer(token.Delay())
+	defer due.Stop()
+	select {
+	case <-due.C:
+		return b.rate.Slot(time.Now()), nil
+	case <-ctx.Done():
+		token.Cancel()
+		return queue.Slot{}, context.Cause(ctx)
+	}
 }
 
 // Interval implements limiter.
-func (b bucket) Interval() time.Duration { return b.rate.Interval(1) }
+func (b bucket) Interval() time.Duration {
+	return time.Duration(float64(time.Second) / float64(b.tokens.Limit()))
+}
 
 // Trouble implements limiter.
 func (bucket) Trouble() string { return "" }
@@ -44,11 +58,16 @@ func (bucket) Trouble() string { return "" }
 // Lost implements limiter.
 func (bucket) Lost() uint64 { return 0 }
 
+// Close implements limiter.
+func (bucket) Close(context.Context) {}
+
 // unlimited is no limit.
 type unlimited struct{}
 
 // Take implements limiter.
-func (unlimited) Take(context.Context, int) (queue.Slot, error) { return queue.Slot{}, nil }
+func (unlimited) Take(ctx context.Context, _ int) (queue.Slot, error) {
+	return queue.Slot{}, context.Cause(ctx)
+}
 
 // Interval implements limiter.
 func (unlimited) Interval() time.Duration { return 0 }
@@ -58,3 +77,6 @@ func (unlimited) Trouble() string { return "" }
 
 // Lost implements limiter.
 func (unlimited) Lost() uint64 { return 0 }
+
+// Close implements limiter.
+func (unlimited) Close(context.Context) {}

@@ -161,6 +161,9 @@ func New(config Config) (*Worker, error) {
 	return w, nil
 }
 
+// closeTime bounds what a worker that stops does for the others.
+const closeTime = time.Second
+
 // Run works until ctx ends. Then it begins no more calls, waits for those in flight and for
 // their settlement, gives its partitions back, and returns nil. It returns an error if
 // the streams are not what this configuration needs. It must be called once.
@@ -182,6 +185,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	stop()
 	wg.Wait()
 	w.background.Wait()
+	closing, done := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer done()
+	w.limiter.Close(closing)
 	return err
 }
 

@@ -105,14 +105,15 @@ func TestSharesAreSettledWhenAllIsHeldEvenly(t *testing.T) {
 func TestWritesThatExpectTheSameRevisionAreOneAndConflicts(t *testing.T) {
 	t.Parallel()
 	l := &ledgerLog{expected: map[string]bool{}}
-	l.add("0")
+	l.add("a", "0")
 	before := l.count()
 	for _, revision := range []string{"7", "7", "9", "7", "12"} {
-		l.add(revision)
+		l.add("a", revision)
 	}
+	l.add("b", "0")
 	got := l.count().less(before)
-	if got.writes != 3 || got.conflicts() != 2 {
-		t.Errorf("counted %d writes and %d conflicts, want 3 and 2", got.writes, got.conflicts())
+	if got.writes != 4 || got.conflicts() != 2 {
+		t.Errorf("counted %d writes and %d conflicts, want 4 and 2", got.writes, got.conflicts())
 	}
 }
 

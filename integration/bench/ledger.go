@@ -30,17 +30,17 @@ func (c ledgerCount) less(d ledgerCount) ledgerCount {
 // hearLedger listens for as long as the site's connection lives.
 func (s *site) hearLedger() (*ledgerLog, error) {
 	l := &ledgerLog{expected: map[string]bool{}}
-	_, err := s.nc.Subscribe("$KV."+queue.Topology{}.Bucket()+".ledger", func(m *nats.Msg) {
-		l.add(m.Header.Get(jetstream.ExpectedLastSubjSeqHeader))
+	_, err := s.nc.Subscribe("$KV."+queue.Topology{}.Bucket()+".ledger.*", func(m *nats.Msg) {
+		l.add(m.Subject, m.Header.Get(jetstream.ExpectedLastSubjSeqHeader))
 	})
 	return l, err
 }
 
-func (l *ledgerLog) add(revision string) {
+func (l *ledgerLog) add(shard, revision string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tries++
-	l.expected[revision] = true
+	l.expected[shard+" "+revision] = true
 }
 
 func (l *ledgerLog) count() ledgerCount {

@@ -63,6 +63,8 @@ func newJudge(s settings) *judge {
 	if s.own {
 		s.rate.Calls *= s.replicas
 		inSecond *= s.replicas
+	} else {
+		inSecond += ledgerShards // each is a limit of its own, with its own beginning
 	}
 	return &judge{
 		began: time.Now(), rate: s.rate, ttl: s.ttl, faults: &chronicle{}, broken: make(chan struct{}),
@@ -72,6 +74,9 @@ func newJudge(s settings) *judge {
 		second: window{length: time.Second - lateness}, perSecond: inSecond,
 	}
 }
+
+// ledgerShards is into how many parts the fleet's limit is split.
+const ledgerShards = 16
 
 // perSecond is how many calls the pace of a limit lets into a second: the burst, and what is due
 // in that time if each may come late by 0.5% of the window.

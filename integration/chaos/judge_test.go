@@ -23,6 +23,7 @@ type trial struct {
 func newTrial(t *testing.T) *trial {
 	s := standard()
 	s.rate = queue.Rate{Calls: 10, Window: 10 * time.Second}
+	s.own, s.replicas = true, 1 // a fleet's ledger may use all ten at once after a pause
 	return &trial{newJudge(s), t}
 }
 

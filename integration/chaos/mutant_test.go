@@ -49,8 +49,8 @@ func mutants() []mutant {
 			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(ctx, userpilot.Call{Body: body, Guard: claim.Certain})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
 		}},
 		{"the ledger starts full in each process", "restarts", []edit{
-			{"queue/ledger.go", "\ttrouble  changeLog\n", "\ttrouble  changeLog\n\tbegun bool\n"},
-			{"queue/ledger.go", "\tif l.next.IsZero() {\n", "\tif !l.begun {\n\t\tl.begun = true\n\t\treturn credit\n\t}\n\tif l.next.IsZero() {\n"},
+			{"queue/ledger.go", "\tchanges changeLog\n", "\tchanges changeLog\n\tbegun [shards]bool\n"},
+			{"queue/shard.go", "\terr := json.Unmarshal(g.entry.Value(), &s.record)\n", "\tif !l.begun[g.shard] {\n\t\tl.begun[g.shard] = true\n\t\treturn\n\t}\n\terr := json.Unmarshal(g.entry.Value(), &s.record)\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
 			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequencePerSubject(0))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequencePerSubject(0)) })"},

@@ -1,0 +1,88 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// farReplica is a replica whose server is a round trip away.
+func (s *sim) farReplica(trip time.Duration, topology Topology, config MemberConfig) *replica {
+	return s.replicaOver(&line{far: func() time.Duration { return trip }}, topology, config)
+}
+
+// However far NATS is and however many partitions there are: they are claimed within seconds, by one
+// who is alone and by two, and kept.
+func TestFleetFarFromNATS(t *testing.T) {
+	for _, trip := range []time.Duration{40 * time.Millisecond, 300 * time.Millisecond} {
+		t.Run(trip.String(), func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				topology := Topology{Name: "many", Partitions: 256}
+				_, err := s.queueOf(nil, topology).Setup(t.Context(), false)
+				s.must(err)
+				a := s.farReplica(trip, topology, MemberConfig{})
+				t.Logf("one claims all after %v", s.await(15*time.Second, "all claimed", func() bool { return a.Held() == 257 }))
+				b := s.farReplica(trip, topology, MemberConfig{})
+				t.Logf("two share them after %v", s.await(30*time.Second, "shared", func() bool { return a.Held() == 129 && b.Held() == 128 || a.Held() == 128 && b.Held() == 129 }))
+				time.Sleep(5 * time.Minute)
+				if a.Held()+b.Held() != 257 || s.logged("level=WARN") {
+					t.Errorf("%d and %d claimed\n%s", a.Held(), b.Held(), s.warnings())
+				}
+				a.kill()
+				t.Logf("one takes over after %v", s.await(30*time.Second, "taken over", func() bool { return b.Held() == 257 }))
+			})
+		})
+	}
+}
+
+// The shortest membership is kept over the longest way.
+func TestMemberFarFromNATS(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		r := s.farReplica(300*time.Millisecond, Topology{}, MemberConfig{TTL: 2 * time.Second})
+		s.await(15*time.Second, "claimed", func() bool { return r.Held() == 17 })
+		for range 600 {
+			time.Sleep(time.Second)
+			if r.Held() != 17 {
+				t.Fatalf("%d claimed\n%s", r.Held(), s.warnings())
+			}
+		}
+	})
+}
+
+// Claims that are made at the same time share one reading of who is guarded, but none that began
+// before them.
+func TestGuardReadsForAll(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queueOf(&line{far: func() time.Duration { return 300 * time.Millisecond }}, Topology{})
+		begun, errs := time.Now(), make(chan error, 100)
+		for i := range cap(errs) {
+			time.AfterFunc(time.Duration(i)*time.Millisecond, func() { errs <- q.guard.catchUp(t.Context()) })
+		}
+		for range cap(errs) {
+			s.must(<-errs)
+		}
+		if d := time.Since(begun); d < 599*time.Millisecond || d > 700*time.Millisecond {
+			t.Errorf("took %v, want two round trips", d)
+		}
+	})
+}
+
+// A marker that was last in the bucket can come to its end while the guard reads up to it.
+func TestGuardWhileTheLastRecordGoes(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		var trip atomic.Int64
+		q, near := s.queue(&line{far: func() time.Duration { return time.Duration(trip.Load()) }}), s.queue(nil)
+		trip.Store(int64(3 * time.Second))
+		m := marker(near.topology.newerSubject("ann"))
+		m.Header.Set("Nats-TTL", "2s")
+		_, err := near.js.PublishMsg(t.Context(), m)
+		s.must(err)
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		s.must(q.guard.catchUp(ctx))
+	})
+}

@@ -1,0 +1,417 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// reserveAhead is how much of the rate is reserved at once, beyond what the distance to NATS
+	// demands: what a replica loses when it dies.
+	reserveAhead = 350 * time.Millisecond
+	// lowWater is how long before a slot it is reserved at the latest, beside the round trips.
+	lowWater = 50 * time.Millisecond
+	// takeAhead is how much earlier than its owner another replica reserves a slot that it may take away.
+	takeAhead = 2 * time.Second
+	// abandoned is how long before a slot its owner would have reserved it, if it had a use for it.
+	abandoned = 20 * time.Millisecond
+	// retryPause follows an error.
+	retryPause = 100 * time.Millisecond
+	// lookAgain is how long a distant slot is waited for before all is looked at again: a
+	// replica with a slower rate may have left meanwhile.
+	lookAgain = time.Second
+	// lookPause is the time to the next look at the other replicas' shards where a look has found
+	// something. Where it has found nothing the pause doubles, up to a time that
+	// grows with the fleet: all of a busy fleet look.
+	lookPause     = 100 * time.Millisecond
+	maxLookPause  = 2 * time.Second
+	lookPauseEach = 500 * time.Millisecond // for each replica
+	// takesAtOnce bounds how many shards are taken away in one round.
+	takesAtOnce = shards / 2
+	// atOnce bounds how many slots are reserved in one round.
+	atOnce = 1000
+	// farAway is a round trip up to which the limit can be used.
+	farAway = 1500 * time.Millisecond
+)
+
+// looking is when to look at the other replicas' shards.
+type looking struct {
+	at     time.Time
+	pause  time.Duration
+	rotate time.Time // when a shard may be taken from who has but one more
+	ahead  bool      // whether it has been said that the ledger was ahead
+}
+
+// plan decides what to ask for. Without a round, wake is when to plan again.
+func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
+	m, exact := l.q.clock.exact()
+	r = l.newRound(m)
+	r.read = !l.q.clock.fresh()
+	if l.kv == nil || !exact {
+		return r, wake
+	}
+	p := &plan{Ledger: l, round: r, now: time.Now(), want: min(waiting-len(l.slots), atOnce)}
+	p.survey()
+	if wake = p.continued(); len(l.slots)+len(r.bookings) == 0 {
+		l.tell(wake)
+	}
+	if p.want > 0 {
+		p.takeAway()
+	}
+	wake = earliest(wake, p.lookAround())
+	if !r.read && len(r.looks)+len(r.bookings) == 0 {
+		return nil, wake
+	}
+	return r, wake
+}
+
+// tell says so if the next slot is farther away than the pace alone explains.
+func (l *Ledger) tell(next time.Time) {
+	if wait := time.Until(next); wait > l.pace.interval+maxAhead && l.Trouble() == "" {
+		l.say(&l.trouble, fmt.Errorf("the fleet's limit leaves no call before %s: its record in NATS was damaged, or the server's clock has been set", next.UTC().Format("15:04:05 UTC")))
+	}
+}
+
+// plan is a round in the making.
+type plan struct {
+	*Ledger
+	round  *round
+	now    time.Time
+	want   int
+	state  [shards]state
+	starts [shards]time.Time
+	owned  int            // shards of this replica
+	owners map[string]int // shards that others are using
+}
+
+type state int
+
+const (
+	unused  state = iota // this part of the limit is 0
+	unknown              // must be read
+	away                 // another replica's, as last seen, which may be long ago
+	taken                // another replica's, and in use
+	free                 // nobody uses it
+	own
+)
+
+// low is how long before its slot a reservation must begin: it may have to wait for another one, and the
+// answer may be late.
+func (l *Ledger) low() time.Duration { return min(l.trip*5/2, 4*time.Second) + lowWater }
+
+// soonest is when a slot can be used that is asked for now.
+func (p *plan) soonest() time.Time {
+	// Most answers come in time, and leave half of the lateness to the caller.
+	return p.now.Add(max(0, p.typical*3/2-p.pace.late/2))
+}
+
+// survey finds out where slots can be had.
+func (p *plan) survey() {
+	p.owners = map[string]int{}
+	for i := range p.shards {
+		s := &p.shards[i]
+		p.starts[i] = p.start(i, p.round.clock)
+		switch fresh := p.now.Sub(s.seen) < 2*p.trip+lowWater; {
+		case p.pace.every[i] == 0:
+			p.state[i] = unused
+		case s.seen.IsZero():
+			p.state[i] = unknown
+		case s.owned():
+			p.state[i] = own
+			p.owned++
+		case !fresh:
+			p.state[i] = away
+		case s.broken:
+			p.round.heal(i, *s)
+			p.state[i] = unused
+		case s.record.Owner == p.id, p.round.clock.local(s.record.Next).Sub(p.now) < abandoned:
+			p.state[i] = free
+		default:
+			p.state[i] = taken
+			p.owners[s.record.Owner]++
+		}
+	}
+}
+
+// continued reserves the next slots of this replica's shards and of those that nobody uses, in their order,
+// if one of them must be reserved now. Else it returns when.
+func (p *plan) continued() (wake time.Time) {
+	wake = p.now.Add(lookAgain)
+	smooth := p.smooth
+	if smooth.IsZero() { // no credit from before its time
+		smooth = p.now.Add(p.pace.credit())
+	}
+	offset := rand.IntN(shards)                // others choose too
+	found := slices.Contains(p.state[:], free) // what is free must be taken while one knows it
+	for first := !found; p.want > 0; first = false {
+		i, at := p.earliest(offset, smooth)
+		switch {
+		case i < 0:
+			return wake
+		case first && at.After(p.now.Add(p.low())), at.After(p.now.Add(p.low() + reserveAhead)):
+			return at.Add(-p.low())
+		}
+		if p.state[i] == free {
+			p.hope()
+		}
+		p.reserve(i, at)
+		smooth = latest(smooth, at).Add(p.pace.smooth())
+		p.smooth = smooth
+	}
+	return wake
+}
+
+// earliest is the shard with the next slot.
+func (p *plan) earliest(offset int, smooth time.Time) (best int, at time.Time) {
+	best = -1
+	soonest := latest(p.soonest(), smooth.Add(-p.pace.credit()))
+	for k := range shards {
+		i := (k + offset) % shards
+		if p.state[i] < free {
+			continue
+		}
+		start := latest(p.starts[i], soonest)
+		if best < 0 || start.Before(at) || p.state[i] == own && p.state[best] == free && !start.After(at) {
+			best, at = i, start
+		}
+	}
+	return best, at
+}
+
+// reserve takes the slot of a shard that begins at a time here.
+func (p *plan) reserve(i int, at time.Time) {
+	s := p.shards[i] // a copy: the answer may be no
+	if p.state[i] != own {
+		s.record.Since = time.Time{}
+	} else if b := p.round.booking(i); b != nil {
+		s.record = b.record
+	}
+	s.next = at.Add(p.pace.every[i])
+	b := p.round.book(i, &s)
+	b.slots = append(b.slots, reserved{Slot: slotUntil(at.Add(p.pace.late)), begin: at, shard: i})
+	p.starts[i], p.state[i] = s.next, own
+	p.want--
+}
+
+// takeAway takes shards from replicas that use more of them than this one, until all have a like number. One more
+// is more than its share only for a while, so that in the long run all have the same.
+func (p *plan) takeAway() {
+	for range takesAtOnce {
+		best := p.richest()
+		if best < 0 || p.want <= 0 {
+			return
+		}
+		p.owners[p.shards[best].record.Owner]--
+		p.owned++
+		p.hope()
+		p.reserve(best, latest(p.starts[best], p.soonest()))
+	}
+}
+
+// richest is a shard that may be taken away, of the replica with the most, or -1.
+func (p *plan) richest() int {
+	best, most := -1, 0
+	offset := rand.IntN(shards)
+	for k := range shards {
+		i := (k + offset) % shards
+		n := p.owners[p.shards[i].record.Owner]
+		if p.state[i] == taken && n > most && p.mayTake(i, n-p.owned) && !p.starts[i].After(p.now.Add(p.low()+takeAhead)) {
+			best, most = i, n
+		}
+	}
+	if best >= 0 && most == p.owned+1 {
+		p.look.rotate = p.now.Add(p.tenure(best))
+	}
+	return best
+}
+
+// mayTake reports whether a shard may be taken from a replica that has more by a number.
+func (p *plan) mayTake(i, more int) bool {
+	held := p.round.clock.server(p.now).Sub(p.shards[i].record.Since)
+	return more > 1 || more == 1 && held > p.tenure(i) && p.now.After(p.look.rotate)
+}
+
+// tenure is how long a shard is left to a replica that has one more: long compared to what the change costs.
+func (p *plan) tenure(i int) time.Duration {
+	tenure := max(100*p.gap(i, p.round.clock), 10*time.Second)
+	if p.owned == 0 {
+		return tenure / 5
+	}
+	return tenure
+}
+
+// lookAround reads what must be known to get more slots. It returns when to look again.
+func (p *plan) lookAround() (wake time.Time) {
+	wake = p.now.Add(lookAgain)
+	if p.want <= 0 {
+		return wake
+	}
+	due := !p.now.Before(p.look.at)
+	for i, state := range p.state {
+		if state == unknown || due && state == away || due && state == taken || due && state == free {
+			p.round.looks = append(p.round.looks, &glimpse{shard: i})
+		}
+	}
+	if due && len(p.round.looks) > 0 {
+		most := max(maxLookPause, lookPauseEach*time.Duration(len(p.q.Replicas())))
+		p.look.pause = min(max(2*p.look.pause, lookPause), most)
+		p.look.at = p.now.Add(p.look.pause)
+	}
+	if p.look.at.After(p.now) {
+		wake = earliest(wake, p.look.at)
+	}
+	return wake
+}
+
+// hope lets the next look be soon.
+func (p *plan) hope() {
+	p.look.pause, p.look.at = 0, earliest(p.look.at, p.now.Add(lookPause))
+}
+
+// round is requests that are under way at the same time. While it runs it is its goroutine's.
+type round struct {
+	q     *Queue
+	owner string
+	rate  string
+	pace  pace
+	clock mapping
+	begun time.Time
+	read  bool // whether to read the clock
+
+	kv       jetstream.KeyValue // nil is to be opened
+	looks    []*glimpse
+	bookings []*booking
+
+	notOpen, notRead error         // of the bucket and the clock
+	trip             time.Duration // of the slowest request that was answered
+}
+
+// glimpse reads one shard.
+type glimpse struct {
+	shard int
+	entry jetstream.KeyValueEntry
+	err   error
+}
+
+// booking moves one shard on.
+type booking struct {
+	shard    int
+	record   shardRecord
+	revision uint64
+	next     time.Time
+	slots    []reserved
+	err      error
+}
+
+func (l *Ledger) newRound(m mapping) *round {
+	return &round{q: l.q, owner: l.id, rate: l.rate.String(), pace: l.pace, clock: m, begun: time.Now(), kv: l.kv}
+}
+
+func (r *round) booking(i int) *booking {
+	if k := slices.IndexFunc(r.bookings, func(b *booking) bool { return b.shard == i }); k >= 0 {
+		return r.bookings[k]
+	}
+	return nil
+}
+
+// book plans to write that a shard is this ledger's, and free again at s.next.
+func (r *round) book(i int, s *shard) *booking {
+	b := r.booking(i)
+	if b == nil {
+		b = &booking{shard: i, revision: s.revision}
+		r.bookings = append(r.bookings, b)
+	}
+	b.next = s.next
+	b.record = shardRecord{
+		Next: r.clock.server(s.next).UTC(), Owner: r.owner, Since: s.record.Since,
+		Uncertainty: r.clock.late, Rate: r.rate,
+	}
+	if b.record.Since.IsZero() {
+		b.record.Since = r.clock.server(r.begun).UTC()
+	}
+	return b
+}
+
+// run sends all requests at once, and blocks until all are answered. Each has a time-out of its own.
+func (r *round) run(ctx context.Context, timeout time.Duration) {
+	ctx, cancel := r.q.whileConnected(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	ask := func(timeout time.Duration, request func(context.Context) error) {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			begun := time.Now()
+			err := request(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			if took := time.Since(begun); err == nil {
+				r.trip = max(r.trip, took)
+			}
+		})
+	}
+	if r.kv == nil {
+		ask(callTimeout, func(ctx context.Context) error { r.kv, r.notOpen = r.q.bucket(ctx); return r.notOpen })
+	}
+	if r.read || len(r.looks) > 0 { // what others have written is judged by a clock that has not been set since
+		ask(callTimeout, func(ctx context.Context) error { r.notRead = r.q.clock.ask(ctx); return r.notRead })
+	}
+	for _, g := range r.looks {
+		ask(timeout, func(ctx context.Context) error { g.entry, g.err = r.kv.Get(ctx, shardKey(g.shard)); return g.err })
+	}
+	for _, b := range r.bookings {
+		ask(timeout, func(ctx context.Context) error { return r.write(ctx, b) })
+	}
+	wg.Wait()
+}
+
+func (r *round) write(ctx context.Context, b *booking) error {
+	value, err := json.Marshal(b.record)
+	if err == nil {
+		b.revision, err = compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)
+	}
+	b.err = err
+	return err
+}
+
+// err is why a round has failed, if it has.
+func (r *round) err() error {
+	if err := cmp.Or(r.notOpen, r.notRead); err != nil {
+		return err
+	}
+	for _, g := range r.looks {
+		if g.err != nil && !errors.Is(g.err, jetstream.ErrKeyNotFound) {
+			return fmt.Errorf("read the ledger: %w", g.err)
+		}
+	}
+	for _, b := range r.bookings {
+		if b.err != nil && !isWrongRevision(b.err) {
+			return fmt.Errorf("reserve in the ledger: %w", b.err)
+		}
+	}
+	return nil
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,111 @@
+package queue
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ledgerKey prefixes the keys of the ledger's shards.
+const ledgerKey = "ledger."
+
+func shardKey(i int) string { return ledgerKey + strconv.Itoa(i) }
+
+// shardRecord is the stored form. Replicas of other versions read it, so no field may change its meaning.
+type shardRecord struct {
+	Next  time.Time `json:"next"`  // when the next slot is free for the owner, as it knows the server's clock
+	Owner string    `json:"owner"` // a ledger, in one process
+	Since time.Time `json:"since"` // when it became that
+	// Uncertainty is how much later than the instants of their slots the owner's calls can have been.
+	Uncertainty time.Duration `json:"uncertainty"`
+	Rate        string        `json:"rate"` // the owner's, for operators
+}
+
+// shard is what is known of a part of the limit. The zero value is one of which nothing is known.
+type shard struct {
+	record   shardRecord // zero if there is none yet
+	revision uint64
+	seen     time.Time // when its reading or writing began; zero if it must be read
+	next     time.Time // when the next slot is free, here; only if this ledger wrote the record and nobody has since
+	broken   bool      // whether the record cannot be true
+}
+
+func (s *shard) owned() bool { return !s.next.IsZero() }
+
+// A replica keeps to these, and others rely on them.
+const (
+	// maxAhead bounds how far ahead a slot may be reserved.
+	maxAhead = 10 * time.Second
+	// maxUncertainty is more than a reading of the clock can leave.
+	maxUncertainty = 2 * callTimeout
+)
+
+// saw takes in a shard that was read.
+func (l *Ledger) saw(g *glimpse, r *round) {
+	s := &l.shards[g.shard]
+	*s = shard{}
+	switch {
+	case errors.Is(g.err, jetstream.ErrKeyNotFound):
+		s.seen = r.begun
+		return
+	case g.err != nil:
+		return
+	}
+	s.revision, s.seen = g.entry.Revision(), r.begun
+	err := json.Unmarshal(g.entry.Value(), &s.record)
+	x := s.record
+	if err != nil || x.Next.IsZero() || x.Owner == "" || x.Uncertainty < 0 || x.Uncertainty > maxUncertainty {
+		s.broken = true
+		l.q.log.Error("a key of the ledger is damaged, its part of the limit starts anew after one window",
+			slog.String("key", shardKey(g.shard)), slog.String("bucket", l.q.topology.Bucket()))
+		return
+	}
+	if rate, err := ParseRate(x.Rate); err == nil && x.Owner != l.id {
+		l.heard = l.heard.and(rate.pace(0))
+	}
+	if m, _ := l.q.clock.exact(); x.Next.After(m.server(time.Now()).Add(l.pace.span() + 2*maxAhead)) {
+		// Nobody reserves this far ahead: the server's clock was wrong when this was written.
+		s.broken = true
+		if l.look.ahead {
+			return
+		}
+		l.look.ahead = true
+		l.q.log.Warn("the ledger was ahead of the server's clock, it waits for one window and starts anew")
+	}
+}
+
+// span is the longest time from one slot of a shard to the next.
+func (p pace) span() time.Duration {
+	return Rate{Calls: 1, Window: p.window}.span()
+}
+
+// start is when the next slot of a shard is free for this replica, here.
+func (l *Ledger) start(i int, m mapping) time.Time {
+	s := &l.shards[i]
+	switch {
+	case s.owned():
+		return s.next
+	case s.record.Next.IsZero():
+		return time.Time{} // a new pipeline: nothing has been called
+	}
+	return m.local(s.record.Next).Add(l.gap(i, m))
+}
+
+// gap is how long a shard must rest when this replica takes it over: the last calls may have been later
+// than their slots, and this one's may be earlier than theirs.
+func (l *Ledger) gap(i int, m mapping) time.Duration {
+	step := l.q.clock.aheadSince(time.Now().Add(-l.pace.span() - 2*clockAge))
+	return max(0, l.shards[i].record.Uncertainty+m.early-l.pace.foreign) + step
+}
+
+// heal replaces a record that cannot be true. What was called in the last window is unknown, and what has been
+// reserved too: let both pass.
+func (r *round) heal(i int, s shard) {
+	s.next = time.Now().Add(r.clock.late + r.pace.span() + maxAhead)
+	s.record.Since = time.Time{}
+	r.book(i, &s)
+}

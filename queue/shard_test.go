@@ -1,0 +1,157 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// Whoever owns a shard when, however wrong its clock is within what it knows of that, and however late
+// its calls are within what is allowed: no window holds more than the limit.
+func TestShardsHoldInEveryWindow(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		r := Rate{rapid.IntRange(1, 40).Draw(t, "calls"), time.Duration(rapid.IntRange(100, 3000).Draw(t, "ms")) * time.Millisecond}
+		p := r.pace(0)
+		begun := time.Now()
+		owners := make([]*Ledger, rapid.IntRange(1, 4).Draw(t, "owners"))
+		for k := range owners {
+			trip := time.Duration(rapid.Int64Range(0, int64(2*r.Window)).Draw(t, "trip"))
+			early := rapid.SampledFrom([]time.Duration{0, p.foreign / 2}).Draw(t, "early")
+			off := time.Duration(rapid.Int64Range(-int64(early), int64(trip)).Draw(t, "off"))
+			owners[k] = &Ledger{id: string(rune('a' + k)), q: &Queue{}, rate: r, own: p, pace: p}
+			owners[k].q.clock.mapping = mapping{here: begun.Add(off), there: made, late: trip, early: early}
+		}
+		seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		change := rapid.Float64Range(0, 1).Draw(t, "how often the owner changes")
+		idle := rapid.Float64Range(0, 0.3).Draw(t, "how often it rests")
+		var calls []time.Duration
+		for i := range shards {
+			calls = append(calls, callShard(i, owners, begun, seed, change, idle)...)
+		}
+		if most := mostInWindow(calls, r.Window); most > r.Calls {
+			t.Fatalf("%d calls in a window of %s", most, r)
+		}
+	})
+}
+
+// callShard is when calls begin on one shard, whose owner changes.
+func callShard(i int, owners []*Ledger, begun time.Time, seed *rand.Rand, change, idle float64) (calls []time.Duration) {
+	now, l := begun, owners[0]
+	p := l.pace
+	if p.every[i] == 0 {
+		return nil
+	}
+	var record shardRecord
+	for range 5*int(p.window/p.every[i]) + 10 {
+		if seed.Float64() < change {
+			l.shards[i] = shard{}
+			l = owners[seed.IntN(len(owners))]
+		}
+		if s := &l.shards[i]; !s.owned() {
+			*s = shard{record: record, seen: now}
+		}
+		m := l.q.clock.mapping
+		at := latest(now, l.start(i, m))
+		if seed.Float64() < idle {
+			at = at.Add(time.Duration(seed.Int64N(int64(p.window))))
+		}
+		drafted := &plan{Ledger: l, round: l.newRound(m), now: now}
+		drafted.reserve(i, at)
+		b := drafted.round.bookings[0]
+		l.shards[i], record = shard{record: b.record, next: b.next, seen: now}, b.record
+		late := []time.Duration{0, p.late / 2, p.late}[seed.IntN(3)]
+		calls = append(calls, at.Add(late).Sub(begun))
+		now = latest(now, at)
+	}
+	return calls
+}
+
+// A burst or a window of any size is no overflow.
+func TestPaceOfAnything(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.OneOf(rapid.Int64Range(1, 1000), rapid.Int64Min(1))
+		r := Rate{int(size.Draw(t, "calls")), time.Duration(size.Draw(t, "window"))}
+		burst := int(rapid.OneOf(rapid.Int64Range(-10, 1000), rapid.Int64()).Draw(t, "burst"))
+		p := r.pace(burst)
+		if p.interval <= 0 || p.smooth() < 0 || p.credit() < 0 || p.credit() > p.window || p.span() < p.window/2 || p.late < 0 || slices.Min(p.every[:]) < 0 {
+			t.Fatalf("%+v", p)
+		}
+		if burst > 0 && r.Interval(burst) <= 0 {
+			t.Fatalf("a call each %v", r.Interval(burst))
+		}
+	})
+	day := Rate{1_000_000, 24 * time.Hour}
+	if p := day.pace(1_000_000); p.credit() < 11*time.Hour {
+		t.Errorf("the credit is %v", p.credit())
+	}
+}
+
+// The parts are the whole.
+func TestPaceInShards(t *testing.T) {
+	t.Parallel()
+	for _, r := range []Rate{{1, time.Hour}, {5, time.Second}, {16, time.Second}, {20, time.Second}, {600, time.Minute}, {6001, time.Minute}} {
+		p := r.pace(0)
+		if used := float64(r.Window) / float64(p.interval) / float64(r.Calls); used < 0.99 || used > 1 {
+			t.Errorf("%s: %.4f of the limit", r, used)
+		}
+	}
+}
+
+// The server's clock is set while replicas work, and they notice it at different times. Calls keep their
+// distances all the same.
+func TestLedgerWhenTheServersClockIsSet(t *testing.T) {
+	for name, c := range map[string]struct {
+		step  time.Duration
+		least float64
+	}{
+		"a little ahead": {400 * time.Millisecond, 0.97},
+		"a little back":  {-400 * time.Millisecond, 0.97},
+		"an hour ahead":  {time.Hour, 0.95},
+		"an hour back":   {-time.Hour, 0.6}, // what has been reserved is not believed any more: that costs a window
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				r := Rate{600, time.Minute}
+				x := newSpending()
+				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+				defer cancel()
+				var set atomic.Int64
+				time.AfterFunc(time.Minute, func() { set.Store(int64(c.step)) })
+				for range 3 {
+					near := apart(time.Millisecond, 0.5, 0.5)
+					near.step = &set
+					x.wg.Go(func() { x.spend(ctx, s.queueAt(near).NewLedger(r, 0), 64) })
+				}
+				x.wg.Wait()
+				x.check(t, r, c.least)
+			})
+		})
+	}
+}
+
+// A machine that has slept reads the clock before it reserves anything.
+func TestLedgerAfterSleep(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		l := q.NewLedger(Rate{600, time.Minute}, 0)
+		takes(l, time.Second)
+		q.clock.mu.Lock()
+		q.clock.last.wall = q.clock.last.wall.Add(-time.Minute)
+		q.clock.mu.Unlock()
+		if r, _ := l.plan(64); r == nil || !r.read || len(r.bookings) > 0 {
+			t.Errorf("planned %+v", r)
+		}
+		if n := takes(l, 10*time.Second); n < 90 {
+			t.Errorf("%d calls in 10s after that", n)
+		}
+	})
+}

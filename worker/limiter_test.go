@@ -1,0 +1,42 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// A token that is not waited for is not lost.
+func TestBucketKeepsItsTokens(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(queue.Rate{Calls: 10, Window: time.Second}, 1)
+		if d := b.Interval(); (d - 100500*time.Microsecond).Abs() > time.Millisecond {
+			t.Errorf("a token each %v", d)
+		}
+		why := errors.New("enough")
+		for range 50 {
+			ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Millisecond, why)
+			if _, err := b.Take(ctx, 1); err == nil {
+				t.Fatal("a token too early")
+			} else if !errors.Is(err, why) {
+				t.Fatal(err)
+			}
+			cancel()
+			if _, err := b.Take(ctx, 1); !errors.Is(err, why) {
+				t.Fatal(err)
+			}
+		}
+		begun := time.Now()
+		if slot, err := b.Take(t.Context(), 1); err != nil || slot.Void() {
+			t.Fatal(err)
+		}
+		if d := time.Since(begun); d > time.Millisecond {
+			t.Errorf("the token that was due came after %v", d)
+		}
+	})
+}
