@@ -35,7 +35,6 @@ func TestSimulation(t *testing.T) {
 	}
 	for i := range uint64(*simRuns) {
 		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
-			reconnects()
 			t.Logf("again: go test ./worker -run TestSimulation -sim.runs 1 -sim.seed %d -sim.hours %v", seed+i, *simHours)
 			storm(t, rand.New(rand.NewPCG(seed+i, 1)), time.Duration(*simHours*float64(time.Hour)))
 		})
@@ -56,7 +55,7 @@ type chaos struct {
 const limit = 1200 // calls a minute
 
 func storm(t *testing.T, random *rand.Rand, d time.Duration) {
-	simulate(t, userpilottest.Options{Latency: 60 * time.Millisecond}, func(t *testing.T, s *sim) {
+	simulateOutage(t, userpilottest.Options{Latency: 60 * time.Millisecond}, func(t *testing.T, s *sim) {
 		s.limit = limit
 		c := &chaos{sim: s, random: random, end: time.Now().Add(d), users: 5 + random.IntN(200)}
 		c.api.SetFaults(poison)
