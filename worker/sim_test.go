@@ -124,6 +124,7 @@ func (s *sim) end() {
 	}
 	s.stopServer()
 	s.way.end()
+	time.Sleep(time.Minute) // what is under way arrives
 }
 
 func must(t *testing.T, err error) {
