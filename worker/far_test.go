@@ -129,3 +129,74 @@ func (s *sim) publishSteadily(pause, d time.Duration) {
 		time.Sleep(pause)
 	}
 }
+
+// A call of several events is written down before it is made, and that takes a round trip. A user who
+// has a new event each time the slot has passed meanwhile must be served all the same.
+func TestFarJournal(t *testing.T) {
+	t.Parallel()
+	remote{1, 4 * time.Millisecond, 0, secondly, false}.run(t)
+}
+
+// Promise: a stop takes less than a second, plus the calls in flight. It waits for none of the bodies
+// that are being read again.
+func TestStopWhileReadingAgain(t *testing.T) {
+	t.Parallel()
+	const call = 1500 * time.Millisecond
+	for _, trip := range []time.Duration{20 * time.Millisecond, 300 * time.Millisecond} {
+		for _, after := range []time.Duration{0, trip, 3 * trip, 10 * trip} {
+			t.Run(fmt.Sprintf("%v/%v", trip, after), func(t *testing.T) {
+				t.Parallel()
+				simulate(t, userpilottest.Options{Latency: call}, func(t *testing.T, s *sim) {
+					for range 2000 { // of which a lane keeps some 700 in memory
+						s.publish("u", `,"filler":"0123456789012345678901234567890123456789"`)
+					}
+					s.away = &distance{trip: trip}
+					r := s.start(func(c *worker.Config) { c.Memory = 16 << 20 })
+					for begun := time.Now(); r.Snapshot().Delivered < 700; time.Sleep(10 * time.Millisecond) {
+						if time.Since(begun) > time.Minute {
+							t.Fatal("nothing is delivered")
+						}
+					}
+					time.Sleep(after)
+					begun := time.Now()
+					r.stop()
+					if d := time.Since(begun); d > time.Second+call {
+						t.Errorf("it took %v to stop", d)
+					}
+					s.away = nil
+					s.start(nil)
+					s.drain(5 * time.Minute)
+					s.ledger.check(s)
+				})
+			})
+		}
+	}
+}
+
+// A thousand replays of one user take no round trip each before the first of them is called for, and
+// the user's new events do not wait behind them for long.
+func TestManyReplaysOfAUser(t *testing.T) {
+	t.Parallel()
+	tell(t, func(t *testing.T, s *story) {
+		const letters = 1000
+		for i := range letters {
+			s.play(step{Kind: "bad", User: "ann", Body: fmt.Sprintf(`,"metadata":{"p%d":%d,"bad":1}`, i%400, i)})
+		}
+		s.drain(time.Hour)
+		s.part(0).stop()
+		for _, r := range s.fleet {
+			r.stop()
+		}
+		s.set(func() { s.broken = false })
+		for _, l := range s.letters() {
+			s.replay(l, 1)
+		}
+		s.play(step{Kind: "event", User: "ann", Body: `,"metadata":{"live":1}`})
+		s.away = &distance{trip: 6 * time.Millisecond}
+		s.start(at600)
+		s.drain(time.Minute)
+		if p, _ := s.api.Profile("ann"); string(p.Properties["live"]) != "1" || string(p.Properties["p399"]) != "799" {
+			t.Errorf("the profile is %q", p.Properties)
+		}
+	})
+}
