@@ -204,7 +204,7 @@ func (l *line) InProcessConn() (net.Conn, error) {
 		return nil, err
 	}
 	if l.away != nil {
-		conn = newFar(conn, l.away)
+		conn = newFarNATS(conn, l.away)
 	}
 	l.conns = append(l.conns, conn)
 	return leaky{conn, l}, nil
