@@ -255,14 +255,26 @@ func stocked(w *Worker, p *partition, user string, events int) *lane {
 	return l
 }
 
-// collector holds claims and lets nothing go on.
-type collector chan *queue.Claim
+// handed is an event with the claim that it came by.
+type handed struct {
+	claim    *queue.Claim
+	delivery queue.Delivery
+}
 
-func (c collector) Deliver(claim *queue.Claim, _ queue.Delivery) { c <- claim }
+// collector holds claims and lets nothing go on.
+type collector chan handed
+
+func (c collector) Deliver(claim *queue.Claim, d queue.Delivery) { c <- handed{claim, d} }
 func (c collector) Revoke(*queue.Claim)                          {}
 
 // withClaims runs f in a bubble with the claims of two partitions.
 func withClaims(t *testing.T, f func(t *testing.T, a, b *queue.Claim)) {
+	t.Helper()
+	withEvents(t, func(t *testing.T, a, b handed) { f(t, a.claim, b.claim) })
+}
+
+// withEvents runs f in a bubble with an event of each of two partitions.
+func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
 	t.Helper()
 	t.Parallel()
 	dir, today := t.TempDir(), time.Now()
