@@ -101,7 +101,7 @@ func TestHandOverWaitsForCalls(t *testing.T) {
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
 		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
 			if q.Number <= 60 {
-				return userpilottest.Fault{Delay: 3 * time.Second}
+				return userpilottest.Fault{Delay: 9 * time.Second}
 			}
 			return userpilottest.Fault{}
 		})
@@ -116,6 +116,7 @@ func TestHandOverWaitsForCalls(t *testing.T) {
 		}
 		s.start(nil) // it gets its share
 		s.drain(time.Minute)
+		time.Sleep(10 * time.Second) // whatever is in flight arrives
 		s.ledger.check(s)
 	})
 }
@@ -206,22 +207,22 @@ func TestLapseIsNoFailure(t *testing.T) {
 // is let in all the same: nothing else would ever make room.
 func TestBarredUsersFillTheMemory(t *testing.T) {
 	t.Parallel()
-	simulate(t, userpilottest.Options{Latency: 2 * time.Second}, func(t *testing.T, s *sim) {
-		const users = 100
+	simulate(t, userpilottest.Options{Latency: 5 * time.Second}, func(t *testing.T, s *sim) {
+		const users = 200
 		filler := fmt.Sprintf(`,"filler":%q`, strings.Repeat("x", 8000))
-		for range 3 {
+		round := func() {
 			for i := range users {
 				s.publishRaw("userpilot.identify", s.ledger.next(fmt.Sprintf("u%d", i), filler))
 			}
 		}
 		dead := s.start(func(c *worker.Config) { c.Concurrency = users })
-		time.Sleep(3 * time.Second) // the first calls may have held one event, the next hold the others
-		for range 2 {
-			for i := range users {
-				s.publishRaw("userpilot.identify", s.ledger.next(fmt.Sprintf("u%d", i), filler))
-			}
-		}
-		time.Sleep(3 * time.Second)
+		time.Sleep(time.Second)
+		round()
+		time.Sleep(time.Second) // the first calls hold one event each
+		round()
+		round()
+		round()
+		time.Sleep(6 * time.Second) // the next ones hold three, and are in flight
 		dead.kill()
 		r := s.start(func(c *worker.Config) { c.Memory = 1 << 20; c.Concurrency = users })
 		s.drain(5 * time.Minute)
