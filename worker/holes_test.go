@@ -129,9 +129,9 @@ func TestHandOverWaitsForSettlements(t *testing.T) {
 		s.away = &distance{trip: 200 * time.Millisecond}
 		old := s.start(nil)
 		time.Sleep(5 * time.Second)
-		for range 10 {
+		for range 4 {
 			next := s.start(nil)
-			for range 100 { // while the newcomer gets its share, and while it gets the rest
+			for range 40 { // while the newcomer gets its share, and while it gets the rest
 				for i := range 20 {
 					s.publish(fmt.Sprintf("u%d", i), "")
 				}
