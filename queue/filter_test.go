@@ -228,7 +228,7 @@ func (s *sim) spy() *spy {
 		x.gets = append(x.gets, r)
 	})
 	s.must(err)
-	s.must(q.nc.Flush())
+	s.flush(q)
 	return x
 }
 

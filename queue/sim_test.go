@@ -26,8 +26,9 @@ import (
 
 // sim is a real JetStream server on fake time, which can go away and come back.
 type sim struct {
-	t   *testing.T
-	dir string
+	t          *testing.T
+	dir        string
+	reconnects bool // connections that are lost are made anew
 
 	oldest uint64 // event of the stream, for journals that are opened
 
@@ -36,22 +37,24 @@ type sim struct {
 	logs   bytes.Buffer
 }
 
-// simulate runs f in a bubble of fake time, with a server that has the default streams.
-// Connections must not be interrupted.
+// simulate runs f in a bubble of fake time, with a server that has the default streams. A connection
+// that is lost stays lost, see [simulateOutage].
 func simulate(t *testing.T, f func(*testing.T, *sim)) {
 	t.Helper()
 	t.Parallel()
-	bubble(t, f)
+	bubble(t, false, f)
 }
 
-// simulateOutage is simulate for tests in which clients reconnect. For that nats.go takes a timer
-// from a pool of the whole process, and one of another bubble's is fatal. So these tests run one
-// after another, each with an empty pool.
+// simulateOutage is simulate for tests in which clients reconnect. nats.go ends a reconnection with a
+// Flush, which takes its timer from a pool of the whole process and puts it back there, and one of
+// another bubble's is fatal. So these tests run one after another, each with an empty pool, and no
+// test in a bubble may call what uses that pool: Flush, RTT, NextMsg, Request. Those that take a
+// context do not.
 func simulateOutage(t *testing.T, f func(*testing.T, *sim)) {
 	t.Helper()
 	emptyPools()
 	defer emptyPools()
-	bubble(t, f)
+	bubble(t, true, f)
 }
 
 // emptyPools lets go of all that a sync.Pool holds: it survives one collection.
@@ -60,14 +63,14 @@ func emptyPools() {
 	runtime.GC()
 }
 
-func bubble(t *testing.T, f func(*testing.T, *sim)) {
+func bubble(t *testing.T, reconnects bool, f func(*testing.T, *sim)) {
 	t.Helper()
 	dir, today := t.TempDir(), time.Now()
 	synctest.Test(t, func(t *testing.T) {
 		// A bubble begins in the year 2000, but the server measures the age of messages with
 		// the process's clock: to it they would all be too old to keep.
 		time.Sleep(time.Until(today))
-		s := &sim{t: t, dir: dir}
+		s := &sim{t: t, dir: dir, reconnects: reconnects}
 		t.Cleanup(func() { // the last: connections are closed before
 			s.stop()
 			time.Sleep(time.Minute) // what is slow comes to its end
@@ -199,9 +202,11 @@ func (s *sim) queueOf(l *line, topology Topology) *Queue {
 		l = &line{}
 	}
 	l.sim = s
-	nc, err := nats.Connect("", nats.InProcessServer(l), nats.MaxReconnects(-1),
-		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	options := []nats.Option{nats.InProcessServer(l), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), nats.NoReconnect()}
+	if s.reconnects {
+		options = append(options[:2], nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0))
+	}
+	nc, err := nats.Connect("", options...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -220,6 +225,14 @@ func (s *sim) bucket(q *Queue) jetstream.KeyValue {
 		s.t.Fatal(err)
 	}
 	return kv
+}
+
+// flush blocks until the server has all that q has published.
+func (s *sim) flush(q *Queue) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	s.must(q.nc.FlushWithContext(ctx))
 }
 
 // info is a stream's state now.

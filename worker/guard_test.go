@@ -267,7 +267,6 @@ func TestNewerWins(t *testing.T) {
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := rapid.SliceOfN(aStep, 25, 60).Draw(rt, "steps")
-		reconnects()
 		var wrong []string
 		var events []told
 		simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {

@@ -23,7 +23,10 @@ func (caller) Attempt(context.Context, userpilot.Call) (int, error) { return 202
 
 // idle is a worker that does not run.
 func idle(t interface{ Fatal(...any) }, c Config) *Worker {
-	c.Queue, c.Client = &queue.Queue{}, caller{}
+	if c.Queue == nil {
+		c.Queue = &queue.Queue{}
+	}
+	c.Client = caller{}
 	w, err := New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -253,14 +256,26 @@ func stocked(w *Worker, p *partition, user string, events int) *lane {
 	return l
 }
 
-// collector holds claims and lets nothing go on.
-type collector chan *queue.Claim
+// handed is an event with the claim that it came by.
+type handed struct {
+	claim    *queue.Claim
+	delivery queue.Delivery
+}
 
-func (c collector) Deliver(claim *queue.Claim, _ queue.Delivery) { c <- claim }
+// collector holds claims and lets nothing go on.
+type collector chan handed
+
+func (c collector) Deliver(claim *queue.Claim, d queue.Delivery) { c <- handed{claim, d} }
 func (c collector) Revoke(*queue.Claim)                          {}
 
 // withClaims runs f in a bubble with the claims of two partitions.
 func withClaims(t *testing.T, f func(t *testing.T, a, b *queue.Claim)) {
+	t.Helper()
+	withEvents(t, func(t *testing.T, a, b handed) { f(t, a.claim, b.claim) })
+}
+
+// withEvents runs f in a bubble with an event of each of two partitions.
+func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
 	t.Helper()
 	t.Parallel()
 	dir, today := t.TempDir(), time.Now()

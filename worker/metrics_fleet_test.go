@@ -37,8 +37,7 @@ func (r *replica) scrape(t *testing.T) map[string]float64 {
 // What a replica knew of the streams is not shown for long after NATS has gone: a backlog that
 // cannot be read must not look like one that stands still.
 func TestMetricsWithoutNATS(t *testing.T) {
-	reconnects()
-	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+	simulateOutage(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
 		r := s.start(nil)
 		s.publish("u", "")
 		s.drain(time.Minute)

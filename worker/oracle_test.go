@@ -102,7 +102,7 @@ func (o *oracle) check(s *sim) {
 	calls := s.api.Calls()
 	delivered := o.checkOrder(calls)
 	o.checkFates(s, delivered)
-	if n := s.api.Stats().MaxInWindow; s.limit > 0 && n > s.limit {
+	if n := s.way.busiest(s.window); s.limit > 0 && n > s.limit {
 		o.t.Errorf("%d calls in one window, the limit is %d", n, s.limit)
 	}
 	if secret := testKey; bytes.Contains([]byte(s.logs.String()), []byte(secret)) {

@@ -246,8 +246,7 @@ func TestTakeover(t *testing.T) {
 
 // The NATS server is stopped and started; the worker goes on by itself.
 func TestServerRestart(t *testing.T) {
-	reconnects()
-	simulate(t, userpilottest.Options{Latency: 20 * time.Millisecond}, func(t *testing.T, s *sim) {
+	simulateOutage(t, userpilottest.Options{Latency: 20 * time.Millisecond}, func(t *testing.T, s *sim) {
 		r := s.start(nil)
 		for range 5 {
 			for i := range 200 {

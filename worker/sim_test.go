@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -40,8 +41,13 @@ type sim struct {
 	t      *testing.T
 	dir    string
 	api    *userpilottest.Server
+	way    *network // to it
 	ledger *oracle
-	limit  int // of the stand-in, for its window; 0 is none
+	limit  int // of calls that may begin in any window; 0 is none
+	window time.Duration
+
+	reconnects bool      // connections that are lost are made anew
+	away       *distance // of NATS for the replicas that start from now on; nil is none
 
 	mu     sync.Mutex
 	server *embedded.Server // nil while it is down
@@ -54,8 +60,31 @@ type sim struct {
 	logs       lockedBuffer
 }
 
-// simulate runs f in a bubble of fake time, with everything but a replica started.
+// simulate runs f in a bubble of fake time, with everything but a replica started. A connection
+// to NATS that is lost stays lost, see [simulateOutage].
 func simulate(t *testing.T, options userpilottest.Options, f func(*testing.T, *sim)) {
+	t.Helper()
+	bubble(t, options, false, f)
+}
+
+// simulateOutage is simulate with connections that are made anew, and must not be used in a
+// parallel test: nats.go ends each reconnection with a Flush, whose timer it takes from a pool of
+// the process and puts back there. One that comes from another bubble ends the program. So these
+// bubbles run one at a time, and leave an empty pool as they found one.
+func simulateOutage(t *testing.T, options userpilottest.Options, f func(*testing.T, *sim)) {
+	t.Helper()
+	emptyPools()
+	defer emptyPools()
+	bubble(t, options, true, f)
+}
+
+// emptyPools lets go of all that a sync.Pool holds: it survives one collection.
+func emptyPools() {
+	runtime.GC()
+	runtime.GC()
+}
+
+func bubble(t *testing.T, options userpilottest.Options, reconnects bool, f func(*testing.T, *sim)) {
 	t.Helper()
 	dir, today := t.TempDir(), time.Now()
 	synctest.Test(t, func(t *testing.T) {
@@ -63,7 +92,12 @@ func simulate(t *testing.T, options userpilottest.Options, f func(*testing.T, *s
 		// the process's clock: to it they would all be too old to keep.
 		time.Sleep(time.Until(today))
 		options.Key, options.KeepCalls = testKey, true
-		s := &sim{t: t, dir: dir, api: userpilottest.New(options), limit: options.Limit, ledger: newOracle(t)}
+		s := &sim{
+			t: t, dir: dir, api: userpilottest.New(options), limit: options.Limit, window: cmp.Or(options.Window, time.Minute),
+			ledger: newOracle(t), reconnects: reconnects,
+		}
+		s.way = newNetwork(s.api)
+		go s.way.serve()
 		defer s.end() // deferred, as a test that fails must not leave the bubble's goroutines blocked
 		s.startServer(dir)
 		nc, err := s.connect(nil)
@@ -89,14 +123,8 @@ func (s *sim) end() {
 		s.publishing.Close()
 	}
 	s.stopServer()
-}
-
-// reconnects must begin a test whose connections are made anew, and such a test must not be
-// parallel: nats.go keeps timers in a pool of the process, and one that another bubble has
-// put there ends the program. Two garbage collections empty the pool.
-func reconnects() {
-	runtime.GC()
-	runtime.GC()
+	s.way.end()
+	time.Sleep(time.Minute) // what is under way arrives
 }
 
 func must(t *testing.T, err error) {
@@ -148,6 +176,7 @@ type line struct {
 	cut   bool
 	conns []net.Conn
 
+	away      *distance // nil is none at all
 	losesAcks atomic.Bool
 }
 
@@ -174,6 +203,9 @@ func (l *line) InProcessConn() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.away != nil {
+		conn = newFarNATS(conn, l.away)
+	}
 	l.conns = append(l.conns, conn)
 	return leaky{conn, l}, nil
 }
@@ -183,6 +215,9 @@ func (l *line) sever() {
 	defer l.mu.Unlock()
 	l.cut = true
 	for _, c := range l.conns {
+		if f, ok := c.(*far); ok && rand.IntN(2) == 0 {
+			f.tear()
+		}
 		_ = c.Close()
 	}
 }
@@ -190,6 +225,9 @@ func (l *line) sever() {
 func (s *sim) connect(via nats.InProcessConnProvider) (*nats.Conn, error) {
 	if via == nil {
 		via = s
+	}
+	if !s.reconnects {
+		return nats.Connect("", nats.InProcessServer(via), nats.NoReconnect())
 	}
 	return nats.Connect("", nats.InProcessServer(via), nats.MaxReconnects(-1),
 		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0), nats.RetryOnFailedConnect(true))
@@ -202,30 +240,37 @@ type replica struct {
 	line   *line
 	nc     *nats.Conn
 	cancel context.CancelFunc
-	killed atomic.Bool
-	life   context.Context // ends with a kill
-	die    context.CancelFunc
 	over   bool // Run has returned
 	done   chan error
+	idle   func() // closes what connections it has left to the stand-in
+
+	mu      sync.Mutex
+	killed  bool
+	sockets []*socket // all that it ever had
 }
 
-// RoundTrip carries the replica's calls to the stand-in: after a kill nothing leaves it, and no
-// answer arrives. Of the calls in flight at a kill, half are carried out all the same.
-func (r *replica) RoundTrip(q *http.Request) (*http.Response, error) {
-	if r.killed.Load() {
+// dial connects the replica to the stand-in: not after a kill.
+func (r *replica) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	conn, err := r.sim.way.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.killed {
+		conn.tear()
 		return nil, errors.New("killed")
 	}
-	if rand.IntN(2) == 0 {
-		ctx, cancel := context.WithCancel(q.Context())
-		defer context.AfterFunc(r.life, cancel)()
-		defer cancel()
-		q = q.WithContext(ctx)
+	r.sockets = append(r.sockets, conn)
+	return conn, nil
+}
+
+// transport is the product's, but for where it connects to.
+func (r *replica) transport() *http.Transport {
+	return &http.Transport{
+		DialContext: r.dial, MaxIdleConns: 64, MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second,
+		WriteBufferSize: 8 << 10, DisableCompression: true,
 	}
-	answer, err := r.sim.api.Transport().RoundTrip(q)
-	if r.killed.Load() {
-		return nil, errors.New("killed")
-	}
-	return answer, err
 }
 
 // start begins a replica. change may alter its configuration.
@@ -236,7 +281,7 @@ func (s *sim) start(change func(*worker.Config)) *replica {
 
 func (s *sim) startWithKey(apiKey string, change func(*worker.Config)) *replica {
 	s.t.Helper()
-	r := &replica{sim: s, line: &line{sim: s}, done: make(chan error, 1)}
+	r := &replica{sim: s, line: &line{sim: s, away: s.away}, done: make(chan error, 1)}
 	nc, err := s.connect(r.line)
 	must(s.t, err)
 	log := slog.New(slog.NewTextHandler(&s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -244,8 +289,9 @@ func (s *sim) startWithKey(apiKey string, change func(*worker.Config)) *replica 
 	must(s.t, err)
 	key, err := userpilot.NewKey(apiKey)
 	must(s.t, err)
-	client, err := userpilot.NewClient(userpilot.ClientConfig{Key: key, Transport: r})
+	client, err := userpilot.NewClient(userpilot.ClientConfig{Endpoint: "http://localhost", Key: key, Transport: r.transport()})
 	must(s.t, err)
+	r.idle = client.CloseIdleConnections
 	config := worker.Config{Queue: q, Client: client, Log: log}
 	if change != nil {
 		change(&config)
@@ -255,7 +301,6 @@ func (s *sim) startWithKey(apiKey string, change func(*worker.Config)) *replica 
 	must(s.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	r.life, r.die = context.WithCancel(context.Background())
 	s.replicas = append(s.replicas, r)
 	go func() { r.done <- r.Run(ctx) }()
 	return r
@@ -273,13 +318,19 @@ func (r *replica) wait() error {
 	err := <-r.done
 	r.over = true
 	r.nc.Close()
+	r.idle()
 	return err
 }
 
-// kill is kill -9: nothing that the replica does from now on leaves it.
+// kill is kill -9: nothing that the replica does from now on leaves it. Of what is under way, half
+// arrives and is carried out all the same.
 func (r *replica) kill() {
-	r.killed.Store(true)
-	r.die()
+	r.mu.Lock()
+	r.killed = true
+	for _, conn := range r.sockets {
+		conn.orphan()
+	}
+	r.mu.Unlock()
 	r.line.sever()
 	r.cancel()
 	r.nc.Close()

@@ -35,7 +35,6 @@ func TestSimulation(t *testing.T) {
 	}
 	for i := range uint64(*simRuns) {
 		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
-			reconnects()
 			t.Logf("again: go test ./worker -run TestSimulation -sim.runs 1 -sim.seed %d -sim.hours %v", seed+i, *simHours)
 			storm(t, rand.New(rand.NewPCG(seed+i, 1)), time.Duration(*simHours*float64(time.Hour)))
 		})
@@ -56,7 +55,7 @@ type chaos struct {
 const limit = 1200 // calls a minute
 
 func storm(t *testing.T, random *rand.Rand, d time.Duration) {
-	simulate(t, userpilottest.Options{Latency: 60 * time.Millisecond}, func(t *testing.T, s *sim) {
+	simulateOutage(t, userpilottest.Options{Latency: 60 * time.Millisecond}, func(t *testing.T, s *sim) {
 		s.limit = limit
 		c := &chaos{sim: s, random: random, end: time.Now().Add(d), users: 5 + random.IntN(200)}
 		c.api.SetFaults(poison)
@@ -101,6 +100,7 @@ func appendLine(path, line string) error {
 func (c *chaos) upTo(d time.Duration) time.Duration { return time.Duration(c.random.Int64N(int64(d))) }
 
 func (c *chaos) join() {
+	c.away = c.nearOrFar()
 	c.fleet = append(c.fleet, c.start(func(w *worker.Config) {
 		w.Rate = queue.Rate{Calls: limit, Window: time.Minute}
 		w.MaxAttempts = 1000 // nobody dies of the faults' own making
@@ -137,9 +137,40 @@ func (c *chaos) publishPatiently(user, more string) {
 // poison refuses bad events whatever else goes on.
 func poison(q userpilottest.Request) userpilottest.Fault { return refuse(`"bad"`)(q) }
 
+// nearOrFar is a distance of NATS at which all must go well.
+func (c *chaos) nearOrFar() *distance {
+	d := &distance{}
+	if c.random.IntN(2) == 0 {
+		d.set(c.upTo(100*time.Millisecond), c.upTo(10*time.Millisecond))
+	}
+	return d
+}
+
+// detour makes the way of one replica to NATS much longer for a while, whatever else goes wrong.
+func (c *chaos) detour() {
+	away, usual := c.fleet[c.random.IntN(len(c.fleet))].line.away, c.nearOrFar()
+	away.set(300*time.Millisecond, c.upTo(50*time.Millisecond))
+	time.AfterFunc(c.upTo(2*time.Minute), func() { away.set(usual.trip, usual.jitter) })
+}
+
+// remove takes Userpilot far away for a while, whatever else goes wrong: connections to it take long
+// to be made, and calls to arrive.
+func (c *chaos) remove() {
+	setups := []time.Duration{20 * time.Millisecond, 350 * time.Millisecond, 3 * time.Second}
+	c.way.setup.Store(int64(setups[c.random.IntN(len(setups))]))
+	c.way.set(c.upTo(400*time.Millisecond), c.upTo(100*time.Millisecond))
+	time.AfterFunc(c.upTo(3*time.Minute), c.approach)
+}
+
+// approach takes Userpilot back.
+func (c *chaos) approach() {
+	c.way.setup.Store(0)
+	c.way.set(0, 0)
+}
+
 // fault makes one thing go wrong for a while.
 func (c *chaos) fault() {
-	switch c.random.IntN(9) {
+	switch c.random.IntN(13) {
 	case 0, 1:
 		i := c.random.IntN(len(c.fleet))
 		c.fleet[i].kill()
@@ -166,6 +197,10 @@ func (c *chaos) fault() {
 	case 6:
 		c.crashed++
 		c.crashServer()
+	case 7, 8:
+		c.detour()
+	case 9, 10:
+		c.remove()
 	default:
 		c.api.SetFaults(c.apiFault())
 		time.Sleep(c.upTo(3 * time.Minute))
@@ -178,7 +213,7 @@ func (c *chaos) fault() {
 func (c *chaos) apiFault() func(userpilottest.Request) userpilottest.Fault {
 	kinds := []userpilottest.Fault{
 		{Status: 500}, {Status: 503, RetryAfter: 7 * time.Second}, {Status: 429}, {Status: 429, RetryAfter: 5 * time.Second},
-		{Status: 401}, {Status: 302}, {Cut: true}, {CutAfterApply: true}, {Delay: 30 * time.Second}, {Delay: 2 * time.Second}, {HTML: true},
+		{Status: 401}, {Status: 302}, {Cut: true}, {CutAfterApply: true}, {CutBody: true}, {Delay: 30 * time.Second}, {Delay: 2 * time.Second}, {Delay: 300 * time.Millisecond}, {HTML: true},
 	}
 	kind, share := kinds[c.random.IntN(len(kinds))], 1+c.random.IntN(4)
 	return func(q userpilottest.Request) userpilottest.Fault {
@@ -209,4 +244,7 @@ func (c *chaos) crashServer() {
 }
 
 // calm ends all faults, with at least one replica up.
-func (c *chaos) calm() { c.api.SetFaults(poison) }
+func (c *chaos) calm() {
+	c.api.SetFaults(poison)
+	c.approach()
+}

@@ -1,0 +1,181 @@
+package worker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"path"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/embedded"
+)
+
+// slowReader is a worker that needs long to read one event.
+type slowReader struct {
+	*Worker
+	slow    uint64 // its sequence
+	reading chan struct{}
+	read    chan struct{}
+}
+
+// Deliver implements queue.Handler.
+func (r slowReader) Deliver(c *queue.Claim, d queue.Delivery) {
+	if d.Sequence == r.slow {
+		close(r.reading)
+		<-r.read
+	}
+	r.Worker.Deliver(c, d)
+}
+
+// Promise 2 across a takeover: a merged call that the last holder began is repeated whole. While its
+// last event is being read, an event of another partition must not let the user go on without it.
+func TestReachIsInItsLane(t *testing.T) {
+	t.Parallel()
+	dir, today := t.TempDir(), time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(today)) // the server's age of messages is not the bubble's
+		server, err := embedded.Start(embedded.Config{Dir: dir, NoSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Shutdown()
+		nc, err := server.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		q, err := queue.New(nc, queue.Topology{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := q.Setup(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		victim, others := usersApart(t, q, nc)
+		for range 2 {
+			tell(t, q, nc, victim)
+		}
+		last := tell(t, q, nc, victim)
+		leaveMerged(t, q, nc, victim, last)
+		w := idle(t, Config{Queue: q})
+		h := slowReader{w, last, make(chan struct{}), make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- q.Work(ctx, queue.MemberConfig{}, h) }()
+		<-h.reading
+		for _, user := range others {
+			tell(t, q, nc, user)
+		}
+		time.Sleep(time.Second)
+		if n := callable(w, victim); n != 0 {
+			t.Errorf("the user may be called for with %d events of 3", n)
+		}
+		close(h.read)
+		time.Sleep(time.Second)
+		if n := callable(w, victim); n != 3 {
+			t.Errorf("the user may be called for with %d events of 3", n)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// callable is how many of a user's events may be called for now.
+func callable(w *Worker, user string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.partitions {
+		if l := p.lanes[user]; l != nil && l.state == ready {
+			return l.take(true)
+		}
+	}
+	return 0
+}
+
+// tell publishes an event and returns its sequence.
+func tell(t *testing.T, q *queue.Queue, nc *nats.Conn, user string) uint64 {
+	t.Helper()
+	return publish(t, nc, q.Topology().Subject(user), fmt.Appendf(nil, `{"user_id":%q}`, user))
+}
+
+func publish(t *testing.T, nc *nats.Conn, subject string, body []byte) uint64 {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ack, err := js.Publish(t.Context(), subject, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ack.Sequence
+}
+
+// partitionOf is where the server puts a user.
+func partitionOf(t *testing.T, q *queue.Queue, nc *nats.Conn, user string) string {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), q.Topology().StreamName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	seq := tell(t, q, nc, user)
+	m, err := stream.GetMsg(t.Context(), seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), seq); err != nil {
+		t.Fatal(err)
+	}
+	return path.Ext(m.Subject)[1:]
+}
+
+// usersApart are a user of partition 0 and many of others: this replica does not hold all of them.
+func usersApart(t *testing.T, q *queue.Queue, nc *nats.Conn) (first string, others []string) {
+	t.Helper()
+	for i := 0; first == "" || len(others) < 40; i++ {
+		user := fmt.Sprint("u", i)
+		if partitionOf(t, q, nc, user) == "0" {
+			first = user
+		} else {
+			others = append(others, user)
+		}
+	}
+	return first, others
+}
+
+// leaveMerged is what a holder of partition 0 leaves behind who died in a merged call. Another member
+// lives, too: so each partition has a consumer of its own.
+func leaveMerged(t *testing.T, q *queue.Queue, nc *nats.Conn, user string, last uint64) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), q.Topology().StreamName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte(user))
+	record, err := json.Marshal(map[string]any{
+		"stream": stream.CachedInfo().Created,
+		"open":   map[string]uint64{base64.RawURLEncoding.EncodeToString(sum[:12]): last},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket := "$KV." + q.Topology().Bucket()
+	publish(t, nc, bucket+".merge.0", record)
+	publish(t, nc, bucket+".member.zzzzzzzzzzzzzzzzzzzzzz", []byte(`{"ttl":600000000000}`))
+}

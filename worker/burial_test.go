@@ -1,0 +1,58 @@
+package worker
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// A replica that has lost its claim stores no more dead letters for it: whoever holds the partition
+// next may deliver the event.
+func TestNoBurialWithoutClaim(t *testing.T) {
+	withClaims(t, func(t *testing.T, claim, _ *queue.Claim) {
+		w := idle(t, Config{})
+		p := w.partition(claim)
+		l := stocked(w, p, "u", 1)
+		l.head().death = &queue.Death{Reason: queue.Rejected, User: "u"}
+		l.state = burying
+		p.busy++
+		claim.Fail(errors.New("lost"))
+		revoked := make(chan struct{})
+		go func() { w.Revoke(claim); close(revoked) }()
+		synctest.Wait()
+		w.buryHead(l)
+		synctest.Wait()
+		if n := w.Snapshot().Dead; n != 0 {
+			t.Errorf("%d dead letters were stored for a claim that was lost", n)
+		}
+		if !closed(revoked) {
+			t.Error("the claim is never given up")
+		}
+	})
+}
+
+// What a settlement frees after its partition was given up has been taken out of the memory's account
+// by then.
+func TestMemoryAfterLateSettlement(t *testing.T) {
+	withEvents(t, func(t *testing.T, given, kept handed) {
+		w := idle(t, Config{})
+		rest := stocked(w, w.partition(kept.claim), "v", 4)
+		p := w.partition(given.claim)
+		l := stocked(w, p, "u", 3)
+		revoked := make(chan struct{})
+		w.mu.Lock()
+		go func() { w.Revoke(given.claim); close(revoked) }()
+		w.settle(l, []queue.Delivery{given.delivery})
+		for !p.closed { // until Revoke has been there; the settlement takes longer
+			w.mu.Unlock()
+			w.mu.Lock()
+		}
+		w.mu.Unlock()
+		<-revoked
+		if w.memory.used != rest.bytes || w.waiting != 4 {
+			t.Errorf("%d events of %d bytes are counted, 4 of %d wait", w.waiting, w.memory.used, rest.bytes)
+		}
+	})
+}
