@@ -57,7 +57,7 @@ func TestFirstPullFindsNobody(t *testing.T) {
 					t.Errorf("got %v, %v", h.got, x.failure())
 				}
 				x.handBack()
-				<-ended
+				receive(s, "the end of consume", ended)
 			})
 		})
 	}
