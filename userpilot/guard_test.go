@@ -67,16 +67,16 @@ func TestGuardRefuses(t *testing.T) {
 		body := []byte(strings.Repeat("x", size))
 
 		guard, asked := allowing(0)
-		f := failureOf(t, client.IdentifyGuarded(t.Context(), body, guard))
+		f := failureOf(t, client.IdentifyGuarded(soon(t), body, guard))
 		if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 1 {
 			t.Errorf("refused at once: %+v, asked %d times", f, asked.Load())
 		}
 		guard, asked = allowing(1)
-		f = failureOf(t, client.IdentifyGuarded(t.Context(), body, guard))
+		f = failureOf(t, client.IdentifyGuarded(soon(t), body, guard))
 		if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 2 {
 			t.Errorf("refused at the first byte: %+v, asked %d times", f, asked.Load())
 		}
-		if got := <-arrived; len(got) != 0 {
+		if got := receive(t, arrived); len(got) != 0 {
 			t.Errorf("%d bytes arrived: %.80q", len(got), got)
 		}
 	}
@@ -91,15 +91,15 @@ func TestGuardRefusesOnKeptConnection(t *testing.T) {
 		arrived.Add(1)
 		w.WriteHeader(http.StatusAccepted)
 	})
-	if err := client.Identify(t.Context(), sample); err != nil {
+	if err := client.Identify(soon(t), sample); err != nil {
 		t.Fatal(err)
 	}
 	guard, asked := allowing(1)
-	f := failureOf(t, client.IdentifyGuarded(t.Context(), sample, guard))
+	f := failureOf(t, client.IdentifyGuarded(soon(t), sample, guard))
 	if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 2 {
 		t.Errorf("%+v, asked %d times", f, asked.Load())
 	}
-	if err := client.Identify(t.Context(), sample); err != nil || arrived.Load() != 2 {
+	if err := client.Identify(soon(t), sample); err != nil || arrived.Load() != 2 {
 		t.Errorf("after the refusal: %v, %d requests arrived", err, arrived.Load())
 	}
 }
@@ -123,16 +123,16 @@ func TestGuardOnStaleConnection(t *testing.T) {
 	transport := &failOnce{}
 	client := newClient(t, userpilot.ClientConfig{Endpoint: endpoint, Transport: transport.httpTransport()})
 	defer client.CloseIdleConnections()
-	if err := client.Identify(t.Context(), sample); err != nil {
+	if err := client.Identify(soon(t), sample); err != nil {
 		t.Fatal(err)
 	}
-	<-bodies
+	receive(t, bodies)
 	transport.armed.Store(true)
 	guard, asked := allowing(3)
-	if err := client.IdentifyGuarded(t.Context(), sample, guard); err != nil {
+	if err := client.IdentifyGuarded(soon(t), sample, guard); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-bodies; got != string(sample) || asked.Load() != 3 {
+	if got := receive(t, bodies); got != string(sample) || asked.Load() != 3 {
 		t.Errorf("body %q, asked %d times, want 3", got, asked.Load())
 	}
 }
@@ -168,7 +168,7 @@ func TestGuardInMemory(t *testing.T) {
 	stand := userpilottest.New(userpilottest.Options{})
 	client := newClient(t, userpilot.ClientConfig{Transport: stand.Transport()})
 	guard, asked := allowing(1)
-	f := failureOf(t, client.IdentifyGuarded(t.Context(), sample, guard))
+	f := failureOf(t, client.IdentifyGuarded(soon(t), sample, guard))
 	if !errors.Is(f, errRefused) || asked.Load() != 2 || stand.Stats().Calls != 0 {
 		t.Errorf("%+v, asked %d times, %d calls arrived", f, asked.Load(), stand.Stats().Calls)
 	}
