@@ -126,6 +126,12 @@ bench: ## measure it against its goals; takes some minutes
 chaos: ## kill and cut off a fleet of real processes for CHAOS_TIME (60s), and judge it
 	go run ./integration/chaos -duration $(CHAOS_TIME)
 
+# Not part of "make test": each planted bug is a build of a package's tests, which takes some minutes
+# in all, and what it judges are the tests. These check that each bug still fits the sources.
+.PHONY: mutants
+mutants: ## plant bugs one after another, and see that the packages' tests find each; takes some minutes
+	go run ./integration/mutants
+
 .PHONY: alerts
 alerts: $(PROMTOOL) ## check the alert rules, and test what they fire on
 	$(PROMTOOL) check rules --lint=all --lint-fatal deployments/prometheus/alerts.yaml

@@ -131,8 +131,13 @@ func TestConnectWaitsAndReconnects(t *testing.T) {
 	log.next(t, "waiting for NATS")
 	s = startServer(t, config)
 	log.next(t, "NATS is there")
-	if err := <-connected; err != nil {
-		t.Fatal(err)
+	select {
+	case err := <-connected:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it does not connect")
 	}
 	s.Shutdown()
 	log.next(t, "connection lost")
@@ -156,7 +161,8 @@ func TestConnectStopsWaiting(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "--wait") {
 		t.Fatalf("got %v", err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	log := make(lines, 100)
 	go func() {
 		<-log

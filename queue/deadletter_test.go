@@ -5,6 +5,7 @@ package queue
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 func TestDeathHeaders(t *testing.T) {
@@ -163,6 +165,24 @@ func TestBuryWithoutAnswer(t *testing.T) {
 		s.must(q.js.DeleteStream(t.Context(), q.topology.DeadStreamName()))
 		if err := (&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), Delivery{Sequence: 1}, nil, Death{}); err == nil {
 			t.Error("buried in no stream")
+		}
+	})
+}
+
+// That a letter is there already is seen, not believed: the event is about to be removed.
+func TestBuryLooksForTheLetter(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q, server := s.queue(nil), s.queue(nil)
+		subject := q.topology.deadSubject(Age{made, 7})
+		s.change(q, deadName, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere"} })
+		_, err := server.nc.Subscribe(subject, func(m *nats.Msg) {
+			_ = m.Respond([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}`))
+		})
+		s.must(err)
+		s.must(server.nc.Flush())
+		c := &Claim{tenure: &tenure{q: q, created: made}}
+		if err := c.Bury(t.Context(), Delivery{Sequence: 7}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
+			t.Errorf("buried where no letter lies: %v", err)
 		}
 	})
 }

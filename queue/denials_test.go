@@ -65,7 +65,7 @@ func (s *sim) rightful(rights []string, flags ...string) *rightful {
 	go func() { done <- x.r.Work(ctx, MemberConfig{}, x.r) }()
 	s.t.Cleanup(func() {
 		cancel()
-		s.must(<-done)
+		s.must(s.worked(done))
 	})
 	return x
 }
@@ -143,7 +143,7 @@ func TestWorkerLosesARight(t *testing.T) {
 					t.Errorf("%d events more are handed over", more-got)
 				}
 				stop()
-				<-stopped
+				receive(s, "the end of publishing", stopped)
 				x.set(all, "_INBOX.>")
 				s.await(5*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 			})

@@ -353,7 +353,7 @@ func TestFleetNeverSettles(t *testing.T) {
 		r := s.replica(MemberConfig{})
 		s.await(10*time.Second, "at work", func() bool { return r.Held() > 0 })
 		close(stop)
-		<-ended
+		receive(s, "the end of it", ended)
 	})
 }
 

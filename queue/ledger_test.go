@@ -147,17 +147,18 @@ func TestLedgerSlowReading(t *testing.T) {
 		x := newSpending()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
+		var slow atomic.Bool // not while they connect: nats.go gives up after two seconds
 		for range 3 {
-			x.wg.Go(func() {
-				l := &line{delay: func() time.Duration {
-					if rand.IntN(50) == 0 {
-						return rand.N(3 * time.Second)
-					}
-					return 0
-				}}
-				x.spend(ctx, s.queue(l).NewLedger(r, 0), 64)
-			})
+			l := &line{delay: func() time.Duration {
+				if slow.Load() && rand.IntN(50) == 0 {
+					return rand.N(3 * time.Second)
+				}
+				return 0
+			}}
+			ledger := s.queue(l).NewLedger(r, 0)
+			x.wg.Go(func() { x.spend(ctx, ledger, 64) })
 		}
+		slow.Store(true)
 		x.wg.Wait()
 		x.check(t, r, 0.8)
 	})

@@ -100,7 +100,7 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 				time.Sleep(10*ttl + 123*time.Millisecond)
 				l.silent.Store(true)
 				renewed := m.certainty.renewed.Load().monotonic
-				if d := (<-lapsed).Sub(renewed); d > ttl || d < ttl*3/4 {
+				if d := receive(s, "lapsed", lapsed).Sub(renewed); d > ttl || d < ttl*3/4 {
 					t.Errorf("calls end %v after the last renewal, the key after %v", d, ttl)
 				}
 				if _, err := s.bucket(s.queue(nil)).Get(t.Context(), memberKey+m.id); err != nil && time.Since(renewed) < ttl {
@@ -194,7 +194,7 @@ func TestKeepAfterALostAnswer(t *testing.T) {
 		time.Sleep(time.Minute)
 		s.must(m.certainty.check())
 		s.must(m.kv.Delete(t.Context(), memberKey+m.id))
-		if err := <-kept; !errors.Is(err, errLapsed) {
+		if err := receive(s, "lapsed", kept); !errors.Is(err, errLapsed) {
 			t.Errorf("the key was deleted, and keep says %v", err)
 		}
 	})

@@ -213,12 +213,39 @@ func TestNewerStored(t *testing.T) {
 	})
 }
 
+// A replay that dies again hands its place in the record over to its new letter: when that one has
+// come to its end, the user is guarded no longer.
+func TestNewerAfterDyingAgain(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.must(q.clock.read(t.Context()))
+		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		bury := func(seq uint64, past *Past) {
+			s.must(c.Bury(t.Context(), Delivery{Sequence: seq, Past: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+		}
+		bury(1, nil)
+		bury(9, &Past{Letter: aged(1), Origin: aged(1)})
+		n, err := q.readNewer(t.Context(), "ann")
+		s.must(err)
+		if len(n.record.Open) != 1 || n.record.Open[0].Compare(aged(9)) != 0 {
+			t.Errorf("open are %v", n.record.Open)
+		}
+		replay := Delivery{Sequence: 12, Past: &Past{Letter: aged(9), Origin: aged(1)}}
+		s.must(c.Remember(t.Context(), "ann", n, []Sent{{Delivery: replay}}))
+		s.must(c.Remember(t.Context(), "ann", n, []Sent{{Delivery: Delivery{Sequence: 13}}}))
+		if c.Guarded("ann") {
+			t.Error("ann is guarded although none of her letters is left")
+		}
+	})
+}
+
 // Who claims a partition knows of all users that have dead letters by then.
 func TestGuardCatchesUp(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
+		ctx := s.soon(5 * time.Second)
 		s.must(q.clock.read(t.Context()))
-		s.must(other.guard.catchUp(t.Context()))
+		s.must(other.guard.catchUp(ctx))
 		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
 		const users = 2*scanBatch + 3
 		for i := range users {
@@ -228,7 +255,7 @@ func TestGuardCatchesUp(t *testing.T) {
 			t.Fatal("known before it was read")
 		}
 		for range 2 {
-			s.must(other.guard.catchUp(t.Context()))
+			s.must(other.guard.catchUp(ctx))
 			for i := range users {
 				if user := fmt.Sprint("user", i); !other.guard.knows(user) || !q.guard.knows(user) {
 					t.Fatalf("%s is not known", user)
@@ -241,16 +268,16 @@ func TestGuardCatchesUp(t *testing.T) {
 		n, err := q.readNewer(t.Context(), "user7")
 		s.must(err)
 		s.must(q.deleteNewer(t.Context(), "user7", n))
-		s.must(other.guard.catchUp(t.Context()))
+		s.must(other.guard.catchUp(ctx))
 		if other.guard.knows("user7") || !other.guard.knows("user8") {
 			t.Error("a deletion is not learnt, or too much is forgotten")
 		}
 		stream, err := q.js.Stream(t.Context(), q.topology.newerStreamName())
 		s.must(err)
 		s.must(stream.Purge(t.Context()))
-		s.must(other.guard.catchUp(t.Context()))
+		s.must(other.guard.catchUp(ctx))
 		s.must(q.js.DeleteStream(t.Context(), q.topology.newerStreamName()))
-		if err := other.guard.catchUp(t.Context()); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_newer") {
+		if err := other.guard.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_newer") {
 			t.Errorf("without the bucket: %v", err)
 		}
 	})

@@ -52,7 +52,7 @@ func TestRepartition(t *testing.T) {
 		}
 		r := s.replicaOf(Topology{Partitions: 5}, MemberConfig{})
 		r.onDeliver = o.note
-		s.must(<-published)
+		s.must(receive(s, "all published", published))
 		s.await(20*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
 		for i := range users {
 			user := fmt.Sprintf("u%d", i)
@@ -127,6 +127,28 @@ func TestRepartitionRefuses(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An event that was under way when publishing was closed is stored a moment after the stream was
+// seen empty. It is waited for, too.
+func TestRepartitionSeesStragglers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		const stays = 4 * drainLook
+		stream, err := q.js.Stream(t.Context(), workName)
+		s.must(err)
+		defer time.AfterFunc(drainLook/2, func() {
+			_, err := q.js.Publish(t.Context(), q.topology.pausedSubject(), nil)
+			s.must(err)
+		}).Stop()
+		defer time.AfterFunc(stays, func() { s.must(stream.Purge(t.Context())) }).Stop()
+		begun := time.Now()
+		change, err := s.queueOf(nil, Topology{Partitions: 8}).Repartition(t.Context(), time.Minute)
+		s.must(err)
+		if took := time.Since(begun); took < stays || change == nil {
+			t.Errorf("after %v, with an event in an old partition, the change is %v", took, change)
+		}
+	})
 }
 
 func (m MemberConfig) orDefaults(t *testing.T) *MemberConfig {

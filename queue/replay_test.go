@@ -105,7 +105,7 @@ func (s *sim) applier(outcome func(Delivery) Outcome) *applier {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Work(ctx, MemberConfig{}, a) }()
-	s.t.Cleanup(func() { cancel(); <-done })
+	s.t.Cleanup(func() { cancel(); _ = s.worked(done) })
 	s.await(10*time.Second, "at work", func() bool { return a.Held() == 17 })
 	return a
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -35,6 +36,54 @@ func TestReplayAlready(t *testing.T) {
 	})
 }
 
+// A copy of the audit trail that lags knows nothing of verdicts. It is not believed: the letter of
+// an event that was delivered would be replayed.
+func TestReplayAsksAgainWhoLags(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q, other := s.queue(nil), s.queue(nil)
+		s.letters(q, 3)
+		past := &Past{Letter: Age{made, 1}, ID: 1, Run: "an earlier one"}
+		s.must((&Claim{tenure: &tenure{q: q, created: made}}).Judge(t.Context(), Delivery{Sequence: 1, Past: past}, OutcomeDelivered))
+		selection := s.selected(q, Filter{}, SelectConfig{})
+
+		trail := q.topology.AuditStreamName()
+		answers := func(direct bool) { s.change(q, trail, func(c *jetstream.StreamConfig) { c.AllowDirect = direct }) }
+		answers(false) // the copy does instead, and knows of nothing yet
+		_, err := other.nc.Subscribe(directGet(trail), func(m *nats.Msg) {
+			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"204"}, "Nats-Num-Pending": {"0"}, "Nats-UpTo-Sequence": {"0"}}})
+		})
+		s.must(err)
+		s.must(other.nc.Flush())
+		defer time.AfterFunc(3*time.Second, func() {
+			other.nc.Close()
+			answers(true)
+		}).Stop()
+		result, err := q.Replay(t.Context(), selection, ReplayConfig{})
+		s.must(err)
+		if result.Replayed != 2 || result.Already != 1 {
+			t.Errorf("got %+v", result)
+		}
+	})
+}
+
+// One that has the record of the run, and not what was read of the trail elsewhere, lags as well.
+func TestVerdictsAreNotOlderThanWhatWasHeard(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		a := &Action{Kind: ActionReplay}
+		s.must(q.begin(t.Context(), a))
+		r := newReplaying(q, &Selection{}, ReplayConfig{})
+		r.result.Run = a.Run
+		if _, err := r.verdicts(t.Context(), nil); err != nil {
+			t.Errorf("it does not lag: %v", err)
+		}
+		r.heard = s.info(q, q.topology.AuditStreamName()).State.LastSeq + 1
+		if _, err := r.verdicts(t.Context(), nil); !errors.Is(err, errLags) {
+			t.Errorf("it lags: %v", err)
+		}
+	})
+}
+
 // Two who replay the same do it once.
 func TestReplayTwoAtOnce(t *testing.T) {
 	for name, rate := range map[string]Rate{"fast": {}, "slow": {10, time.Second}} {
@@ -47,13 +96,15 @@ func TestReplayTwoAtOnce(t *testing.T) {
 				}
 				a, b := s.queue(nil), s.queue(nil)
 				s.letters(a, n)
+				// First: who selects while the other replays would miss what is gone by then.
+				selections := [2]*Selection{s.selected(a, Filter{}, SelectConfig{}), s.selected(b, Filter{}, SelectConfig{})}
+				ctx := s.soon(10 * time.Minute)
 				var both sync.WaitGroup
 				var results [2]*ReplayResult
 				for i, q := range []*Queue{a, b} {
-					selection := s.selected(q, Filter{}, SelectConfig{})
 					both.Go(func() {
 						var err error
-						if results[i], err = q.Replay(t.Context(), selection, ReplayConfig{Rate: rate}); err != nil {
+						if results[i], err = q.Replay(ctx, selections[i], ReplayConfig{Rate: rate}); err != nil {
 							t.Error(err)
 						}
 					})
@@ -241,7 +292,7 @@ func TestReplayThroughOutage(t *testing.T) {
 			s.start()
 		}()
 		result, err := q.Replay(t.Context(), selection, ReplayConfig{Rate: Rate{20, time.Second}})
-		<-ended
+		receive(s, "the server's return", ended)
 		s.await(10*time.Second, "connected", watch.Connected)
 		if err != nil || result.Replayed+result.Already+result.Gone != 200 || result.Doubtful != 0 || s.dead(watch) != 0 || s.backlog(watch) != 200 {
 			t.Errorf("%+v, %v; %d are left, %d are stored", result, err, s.dead(watch), s.backlog(watch))

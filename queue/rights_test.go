@@ -84,7 +84,7 @@ func TestWorkerRightsSuffice(t *testing.T) {
 			go func() { done <- q.Work(ctx, MemberConfig{}, h) }()
 			stop = sync.OnceFunc(func() {
 				cancel()
-				if err := <-done; err != nil {
+				if err := s.worked(done); err != nil {
 					t.Error(err)
 				}
 			})

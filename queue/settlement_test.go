@@ -323,14 +323,14 @@ func TestSettlersFail(t *testing.T) {
 		other, err := newDeleter(t.Context(), q.nc, "OTHER", fail)
 		s.must(err)
 		other.settle(ds, done)
-		if err := <-failed; !strings.Contains(err.Error(), "stream not found") {
+		if err := receive(s, "failed", failed); !strings.Contains(err.Error(), "stream not found") {
 			t.Errorf("got %v", err)
 		}
 		s.must(q.js.DeleteConsumer(t.Context(), q.topology.StreamName(), "all"))
 		ack, err := newAcker(q.nc, fail)
 		s.must(err)
 		ack.settle(ds, done)
-		if err := <-failed; !strings.Contains(err.Error(), "no consumer took the acknowledgement") {
+		if err := receive(s, "failed", failed); !strings.Contains(err.Error(), "no consumer took the acknowledgement") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -97,10 +98,11 @@ func TestSetupIsIdempotent(t *testing.T) {
 func TestSetupAtTheSameTime(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var wg sync.WaitGroup
+		ctx := s.soon(time.Minute)
 		for range 8 {
 			q := s.queueOf(nil, Topology{Name: "new"})
 			wg.Go(func() {
-				if _, err := q.Setup(t.Context(), false); err != nil {
+				if _, err := q.Setup(ctx, false); err != nil {
 					t.Error(err)
 				}
 			})

@@ -103,10 +103,17 @@ func (s *sim) stop() {
 	}
 }
 
+// endlessLog is longer than any test's: who logs that much goes round in circles, and perhaps so fast
+// that no fake time passes, and no deadline is ever reached.
+const endlessLog = 8 << 20
+
 // Write takes log lines.
 func (s *sim) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.logs.Len() > endlessLog {
+		panic(fmt.Sprintf("%s: the log has no end: %s", s.t.Name(), p))
+	}
 	return s.logs.Write(p)
 }
 
@@ -293,7 +300,7 @@ func (s *sim) replicaOver(l *line, topology Topology, config MemberConfig) *repl
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Work(ctx, config, r) }()
-	r.stop = sync.OnceValue(func() error { cancel(); return <-done })
+	r.stop = sync.OnceValue(func() error { cancel(); return s.worked(done) })
 	s.t.Cleanup(func() { _ = r.stop() })
 	return r
 }
@@ -355,4 +362,35 @@ func (s *sim) await(most time.Duration, what string, ok func() bool) time.Durati
 		time.Sleep(10 * time.Millisecond)
 	}
 	return time.Since(begun)
+}
+
+// receive waits in fake time for what comes through a channel, or for its end. Nothing that a test
+// waits for takes as long where all is well.
+func receive[T any](s *sim, what string, from <-chan T) T {
+	s.t.Helper()
+	select {
+	case x := <-from:
+		return x
+	case <-time.After(10 * time.Minute):
+		s.t.Fatalf("ten minutes later: not yet %s\n%s", what, s.log())
+		panic("unreachable")
+	}
+}
+
+// worked waits for the end of Work. If that does not come it ends all tests, with a text: a bubble in
+// which something goes on has no end.
+func (s *sim) worked(done <-chan error) error {
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(10 * time.Minute):
+		panic(fmt.Sprintf("%s: Work does not end\n%s", s.t.Name(), s.log()))
+	}
+}
+
+// soon is a context for what does not take as long where all is well.
+func (s *sim) soon(within time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(s.t.Context(), within)
+	s.t.Cleanup(cancel)
+	return ctx
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -61,6 +62,29 @@ func failureOf(t *testing.T, err error) *userpilot.Failure {
 	return failure
 }
 
+// patience is for a machine that is busy; nothing takes as long where all is well.
+const patience = 20 * time.Second
+
+// soon is a context for what does not take long.
+func soon(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// receive waits for what a server has seen.
+func receive[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	select {
+	case x := <-from:
+		return x
+	case <-time.After(patience):
+		t.Fatal("nothing arrives")
+		panic("unreachable")
+	}
+}
+
 func TestIdentifyRequest(t *testing.T) {
 	t.Parallel()
 	for _, prefix := range []string{"", "/", "/eu", "/eu/"} {
@@ -75,10 +99,10 @@ func TestIdentifyRequest(t *testing.T) {
 			}))
 			defer server.Close()
 			client := newClient(t, userpilot.ClientConfig{Endpoint: server.URL + prefix})
-			if err := client.Identify(t.Context(), sample); err != nil {
+			if err := client.Identify(soon(t), sample); err != nil {
 				t.Fatal(err)
 			}
-			r := <-requests
+			r := receive(t, requests)
 			body, _ := io.ReadAll(r.Body)
 			got := fmt.Sprintf("%s %s %s\n%v\n%s", r.Method, r.RequestURI, r.Proto, r.Header, body)
 			want := "POST " + strings.TrimSuffix(prefix, "/") + "/v1/identify HTTP/1.1\n" +
@@ -97,7 +121,7 @@ func TestIdentifyStatuses(t *testing.T) {
 		client := newClient(t, userpilot.ClientConfig{Transport: answering(func() *http.Response {
 			return &http.Response{StatusCode: status, Header: http.Header{"Location": {"/elsewhere"}}, Body: http.NoBody}
 		})})
-		err := client.Identify(t.Context(), sample)
+		err := client.Identify(soon(t), sample)
 		if status < 300 {
 			if err != nil {
 				t.Errorf("%d: %v", status, err)
@@ -126,7 +150,7 @@ func TestIdentifyDoesNotFollow(t *testing.T) {
 		}
 		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 	})
-	if f := failureOf(t, client.Identify(t.Context(), sample)); f.Status != http.StatusTemporaryRedirect {
+	if f := failureOf(t, client.Identify(soon(t), sample)); f.Status != http.StatusTemporaryRedirect {
 		t.Errorf("got %v", f)
 	}
 }
@@ -144,10 +168,10 @@ func TestSetKey(t *testing.T) {
 		want string
 	}{{newKey(t, testKey), testKey}, {second, "second"}, {userpilot.Key{}, "second"}} {
 		client.SetKey(set.key)
-		if err := client.Identify(t.Context(), sample); err != nil {
+		if err := client.Identify(soon(t), sample); err != nil {
 			t.Fatal(err)
 		}
-		if got := <-keys; got != "Token "+set.want {
+		if got := receive(t, keys); got != "Token "+set.want {
 			t.Errorf("Authorization %q, want the key %q", got, set.want)
 		}
 	}
@@ -165,9 +189,9 @@ func TestIdentifyConnections(t *testing.T) {
 		_, _ = io.WriteString(w, strings.Repeat("x", 100<<10)) // more than is read for the error
 	})
 	for range 3 {
-		_ = client.Identify(t.Context(), sample)
+		_ = client.Identify(soon(t), sample)
 	}
-	if a, b, c := <-remotes, <-remotes, <-remotes; a != b || b != c {
+	if a, b, c := receive(t, remotes), receive(t, remotes), receive(t, remotes); a != b || b != c {
 		t.Error("a connection was not used again")
 	}
 }
@@ -238,7 +262,7 @@ func TestIdentifyConcurrently(t *testing.T) {
 		calls.Go(func() {
 			for range 20 {
 				client.SetKey(newKey(t, fmt.Sprintf("key-%d", i)))
-				if err := client.Identify(t.Context(), sample); err != nil {
+				if err := client.Identify(soon(t), sample); err != nil {
 					t.Error(err)
 				}
 			}

@@ -121,7 +121,13 @@ func TestProxy(t *testing.T) {
 	if err := client.Identify(t.Context(), []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-asked; r.Method != http.MethodConnect || r.Host != "example.com:443" || r.Header.Get("Authorization") != "" || r.Header.Get("Proxy-Authorization") == "" {
+	var r *http.Request
+	select {
+	case r = <-asked:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the proxy was not asked")
+	}
+	if r.Method != http.MethodConnect || r.Host != "example.com:443" || r.Header.Get("Authorization") != "" || r.Header.Get("Proxy-Authorization") == "" {
 		t.Errorf("the proxy was asked %s %s with %v", r.Method, r.Host, r.Header)
 	}
 	if v, err := client.Validate(t.Context()); err != nil || v.Status != http.StatusAccepted || v.Address != address || v.TLS != "TLS 1.3" {

@@ -307,10 +307,24 @@ func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
 		claims := make(collector, 2)
 		done := make(chan error, 1)
 		go func() { done <- q.Work(ctx, queue.MemberConfig{}, claims) }()
-		f(t, <-claims, <-claims)
-		cancel()
-		<-done
+		defer func() { // also where f fails: else the bubble has no end
+			cancel()
+			_ = receive(t, "the end of Work", done)
+		}()
+		f(t, receive(t, "a claim", claims), receive(t, "another claim", claims))
 	})
+}
+
+// receive waits in fake time for what comes through a channel, or for its end.
+func receive[T any](t *testing.T, what string, from <-chan T) T {
+	t.Helper()
+	select {
+	case x := <-from:
+		return x
+	case <-time.After(10 * time.Minute):
+		t.Fatalf("ten minutes later: not yet %s", what)
+		panic("unreachable")
+	}
 }
 
 // A call in flight that fails after its partition was given up takes nothing from the memory's
@@ -329,7 +343,7 @@ func TestMemoryAfterRevoke(t *testing.T) {
 		w.mu.Lock()
 		w.ended(newCall(l, 1, false), retry, fmt.Errorf("down"))
 		w.mu.Unlock()
-		<-revoked
+		receive(t, "revoked", revoked)
 		if w.memory.used != rest.bytes || w.waiting != 400 {
 			t.Errorf("%d events of %d bytes are counted, 400 of %d wait", w.waiting, w.memory.used, rest.bytes)
 		}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -313,13 +314,18 @@ func (r *replica) stop() {
 	must(r.sim.t, r.wait())
 }
 
-// wait waits until the replica has stopped by itself.
+// wait waits until the replica has stopped by itself. One that never does ends all tests, with a
+// text: a bubble in which something goes on has no end.
 func (r *replica) wait() error {
-	err := <-r.done
-	r.over = true
-	r.nc.Close()
-	r.idle()
-	return err
+	select {
+	case err := <-r.done:
+		r.over = true
+		r.nc.Close()
+		r.idle()
+		return err
+	case <-time.After(10 * time.Minute): // fake time
+		panic(fmt.Sprintf("%s: a replica does not stop\n%+v\n%s", r.sim.t.Name(), r.Snapshot(), r.sim.logs.String()))
+	}
 }
 
 // kill is kill -9: nothing that the replica does from now on leaves it. Of what is under way, half

@@ -67,7 +67,11 @@ func storm(t *testing.T, random *rand.Rand, d time.Duration) {
 			c.fault()
 		}
 		c.calm()
-		<-done
+		select {
+		case <-done:
+		case <-time.After(time.Hour): // fake time
+			t.Fatalf("publishing does not end\n%s", s.logs.String())
+		}
 		c.drain(3 * time.Hour)
 		for _, r := range c.fleet {
 			r.stop()

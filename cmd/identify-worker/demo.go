@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -14,7 +15,6 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
-	"github.com/identify-worker/identify-worker/worker"
 )
 
 const (
@@ -258,14 +258,24 @@ func (d *demo) sameProfiles(ctx context.Context) (users int, same bool, err erro
 	return len(seen), true, nil
 }
 
-// deadLetters are those that were stored during the demo.
-func (d *demo) deadLetters(w *worker.Worker) (letters []*nats.Msg, err error) {
-	for range w.Snapshot().Dead {
+// deadLetters are those that were stored during the demo. A worker that has had no answer in time
+// tries again, which is seen here and stores nothing: a letter's subject is its own.
+func (d *demo) deadLetters() (letters []*nats.Msg, err error) {
+	if err := d.conn.FlushTimeout(5 * time.Second); err != nil {
+		return nil, fmt.Errorf("read the dead letters: %w", err)
+	}
+	tries, _, err := d.dead.Pending()
+	if err != nil {
+		return nil, err
+	}
+	for range tries {
 		m, err := d.dead.NextMsg(5 * time.Second)
 		if err != nil {
 			return nil, fmt.Errorf("read a dead letter: %w", err)
 		}
-		letters = append(letters, m)
+		if !slices.ContainsFunc(letters, func(l *nats.Msg) bool { return l.Subject == m.Subject }) {
+			letters = append(letters, m)
+		}
 	}
 	return letters, nil
 }

@@ -18,7 +18,7 @@ import (
 
 // summarize says what happened, for somebody who sees this for the first time.
 func (d *demo) summarize(ctx context.Context, out io.Writer, w *worker.Worker, s *upSettings) error {
-	letters, err := d.deadLetters(w)
+	letters, err := d.deadLetters()
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func (d *demo) summarize(ctx context.Context, out io.Writer, w *worker.Worker, s
 		return err
 	}
 	fmt.Fprintln(out)
-	d.printDeliveries(out, w.Snapshot())
+	d.printDeliveries(out, w.Snapshot(), len(letters))
 	printDeadLetters(out, letters)
 	if !same {
 		return errors.New("a user's profile is not what one call for each event would have made: please report this")
@@ -37,10 +37,10 @@ func (d *demo) summarize(ctx context.Context, out io.Writer, w *worker.Worker, s
 	return nil
 }
 
-func (d *demo) printDeliveries(out io.Writer, s worker.Snapshot) {
+func (d *demo) printDeliveries(out io.Writer, s worker.Snapshot, dead int) {
 	stats := d.api.Stats()
 	fmt.Fprintf(out, "Events: %s published in %s, %s delivered, %s set aside as dead letters, none lost\n",
-		thousands(len(d.sample)), d.published.Round(100*time.Millisecond), thousands(s.Delivered), thousands(s.Dead))
+		thousands(len(d.sample)), d.published.Round(100*time.Millisecond), thousands(s.Delivered), thousands(dead))
 	fmt.Fprintf(out, "Calls: %s in %s, for %s events were merged into the call of the same user\n",
 		thousands(s.Calls), d.delivered.Round(100*time.Millisecond), thousands(s.Merged))
 	if d.rate.Unlimited() {

@@ -84,8 +84,13 @@ func (f *fixture) work(done func()) (logged string) {
 	}()
 	done()
 	stop()
-	if status := <-ended; status != 0 {
-		f.t.Fatalf("work: status %d\n%s", status, f.log.String())
+	select {
+	case status := <-ended:
+		if status != 0 {
+			f.t.Fatalf("work: status %d\n%s", status, f.log.String())
+		}
+	case <-time.After(patience):
+		f.t.Fatalf("work does not end\n%s", f.log.String())
 	}
 	return f.log.String()
 }

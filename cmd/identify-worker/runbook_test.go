@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
@@ -152,12 +153,18 @@ func startDrill(t *testing.T) *drill {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		<-d.up.ended
+		select {
+		case <-d.up.ended:
+		case <-time.After(patience):
+			t.Errorf("up does not end: %s", d.up.err.String())
+		}
 	})
 	url := regexp.MustCompile(`nats://[\d.:]+`)
-	for url.FindString(d.up.err.String()) == "" {
+	for late := time.After(patience); url.FindString(d.up.err.String()) == ""; {
 		select {
 		case <-progress:
+		case <-late:
+			t.Fatalf("up does not say where it listens: %s", d.up.err.String())
 		case <-d.up.ended:
 			t.Fatalf("up ended: %s", d.up.err.String())
 		}

@@ -97,7 +97,11 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 	}()
 	ts.Defer(func() {
 		cancel()
-		<-p.ended
+		select {
+		case <-p.ended:
+		case <-time.After(patience):
+			ts.Fatalf("%s does not end:\n%s", name, p.err.String())
+		}
 	})
 }
 

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/identify-worker/identify-worker/integration/overlay"
 )
 
 // mutant is the product with a bug planted in it, as its authors might have made it. The bug is
@@ -18,9 +16,7 @@ type mutant struct {
 	edits    []edit
 }
 
-// edit replaces text in a file. What is replaced must be there once: when the code has moved,
-// the mutant says so instead of testing nothing.
-type edit struct{ file, old, new string }
+type edit overlay.Edit
 
 // mutants are bugs that the campaign must find.
 func mutants() []mutant {
@@ -86,56 +82,18 @@ func mutants() []mutant {
 	}
 }
 
-// overlay writes the files with the bug and returns the flag that lays them over the sources.
+// overlay writes the files with the bug and returns the flags that lay them over the sources.
 func (m mutant) overlay(t *testing.T) []string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	replace := map[string]string{}
-	for _, e := range m.edits {
-		path := filepath.Join(root, e.file)
-		if replace[path] == "" {
-			replace[path] = filepath.Join(dir, strings.ReplaceAll(e.file, "/", "_"))
-			copyFile(t, path, replace[path])
-		}
-		if err := e.apply(replace[path]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	list, err := json.Marshal(map[string]any{"Replace": replace})
+	flags, err := overlay.Write(root, t.TempDir(), m.edits)
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(path, list, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return []string{"-overlay", path}
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	text, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (e edit) apply(path string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if n := strings.Count(string(text), e.old); n != 1 {
-		return fmt.Errorf("%s: what the mutant replaces is there %d times, want 1: %q", e.file, n, e.old)
-	}
-	return os.WriteFile(path, []byte(strings.Replace(string(text), e.old, e.new, 1)), 0o600)
+	return flags
 }
 
 // build makes the program with the bug in it.

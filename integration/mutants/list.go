@@ -1,0 +1,132 @@
+package main
+
+// mutant is the product with a bug planted in it, as its authors might have made it, and the test
+// that must find it.
+type mutant struct {
+	name    string
+	promise string // that it breaks
+	edits   []edit
+	pkg     string // a folder
+	test    string // as for "go test -run"
+}
+
+type edit struct{ File, Old, New string }
+
+// mutants are bugs that the packages' own tests must find, in seconds and with a text. Those that
+// only show in a fleet of processes are in the campaign, integration/chaos.
+func mutants() []mutant {
+	all := deadLetterMutants()
+	all = append(all, fleetMutants()...)
+	return append(all, stuckMutants()...)
+}
+
+func deadLetterMutants() []mutant {
+	return []mutant{
+		{
+			"that a letter is there already is believed unseen", "nothing accepted is lost",
+			[]edit{{"queue/deadletter.go", "_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{msg.Subject})", "err = nil"}},
+			"queue", "TestBuryLooksForTheLetter",
+		},
+		{
+			"a dead letter is stored once for each try", "a dead letter is made exactly once",
+			[]edit{{"queue/deadletter.go", "msg, jetstream.WithExpectLastSequencePerSubject(0))", "msg, []jetstream.PublishOpt{}...)"}},
+			"queue", "TestBuryExactlyOnce",
+		},
+		{
+			"a forged origin that is newer than its event is believed", "a replay never overwrites newer data",
+			[]edit{{"queue/guard.go", "d.Past.Forced || d.Past.Origin.Compare(own) > 0 {", "d.Past.Forced {"}},
+			"queue", "TestOriginIsNeverNewer",
+		},
+		{
+			"a later verdict overwrites the first", "a replay is judged once: history and canary tell what happened",
+			[]edit{{"queue/verdict.go", "m, jetstream.WithExpectLastSequencePerSubject(0))", "m)"}},
+			"queue", "TestFirstVerdictStands",
+		},
+		{
+			"a replay that dies again leaves its old letter open", "a user whose letters are gone is guarded no longer",
+			[]edit{{"queue/guard.go", "if r.open(c.place(d), until); d.Past != nil {", "if r.open(c.place(d), until); false {"}},
+			"queue", "TestNewerAfterDyingAgain",
+		},
+		{
+			"a copy of the audit trail without the run's record is believed", "an event is replayed once",
+			[]edit{{"queue/replay_verdicts.go", "if run == 0 || upTo < r.heard {", "if upTo < r.heard {"}},
+			"queue", "TestReplayAsksAgainWhoLags",
+		},
+		{
+			"a copy of the audit trail that is older than what was heard is believed", "an event is replayed once",
+			[]edit{{"queue/replay_verdicts.go", "if run == 0 || upTo < r.heard {", "if run == 0 || upTo == 0 {"}},
+			"queue", "TestVerdictsAreNotOlderThanWhatWasHeard",
+		},
+		{
+			"a replay's message id is forgotten", "an event is replayed once",
+			[]edit{{"queue/replaying.go", "WithMessageID(\"replay.\"+l.Letter.String()), ", ""}},
+			"queue", "TestReplayTwoAtOnce",
+		},
+	}
+}
+
+func fleetMutants() []mutant {
+	return []mutant{
+		{
+			"empty once is enough for the partitions to change", "order for each user",
+			[]edit{{"queue/repartition.go", "return empty >= 2", "return empty >= 1"}},
+			"queue", "TestRepartitionSeesStragglers",
+		},
+	}
+}
+
+// stuckMutants make a test wait for what never comes. It must say for what.
+func stuckMutants() []mutant {
+	return []mutant{
+		{
+			"a member that cannot renew goes on for ever", "order for each user",
+			[]edit{{"queue/member.go", "if left <= 0 {", "if false {"}},
+			"queue", "TestKeepEndsBeforeTheKey",
+		},
+		{
+			"a member whose key is gone goes on", "order for each user",
+			[]edit{{"queue/member.go", "return errLapsed\n\t}\n\tif err != nil", "m.revision = 0\n\t\treturn m.renew(ctx)\n\t}\n\tif err != nil"}},
+			"queue", "TestKeepAfterALostAnswer",
+		},
+		{
+			"an acknowledgement that no consumer takes is overlooked", "nothing accepted is lost",
+			[]edit{{"queue/settlement.go", "a.fail(errors.New(\"settle an event: no consumer took the acknowledgement\"))\n", ""}},
+			"queue", "TestSettlersFail",
+		},
+		{
+			"a deletion that is refused is overlooked", "nothing accepted is lost",
+			[]edit{{"queue/settlement.go", "case err != nil:\n\t\td.fail(fmt.Errorf(\"settle an event: %w\", err))", "case err != nil:"}},
+			"queue", "TestSettlersFail",
+		},
+		{
+			"the guard forgets how far it has read", "a replay never overwrites newer data",
+			[]edit{{"queue/guard.go", "g.seen = max(g.seen, seq)", "_ = seq"}},
+			"queue", "TestGuardCatchesUp",
+		},
+		{
+			"the guard is never free again", "a replay never overwrites newer data",
+			[]edit{{"queue/guard.go", "defer func() { <-g.reading }()", ""}},
+			"queue", "TestGuardCatchesUp",
+		},
+		{
+			"a verdict that has come is awaited still", "a replay ends when its events are judged",
+			[]edit{{"queue/replay_verdicts.go", "r.waiting--\n\treturn true", "return true"}},
+			"queue", "TestReplayWaits",
+		},
+		{
+			"the last call in flight ends unnoticed", "a hand-over takes less than a second",
+			[]edit{{"worker/partition.go", "*count--\n\tsignal(p.changed)", "*count--"}},
+			"worker", "TestMemoryAfterRevoke",
+		},
+		{
+			"a worker that stops does not tell its buriers", "a hand-over takes less than a second",
+			[]edit{{"worker/worker.go", "\tclose(w.stopping)\n", ""}},
+			"worker", "TestDelivers",
+		},
+		{
+			"what the guard refuses is sent", "no call without a claim, and none over the limit",
+			[]edit{{"userpilot/attempt.go", "a.denied.Store(&err)\n\t\ta.reader.Reset(nil)", "a.denied.Store(&err)"}},
+			"userpilot", "TestGuardRefuses$",
+		},
+	}
+}

@@ -1,0 +1,26 @@
+//go:build !noembed
+
+package queue
+
+import "testing"
+
+// The first verdict on a replay stands: what a second copy of it comes to is not what became of it.
+func TestFirstVerdictStands(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		d := Delivery{Sequence: 9, Past: &Past{Letter: Age{made, 7}, ID: 1, Run: "r1", Replays: 1}}
+		for _, by := range []*Queue{q, s.queue(nil)} {
+			c := &Claim{tenure: &tenure{q: by, created: made}}
+			for _, outcome := range []Outcome{OutcomeDelivered, OutcomeDead, OutcomeSuperseded} {
+				s.must(c.Judge(t.Context(), d, outcome))
+			}
+			if judged, err := c.Judged(t.Context(), d); err != nil || !judged {
+				t.Errorf("the verdict is not found (%v)", err)
+			}
+		}
+		trail := s.stored(q, q.topology.AuditStreamName())
+		if len(trail) != 1 || readVerdict(trail[0].Data).Outcome != OutcomeDelivered {
+			t.Fatalf("the audit trail holds %d verdicts, the last is %+v", len(trail), readVerdict(trail[len(trail)-1].Data))
+		}
+	})
+}
