@@ -33,11 +33,11 @@ type Link struct {
 func (q *Queue) Link() (Link, error) {
 	var trips []time.Duration
 	for range 5 {
-		trip, err := q.nc.RTT()
-		if err != nil {
+		sent := time.Now()
+		if err := q.flush(context.Background()); err != nil { // a ping, which it does not answer before what came earlier
 			return Link{}, fmt.Errorf("ping NATS: %w", err)
 		}
-		trips = append(trips, trip)
+		trips = append(trips, time.Since(sent))
 	}
 	slices.Sort(trips)
 	l := Link{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload()), Inboxes: q.inboxes()}
