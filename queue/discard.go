@@ -12,7 +12,7 @@ import (
 
 // DiscardConfig says who discards, and why.
 type DiscardConfig struct {
-	Reason           string // required
+	Reason           string // required; must name no user, as the audit trail keeps it for a year
 	By, Host, Filter string // as in [ReplayConfig]
 	// Progress is told now and then how far it is, and at the end. It is not called concurrently,
 	// and must not block for long. Nil tells nobody.
