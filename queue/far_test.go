@@ -127,7 +127,7 @@ func TestFarLooks(t *testing.T) {
 		})
 		within(t, "rights", 5, trip, 0, func() error { _, err := q.Denied(ctx); return err })
 		within(t, "streams", 10, trip, 0, func() error { _, err := q.InspectStreams(ctx); return err })
-		within(t, "clock", 5, trip, 0, func() error { _, err := q.ReadClock(ctx); return err })
+		within(t, "clock", 9, trip, 0, func() error { _, err := q.ReadClock(ctx); return err })
 		within(t, "account", 2, trip, 0, func() error { _, err := q.Account(ctx); return err })
 		within(t, "status", 5, trip, 0, func() error { _, err := q.Status(ctx); return err })
 		within(t, "history", 1, trip, 0, func() error { _, err := q.History(ctx); return err })
