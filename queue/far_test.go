@@ -224,3 +224,24 @@ func TestFarPublish(t *testing.T) {
 		within(t, "400 of one user", 400, trip, 0, publish(400, 1))
 	})
 }
+
+// A replay waits for no other of its user's only where the order is of no matter.
+func TestReplaysAlone(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		past  Past
+		alone bool
+	}{
+		"tracked":             {Past{Letter: Age{made, 1}}, true},
+		"forced":              {Past{Letter: Age{made, 1}, Forced: true}, false},
+		"untracked":           {Past{Letter: Age{made, 1}, Untracked: true}, false},
+		"of an export":        {Past{}, false},
+		"and a forced export": {Past{Forced: true, Untracked: true}, false},
+	} {
+		var p publication
+		withPast(&test.past, &DeadLetter{})(&p)
+		if p.alone != test.alone {
+			t.Errorf("%s: waits for no other: %t", name, p.alone)
+		}
+	}
+}
