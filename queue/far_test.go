@@ -134,6 +134,27 @@ func TestFarLooks(t *testing.T) {
 	})
 }
 
+// Letters are read in round trips for hundreds of them, also where they are named one by one.
+func TestFarReads(t *testing.T) {
+	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
+		q, ctx := s.far(trip, Topology{}), t.Context()
+		s.letters(s.queue(nil), 3500)
+		within(t, "stats of 3,500", 6, trip, 0, func() error { _, err := q.DeadStats(ctx, Filter{}); return err })
+		within(t, "select 3,500", 9, trip, 0, func() error { _, err := q.Select(ctx, Filter{}, SelectConfig{}); return err })
+		within(t, "select 40 far apart", 7, trip, 0, func() error {
+			var ids []uint64
+			for i := range uint64(40) {
+				ids = append(ids, 1+i*75)
+			}
+			x, err := q.Select(ctx, Filter{IDs: ids}, SelectConfig{})
+			if err == nil && x.Letters != 40 {
+				t.Errorf("%d letters", x.Letters)
+			}
+			return err
+		})
+	})
+}
+
 // What is done with letters takes round trips for hundreds of them, and not for each, also where
 // they are one user's.
 func TestFarLetters(t *testing.T) {
@@ -162,19 +183,6 @@ func TestFarLetters(t *testing.T) {
 				return err
 			}
 		}
-		within(t, "stats of 3,500", 6, trip, 0, func() error { _, err := q.DeadStats(ctx, Filter{}); return err })
-		within(t, "select 3,500", 9, trip, 0, func() error { _, err := q.Select(ctx, Filter{}, SelectConfig{}); return err })
-		within(t, "select 40 far apart", 7, trip, 0, func() error {
-			var ids []uint64
-			for i := range uint64(40) {
-				ids = append(ids, 1+i*75)
-			}
-			x, err := q.Select(ctx, Filter{IDs: ids}, SelectConfig{})
-			if err == nil && x.Letters != 40 {
-				t.Errorf("%d letters", x.Letters)
-			}
-			return err
-		})
 		within(t, "discard 200 of one user", 12, trip, 0, discard(Filter{IDs: sequence(3001, 200)}, 200))
 		within(t, "replay 200 of one user", 11, trip, 0, replay(Filter{IDs: sequence(3201, 200)}, SelectConfig{}, ReplayConfig{}, 200))
 		within(t, "replay 1,000, edited", 15, trip, 0, replay(Filter{IDs: sequence(1, 1000)}, SelectConfig{Edit: edit}, ReplayConfig{}, 1000))
