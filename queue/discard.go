@@ -7,11 +7,12 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 )
 
 // DiscardConfig says who discards, and why.
 type DiscardConfig struct {
-	Reason           string // required
+	Reason           string // required; must name no user, as the audit trail keeps it for a year
 	By, Host, Filter string // as in [ReplayConfig]
 	// Progress is told now and then how far it is, and at the end. It is not called concurrently,
 	// and must not block for long. Nil tells nobody.
@@ -90,9 +91,15 @@ func (d *discarding) run(ctx context.Context) error {
 	finishing, cancel := lingering(ctx, stopPatience)
 	defer cancel()
 	group, going := errgroup.WithContext(ctx)
-	group.SetLimit(discardsAtOnce)
+	room := semaphore.NewWeighted(discardsAtOnce)
 	err := d.feed(going, func(user string, letters []*DeadLetter) {
-		group.Go(func() error { return d.discard(finishing, user, letters) })
+		if room.Acquire(going, int64(len(letters))) != nil {
+			return // something has failed, or ctx has ended
+		}
+		group.Go(func() error {
+			defer room.Release(int64(len(letters)))
+			return d.discard(finishing, user, letters)
+		})
 	})
 	if failed := group.Wait(); failed != nil { // else err may be no more than that this one has stopped
 		err = failed
@@ -100,8 +107,8 @@ func (d *discarding) run(ctx context.Context) error {
 	return stopped(ctx, err)
 }
 
-// discardsAtOnce bounds the deletions under way.
-const discardsAtOnce = 512
+// discardsAtOnce bounds the deletions under way. It has room for a whole batch.
+const discardsAtOnce = replayBatch + 12
 
 // feed hands over the letters that are still there: those of a user who is guarded together, as
 // they change one record, and all others one by one.
@@ -137,27 +144,32 @@ func (d *discarding) feed(ctx context.Context, discard func(user string, letters
 
 // discard deletes letters, and then notes that they are gone if they are a guarded user's.
 func (d *discarding) discard(ctx context.Context, user string, letters []*DeadLetter) error {
+	var group errgroup.Group
 	var names []Age
 	for _, l := range letters {
-		found, err := d.q.remove(ctx, d.q.topology.DeadStreamName(), l.ID, false)
-		switch {
-		case err != nil:
-			d.count(&d.result.Doubtful, 1)
-			return err
-		case found:
-			d.count(&d.result.Discarded, 1)
-		default:
-			d.count(&d.result.Gone, 1)
-		}
 		names = append(names, l.Letter)
+		group.Go(func() error { return d.remove(ctx, l.ID) })
 	}
-	if user == "" {
-		return nil
+	if err := group.Wait(); err != nil || user == "" {
+		return err
 	}
 	if err := d.q.closeLetters(ctx, user, names...); err != nil {
 		return fmt.Errorf("note that letters are gone: %w", err)
 	}
 	return nil
+}
+
+func (d *discarding) remove(ctx context.Context, id uint64) error {
+	found, err := d.q.remove(ctx, d.q.topology.DeadStreamName(), id, false)
+	switch {
+	case err != nil:
+		d.count(&d.result.Doubtful, 1)
+	case found:
+		d.count(&d.result.Discarded, 1)
+	default:
+		d.count(&d.result.Gone, 1)
+	}
+	return err
 }
 
 // count adds to a count of the result.

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -33,11 +34,11 @@ type Link struct {
 func (q *Queue) Link() (Link, error) {
 	var trips []time.Duration
 	for range 5 {
-		trip, err := q.nc.RTT()
-		if err != nil {
+		sent := time.Now()
+		if err := q.flush(context.Background()); err != nil { // a ping, which it does not answer before what came earlier
 			return Link{}, fmt.Errorf("ping NATS: %w", err)
 		}
-		trips = append(trips, trip)
+		trips = append(trips, time.Since(sent))
 	}
 	slices.Sort(trips)
 	l := Link{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload()), Inboxes: q.inboxes()}
@@ -129,27 +130,45 @@ func (q *Queue) must(ctx context.Context, r Right) error {
 type Clock struct {
 	Ahead time.Duration // of this machine's; below 0 it is behind
 	Trip  time.Duration // of the best reading: Ahead is known up to half of it
+	// Apart is how far the clocks of those servers of a cluster differ, at the least, that lead the
+	// pipeline's streams now. Of the others nothing is known.
+	Apart time.Duration
 }
 
-// ReadClock compares the clock of the server that leads the bucket with this machine's. It blocks
-// for some round trips.
+// ReadClock compares the clock of the server that leads the bucket with this machine's, and with
+// those of the other streams' leaders. It blocks for some round trips.
 func (q *Queue) ReadClock(ctx context.Context) (Clock, error) {
 	bucket := "KV_" + q.topology.Bucket()
 	if _, err := q.mayInspect(ctx, bucket); err != nil {
 		return Clock{}, err
 	}
 	best := Clock{Trip: time.Hour}
-	for range 3 {
+	var all []Clock
+	for _, stream := range append(q.topology.streams(q.nc.MaxPayload()), make([]jetstream.StreamConfig, 2)...) {
+		name := cmp.Or(stream.Name, bucket) // that one three times
 		sent := time.Now()
-		info, err := q.streamInfo(ctx, bucket, "")
+		info, err := q.streamInfo(ctx, name, "")
 		if err != nil {
 			return Clock{}, err
 		}
-		if trip := time.Since(sent); trip < best.Trip {
-			best = Clock{Ahead: info.Time.Sub(sent.Add(trip / 2)), Trip: trip}
+		trip := time.Since(sent)
+		c := Clock{Ahead: info.Time.Sub(sent.Add(trip / 2)), Trip: trip}
+		if all = append(all, c); name == bucket && trip < best.Trip {
+			best = c
 		}
 	}
+	best.Apart = apart(all)
 	return best, nil
+}
+
+// apart is how far readings of clocks differ, whatever their trips were spent on.
+func apart(clocks []Clock) (least time.Duration) {
+	for _, a := range clocks {
+		for _, b := range clocks {
+			least = max(least, a.Ahead-b.Ahead-(a.Trip+b.Trip)/2)
+		}
+	}
+	return least
 }
 
 // Account is what the NATS account uses of JetStream, and its limits; a limit of 0 is none.
@@ -191,7 +210,7 @@ type Arithmetic struct {
 	Burst     int
 	Worst     int           // most calls that any window can hold
 	Sustained float64       // calls in a window in the long run
-	Tolerance time.Duration // the time to NATS and back must be below it
+	Tolerance time.Duration // how late a call may begin
 }
 
 // Arithmetic tells how this limit is kept; a burst of 0 is the default. An unlimited rate has

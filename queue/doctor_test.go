@@ -168,10 +168,30 @@ func TestReadClock(t *testing.T) {
 		clock, err := q.ReadClock(t.Context())
 		s.must(err)
 		// One delay is that of the trial of the right, one of the question itself.
-		if clock.Trip != 80*time.Millisecond || clock.Ahead < -clock.Trip/2 || clock.Ahead > clock.Trip/2 {
+		if clock.Apart != 0 || clock.Trip != 80*time.Millisecond || clock.Ahead < -clock.Trip/2 || clock.Ahead > clock.Trip/2 {
 			t.Errorf("got %+v", clock)
 		}
 	})
+}
+
+// Clocks differ only by what no trip can explain.
+func TestApart(t *testing.T) {
+	t.Parallel()
+	const ms = time.Millisecond
+	for name, test := range map[string]struct {
+		clocks []Clock
+		want   time.Duration
+	}{
+		"one":                       {[]Clock{{Ahead: time.Hour, Trip: ms}}, 0},
+		"the same":                  {[]Clock{{Ahead: 9 * ms, Trip: 10 * ms}, {Ahead: 3 * ms, Trip: 2 * ms}}, 0},
+		"far away":                  {[]Clock{{Ahead: 100 * ms, Trip: 300 * ms}, {Ahead: -100 * ms, Trip: 300 * ms}}, 0},
+		"one ahead":                 {[]Clock{{Trip: 20 * ms}, {Ahead: 500 * ms, Trip: 40 * ms}, {Ahead: ms, Trip: 20 * ms}}, 470 * ms},
+		"all unlike this machine's": {[]Clock{{Ahead: time.Hour, Trip: ms}, {Ahead: time.Hour, Trip: ms}}, 0},
+	} {
+		if got := apart(test.clocks); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
 }
 
 func TestAccount(t *testing.T) {

@@ -116,28 +116,26 @@ func (q *Queue) deadLetters(ctx context.Context, f Filter, from, to uint64) iter
 func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
 		s := f.sieve()
-		for _, r := range f.ranges(from, to) {
-			for m, err := range q.scanIn(ctx, q.topology.DeadStreamName(), r) {
-				var l *DeadLetter
-				if err == nil {
-					l, err = readLetter(m)
-				}
-				if err != nil {
-					yield(nil, fmt.Errorf("read the dead letters: %w", err))
-					return
-				}
-				meant := s.means(l)
-				if meant && f.Match != nil {
-					l.complete(q.topology)
-					meant, err = f.Match(l)
-				}
-				if err != nil {
-					yield(nil, err)
-					return
-				}
-				if meant && !yield(l, nil) {
-					return
-				}
+		for m, err := range q.scanIn(ctx, q.topology.DeadStreamName(), f.ranges(from, to)...) {
+			var l *DeadLetter
+			if err == nil {
+				l, err = readLetter(m)
+			}
+			if err != nil {
+				yield(nil, fmt.Errorf("read the dead letters: %w", err))
+				return
+			}
+			meant := s.means(l)
+			if meant && f.Match != nil {
+				l.complete(q.topology)
+				meant, err = f.Match(l)
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if meant && !yield(l, nil) {
+				return
 			}
 		}
 	}

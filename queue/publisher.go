@@ -51,7 +51,8 @@ type PublisherConfig struct {
 	// together, it is fewer. Default 16384.
 	Window int
 	// Retry is how long an event is tried, always under the same message id, when the
-	// server does not answer; from the call on. Default 30 s.
+	// server does not answer: from the call on, or, where it waits for its user's last
+	// event, from the answer to that one on. Default 30 s.
 	Retry time.Duration
 	// Tracer makes a span of each publication, which travels on in the event's headers. Without
 	// one, there are spans where an event is published with a context that has a span, made by
@@ -133,6 +134,7 @@ type publication struct {
 	id     string
 	header nats.Header // besides the id
 	plain  bool        // whatever the user
+	alone  bool        // it waits for no other event of its user, and none for it
 }
 
 // WithMessageID publishes under this id: within two minutes the server stores an id once.
@@ -144,9 +146,13 @@ func WithMessageID(id string) PublishOption {
 
 // withPast publishes the event of a letter, into the plain partition if it died there: else it could
 // overtake what its user's publisher still sends that way. It stays in its trace.
+//
+// A replay waits for no other of its user's, which would cost a round trip for each: what newer
+// events have set is written down, and so their order is of no matter. It is where that is not so.
 func withPast(past *Past, l *DeadLetter) PublishOption {
 	return func(p *publication) {
 		p.header, p.plain = past.header(), l.Partition == plainPartition
+		p.alone = !past.Letter.IsZero() && !past.Forced && !past.Untracked
 		readTrace(l.Header).write(p.header)
 	}
 }
@@ -277,6 +283,9 @@ func (p *Publisher) newFlight(event userpilot.Event, options []PublishOption) (*
 	}
 	if o.plain {
 		f.subject = p.q.topology.PlainSubject()
+	}
+	if o.alone {
+		f.user = ""
 	}
 	return f, nil
 }

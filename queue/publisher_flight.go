@@ -24,7 +24,7 @@ const (
 // publisher's mutex.
 type flight struct {
 	result   Result
-	user     string
+	user     string // empty for one that waits for no other
 	subject  string
 	id       string
 	fresh    bool        // the id is our own
@@ -50,11 +50,13 @@ func (p *Publisher) admit(f *flight) error {
 	}
 	p.tries++
 	f.number = p.tries
-	before := p.youngest[f.user]
-	p.youngest[f.user] = f
-	if before != nil {
-		before.next = f
-		return nil
+	if f.user != "" {
+		before := p.youngest[f.user]
+		p.youngest[f.user] = f
+		if before != nil {
+			before.next = f
+			return nil
+		}
 	}
 	p.launch(f)
 	return nil
@@ -134,6 +136,9 @@ func (p *Publisher) land(f *flight, receipt Receipt, err error) (next *flight) {
 	f.result.receipt, f.result.err = receipt, err
 	close(f.result.done)
 	p.release(f.weight)
+	if f.next != nil && !errors.Is(err, ErrNoAnswer) { // the server answers: only now its time begins
+		f.next.deadline = time.Now().Add(p.retry)
+	}
 	return f.next
 }
 

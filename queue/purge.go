@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -107,54 +109,69 @@ func (p *purging) run(ctx context.Context) error {
 	return p.newer(ctx)
 }
 
+// erasuresAtOnce bounds the messages that are being erased.
+const erasuresAtOnce = 512
+
 // letters purges dead letters.
 func (p *purging) letters(ctx context.Context) error {
 	stream := p.q.topology.DeadStreamName()
-	for m, err := range p.q.scan(ctx, stream, 1) {
-		if err != nil {
-			return fmt.Errorf("read the dead letters: %w", err)
-		}
-		if p.means(m.Header, m.Data) {
-			if err := p.erase(ctx, stream, sequenceOf(m), &p.result.DeadLetters); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return p.each(ctx, "the dead letters", stream, p.q.scan(ctx, stream, 1), &p.result.DeadLetters)
 }
 
 // originals purges what events were before they were edited.
 func (p *purging) originals(ctx context.Context) error {
-	for m, err := range p.q.auditTrail(ctx, "original.*.*", 1) {
-		if err != nil {
-			return fmt.Errorf("read the audit trail: %w", err)
-		}
-		if p.means(m.Header, m.Data) {
-			if err := p.erase(ctx, p.q.topology.AuditStreamName(), sequenceOf(m), &p.result.Originals); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	stream := p.q.topology.AuditStreamName()
+	return p.each(ctx, "the audit trail", stream, p.q.auditTrail(ctx, "original.*.*", 1), &p.result.Originals)
 }
 
-// newer purges the record of what newer events have set.
-func (p *purging) newer(ctx context.Context) error {
-	n, err := p.q.readNewer(ctx, p.user)
-	if err != nil || !n.Known() {
-		return err
+// each erases those of a stream's messages that are the user's.
+func (p *purging) each(ctx context.Context, what, stream string, messages iter.Seq2[*nats.Msg, error], count *uint64) error {
+	erasing, ctx := errgroup.WithContext(ctx)
+	erasing.SetLimit(erasuresAtOnce)
+	for m, err := range messages {
+		if err != nil {
+			return cmp.Or(erasing.Wait(), fmt.Errorf("read %s: %w", what, err))
+		}
+		if p.means(m.Header, m.Data) {
+			erasing.Go(func() error { return p.erase(ctx, stream, sequenceOf(m), count) })
+		}
 	}
-	p.result.Newer++
-	if p.dry {
+	return erasing.Wait()
+}
+
+// newer purges the record of what newer events have set. A worker that writes it anew meanwhile has it
+// purged again.
+func (p *purging) newer(ctx context.Context) error {
+	for {
+		n, err := p.q.readNewer(ctx, p.user)
+		if err != nil || !n.Known() {
+			return err
+		}
+		p.result.Newer = 1
+		if p.dry {
+			return nil
+		}
+		if err := p.overwriteNewer(ctx, n); err != nil {
+			return err
+		}
+		if err := p.q.deleteNewer(ctx, p.user, n); !isWrongRevision(err) {
+			return inSilence(ctx, "$KV."+p.q.topology.NewerBucket()+".>", err)
+		}
+	}
+}
+
+// overwriteNewer erases the record before its key is deleted: what a later message on the key replaces
+// the server takes away, but leaves on the disk. Where the bucket denies deletions, as ours once did
+// and no update changes, the record, which holds hashes only, is just taken away.
+func (p *purging) overwriteNewer(ctx context.Context, n *Newer) error {
+	found, err := p.q.remove(ctx, p.q.topology.newerStreamName(), n.revision, true)
+	if err != nil && strings.Contains(err.Error(), "message delete not permitted") {
 		return nil
 	}
-	err = p.q.changeNewer(ctx, p.user, n, func(r *newerRecord) newerChange {
-		if r.Set == nil {
-			return keepNewer
-		}
-		return dropNewer
-	})
-	return inSilence(ctx, "$KV."+p.q.topology.NewerBucket()+".>", err)
+	if found {
+		n.revision = 0 // of the key, which has no message now
+	}
+	return err
 }
 
 // means reports whether a message is the user's.
@@ -181,21 +198,22 @@ func (p *purging) erase(ctx context.Context, stream string, sequence uint64, cou
 
 const (
 	// walks is how many parts the work stream is read in.
-	walks = 64
-	// walksAtOnce is how many of them at a time.
-	walksAtOnce = 16
+	walks = 1024
+	// walksAtOnce is how many of them at a time, and walkBytes bounds that where events are large.
+	walksAtOnce = 256
+	walkBytes   = 32 << 20
 )
 
 // waiting purges events of the work stream. Its messages are read one by one: it allows no direct
 // gets, and no consumer but the workers'. All of them are: who publishes by other means than ours
-// may have put a user's event into any partition.
+// may have put a user's event into any partition. So many are asked for at once.
 func (p *purging) waiting(ctx context.Context) error {
 	info, err := p.q.streamInfo(ctx, p.q.topology.StreamName(), "")
 	if err != nil || info.State.Msgs == 0 {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(walksAtOnce)
+	group.SetLimit(int(min(walksAtOnce, 1+walkBytes/(1+info.State.Bytes/info.State.Msgs))))
 	size := (info.State.LastSeq-info.State.FirstSeq)/walks + 1
 	for from := info.State.FirstSeq; from <= info.State.LastSeq; from += size {
 		group.Go(func() error { return p.walk(ctx, from, min(from+size-1, info.State.LastSeq)) })
@@ -205,26 +223,26 @@ func (p *purging) waiting(ctx context.Context) error {
 
 // walk purges the events of the work stream between two sequences.
 func (p *purging) walk(ctx context.Context, from, to uint64) error {
+	erasing, ctx := errgroup.WithContext(ctx)
+	erasing.SetLimit(erasuresAtOnce / walksAtOnce)
 	for from <= to {
 		m, err := p.q.nextStored(ctx, p.q.topology.StreamName(), from)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil
+			break
 		}
 		if err != nil {
-			return fmt.Errorf("read the events that wait: %w", err)
+			return cmp.Or(erasing.Wait(), fmt.Errorf("read the events that wait: %w", err))
 		}
 		if m.Sequence > to {
-			return nil
+			break
 		}
 		h, _ := nats.DecodeHeadersMsg(m.Header)
 		if p.means(h, m.Data) {
-			if err := p.purgeWaiting(ctx, m, readPast(h)); err != nil {
-				return err
-			}
+			erasing.Go(func() error { return p.purgeWaiting(ctx, m, readPast(h)) })
 		}
 		from = m.Sequence + 1
 	}
-	return nil
+	return erasing.Wait()
 }
 
 func (p *purging) purgeWaiting(ctx context.Context, m *storedMessage, past *Past) error {

@@ -3,16 +3,22 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // mentions lists the streams that hold a text.
@@ -83,6 +89,50 @@ func TestPurgeUser(t *testing.T) {
 			t.Errorf("again: %+v, %v", result, err)
 		}
 	})
+}
+
+// onDisk reports whether a file of the server, which it stops, holds a text.
+func (s *sim) onDisk(text string) (found bool) {
+	s.t.Helper()
+	s.stop()
+	s.must(filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		found = found || bytes.Contains(data, []byte(text))
+		return err
+	}))
+	return found
+}
+
+// The record of what newer events have set is overwritten, too, where its bucket lets it be.
+func TestPurgeOverwritesNewer(t *testing.T) {
+	for name, test := range map[string]struct{ purge, deny, found bool }{
+		"before":                 {found: true},
+		"after":                  {purge: true},
+		"that denies a deletion": {purge: true, deny: true, found: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.change(q, q.topology.newerStreamName(), func(c *jetstream.StreamConfig) { c.DenyDelete = test.deny })
+				s.died(q, "ann", 7, 1)
+				if test.purge {
+					result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+					if err != nil || result.Newer != 1 {
+						t.Errorf("got %+v, %v", result, err)
+					}
+					if n, err := q.readNewer(t.Context(), "ann"); err != nil || n.Known() {
+						t.Errorf("it is still there: %v", err)
+					}
+				}
+				if s.onDisk(`"open":["`+Age{made, 7}.String()) != test.found {
+					t.Errorf("on the disk: %t", !test.found)
+				}
+			})
+		})
+	}
 }
 
 // reader reads ahead and calls nobody, until it is told to.

@@ -83,19 +83,48 @@ func (q *Queue) Repartition(ctx context.Context, patience time.Duration) (*Chang
 	if err := q.awaitLittle(ctx, patience); err != nil {
 		return nil, err
 	}
+	// An update replaces all: it is made from what is there now, not from before the waiting.
+	if info, err = q.streamInfo(ctx, q.topology.StreamName(), ""); err != nil {
+		return nil, err
+	}
+	if partitionsOf(info.Config) != have || isPaused(info.Config) {
+		return nil, errNotAlone
+	}
+	closed := q.closed(info.Config)
 	q.log.Info("publishing is closed until all events are delivered, publishers wait meanwhile")
-	if err := q.update(ctx, q.closed(info.Config)); err != nil {
-		return nil, q.reopen(ctx, fmt.Errorf("close the stream for publishers: %w", err)) // it may be closed all the same
+	if err := q.update(ctx, closed); err != nil {
+		return nil, q.reopen(ctx, closed, fmt.Errorf("close the stream for publishers: %w", err)) // it may be closed all the same
 	}
 	if err := q.awaitNone(ctx); err != nil {
-		return nil, q.reopen(ctx, err)
+		return nil, q.reopen(ctx, closed, err)
+	}
+	if err := q.rehash(ctx, closed); err != nil {
+		return nil, q.reopen(ctx, closed, err)
+	}
+	return &Change{Stream: q.topology.StreamName(), Field: fieldPartitions, Have: strconv.Itoa(have), Want: strconv.Itoa(q.topology.Partitions)}, nil
+}
+
+// errNotAlone says that two change the partitions at the same time. JetStream has no update that
+// depends on a revision, so whoever has closed the stream looks whether it is still its own pause, just
+// before the change. Another's can come between the two only within that round trip, and then it is
+// over long before the other has seen the stream empty twice, and looks in its turn.
+var errNotAlone = errors.New("somebody else is changing the partitions: see how many there are, in identify-worker status, and run it again")
+
+// rehash gives the stream, which this one has closed and which is empty, its new partitions, and opens it.
+func (q *Queue) rehash(ctx context.Context, closed jetstream.StreamConfig) error {
+	info, err := q.streamInfo(ctx, q.topology.StreamName(), "")
+	if err != nil {
+		return err
+	}
+	if info.Config.Metadata[metaPaused] != closed.Metadata[metaPaused] {
+		return errNotAlone
 	}
 	opened := q.opened(info.Config)
 	opened.SubjectTransform = q.topology.workStream(q.nc.MaxPayload()).SubjectTransform
 	if err := q.update(ctx, opened); err != nil {
-		return nil, q.reopen(ctx, fmt.Errorf("change the partitions: %w", err))
+		return fmt.Errorf("change the partitions: %w", err)
 	}
-	return &Change{Stream: q.topology.StreamName(), Field: fieldPartitions, Have: strconv.Itoa(have), Want: strconv.Itoa(q.topology.Partitions)}, nil
+	return nil
 }
 
 func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
@@ -111,7 +140,7 @@ func (q *Queue) closed(c jetstream.StreamConfig) jetstream.StreamConfig {
 	if c.Metadata == nil {
 		c.Metadata = map[string]string{}
 	}
-	c.Metadata[metaPaused] = time.Now().UTC().Format(time.RFC3339)
+	c.Metadata[metaPaused] = time.Now().UTC().Format(time.RFC3339Nano)
 	return c
 }
 
@@ -133,12 +162,13 @@ func (q *Queue) open(ctx context.Context, c jetstream.StreamConfig) error {
 	return nil
 }
 
-// reopen opens the stream as it was, after a failure, even if ctx has ended.
-func (q *Queue) reopen(ctx context.Context, why error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+// reopen opens the stream as it was, after a failure, even if ctx has ended; not if another one has
+// closed it.
+func (q *Queue) reopen(ctx context.Context, closed jetstream.StreamConfig, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
 	defer cancel()
 	info, err := q.streamInfo(ctx, q.topology.StreamName(), "")
-	if err == nil {
+	if err == nil && info.Config.Metadata[metaPaused] == closed.Metadata[metaPaused] {
 		err = q.open(ctx, info.Config)
 	}
 	if err != nil {

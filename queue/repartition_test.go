@@ -184,3 +184,63 @@ func TestRepartitionInterrupted(t *testing.T) {
 		s.publish(q, "bob")
 	})
 }
+
+// Of two who change the partitions at once at most one has its way, and the other leaves all as that
+// one made it, whenever it begins.
+func TestRepartitionTwoAtOnce(t *testing.T) {
+	for later := -2 * time.Second; later < 400*time.Millisecond; later += 200 * time.Millisecond {
+		t.Run(later.String(), func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				first, far := s.queueOf(nil, Topology{Partitions: 32}), s.far(300*time.Millisecond, Topology{Partitions: 8})
+				second := make(chan error, 1)
+				go func() {
+					time.Sleep(3*time.Second + later)
+					_, err := far.Repartition(t.Context(), time.Minute)
+					second <- err
+				}()
+				time.Sleep(3 * time.Second)
+				_, errFirst := first.Repartition(t.Context(), time.Minute)
+				if errFirst == nil { // these wait in the new partitions
+					for i := range 5 {
+						_, _ = first.js.Publish(t.Context(), first.topology.Subject(fmt.Sprint(i)), nil) // it may be closed again
+					}
+				}
+				errSecond := <-second
+				want := 16
+				switch {
+				case errFirst == nil:
+					want = 32
+				case errSecond == nil:
+					want = 8
+				}
+				c := s.info(first, workName).Config
+				if errFirst == nil && errSecond == nil || partitionsOf(c) != want || isPaused(c) {
+					t.Errorf("%d partitions, closed: %t, after %v and %v", partitionsOf(c), isPaused(c), errFirst, errSecond)
+				}
+			})
+		})
+	}
+}
+
+// Who finds it closed by another, and opens it, ends that one's change.
+func TestRepartitionOpenedMeanwhile(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q, far := s.queue(nil), s.far(300*time.Millisecond, Topology{Partitions: 8})
+		failed := make(chan error, 1)
+		go func() {
+			_, err := far.Repartition(t.Context(), time.Minute)
+			failed <- err
+		}()
+		s.await(time.Minute, "closed", func() bool { return isPaused(s.info(q, workName).Config) })
+		if change, err := q.Repartition(t.Context(), 0); change != nil || err != nil {
+			t.Errorf("got %v, %v", change, err)
+		}
+		s.publish(q, "ann")
+		if err := <-failed; err == nil {
+			t.Error("it was changed with an event in it")
+		}
+		if c := s.info(q, workName).Config; partitionsOf(c) != 16 || isPaused(c) {
+			t.Errorf("%d partitions, closed: %t", partitionsOf(c), isPaused(c))
+		}
+	})
+}

@@ -20,7 +20,8 @@ type ReplayConfig struct {
 	Wait bool
 
 	// What the audit trail tells besides: who, on which machine, and in words what the filter's
-	// Match and the selection's Edit do.
+	// Match and the selection's Edit do. It is kept for a year and outlives a purge: the words must
+	// hold no values, which may be a user's data.
 	By, Host, Filter, EditText string
 
 	// Progress is told now and then how far it is, and at the end. It is not called concurrently,

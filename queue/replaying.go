@@ -20,8 +20,6 @@ const (
 	replayBatch = 500
 	// replaysAtOnce bounds the letters that are stored, but not yet deleted.
 	replaysAtOnce = 512
-	// originalsAtOnce bounds the originals that are being stored.
-	originalsAtOnce = 64
 	// stopPatience is how long a command that is stopped may take to finish what is under way.
 	stopPatience = 10 * time.Second
 )
@@ -41,7 +39,7 @@ type replaying struct {
 	c         ReplayConfig
 	publisher *Publisher
 	tokens    *rate.Limiter
-	place     int    // in the selection, of the letter that comes next
+	place     int    // in the selection, of the letter that is read next
 	heard     uint64 // up to where the audit trail was read for verdicts
 
 	mu      sync.Mutex // for what follows
@@ -133,23 +131,62 @@ func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
 // feed publishes letters in the order of the stream. What is left to do for each is handed to
 // finish, and not waited for.
 func (r *replaying) feed(ctx context.Context, limit int, finish func(func(context.Context) error)) error {
-	batch := replayBatch
-	if !r.c.Rate.Unlimited() { // one that is slow shall not replay what was discarded meanwhile
-		batch = min(batch, 1+int(r.c.Rate.PerMinute()/60))
-	}
 	for sent := 0; sent < limit && r.place < r.s.ids.len; {
-		letters, next, err := r.q.readSelected(ctx, r.s, r.place, min(batch, limit-sent))
+		n, err := r.feedSome(ctx, limit-sent, finish)
+		if err != nil {
+			return err
+		}
+		sent += n
+	}
+	return nil
+}
+
+// feedSome publishes of so many letters those that can be, and returns how many these were. The next
+// batch is read while one is published: else a slow rate would be slower by the round trips.
+func (r *replaying) feedSome(ctx context.Context, most int, finish func(func(context.Context) error)) (sent int, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	batches := make(chan []sending)
+	group.Go(func() error {
+		defer close(batches)
+		return r.readAhead(ctx, most, finish, batches)
+	})
+	group.Go(func() error {
+		for batch := range batches {
+			for _, s := range batch {
+				if err := r.send(ctx, s, finish); err != nil {
+					return err
+				}
+				sent++
+			}
+		}
+		return nil
+	})
+	return sent, group.Wait()
+}
+
+// readAhead reads so many letters, and hands on what is published of them.
+func (r *replaying) readAhead(ctx context.Context, most int, finish func(func(context.Context) error), batches chan<- []sending) error {
+	size := replayBatch
+	if !r.c.Rate.Unlimited() { // one that is slow shall not replay what was discarded meanwhile
+		size = min(size, 1+int(r.c.Rate.PerMinute()/60))
+	}
+	for most > 0 && r.place < r.s.ids.len {
+		letters, next, err := r.q.readSelected(ctx, r.s, r.place, min(size, most))
 		if err != nil {
 			return err
 		}
 		gone := uint64(next - r.place - len(letters))
 		r.count(func(x *ReplayResult) { x.Gone += gone })
-		r.place = next
-		n, err := r.replayBatch(ctx, letters, finish)
+		r.place, most = next, most-len(letters)
+		batch, err := r.prepare(ctx, letters, finish)
 		if err != nil {
 			return err
 		}
-		sent += n
+		select {
+		case batches <- batch:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 		if r.c.Wait {
 			if err := r.hear(ctx); err != nil {
 				return err
@@ -159,13 +196,12 @@ func (r *replaying) feed(ctx context.Context, limit int, finish func(func(contex
 	return nil
 }
 
-// replayBatch publishes some letters, and returns how many.
-func (r *replaying) replayBatch(ctx context.Context, letters []*DeadLetter, finish func(func(context.Context) error)) (sent int, err error) {
+// prepare makes what is published of some letters, and sees to those of which nothing is.
+func (r *replaying) prepare(ctx context.Context, letters []*DeadLetter, finish func(func(context.Context) error)) (batch []sending, err error) {
 	judged, err := r.verdicts(ctx, letters)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var sendings []sending
 	for _, l := range letters {
 		if outcome, ok := judged[r.q.topology.verdictSubject(l.Letter)]; ok {
 			finish(func(ctx context.Context) error { return r.removeJudged(ctx, l.ID, outcome) })
@@ -173,20 +209,12 @@ func (r *replaying) replayBatch(ctx context.Context, letters []*DeadLetter, fini
 		}
 		s, err := r.s.config.prepare(l)
 		if err == nil {
-			sendings = append(sendings, s)
+			batch = append(batch, s)
 		} else if !r.skip(err) {
-			return 0, err
+			return nil, err
 		}
 	}
-	if err := r.keepOriginals(ctx, sendings); err != nil {
-		return 0, err
-	}
-	for _, s := range sendings {
-		if err := r.send(ctx, s, finish); err != nil {
-			return 0, err
-		}
-	}
-	return len(sendings), nil
+	return batch, r.keepOriginals(ctx, batch)
 }
 
 // skip counts a letter that is left where it is, if that is what err says.
@@ -199,11 +227,10 @@ func (r *replaying) skip(err error) (ok bool) {
 	return ok
 }
 
-// keepOriginals stores what edited events were before.
-func (r *replaying) keepOriginals(ctx context.Context, sendings []sending) error {
+// keepOriginals stores what edited events of a batch were before.
+func (r *replaying) keepOriginals(ctx context.Context, batch []sending) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(originalsAtOnce)
-	for _, s := range sendings {
+	for _, s := range batch {
 		if s.edited {
 			group.Go(func() error { return r.q.keepOriginal(ctx, s.letter, r.result.Run) })
 		}
@@ -223,13 +250,14 @@ func (r *replaying) send(ctx context.Context, s sending, finish func(func(contex
 		return context.Cause(ctx)
 	}
 	l := s.letter
+	id := l.ID
+	r.await(id) // before there can be a verdict
 	result, err := r.publisher.publishEvent(ctx, s.event,
 		WithMessageID("replay."+l.Letter.String()), withPast(s.past(r.result.Run, r.s.config.Force), l))
 	if err != nil {
+		r.unawait(id)
 		return err
 	}
-	id := l.ID
-	r.await(id)
 	finish(func(ctx context.Context) error { return r.settle(ctx, id, result) })
 	return nil
 }

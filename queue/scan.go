@@ -20,6 +20,8 @@ const (
 	scanBytes = 4 << 20
 	// scanWait is how long the next message of a batch may take.
 	scanWait = callTimeout
+	// scansAtOnce is how many ranges are read ahead.
+	scansAtOnce = 16
 )
 
 // scanRange is what a scan reads.
@@ -36,28 +38,42 @@ func (q *Queue) scan(ctx context.Context, stream string, from uint64) iter.Seq2[
 	return q.scanIn(ctx, stream, scanRange{from: max(from, 1)})
 }
 
-// scanIn asks for one batch while the last is handled. It stops at the first error, which is not
-// that a batch after the first has no answer for a while. For the rest see direct.
-func (q *Queue) scanIn(ctx context.Context, stream string, r scanRange) iter.Seq2[*nats.Msg, error] {
+// scanIn reads ranges one after another. It asks for one batch, and for the first ones of the next
+// few ranges, while the last is handled. It stops at the first error, which is not that a batch
+// after a range's first has no answer for a while. For the rest see direct.
+func (q *Queue) scanIn(ctx context.Context, stream string, ranges ...scanRange) iter.Seq2[*nats.Msg, error] {
 	return func(yield func(*nats.Msg, error) bool) {
 		reading, cancel := q.whileConnected(ctx)
-		batches := make(chan scanned)
-		var reader sync.WaitGroup
-		defer reader.Wait()
+		inTurn := make(chan chan scanned, scansAtOnce)
+		var readers sync.WaitGroup
+		defer readers.Wait()
 		defer cancel()
-		reader.Go(func() {
-			defer close(batches)
-			q.readBatches(reading, stream, r, batches)
-		})
-		for b := range batches {
-			for _, m := range b.messages {
-				if !yield(m, nil) {
+		readers.Go(func() {
+			defer close(inTurn)
+			for _, r := range ranges {
+				batches := make(chan scanned)
+				select {
+				case inTurn <- batches:
+				case <-reading.Done():
 					return
 				}
+				readers.Go(func() {
+					defer close(batches)
+					q.readBatches(reading, stream, r, batches)
+				})
 			}
-			if b.err != nil {
-				yield(nil, b.err)
-				return
+		})
+		for batches := range inTurn {
+			for b := range batches {
+				for _, m := range b.messages {
+					if !yield(m, nil) {
+						return
+					}
+				}
+				if b.err != nil {
+					yield(nil, b.err)
+					return
+				}
 			}
 		}
 		if ctx.Err() != nil {

@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // SelectConfig says what is to be done with the letters that are selected, as far as it decides
@@ -106,10 +109,23 @@ type selecting struct {
 	groups  map[string]*GroupCount
 	pending []*DeadLetter // of which it must be asked what newer events have set
 	bytes   int           // of their bodies
+
+	comparing *errgroup.Group
+	mu        sync.Mutex // for what comparing counts
 }
 
 // all takes in the letters that are meant, up to a sequence.
 func (x *selecting) all(ctx context.Context, f Filter, last uint64) error {
+	x.comparing, ctx = errgroup.WithContext(ctx)
+	x.comparing.SetLimit(comparisons)
+	err := x.read(ctx, f, last)
+	if failed := x.comparing.Wait(); failed != nil { // else err may be no more than that reading has stopped
+		err = failed
+	}
+	return err
+}
+
+func (x *selecting) read(ctx context.Context, f Filter, last uint64) error {
 	for l, err := range x.q.deadLetters(ctx, f, 1, last) {
 		if err != nil {
 			return err
@@ -118,7 +134,8 @@ func (x *selecting) all(ctx context.Context, f Filter, last uint64) error {
 			return err
 		}
 	}
-	return x.compare(ctx)
+	x.compare(ctx)
+	return nil
 }
 
 func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
@@ -161,7 +178,7 @@ func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
 	}
 	x.pending = append(x.pending, l)
 	if x.bytes += len(l.Body); len(x.pending) == comparedAtOnce || x.bytes > comparedBytes {
-		return x.compare(ctx)
+		x.compare(ctx)
 	}
 	return nil
 }
@@ -190,27 +207,30 @@ func (x *selecting) largest() []GroupCount {
 	return all[:min(len(all), toldGroups)]
 }
 
-// Of how many letters it is asked at a time what newer events have set.
+// Of how many letters it is asked at a time what newer events have set, and how many such questions
+// may be under way while more letters are read.
 const (
 	comparedAtOnce = 250
 	comparedBytes  = 4 << 20
+	comparisons    = 8
 )
 
-// compare counts what newer events have set of the letters that wait for it.
-func (x *selecting) compare(ctx context.Context) error {
-	found, err := x.q.Supersessions(ctx, x.pending)
-	if err != nil {
-		return err
-	}
-	for _, s := range found {
-		switch {
-		case s.Wholly:
-			x.Superseded++
-		case s.Partly:
-			x.Partly++
+// compare has those letters counted that wait for it, by what newer events have set of them.
+func (x *selecting) compare(ctx context.Context) {
+	letters := x.pending
+	x.pending, x.bytes = nil, 0
+	x.comparing.Go(func() error {
+		found, err := x.q.Supersessions(ctx, letters)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		for _, s := range found {
+			switch {
+			case s.Wholly:
+				x.Superseded++
+			case s.Partly:
+				x.Partly++
+			}
 		}
-	}
-	clear(x.pending)
-	x.pending, x.bytes = x.pending[:0], 0
-	return nil
+		return err
+	})
 }

@@ -207,6 +207,7 @@ func (t Topology) newerBucketStream() jetstream.StreamConfig {
 	c.Name = t.newerStreamName()
 	c.Subjects = []string{"$KV." + t.NewerBucket() + ".>"}
 	c.AllowDirect = true
+	c.DenyDelete = false // an erased user's record is overwritten
 	return c
 }
 

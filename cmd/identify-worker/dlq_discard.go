@@ -15,8 +15,9 @@ func (p *program) dlqDiscard() *cobra.Command {
 		Use:   "discard --reason TEXT",
 		Short: "Throw dead letters away",
 		Long: `Throw dead letters away: their events are gone for ever. It says first how many and of which
-groups, and asks. --reason says why, for the history. So the filter by the reason of
-death is --dead-reason here, as it can be for all verbs.
+groups, and asks. --reason says why, for the history, which keeps it for a year but for addresses of
+e-mail: name no user in it. The filter by the reason of death is --dead-reason here, as
+it can be for all verbs.
 
 The rights that it needs, to publish to:
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
@@ -96,7 +97,7 @@ func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selec
 	bar := newLetterBar(d.stderr, s.Letters)
 	name, host := d.consent.by(d.program)
 	result, err := q.Discard(ctx, s, queue.DiscardConfig{
-		Reason: d.reason, By: name, Host: host, Filter: d.filter.text,
+		Reason: hideEmails(d.reason), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r queue.DiscardResult) {
 			bar.at(r.Discarded+r.Gone+r.Doubtful, thousands(r.Discarded)+" discarded")
 		},

@@ -22,7 +22,7 @@ type repair struct {
 
 type repairStep struct {
 	flag   string
-	text   string // as it was given
+	text   string // for the history
 	jq     *jq
 	values []any // of the expression's variables
 }
@@ -46,7 +46,7 @@ func (step) Type() string            { return "text" }
 func (step) String() string          { return "" }
 func (s step) Set(text string) error { return s(text) }
 
-// String is all steps as they were given.
+// String is all steps for the history, without the values in them.
 func (r *repair) String() string {
 	var all []string
 	for _, s := range r.steps {
@@ -75,7 +75,7 @@ func (r *repair) set(text string) error {
 		return err
 	}
 	r.literals[string(encoded)] = true
-	r.steps = append(r.steps, repairStep{flag: "--set", text: text, jq: code, values: []any{value}})
+	r.steps = append(r.steps, repairStep{flag: "--set", text: withoutValues(path) + "=…", jq: code, values: []any{value}})
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (r *repair) remove(path string) error {
 	if err != nil {
 		return err
 	}
-	r.steps = append(r.steps, repairStep{flag: "--delete", text: path, jq: code})
+	r.steps = append(r.steps, repairStep{flag: "--delete", text: withoutValues(path), jq: code})
 	return nil
 }
 
@@ -98,7 +98,7 @@ func (r *repair) edit(text string) error {
 	if err != nil {
 		return err
 	}
-	r.steps = append(r.steps, repairStep{flag: "--edit", text: text, jq: code})
+	r.steps = append(r.steps, repairStep{flag: "--edit", text: withoutValues(text), jq: code})
 	return nil
 }
 

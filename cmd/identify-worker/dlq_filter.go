@@ -23,6 +23,7 @@ type letterFilter struct {
 	filter queue.Filter // all but Match
 	match  *jq
 	text   string // of match
+	words  string // of match, for the history
 }
 
 // newLetterFilter adds the filter flags. --dead-reason is --reason, for the verb that has another.
@@ -48,7 +49,7 @@ func (l *letterFilter) parseMatch(text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	l.match = match
+	l.match, l.words = match, withoutValues(text)
 	return text, nil
 }
 

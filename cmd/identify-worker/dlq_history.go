@@ -21,8 +21,8 @@ func (p *program) dlqHistory() *cobra.Command {
 		Short: "Show what was done with dead letters, and by whom",
 		Long: `Show what was done with dead letters in the last year, newest last: replays, discards and
 purges, who did them, to which dead letters and why, and how they ended. What has neither
-ended nor is under way was killed. What may be personal data in texts that people gave
-is masked unless --reveal is given.
+ended nor is under way was killed. It has no values of edits and filters: for them there
+is …. What may be personal data in reasons is masked unless --reveal is given.
 
 It reads from NATS alone and changes nothing. The right that it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_AUDIT

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"time"
 
@@ -50,6 +51,40 @@ func (j *jq) run(ctx context.Context, input any, values ...any) (results []any, 
 			return results, err
 		}
 		results = append(results, result)
+	}
+}
+
+// withoutValues is an expression as the history keeps it, for a year in which its user may ask to be
+// erased: for each text and number, which may be a user's, there is …. The names of properties stay
+// where they are not in quotes.
+func withoutValues(text string) string {
+	query, err := gojq.Parse(text)
+	if err != nil {
+		return "…"
+	}
+	hideValues(reflect.ValueOf(query))
+	return query.String()
+}
+
+// hideValues goes through all that an expression is made of.
+func hideValues(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			hideValues(v.Elem())
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			hideValues(v.Index(i))
+		}
+	case reflect.Struct:
+		for field, value := range v.Fields() {
+			if isValue := field.Name == "Str" || field.Name == "Number"; isValue && value.Kind() == reflect.String && value.Len() > 0 {
+				value.SetString("…")
+			} else {
+				hideValues(value)
+			}
+		}
 	}
 }
 

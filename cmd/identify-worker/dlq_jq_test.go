@@ -225,3 +225,31 @@ func TestLiteralsAreShown(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// What the history keeps of an expression has no values in it, and is an expression of the same form.
+func TestWithoutValues(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`.metadata.plan`: `.metadata.plan`,
+		`.event.metadata.email == "ann@example.com"`:            `.event.metadata.email == "…"`,
+		`.event.metadata.phone == 4912345 or .a.b[3] == -1`:     `.event.metadata.phone == … or .a.b[…] == -…`,
+		`.metadata["Ann Smith"]."ann" | test("^ann"; "i")`:      `.metadata["…"]."…" | test("…"; "…")`,
+		`"hello \(.metadata.name + "ann") you" # ann`:           `"…\(.metadata.name + "…")…"`,
+		`.metadata = {plan: "pro", "ann": [1, null, true]}`:     `.metadata = { plan: "…", "…": […, null, true] }`,
+		`if .user_id == "ann" then 1 elif . then 2 else "" end`: `if .user_id == "…" then … elif . then … else "" end`,
+		`reduce .a[] as {b: $x} (0; . + $x) | @base64 "ann"`:    `reduce .a[] as {b: $x} (…; . + $x) | @base64 "…"`,
+		`def f: "ann"; try f catch "bob"`:                       `def f: "…"; try f catch "…"`,
+	} {
+		if got := withoutValues(text); got != want {
+			t.Errorf("%s\nis kept as\n%s, want\n%s", text, got, want)
+		}
+	}
+	cmd := &cobra.Command{}
+	r := newRepair(cmd)
+	if err := cmd.ParseFlags([]string{"--set", ".metadata.email=ann@example.com", "--delete", ".a[7]", "--edit", `.b = "ann"`}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.String(), `--set .metadata.email=… --delete .a[…] --edit .b = "…"`; got != want {
+		t.Errorf("the edit is kept as %s, want %s", got, want)
+	}
+}

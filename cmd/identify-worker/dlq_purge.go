@@ -17,7 +17,8 @@ func (p *program) dlqPurge() *cobra.Command {
 		Long: `Erase all that is stored of one user, as a request for erasure asks: dead letters, events that
 wait in the work stream, the originals of events that were edited, and the record of
 what newer events have set. It says first how many, and asks. The history
-says that it was done, and tells the user by a hash only.
+says that it was done, and tells the user by a hash only. What else it tells holds no
+values of edits and filters; the reasons of discards it has as they were typed.
 
 It ends when the workers, too, have let go of what they had read: for that they give partitions
 back, and claim them anew. Then nothing of what was stored is sent any more. It does not

@@ -27,7 +27,8 @@ Each event is published once, however often this is interrupted and run again. T
 were replayed --max-replays times before are left alone.
 
 --set, --delete and --edit correct the events, in the order in which they are given. An edit
-must make a valid event of the same user, or the dead letter is left alone.
+must make a valid event of the same user, or the dead letter is left alone. The history
+tells of them and of --match without the values in them, which may be a user's data.
 
 --canary N replays N first and waits for their verdicts; if one dies again, it ends there,
 with status 1. --wait waits for all verdicts. The verdicts delivered, superseded and dead are
@@ -163,7 +164,7 @@ func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan
 	name, host := r.consent.by(r.program)
 	result, err := q.Replay(ctx, plan.selection, queue.ReplayConfig{
 		Rate: plan.pace.rate, Canary: r.canary, Wait: r.wait,
-		By: name, Host: host, Filter: r.filter.text, EditText: r.repair.String(),
+		By: name, Host: host, Filter: r.filter.words, EditText: r.repair.String(),
 		Progress: func(p queue.ReplayResult) { bar.at(settledLetters(&p), describeProgress(&p)) },
 	})
 	bar.done()

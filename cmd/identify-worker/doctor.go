@@ -19,16 +19,17 @@ func (p *program) doctor() *cobra.Command {
 work: put doctor where work stands. It changes nothing, and can run beside workers.
 
 Each check is a line: ok, warn or FAIL, and what to do.
-  nats        the connection, and the round trip
+  nats        the connection, and the round trip, the middle of five
   nats_tls    its TLS, and when the server's certificate expires
   max_payload whether the server takes events of every size
   rights      what the user may do, tried one by one; a missing right is named
   streams     whether they are there and as they should be
   limits      how near they are to their limits, and dead letters to their end
   storage     how near the NATS account is to its limits
-  clock       this machine's against the server's
+  clock       this machine's against the server's, and those of a cluster's servers, as far
+              as they lead a stream now, against one another
   rate        the most calls in any window, and how much of the limit can be used
-  round_trip  whether NATS is near enough for that rate
+  round_trip  how much of the limit can be used at that distance from NATS
   api         DNS, address, connection and TLS of --endpoint
   api_tls     when its certificate expires
   key         what GET /v1/validate says of the key: valid, invalid, or nothing
@@ -175,7 +176,7 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 		return n
 	}
 	e.judgeClock(clock)
-	return natsFindings{trip: clock.Trip, readable: !e.failed("rights")}
+	return natsFindings{trip: link.Trip, readable: !e.failed("rights")}
 }
 
 // askFleet looks at the workers that are alive.

@@ -31,14 +31,8 @@ func (e *examination) judgeRate(r queue.Rate, burst int, own bool, trip time.Dur
 		e.ok("rate", "%s %s: at most %d calls in any %v, %.1f%% of the limit in the long run, %d at once after a pause",
 			r, whose, a.Worst, shortSpan(r), 100*a.Sustained/float64(r.Calls), a.Burst)
 	}
-	switch {
-	case own || trip == 0: // NATS has no part in it, or is not there
-	case trip >= a.Tolerance:
-		e.fail("round_trip", "NATS is %v away, and at this rate a call may begin %v late at most, so that none can: bring the worker nearer, or give the rate in a longer window", round(trip), a.Tolerance)
-	case trip > a.Tolerance/2:
-		e.warn("round_trip", "NATS is %v away, and at this rate a call may begin %v late at most: some of the limit will be lost; bring the worker nearer, or give the rate in a longer window", round(trip), a.Tolerance)
-	default:
-		e.ok("round_trip", "%v, where this rate allows for %v", round(trip), a.Tolerance)
+	if !own && trip > 0 { // else NATS has no part in it, or is not there
+		e.judgeTrip(trip)
 	}
 }
 

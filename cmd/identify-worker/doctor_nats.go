@@ -11,10 +11,12 @@ import (
 )
 
 const (
-	farAway     = 100 * time.Millisecond
+	near        = 150 * time.Millisecond // round trips to NATS: with what each means for the limit, see judgeTrip
+	farAway     = 300 * time.Millisecond
 	expiresSoon = 14 * 24 * time.Hour
 	clockOff    = 2 * time.Second
-	nearlyFull  = 0.80 // of a limit
+	clocksApart = 100 * time.Millisecond // of servers
+	nearlyFull  = 0.80                   // of a limit
 	full        = 0.95
 	deadSoon    = 3 * 24 * time.Hour // left to a dead letter
 )
@@ -24,11 +26,7 @@ func (e *examination) judgeLink(l queue.Link) {
 	if l.Inboxes != queue.DefaultInboxPrefix+".>" {
 		who += ", answers on " + l.Inboxes
 	}
-	if l.Trip > farAway {
-		e.warn("nats", "%s, but %v away: a worker settles and reserves in such steps; bring it nearer", who, round(l.Trip))
-	} else {
-		e.ok("nats", "%s, %v away", who, round(l.Trip))
-	}
+	e.ok("nats", "%s, %v away", who, round(l.Trip))
 	switch {
 	case l.TLS != "":
 		e.judgeCertificate("nats_tls", l.TLS+", the server's certificate", l.Expires)
@@ -163,7 +161,24 @@ func (e *examination) judgeAccount(a queue.Account, missing int, err error) {
 	e.ok("storage", "%s used, %s", roughSize(a.Bytes), limit)
 }
 
+// judgeTrip tells what the way to NATS means for the fleet's limit. Far away, slots are reserved further
+// ahead, and more of them are not used; but never more calls are made than the limit allows.
+func (e *examination) judgeTrip(trip time.Duration) {
+	const exact = "NATS is %v away: the limit is never exceeded, and "
+	switch {
+	case trip <= near:
+		e.ok("round_trip", exact+"at least 97%% of it can be used", round(trip))
+	case trip <= farAway:
+		e.ok("round_trip", exact+"at least 90%% of it can be used", round(trip))
+	default:
+		e.warn("round_trip", exact+"how much of it can be used is tested up to %v only, where it is 90%%: bring the worker nearer", round(trip), farAway)
+	}
+}
+
 func (e *examination) judgeClock(c queue.Clock) {
+	if c.Apart > clocksApart {
+		e.warn("clock", "the clocks of NATS servers are %v apart, at the least: when another one leads, more calls than the limit may be made once, or none for as long, and replicas may be taken for dead; see to their synchronisation", round(c.Apart))
+	}
 	off := c.Ahead.Abs()
 	direction := "behind"
 	if c.Ahead < 0 {

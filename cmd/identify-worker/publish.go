@@ -90,7 +90,7 @@ func (p *program) runPublish(ctx context.Context, s *publishSettings, files []st
 		defer nc.Close()
 		traces := p.startTracing(ctx, log)
 		defer traces.close()
-		t = newSender(q.NewPublisher(queue.PublisherConfig{Tracer: traces.tracer()}))
+		t = newSender(q.NewPublisher(queue.PublisherConfig{Window: publishWindow, Tracer: traces.tracer()}))
 	}
 	run := &publishing{settings: s, target: t, bad: report, progress: newProgress(p.stderr, in.size, report)}
 	err = run.all(ctx, in)

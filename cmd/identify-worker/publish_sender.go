@@ -11,6 +11,10 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
+// publishWindow is how many events may be unacknowledged at a time. Far from NATS it is what decides
+// how many are published a second.
+const publishWindow = 16384
+
 // sender publishes without waiting for each acknowledgement. A goroutine of its own
 // collects them in order, and the first failure stops the run.
 type sender struct {
@@ -30,7 +34,7 @@ type pendingEvent struct {
 }
 
 func newSender(p *queue.Publisher) *sender {
-	s := &sender{publisher: p, pending: make(chan pendingEvent, 1024), failed: make(chan struct{})}
+	s := &sender{publisher: p, pending: make(chan pendingEvent, publishWindow), failed: make(chan struct{})}
 	s.collector.Go(s.collect)
 	return s
 }

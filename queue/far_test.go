@@ -1,0 +1,255 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// distance is a way to the server on which each answer is late by the round trip, and all of them
+// together by no more: what is asked at once is answered at once.
+type distance struct {
+	sim  *sim
+	trip time.Duration
+}
+
+// InProcessConn dials the server.
+func (d distance) InProcessConn() (net.Conn, error) {
+	c, err := (&line{sim: d.sim}).InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	w := &late{Conn: c, trip: d.trip, arriving: make(chan arrival, 1<<16)}
+	go w.receive()
+	return w, nil
+}
+
+// late is the connection.
+type late struct {
+	net.Conn
+	trip     time.Duration
+	arriving chan arrival
+	next     arrival // what Read has begun with
+}
+
+type arrival struct {
+	due  time.Time
+	data []byte
+	err  error
+}
+
+func (l *late) receive() {
+	for {
+		p := make([]byte, 32<<10)
+		n, err := l.Conn.Read(p)
+		l.arriving <- arrival{time.Now().Add(l.trip), p[:n], err}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (l *late) Read(p []byte) (int, error) {
+	if len(l.next.data) == 0 && l.next.err == nil {
+		l.next = <-l.arriving
+		time.Sleep(time.Until(l.next.due)) // fake time
+	}
+	n := copy(p, l.next.data)
+	if l.next.data = l.next.data[n:]; n == 0 {
+		return 0, l.next.err
+	}
+	return n, nil
+}
+
+// far is the pipeline over a connection of this round trip.
+func (s *sim) far(trip time.Duration, topology Topology) *Queue {
+	s.t.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(distance{s, trip}), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	s.must(err)
+	s.t.Cleanup(nc.Close)
+	q, err := New(nc, topology, slog.New(slog.NewTextHandler(s, nil)))
+	s.must(err)
+	return q
+}
+
+// died stores dead letters of a user that is guarded, as a worker would.
+func (s *sim) died(q *Queue, user string, first, n int) {
+	s.t.Helper()
+	c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+	s.must(q.clock.read(s.t.Context()))
+	for i := range n {
+		body := fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d}}`, user, i)
+		s.must(c.Bury(s.t.Context(), Delivery{Sequence: uint64(first + i), Published: made}, body, Death{Reason: Rejected, User: user}))
+	}
+}
+
+// distances are how far away NATS may be.
+func distances(t *testing.T, f func(t *testing.T, s *sim, trip time.Duration)) {
+	for _, trip := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond, 300 * time.Millisecond} {
+		t.Run(trip.String(), func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) { f(t, s, trip) })
+		})
+	}
+}
+
+// within bounds what f takes by a number of round trips, whatever else it takes.
+func within(t *testing.T, what string, trips int, trip, more time.Duration, f func() error) {
+	t.Helper()
+	begun := time.Now()
+	if err := f(); err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+	took := time.Since(begun)
+	t.Logf("%s: %v, %.0f round trips", what, took.Round(time.Millisecond), float64(took-more)/float64(trip))
+	if took > more+time.Duration(trips)*trip {
+		t.Errorf("%s: %v, which is more than %d round trips", what, took.Round(time.Millisecond), trips)
+	}
+}
+
+// What looks at a set-up does so at any distance.
+func TestFarLooks(t *testing.T) {
+	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
+		q, ctx := s.far(trip, Topology{}), t.Context()
+		within(t, "setup", 15, trip, 0, func() error { _, err := s.far(trip, Topology{Name: "other"}).Setup(ctx, true); return err })
+		within(t, "link", 5, trip, 0, func() error {
+			l, err := q.Link()
+			if l.Trip != trip {
+				t.Errorf("%v away", l.Trip)
+			}
+			return err
+		})
+		within(t, "rights", 5, trip, 0, func() error { _, err := q.Denied(ctx); return err })
+		within(t, "streams", 10, trip, 0, func() error { _, err := q.InspectStreams(ctx); return err })
+		within(t, "clock", 9, trip, 0, func() error { _, err := q.ReadClock(ctx); return err })
+		within(t, "account", 2, trip, 0, func() error { _, err := q.Account(ctx); return err })
+		within(t, "status", 5, trip, 0, func() error { _, err := q.Status(ctx); return err })
+		within(t, "history", 1, trip, 0, func() error { _, err := q.History(ctx); return err })
+	})
+}
+
+// Letters are read in round trips for hundreds of them, also where they are named one by one.
+func TestFarReads(t *testing.T) {
+	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
+		q, ctx := s.far(trip, Topology{}), t.Context()
+		s.letters(s.queue(nil), 3500)
+		within(t, "stats of 3,500", 6, trip, 0, func() error { _, err := q.DeadStats(ctx, Filter{}); return err })
+		within(t, "select 3,500", 9, trip, 0, func() error { _, err := q.Select(ctx, Filter{}, SelectConfig{}); return err })
+		within(t, "select 40 far apart", 7, trip, 0, func() error {
+			var ids []uint64
+			for i := range uint64(40) {
+				ids = append(ids, 1+i*75)
+			}
+			x, err := q.Select(ctx, Filter{IDs: ids}, SelectConfig{})
+			if err == nil && x.Letters != 40 {
+				t.Errorf("%d letters", x.Letters)
+			}
+			return err
+		})
+	})
+}
+
+// What is done with letters takes round trips for hundreds of them, and not for each, also where
+// they are one user's.
+func TestFarLetters(t *testing.T) {
+	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
+		near, q, ctx := s.queue(nil), s.far(trip, Topology{}), t.Context()
+		s.letters(near, 3000)
+		s.died(near, "one", 10_001, 400)
+		s.died(near, "two", 20_001, 100)
+		replay := func(f Filter, sc SelectConfig, c ReplayConfig, want uint64) func() error {
+			x := s.selected(near, f, sc)
+			return func() error {
+				r, err := q.Replay(ctx, x, c)
+				if r.Replayed != want {
+					t.Errorf("got %+v", r)
+				}
+				return err
+			}
+		}
+		discard := func(f Filter, want uint64) func() error {
+			x := s.selected(near, f, SelectConfig{})
+			return func() error {
+				r, err := q.Discard(ctx, x, DiscardConfig{Reason: "old"})
+				if r.Discarded != want {
+					t.Errorf("got %+v", r)
+				}
+				return err
+			}
+		}
+		within(t, "discard 200 of one user", 12, trip, 0, discard(Filter{IDs: sequence(3001, 200)}, 200))
+		within(t, "replay 200 of one user", 11, trip, 0, replay(Filter{IDs: sequence(3201, 200)}, SelectConfig{}, ReplayConfig{}, 200))
+		within(t, "replay 1,000, edited", 15, trip, 0, replay(Filter{IDs: sequence(1, 1000)}, SelectConfig{Edit: edit}, ReplayConfig{}, 1000))
+		within(t, "replay 1,000", 13, trip, 0, replay(Filter{IDs: sequence(1001, 1000)}, SelectConfig{}, ReplayConfig{}, 1000))
+		within(t, "replay 500, 100 a second", 11, trip, 5*time.Second, replay(Filter{IDs: sequence(2001, 500)}, SelectConfig{}, ReplayConfig{Rate: Rate{100, time.Second}}, 500))
+		within(t, "discard 400", 9, trip, 0, discard(Filter{IDs: sequence(2501, 400)}, 400))
+		within(t, "purge 200 of 2,700 that wait, and 100 letters", 65, trip, 0, func() error {
+			one, err := q.PurgeUser(ctx, "one", PurgeConfig{})
+			two, errTwo := q.PurgeUser(ctx, "two", PurgeConfig{})
+			if one.Waiting != 200 || two.DeadLetters != 100 {
+				t.Errorf("got %+v, %+v", one, two)
+			}
+			return errors.Join(err, errTwo)
+		})
+	})
+}
+
+func sequence(first, n int) (all []uint64) {
+	for i := range n {
+		all = append(all, uint64(first+i))
+	}
+	return all
+}
+
+// Events of many users take the round trips that the window asks for. Those of one user take one
+// each, and are not given up because the earlier ones took theirs.
+func TestFarPublish(t *testing.T) {
+	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
+		publish := func(n, users int) func() error {
+			p, results := s.far(trip, Topology{}).NewPublisher(PublisherConfig{}), []*Result{}
+			return func() error {
+				for i := range n {
+					result, err := p.PublishAsync(t.Context(), fmt.Appendf(nil, `{"user_id":"%d","metadata":{"n":%d}}`, i%users, i))
+					s.must(err)
+					results = append(results, result)
+				}
+				s.must(p.Close(t.Context()))
+				for _, result := range results {
+					if receipt, err := result.Wait(t.Context()); err != nil || receipt.Duplicate {
+						return fmt.Errorf("%+v, %w", receipt, err)
+					}
+				}
+				return nil
+			}
+		}
+		within(t, "20,000 of as many users", 3, trip, 0, publish(20_000, 20_000))
+		within(t, "400 of one user", 400, trip, 0, publish(400, 1))
+	})
+}
+
+// A replay waits for no other of its user's only where the order is of no matter.
+func TestReplaysAlone(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		past  Past
+		alone bool
+	}{
+		"tracked":             {Past{Letter: Age{made, 1}}, true},
+		"forced":              {Past{Letter: Age{made, 1}, Forced: true}, false},
+		"untracked":           {Past{Letter: Age{made, 1}, Untracked: true}, false},
+		"of an export":        {Past{}, false},
+		"and a forced export": {Past{Forced: true, Untracked: true}, false},
+	} {
+		var p publication
+		withPast(&test.past, &DeadLetter{})(&p)
+		if p.alone != test.alone {
+			t.Errorf("%s: waits for no other: %t", name, p.alone)
+		}
+	}
+}
