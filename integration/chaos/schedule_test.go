@@ -48,13 +48,13 @@ func schedules() map[string]settings {
 			s.rate, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true, true
 			s.pace, s.users, s.waiting = 300, 40, 800
 			s.faults = faults{links: 400 * time.Millisecond, linkKinds: []linkFault{
-				{"half-open to NATS", 2 * time.Second, 4 * time.Second, func(x *replica) { x.nats.mute.Store(true); x.nats.deaf.Store(true) }},
+				{"half-open to NATS", 2 * time.Second, 4 * time.Second, func(x *replica) { x.nats.Mute(); x.nats.Deafen() }},
 			}}
 		}),
 		"cuts": short(func(s *settings) {
 			s.ttl, s.drain = 5*time.Second, 20*time.Second
 			s.faults = faults{links: 500 * time.Millisecond, linkKinds: []linkFault{
-				{"connections to NATS cut", 0, time.Millisecond, func(x *replica) { x.nats.cut() }},
+				{"connections to NATS cut", 0, time.Millisecond, func(x *replica) { x.nats.Cut() }},
 			}}
 		}),
 		"restarts": short(func(s *settings) {
@@ -73,6 +73,9 @@ func schedules() map[string]settings {
 			s.faults = faults{term: 300 * time.Millisecond, scale: time.Second, api: 100 * time.Millisecond, apiKinds: []apiFault{
 				{name: "slow answers", delay: 200 * time.Millisecond},
 			}}
+		}),
+		"distances": short(func(s *settings) {
+			s.faults = faults{far: 500 * time.Millisecond, starve: 1500 * time.Millisecond, kill: 2 * time.Second}
 		}),
 		"keys": short(func(s *settings) { s.faults = faults{key: 2 * time.Second} }),
 	}

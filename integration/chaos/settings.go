@@ -18,6 +18,7 @@ type settings struct {
 	own         bool       // each replica has that rate for itself
 	burst       int
 	single      bool // one call for each event
+	away        away // where NATS and the API are, as seen by each replica
 	ttl         time.Duration
 	maxAttempts int
 	concurrency int
@@ -45,6 +46,8 @@ type faults struct {
 	links  time.Duration // a replica's connections cut, refused or half-open
 	api    time.Duration // the API fails
 	key    time.Duration // the API key is revoked
+	far    time.Duration // NATS or the API is far away, for one replica or all
+	starve time.Duration // a replica gets a tenth of a CPU
 
 	longFreezes bool // all freezes are longer than the TTL
 
@@ -61,7 +64,7 @@ func standard() settings {
 		faults: faults{
 			kill: 700 * time.Millisecond, term: 3 * time.Second, freeze: 2 * time.Second, scale: 5 * time.Second,
 			server: 5 * time.Second, halt: 20 * time.Second, links: 1500 * time.Millisecond,
-			api: 4 * time.Second, key: 20 * time.Second,
+			api: 4 * time.Second, key: 20 * time.Second, far: 6 * time.Second, starve: 8 * time.Second,
 		},
 	}
 }
