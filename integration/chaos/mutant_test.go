@@ -80,6 +80,15 @@ func mutants() []mutant {
 		{"a merged call without an answer grows", "growing", []edit{
 			{"worker/lane.go", "case again > 1:", "case false:"},
 		}},
+		{"an event has arrived before it is in its lane", "large", []edit{
+			{"queue/tenure.go", "\tt.next++\n", "\tt.next++\n\tt.arrived.Store(at.stream)\n"},
+		}},
+		{"a merged call's last event is not waited for", "large", []edit{
+			{"worker/deliver.go", "case l.reach != 0 && !p.claim.Past(l.reach):", "case false:"},
+		}},
+		{"a partition is handed back with settlements under way", "hand-overs", []edit{
+			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},
+		}},
 		{"the log names a user", "failures", []edit{
 			{"worker/burial.go", "slog.Int(\"status\", x.death.Status))", "slog.Int(\"status\", x.death.Status), slog.String(\"user\", l.user))"},
 		}},

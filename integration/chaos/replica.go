@@ -56,7 +56,7 @@ func newReplica(number int, s settings, p programs, dir, nats string, a *api, j 
 		"--api-key-file", r.keyFile, "--listen", "127.0.0.1:0",
 		"--rate", s.rate.String(), "--burst", strconv.Itoa(s.burst), "--member-ttl", s.ttl.String(),
 		"--max-attempts", strconv.Itoa(s.maxAttempts), "--concurrency", strconv.Itoa(s.concurrency),
-		"--timeout", patience.String(), "--backoff-initial", "100ms", "--backoff-max", "1s", "--memory", "16MiB",
+		"--timeout", patience.String(), "--backoff-initial", "100ms", "--backoff-max", "1s", "--memory", strconv.Itoa(s.memory),
 	}
 	if s.single {
 		r.args = append(r.args, "--coalesce=false")

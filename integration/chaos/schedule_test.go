@@ -3,6 +3,7 @@ package main
 import (
 	"time"
 
+	"github.com/identify-worker/identify-worker/integration/link"
 	"github.com/identify-worker/identify-worker/queue"
 )
 
@@ -72,6 +73,26 @@ func schedules() map[string]settings {
 		"scale": short(func(s *settings) {
 			s.faults = faults{term: 300 * time.Millisecond, scale: time.Second, api: 100 * time.Millisecond, apiKinds: []apiFault{
 				{name: "slow answers", delay: 200 * time.Millisecond},
+			}}
+		}),
+		"large": short(func(s *settings) {
+			// Merged calls in flight at each kill, whose newest events take a while to be read again; and
+			// tokens that wait, so that the next holder could call with the older ones.
+			// The memory is full, so that an event may have to wait before it is in its lane.
+			s.large, s.poison, s.users, s.pace, s.waiting, s.series = 40_000, 0, 48, 120, 400, 3
+			s.memory = 2 << 20
+			s.faults = faults{kill: 600 * time.Millisecond, api: 100 * time.Millisecond, apiKinds: []apiFault{
+				{name: "slow answers", delay: 400 * time.Millisecond},
+			}}
+		}),
+		"hand-overs": short(func(s *settings) {
+			s.away.nats = link.RoundTrip(60*time.Millisecond, 20*time.Millisecond)
+			s.faults = faults{term: 300 * time.Millisecond, scale: time.Second}
+		}),
+		"far": short(func(s *settings) {
+			s.away = away{nats: link.RoundTrip(40*time.Millisecond, 10*time.Millisecond), api: link.RoundTrip(150*time.Millisecond, 20*time.Millisecond)}
+			s.faults = faults{kill: time.Second, links: time.Second, linkKinds: []linkFault{
+				{"connections to the API cut", 0, time.Millisecond, func(x *replica) { x.api.Cut() }},
 			}}
 		}),
 		"distances": short(func(s *settings) {

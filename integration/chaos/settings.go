@@ -22,6 +22,7 @@ type settings struct {
 	ttl         time.Duration
 	maxAttempts int
 	concurrency int
+	memory      int // bytes of waiting events that a replica keeps
 
 	users   int
 	pace    int // events a second
@@ -29,6 +30,7 @@ type settings struct {
 	series  int // most events of one user that are published in a row
 	poison  int // one event in so many is refused by the API for ever
 	invalid int // and one in so many is no identify
+	large   int // escaped letters that pad one event in four
 
 	faults  faults
 	verbose bool
@@ -59,7 +61,7 @@ type faults struct {
 func standard() settings {
 	return settings{
 		duration: 60 * time.Second, drain: 60 * time.Second,
-		replicas: 6, ttl: 2 * time.Second, maxAttempts: 10, concurrency: 16,
+		replicas: 6, ttl: 2 * time.Second, maxAttempts: 10, concurrency: 16, memory: 16 << 20,
 		users: 300, pace: 250, waiting: 4000, series: 12, poison: 80, invalid: 160,
 		faults: faults{
 			kill: 700 * time.Millisecond, term: 3 * time.Second, freeze: 2 * time.Second, scale: 5 * time.Second,
