@@ -47,8 +47,8 @@ func TestFarAway(t *testing.T) {
 // distant is a system whose workers reach NATS and the stand-in over networks of their own.
 type distant struct {
 	*system
-	nats, api *link.Proxy
-	trusted   []byte // the stand-in's certificate
+	toNATS, toAPI *link.Proxy
+	trusted       []byte // the stand-in's certificate
 }
 
 // farAway moves NATS and the stand-in away from the workers that are started from now on.
@@ -95,9 +95,9 @@ func (d *distant) startWorker() {
 	d.workers = append(d.workers, runNode(d.t, d.images.worker,
 		network.WithNetwork(nil, d.network),
 		testcontainers.WithEnv(map[string]string{
-			"NATS_URL":                "nats://" + d.reached(d.nats),
+			"NATS_URL":                "nats://" + d.reached(d.toNATS),
 			"USERPILOT_API_KEY":       apiKey,
-			"USERPILOT_ENDPOINT":      "https://" + d.reached(d.api),
+			"USERPILOT_ENDPOINT":      "https://" + d.reached(d.toAPI),
 			"IDENTIFY_ALLOW_ENDPOINT": host,
 			"IDENTIFY_RATE":           fmt.Sprintf("%d/%v", limitCalls, limitWindow),
 			"IDENTIFY_LISTEN":         ":8080",
