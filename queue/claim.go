@@ -84,10 +84,10 @@ func (c *Claim) Settle(userID string, ds []Delivery, done func()) {
 
 // BeginMerged records that a call is about to deliver several events of a user, up to
 // the one with sequence last. It blocks until the record is stored. After an
-// error the call must not be made, and the claim has been given up.
+// error the call must not be made, and the claim is being given up.
 func (c *Claim) BeginMerged(ctx context.Context, userID string, last uint64) error {
 	err := c.journal.begin(ctx, userID, last)
-	if err != nil {
+	if err != nil && !c.isDone() {
 		c.fail(err)
 	}
 	return err

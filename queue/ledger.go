@@ -246,3 +246,12 @@ func earliest(a, b time.Time) time.Time {
 	}
 	return b
 }
+
+// Interval is a stand-in.
+func (l *Ledger) Interval() time.Duration { return l.own.and(l.q.othersPace()).interval }
+
+// Trouble is a stand-in.
+func (l *Ledger) Trouble() string { return "" }
+
+// Lost is a stand-in.
+func (l *Ledger) Lost() uint64 { return 0 }

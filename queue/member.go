@@ -138,7 +138,7 @@ func (m *member) record() Replica {
 	}
 	if m.config.Report != nil {
 		r.Report = m.config.Report()
-		r.HoldSince, r.OutageSince = m.q.serverTime(r.HoldSince), m.q.serverTime(r.OutageSince)
+		r.HoldSince, r.OutageSince, r.StallSince = m.q.serverTime(r.HoldSince), m.q.serverTime(r.OutageSince), m.q.serverTime(r.StallSince)
 	}
 	return r
 }

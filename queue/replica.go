@@ -33,6 +33,11 @@ type Report struct {
 	HoldSince time.Time `json:"hold_since,omitzero"`
 	// OutageSince is since when it believes that Userpilot is down; zero if it does not.
 	OutageSince time.Time `json:"outage_since,omitzero"`
+	// Stall is what keeps it from calling although it has work and may call: token, connection, ...
+	// Empty if it calls. StallDetail is the last error that explains it, and may be empty.
+	Stall       string    `json:"stall,omitempty"`
+	StallDetail string    `json:"stall_detail,omitempty"`
+	StallSince  time.Time `json:"stall_since,omitzero"`
 	Recent      Recent    `json:"recent,omitzero"`
 }
 
@@ -60,7 +65,7 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	}
 	r.ID, r.Heard = id, written
 	// Whoever may write into the bucket must not write onto an operator's terminal.
-	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold} {
+	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail} {
 		*text = clean(*text)
 	}
 	for i, p := range r.Partitions {

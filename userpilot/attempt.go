@@ -4,54 +4,162 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
+	"time"
 )
 
-// IdentifyGuarded is [Client.Identify] with a last check: guard is asked immediately
-// before the request's first byte is written, that is after the wait for a
-// connection, and its error ends the attempt with nothing sent; the [Failure] wraps
-// it. It is asked more than once: before the wait too, as a refusal then costs no
-// connection, and again if a stale connection made the transport take another. It may
-// be called from another goroutine, must not block, and is not called any more once
-// IdentifyGuarded has returned. A nil guard allows everything.
-//
-// A [ClientConfig.Transport] that does not call httptrace's WroteHeaders hook before
-// it writes gets only the first check.
-func (c *Client) IdentifyGuarded(ctx context.Context, body []byte, guard func() error) error {
-	_, err := c.IdentifyAnswered(ctx, body, guard)
-	return err
+// Call is one attempt to deliver a body.
+type Call struct {
+	// Body is sent as it is. It must not be changed any more: a transport may still be
+	// reading it when the answer is there.
+	Body []byte
+	// Begin is called once a connection is at hand. It may block, as for a token of a
+	// limit; its error ends the attempt with nothing sent, and the connection is kept.
+	// Nil begins at once.
+	Begin func() error
+	// Guard is asked when Begin has returned and, as the final word, immediately before
+	// the request's first byte is written; its error ends the attempt with nothing sent.
+	// Only a refusal at the first byte costs the connection. It may be called from
+	// another goroutine and more than twice, must not block, and is not called any more
+	// once [Client.Attempt] has returned. Nil allows everything.
+	Guard func() error
+	// Timeout bounds the wait for a connection and, counted anew when Begin has
+	// returned, the time from then to the answer. 0 is no bound.
+	Timeout time.Duration
+	// Stop ends the wait for a connection when it is closed. Nil never is.
+	Stop <-chan struct{}
 }
 
-// IdentifyAnswered is [Client.IdentifyGuarded] for who wants to know which 2xx it was. The
-// status is that of the answer, and 0 if there is none.
-func (c *Client) IdentifyAnswered(ctx context.Context, body []byte, guard func() error) (status int, err error) {
-	if len(body) == 0 {
+// Attempt makes one attempt. First it waits for a connection, so that neither Begin's
+// time nor what Begin may spend goes into making one: a connection that was kept, or one
+// that is made. It blocks until there is an answer, or until ctx or the call's Timeout
+// ends. status is the answer's, and 0 if there is none. A 2xx, Userpilot's "accepted", is
+// no error. Everything else is a *[Failure].
+//
+// One attempt is one request that arrives, with one exception that HTTP has always had:
+// if a kept connection turns out to be closed before anything was written, another one
+// that is idle is taken, and Guard is asked again.
+//
+// A [ClientConfig.Transport] that is not an [http.Transport] makes its connections as it
+// likes: Begin is then called at once, and if it does not call httptrace's WroteHeaders
+// hook before it writes, Guard is asked only the first time.
+func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error) {
+	if len(call.Body) == 0 {
 		return 0, &Failure{Err: errEmptyBody}
 	}
-	if guard == nil {
-		guard = func() error { return nil }
+	if err := context.Cause(ctx); err != nil {
+		return 0, &Failure{Err: err, Unconnected: true}
 	}
-	if err := guard(); err != nil {
+	if c.pool == nil {
+		return c.unpooled(ctx, &call)
+	}
+	if err := c.pool.reserve(ctx, &call); err != nil {
+		return 0, &Failure{Err: err, Unconnected: true}
+	}
+	reserved := true
+	defer func() { // Begin may panic, too
+		if reserved {
+			c.pool.cancel()
+		}
+	}()
+	if err := call.begin(); err != nil {
+		return 0, &Failure{Err: err}
+	}
+	ctx, stop := call.bound(ctx)
+	defer stop()
+	if err := call.allowed(ctx); err != nil {
+		return 0, &Failure{Err: err}
+	}
+	reserved = false
+	return c.exchange(ctx, &call, c.pool.take())
+}
+
+// exchange sends the call on conn, or on another one if that has ended unnoticed.
+func (c *Client) exchange(ctx context.Context, call *Call, conn *conn) (status int, err error) {
+	key := c.key.Load()
+	failure := &Failure{Err: errEnded}
+	for conn != nil {
+		a := newAttempt(ctx, call)
+		resp, err := conn.RoundTrip(a.request(c.request, key.header))
+		if err == nil {
+			status, err := answered(resp, key.key)
+			c.pool.release(conn)
+			return status, err
+		}
+		c.pool.release(conn)
+		stale := a.stale(err)
+		failure = a.failure(err, true)
+		if !stale {
+			break
+		}
+		failure.Sent = false
+		conn = c.pool.spare()
+	}
+	return 0, failure
+}
+
+// unpooled is an attempt with a transport that has connections of its own.
+func (c *Client) unpooled(ctx context.Context, call *Call) (status int, err error) {
+	if err := call.begin(); err != nil {
+		return 0, &Failure{Err: err}
+	}
+	ctx, stop := call.bound(ctx)
+	defer stop()
+	if err := call.allowed(ctx); err != nil {
 		return 0, &Failure{Err: err}
 	}
 	key := c.key.Load()
-	a := newAttempt(body, guard)
-	resp, err := c.transport.RoundTrip(a.request(ctx, c.request, key.header))
+	a := newAttempt(ctx, call)
+	resp, err := c.transport.RoundTrip(a.request(c.request, key.header))
 	if err != nil {
-		return 0, a.failure(ctx, err, c.traced)
+		return 0, a.failure(err, false)
 	}
+	return answered(resp, key.key)
+}
+
+func (c *Call) begin() error {
+	if c.Begin == nil {
+		return nil
+	}
+	return c.Begin()
+}
+
+// bound is the context of what comes after Begin.
+func (c *Call) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.Timeout <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.Timeout)
+}
+
+// allowed asks whether anything may be sent.
+func (c *Call) allowed(ctx context.Context) error {
+	if c.Guard != nil {
+		if err := c.Guard(); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// answered reads an answer to its end.
+func answered(resp *http.Response, key Key) (status int, err error) {
 	if isSuccess(resp.StatusCode) {
 		discard(resp)
 		return resp.StatusCode, nil
 	}
-	return resp.StatusCode, refusal(resp, key.key)
+	return resp.StatusCode, refusal(resp, key)
 }
 
-var errEmptyBody = errors.New("body: is empty")
+var (
+	errEmptyBody = errors.New("body: is empty")
+	errEnded     = errors.New("the connection was closed before anything was sent")
+)
 
 // attempt is one request. It learns through httptrace when the first byte is about to
 // be written: the header is then in the connection's buffer, which holds all of it.
@@ -59,12 +167,12 @@ var errEmptyBody = errors.New("body: is empty")
 // header before it reads a body whose type it does not know (and pays a second write
 // for it).
 type attempt struct {
-	body   []byte
+	ctx    context.Context
+	call   *Call
 	reader bytes.Reader
 	trace  httptrace.ClientTrace
-	guard  func() error
 	stage  atomic.Int32
-	denied atomic.Pointer[error] // what guard said, if not nil
+	denied atomic.Pointer[error] // what the guard said, if not nil
 }
 
 // The stages of an attempt. Who moves it on from waiting decides whether anything is
@@ -75,19 +183,19 @@ const (
 	over
 )
 
-func newAttempt(body []byte, guard func() error) *attempt {
-	a := &attempt{body: body, guard: guard}
-	a.reader.Reset(body)
+func newAttempt(ctx context.Context, call *Call) *attempt {
+	a := &attempt{ctx: ctx, call: call}
+	a.reader.Reset(call.Body)
 	a.trace.WroteHeaders = a.beforeFirstByte
 	return a
 }
 
-func (a *attempt) request(ctx context.Context, shared *http.Request, header http.Header) *http.Request {
-	r := shared.WithContext(httptrace.WithClientTrace(ctx, &a.trace))
+func (a *attempt) request(shared *http.Request, header http.Header) *http.Request {
+	r := shared.WithContext(httptrace.WithClientTrace(a.ctx, &a.trace))
 	r.Header = header
 	r.Body = io.NopCloser(&a.reader)
 	r.GetBody = a.rewind
-	r.ContentLength = int64(len(a.body))
+	r.ContentLength = int64(len(a.call.Body))
 	return r
 }
 
@@ -98,7 +206,7 @@ func (a *attempt) beforeFirstByte() {
 		a.reader.Reset(nil)
 		return
 	}
-	if err := a.guard(); err != nil {
+	if err := a.call.allowed(a.ctx); err != nil {
 		a.denied.Store(&err)
 		a.reader.Reset(nil)
 		return
@@ -108,25 +216,41 @@ func (a *attempt) beforeFirstByte() {
 	}
 }
 
-// rewind serves a transport that found its connection closed before anything was
-// written. After a refusal it must not go through all its other connections.
+// rewind serves a transport that has connections of its own and found one closed before
+// anything was written. After a refusal it must not go through all its other connections.
 func (a *attempt) rewind() (io.ReadCloser, error) {
 	if err := a.denied.Load(); err != nil {
 		return nil, *err
 	}
-	a.reader.Reset(a.body)
+	a.reader.Reset(a.call.Body)
 	return io.NopCloser(&a.reader), nil
+}
+
+// stale reports whether err is that of a connection that had ended before a byte was
+// written to it.
+func (a *attempt) stale(err error) bool {
+	if a.ctx.Err() != nil || a.denied.Load() != nil {
+		return false
+	}
+	return a.stage.Load() == waiting || isNothingWritten(err)
+}
+
+// isNothingWritten recognizes the error by which net/http's own pool knows that. Its type
+// is not exported; under another name it would be taken for one that came after the first
+// byte, which is the safe side.
+func isNothingWritten(err error) bool {
+	return fmt.Sprintf("%T", err) == "http.nothingWrittenError"
 }
 
 // failure ends an attempt that has no answer. traced says whether the transport is
 // known to ask before it writes.
-func (a *attempt) failure(ctx context.Context, err error, traced bool) *Failure {
+func (a *attempt) failure(err error, traced bool) *Failure {
 	silent := a.stage.CompareAndSwap(waiting, over)
 	if denied := a.denied.Load(); denied != nil {
 		return &Failure{Err: *denied, Sent: !silent}
 	}
 	sent := !(silent && traced || isDialError(err))
-	return &Failure{Err: transportError(ctx, err, sent), Sent: sent}
+	return &Failure{Err: transportError(a.ctx, err, sent), Sent: sent}
 }
 
 func isDialError(err error) bool {

@@ -2,7 +2,6 @@ package userpilot_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -66,9 +65,8 @@ func BenchmarkIdentify(b *testing.B) {
 		defer client.CloseIdleConnections()
 		allow := func() error { return nil }
 		inParallel(b, func() error {
-			ctx, cancel := context.WithTimeout(b.Context(), 10*time.Second)
-			defer cancel()
-			return client.IdentifyGuarded(ctx, body, allow)
+			_, err := client.Attempt(b.Context(), userpilot.Call{Body: body, Begin: allow, Guard: allow, Timeout: 10 * time.Second})
+			return err
 		})
 	})
 	b.Run("plain", func(b *testing.B) {

@@ -36,19 +36,22 @@ type ClientConfig struct {
 	Proxy string
 	// Key is the key that the client starts with; see [Client.SetKey].
 	Key Key
-	// MaxConns is how many idle connections are kept. It does not bound the number of
-	// calls at once: that is the caller's. Default: 64.
+	// MaxConns is how many idle connections are kept: as many as were in use at once
+	// within the last half minute. It does not bound the number of calls at once: that is
+	// the caller's. Default: 64.
 	MaxConns int
-	// Transport replaces the client's own, and with it MaxConns, Proxy and the checks of
-	// addresses. It must be safe for concurrent use and, as any [http.RoundTripper], must
-	// not change the request: its header is shared.
+	// Transport replaces the client's own, and with it Proxy and the checks of addresses.
+	// It must be safe for concurrent use and, as any [http.RoundTripper], must not change
+	// the request: its header is shared. Of an [http.Transport] only the way to make
+	// connections is used: the client keeps them itself. Any other keeps its own, and
+	// MaxConns means nothing to it.
 	Transport http.RoundTripper
 }
 
 // Client calls Userpilot's identify. It is safe for concurrent use.
 type Client struct {
 	transport http.RoundTripper
-	traced    bool          // transport is known to call httptrace's hooks
+	pool      *pool         // of transport's connections; nil if that keeps its own
 	request   *http.Request // what all identifies share; never sent itself
 	validate  *http.Request // the same of validations
 	key       atomic.Pointer[credentials]
@@ -76,14 +79,17 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.MaxConns < 0 {
 		return nil, errors.New("connections: cannot be negative")
 	}
+	maxConns := cmp.Or(cfg.MaxConns, defaultMaxConns)
 	if cfg.Transport == nil {
-		cfg.Transport = newTransport(cmp.Or(cfg.MaxConns, defaultMaxConns), endpoint.reach, proxy)
+		cfg.Transport = newTransport(maxConns, endpoint.reach, proxy)
 	}
-	_, traced := cfg.Transport.(*http.Transport)
 	c := &Client{
-		transport: cfg.Transport, traced: traced,
-		request:  newRequest(http.MethodPost, endpoint.url.JoinPath("v1", "identify")),
-		validate: newRequest(http.MethodGet, endpoint.url.JoinPath("v1", "validate")),
+		transport: cfg.Transport,
+		request:   newRequest(http.MethodPost, endpoint.url.JoinPath("v1", "identify")),
+		validate:  newRequest(http.MethodGet, endpoint.url.JoinPath("v1", "validate")),
+	}
+	if t, ok := cfg.Transport.(*http.Transport); ok {
+		c.pool = newPool(t, endpoint.url, maxConns)
 	}
 	c.SetKey(cfg.Key)
 	return c, nil
@@ -111,6 +117,9 @@ func (c *Client) URL() string { return c.request.URL.String() }
 
 // CloseIdleConnections closes the connections that no attempt is using.
 func (c *Client) CloseIdleConnections() {
+	if c.pool != nil {
+		c.pool.closeIdle()
+	}
 	if t, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
@@ -120,15 +129,9 @@ func newRequest(method string, u *url.URL) *http.Request {
 	return &http.Request{Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 }
 
-// Identify makes one attempt: it sends body as it is and waits for the answer. It
-// blocks until then, or until ctx ends; without a deadline it may block for ever.
-// body must not be changed any more: a transport may still be reading it when the
-// answer is there. A 2xx, Userpilot's "accepted", is nil. Everything else
-// is a *[Failure].
-//
-// One attempt is one request that arrives, with one exception that HTTP has always
-// had: if a kept connection turns out to be closed before anything was written, the
-// transport takes another.
+// Identify is [Client.Attempt] with nothing but a body. Without a deadline it may block for
+// ever.
 func (c *Client) Identify(ctx context.Context, body []byte) error {
-	return c.IdentifyGuarded(ctx, body, nil)
+	_, err := c.Attempt(ctx, Call{Body: body})
+	return err
 }

@@ -20,7 +20,8 @@ const testKey = "sk-very-secret-0123456789"
 
 var sample = []byte(`{"user_id":"user_789456","metadata":{"name":"Sarah Johnson"}}`)
 
-// newClient returns a client with testKey unless cfg has another.
+// newClient returns a client with testKey unless cfg has another. The test's end closes its
+// connections.
 func newClient(t testing.TB, cfg userpilot.ClientConfig) *userpilot.Client {
 	t.Helper()
 	if cfg.Key.IsZero() {
@@ -30,6 +31,7 @@ func newClient(t testing.TB, cfg userpilot.ClientConfig) *userpilot.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(client.CloseIdleConnections)
 	return client
 }
 
@@ -47,9 +49,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *userpilot.Client {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	client := newClient(t, userpilot.ClientConfig{Endpoint: server.URL})
-	t.Cleanup(client.CloseIdleConnections)
-	return client
+	return newClient(t, userpilot.ClientConfig{Endpoint: server.URL})
 }
 
 // failureOf returns the *Failure of an attempt.

@@ -25,6 +25,9 @@ type Failure struct {
 	// Sent is whether anything may have reached Userpilot. It is false only where
 	// that is impossible: no connection, or nothing written to it.
 	Sent bool
+	// Unconnected is whether the attempt ended before it had a connection: none could be
+	// made, or not in time. [Call.Begin] was not called then.
+	Unconnected bool
 }
 
 // Error names the status, and the code and the request where they look like mere

@@ -1,13 +1,15 @@
 package userpilot_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -40,6 +42,13 @@ func listen(t *testing.T, handle func(net.Conn)) (endpoint string) {
 
 var errRefused = errors.New("the claim is not certain")
 
+// guarded is an attempt with a guard.
+func guarded(t *testing.T, client *userpilot.Client, guard func() error) error {
+	t.Helper()
+	_, err := client.Attempt(t.Context(), userpilot.Call{Body: sample, Guard: guard})
+	return err
+}
+
 // allowing returns a guard that allows the first n times.
 func allowing(n int32) (guard func() error, asked *atomic.Int32) {
 	asked = new(atomic.Int32)
@@ -51,8 +60,8 @@ func allowing(n int32) (guard func() error, asked *atomic.Int32) {
 	}, asked
 }
 
-// The guard is asked before the wait for a connection, which costs nothing, and again
-// when the first byte is about to be written. Either way nothing may arrive.
+// The guard is asked before a connection is taken, which costs nothing, and again when the
+// first byte is about to be written. Either way nothing may arrive.
 func TestGuardRefuses(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{100, 100 << 10} { // within and far above the write buffer
@@ -67,12 +76,16 @@ func TestGuardRefuses(t *testing.T) {
 		body := []byte(strings.Repeat("x", size))
 
 		guard, asked := allowing(0)
-		f := failureOf(t, client.IdentifyGuarded(t.Context(), body, guard))
+		attempt := func() *userpilot.Failure {
+			_, err := client.Attempt(t.Context(), userpilot.Call{Body: body, Guard: guard})
+			return failureOf(t, err)
+		}
+		f := attempt()
 		if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 1 {
 			t.Errorf("refused at once: %+v, asked %d times", f, asked.Load())
 		}
 		guard, asked = allowing(1)
-		f = failureOf(t, client.IdentifyGuarded(t.Context(), body, guard))
+		f = attempt()
 		if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 2 {
 			t.Errorf("refused at the first byte: %+v, asked %d times", f, asked.Load())
 		}
@@ -95,7 +108,7 @@ func TestGuardRefusesOnKeptConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	guard, asked := allowing(1)
-	f := failureOf(t, client.IdentifyGuarded(t.Context(), sample, guard))
+	f := failureOf(t, guarded(t, client, guard))
 	if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 2 {
 		t.Errorf("%+v, asked %d times", f, asked.Load())
 	}
@@ -104,44 +117,65 @@ func TestGuardRefusesOnKeptConnection(t *testing.T) {
 	}
 }
 
-// The transport may take another connection if the kept one turns out to be closed
-// before anything was written; the guard is then asked again and the body is whole.
+// Another connection is taken if the kept one turns out to be closed before anything was
+// written; the guard is then asked again and the body is whole. Where no other is idle none
+// is made: by then the token is spent.
 func TestGuardOnStaleConnection(t *testing.T) {
 	t.Parallel()
-	bodies := make(chan string, 2)
-	endpoint := listen(t, func(conn net.Conn) {
-		for requests := bufio.NewReader(conn); ; {
-			r, err := http.ReadRequest(requests)
-			if err != nil {
-				return
-			}
-			body, _ := io.ReadAll(r.Body)
-			bodies <- string(body)
-			_, _ = io.WriteString(conn, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+	bodies := make(chan string, 3)
+	var first sync.WaitGroup // both of the first two must have arrived: so there are two connections
+	first.Add(2)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		bodies <- string(body)
+		if r.ContentLength == int64(len(sample)) {
+			first.Done()
+			first.Wait()
 		}
-	})
-	transport := &failOnce{}
-	client := newClient(t, userpilot.ClientConfig{Endpoint: endpoint, Transport: transport.httpTransport()})
-	defer client.CloseIdleConnections()
-	if err := client.Identify(t.Context(), sample); err != nil {
-		t.Fatal(err)
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	t.Cleanup(server.Close)
+	transport := &failing{}
+	client := newClient(t, userpilot.ClientConfig{Endpoint: server.URL, Transport: transport.httpTransport()})
+	var calls sync.WaitGroup
+	for range 2 {
+		calls.Go(func() {
+			if err := client.Identify(t.Context(), sample); err != nil {
+				t.Error(err)
+			}
+		})
 	}
+	calls.Wait()
 	<-bodies
-	transport.armed.Store(true)
+	<-bodies
+
+	other := []byte(`{"user_id":"u"}`)
+	begun := 0
+	attempt := func(guard func() error) error {
+		_, err := client.Attempt(t.Context(), userpilot.Call{Body: other, Guard: guard, Begin: func() error { begun++; return nil }})
+		return err
+	}
+	transport.armed.Store(1)
 	guard, asked := allowing(3)
-	if err := client.IdentifyGuarded(t.Context(), sample, guard); err != nil {
+	if err := attempt(guard); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-bodies; got != string(sample) || asked.Load() != 3 {
-		t.Errorf("body %q, asked %d times, want 3", got, asked.Load())
+	if got := <-bodies; got != string(other) || asked.Load() != 3 || begun != 1 {
+		t.Errorf("body %q, asked %d times, want 3, begun %d times", got, asked.Load(), begun)
+	}
+	transport.armed.Store(100)
+	guard, asked = allowing(100)
+	f := failureOf(t, attempt(guard))
+	if f.Sent || f.Unconnected || begun != 2 || len(bodies) != 0 {
+		t.Errorf("no other is left: %+v, asked %d times, begun %d times, %d arrived", f, asked.Load(), begun, len(bodies))
 	}
 }
 
-// failOnce makes connections whose next Write fails when armed, as on a connection
-// that the other side has closed.
-type failOnce struct{ armed atomic.Bool }
+// failing makes connections of which the next Writes fail, so many as are armed, as on a
+// connection that the other side has closed.
+type failing struct{ armed atomic.Int32 }
 
-func (f *failOnce) httpTransport() *http.Transport {
+func (f *failing) httpTransport() *http.Transport {
 	dialer := new(net.Dialer)
 	return &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, address)
@@ -151,12 +185,12 @@ func (f *failOnce) httpTransport() *http.Transport {
 
 type failingConn struct {
 	net.Conn
-	failOnce *failOnce
+	failing *failing
 }
 
 // Write fails before anything is written.
 func (c failingConn) Write(p []byte) (int, error) {
-	if c.failOnce.armed.CompareAndSwap(true, false) {
+	if c.failing.armed.Add(-1) >= 0 {
 		return 0, net.ErrClosed
 	}
 	return c.Conn.Write(p)
@@ -168,8 +202,84 @@ func TestGuardInMemory(t *testing.T) {
 	stand := userpilottest.New(userpilottest.Options{})
 	client := newClient(t, userpilot.ClientConfig{Transport: stand.Transport()})
 	guard, asked := allowing(1)
-	f := failureOf(t, client.IdentifyGuarded(t.Context(), sample, guard))
+	f := failureOf(t, guarded(t, client, guard))
 	if !errors.Is(f, errRefused) || asked.Load() != 2 || stand.Stats().Calls != 0 {
 		t.Errorf("%+v, asked %d times, %d calls arrived", f, asked.Load(), stand.Stats().Calls)
+	}
+}
+
+// roundTripper is a transport that keeps its own connections.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// What a transport says that is not net/http's is not believed where it may have sent
+// something without asking.
+func TestSentByOtherTransport(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	for _, test := range []struct {
+		name  string
+		err   error
+		asks  bool
+		sent  bool
+		guard int32 // how often it allows
+	}{
+		{"broken, and it never asked", broken, false, true, 9},
+		{"broken after the first byte", broken, true, true, 9},
+		{"not connected", &net.OpError{Op: "dial", Err: broken}, false, false, 9},
+		{"refused at the first byte", broken, true, false, 1},
+	} {
+		guard, _ := allowing(test.guard)
+		client := newClient(t, userpilot.ClientConfig{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			if test.asks {
+				httptrace.ContextClientTrace(r.Context()).WroteHeaders()
+			}
+			return nil, test.err
+		})})
+		if f := failureOf(t, guarded(t, client, guard)); f.Sent != test.sent {
+			t.Errorf("%s: %+v", test.name, f)
+		}
+	}
+}
+
+// A transport may go on with a request that its caller has given up: it then sends nothing.
+func TestGivenUp(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	for _, asking := range []bool{false, true} { // given up before the guard was asked, or while it is
+		returned, inGuard, body := make(chan struct{}), make(chan struct{}), make(chan int, 1)
+		client := newClient(t, userpilot.ClientConfig{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			go func() {
+				if !asking {
+					<-returned
+				}
+				httptrace.ContextClientTrace(r.Context()).WroteHeaders()
+				all, _ := io.ReadAll(r.Body)
+				body <- len(all)
+			}()
+			if asking {
+				<-inGuard
+			}
+			return nil, broken
+		})})
+		var asked atomic.Int32
+		err := guarded(t, client, func() error {
+			if asked.Add(1) == 2 {
+				close(inGuard)
+				<-returned
+			}
+			return nil
+		})
+		close(returned)
+		if f := failureOf(t, err); !f.Sent {
+			t.Errorf("%+v", f)
+		}
+		if n := <-body; n != 0 {
+			t.Errorf("given up while the guard is asked: %t: %d bytes were sent", asking, n)
+		}
+		if want := map[bool]int32{false: 1, true: 2}[asking]; asked.Load() != want {
+			t.Errorf("given up while the guard is asked: %t: asked %d times", asking, asked.Load())
+		}
 	}
 }

@@ -34,7 +34,7 @@ func newTransport(maxConns int, r reach, proxy *url.URL) *http.Transport {
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConns:           maxConns,
 		MaxIdleConnsPerHost:    maxConns,
-		IdleConnTimeout:        30 * time.Second, // common load balancers close after 60: so not into a closing one
+		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: 64 << 10,
 		WriteBufferSize:        writeBuffer,
 		DisableCompression:     true, // a small answer is not worth a decompressor that could be bombed

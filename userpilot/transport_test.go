@@ -2,6 +2,7 @@ package userpilot
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Who controls the DNS can let a name be any address. It is the address that counts: the
@@ -80,7 +82,7 @@ func tunnel(t *testing.T, to string, answer int) (address string, asked <-chan *
 			return
 		}
 		w.WriteHeader(http.StatusOK)
-		client, _, err := http.NewResponseController(w).Hijack()
+		client, sent, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
@@ -91,7 +93,7 @@ func tunnel(t *testing.T, to string, answer int) (address string, asked <-chan *
 			t.Error(err)
 			return
 		}
-		go func() { _, _ = io.Copy(server, client); _ = server.Close() }()
+		go func() { _, _ = io.Copy(server, sent); _ = server.Close() }()
 		_, _ = io.Copy(client, server)
 	}))
 	t.Cleanup(proxy.Close)
@@ -107,7 +109,7 @@ func TestProxy(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusAccepted)
 	}))
-	defer server.Close()
+	t.Cleanup(server.Close) // after the client's: it would try to replace its connection
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 
@@ -143,5 +145,41 @@ func TestProxyNotToLoopback(t *testing.T) {
 	client := newTestClient(t, ClientConfig{Endpoint: server.URL, Proxy: "http://" + address})
 	if err := client.Identify(t.Context(), []byte("{}")); err != nil || len(asked) != 0 {
 		t.Errorf("%v, the proxy was asked %d times", err, len(asked))
+	}
+}
+
+// However long a proxy and the handshake behind it take, an attempt begins after that.
+func TestProxySlow(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
+	t.Cleanup(server.Close)
+	address, _ := tunnel(t, server.Listener.Addr().String(), http.StatusOK)
+	client := newTestClient(t, ClientConfig{Endpoint: "https://example.com", AllowHosts: []string{"example.com"}, Proxy: "http://" + address})
+	config := client.transport.(*http.Transport).TLSClientConfig
+	config.RootCAs = x509.NewCertPool()
+	config.RootCAs.AddCert(server.Certificate())
+	shaking, goOn := make(chan struct{}, 2), make(chan struct{})
+	config.VerifyConnection = func(tls.ConnectionState) error {
+		shaking <- struct{}{}
+		<-goOn
+		return nil
+	}
+	var begun atomic.Int32
+	call := Call{Body: []byte("{}"), Timeout: time.Minute, Begin: func() error { begun.Add(1); return nil }}
+	done := make(chan error, 1)
+	go func() {
+		_, err := client.Attempt(t.Context(), call)
+		done <- err
+	}()
+	<-shaking
+	if begun.Load() != 0 {
+		t.Error("begun before the connection was there")
+	}
+	close(goOn)
+	if err := <-done; err != nil || begun.Load() != 1 {
+		t.Errorf("%v, begun %d times", err, begun.Load())
+	}
+	if _, err := client.Attempt(t.Context(), call); err != nil || len(shaking) != 0 {
+		t.Errorf("on the same connection: %v, %d more handshakes", err, len(shaking))
 	}
 }

@@ -20,8 +20,10 @@ type Validation struct {
 	// endpoint's chain does. Both are zero without TLS, and if it failed.
 	TLS     string
 	Expires time.Time
-	// Took is the time until the answer, the connection's included.
-	Took time.Duration
+	// Took is the time until the answer, the connection's included, and Connected the time
+	// until that was there: name, TCP, proxy and TLS. Took may be that of an
+	// error, and Connected is 0 where there was no connection.
+	Took, Connected time.Duration
 }
 
 // Validate asks Userpilot whether it knows the key, by GET /v1/validate with an identify's
@@ -30,6 +32,7 @@ type Validation struct {
 // or until ctx ends. Errors name hosts and addresses, but nothing that was sent or
 // answered.
 func (c *Client) Validate(ctx context.Context) (Validation, error) {
+	begun := time.Now()
 	p := &probe{}
 	request := c.validate.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		ConnectDone:  p.connected, // a handshake may fail after that
@@ -37,12 +40,14 @@ func (c *Client) Validate(ctx context.Context) (Validation, error) {
 		WroteHeaders: p.wrote,
 	}))
 	request.Header = c.key.Load().header
-	begun := time.Now()
 	resp, err := c.transport.RoundTrip(request)
-	address, sent := p.seen()
+	address, connected, sent := p.seen()
 	v := Validation{Address: address, Took: time.Since(begun)}
+	if !connected.IsZero() {
+		v.Connected = connected.Sub(begun)
+	}
 	if err != nil {
-		return v, transportError(ctx, err, sent || !c.traced)
+		return v, transportError(ctx, err, sent || c.pool == nil)
 	}
 	v.Status = resp.StatusCode
 	if resp.TLS != nil {
@@ -62,6 +67,7 @@ func (c *Client) Validate(ctx context.Context) (Validation, error) {
 type probe struct {
 	mu      sync.Mutex
 	address string
+	had     time.Time // a connection
 	sent    bool
 }
 
@@ -72,12 +78,15 @@ func (p *probe) connected(_, address string, err error) {
 	case err == nil:
 		p.address = address
 	case p.address == address: // it was a kept connection's, which has turned out to be dead
-		p.address = ""
+		p.address, p.had = "", time.Time{}
 	}
 }
 
 func (p *probe) got(c httptrace.GotConnInfo) {
 	p.connected("", c.Conn.RemoteAddr().String(), nil)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.had = time.Now()
 }
 
 func (p *probe) wrote() {
@@ -86,8 +95,8 @@ func (p *probe) wrote() {
 	p.sent = true
 }
 
-func (p *probe) seen() (address string, sent bool) {
+func (p *probe) seen() (address string, had time.Time, sent bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.address, p.sent
+	return p.address, p.had, p.sent
 }

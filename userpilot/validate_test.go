@@ -37,7 +37,7 @@ func TestValidate(t *testing.T) {
 		}))
 		client := newTestClient(t, ClientConfig{Endpoint: server.URL + "/prefix"})
 		v, err := client.Validate(t.Context())
-		if err != nil || v.Status != status || v.Address != server.Listener.Addr().String() || v.TLS != "" || !v.Expires.IsZero() || v.Took <= 0 {
+		if err != nil || v.Status != status || v.Address != server.Listener.Addr().String() || v.TLS != "" || !v.Expires.IsZero() || v.Connected <= 0 || v.Took <= v.Connected {
 			t.Errorf("%d: %+v, %v", status, v, err)
 		}
 		r := got.Load()
@@ -46,7 +46,7 @@ func TestValidate(t *testing.T) {
 			t.Errorf("%d: %s %s %v", status, r.Method, r.RequestURI, r.Header)
 		}
 		server.Close()
-		if v, err = client.Validate(t.Context()); err == nil || v.Status != 0 || v.Address != "" || !strings.Contains(err.Error(), "refused") {
+		if v, err = client.Validate(t.Context()); err == nil || v.Status != 0 || v.Address != "" || v.Connected != 0 || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("nobody there: %+v, %v", v, err)
 		}
 	}

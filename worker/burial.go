@@ -9,48 +9,14 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-const (
-	// buriers store dead letters beside the senders: a full dead-letter stream must not
-	// keep a sender waiting.
-	buriers       = 4
-	burialTimeout = 5 * time.Second
-)
+// burialsAtOnce is how many dead letters are stored at the same time.
+const burialsAtOnce = 32
 
-// beginBurial queues a lane whose oldest event is dead.
+// beginBurial stores the dead letter of a lane's oldest event when its turn comes.
 func (w *Worker) beginBurial(l *lane) {
 	l.state = burying
 	l.partition.busy++
-	w.graves = append(w.graves, l)
-	signal(w.digging)
-}
-
-// nextGrave takes the lane that has waited longest for its burial.
-func (w *Worker) nextGrave() *lane {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.graves) == 0 {
-		return nil
-	}
-	l := w.graves[0]
-	w.graves = w.graves[1:]
-	if len(w.graves) > 0 {
-		signal(w.digging)
-	}
-	return l
-}
-
-// bury stores dead letters until Run is about to return.
-func (w *Worker) bury() {
-	for {
-		select {
-		case <-w.digging:
-		case <-w.stopping:
-			return
-		}
-		for l := w.nextGrave(); l != nil; l = w.nextGrave() {
-			w.buryHead(l)
-		}
-	}
+	w.burials.send(&w.mu, &w.background, func() { w.buryHead(l) })
 }
 
 // buryHead stores the dead letter of a lane's oldest event, and only then settles the event.
@@ -58,19 +24,17 @@ func (w *Worker) bury() {
 func (w *Worker) buryHead(l *lane) {
 	w.mu.Lock()
 	p, x := l.partition, *l.head()
-	closed := p.closed
 	w.mu.Unlock()
-	err, first := errNotNow, false
-	if !closed {
-		begun := time.Now()
-		ctx, cancel := context.WithTimeout(p.claim.Context(), burialTimeout)
-		if err = p.claim.Bury(ctx, x.delivery, x.body(), *x.death); err == nil {
-			if w.traces != nil {
-				w.traces.died(&x, p.claim.Partition(), begun)
-			}
-			first = w.isNews(ctx, p.claim, *x.death)
+	active, begun, first := p.claim.Active(), time.Now(), false
+	err := active.Err()
+	if err == nil {
+		err = p.claim.Bury(active, x.delivery, x.body(), *x.death)
+	}
+	if err == nil {
+		if w.traces != nil {
+			w.traces.died(&x, p.claim.Partition(), begun)
 		}
-		cancel()
+		first = w.isNews(active, p.claim, *x.death)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -82,10 +46,10 @@ func (w *Worker) buryHead(l *lane) {
 	if p.closed {
 		return
 	}
-	if !errors.Is(err, context.Canceled) { // else its claim has ended
+	if active.Err() == nil {
 		w.metrics.unburied.Inc()
+		w.dead.report(w.log, err)
 	}
-	w.dead.report(w.log, err)
 	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
 }
 

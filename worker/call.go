@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -11,18 +12,24 @@ import (
 )
 
 // call is one attempt: the oldest events of a lane, of which it delivers as many as merge.
+//
+// All that takes time comes first: the record of a merged call, then a connection. The token is last,
+// so that it is not spent on waiting for anything else, and the guard at the first byte has the final
+// word.
 type call struct {
 	lane       *lane
 	events     []userpilot.Event
 	deliveries []queue.Delivery
 	newer      *queue.Newer // of a user who may have dead letters
-	slot       queue.Slot
 	probe      bool
-	begun      time.Time
+	popped     time.Time    // from the queue
+	stage      atomic.Int32 // what it waits for before it is made
+	slot       queue.Slot
+	begun      bool // it has had a token
 
 	asked   time.Time     // when Userpilot was; zero if it was not
 	took    time.Duration // until the answer
-	status  int           // of the answer; known for traces alone
+	status  int           // of the answer
 	failure error         // what the answer was
 	traced  []*traced     // of the events; nil without traces
 
@@ -30,8 +37,8 @@ type call struct {
 	oneDelivery [1]queue.Delivery
 }
 
-func newCall(l *lane, n int, slot queue.Slot, probe bool) *call {
-	c := &call{lane: l, slot: slot, probe: probe, begun: time.Now(), newer: l.newer}
+func newCall(l *lane, n int, probe bool) *call {
+	c := &call{lane: l, probe: probe, popped: time.Now(), newer: l.newer}
 	c.events, c.deliveries = c.oneEvent[:], c.oneDelivery[:]
 	if n != 1 {
 		c.events, c.deliveries = make([]userpilot.Event, n), make([]queue.Delivery, n)
@@ -47,6 +54,16 @@ func (c *call) n() int { return len(c.deliveries) }
 
 // last is the sequence of the newest of them.
 func (c *call) last() uint64 { return c.deliveries[c.n()-1].Sequence }
+
+// merge returns the body of the call, which holds as many of the events as merge.
+func (c *call) merge() []byte {
+	if len(c.events) == 1 {
+		return c.events[0].Body()
+	}
+	body, n := userpilot.Merge(c.events)
+	c.events, c.deliveries = c.events[:n], c.deliveries[:n]
+	return body
+}
 
 // send makes calls until there are no more.
 func (w *Worker) send() {
@@ -72,6 +89,10 @@ type panicError struct{ value any }
 
 func (e *panicError) Error() string { return fmt.Sprintf("the worker panicked: %T", e.value) }
 
+// triesAtACall is how often a call is tried whose slot was void, or whose connection was gone, before
+// anything was sent. It keeps its place in the meantime.
+const triesAtACall = 3
+
 // attempt makes the call.
 func (w *Worker) attempt(c *call) (err error) {
 	defer func() {
@@ -80,26 +101,26 @@ func (w *Worker) attempt(c *call) (err error) {
 			c.failure = err
 		}
 	}()
-	claim := c.lane.partition.claim
-	body := c.events[0].Body()
-	if len(c.events) > 1 {
-		var n int
-		body, n = userpilot.Merge(c.events)
-		c.events, c.deliveries = c.events[:n], c.deliveries[:n]
-	}
+	body := c.merge()
 	if c.n() > 1 {
-		if err := claim.BeginMerged(claim.Context(), c.lane.user, c.last()); err != nil {
-			return errNotNow
+		claim := c.lane.partition.claim
+		if err := claim.BeginMerged(claim.Active(), c.lane.user, c.last()); err != nil {
+			w.metrics.notMade(notRecorded)
+			return errGivenUp
 		}
 	}
-	ctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)
-	defer cancel()
-	c.failure = w.identify(ctx, c, body, func() error {
-		if c.slot.Void() || claim.Certain() != nil {
-			return errNotNow
+	c.stage.Store(connecting)
+	for try := 1; ; try++ {
+		c.failure = w.identify(c, body)
+		why := unmade(c.failure)
+		if why == "" {
+			break
 		}
-		return nil
-	})
+		w.metrics.notMade(why)
+		if try == triesAtACall || why != slotVoid && why != lostConnection {
+			return c.failure
+		}
+	}
 	w.metrics.called(c.failure, c.took)
 	if c.failure == nil && c.newer != nil {
 		return w.remember(c)
@@ -108,27 +129,51 @@ func (w *Worker) attempt(c *call) (err error) {
 }
 
 // identify asks Userpilot.
-func (w *Worker) identify(ctx context.Context, c *call, body []byte, guard func() error) (err error) {
-	c.asked = time.Now()
-	if w.traces != nil && w.traces.client != nil {
-		c.status, err = w.traces.client.IdentifyAnswered(ctx, body, guard)
-	} else {
-		err = w.config.Client.IdentifyGuarded(ctx, body, guard)
+func (w *Worker) identify(c *call, body []byte) (err error) {
+	claim := c.lane.partition.claim
+	c.status, err = w.config.Client.Attempt(claim.Context(), userpilot.Call{
+		Body: body, Timeout: w.config.Timeout, Stop: claim.Active().Done(),
+		Begin: func() error { return w.begin(c) },
+		Guard: func() error {
+			if c.slot.Void() {
+				return errVoid
+			}
+			if claim.Certain() != nil {
+				return errUncertain
+			}
+			return nil
+		},
+	})
+	if c.begun {
+		c.took = time.Since(c.asked)
 	}
-	c.took = time.Since(c.asked)
+	if claim.Active().Err() != nil && unmade(err) != "" {
+		return errGivenUp
+	}
 	return err
 }
 
 // ended does what the verdict asks for. The mutex is held.
 func (w *Worker) ended(c *call, v verdict, err error) {
 	l, p, now := c.lane, c.lane.partition, time.Now()
+	l.call = nil
 	p.ended(&p.busy)
-	w.sending.add(-1, now)
+	if c.begun {
+		w.sending.add(-1, now)
+	} else {
+		w.pending--
+	}
 	if c.probe {
 		w.gate.probing = false
 	}
 	defer w.wakeUp()
 	failure, _ := errors.AsType[*userpilot.Failure](err)
+	switch {
+	case failure != nil && failure.Unconnected:
+		w.unconnected = failure.Error()
+	case v != notSent:
+		w.moved, w.unconnected = now, ""
+	}
 	switch v {
 	case delivered:
 		w.gate.succeeded()
@@ -144,10 +189,10 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	case retry:
 		w.failed(c, failure, now)
 	case held:
-		w.gate.hold(holdReason(failure.Status), c.begun, now)
+		w.gate.hold(holdReason(failure.Status), c.asked, now)
 		w.advance(l)
 	case throttled:
-		w.throttled(w.gate.throttled(c.begun, now, failure.RetryAfter))
+		w.throttled(w.gate.throttled(c.asked, now, failure.RetryAfter))
 		w.advance(l)
 	case notSent:
 		w.advance(l)
@@ -176,6 +221,7 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 		if p.closed {
 			return
 		}
+		w.moved = time.Now()
 		before := l.bytes
 		l.drop(len(ds))
 		w.memory.add(l.bytes - before)
@@ -217,7 +263,8 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 	if f.Sent {
 		l.reach = max(l.reach, c.last())
 	}
-	if w.gate.failed(l, c.probe, now) {
+	// Without a connection the event was not tried: that is a sign of an outage, and no attempt.
+	if w.gate.failed(l, c.probe, now) && !f.Unconnected {
 		l.attempts++
 		if l.attempts >= w.config.MaxAttempts {
 			w.spent(c, f)

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -205,11 +206,11 @@ func (s *sim) publishRaw(subject string, body []byte) {
 // panicky is a Caller that panics on some bodies.
 type panicky struct{ worker.Caller }
 
-func (p panicky) IdentifyGuarded(ctx context.Context, body []byte, guard func() error) error {
-	if bytes.Contains(body, []byte(`"panic":`)) {
-		panic("secret of " + string(body))
+func (p panicky) Attempt(ctx context.Context, call userpilot.Call) (int, error) {
+	if bytes.Contains(call.Body, []byte(`"panic":`)) {
+		panic("secret of " + string(call.Body))
 	}
-	return p.Caller.IdentifyGuarded(ctx, body, guard)
+	return p.Caller.Attempt(ctx, call)
 }
 
 // An event on which the worker panics dies alone.

@@ -1,9 +1,10 @@
 package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
@@ -12,7 +13,7 @@ import (
 // Deliver implements [queue.Handler]: it puts an event into its user's lane. It blocks while
 // there is no room.
 func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
-	user, x, size := admit(d)
+	user, x := admit(d)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.partition(c)
@@ -30,7 +31,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	}
 	l := p.lane(user)
 	before := l.bytes
-	l.push(x, size, w.memory.share())
+	l.push(x, w.memory.share())
 	w.memory.add(l.bytes - before)
 	w.waiting++
 	c.Arrived(d.Sequence)
@@ -61,17 +62,16 @@ func (w *Worker) partition(c *queue.Claim) *partition {
 // admit reads an event and names its lane. What is no identify waits its turn too, so that the
 // user's next events know that there is a dead letter. Where nobody can say whose it is, it goes
 // into the lane of the dead.
-func admit(d queue.Delivery) (user string, x waiting, size int) {
-	size = len(d.Body)
+func admit(d queue.Delivery) (user string, x waiting) {
 	event, death := read(d.Body)
-	x = waiting{delivery: d}
+	x = waiting{delivery: d, length: len(d.Body)}
 	if death != nil {
 		x.death = death
-		return death.User, x, size
+		return death.User, x
 	}
 	x.delivery.Body = nil
 	x.event = event
-	return event.UserID(), x, size
+	return event.UserID(), x
 }
 
 // read parses a body. A panic is the event's death, not the worker's.
@@ -118,43 +118,38 @@ func (w *Worker) advance(l *lane) {
 func (w *Worker) load(l *lane) {
 	l.state = loading
 	l.partition.busy++
-	share := w.memory.share()
-	var stubs []queue.Delivery
-	for i := l.loaded; i < len(l.events) && len(stubs) < maxMerge; i++ {
-		stubs = append(stubs, l.events[i].delivery)
-	}
-	w.background.Go(func() {
-		bodies, err := readBodies(l.partition.claim, stubs, share, l.reach)
+	stubs := l.nextLoad(w.memory.share())
+	w.errands.send(&w.mu, &w.background, func() {
+		bodies, err := readBodies(l.partition.claim, stubs)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.loaded(l, bodies, err)
 	})
 }
 
-// readBodies reads in order until the share is full, but at least one, and all up to reach.
-func readBodies(c *queue.Claim, stubs []queue.Delivery, share int64, reach uint64) (bodies [][]byte, err error) {
-	ctx, cancel := context.WithCancel(c.Context())
-	defer cancel()
-	size := int64(0)
-	for _, d := range stubs {
-		if len(bodies) > 0 && size >= share && d.Sequence > reach {
-			break
-		}
-		body, err := c.Load(ctx, d)
-		if err != nil {
-			return bodies, err
-		}
-		bodies = append(bodies, body)
-		size += int64(len(body)) + loadedBytes
+// readBodies reads the bodies of events again, many at the same time.
+func readBodies(c *queue.Claim, events []queue.Delivery) ([][]byte, error) {
+	bodies := make([][]byte, len(events))
+	group, ctx := errgroup.WithContext(c.Active())
+	group.SetLimit(askedAtOnce)
+	for i, d := range events {
+		group.Go(func() (err error) {
+			bodies[i], err = c.Load(ctx, d)
+			return err
+		})
 	}
-	return bodies, nil
+	return bodies, group.Wait()
 }
 
 // loaded puts bodies back in place.
 func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	p := l.partition
 	p.ended(&p.busy)
-	if p.closed {
+	switch {
+	case p.closed:
+		return
+	case p.claim.Active().Err() != nil:
+		l.state = parked
 		return
 	}
 	if err != nil {
@@ -165,10 +160,10 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	before := l.bytes
 	for _, body := range bodies {
 		x := &l.events[l.loaded]
-		_, again, size := admit(queue.Delivery{Body: body})
+		_, again := admit(queue.Delivery{Body: body})
 		x.event, x.death, x.delivery.Body = again.event, again.death, again.delivery.Body
 		l.loaded++
-		l.account(size)
+		l.account(len(body))
 	}
 	w.memory.add(l.bytes - before)
 	w.advance(l)

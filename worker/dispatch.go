@@ -2,80 +2,52 @@ package worker
 
 import (
 	"context"
-	"log/slog"
 	"time"
-
-	"github.com/identify-worker/identify-worker/queue"
 )
 
-// uncertainWait is how long a lane waits whose claim cannot be sure of itself just now.
+// uncertainWait is how long no call begins where the membership cannot be sure of itself just now.
 const uncertainWait = 100 * time.Millisecond
 
 // dispatch hands one call after another to the senders until ctx ends.
 func (w *Worker) dispatch(ctx context.Context) {
 	defer close(w.calls)
-	for {
-		waiting, ok := w.awaitWork(ctx)
-		if !ok {
-			return
-		}
-		if !w.awaitSender(ctx) {
-			return
-		}
-		slot, err := w.limiter.Take(ctx, waiting)
-		if err != nil {
+	for w.awaitWork(ctx) && w.awaitSender(ctx) {
+		if c := w.pop(); c != nil {
+			w.calls <- c
+		} else {
 			<-w.senders
-			w.resting.stop(time.Now())
-			if ctx.Err() != nil {
-				return
-			}
-			w.log.Error("no token", slog.Any("error", err))
-			continue
 		}
-		c := w.pop(slot)
-		if c == nil {
-			<-w.senders
-			continue
-		}
-		w.calls <- c
 	}
 }
 
-// awaitSender blocks until a sender is free. From then on the dispatcher rests, until pop.
+// awaitSender blocks until a sender is free.
 func (w *Worker) awaitSender(ctx context.Context) bool {
 	select {
 	case w.senders <- struct{}{}:
-		w.resting.start(w.looked)
-		return true
-	default:
-	}
-	select {
-	case w.senders <- struct{}{}:
-		w.resting.start(time.Now())
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// awaitWork blocks until a lane is ready and the gate lets a call through. It returns how
-// many calls could be made.
-func (w *Worker) awaitWork(ctx context.Context) (waiting int, ok bool) {
+// awaitWork blocks until a lane is ready, the gate lets a call through, and there is need of another
+// call to be prepared.
+func (w *Worker) awaitWork(ctx context.Context) bool {
 	for {
-		w.looked = time.Now()
-		w.resting.stop(w.looked)
-		n, next, changed := w.look(w.looked)
-		if n > 0 {
-			return n, true
+		looked := time.Now()
+		w.resting.stop(looked)
+		found, next, changed := w.look(looked)
+		if found {
+			return true
 		}
 		var timer <-chan time.Time
 		if !next.IsZero() {
 			timer = time.After(time.Until(next))
 		}
-		w.resting.start(w.looked)
+		w.resting.start(looked)
 		select {
 		case <-ctx.Done():
-			return 0, false
+			return false
 		case <-w.config.KeyChanged:
 			w.mu.Lock()
 			w.gate.keyChanged(time.Now())
@@ -88,9 +60,9 @@ func (w *Worker) awaitWork(ctx context.Context) (waiting int, ok bool) {
 	}
 }
 
-// look asks the gate. If no call may be made now, next is when to look again, or zero, and
+// look asks the gate. If no call may be begun now, next is when to look again, or zero, and
 // changed is closed when the fleet's silence changes.
-func (w *Worker) look(now time.Time) (waiting int, next time.Time, changed <-chan struct{}) {
+func (w *Worker) look(now time.Time) (found bool, next time.Time, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	quiet, changed := w.queue.QuietUntil()
@@ -98,44 +70,55 @@ func (w *Worker) look(now time.Time) (waiting int, next time.Time, changed <-cha
 	w.announce(now, quiet)
 	switch {
 	case now.Before(quiet):
-		return 0, quiet, changed
+		return false, quiet, changed
 	case admission == shut:
-		return 0, next, changed
-	case admission == probe:
-		return min(1, w.ready.len()), time.Time{}, changed
+		return false, next, changed
+	case now.Before(w.unsure):
+		return false, w.unsure, changed
 	}
-	return w.ready.len(), time.Time{}, changed
+	return w.ready.len() > 0 && (admission == probe || w.pending < w.ahead()), time.Time{}, changed
 }
 
-// pop takes the next lane, now that there is a token for it. It returns nil if the gate
-// has closed since, or no lane is left.
-func (w *Worker) pop(slot queue.Slot) *call {
+// ahead is how many calls may be without their tokens at the same time: one that waits for the next
+// token, and as many as become due while one is prepared. More would hold less than they could: what
+// arrives for a user after the call was begun goes with the next one.
+func (w *Worker) ahead() int {
+	interval := w.limiter.Interval()
+	if interval == 0 {
+		return w.config.Concurrency
+	}
+	return 1 + int(min((w.lead+interval/2)/interval, time.Duration(w.config.Concurrency)))
+}
+
+// pop takes the next lane and begins its call. It returns nil if the gate has closed since, or no
+// lane is left.
+func (w *Worker) pop() *call {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	w.resting.stop(now)
 	quiet, _ := w.queue.QuietUntil()
 	admission, _ := w.gate.admit(now)
 	if now.Before(quiet) || admission == shut {
 		return nil
 	}
-	l := w.next(admission)
+	l := w.next(admission, now)
 	if l == nil {
 		return nil
 	}
 	l.state = calling
 	l.partition.busy++
-	w.sending.add(1, now)
+	w.pending++
 	w.gate.probing = admission == probe
-	c := newCall(l, l.take(!w.config.NoCoalesce), slot, admission == probe)
+	c := newCall(l, l.take(!w.config.NoCoalesce), admission == probe)
+	l.call = c
 	if w.traces != nil {
 		c.traced = l.traced(c.n())
 	}
 	return c
 }
 
-// next takes lanes from the queue until one may be called for.
-func (w *Worker) next(a admission) *lane {
+// next takes the lane from the queue that may be called for.
+func (w *Worker) next(a admission, now time.Time) *lane {
 	for {
 		var l *lane
 		if a == probe {
@@ -149,10 +132,18 @@ func (w *Worker) next(a admission) *lane {
 		if w.ready.len() == w.readAhead()-1 {
 			w.memory.announce()
 		}
-		if l.partition.claim.Certain() == nil {
-			return l
+		claim := l.partition.claim
+		switch {
+		case claim.Active().Err() != nil: // Revoke is about to forget them
+			l.state = parked
+			w.ready.remove(func(other *lane) bool { return other.partition == l.partition })
+			continue
+		case claim.Certain() != nil: // and no other claim is, as there is one membership
+			w.ready.pushFront(l)
+			w.unsure = now.Add(uncertainWait)
+			return nil
 		}
-		w.wait(l, uncertainWait)
+		return l
 	}
 }
 

@@ -6,18 +6,21 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 const (
-	// guardTimeout bounds one look at what newer events have set.
-	guardTimeout = 5 * time.Second
 	// guardPause is how long a user waits whose record cannot be read.
 	guardPause = time.Second
-	// rememberTimeout is how long a worker tries to write down what was delivered. It would have to
+	// rememberTime is how long a worker begins to write down what was delivered. It would have to
 	// be delivered again otherwise.
-	rememberTimeout = 15 * time.Second
+	rememberTime = 15 * time.Second
+	// askedAtOnce is how many requests about the events of one lane are under way at the same time.
+	// One after another they would take a round trip each.
+	askedAtOnce = 64
 )
 
 // unguarded is why a replay dies of which nobody knows what is newer.
@@ -41,10 +44,9 @@ func (w *Worker) check(l *lane) {
 	p := l.partition
 	p.busy++
 	events := slices.Clone(l.events[:min(l.loaded, maxMerge)])
-	w.background.Go(func() {
-		ctx, cancel := context.WithTimeout(p.claim.Context(), guardTimeout)
-		defer cancel()
-		found, err := compare(ctx, p.claim, l.user, events)
+	w.errands.send(&w.mu, &w.background, func() {
+		active := p.claim.Active()
+		found, err := compare(active, p.claim, l.user, events)
 		if err == nil && w.traces != nil {
 			w.traces.superseded(events[:len(found.gone)], p.claim.Partition())
 		}
@@ -53,6 +55,8 @@ func (w *Worker) check(l *lane) {
 		p.ended(&p.busy)
 		switch {
 		case p.closed:
+		case active.Err() != nil:
+			l.state = parked
 		case err != nil:
 			w.guarding.report(w.log, err)
 			w.wait(l, guardPause)
@@ -92,6 +96,10 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []waiting)
 	if found.newer, err = c.Newer(ctx, user); err != nil {
 		return found, err
 	}
+	judged, err := judgedOf(ctx, c, events)
+	if err != nil {
+		return found, err
+	}
 	var superseded []queue.Sent
 	newer := found.newer.Clone()
 	for i := range events {
@@ -99,16 +107,12 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []waiting)
 		if x.death != nil {
 			break
 		}
-		judged, err := c.Judged(ctx, x.delivery)
-		if err != nil {
-			return found, err
-		}
 		rest, ok, known := reduce(c, newer, x)
-		needless := judged || known && !ok
+		needless := judged[i] || known && !ok
 		switch {
 		case needless && len(found.rest) == 0:
 			found.gone = append(found.gone, x.delivery)
-			if !judged {
+			if !judged[i] {
 				superseded = append(superseded, queue.Sent{Delivery: x.delivery})
 			}
 			continue
@@ -128,6 +132,22 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []waiting)
 		err = record(ctx, c, user, found.newer, superseded, queue.OutcomeSuperseded)
 	}
 	return found, err
+}
+
+// judgedOf finds out which events are replays that have their verdict.
+func judgedOf(ctx context.Context, c *queue.Claim, events []waiting) ([]bool, error) {
+	judged := make([]bool, len(events))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(askedAtOnce)
+	for i := range events {
+		if events[i].delivery.Past != nil {
+			group.Go(func() (err error) {
+				judged[i], err = c.Judged(ctx, events[i].delivery)
+				return err
+			})
+		}
+	}
+	return judged, group.Wait()
 }
 
 // reduce compares one event with what newer ones have set. rest is nil where all of it is left.
@@ -152,8 +172,7 @@ func reduce(c *queue.Claim, newer *queue.Newer, x *waiting) (rest *userpilot.Eve
 // claim is given up, and the events come again.
 func (w *Worker) remember(c *call) error {
 	claim := c.lane.partition.claim
-	ctx, cancel := context.WithTimeout(claim.Context(), rememberTimeout)
-	defer cancel()
+	ctx, end := claim.Context(), time.After(rememberTime)
 	sent := make([]queue.Sent, c.n())
 	for i := range sent {
 		sent[i] = queue.Sent{Delivery: c.deliveries[i], Event: c.events[i]}
@@ -168,6 +187,7 @@ func (w *Worker) remember(c *call) error {
 		select {
 		case <-ctx.Done():
 		case <-claim.Lost():
+		case <-end:
 		case <-time.After(guardPause):
 			continue
 		}
@@ -181,10 +201,12 @@ func record(ctx context.Context, c *queue.Claim, user string, newer *queue.Newer
 	if err := c.Remember(ctx, user, newer, sent); err != nil {
 		return err
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(askedAtOnce)
 	for _, s := range sent {
-		if err := c.Judge(ctx, s.Delivery, outcome); err != nil {
-			return err
+		if s.Past != nil {
+			group.Go(func() error { return c.Judge(ctx, s.Delivery, outcome) })
 		}
 	}
-	return nil
+	return group.Wait()
 }

@@ -29,6 +29,7 @@ const maxMerge = 1000
 // waiting is one event in a lane. Its body may have been let go, to be read again later.
 type waiting struct {
 	delivery queue.Delivery // without the body
+	length   int            // of the body
 	event    *userpilot.Event
 	rest     *userpilot.Event // what is left to say of a late event; nil is all of it
 	death    *queue.Death     // set: it goes to its grave without a call
@@ -52,6 +53,7 @@ type lane struct {
 	user      string // empty in the lane of events that are no identify
 	partition *partition
 	state     state
+	call      *call // while it is calling
 
 	events []waiting
 	loaded int   // how many of the first events have their bodies in memory
@@ -81,13 +83,13 @@ func (l *lane) head() *waiting { return &l.events[0] }
 
 // push appends an event. Its body is kept if all before it are, and the lane's share
 // allows.
-func (l *lane) push(x waiting, size int, share int64) {
+func (l *lane) push(x waiting, share int64) {
 	keep := l.loaded == len(l.events) &&
-		(l.loaded == 0 || l.bodies+int64(size) <= share || x.delivery.Sequence <= l.reach)
+		(l.loaded == 0 || l.bodies+int64(x.length) <= share || x.delivery.Sequence <= l.reach)
 	l.bytes += x.stub()
 	if keep {
 		l.loaded++
-		l.account(size)
+		l.account(x.length)
 	} else {
 		x.event, x.death, x.delivery.Body = nil, nil, nil
 	}
@@ -202,6 +204,20 @@ func (l *lane) needsLoad() bool {
 		return false
 	}
 	return l.loaded == 0 || l.events[l.loaded].delivery.Sequence <= l.reach
+}
+
+// nextLoad are the events whose bodies are to be read next: as many as the share allows, but one at
+// least, and all up to the reach.
+func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
+	size := int64(0)
+	for _, x := range l.events[l.loaded:min(len(l.events), l.loaded+maxMerge)] {
+		size += int64(x.length) + loadedBytes
+		if len(events) > 0 && size > share && x.delivery.Sequence > l.reach {
+			break
+		}
+		events = append(events, x.delivery)
+	}
+	return events
 }
 
 // take returns how many events the next call may hold: as many as can be called for and the

@@ -19,7 +19,7 @@ import (
 // caller answers every call with 2xx.
 type caller struct{}
 
-func (caller) IdentifyGuarded(context.Context, []byte, func() error) error { return nil }
+func (caller) Attempt(context.Context, userpilot.Call) (int, error) { return 202, nil }
 
 // idle is a worker that does not run.
 func idle(t interface{ Fatal(...any) }, c Config) *Worker {
@@ -28,6 +28,7 @@ func idle(t interface{ Fatal(...any) }, c Config) *Worker {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.errands.size, w.burials.size = 0, 0
 	return w
 }
 
@@ -58,10 +59,10 @@ func (m *laneModel) push(t *rapid.T) {
 	m.next += uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
 	before := m.l.bodies
 	kept := m.l.loaded
-	_, x, size := admit(queue.Delivery{Sequence: m.next, Body: body, Past: past})
-	m.l.push(x, size, m.share)
+	_, x := admit(queue.Delivery{Sequence: m.next, Body: body, Past: past})
+	m.l.push(x, m.share)
 	m.bodies = append(m.bodies, body)
-	if m.l.loaded > kept && before > 0 && before+int64(size) > m.share && m.next > m.l.reach {
+	if m.l.loaded > kept && before > 0 && before+int64(len(body)) > m.share && m.next > m.l.reach {
 		t.Fatal("a body was kept beyond the share")
 	}
 }
@@ -101,7 +102,7 @@ func (m *laneModel) load(t *rapid.T) {
 	if m.w.memory.used-used != m.l.bytes-before {
 		t.Fatal("the memory's count and the lane's differ")
 	}
-	m.w.ready, m.w.graves, m.l.partition.busy = laneQueue{}, nil, 0
+	m.w.ready, m.w.burials.errands, m.l.partition.busy = laneQueue{}, nil, 0
 }
 
 // compared does what the worker does with what newer events leave of the first ones.
@@ -244,8 +245,8 @@ func stocked(w *Worker, p *partition, user string, events int) *lane {
 	l := &lane{user: user, partition: p}
 	p.lanes[user] = l
 	for i := range events {
-		_, x, size := admit(queue.Delivery{Sequence: uint64(i + 1), Body: event(1024)})
-		l.push(x, size, 1<<40)
+		_, x := admit(queue.Delivery{Sequence: uint64(i + 1), Body: event(1024)})
+		l.push(x, 1<<40)
 	}
 	w.memory.add(l.bytes)
 	w.waiting += events
@@ -311,7 +312,7 @@ func TestMemoryAfterRevoke(t *testing.T) {
 		go func() { w.Revoke(claim); close(revoked) }()
 		synctest.Wait()
 		w.mu.Lock()
-		w.ended(newCall(l, 1, queue.Slot{}, false), retry, fmt.Errorf("down"))
+		w.ended(newCall(l, 1, false), retry, fmt.Errorf("down"))
 		w.mu.Unlock()
 		<-revoked
 		if w.memory.used != rest.bytes || w.waiting != 400 {
@@ -362,7 +363,7 @@ func TestOutageDuringSearch(t *testing.T) {
 			defer w.mu.Unlock()
 			l.state = calling
 			l.partition.busy++
-			w.ended(newCall(l, n, queue.Slot{}, false), retry, fmt.Errorf("down"))
+			w.ended(newCall(l, n, false), retry, fmt.Errorf("down"))
 		}
 		for range 4 { // the first has no evidence
 			fail(2)
@@ -375,7 +376,7 @@ func TestOutageDuringSearch(t *testing.T) {
 		for range 10 {
 			fail(1)
 		}
-		if n := len(w.graves); n != 0 {
+		if n := len(w.burials.errands); n != 0 {
 			t.Errorf("%d dead after %d attempts", n, l.attempts)
 		}
 	})
@@ -392,7 +393,7 @@ func TestUnknownCallIsRepeatedAsItWas(t *testing.T) {
 		defer w.mu.Unlock()
 		l.state = calling
 		l.partition.busy++
-		w.ended(newCall(l, 3, queue.Slot{}, false), retry, fmt.Errorf("no answer"))
+		w.ended(newCall(l, 3, false), retry, fmt.Errorf("no answer"))
 		if n := l.take(true); n != 3 {
 			t.Errorf("the next call holds %d events, want the same 3", n)
 		}

@@ -30,6 +30,12 @@ func (q *laneQueue) pop() *lane {
 	return l
 }
 
+// pushFront puts back the lane that was taken last.
+func (q *laneQueue) pushFront(l *lane) {
+	q.head--
+	q.lanes[q.head] = l
+}
+
 // popRandom takes a random lane for a probe, one that is not failing where there is one.
 func (q *laneQueue) popRandom() *lane {
 	waiting := q.lanes[q.head:]

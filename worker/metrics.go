@@ -24,6 +24,7 @@ type metrics struct {
 	coalesced prometheus.Counter
 	groups    prometheus.Counter
 	unburied  prometheus.Counter
+	unmade    *prometheus.CounterVec
 
 	// The same counts for Snapshot, which client_golang has no cheap way to read.
 	deliveredEvents, mergedEvents, deadEvents, madeCalls atomic.Uint64
@@ -52,6 +53,12 @@ func newMetrics() *metrics {
 			Name: "identify_dead_letter_failures_total", Help: "Times that a dead letter could not be stored. Its event waits and is tried again.",
 		}),
 	}
+	m.unmade = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "identify_unmade_calls_total", Help: "Calls that were prepared and then not made, by reason: nothing was sent. slot_void and lost_connection have cost a token.",
+	}, []string{"reason"})
+	for _, reason := range unmadeReasons() {
+		m.unmade.WithLabelValues(reason)
+	}
 	m.groups = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "identify_dead_letter_groups_total", Help: "Fingerprints of dead letters that nobody in the fleet had seen before: see identify-worker dlq stats.",
 	})
@@ -64,9 +71,12 @@ func newMetrics() *metrics {
 	return m
 }
 
+// notMade counts a call that was prepared and not made.
+func (m *metrics) notMade(reason string) { m.unmade.WithLabelValues(reason).Inc() }
+
 // called counts an attempt, unless nothing was sent.
 func (m *metrics) called(err error, d time.Duration) {
-	if judge(err) == notSent {
+	if unmade(err) != "" {
 		return
 	}
 	m.madeCalls.Add(1)
@@ -115,12 +125,12 @@ func (m *metrics) died(first bool) {
 func (m *metrics) superseded(n int) { m.outcomes.WithLabelValues("superseded").Add(float64(n)) }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups, m.unburied}
+	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups, m.unburied, m.unmade}
 }
 
 // gauges describe the metrics that are read when they are asked for.
 type gauges struct {
-	backlog, oldest, deadLetters, oldestDead, hold, pause, closed, partitions, held, waiting, limit, load, replicas, wanted *prometheus.Desc
+	backlog, oldest, deadLetters, oldestDead, hold, stalled, pause, closed, partitions, held, waiting, lost, limit, load, replicas, wanted *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -133,11 +143,13 @@ func newGauges() gauges {
 		deadLetters: desc("dead_letters", "Dead letters in their stream."),
 		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent where there is none."),
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
+		stalled:     desc("stalled", "1 while this replica makes no calls although it has work and calls are allowed, by what most of its users wait for.", "reason"),
 		pause:       desc("pause_seconds", "What is left of a pause that Userpilot asked for (429)."),
 		closed:      desc("publishing_closed", "1 while publishing is closed, as the number of partitions changes."),
 		partitions:  desc("partitions", "Partitions of the pipeline, that of plain events among them."),
 		held:        desc("partitions_held", "Partitions that this replica works."),
 		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
+		lost:        desc("rate_slots_lost_total", "Slots of the limit that this replica had reserved and could not use in time."),
 		limit:       desc("rate_limit", "Calls a second that the whole fleet may make: the lowest where the replicas' rates differ, their sum where each has its own; 0 without a limit."),
 		load:        desc("load", "How much of this replica its calls took in the last minute, 0 to 1. Waiting for the limit, for a hold or for work is no load."),
 		replicas:    desc("replicas", "Replicas that are alive, as this one sees it."),
@@ -151,7 +163,7 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 		c.Describe(ch)
 	}
 	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.pause, g.closed, g.partitions, g.held, g.waiting, g.limit, g.load, g.replicas, g.wanted} {
+	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.stalled, g.pause, g.closed, g.partitions, g.held, g.waiting, g.lost, g.limit, g.load, g.replicas, g.wanted} {
 		ch <- d
 	}
 }
@@ -171,6 +183,7 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	gauge(w.gauges.held, float64(s.Partitions))
 	gauge(w.gauges.waiting, float64(s.Ready))
 	gauge(w.gauges.limit, w.limit())
+	ch <- prometheus.MustNewConstMetric(w.gauges.lost, prometheus.CounterValue, float64(w.limiter.Lost()))
 	gauge(w.gauges.load, w.report().Recent.Load)
 	if replicas := w.queue.Replicas(); len(replicas) > 0 {
 		gauge(w.gauges.replicas, float64(len(replicas)))
@@ -181,6 +194,9 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	}
 	if s.BreakerOpen {
 		gauge(w.gauges.hold, 1, "outage")
+	}
+	if s.Stall != "" {
+		gauge(w.gauges.stalled, 1, s.Stall)
 	}
 	if counts := w.counts.Load(); counts != nil {
 		gauge(w.gauges.backlog, float64(counts.Backlog))

@@ -29,6 +29,9 @@ var contract = map[string]map[string][]string{
 	"identify_dead_letters_oldest_seconds": nil,
 	"identify_dead_letter_groups_total":    nil,
 	"identify_hold":                        {"reason": {"outage", "unauthorized"}},
+	"identify_stalled":                     {"reason": {"token"}},
+	"identify_unmade_calls_total":          {"reason": {"gate", "given_up", "journal", "lost_connection", "membership", "no_connection", "slot_void"}},
+	"identify_rate_slots_lost_total":       nil,
 	"identify_dead_letter_failures_total":  nil,
 	"identify_pause_seconds":               nil,
 	"identify_publishing_closed":           nil,
@@ -46,13 +49,15 @@ func busy(t *testing.T) *Worker {
 	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2, OldestDead: time.Now().Add(-time.Hour), Paused: true})
 	w.gate.hold("unauthorized", time.Now(), time.Now())
 	w.gate.open = true
-	for _, err := range []error{nil, errors.New("odd"), errNotNow, &userpilot.Failure{}, &userpilot.Failure{Status: 302},
+	w.stall.reason = stalledPacing
+	for _, err := range []error{nil, errors.New("odd"), &userpilot.Failure{Err: errVoid}, &userpilot.Failure{Sent: true}, &userpilot.Failure{Status: 302},
 		&userpilot.Failure{Status: 400}, &userpilot.Failure{Status: 429}, &userpilot.Failure{Status: 503}} {
 		w.metrics.called(err, time.Second)
 	}
 	w.metrics.delivered(make([]queue.Delivery, 3), time.Now())
 	w.metrics.died(true)
 	w.metrics.unburied.Inc()
+	w.metrics.notMade(slotVoid)
 	return w
 }
 
@@ -129,7 +134,10 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	want := map[string]float64{
 		"calls_total/2xx": 0, "calls_total/429": 0, "calls_total/4xx": 0, "calls_total/5xx": 0, "calls_total/error": 0,
 		"events_total/dead": 0, "events_total/delivered": 0, "events_total/superseded": 0, "coalesced_events_total": 0, "dead_letter_groups_total": 0,
-		"dead_letter_failures_total": 0, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "load": 0,
+		"dead_letter_failures_total": 0, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "rate_slots_lost_total": 0, "load": 0,
+	}
+	for _, reason := range unmadeReasons() {
+		want["unmade_calls_total/"+reason] = 0
 	}
 	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)
@@ -152,8 +160,12 @@ func TestMetricsCount(t *testing.T) {
 		"calls_total/2xx": 1, "calls_total/429": 1, "calls_total/4xx": 2, "calls_total/5xx": 1, "calls_total/error": 2,
 		"events_total/dead": 1, "events_total/delivered": 3, "events_total/superseded": 0, "coalesced_events_total": 2, "dead_letter_groups_total": 1,
 		"backlog_events": 3, "publishing_closed": 1, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
-		"dead_letter_failures_total": 1, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "load": 0,
+		"dead_letter_failures_total": 1, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "rate_slots_lost_total": 0, "load": 0, "stalled/token": 1,
 	}
+	for _, reason := range unmadeReasons() {
+		want["unmade_calls_total/"+reason] = 0
+	}
+	want["unmade_calls_total/slot_void"] = 1
 	if !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)
 	}

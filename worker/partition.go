@@ -51,13 +51,13 @@ func (w *Worker) bar(l *lane) {
 	p.barred = append(p.barred, l)
 	w.barred++
 	p.busy++
-	w.background.Go(func() {
-		exists, err := p.claim.Exists(p.claim.Context(), reach)
+	w.errands.send(&w.mu, &w.background, func() {
+		exists, err := p.claim.Exists(p.claim.Active(), reach)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		p.ended(&p.busy)
 		switch {
-		case p.closed:
+		case p.closed, p.claim.Active().Err() != nil:
 		case err != nil:
 			p.claim.Fail(err)
 		case !exists && l.barred:

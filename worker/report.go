@@ -19,6 +19,7 @@ func (w *Worker) report() queue.Report {
 	w.mu.Unlock()
 	return queue.Report{
 		Key: w.config.Key(), Hold: s.Hold, HoldSince: s.HoldSince, OutageSince: s.OutageSince,
+		Stall: s.Stall, StallDetail: s.StallDetail, StallSince: s.StallSince,
 		Recent: queue.Recent{
 			Span:      recent.span,
 			Delivered: recent.delivered, Merged: recent.merged, Dead: recent.dead, Calls: recent.calls,
@@ -42,6 +43,9 @@ type tally struct {
 // history holds the tallies of the last minute, oldest first. It is guarded by the worker's mutex.
 type history []tally
 
+// historyStep is how far apart its tallies are at least, however often they are asked for.
+const historyStep = 500 * time.Millisecond
+
 // recent takes in what there is now and returns what of it is of the last minute.
 func (h *history) recent(now tally) tally {
 	if len(*h) == 0 {
@@ -50,7 +54,9 @@ func (h *history) recent(now tally) tally {
 	for len(*h) > 1 && now.at.Sub((*h)[1].at) >= historySpan {
 		*h = (*h)[1:]
 	}
-	*h = append(*h, now)
+	if now.at.Sub((*h)[len(*h)-1].at) >= historyStep {
+		*h = append(*h, now)
+	}
 	return now.since((*h)[0])
 }
 

@@ -24,6 +24,10 @@ type Snapshot struct {
 	BreakerOpen bool          // Userpilot is down, as far as can be seen from here
 	OutageSince time.Time     // zero while the breaker is closed
 	Quiet       time.Duration // what is left of a silence that Userpilot asked for
+
+	Stall       string    // what keeps this replica from calling although it has work and may: token, ...; or empty
+	StallDetail string    // the last error that explains it; may be empty
+	StallSince  time.Time // zero without one
 }
 
 // Snapshot returns what the worker is doing now.
@@ -32,9 +36,10 @@ func (w *Worker) Snapshot() Snapshot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := Snapshot{
-		Waiting: w.waiting, Ready: w.ready.len(), Partitions: w.queue.Held(),
+		Waiting: w.waiting, Ready: w.ready.len() + w.pending, Partitions: w.queue.Held(),
 		Delivered: w.metrics.deliveredEvents.Load(), Merged: w.metrics.mergedEvents.Load(),
 		Dead: w.metrics.deadEvents.Load(), Calls: w.metrics.madeCalls.Load(),
+		Stall: w.stall.reason, StallDetail: w.stall.detail, StallSince: w.stall.since,
 		Hold: w.gate.holding, BreakerOpen: w.gate.open, Quiet: max(0, time.Until(quiet)),
 	}
 	if s.Hold != "" {
@@ -65,8 +70,12 @@ func (w *Worker) Ready() error {
 // Remark is what should be known of a worker that is ready, or empty. An outage is nothing that
 // restarting or replacing the worker could help.
 func (w *Worker) Remark() string {
-	if s := w.Snapshot(); s.BreakerOpen {
+	s := w.Snapshot()
+	switch {
+	case s.BreakerOpen:
 		return fmt.Sprintf("Userpilot seems to be down since %s", s.OutageSince.UTC().Format(time.RFC3339))
+	case s.Stall != "":
+		return fmt.Sprintf("no call is made since %s: %s", s.StallSince.UTC().Format(time.RFC3339), StallText(s.Stall))
 	}
 	return ""
 }

@@ -25,16 +25,10 @@ import (
 // What they say is of closed sets, and numbers: never a user, a property, or what Userpilot says.
 type traces struct {
 	tracer   trace.Tracer
-	client   answerer // nil: a 2xx is not known to the digit
-	subject  string   // of plain events: those of keyed ones hold the user
-	wait     string   // names of spans
+	subject  string // of plain events: those of keyed ones hold the user
+	wait     string // names of spans
 	bury     string
 	endpoint []attribute.KeyValue
-}
-
-// answerer is a [Caller] that tells the status of each answer, 0 where there was none.
-type answerer interface {
-	IdentifyAnswered(ctx context.Context, body []byte, guard func() error) (status int, err error)
 }
 
 // maxLinks bounds the events that a call's span names besides the one that it belongs to.
@@ -53,7 +47,6 @@ func newTraces(c *Config) *traces {
 	}
 	subject := c.Queue.Topology().PlainSubject()
 	t := &traces{tracer: c.Tracer, subject: subject, wait: "wait " + subject, bury: "bury " + subject + "-dlq"}
-	t.client, _ = c.Client.(answerer)
 	if u, err := url.Parse(c.URL); err == nil && u.Hostname() != "" {
 		port, err := strconv.Atoi(u.Port())
 		if err != nil {
@@ -108,7 +101,7 @@ func (t *traces) waited(d queue.Delivery, partition string, end time.Time) trace
 // ended. A call of several events belongs to the first of them whose trace is recorded, and it and the
 // others' waits name each other by links.
 func (t *traces) called(c *call, v verdict) {
-	if c.asked.IsZero() || judge(c.failure) == notSent {
+	if c.asked.IsZero() || unmade(c.failure) != "" {
 		return // nothing was sent: they still wait
 	}
 	events := c.traced[:c.n()]

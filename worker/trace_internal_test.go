@@ -15,7 +15,7 @@ import (
 // yes is a caller that takes everything.
 type yes struct{}
 
-func (yes) IdentifyGuarded(context.Context, []byte, func() error) error { return nil }
+func (yes) Attempt(context.Context, userpilot.Call) (int, error) { return 202, nil }
 
 // Without a tracer there is nothing of traces, and what remains of them in an event's way is a look
 // whether there is: no allocation.
@@ -27,13 +27,9 @@ func TestNoTracesNoCost(t *testing.T) {
 	if w.traces != nil {
 		t.Fatal("there are traces")
 	}
-	c, x, ctx := &call{}, &waiting{}, t.Context()
-	guard := func() error { return nil }
-	if n := testing.AllocsPerRun(100, func() {
-		_ = w.identify(ctx, c, nil, guard)
-		_ = x.stub()
-	}); n != 0 {
-		t.Errorf("%v allocations for a call", n)
+	x := &waiting{}
+	if n := testing.AllocsPerRun(100, func() { _ = x.stub() }); n != 0 {
+		t.Errorf("%v allocations for an event", n)
 	}
 }
 
@@ -48,7 +44,7 @@ func TestNotSentIsNoSpan(t *testing.T) {
 		"never asked":              {},
 		"refused by the guard":     {time.Now(), &userpilot.Failure{Err: errNotNow}, 0},
 		"sent, and then cut off":   {time.Now(), &userpilot.Failure{Err: errNotNow, Sent: true}, 2},
-		"cut off by our own lapse": {time.Now(), &userpilot.Failure{Err: context.Canceled}, 2},
+		"cut off by our own lapse": {time.Now(), &userpilot.Failure{Err: context.Canceled, Sent: true}, 2},
 	} {
 		spans := tracetest.NewSpanRecorder()
 		traces := newTraces(&Config{Queue: &queue.Queue{}, Client: yes{}, Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("")})

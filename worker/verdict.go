@@ -2,6 +2,7 @@ package worker
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/identify-worker/identify-worker/userpilot"
@@ -81,5 +82,49 @@ func holdReason(status int) string {
 	}
 }
 
-// errNotNow ends an attempt before anything was sent: its token or its claim had run out.
-var errNotNow = errors.New("not now")
+// errNotNow ends an attempt before anything was sent, and nothing is known of the events by it. The
+// others say why.
+var (
+	errNotNow    = errors.New("not now")
+	errVoid      = fmt.Errorf("%w: its slot is void", errNotNow)
+	errUncertain = fmt.Errorf("%w: the membership is not certain", errNotNow)
+	errGivenUp   = fmt.Errorf("%w: its claim is being given up", errNotNow)
+	errShut      = fmt.Errorf("%w: calls are stopped", errNotNow)
+)
+
+// Why a call that was prepared was not made: the reasons of the metric.
+const (
+	slotVoid       = "slot_void"
+	notCertain     = "membership"
+	givenUp        = "given_up"
+	gateShut       = "gate"
+	noConnection   = "no_connection"
+	lostConnection = "lost_connection"
+	notRecorded    = "journal"
+)
+
+func unmadeReasons() []string {
+	return []string{slotVoid, notCertain, givenUp, gateShut, noConnection, lostConnection, notRecorded}
+}
+
+// unmade returns why an attempt has not become a call, or "" if it may have.
+func unmade(err error) string {
+	failure, ok := errors.AsType[*userpilot.Failure](err)
+	switch {
+	case err == nil, ok && (failure.Sent || failure.Status != 0):
+		return ""
+	case errors.Is(err, errVoid):
+		return slotVoid
+	case errors.Is(err, errUncertain):
+		return notCertain
+	case errors.Is(err, errGivenUp):
+		return givenUp
+	case errors.Is(err, errShut):
+		return gateShut
+	case ok && failure.Unconnected:
+		return noConnection
+	case ok:
+		return lostConnection
+	}
+	return ""
+}

@@ -12,13 +12,14 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // Caller makes one attempt to deliver a body. [userpilot.Client] is one; tests have others.
 type Caller interface {
-	// IdentifyGuarded returns nil on a 2xx and a *userpilot.Failure otherwise. guard is
-	// called just before the first byte is sent; its error ends the attempt.
-	IdentifyGuarded(ctx context.Context, body []byte, guard func() error) error
+	// Attempt returns nil on a 2xx and a *userpilot.Failure otherwise, and the answer's status.
+	// What a [userpilot.Call] asks for is done in its order.
+	Attempt(ctx context.Context, call userpilot.Call) (status int, err error)
 }
 
 // Config says how a worker works. Queue and Client are required; the zero values of the
@@ -96,31 +97,36 @@ type Worker struct {
 	traces  *traces // nil without a tracer
 	counts  atomic.Pointer[queue.Counts]
 	resting stopwatch // the dispatcher's: it waits for work, for the gate or for a token
-	looked  time.Time // when the dispatcher last looked for work; its own
 	log     *slog.Logger
 
-	senders  chan struct{} // one token for each call in flight
-	calls    chan *call
-	wake     chan struct{} // tells the dispatcher that something has changed
-	digging  chan struct{} // tells the buriers that there is a grave to dig
-	stopping chan struct{} // closed when Run is about to return
-	news     chan struct{} // tells the fleet that there is something new to report
+	senders chan struct{} // one token for each call that is prepared or in flight
+	calls   chan *call
+	turn    chan struct{} // whose call takes the next token; holds one
+	wake    chan struct{} // tells the dispatcher that something has changed
+	news    chan struct{} // tells the fleet that there is something new to report
 
-	background sync.WaitGroup // short goroutines: bodies read again, a silence announced
+	background sync.WaitGroup // errands, and a silence announced
 
-	mu         sync.Mutex
-	partitions map[*queue.Claim]*partition
-	ready      laneQueue
-	graves     []*lane // whose oldest event is dead
-	memory     memory
-	gate       gate
-	waiting    int      // events in all lanes
-	barred     int      // lanes in all partitions that are barred
-	sending    integral // calls in flight
-	history    history
-	announced  gateState
-	dead       trouble
-	guarding   trouble
+	mu          sync.Mutex
+	partitions  map[*queue.Claim]*partition
+	ready       laneQueue
+	errands     crew // that read what lanes wait for
+	burials     crew // beside them: a full dead-letter stream must not keep others waiting
+	memory      memory
+	gate        gate
+	waiting     int           // events in all lanes
+	barred      int           // lanes in all partitions that are barred
+	pending     int           // calls that have no token yet
+	lead        time.Duration // that the slowest of the last calls took until it was prepared for its token
+	unsure      time.Time     // until then no call begins: the membership was not certain
+	sending     integral      // calls in flight
+	moved       time.Time     // when something was last called, settled or stored, or there was nothing to call
+	stall       stall
+	unconnected string // why the last connection could not be made; empty after a call
+	history     history
+	announced   gateState
+	dead        trouble
+	guarding    trouble
 }
 
 // New checks the configuration and returns a worker that does not run yet.
@@ -131,8 +137,9 @@ func New(config Config) (*Worker, error) {
 	}
 	w := &Worker{
 		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), resting: newStopwatch(),
-		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call),
-		wake: make(chan struct{}, 1), digging: make(chan struct{}, 1), stopping: make(chan struct{}), news: make(chan struct{}, 1),
+		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call), turn: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		errands: crew{size: errandsAtOnce}, burials: crew{size: burialsAtOnce},
 		partitions: map[*queue.Claim]*partition{},
 		memory:     newMemory(config.Memory),
 		gate:       gate{initial: config.BackoffInitial, longest: config.BackoffMax},
@@ -161,18 +168,18 @@ func (w *Worker) Run(ctx context.Context) error {
 	dispatching, stop := context.WithCancel(ctx)
 	defer stop()
 	w.report() // the history begins
+	w.mu.Lock()
+	w.moved = time.Now()
+	w.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { w.dispatch(dispatching) })
 	for range w.config.Concurrency {
 		wg.Go(w.send)
 	}
-	for range buriers {
-		wg.Go(w.bury)
-	}
 	wg.Go(func() { w.watchStreams(dispatching) })
+	wg.Go(func() { w.watchStall(dispatching) })
 	err := w.queue.Work(ctx, w.config.Member, w)
 	stop()
-	close(w.stopping)
 	wg.Wait()
 	w.background.Wait()
 	return err

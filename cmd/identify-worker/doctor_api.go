@@ -58,6 +58,9 @@ func (d *doctor) askAPI(ctx context.Context, e *examination, client *userpilot.C
 	}
 }
 
+// slow is what neither a connection nor an answer takes, not even from another continent.
+const slow = time.Second
+
 func (e *examination) judgeAPI(endpoint string, v userpilot.Validation, err error) {
 	at := ""
 	if v.Address != "" {
@@ -67,7 +70,12 @@ func (e *examination) judgeAPI(endpoint string, v userpilot.Validation, err erro
 		e.fail("api", "%s%s: %v: %s", endpoint, at, err, cure(err))
 		return
 	}
-	e.ok("api", "%s%s answers, after %v with the connection", endpoint, at, round(v.Took))
+	connected, answered := round(v.Connected), round(v.Took-v.Connected)
+	if v.Connected > slow || v.Took-v.Connected > slow {
+		e.warn("api", "%s%s is slow: a connection takes %v, and then the answer %v: is the network or a proxy on the way overloaded? Calls work, but one that needs a new connection is late, and without a rate --concurrency bounds their number", endpoint, at, connected, answered)
+	} else {
+		e.ok("api", "%s%s answers: a connection takes %v, and then the answer %v", endpoint, at, connected, answered)
+	}
 	if v.TLS != "" {
 		e.judgeCertificate("api_tls", v.TLS+", the endpoint's certificate", v.Expires)
 	}

@@ -169,8 +169,12 @@ func TestJudgeAPI(t *testing.T) {
 	judge := func(v userpilot.Validation, err error) func(*examination) {
 		return func(e *examination) { e.judgeAPI("https://api", v, err) }
 	}
-	reached := userpilot.Validation{Status: 200, Address: "8.8.8.8:443", Took: 52 * time.Millisecond}
-	expect(t, "plain", judge(reached, nil), "ok api https://api at 8.8.8.8:443 answers, after 52ms with the connection")
+	reached := userpilot.Validation{Status: 200, Address: "8.8.8.8:443", Took: 52 * time.Millisecond, Connected: 40 * time.Millisecond}
+	expect(t, "plain", judge(reached, nil), "ok api https://api at 8.8.8.8:443 answers: a connection takes 40ms, and then the answer 12ms")
+	far := userpilot.Validation{Status: 200, Took: 1360 * time.Millisecond, Connected: 1100 * time.Millisecond}
+	expect(t, "far", judge(far, nil), "warn api https://api is slow: a connection takes 1.1s, and then the answer 260ms: ...")
+	busy := userpilot.Validation{Status: 200, Took: 2 * time.Second, Connected: 40 * time.Millisecond}
+	expect(t, "busy", judge(busy, nil), "warn api https://api is slow: a connection takes 40ms, and then the answer 1.96s: ...")
 	reached.TLS, reached.Expires = "TLS 1.3", time.Now().Add(50*time.Hour+30*time.Minute)
 	expect(t, "TLS", judge(reached, nil), "ok api ...", "warn api_tls TLS 1.3, the endpoint's certificate expires in 2d2h, on 20...")
 	dns := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api"}}

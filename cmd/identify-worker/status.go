@@ -37,7 +37,7 @@ Exit status: 0 if the state could be read, whatever it is. With --json it prints
   dead_letters {total, by_reason, counted}, partitions {total, unclaimed},
   publishing_closed, quiet_until,
   replicas [{id, host, version, age_seconds, silent_seconds, partitions, rate, own_rate,
-  key, hold, hold_since, outage_since, load, last_minute}]`,
+  key, hold, hold_since, outage_since, stall, stall_since, load, last_minute}]`,
 		Example: `  identify-worker status
   identify-worker status --watch
   identify-worker status --json | jq .problems`,

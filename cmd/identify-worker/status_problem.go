@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/worker"
 )
 
 // problem is something that somebody should know, with what to do about it. The codes are a
@@ -33,6 +34,9 @@ func problems(s *queue.Status) []problem {
 	if down := outages(s.Replicas); down.replicas > 0 {
 		add("outage", "%s of %d: Userpilot seems to be down for %s: one call at a time tries, nothing is lost",
 			replicas(down.replicas), len(s.Replicas), age(s.Time.Sub(down.since)))
+	}
+	for _, h := range stalls(s.Replicas) {
+		add("stalled", "%s of %d: no call was made for %s, although there is work and calls are allowed: %s", replicas(h.replicas), len(s.Replicas), age(s.Time.Sub(h.since)), h.reason)
 	}
 	if !s.QuietUntil.IsZero() {
 		add("quiet", "Userpilot asked for a pause (429), %s are left: does anything else use the same key? If so, lower --rate", age(s.QuietUntil.Sub(s.Time)))
@@ -80,17 +84,37 @@ func (h *halt) count(since time.Time) {
 
 // holds are those on hold, by reason and key.
 func holds(replicas []queue.Replica) []*halt {
+	return halts(replicas, func(r queue.Replica) (halt, time.Time) { return halt{reason: r.Hold, key: r.Key}, r.HoldSince })
+}
+
+// stalls are those that could call and do not, by reason.
+func stalls(replicas []queue.Replica) []*halt {
+	return halts(replicas, func(r queue.Replica) (halt, time.Time) {
+		if r.Stall == "" {
+			return halt{}, time.Time{}
+		}
+		reason := worker.StallText(r.Stall)
+		if r.StallDetail != "" {
+			reason += ": " + r.StallDetail
+		}
+		return halt{reason: reason}, r.StallSince
+	})
+}
+
+// halts counts the replicas that are halted for the same reason; of one that is not, that is empty.
+func halts(replicas []queue.Replica, of func(queue.Replica) (why halt, since time.Time)) []*halt {
 	all := map[string]*halt{}
 	for _, r := range replicas {
-		if r.Hold == "" {
+		why, since := of(r)
+		if why.reason == "" {
 			continue
 		}
-		h := all[r.Hold+r.Key]
+		h := all[why.reason+why.key]
 		if h == nil {
-			h = &halt{reason: r.Hold, key: r.Key}
-			all[r.Hold+r.Key] = h
+			h = &why
+			all[why.reason+why.key] = h
 		}
-		h.count(r.HoldSince)
+		h.count(since)
 	}
 	var list []*halt
 	for _, name := range slices.Sorted(maps.Keys(all)) {

@@ -56,13 +56,17 @@ func TestProblems(t *testing.T) {
 			"hold", "1 replica of 2 on hold for 5m0s: Userpilot answers unauthorized to the key aaaa"},
 		"an outage": {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.OutageSince = now.Add(-time.Hour) }), replica(func(r *queue.Replica) { r.OutageSince = now })}},
 			"outage", "2 replicas of 2: Userpilot seems to be down for 1h0m"},
-		"a pause":  {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "quiet", "20s are left"},
-		"closed":   {queue.Status{Replicas: []queue.Replica{well}, Counts: queue.Counts{Paused: true}}, "publishing_closed", "setup --update"},
-		"silence":  {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Heard = now.Add(-3 * time.Second) })}}, "silent", "pod/efgh was last heard of 3s ago"},
-		"rates":    {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate.Calls = 300 })}}, "rates_differ", "300/1m (1), 600/1m (1)"},
-		"own rate": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate, r.OwnRate = queue.Rate{}, r.Rate })}}, "", ""},
-		"keys":     {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Key = "bbbb" })}}, "keys_differ", "aaaa (1), bbbb (1)"},
-		"old one":  {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Key = "" })}}, "", ""},
+		"a standstill": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) {
+			r.Stall, r.StallDetail, r.StallSince = "token", "the server's clock is unknown", now.Add(-time.Minute)
+		})}}, "stalled", "1 replica of 2: no call was made for 1m0s, although there is work and calls are allowed: the rate ledger gives no slot: the server's clock is unknown"},
+		"of a later version": {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Stall, r.StallSince = "moon", now })}}, "stalled", "are allowed: moon"},
+		"a pause":            {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "quiet", "20s are left"},
+		"closed":             {queue.Status{Replicas: []queue.Replica{well}, Counts: queue.Counts{Paused: true}}, "publishing_closed", "setup --update"},
+		"silence":            {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Heard = now.Add(-3 * time.Second) })}}, "silent", "pod/efgh was last heard of 3s ago"},
+		"rates":              {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate.Calls = 300 })}}, "rates_differ", "300/1m (1), 600/1m (1)"},
+		"own rate":           {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate, r.OwnRate = queue.Rate{}, r.Rate })}}, "", ""},
+		"keys":               {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Key = "bbbb" })}}, "keys_differ", "aaaa (1), bbbb (1)"},
+		"old one":            {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Key = "" })}}, "", ""},
 	} {
 		test.status.Time = now
 		var codes, texts []string

@@ -120,6 +120,8 @@ func (r statusReplica) state() string {
 		return "hold: " + r.Hold
 	case r.OutageSince != nil:
 		return "outage"
+	case r.Stall != "":
+		return "stalled: " + r.Stall
 	default:
 		return "working"
 	}

@@ -63,6 +63,8 @@ type statusReplica struct {
 	Hold          string     `json:"hold"`
 	HoldSince     *time.Time `json:"hold_since"`
 	OutageSince   *time.Time `json:"outage_since"`
+	Stall         string     `json:"stall"`
+	StallSince    *time.Time `json:"stall_since"`
 	Load          float64    `json:"load"`
 	LastMinute    countsView `json:"last_minute"`
 }
@@ -88,6 +90,7 @@ func newStatusView(t queue.Topology, s *queue.Status) *statusView {
 			ID: r.ID, Host: r.Host, Version: r.Version, Partitions: r.Partitions, Rate: r.Rate, OwnRate: r.OwnRate, Key: r.Key,
 			AgeSeconds: seconds(s.Time.Sub(r.Joined)), SilentSeconds: seconds(s.Time.Sub(r.Heard)),
 			Hold: r.Hold, HoldSince: known(r.HoldSince), OutageSince: known(r.OutageSince),
+			Stall: r.Stall, StallSince: known(r.StallSince),
 			Load: r.Recent.Load, LastMinute: newCountsView(r.Recent),
 		})
 	}

@@ -46,7 +46,7 @@ func mutants() []mutant {
 			{"queue/tenure.go", "at.deliveries != 1 {", "false {"},
 		}},
 		{"a retry takes no token", "saturated", []edit{
-			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\tc.failure = w.config.Client.IdentifyGuarded(ctx, body, claim.Certain)\n\t}\n\tw.metrics.called(c.failure, c.took)"},
+			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(ctx, userpilot.Call{Body: body, Guard: claim.Certain})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
 		}},
 		{"the ledger starts full in each process", "restarts", []edit{
 			{"queue/ledger.go", "\ttrouble  changeLog\n", "\ttrouble  changeLog\n\tbegun bool\n"},

@@ -1,0 +1,42 @@
+package userpilot
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+// A wait may end in the moment in which it is granted: the reservation is given back.
+func TestLeaveGranted(t *testing.T) {
+	t.Parallel()
+	p := &pool{reserved: 1}
+	granted := make(chan error, 1)
+	granted <- nil
+	p.leave(granted)
+	if p.reserved != 0 {
+		t.Errorf("%d are reserved", p.reserved)
+	}
+}
+
+// What was idle while this machine was suspended is not used any more: the monotonic clock, by which
+// the sweep goes, may have stood still.
+func TestSuspended(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
+	t.Cleanup(server.Close)
+	client := newTestClient(t, ClientConfig{Endpoint: server.URL})
+	for range 2 {
+		if err := client.Identify(t.Context(), []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		p := client.pool
+		p.mu.Lock()
+		if len(p.idle) != 1 || time.Since(p.idle[0].made) > time.Hour {
+			t.Errorf("%d idle, the first made at %v", len(p.idle), p.idle[0].made)
+		}
+		p.idle[0].used = p.idle[0].used.Round(0).Add(-time.Hour)
+		p.idle[0].made = p.idle[0].made.Round(0).Add(-2 * time.Hour)
+		p.mu.Unlock()
+	}
+}

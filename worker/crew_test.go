@@ -1,0 +1,48 @@
+package worker
+
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A crew does no more than so many errands at once, in their order, all of them, and leaves no
+// goroutine behind.
+func TestCrew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var running sync.WaitGroup
+		c := crew{size: 3}
+		at, most := 0, 0
+		var order []int
+		mu.Lock()
+		for i := range 100 {
+			c.send(&mu, &running, func() {
+				mu.Lock()
+				at++
+				most = max(most, at)
+				order = append(order, i)
+				mu.Unlock()
+				time.Sleep(time.Second)
+				mu.Lock()
+				at--
+				mu.Unlock()
+			})
+		}
+		mu.Unlock()
+		begun := time.Now()
+		running.Wait()
+		if most != 3 || len(order) != 100 || time.Since(begun) != 34*time.Second {
+			t.Errorf("%d errands, %d at once, in %v", len(order), most, time.Since(begun))
+		}
+		for i := range order {
+			if order[i]/3 != i/3 {
+				t.Fatalf("the order is %v", order)
+			}
+		}
+		if c.at != 0 {
+			t.Errorf("%d are still under way", c.at)
+		}
+	})
+}

@@ -1,0 +1,118 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+// roadblock is a Caller to whom no connection is made while it is up.
+type roadblock struct {
+	worker.Caller
+	up chan struct{} // closed: the way is free
+}
+
+func (r roadblock) Attempt(ctx context.Context, call userpilot.Call) (int, error) {
+	select {
+	case <-r.up:
+		return r.Caller.Attempt(ctx, call)
+	case <-call.Stop:
+		return 0, &userpilot.Failure{Err: errors.New("stopped"), Unconnected: true}
+	case <-ctx.Done():
+		return 0, &userpilot.Failure{Err: context.Cause(ctx), Unconnected: true}
+	}
+}
+
+// A worker that has work, may call and does not says so after ten seconds with what it waits for, and
+// says once when it is over. One that has nothing to do, or may not call, says nothing.
+func TestStall(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		block := roadblock{up: make(chan struct{})}
+		r := s.start(func(c *worker.Config) {
+			at600(c)
+			block.Caller = c.Client
+			c.Client = block
+		})
+		time.Sleep(time.Minute)
+		if stall := r.Snapshot().Stall; stall != "" {
+			t.Errorf("without work: %q", stall)
+		}
+		s.publish("ann", "")
+		time.Sleep(9 * time.Second)
+		if stall := r.Snapshot().Stall; stall != "" {
+			t.Errorf("after nine seconds: %q", stall)
+		}
+		time.Sleep(3 * time.Second)
+		is := r.Snapshot()
+		if is.Stall != "connection" || time.Since(is.StallSince) < 11*time.Second {
+			t.Errorf("after twelve seconds: %+v", is)
+		}
+		if remark := r.Remark(); !strings.Contains(remark, "no connection to Userpilot") {
+			t.Errorf("the remark is %q", remark)
+		}
+		time.Sleep(2 * time.Second) // a renewal
+		status, err := s.queue.Status(t.Context())
+		must(t, err)
+		if len(status.Replicas) != 1 || status.Replicas[0].Stall != "connection" || status.Time.Sub(status.Replicas[0].StallSince) < 12*time.Second {
+			t.Errorf("the status says %+v", status.Replicas)
+		}
+		time.Sleep(time.Hour)
+		close(block.up)
+		s.drain(time.Second)
+		time.Sleep(2 * time.Second)
+		if stall := r.Snapshot().Stall; stall != "" {
+			t.Errorf("after the call: %q", stall)
+		}
+		log := s.logs.String()
+		if strings.Count(log, "no call is made") != 1 || strings.Count(log, "calls are made again") != 1 {
+			t.Errorf("logged:\n%s", log)
+		}
+		r.stop()
+	})
+}
+
+// cutOff is a Caller for whom some users cannot be connected.
+type cutOff struct {
+	worker.Caller
+	tries atomic.Int64
+}
+
+func (c *cutOff) Attempt(ctx context.Context, call userpilot.Call) (int, error) {
+	if strings.Contains(string(call.Body), `"ann"`) {
+		c.tries.Add(1)
+		return 0, &userpilot.Failure{Err: errors.New("no route"), Unconnected: true}
+	}
+	return c.Caller.Attempt(ctx, call)
+}
+
+// What could not be sent at all is no attempt, although others' calls succeed: nothing is known of
+// the event by it, and it does not die.
+func TestNoConnectionIsNoAttempt(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		cut := &cutOff{}
+		r := s.start(func(c *worker.Config) {
+			at600(c)
+			c.MaxAttempts = 2
+			cut.Caller = c.Client
+			c.Client = cut
+		})
+		s.publish("ann", "")
+		for range 60 {
+			s.publish("bob", "")
+			time.Sleep(10 * time.Second)
+		}
+		if n := len(s.dead()); n != 0 || cut.tries.Load() < 5 {
+			t.Errorf("%d dead letters after %d tries without a connection", n, cut.tries.Load())
+		}
+		r.stop()
+	})
+}
