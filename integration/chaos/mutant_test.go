@@ -26,7 +26,7 @@ type edit struct{ file, old, new string }
 func mutants() []mutant {
 	return []mutant{
 		{"acknowledged before the call", "kills", []edit{
-			{"worker/call.go", "\tctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)", "\tclaim.AckNow(c.deliveries)\n\tctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)"},
+			{"worker/call.go", "\tc.stage.Store(connecting)\n", "\tc.stage.Store(connecting)\n\tc.lane.partition.claim.AckNow(c.deliveries)\n"},
 			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply, []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
 		}},
 		{"the next call does not wait for the settlement", "unconfirmed", []edit{
@@ -46,7 +46,7 @@ func mutants() []mutant {
 			{"queue/tenure.go", "at.deliveries != 1 {", "false {"},
 		}},
 		{"a retry takes no token", "saturated", []edit{
-			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(ctx, userpilot.Call{Body: body, Guard: claim.Certain})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
+			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(c.lane.partition.claim.Context(), userpilot.Call{Body: body, Timeout: w.config.Timeout, Guard: c.lane.partition.claim.Certain})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
 		}},
 		{"the ledger starts full in each process", "restarts", []edit{
 			{"queue/ledger.go", "\ttrouble  changeLog\n", "\ttrouble  changeLog\n\tbegun bool\n"},
@@ -69,7 +69,7 @@ func mutants() []mutant {
 			{"queue/certainty.go", "return c.ttl - c.age() }", "return c.ttl }"},
 		}},
 		{"a merged call is not written down", "kills", []edit{
-			{"worker/call.go", "\tif c.n() > 1 {\n\t\tif err := claim.BeginMerged(", "\tif false {\n\t\tif err := claim.BeginMerged("},
+			{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim := ", "\tif false {\n\t\tclaim := "},
 		}},
 		{"a partition is handed back with calls in flight", "scale", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for false {"},
@@ -79,9 +79,6 @@ func mutants() []mutant {
 		}},
 		{"a merged call without an answer grows", "growing", []edit{
 			{"worker/lane.go", "case again > 1:", "case false:"},
-		}},
-		{"an event has arrived before it is in its lane", "large", []edit{
-			{"queue/tenure.go", "\tt.next++\n", "\tt.next++\n\tt.arrived.Store(at.stream)\n"},
 		}},
 		{"a merged call's last event is not waited for", "large", []edit{
 			{"worker/deliver.go", "case l.reach != 0 && !p.claim.Past(l.reach):", "case false:"},
