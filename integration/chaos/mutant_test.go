@@ -49,8 +49,8 @@ func mutants() []mutant {
 			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(c.lane.partition.claim.Context(), userpilot.Call{Body: body, Timeout: w.config.Timeout, Guard: c.lane.partition.claim.Certain})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
 		}},
 		{"the ledger starts full in each process", "restarts", []edit{
-			{"queue/ledger.go", "\ttrouble  changeLog\n", "\ttrouble  changeLog\n\tbegun bool\n"},
-			{"queue/ledger.go", "\tif l.next.IsZero() {\n", "\tif !l.begun {\n\t\tl.begun = true\n\t\treturn credit\n\t}\n\tif l.next.IsZero() {\n"},
+			{"queue/ledger.go", "\tlost    atomic.Uint64\n", "\tlost    atomic.Uint64\n\tbegun   int\n"},
+			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.learn()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.learn()\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
 			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequencePerSubject(0))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequencePerSubject(0)) })"},
@@ -82,6 +82,18 @@ func mutants() []mutant {
 		}},
 		{"a merged call's last event is not waited for", "large", []edit{
 			{"worker/deliver.go", "case l.reach != 0 && !p.claim.Past(l.reach):", "case false:"},
+		}},
+		{"what the last holder had begun is not read", "large", []edit{
+			{"queue/journal.go", "if record.Stream.Equal(created) && record.Open != nil {", "if false {"},
+		}},
+		{"a call that was cut off is made again with its token", "saturated", []edit{
+			{"worker/verdict.go", "case err == nil, ok && (failure.Sent || failure.Status != 0):", "case err == nil, ok && failure.Status != 0:"},
+		}},
+		{"two replicas may take the same slot", "saturated", []edit{
+			{"queue/reserve.go", "b.revision, err = compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
+		}},
+		{"a slot that is too late is used", "reserved", []edit{
+			{"queue/ledger.go", "\tif s.until.IsZero() {", "\tif true {"},
 		}},
 		{"a partition is handed back with settlements under way", "hand-overs", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},

@@ -35,7 +35,16 @@ func schedules() map[string]settings {
 			s.poison, s.users, s.waiting = 0, 60, 600
 			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
 				{name: "the API fails every second call", status: 500, share: 2},
+				{name: "calls are cut off", cut: true, share: 2},
 			}}
+		}),
+		"reserved": short(func(s *settings) {
+			// NATS so far away that slots must be reserved long before they are due, and freezes in which
+			// they pass.
+			s.away.nats = link.RoundTrip(150*time.Millisecond, 20*time.Millisecond)
+			s.rate, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true
+			s.pace, s.users, s.waiting, s.poison, s.duration = 250, 60, 500, 0, 12*time.Second
+			s.faults = faults{freeze: 200 * time.Millisecond}
 		}),
 		"freezes": short(func(s *settings) {
 			// Tokens of its own and lanes that wait: a replica that is thawed could call at once.
