@@ -4,6 +4,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/identify-worker/identify-worker/integration/link"
 	"github.com/identify-worker/identify-worker/queue"
 )
 
@@ -80,6 +81,14 @@ func (s settings) varied() settings {
 			{Calls: 6000, Window: 30 * time.Second},
 		}
 		s.rate = rates[s.seed%uint64(len(rates))]
+	}
+	if s.away == (away{}) {
+		places := []away{
+			{},
+			{nats: link.RoundTrip(20*time.Millisecond, 5*time.Millisecond), api: link.RoundTrip(100*time.Millisecond, 20*time.Millisecond)},
+			{nats: link.RoundTrip(120*time.Millisecond, 20*time.Millisecond), api: link.RoundTrip(175*time.Millisecond, 20*time.Millisecond)},
+		}
+		s.away = places[s.seed/3%uint64(len(places))]
 	}
 	return s
 }
