@@ -24,8 +24,8 @@ type distance struct {
 	step      *atomic.Int64 // by how much the server's clock has been set; nil is never
 }
 
-// apart is a distance with a round trip, of which a part is spent on the way out, and jitter.
-func apart(trip time.Duration, out, jitter float64) distance {
+// awayBy is a distance with a round trip, of which a part is spent on the way out, and jitter.
+func awayBy(trip time.Duration, out, jitter float64) distance {
 	way := func(part float64) func() time.Duration {
 		return func() time.Duration {
 			d := float64(trip) * part
@@ -155,7 +155,7 @@ func (s *sim) queueAt(d distance) *Queue {
 
 func TestDistance(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queueAt(apart(300*time.Millisecond, 0.2, 0))
+		q := s.queueAt(awayBy(300*time.Millisecond, 0.2, 0))
 		begun := time.Now()
 		var wg sync.WaitGroup
 		for range 16 {

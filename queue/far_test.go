@@ -5,78 +5,14 @@ package queue
 import (
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
 )
-
-// distance is a way to the server on which each answer is late by the round trip, and all of them
-// together by no more: what is asked at once is answered at once.
-type distance struct {
-	sim  *sim
-	trip time.Duration
-}
-
-// InProcessConn dials the server.
-func (d distance) InProcessConn() (net.Conn, error) {
-	c, err := (&line{sim: d.sim}).InProcessConn()
-	if err != nil {
-		return nil, err
-	}
-	w := &late{Conn: c, trip: d.trip, arriving: make(chan arrival, 1<<16)}
-	go w.receive()
-	return w, nil
-}
-
-// late is the connection.
-type late struct {
-	net.Conn
-	trip     time.Duration
-	arriving chan arrival
-	next     arrival // what Read has begun with
-}
-
-type arrival struct {
-	due  time.Time
-	data []byte
-	err  error
-}
-
-func (l *late) receive() {
-	for {
-		p := make([]byte, 32<<10)
-		n, err := l.Conn.Read(p)
-		l.arriving <- arrival{time.Now().Add(l.trip), p[:n], err}
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (l *late) Read(p []byte) (int, error) {
-	if len(l.next.data) == 0 && l.next.err == nil {
-		l.next = <-l.arriving
-		time.Sleep(time.Until(l.next.due)) // fake time
-	}
-	n := copy(p, l.next.data)
-	if l.next.data = l.next.data[n:]; n == 0 {
-		return 0, l.next.err
-	}
-	return n, nil
-}
 
 // far is the pipeline over a connection of this round trip.
 func (s *sim) far(trip time.Duration, topology Topology) *Queue {
 	s.t.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(distance{s, trip}), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	s.must(err)
-	s.t.Cleanup(nc.Close)
-	q, err := New(nc, topology, slog.New(slog.NewTextHandler(s, nil)))
-	s.must(err)
-	return q
+	return s.queueOf(&line{far: func() time.Duration { return trip }}, topology)
 }
 
 // died stores dead letters of a user that is guarded, as a worker would.
@@ -99,8 +35,8 @@ func distances(t *testing.T, f func(t *testing.T, s *sim, trip time.Duration)) {
 	}
 }
 
-// within bounds what f takes by a number of round trips, whatever else it takes.
-func within(t *testing.T, what string, trips int, trip, more time.Duration, f func() error) {
+// roundTrips bounds what f takes by a number of round trips, whatever else it takes.
+func roundTrips(t *testing.T, what string, trips int, trip, more time.Duration, f func() error) {
 	t.Helper()
 	begun := time.Now()
 	if err := f(); err != nil {
@@ -117,20 +53,20 @@ func within(t *testing.T, what string, trips int, trip, more time.Duration, f fu
 func TestFarLooks(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q, ctx := s.far(trip, Topology{}), t.Context()
-		within(t, "setup", 15, trip, 0, func() error { _, err := s.far(trip, Topology{Name: "other"}).Setup(ctx, true); return err })
-		within(t, "link", 5, trip, 0, func() error {
+		roundTrips(t, "setup", 15, trip, 0, func() error { _, err := s.far(trip, Topology{Name: "other"}).Setup(ctx, true); return err })
+		roundTrips(t, "link", 5, trip, 0, func() error {
 			l, err := q.Link()
 			if l.Trip != trip {
 				t.Errorf("%v away", l.Trip)
 			}
 			return err
 		})
-		within(t, "rights", 5, trip, 0, func() error { _, err := q.Denied(ctx); return err })
-		within(t, "streams", 10, trip, 0, func() error { _, err := q.InspectStreams(ctx); return err })
-		within(t, "clock", 9, trip, 0, func() error { _, err := q.ReadClock(ctx); return err })
-		within(t, "account", 2, trip, 0, func() error { _, err := q.Account(ctx); return err })
-		within(t, "status", 5, trip, 0, func() error { _, err := q.Status(ctx); return err })
-		within(t, "history", 1, trip, 0, func() error { _, err := q.History(ctx); return err })
+		roundTrips(t, "rights", 5, trip, 0, func() error { _, err := q.Denied(ctx); return err })
+		roundTrips(t, "streams", 10, trip, 0, func() error { _, err := q.InspectStreams(ctx); return err })
+		roundTrips(t, "clock", 9, trip, 0, func() error { _, err := q.ReadClock(ctx); return err })
+		roundTrips(t, "account", 2, trip, 0, func() error { _, err := q.Account(ctx); return err })
+		roundTrips(t, "status", 5, trip, 0, func() error { _, err := q.Status(ctx); return err })
+		roundTrips(t, "history", 1, trip, 0, func() error { _, err := q.History(ctx); return err })
 	})
 }
 
@@ -139,9 +75,9 @@ func TestFarReads(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q, ctx := s.far(trip, Topology{}), t.Context()
 		s.letters(s.queue(nil), 3500)
-		within(t, "stats of 3,500", 6, trip, 0, func() error { _, err := q.DeadStats(ctx, Filter{}); return err })
-		within(t, "select 3,500", 9, trip, 0, func() error { _, err := q.Select(ctx, Filter{}, SelectConfig{}); return err })
-		within(t, "select 40 far apart", 7, trip, 0, func() error {
+		roundTrips(t, "stats of 3,500", 6, trip, 0, func() error { _, err := q.DeadStats(ctx, Filter{}); return err })
+		roundTrips(t, "select 3,500", 9, trip, 0, func() error { _, err := q.Select(ctx, Filter{}, SelectConfig{}); return err })
+		roundTrips(t, "select 40 far apart", 7, trip, 0, func() error {
 			var ids []uint64
 			for i := range uint64(40) {
 				ids = append(ids, 1+i*75)
@@ -183,13 +119,13 @@ func TestFarLetters(t *testing.T) {
 				return err
 			}
 		}
-		within(t, "discard 200 of one user", 12, trip, 0, discard(Filter{IDs: sequence(3001, 200)}, 200))
-		within(t, "replay 200 of one user", 11, trip, 0, replay(Filter{IDs: sequence(3201, 200)}, SelectConfig{}, ReplayConfig{}, 200))
-		within(t, "replay 1,000, edited", 15, trip, 0, replay(Filter{IDs: sequence(1, 1000)}, SelectConfig{Edit: edit}, ReplayConfig{}, 1000))
-		within(t, "replay 1,000", 13, trip, 0, replay(Filter{IDs: sequence(1001, 1000)}, SelectConfig{}, ReplayConfig{}, 1000))
-		within(t, "replay 500, 100 a second", 11, trip, 5*time.Second, replay(Filter{IDs: sequence(2001, 500)}, SelectConfig{}, ReplayConfig{Rate: Rate{100, time.Second}}, 500))
-		within(t, "discard 400", 9, trip, 0, discard(Filter{IDs: sequence(2501, 400)}, 400))
-		within(t, "purge 200 of 2,700 that wait, and 100 letters", 65, trip, 0, func() error {
+		roundTrips(t, "discard 200 of one user", 12, trip, 0, discard(Filter{IDs: sequence(3001, 200)}, 200))
+		roundTrips(t, "replay 200 of one user", 11, trip, 0, replay(Filter{IDs: sequence(3201, 200)}, SelectConfig{}, ReplayConfig{}, 200))
+		roundTrips(t, "replay 1,000, edited", 15, trip, 0, replay(Filter{IDs: sequence(1, 1000)}, SelectConfig{Edit: edit}, ReplayConfig{}, 1000))
+		roundTrips(t, "replay 1,000", 13, trip, 0, replay(Filter{IDs: sequence(1001, 1000)}, SelectConfig{}, ReplayConfig{}, 1000))
+		roundTrips(t, "replay 500, 100 a second", 11, trip, 5*time.Second, replay(Filter{IDs: sequence(2001, 500)}, SelectConfig{}, ReplayConfig{Rate: Rate{100, time.Second}}, 500))
+		roundTrips(t, "discard 400", 9, trip, 0, discard(Filter{IDs: sequence(2501, 400)}, 400))
+		roundTrips(t, "purge 200 of 2,700 that wait, and 100 letters", 65, trip, 0, func() error {
 			one, err := q.PurgeUser(ctx, "one", PurgeConfig{})
 			two, errTwo := q.PurgeUser(ctx, "two", PurgeConfig{})
 			if one.Waiting != 200 || two.DeadLetters != 100 {
@@ -228,8 +164,8 @@ func TestFarPublish(t *testing.T) {
 				return nil
 			}
 		}
-		within(t, "20,000 of as many users", 3, trip, 0, publish(20_000, 20_000))
-		within(t, "400 of one user", 400, trip, 0, publish(400, 1))
+		roundTrips(t, "20,000 of as many users", 3, trip, 0, publish(20_000, 20_000))
+		roundTrips(t, "400 of one user", 400, trip, 0, publish(400, 1))
 	})
 }
 

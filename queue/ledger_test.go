@@ -124,7 +124,7 @@ func TestLedgersFarAway(t *testing.T) {
 		defer cancel()
 		for _, distance := range []time.Duration{0, 20 * time.Millisecond, 80 * time.Millisecond, 150 * time.Millisecond} {
 			x.wg.Go(func() {
-				q := s.queueAt(apart(distance, rand.Float64(), 0.5))
+				q := s.queueAt(awayBy(distance, rand.Float64(), 0.5))
 				for ctx.Err() == nil { // all have work now and then, and are restarted in peace
 					some, cancel := context.WithTimeout(ctx, rand.N(10*time.Second))
 					l := q.NewLedger(r, 0)
@@ -511,7 +511,7 @@ func TestLedgerWrites(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+long)
 				defer cancel()
 				for range c.replicas {
-					x.wg.Go(func() { x.spend(ctx, s.queueAt(apart(500*time.Microsecond, 0.5, 0.5)).NewLedger(c.r, 0), 64) })
+					x.wg.Go(func() { x.spend(ctx, s.queueAt(awayBy(500*time.Microsecond, 0.5, 0.5)).NewLedger(c.r, 0), 64) })
 				}
 				time.Sleep(10 * time.Second) // until each has its part
 				before, refused := s.info(watching, "KV_userpilot_identify").State.LastSeq, tries.Load()
@@ -535,7 +535,7 @@ func TestLedgerRestarts(t *testing.T) {
 		x := newSpending()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		q := s.queueAt(apart(5*time.Millisecond, 0.9, 0.2))
+		q := s.queueAt(awayBy(5*time.Millisecond, 0.9, 0.2))
 		for ctx.Err() == nil {
 			some, cancel := context.WithTimeout(ctx, rand.N(2*time.Second))
 			x.spend(some, q.NewLedger(r, 0), 64)
@@ -550,7 +550,7 @@ func TestLedgerClose(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{60, time.Minute}
 		x := newSpending()
-		q := s.queueAt(apart(150*time.Millisecond, 0.5, 0.2))
+		q := s.queueAt(awayBy(150*time.Millisecond, 0.5, 0.2))
 		for range 20 {
 			l := q.NewLedger(r, 0)
 			for range 4 {
@@ -590,7 +590,7 @@ func TestLedgerTells(t *testing.T) {
 		if n := takes(l, 10*time.Second); n < 50 || l.Trouble() != "" {
 			t.Errorf("%d calls, trouble %q: %s", n, l.Trouble(), s.log())
 		}
-		far := s.queueAt(apart(1600*time.Millisecond, 0.5, 0)).NewLedger(Rate{600, time.Minute}, 0)
+		far := s.queueAt(awayBy(1600*time.Millisecond, 0.5, 0)).NewLedger(Rate{600, time.Minute}, 0)
 		x := newSpending()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

@@ -127,7 +127,7 @@ func TestLedgerWhenTheServersClockIsSet(t *testing.T) {
 				var set atomic.Int64
 				time.AfterFunc(time.Minute, func() { set.Store(int64(c.step)) })
 				for range 3 {
-					near := apart(time.Millisecond, 0.5, 0.5)
+					near := awayBy(time.Millisecond, 0.5, 0.5)
 					near.step = &set
 					x.wg.Go(func() { x.spend(ctx, s.queueAt(near).NewLedger(r, 0), 64) })
 				}

@@ -2,29 +2,36 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/identify-worker/identify-worker/integration/link"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// serveAPI is the role of Userpilot. Its line is its URL. It is as cheap as net/http allows:
-// it takes everything, each after -latency; with -stand-in it is the product's stand-in.
+// serveAPI is the role of Userpilot. Its lines are its URL and the one over TLS, whose certificate
+// it writes where -trusted says. It is as cheap as net/http allows: it takes everything, each after
+// -latency; with -stand-in it is the product's stand-in, and with -order it is an [order].
 func serveAPI(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("serve-api", flag.ContinueOnError)
 	standIn := flags.Bool("stand-in", false, "serve the stand-in API")
 	fault := flags.String("fault", "", "a fault of the stand-in")
 	window := flags.Duration("window", time.Minute, "the window in which the stand-in counts calls")
+	watchOrder := flags.Bool("order", false, "watch the order of users with large events")
+	trusted := flags.String("trusted", "", "file that gets the certificate")
 	latency := flags.Duration("latency", 0, "how long each call takes, without the stand-in")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -45,10 +52,34 @@ func serveAPI(ctx context.Context, args []string) error {
 		identify = api
 		mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { reply(w, api.Stats()) })
 	}
+	if *watchOrder {
+		o := newOrder()
+		identify = o
+		mux.HandleFunc("GET /order", func(w http.ResponseWriter, _ *http.Request) { reply(w, o.seen()) })
+	}
 	mux.Handle("POST /v1/identify", tally.count(identify))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	return serveBoth(ctx, mux, l, *trusted)
+}
+
+// serveBoth serves on l, and over TLS on a port of its own, until ctx ends.
+func serveBoth(ctx context.Context, h http.Handler, l net.Listener, trusted string) error {
+	certificate, text, err := link.Certificate("127.0.0.1")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(trusted, text, 0o600); err != nil {
+		return err
+	}
+	secure, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate}})
+	if err != nil {
+		return err
+	}
+	// A client that goes while its connection is made is no news.
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	fmt.Println("http://" + l.Addr().String())
+	fmt.Println("https://" + secure.Addr().String())
+	go func() { _ = server.Serve(secure) }()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	"github.com/identify-worker/identify-worker/integration/link"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
@@ -15,6 +17,9 @@ type fleet struct {
 	replicas int
 	rate     queue.Rate
 	plain    bool // all events are on the plain subject: one replica makes all calls
+	steady   bool // events come as long as it is watched, all of few users
+
+	nats, api link.Distance
 }
 
 // String says it in words.
@@ -23,9 +28,9 @@ func (f fleet) String() string {
 	case f.plain:
 		return fmt.Sprintf("%d replicas, one partition", f.replicas)
 	case f.replicas == 1:
-		return "1 replica"
+		return "1 replica" + f.distances()
 	default:
-		return fmt.Sprintf("%d replicas", f.replicas)
+		return fmt.Sprintf("%d replicas", f.replicas) + f.distances()
 	}
 }
 
@@ -54,8 +59,18 @@ func (f fleet) measure(ctx context.Context, long time.Duration) (u usage, err er
 		return u, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.recede(f.nats, f.api); err != nil {
+		return u, err
+	}
 	if err := f.fill(ctx, s, long); err != nil {
 		return u, err
+	}
+	if f.steady {
+		var streaming sync.WaitGroup
+		flows, stop := context.WithCancel(ctx)
+		defer streaming.Wait()
+		defer stop()
+		streaming.Go(func() { s.stream(flows) })
 	}
 	log, err := s.hearLedger()
 	if err != nil {
@@ -83,13 +98,21 @@ func (f fleet) fill(ctx context.Context, s *site, long time.Duration) error {
 	const settling = 15 * time.Second
 	windows := 1 + int(2*(long+settling)/f.rate.Window)
 	n := windows * f.rate.Calls
+	if f.steady {
+		return nil // what waits would be called for, one event after another
+	}
 	if f.plain {
 		return s.fillPlain(ctx, n, userEvent)
 	}
 	return s.fill(ctx, n, userEvent)
 }
 
-// begin waits until the replicas have settled and one of them has made a call since.
+// firstCall is how long a fleet may take to make one. One that is too far away for its limit
+// makes none.
+const firstCall = 20 * time.Second
+
+// begin waits until the replicas have settled and one of them has made a call since, or should
+// have.
 func (f fleet) begin(ctx context.Context, s *site, r replicas, log *ledgerLog) (glance, error) {
 	if err := r.share(ctx); err != nil {
 		return glance{}, err
@@ -98,7 +121,9 @@ func (f fleet) begin(ctx context.Context, s *site, r replicas, log *ledgerLog) (
 	if err != nil {
 		return glance{}, err
 	}
-	if _, err := s.accepted(ctx, "", t.Calls+1); err != nil {
+	patient, cancel := context.WithTimeout(ctx, firstCall)
+	defer cancel()
+	if _, err := s.accepted(patient, "", t.Calls+1); err != nil && patient.Err() == nil {
 		return glance{}, err
 	}
 	return s.glance(ctx, r, log)
@@ -120,9 +145,13 @@ func (s *site) glance(ctx context.Context, r replicas, log *ledgerLog) (g glance
 	return g, err
 }
 
-// usage compares two moments. The calls are counted from one to another.
+// usage compares two moments. The calls are counted from one to another, as long as they come.
 func (f fleet) usage(before, after glance) usage {
-	possible := float64(f.rate.Calls) * after.calls.Last.Sub(before.calls.Last).Seconds() / f.rate.Window.Seconds()
+	between := after.calls.Last.Sub(before.calls.Last)
+	if silent := (after.used.elapsed - before.used.elapsed) / 2; between < silent {
+		between = after.used.elapsed - before.used.elapsed
+	}
+	possible := float64(f.rate.Calls) * between.Seconds() / f.rate.Window.Seconds()
 	return usage{
 		fleet:  f,
 		part:   float64(after.calls.Calls-before.calls.Calls) / possible,

@@ -82,6 +82,7 @@ func parts() []part {
 		{"rate", rate},
 		{"pair", pair},
 		{"takeover", takeover},
+		{"far", far},
 	}
 }
 

@@ -42,9 +42,13 @@ func rate(ctx context.Context, b *bench) ([]row, error) {
 // hurry measures a fleet whose slots are void after 5 ms and so are lost, and late at the API,
 // where others keep the processors busy.
 func (b *bench) hurry(ctx context.Context) (u []usage, disturbed string, err error) {
-	f := fleet{replicas: 4, rate: queue.Rate{Calls: 200, Window: time.Second}}
+	return b.undisturbed(ctx, fleet{replicas: 4, rate: queue.Rate{Calls: 200, Window: time.Second}}, b.hurryTime)
+}
+
+// undisturbed measures a fleet while others do little.
+func (b *bench) undisturbed(ctx context.Context, f fleet, long time.Duration) (u []usage, disturbed string, err error) {
 	disturbed, err = b.repeat(ctx, 1, func(int) (others float64, keep func(), err error) {
-		got, err := f.measure(ctx, b.hurryTime)
+		got, err := f.measure(ctx, long)
 		if err != nil {
 			return 0, nil, err
 		}

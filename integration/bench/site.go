@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 type site struct {
 	nats, api       *process
 	natsURL, apiURL string
+	secureURL       string // of the API, over TLS
+	ways            *ways  // how consumers reach the two; nil is directly
 	dir             string
 	opened          time.Time
 	fail            context.CancelCauseFunc
@@ -50,13 +53,32 @@ func (s *site) start(ctx context.Context, natsArgs, apiArgs []string) (err error
 	if s.natsURL, err = s.nats.line(ctx); err != nil {
 		return err
 	}
-	if s.api, err = spawn(ctx, s.fail, "serve-api", apiArgs...); err != nil {
+	if err := s.startAPI(ctx, apiArgs...); err != nil {
+		return err
+	}
+	return s.connect(ctx)
+}
+
+func (s *site) startAPI(ctx context.Context, args ...string) (err error) {
+	if s.api, err = spawn(ctx, s.fail, "serve-api", append([]string{"-trusted", s.trusted()}, args...)...); err != nil {
 		return err
 	}
 	if s.apiURL, err = s.api.line(ctx); err != nil {
 		return err
 	}
-	return s.connect(ctx)
+	s.secureURL, err = s.api.line(ctx)
+	return err
+}
+
+// trusted is the file of the API's certificate.
+func (s *site) trusted() string { return filepath.Join(s.dir, "trusted.pem") }
+
+// otherAPI puts another API into the place of the site's.
+func (s *site) otherAPI(ctx context.Context, args ...string) error {
+	if err := s.api.stop(); err != nil {
+		return err
+	}
+	return s.startAPI(ctx, args...)
 }
 
 func (s *site) connect(ctx context.Context) (err error) {
@@ -81,13 +103,18 @@ func (s *site) close() error {
 			errs = append(errs, p.stop())
 		}
 	}
+	s.ways.close()
 	s.fail(nil)
 	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
 }
 
 // consumer starts one of the two consumers, "work" or "loop", on the site.
 func (s *site) consumer(ctx context.Context, role string, args ...string) (*process, error) {
-	return spawn(ctx, s.fail, role, append([]string{"-nats", s.natsURL, "-endpoint", s.apiURL}, args...)...)
+	nats, endpoint := s.natsURL, s.apiURL
+	if s.ways != nil {
+		nats, endpoint = "nats://"+s.ways.nats.Address(), "https://"+s.ways.api.Address()
+	}
+	return spawn(ctx, s.fail, role, append([]string{"-nats", nats, "-endpoint", endpoint, "-trusted", s.trusted()}, args...)...)
 }
 
 // fill publishes n events, the i-th of which is event(i), and waits until all are stored.

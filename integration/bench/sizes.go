@@ -32,6 +32,12 @@ type sizes struct {
 	pairDelay time.Duration // what a call takes then
 
 	takeovers int // of each kind
+
+	farTime        time.Duration // how long the fleets with a limit of a second are watched
+	laneEvents     int           // of the one user whose bodies are read again
+	letters        int           // dead letters of one user that are replayed
+	replayPatience time.Duration // how long they are waited for
+	large          int           // users with a large event
 }
 
 // full is what the promised numbers are measured with.
@@ -44,6 +50,7 @@ func full() sizes {
 		rateTime: 130 * time.Second, hurryTime: 15 * time.Second,
 		pairTime: 4 * time.Second, pairDelay: 50 * time.Millisecond,
 		takeovers: 3,
+		farTime:   20 * time.Second, laneEvents: 6_000, letters: 1_000, replayPatience: time.Minute, large: 40,
 	}
 }
 
@@ -57,5 +64,6 @@ func quick() sizes {
 		rateTime: 2 * time.Second, hurryTime: time.Second,
 		pairTime: time.Second / 2, pairDelay: 50 * time.Millisecond,
 		takeovers: 1,
+		farTime:   2 * time.Second, laneEvents: 2_000, letters: 50, replayPatience: 20 * time.Second, large: 4,
 	}
 }

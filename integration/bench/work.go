@@ -20,6 +20,7 @@ type consumerFlags struct {
 	nats, endpoint string
 	senders        int
 	profile        string
+	trusted        string
 }
 
 func newConsumerFlags(role string) *consumerFlags {
@@ -27,6 +28,7 @@ func newConsumerFlags(role string) *consumerFlags {
 	f.StringVar(&f.nats, "nats", "", "URL of the NATS server")
 	f.StringVar(&f.endpoint, "endpoint", "", "URL of the API")
 	f.IntVar(&f.senders, "senders", 64, "most calls in flight")
+	f.StringVar(&f.trusted, "trusted", "", "file of the certificate that is trusted")
 	f.StringVar(&f.profile, "profile", "", "path without extension of profiles to write")
 	return f
 }
@@ -41,6 +43,9 @@ func work(ctx context.Context, args []string) error {
 	}
 	rate, err := queue.ParseRate(*limit)
 	if err != nil {
+		return err
+	}
+	if err := os.Setenv("SSL_CERT_FILE", flags.trusted); err != nil {
 		return err
 	}
 	limitMemory()

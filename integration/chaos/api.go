@@ -2,15 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/identify-worker/identify-worker/integration/link"
 )
 
 // keyPrefix begins every API key. No output may show it.
@@ -21,14 +27,22 @@ const keyPrefix = "chaos-secret-"
 type api struct {
 	judge   *judge
 	http    *http.Server
+	config  *tls.Config
+	trusted string // file of the certificate
 	serving sync.WaitGroup
 
-	mu       sync.Mutex
-	random   *rand.Rand
-	key      string
-	fault    apiFault
-	unlucky  map[string]int // failures in a row of each user, where not all calls fail
-	replicas map[string]int // by the address that they call
+	mu      sync.Mutex
+	random  *rand.Rand
+	key     string
+	fault   apiFault
+	unlucky map[string]int    // failures in a row of each user, where not all calls fail
+	callers map[string]caller // by the address that they call
+}
+
+// caller is who calls at an address, and over which link.
+type caller struct {
+	replica int
+	link    *link.Proxy
 }
 
 // apiFault is one way for the API to fail.
@@ -56,25 +70,39 @@ func apiFaults() []apiFault {
 	}
 }
 
-func newAPI(j *judge, random *rand.Rand) *api {
-	a := &api{judge: j, random: random, key: newKey(random), unlucky: map[string]int{}, replicas: map[string]int{}}
-	a.http = &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second}
-	return a
+// newAPI puts its certificate into dir: a call is made over TLS, as Userpilot's are, so that a
+// replica waits for its connections as long as it would on the way there.
+func newAPI(j *judge, random *rand.Rand, dir string) (*api, error) {
+	certificate, trusted, err := link.Certificate("127.0.0.1")
+	if err != nil {
+		return nil, err
+	}
+	a := &api{
+		judge: j, random: random, key: newKey(random), unlucky: map[string]int{}, callers: map[string]caller{},
+		config: &tls.Config{Certificates: []tls.Certificate{certificate}}, trusted: filepath.Join(dir, "trusted.pem"),
+	}
+	// A connection that is cut off while it is made would be told of on our standard error.
+	a.http = &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	return a, os.WriteFile(a.trusted, trusted, 0o600)
 }
 
 func newKey(random *rand.Rand) string { return fmt.Sprintf("%s%016x", keyPrefix, random.Uint64()) }
 
-// listen opens a replica's own address.
-func (a *api) listen(replica int) (address string, err error) {
+// listen opens an address for one replica.
+func (a *api) listen() (address string, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", fmt.Errorf("listen for replica %d: %w", replica, err)
+		return "", fmt.Errorf("listen for a replica: %w", err)
 	}
-	a.mu.Lock()
-	a.replicas[l.Addr().String()] = replica
-	a.mu.Unlock()
-	a.serving.Go(func() { _ = a.http.Serve(l) })
+	a.serving.Go(func() { _ = a.http.Serve(tls.NewListener(l, a.config)) })
 	return l.Addr().String(), nil
+}
+
+// serve says who calls at an address.
+func (a *api) serve(address string, replica int, over *link.Proxy) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.callers[address] = caller{replica, over}
 }
 
 func (a *api) close() {
@@ -135,7 +163,8 @@ func (a *api) receive(r *http.Request, x identify, numbers []int) (*call, apiFau
 	address, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	c := &call{numbers: numbers, newest: string(x.Metadata["n"]), replica: a.replicas[address.String()]}
+	by := a.callers[address.String()]
+	c := &call{numbers: numbers, newest: string(x.Metadata["n"]), replica: by.replica, transit: by.link.Transit(r.RemoteAddr)}
 	_, bad := x.Metadata["bad"]
 	var f apiFault
 	switch key, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Token "); {

@@ -13,6 +13,7 @@ type incident struct {
 	from     time.Time // to is zero while it lasts
 	to       time.Time
 	peaceful bool // nothing is to be repeated for it
+	slow     bool // everything takes longer
 	excused  bool // a call at its end has been put down to it
 }
 
@@ -37,6 +38,11 @@ func (c *chronicle) begin(kind string, replica int) (end func()) {
 // peace notes what is no reason to repeat a call.
 func (c *chronicle) peace(kind string, replica int) (end func()) {
 	return c.note(&incident{kind: kind, replica: replica, peaceful: true})
+}
+
+// slow notes what is no reason to repeat a call, and one to be late with what must be told.
+func (c *chronicle) slow(kind string, replica int) (end func()) {
+	return c.note(&incident{kind: kind, replica: replica, peaceful: true, slow: true})
 }
 
 func (c *chronicle) note(x *incident) (end func()) {
@@ -82,6 +88,12 @@ func (c *chronicle) during(from, to time.Time, replica int) []incident {
 // which calls may have to be repeated.
 func (c *chronicle) violent(from, to time.Time, replica int) bool {
 	return slices.ContainsFunc(c.during(from, to, replica), func(x incident) bool { return !x.peaceful })
+}
+
+// disturbed reports whether within a time something happened to anyone that may have kept from
+// others what they must know.
+func (c *chronicle) disturbed(from, to time.Time) bool {
+	return slices.ContainsFunc(c.during(from, to, everyone), func(x incident) bool { return !x.peaceful || x.slow })
 }
 
 // serverKill is the incident after which a server may have forgotten what it had confirmed: it

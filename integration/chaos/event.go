@@ -22,7 +22,8 @@ func userName(i int) string { return fmt.Sprintf("user-%05d%s", i, userDomain) }
 // newEvent makes a user's n-th event. It bears its number, and a mark of its own, e<n>, so that a
 // merged call shows whose events it held. And there is in it whatever merging could get
 // wrong: a number longer than a float64, a property that comes and goes, a company that changes.
-func newEvent(r *rand.Rand, user string, n int, poison bool) []byte {
+// A pad makes it that many times longer to read than a letter.
+func newEvent(r *rand.Rand, user string, n int, poison bool, pad int) []byte {
 	note := strconv.Quote("note " + strconv.Itoa(n))
 	if r.IntN(3) == 0 {
 		note = "null"
@@ -30,6 +31,9 @@ func newEvent(r *rand.Rand, user string, n int, poison bool) []byte {
 	more := ""
 	if poison {
 		more = `,"bad":true`
+	}
+	if pad > 0 {
+		more += `,"pad":"` + strings.Repeat(`\u00e9`, pad) + `"`
 	}
 	company := ""
 	if r.IntN(2) == 0 {
@@ -48,12 +52,13 @@ type identify struct {
 
 type properties map[string]json.RawMessage
 
-// parse reads a body and takes the marks out: those are no properties of a profile that is to
-// be kept in memory.
+// parse reads a body and takes the marks and the pad out: those are no properties of a profile
+// that is to be kept in memory.
 func parse(body []byte) (x identify, numbers []int, err error) {
 	if err := json.Unmarshal(body, &x); err != nil {
 		return x, nil, err
 	}
+	delete(x.Metadata, "pad")
 	for name := range x.Metadata {
 		if digits, ok := strings.CutPrefix(name, "e"); ok {
 			if n, err := strconv.Atoi(digits); err == nil {

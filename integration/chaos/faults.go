@@ -23,6 +23,8 @@ func (r *round) rage(ctx context.Context) {
 		{r.faults.links, r.link},
 		{r.faults.api, r.trouble},
 		{r.faults.key, r.revoke},
+		{r.faults.far, r.remove},
+		{r.faults.starve, r.starve},
 	}
 	var raging sync.WaitGroup
 	for i, k := range kinds {
@@ -90,9 +92,10 @@ func (r *round) term(ctx context.Context, random *rand.Rand) {
 func (r *round) freeze(ctx context.Context, random *rand.Rand) {
 	x := r.any(random)
 	p := x.process()
-	if p == nil {
+	if p == nil || !p.stopped.TryLock() {
 		return
 	}
+	defer p.stopped.Unlock()
 	end := r.judge.faults.begin(frozen, x.number)
 	p.freeze()
 	r.counted(func(s *summary) { s.freezes++ })
@@ -104,6 +107,22 @@ func (r *round) freeze(ctx context.Context, random *rand.Rand) {
 	}
 	end() // before it goes on: what it does then is after the freeze
 	p.thaw()
+}
+
+// starve gives a replica a tenth of a CPU.
+func (r *round) starve(ctx context.Context, random *rand.Rand) {
+	x := r.any(random)
+	p := x.process()
+	if p == nil || !p.stopped.TryLock() {
+		return
+	}
+	defer p.stopped.Unlock()
+	defer r.judge.faults.begin("a tenth of a CPU", x.number)()
+	r.counted(func(s *summary) { s.starved++ })
+	r.say("replica %d has a tenth of a CPU", x.number)
+	ctx, cancel := context.WithTimeout(ctx, between(random, time.Second, 5*time.Second))
+	defer cancel()
+	p.starve(ctx)
 }
 
 // scale leaves a place in the fleet empty for a while.
@@ -161,14 +180,14 @@ type linkFault struct {
 
 func linkFaults() []linkFault {
 	return []linkFault{
-		{"connections to NATS cut", 0, time.Millisecond, func(x *replica) { x.nats.cut() }},
-		{"connections to the API cut", 0, time.Millisecond, func(x *replica) { x.api.cut() }},
-		{"NATS refuses connections", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.nats.refusing.Store(true); x.nats.cut() }},
-		{"the API refuses connections", 100 * time.Millisecond, time.Second, func(x *replica) { x.api.refusing.Store(true); x.api.cut() }},
-		{"half-open to NATS", 100 * time.Millisecond, 5 * time.Second, func(x *replica) { x.nats.mute.Store(true); x.nats.deaf.Store(true) }},
-		{"nothing comes from NATS", 100 * time.Millisecond, 5 * time.Second, func(x *replica) { x.nats.deaf.Store(true) }},
-		{"half-open to the API", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.api.mute.Store(true); x.api.deaf.Store(true) }},
-		{"nothing comes from the API", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.api.deaf.Store(true) }},
+		{"connections to NATS cut", 0, time.Millisecond, func(x *replica) { x.nats.Cut() }},
+		{"connections to the API cut", 0, time.Millisecond, func(x *replica) { x.api.Cut() }},
+		{"NATS refuses connections", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.nats.Refuse() }},
+		{"the API refuses connections", 100 * time.Millisecond, time.Second, func(x *replica) { x.api.Refuse() }},
+		{"half-open to NATS", 100 * time.Millisecond, 5 * time.Second, func(x *replica) { x.nats.Mute(); x.nats.Deafen() }},
+		{"nothing comes from NATS", 100 * time.Millisecond, 5 * time.Second, func(x *replica) { x.nats.Deafen() }},
+		{"half-open to the API", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.api.Mute(); x.api.Deafen() }},
+		{"nothing comes from the API", 100 * time.Millisecond, 3 * time.Second, func(x *replica) { x.api.Deafen() }},
 	}
 }
 
@@ -184,8 +203,8 @@ func (r *round) link(ctx context.Context, random *rand.Rand) {
 	r.say("replica %d: %s", x.number, k.name)
 	k.begin(x)
 	pause(ctx, between(random, k.least, k.most))
-	x.nats.heal()
-	x.api.heal()
+	x.nats.Heal()
+	x.api.Heal()
 }
 
 // trouble lets the API fail.

@@ -16,6 +16,7 @@ type judge struct {
 	began   time.Time
 	rate    queue.Rate
 	ttl     time.Duration
+	spread  time.Duration // in which a 429 must be known to all
 	faults  *chronicle
 	broken  chan struct{} // closed at the first violation
 	secrets [][]byte      // what no output may show
@@ -54,7 +55,7 @@ const (
 	slander = 3
 	// patience is the workers' time-out of a call.
 	patience = 2 * time.Second
-	// spread is how long a 429 may take to be known to all.
+	// spread is how long a 429 may take to be known to all on one machine.
 	spread = 500 * time.Millisecond
 )
 
@@ -67,7 +68,7 @@ func newJudge(s settings) *judge {
 		inSecond += ledgerShards // each is a limit of its own, with its own beginning
 	}
 	return &judge{
-		began: time.Now(), rate: s.rate, ttl: s.ttl, faults: &chronicle{}, broken: make(chan struct{}),
+		began: time.Now(), rate: s.rate, ttl: s.ttl, spread: spread + s.away.tells(), faults: &chronicle{}, broken: make(chan struct{}),
 		secrets: [][]byte{[]byte(keyPrefix), []byte(userDomain), []byte(userEncoded)},
 		users:   map[string]*user{}, invalid: map[string]*doom{}, poison: map[string]*doom{},
 		exact: window{length: s.rate.Window}, shorter: window{length: s.rate.Window - lateness},
@@ -215,12 +216,13 @@ func (j *judge) receive(name string, x identify, c *call) (forget bool) {
 // count holds the limit.
 func (j *judge) count(c *call) {
 	j.sum.calls++
-	j.exact.add(c.at)
+	left := c.left()
+	j.exact.add(left)
 	j.sum.most = j.exact.most
-	if n := j.shorter.add(c.at); n == j.rate.Calls+1 {
+	if n := j.shorter.add(left); n == j.rate.Calls+1 {
 		j.tooMany(c, n, j.shorter.length)
 	}
-	if n := j.second.add(c.at); n == j.perSecond+1 {
+	if n := j.second.add(left); n == j.perSecond+1 {
 		j.tooMany(c, n, j.second.length)
 	}
 }
@@ -232,8 +234,8 @@ func (j *judge) tooMany(c *call, n int, in time.Duration) {
 
 // checkQuiet holds the fleet's silence after a 429, as far as nothing else was going on.
 func (j *judge) checkQuiet(c *call) {
-	from := j.quietFrom.Add(spread)
-	if c.at.Before(from) || c.at.After(j.quietUntil) || j.faults.violent(j.quietFrom.Add(-spread), c.at, everyone) {
+	left := c.left()
+	if left.Before(j.quietFrom.Add(j.spread)) || left.After(j.quietUntil) || j.faults.disturbed(j.quietFrom.Add(-j.spread), c.at) {
 		return
 	}
 	j.accuse(fmt.Sprintf("%s  replica %d called, and the API had asked for silence from %s to %s",

@@ -101,6 +101,18 @@ func TestJudge(t *testing.T) {
 			x.faults.peace("SIGTERM", 0)()
 			x.call(202, 1)
 		}},
+		"repeated at a distance": {"nothing explains why", func(x *trial) {
+			x.publish(1)
+			x.call(202, 1)
+			x.faults.slow("NATS is 300ms away", 0)()
+			x.call(202, 1)
+		}},
+		"repeated by one with a tenth of a CPU": {"", func(x *trial) {
+			x.publish(1)
+			x.call(202, 1)
+			x.faults.happened("a tenth of a CPU", 0)
+			x.call(202, 1)
+		}},
 		"repeated after another one's kill": {"nothing explains why", func(x *trial) {
 			x.publish(1)
 			x.call(202, 1)
@@ -207,12 +219,14 @@ func TestJudgeHoldsTheSilence(t *testing.T) {
 	for name, c := range map[string]struct {
 		after time.Duration
 		fault bool
+		slow  bool
 		want  string
 	}{
 		"on its way": {after: 100 * time.Millisecond},
 		"broken":     {after: 700 * time.Millisecond, want: "had asked for silence"},
 		"over":       {after: time.Second},
 		"cut off":    {after: 700 * time.Millisecond, fault: true},
+		"far away":   {after: 700 * time.Millisecond, slow: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -223,6 +237,9 @@ func TestJudgeHoldsTheSilence(t *testing.T) {
 				x.silenced(time.Second)
 				if c.fault {
 					x.faults.happened("half-open to NATS", 3)
+				}
+				if c.slow {
+					x.faults.slow("NATS is 300ms away", 3)()
 				}
 				<-time.After(c.after)
 				x.call(202, 1)

@@ -5,6 +5,8 @@
 //
 //   - What is under test are the programs that are shipped: identify-worker and nats-server are
 //     built, run as processes of their own, and die by real signals.
+//   - Each replica reaches NATS and the API over a network of its own, and the API over TLS: so
+//     connections take their time to be made, wherever a round or a fault puts the two.
 //   - The judge stands outside. It knows three logs and nothing else: what was published and
 //     acknowledged, what the API received, and what lies in the dead-letter stream.
 //   - A call is judged when it is received, not when it is answered: that is when an older

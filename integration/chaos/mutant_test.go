@@ -22,18 +22,18 @@ type edit overlay.Edit
 func mutants() []mutant {
 	return []mutant{
 		{"acknowledged before the call", "kills", []edit{
-			{"worker/call.go", "\tctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)", "\tclaim.AckNow(c.deliveries)\n\tctx, cancel := context.WithTimeout(claim.Context(), w.config.Timeout)"},
+			{"worker/call.go", "\tc.stage.Store(connecting)\n", "\tc.stage.Store(connecting)\n\tc.lane.partition.claim.AckNow(c.deliveries)\n"},
 			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply, []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
 		}},
 		{"the next call does not wait for the settlement", "unconfirmed", []edit{
-			{"queue/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func() {}})\n\tgo done()"},
+			{"queue/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func(int) {}})\n\tgo done(len(ds))"},
 		}},
 		{"own orphaned consumers are left alone", "cuts", []edit{
 			{"queue/fleet.go", "case id == f.m.id && !f.holds(name):", "case id == \"\":"},
 		}},
 		{"a takeover joins the dead one's consumer", "kills", []edit{
 			{"queue/fleet.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
-			{"queue/fleet.go", "\t}, f.q.topology.toClaim())", "\t}, f.q.topology.toClaim())\n\tfor partition := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[partition].partition {\n\t\t\t\tconsumer, err = stream.Consumer(ctx, name)\n\t\t\t}\n\t\t}\n\t}"},
+			{"queue/fleet.go", "\t}, f.q.topology.toClaim())", "\t}, f.q.topology.toClaim())\n\tfor subject := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[subject].partition {\n\t\t\t\tt.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}"},
 			{"queue/tenure.go", "if at.consumer != t.next || at.deliveries != 1 {", "if t.next = at.consumer; false {"},
 		}},
 		{"a failed event is handed back for later", "failures", []edit{
@@ -42,11 +42,11 @@ func mutants() []mutant {
 			{"queue/tenure.go", "at.deliveries != 1 {", "false {"},
 		}},
 		{"a retry takes no token", "saturated", []edit{
-			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(ctx, userpilot.Call{Body: body, Guard: claim.Certain})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
+			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(c.lane.partition.claim.Context(), userpilot.Call{Body: body, Timeout: w.config.Timeout, Guard: c.lane.partition.claim.Certain})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
 		}},
 		{"the ledger starts full in each process", "restarts", []edit{
-			{"queue/ledger.go", "\tchanges changeLog\n", "\tchanges changeLog\n\tbegun [shards]bool\n"},
-			{"queue/shard.go", "\terr := json.Unmarshal(g.entry.Value(), &s.record)\n", "\tif !l.begun[g.shard] {\n\t\tl.begun[g.shard] = true\n\t\treturn\n\t}\n\terr := json.Unmarshal(g.entry.Value(), &s.record)\n"},
+			{"queue/ledger.go", "\tlost    atomic.Uint64\n", "\tlost    atomic.Uint64\n\tbegun   int\n"},
+			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.learn()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.learn()\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
 			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequencePerSubject(0))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequencePerSubject(0)) })"},
@@ -65,7 +65,7 @@ func mutants() []mutant {
 			{"queue/certainty.go", "return c.ttl - c.age() }", "return c.ttl }"},
 		}},
 		{"a merged call is not written down", "kills", []edit{
-			{"worker/call.go", "\tif c.n() > 1 {\n\t\tif err := claim.BeginMerged(", "\tif false {\n\t\tif err := claim.BeginMerged("},
+			{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim := ", "\tif false {\n\t\tclaim := "},
 		}},
 		{"a partition is handed back with calls in flight", "scale", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for false {"},
@@ -75,6 +75,24 @@ func mutants() []mutant {
 		}},
 		{"a merged call without an answer grows", "growing", []edit{
 			{"worker/lane.go", "case again > 1:", "case false:"},
+		}},
+		{"a merged call's last event is not waited for", "large", []edit{
+			{"worker/deliver.go", "case l.reach != 0 && !p.claim.Past(l.reach):", "case false:"},
+		}},
+		{"what the last holder had begun is not read", "large", []edit{
+			{"queue/journal.go", "if record.Stream.Equal(created) && record.Open != nil {", "if false {"},
+		}},
+		{"a call that was cut off is made again with its token", "saturated", []edit{
+			{"worker/verdict.go", "case err == nil, ok && (failure.Sent || failure.Status != 0):", "case err == nil, ok && failure.Status != 0:"},
+		}},
+		{"two replicas may take the same slot", "saturated", []edit{
+			{"queue/reserve.go", "b.revision, err = compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
+		}},
+		{"a slot that is too late is used", "reserved", []edit{
+			{"queue/ledger.go", "\tif s.until.IsZero() {", "\tif true {"},
+		}},
+		{"a partition is handed back with settlements under way", "hand-overs", []edit{
+			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},
 		}},
 		{"the log names a user", "failures", []edit{
 			{"worker/burial.go", "slog.Int(\"status\", x.death.Status))", "slog.Int(\"status\", x.death.Status), slog.String(\"user\", l.user))"},

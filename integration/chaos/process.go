@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -19,12 +20,15 @@ type process struct {
 	err     error       // of its end; set before done is closed
 	doomed  atomic.Bool // killed
 	leaving atomic.Bool // asked to end
+	stopped sync.Mutex  // held by who stops it and lets it go on
 }
 
-// spawn starts a program and gives each line of its output to read. It dies with ctx.
-func spawn(ctx context.Context, read func(line []byte), program string, args ...string) (*process, error) {
+// spawn starts a program and gives each line of its output to read. It dies with ctx. Of our
+// environment it gets little, and env besides.
+func spawn(ctx context.Context, read func(line []byte), env []string, program string, args ...string) (*process, error) {
 	p := &process{cmd: exec.CommandContext(ctx, program, args...), done: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	p.cmd.Env = append(p.cmd.Env, env...)
 	p.cmd.SysProcAttr = dyingWithParent()
 	p.cmd.Cancel = func() error { return p.kill() }
 	output, input := io.Pipe()
@@ -56,6 +60,18 @@ func (p *process) kill() error {
 
 func (p *process) freeze() { _ = p.cmd.Process.Signal(syscall.SIGSTOP) }
 func (p *process) thaw()   { _ = p.cmd.Process.Signal(syscall.SIGCONT) }
+
+// starve lets it have a tenth of the time, until ctx ends: as one whose quota of a CPU is used up
+// in the first hundredth of a second of each tenth. It asks for no right and no control group.
+func (p *process) starve(ctx context.Context) {
+	const period = 100 * time.Millisecond
+	for ctx.Err() == nil {
+		p.freeze()
+		pause(ctx, period*9/10)
+		p.thaw()
+		pause(ctx, period/10)
+	}
+}
 
 // term asks it to end, and waits for that. It is killed if it takes too long.
 func (p *process) term(patience time.Duration) error {

@@ -103,7 +103,11 @@ func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
 	name := userName(user)
 	body, n := p.judge.intend(name, func(n int) ([]byte, bool) {
 		poison := p.s.poison > 0 && random.IntN(p.s.poison) == 0
-		return newEvent(random, name, n, poison), poison
+		pad := 0
+		if p.s.large > 0 && random.IntN(4) == 0 {
+			pad = p.s.large
+		}
+		return newEvent(random, name, n, poison, pad), poison
 	})
 	id := fmt.Sprintf("%s/%d", name, n)
 	send := func() error {

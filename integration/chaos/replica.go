@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/identify-worker/identify-worker/integration/link"
 )
 
 // replica is a place in the fleet: one process after the other, and the network of its own
@@ -20,8 +22,9 @@ type replica struct {
 	program string
 	args    []string
 	keyFile string
-	nats    *proxy
-	api     *proxy
+	trusted string // file of the API's certificate
+	nats    *link.Proxy
+	api     *link.Proxy
 	judge   *judge
 	echo    io.Writer // nil says nothing
 
@@ -30,24 +33,30 @@ type replica struct {
 	metrics string // URL of the process's metrics
 }
 
-func newReplica(number int, s settings, p programs, dir, nats, api string, j *judge) (*replica, error) {
-	r := &replica{number: number, program: p.worker, keyFile: filepath.Join(dir, fmt.Sprintf("key-%d", number)), judge: j}
+func newReplica(number int, s settings, p programs, dir, nats string, a *api, j *judge) (*replica, error) {
+	r := &replica{number: number, program: p.worker, keyFile: filepath.Join(dir, fmt.Sprintf("key-%d", number)), trusted: a.trusted, judge: j}
 	if s.verbose {
 		r.echo = s.stderr
 	}
 	var err error
-	if r.nats, err = newProxy(nats); err != nil {
+	if r.nats, err = link.Listen("127.0.0.1:0", nats); err != nil {
 		return nil, err
 	}
-	if r.api, err = newProxy(api); err != nil {
+	address, err := a.listen()
+	if err != nil {
 		return nil, err
 	}
+	if r.api, err = link.Listen("127.0.0.1:0", address); err != nil {
+		return nil, err
+	}
+	a.serve(address, number, r.api)
+	r.place(s.away)
 	r.args = []string{
-		"work", "--nats-url", "nats://" + r.nats.address(), "--endpoint", "http://" + r.api.address(),
+		"work", "--nats-url", "nats://" + r.nats.Address(), "--endpoint", "https://" + r.api.Address(),
 		"--api-key-file", r.keyFile, "--listen", "127.0.0.1:0",
 		"--rate", s.rate.String(), "--burst", strconv.Itoa(s.burst), "--member-ttl", s.ttl.String(),
 		"--max-attempts", strconv.Itoa(s.maxAttempts), "--concurrency", strconv.Itoa(s.concurrency),
-		"--timeout", patience.String(), "--backoff-initial", "100ms", "--backoff-max", "1s", "--memory", "16MiB",
+		"--timeout", patience.String(), "--backoff-initial", "100ms", "--backoff-max", "1s", "--memory", strconv.Itoa(s.memory),
 	}
 	if s.single {
 		r.args = append(r.args, "--coalesce=false")
@@ -65,7 +74,7 @@ func (r *replica) start(ctx context.Context) error {
 	if r.is != nil {
 		return nil
 	}
-	p, err := spawn(ctx, r.read, r.program, r.args...)
+	p, err := spawn(ctx, r.read, []string{"SSL_CERT_FILE=" + r.trusted}, r.program, r.args...)
 	if err != nil {
 		return err
 	}
@@ -189,8 +198,8 @@ func (r *replica) giveKey(key string) error {
 // close ends the process and the network.
 func (r *replica) close() {
 	r.kill()
-	r.nats.close()
-	r.api.close()
+	r.nats.Close()
+	r.api.Close()
 }
 
 // pause waits for d or until ctx ends.

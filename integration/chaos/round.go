@@ -70,13 +70,11 @@ func (r *round) open(ctx context.Context, fail func(error), p programs, dir stri
 	if err := r.connect(ctx); err != nil {
 		return err
 	}
-	r.api = newAPI(r.judge, rand.New(rand.NewPCG(r.seed, 2)))
+	if r.api, err = newAPI(r.judge, rand.New(rand.NewPCG(r.seed, 2)), dir); err != nil {
+		return err
+	}
 	for i := range r.replicas {
-		address, err := r.api.listen(i)
-		if err != nil {
-			return err
-		}
-		x, err := newReplica(i, r.settings, p, dir, r.server.address, address, r.judge)
+		x, err := newReplica(i, r.settings, p, dir, r.server.address, r.api, r.judge)
 		if err != nil {
 			return err
 		}
@@ -146,8 +144,9 @@ func brokenContext(ctx context.Context, j *judge) context.Context {
 func (r *round) heal(ctx context.Context) {
 	r.api.set(apiFault{})
 	for _, x := range r.fleet {
-		x.nats.heal()
-		x.api.heal()
+		x.nats.Heal()
+		x.api.Heal()
+		x.place(r.away)
 		if p := x.process(); p != nil {
 			p.thaw()
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"time"
 
+	"github.com/identify-worker/identify-worker/integration/link"
 	"github.com/identify-worker/identify-worker/queue"
 )
 
@@ -34,7 +35,16 @@ func schedules() map[string]settings {
 			s.poison, s.users, s.waiting = 0, 60, 600
 			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
 				{name: "the API fails every second call", status: 500, share: 2},
+				{name: "calls are cut off", cut: true, share: 2},
 			}}
+		}),
+		"reserved": short(func(s *settings) {
+			// NATS so far away that slots must be reserved long before they are due, and freezes in which
+			// they pass.
+			s.away.nats = link.RoundTrip(150*time.Millisecond, 20*time.Millisecond)
+			s.rate, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true
+			s.pace, s.users, s.waiting, s.poison, s.duration = 250, 60, 500, 0, 12*time.Second
+			s.faults = faults{freeze: 200 * time.Millisecond}
 		}),
 		"freezes": short(func(s *settings) {
 			// Tokens of its own and lanes that wait: a replica that is thawed could call at once.
@@ -48,13 +58,13 @@ func schedules() map[string]settings {
 			s.rate, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true, true
 			s.pace, s.users, s.waiting = 300, 40, 800
 			s.faults = faults{links: 400 * time.Millisecond, linkKinds: []linkFault{
-				{"half-open to NATS", 2 * time.Second, 4 * time.Second, func(x *replica) { x.nats.mute.Store(true); x.nats.deaf.Store(true) }},
+				{"half-open to NATS", 2 * time.Second, 4 * time.Second, func(x *replica) { x.nats.Mute(); x.nats.Deafen() }},
 			}}
 		}),
 		"cuts": short(func(s *settings) {
 			s.ttl, s.drain = 5*time.Second, 20*time.Second
 			s.faults = faults{links: 500 * time.Millisecond, linkKinds: []linkFault{
-				{"connections to NATS cut", 0, time.Millisecond, func(x *replica) { x.nats.cut() }},
+				{"connections to NATS cut", 0, time.Millisecond, func(x *replica) { x.nats.Cut() }},
 			}}
 		}),
 		"restarts": short(func(s *settings) {
@@ -73,6 +83,29 @@ func schedules() map[string]settings {
 			s.faults = faults{term: 300 * time.Millisecond, scale: time.Second, api: 100 * time.Millisecond, apiKinds: []apiFault{
 				{name: "slow answers", delay: 200 * time.Millisecond},
 			}}
+		}),
+		"large": short(func(s *settings) {
+			// Merged calls in flight at each kill, whose newest events take a while to be read again; and
+			// tokens that wait, so that the next holder could call with the older ones.
+			// The memory is full, so that an event may have to wait before it is in its lane.
+			s.large, s.poison, s.users, s.pace, s.waiting, s.series = 40_000, 0, 48, 120, 400, 3
+			s.memory = 2 << 20
+			s.faults = faults{kill: 600 * time.Millisecond, api: 100 * time.Millisecond, apiKinds: []apiFault{
+				{name: "slow answers", delay: 400 * time.Millisecond},
+			}}
+		}),
+		"hand-overs": short(func(s *settings) {
+			s.away.nats = link.RoundTrip(60*time.Millisecond, 20*time.Millisecond)
+			s.faults = faults{term: 300 * time.Millisecond, scale: time.Second}
+		}),
+		"far": short(func(s *settings) {
+			s.away = away{nats: link.RoundTrip(40*time.Millisecond, 10*time.Millisecond), api: link.RoundTrip(150*time.Millisecond, 20*time.Millisecond)}
+			s.faults = faults{kill: time.Second, links: time.Second, linkKinds: []linkFault{
+				{"connections to the API cut", 0, time.Millisecond, func(x *replica) { x.api.Cut() }},
+			}}
+		}),
+		"distances": short(func(s *settings) {
+			s.faults = faults{far: 500 * time.Millisecond, starve: 1500 * time.Millisecond, kill: 2 * time.Second}
 		}),
 		"keys": short(func(s *settings) { s.faults = faults{key: 2 * time.Second} }),
 	}

@@ -38,7 +38,7 @@ func (s *server) start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	host, port, _ := net.SplitHostPort(s.address)
-	p, err := spawn(ctx, s.read, s.program, "-a", host, "-p", port, "-js", "-sd", s.dir)
+	p, err := spawn(ctx, s.read, nil, s.program, "-a", host, "-p", port, "-js", "-sd", s.dir)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 // call is an identify as the API received it.
 type call struct {
 	at       time.Time
+	transit  time.Duration // how long it was under way to the API
 	replica  int
 	numbers  []int // of the events that it held
 	newest   string
@@ -17,6 +18,10 @@ type call struct {
 	answered bool // whether the answer has been given
 	lost     bool // whether it may not have arrived
 }
+
+// left is when it left the replica: that is what a worker can be held to keep a limit with, while
+// the network may bring the calls of two seconds in one.
+func (c *call) left() time.Time { return c.at.Add(-c.transit) }
 
 func (c *call) low() int  { return c.numbers[0] }
 func (c *call) high() int { return c.numbers[len(c.numbers)-1] }

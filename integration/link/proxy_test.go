@@ -1,4 +1,4 @@
-package main
+package link
 
 import (
 	"errors"
@@ -32,13 +32,13 @@ func echo(t *testing.T) (address string) {
 	return l.Addr().String()
 }
 
-func proxied(t *testing.T) *proxy {
+func proxied(t *testing.T) *Proxy {
 	t.Helper()
-	p, err := newProxy(echo(t))
+	p, err := Listen("127.0.0.1:0", echo(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.close)
+	t.Cleanup(p.Close)
 	return p
 }
 
@@ -54,9 +54,9 @@ func say(t *testing.T, c net.Conn, text string, patience time.Duration) (string,
 	return string(answer[:n]), err
 }
 
-func dial(t *testing.T, p *proxy) net.Conn {
+func dial(t *testing.T, p *Proxy) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp", p.address())
+	c, err := net.Dial("tcp", p.Address())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestProxyPassesOnAndCuts(t *testing.T) {
 	if got, err := say(t, c, "hello", long); got != "hello" {
 		t.Fatalf("got %q, %v", got, err)
 	}
-	p.cut()
+	p.Cut()
 	if _, err := say(t, c, "hello", long); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("after the cut: %v, want a broken connection", err)
 	}
@@ -85,14 +85,14 @@ func TestProxyPassesOnAndCuts(t *testing.T) {
 func TestProxyRefuses(t *testing.T) {
 	t.Parallel()
 	p := proxied(t)
-	p.refusing.Store(true)
-	if c, err := net.Dial("tcp", p.address()); err == nil { // the reset may come before or after
+	p.Refuse()
+	if c, err := net.Dial("tcp", p.Address()); err == nil { // the reset may come before or after
 		defer c.Close()
 		if _, err := say(t, c, "hello", long); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("refused: %v, want a broken connection", err)
 		}
 	}
-	p.heal()
+	p.Heal()
 	if got, err := say(t, dial(t, p), "again", long); got != "again" {
 		t.Errorf("healed: %q, %v", got, err)
 	}
@@ -101,9 +101,9 @@ func TestProxyRefuses(t *testing.T) {
 // What a half-open connection has swallowed never comes out, not even when it is healed.
 func TestProxySwallows(t *testing.T) {
 	t.Parallel()
-	for name, swallow := range map[string]func(*proxy){
-		"there": func(p *proxy) { p.mute.Store(true) },
-		"back":  func(p *proxy) { p.deaf.Store(true) },
+	for name, swallow := range map[string]func(*Proxy){
+		"there": func(p *Proxy) { p.Mute() },
+		"back":  func(p *Proxy) { p.Deafen() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -116,7 +116,7 @@ func TestProxySwallows(t *testing.T) {
 			if got, err := say(t, c, "lost", brief); got != "" || !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("half-open: %q, %v, want silence", got, err)
 			}
-			p.heal()
+			p.Heal()
 			if got, err := say(t, c, "more", long); got != "" || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("after healing: %q, %v, want a broken connection", got, err)
 			}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/identify-worker/identify-worker/integration/link"
+)
+
+// away is where a round's peers are as long as no fault moves them.
+type away struct{ nats, api link.Distance }
+
+// tells is how much longer than on one machine a 429 may take to be known to all: its way back, and
+// what is written and read of it.
+func (a away) tells() time.Duration { return a.api.Longest() + 2*a.nats.Longest() }
+
+// distanceFault moves a peer away.
+type distanceFault struct {
+	name string
+	move func(x *replica, d, setUp time.Duration)
+}
+
+func distanceFaults() []distanceFault {
+	return []distanceFault{
+		{"NATS", func(x *replica, d, _ time.Duration) { x.nats.Move(link.RoundTrip(d, d/4)) }},
+		{"the API", func(x *replica, d, setUp time.Duration) {
+			far := link.RoundTrip(d, d/4)
+			far.SetUp = setUp
+			x.api.Move(far)
+		}},
+	}
+}
+
+// remove moves a peer away from one replica, or from all of them.
+func (r *round) remove(ctx context.Context, random *rand.Rand) {
+	k := distanceFaults()[random.IntN(len(distanceFaults()))]
+	d, setUp := between(random, 20*time.Millisecond, 300*time.Millisecond), between(random, 50*time.Millisecond, 400*time.Millisecond)
+	whom, number := []*replica{r.any(random)}, everyone
+	if number = whom[0].number; random.IntN(3) == 0 {
+		whom, number = r.fleet, everyone
+	}
+	what := fmt.Sprintf("%s is %v away", k.name, d.Round(time.Millisecond))
+	r.counted(func(s *summary) { s.distances++ })
+	r.say("replica %d: %s", number, what)
+	defer r.judge.faults.slow(what, number)()
+	for _, x := range whom {
+		k.move(x, d, setUp)
+	}
+	pause(ctx, between(random, time.Second, 5*time.Second))
+	for _, x := range whom {
+		x.place(r.away)
+	}
+}
+
+// place puts the peers where the round has them.
+func (x *replica) place(a away) {
+	x.nats.Move(a.nats)
+	x.api.Move(a.api)
+}

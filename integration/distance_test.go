@@ -1,0 +1,124 @@
+package integration
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/network"
+	"github.com/testcontainers/testcontainers-go/wait"
+
+	"github.com/identify-worker/identify-worker/integration/link"
+)
+
+// host is this machine, as containers call it.
+const host = "host.docker.internal"
+
+// Three workers are 150 ms away from NATS and 175 ms from Userpilot, a connection to which stands
+// after two round trips: the limit is used all the same, and kept.
+func TestFarAway(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	f := s.farAway(link.RoundTrip(150*time.Millisecond, 10*time.Millisecond), link.RoundTrip(175*time.Millisecond, 0))
+	const settling, measured = 80, 320 // calls; four seconds, and sixteen
+	for _, user := range users(settling + measured + 60) {
+		s.publish(user)
+	}
+	for range replicas {
+		f.startWorker()
+	}
+	before := f.callsAt(settling)
+	after := f.callsAt(settling + measured)
+	possible := after.Sub(before).Seconds() * limitCalls / limitWindow.Seconds()
+	t.Logf("%.1f%% of the limit used for %v", 100*measured/possible, after.Sub(before))
+	if used := measured / possible; used < 0.97 {
+		t.Errorf("%.1f%% of the limit is used, want 97%% or more", 100*used)
+	}
+	s.drain()
+	s.check()
+}
+
+// distant is a system whose workers reach NATS and the stand-in over networks of their own.
+type distant struct {
+	*system
+	toNATS, toAPI *link.Proxy
+	trusted       []byte // the stand-in's certificate
+}
+
+// farAway moves NATS and the stand-in away from the workers that are started from now on.
+func (s *system) farAway(nats, api link.Distance) *distant {
+	s.t.Helper()
+	certificate, trusted, err := link.Certificate(host)
+	must(s.t, err)
+	socket, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate}})
+	must(s.t, err)
+	server := &http.Server{Handler: s.api, ReadHeaderTimeout: 10 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(socket) }()
+	s.t.Cleanup(func() {
+		_ = server.Close()
+		<-served
+	})
+	address, err := s.server.PortEndpoint(s.t.Context(), "4222/tcp", "")
+	must(s.t, err)
+	return &distant{s, s.link(address, nats), s.link(socket.Addr().String(), api), trusted}
+}
+
+// link opens a network to a target, on all addresses as [startAPIWith] does.
+func (s *system) link(target string, d link.Distance) *link.Proxy {
+	s.t.Helper()
+	p, err := link.Listen(":0", target)
+	must(s.t, err)
+	s.t.Cleanup(p.Close)
+	p.Move(d)
+	return p
+}
+
+// reached is where containers reach a proxy.
+func (d *distant) reached(p *link.Proxy) string {
+	d.t.Helper()
+	_, port, err := net.SplitHostPort(p.Address())
+	must(d.t, err)
+	return net.JoinHostPort(host, port)
+}
+
+// startWorker starts a replica that trusts the stand-in. The file of its certificate must be put
+// into the container, whose root is not read-only for that.
+func (d *distant) startWorker() {
+	d.t.Helper()
+	d.workers = append(d.workers, runNode(d.t, d.images.worker,
+		network.WithNetwork(nil, d.network),
+		testcontainers.WithEnv(map[string]string{
+			"NATS_URL":                "nats://" + d.reached(d.toNATS),
+			"USERPILOT_API_KEY":       apiKey,
+			"USERPILOT_ENDPOINT":      "https://" + d.reached(d.toAPI),
+			"IDENTIFY_ALLOW_ENDPOINT": host,
+			"IDENTIFY_RATE":           fmt.Sprintf("%d/%v", limitCalls, limitWindow),
+			"IDENTIFY_LISTEN":         ":8080",
+			"IDENTIFY_LOG_LEVEL":      "debug",
+			"SSL_CERT_FILE":           "/trusted.pem",
+		}),
+		testcontainers.WithCmd("work"),
+		testcontainers.WithFiles(testcontainers.ContainerFile{Reader: bytes.NewReader(d.trusted), ContainerFilePath: "/trusted.pem", FileMode: 0o644}),
+		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) {
+			confine(c)
+			c.ReadonlyRootfs = false
+			c.ExtraHosts = append(c.ExtraHosts, host+":host-gateway")
+		}),
+		testcontainers.WithExposedPorts("8080/tcp"),
+		testcontainers.WithWaitStrategy(wait.ForHTTP("/readyz").WithPort("8080/tcp").WithPollInterval(50*time.Millisecond)),
+	))
+}
+
+// callsAt blocks until the n-th call, and returns when it came.
+func (d *distant) callsAt(n int) time.Time {
+	d.t.Helper()
+	within(d.t, 40*time.Second, fmt.Sprintf("call %d", n), func() bool { return d.api.Stats().Calls >= n })
+	return d.api.Calls()[n-1].Time
+}
