@@ -3,6 +3,7 @@ package queue
 import (
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 )
 
@@ -81,13 +82,15 @@ func (h *holdings) held(partition string) bool {
 
 // partitions lists what is claimed, in the order of all.
 func (h *holdings) partitions() []string {
-	held := []string{}
-	for _, p := range h.topology.partitions() {
-		if h.held(p) {
-			held = append(held, p)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	claimed := map[string]bool{}
+	for _, t := range h.tenures {
+		for _, c := range t.claims {
+			claimed[c.partition] = true
 		}
 	}
-	return held
+	return slices.DeleteFunc(h.topology.partitions(), func(p string) bool { return !claimed[p] })
 }
 
 // reserved counts the partitions of all claims.
