@@ -65,7 +65,10 @@ func TestReachIsInItsLane(t *testing.T) {
 		}
 		last := tell(t, q, nc, victim)
 		leaveMerged(t, q, nc, victim, last)
-		w := idle(t, Config{Queue: q})
+		w, err := New(Config{Queue: q, Client: caller{}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		h := slowReader{w, last, make(chan struct{}), make(chan struct{})}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

@@ -24,7 +24,7 @@ func (c remote) String() string {
 	if c.alone {
 		merging = "alone"
 	}
-	return fmt.Sprintf("%d/nats %v/setup %v/%s/%s", c.replicas, c.nats, c.setup, c.rate, merging)
+	return fmt.Sprintf("%d nats %v setup %v %d in %v %s", c.replicas, c.nats, c.setup, c.rate.Calls, c.rate.Window, merging)
 }
 
 // share is how much of the limit must be used.

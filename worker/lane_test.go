@@ -23,10 +23,7 @@ func (caller) Attempt(context.Context, userpilot.Call) (int, error) { return 202
 
 // idle is a worker that does not run.
 func idle(t interface{ Fatal(...any) }, c Config) *Worker {
-	if c.Queue == nil {
-		c.Queue = &queue.Queue{}
-	}
-	c.Client = caller{}
+	c.Queue, c.Client = &queue.Queue{}, caller{}
 	w, err := New(c)
 	if err != nil {
 		t.Fatal(err)
