@@ -80,14 +80,16 @@ func (w *Worker) look(now time.Time) (found bool, next time.Time, changed <-chan
 }
 
 // ahead is how many calls may be without their tokens at the same time: one that waits for the next
-// token, and as many as become due while one is prepared. More would hold less than they could: what
-// arrives for a user after the call was begun goes with the next one.
+// token, and half as many again as become due while one is prepared, since neither takes the same time
+// each time. More would hold less than they could: what arrives for a user after the call was begun
+// goes with the next one.
 func (w *Worker) ahead() int {
 	interval := w.limiter.Interval()
 	if interval == 0 {
 		return w.config.Concurrency
 	}
-	return 1 + int(min((w.lead+interval/2)/interval, time.Duration(w.config.Concurrency)))
+	due := 1.5 * w.lead.Seconds() / interval.Seconds()
+	return 1 + int(min(due+0.9, float64(w.config.Concurrency)))
 }
 
 // pop takes the next lane and begins its call. It returns nil if the gate has closed since, or no

@@ -65,7 +65,7 @@ func (w *Worker) start(c *call, lead time.Duration) error {
 		c.begun = true
 		w.pending--
 		w.sending.add(1, now)
-		w.lead = max(lead, w.lead-w.lead/16)
+		w.lead = max(lead, w.lead-w.lead/128)
 		w.wakeUp()
 	}
 	c.asked = now
