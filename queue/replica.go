@@ -38,7 +38,10 @@ type Report struct {
 	Stall       string    `json:"stall,omitempty"`
 	StallDetail string    `json:"stall_detail,omitempty"`
 	StallSince  time.Time `json:"stall_since,omitzero"`
-	Recent      Recent    `json:"recent,omitzero"`
+	// Advice is what should be changed so that the replica gets all that the limit allows. Empty if
+	// nothing is in its way.
+	Advice string `json:"advice,omitempty"`
+	Recent Recent `json:"recent,omitzero"`
 }
 
 // Recent counts what a replica did in the last Span, which is about a minute, or less if it
@@ -65,7 +68,7 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	}
 	r.ID, r.Heard = id, written
 	// Whoever may write into the bucket must not write onto an operator's terminal.
-	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail} {
+	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail, &r.Advice} {
 		*text = clean(*text)
 	}
 	for i, p := range r.Partitions {

@@ -19,6 +19,8 @@ type limiter interface {
 	Interval() time.Duration
 	// Trouble is why there are no tokens now, fit for a log, or empty.
 	Trouble() string
+	// Advice is what operators should change to get all of the limit, or empty.
+	Advice() string
 	// Lost counts the tokens that were there and that nobody could use in time.
 	Lost() uint64
 	// Close gives back what is left, and blocks no longer than ctx.
@@ -55,6 +57,9 @@ func (b bucket) Interval() time.Duration {
 // Trouble implements limiter.
 func (bucket) Trouble() string { return "" }
 
+// Advice implements limiter.
+func (bucket) Advice() string { return "" }
+
 // Lost implements limiter.
 func (bucket) Lost() uint64 { return 0 }
 
@@ -74,6 +79,9 @@ func (unlimited) Interval() time.Duration { return 0 }
 
 // Trouble implements limiter.
 func (unlimited) Trouble() string { return "" }
+
+// Advice implements limiter.
+func (unlimited) Advice() string { return "" }
 
 // Lost implements limiter.
 func (unlimited) Lost() uint64 { return 0 }

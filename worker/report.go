@@ -19,7 +19,7 @@ func (w *Worker) report() queue.Report {
 	w.mu.Unlock()
 	return queue.Report{
 		Key: w.config.Key(), Hold: s.Hold, HoldSince: s.HoldSince, OutageSince: s.OutageSince,
-		Stall: s.Stall, StallDetail: s.StallDetail, StallSince: s.StallSince,
+		Advice: w.limiter.Advice(), Stall: s.Stall, StallDetail: s.StallDetail, StallSince: s.StallSince,
 		Recent: queue.Recent{
 			Span:      recent.span,
 			Delivered: recent.delivered, Merged: recent.merged, Dead: recent.dead, Calls: recent.calls,

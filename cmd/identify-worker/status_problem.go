@@ -52,6 +52,9 @@ func problems(s *queue.Status) []problem {
 			add("silent", "the replica %s was last heard of %s ago, and is replaced after %s", replicaName(r), age(silent), r.TTL)
 		}
 	}
+	for _, advice := range distinct(s.Replicas, func(r queue.Replica) string { return r.Advice }) {
+		add("far", "%s", advice)
+	}
 	if values := distinct(s.Replicas, rateOf); len(values) > 1 {
 		add("rates_differ", "the replicas have different rates: %s. The lowest holds for all", strings.Join(values, ", "))
 	}

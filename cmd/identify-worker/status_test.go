@@ -59,6 +59,7 @@ func TestProblems(t *testing.T) {
 		"a standstill": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) {
 			r.Stall, r.StallDetail, r.StallSince = "token", "the server's clock is unknown", now.Add(-time.Minute)
 		})}}, "stalled", "1 replica of 2: no call was made for 1m0s, although there is work and calls are allowed: the rate ledger gives no slot: the server's clock is unknown"},
+		"a distance":         {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Advice = "NATS answers after 2s" })}}, "far", "NATS answers after 2s (1)"},
 		"of a later version": {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Stall, r.StallSince = "moon", now })}}, "stalled", "are allowed: moon"},
 		"a pause":            {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "quiet", "20s are left"},
 		"closed":             {queue.Status{Replicas: []queue.Replica{well}, Counts: queue.Counts{Paused: true}}, "publishing_closed", "setup --update"},
