@@ -169,9 +169,10 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	defer w.wakeUp()
 	failure, _ := errors.AsType[*userpilot.Failure](err)
 	switch {
-	case failure != nil && failure.Unconnected:
+	case v == notSent:
+	case unmade(err) != "":
 		w.unconnected = failure.Error()
-	case v != notSent:
+	default:
 		w.moved, w.unconnected = now, ""
 	}
 	switch v {
@@ -263,8 +264,8 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 	if f.Sent {
 		l.reach = max(l.reach, c.last())
 	}
-	// Without a connection the event was not tried: that is a sign of an outage, and no attempt.
-	if w.gate.failed(l, c.probe, now) && !f.Unconnected {
+	// An event that was not sent was not tried: that is a sign of an outage, and no attempt.
+	if w.gate.failed(l, c.probe, now) && (f.Sent || f.Status != 0) {
 		l.attempts++
 		if l.attempts >= w.config.MaxAttempts {
 			w.spent(c, f)
