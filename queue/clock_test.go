@@ -78,8 +78,8 @@ func TestClockNarrows(t *testing.T) {
 			drift := time.Duration(float64(time.Since(at)) * 50e-6)
 			c.take(reading{server: made.Add(time.Since(begun) - drift), got: time.Now(), wall: time.Now().Round(0), trip: ms})
 			m, ok := c.exact()
-			true := begun.Add(drift)
-			if late := m.local(made).Sub(true); !ok || late > m.late || -late > m.early {
+			truly := begun.Add(drift)
+			if late := m.local(made).Sub(truly); !ok || late > m.late || -late > m.early {
 				t.Fatalf("after %v: %v late, known from %v to %v", time.Since(at), late, m.late, -m.early)
 			}
 			time.Sleep(clockAge)

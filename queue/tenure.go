@@ -107,7 +107,7 @@ func (t *tenure) consume(h Handler) {
 		case now := <-look.C:
 			err = p.check(now)
 		case m := <-p.messages:
-			event := false
+			var event bool
 			if event, err = p.take(m); event {
 				t.deliver(h, m)
 			}

@@ -43,7 +43,8 @@ func newNetwork(t *testing.T, setup time.Duration, server *http.Server) (*networ
 		}
 		_ = server.Close()
 	})
-	return n, n.client(t, "http")
+	client := n.client(t, "http")
+	return n, client
 }
 
 func (n *network) client(t *testing.T, scheme string) *userpilot.Client {

@@ -37,8 +37,9 @@ func distanceFaults() []distanceFault {
 func (r *round) remove(ctx context.Context, random *rand.Rand) {
 	k := distanceFaults()[random.IntN(len(distanceFaults()))]
 	d, setUp := between(random, 20*time.Millisecond, 300*time.Millisecond), between(random, 50*time.Millisecond, 400*time.Millisecond)
-	whom, number := []*replica{r.any(random)}, everyone
-	if number = whom[0].number; random.IntN(3) == 0 {
+	one := r.any(random)
+	whom, number := []*replica{one}, one.number
+	if random.IntN(3) == 0 {
 		whom, number = r.fleet, everyone
 	}
 	what := fmt.Sprintf("%s is %v away", k.name, d.Round(time.Millisecond))
@@ -55,7 +56,7 @@ func (r *round) remove(ctx context.Context, random *rand.Rand) {
 }
 
 // place puts the peers where the round has them.
-func (x *replica) place(a away) {
-	x.nats.Move(a.nats)
-	x.api.Move(a.api)
+func (r *replica) place(a away) {
+	r.nats.Move(a.nats)
+	r.api.Move(a.api)
 }

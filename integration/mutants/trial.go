@@ -48,7 +48,7 @@ func (w *workshop) try(ctx context.Context, m mutant) (fate, string) {
 	if err != nil {
 		return unclear, err.Error()
 	}
-	defer os.RemoveAll(dir) // tests are large
+	defer func() { _ = os.RemoveAll(dir) }() // tests are large
 	flags, err := overlay.Write(w.root, dir, m.edits)
 	if err != nil {
 		return unclear, err.Error()
