@@ -2,8 +2,11 @@ package main
 
 import (
 	"io"
+	"log"
 	"log/slog"
 	"os"
+	"sync"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -22,10 +25,48 @@ func (s *logSettings) logger(w io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(s.level)) // one of the choices
 	options := &slog.HandlerOptions{Level: level}
+	logger := slog.New(slog.NewTextHandler(w, options))
 	if s.format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
+		logger = slog.New(slog.NewJSONHandler(w, options))
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	if w == io.Writer(os.Stderr) { // the process's own, and no test's
+		log.SetOutput(&libraryLog{log: logger})
+	}
+	return logger
+}
+
+// libraryLog takes what libraries write to Go's standard logger. It passes on that something was
+// written, and no text: net/http quotes there what a server sent unasked, which can hold users' data
+// and even the key.
+type libraryLog struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	lines int       // since the last one of ours
+	next  time.Time // when that may be followed by another
+}
+
+// libraryPause is how long nothing is said after a line.
+const libraryPause = time.Minute
+
+// Write implements [io.Writer].
+func (l *libraryLog) Write(p []byte) (int, error) {
+	if lines := l.count(time.Now()); lines > 0 {
+		l.log.Warn("a library reports something, as an answer that was not asked for; its text is not shown, as it may hold users' data", slog.Int("times", lines))
+	}
+	return len(p), nil
+}
+
+// count returns how many lines there were since the last one of ours, if it is time for another.
+func (l *libraryLog) count(now time.Time) (lines int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines++
+	if now.Before(l.next) {
+		return 0
+	}
+	lines, l.lines, l.next = l.lines, 0, now.Add(libraryPause)
+	return lines
 }
 
 // isTerminal reports whether a person looks at w, or types into it.

@@ -89,13 +89,18 @@ func TestBoundedListener(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := pipes(make(chan net.Conn, 10))
 		bounded := newBoundedListener(all, 2)
-		server := newServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		release := make(chan struct{})
+		server := newServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/busy" {
+				<-release
+			}
+		}))
 		done := make(chan struct{})
 		go func() { defer close(done); _ = server.Serve(bounded) }()
 
-		answered := func(conn net.Conn) bool {
+		ask := func(conn net.Conn, path string) bool {
 			_ = conn.SetDeadline(time.Now().Add(time.Second))
-			if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+			if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
 				return false
 			}
 			answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
@@ -104,22 +109,72 @@ func TestBoundedListener(t *testing.T) {
 			}
 			return err == nil
 		}
-		first, second, third := all.dial(), all.dial(), all.dial()
-		if !answered(first) || !answered(second) || answered(third) {
+		first, second := all.dial(), all.dial()
+		if !ask(first, "/") || !ask(second, "/") {
 			t.Error("not two at once")
 		}
-		_ = first.Close()
+		time.Sleep(time.Millisecond)
+		if third := all.dial(); !ask(third, "/") {
+			t.Error("a third is not served although the others are idle")
+		}
+		if ask(first, "/") || !ask(second, "/") {
+			t.Error("not the one that was idle for longest was closed")
+		}
+		silent := all.dial() // in the third one's place
 		synctest.Wait()
-		if !answered(third) {
-			t.Error("the third is not served although the first has gone")
+		busy := all.dial() // and that in the silent one's, or the second's
+		go ask(busy, "/busy")
+		other := all.dial()
+		go ask(other, "/busy")
+		synctest.Wait()
+		if late := all.dial(); ask(late, "/") {
+			t.Error("one more is served while two requests are under way")
 		}
-		if fourth := all.dial(); answered(fourth) {
-			t.Error("a fourth is served while two are open")
+		close(release)
+		for _, conn := range []net.Conn{first, second, silent, busy, other} {
+			_ = conn.Close()
 		}
-		_ = second.Close()
-		_ = third.Close()
-		_ = server.Close()
 		close(all)
+		_ = server.Close()
+		<-done
+	})
+}
+
+// Any number of clients that are silent, or have asked and stay, leave a probe its answer.
+func TestIdleConnectionsBlindNoProbe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all := pipes(make(chan net.Conn))
+		server := newServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		bounded := newBoundedListener(all, maxConnections)
+		done := make(chan struct{})
+		go func() { defer close(done); _ = server.Serve(bounded) }()
+		var open []net.Conn
+		for i := range 3 * maxConnections {
+			conn := all.dial()
+			open = append(open, conn)
+			if i%2 == 0 {
+				go func() {
+					_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+					_, _ = io.Copy(io.Discard, conn)
+				}()
+			}
+		}
+		synctest.Wait()
+		begun := time.Now()
+		probe := all.dial()
+		_, err := io.WriteString(probe, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+		if err == nil {
+			_, err = http.ReadResponse(bufio.NewReader(probe), nil)
+		}
+		if err != nil || time.Since(begun) > time.Second {
+			t.Errorf("the probe has its answer after %v: %v", time.Since(begun), err)
+		}
+		for _, conn := range append(open, probe) {
+			_ = conn.Close()
+		}
+		close(all)
+		_ = server.Close()
 		<-done
 	})
 }
