@@ -88,3 +88,18 @@ func isPlain(reply string) bool {
 	}
 	return true
 }
+
+// The header of a message that came with a body is not kept with it.
+func TestBodyAlone(t *testing.T) {
+	t.Parallel()
+	buffer := []byte("header, body")
+	for _, m := range []*nats.Msg{{Data: buffer[8:], Header: nats.Header{"A": {"b"}}}, {Data: buffer[8:]}} {
+		body := bodyOf(m)
+		if string(body) != "body" {
+			t.Errorf("%q", body)
+		}
+		if shared := &body[0] == &buffer[8]; shared != (len(m.Header) == 0) {
+			t.Errorf("in the message's buffer: %v", shared)
+		}
+	}
+}

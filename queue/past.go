@@ -66,6 +66,18 @@ func readPast(h nats.Header) *Past {
 	return p
 }
 
+// Size is about how much memory it takes; 0 for nil.
+func (p *Past) Size() int {
+	if p == nil {
+		return 0
+	}
+	size := 256 + len(p.Run)
+	for _, line := range p.History {
+		size += len(line)
+	}
+	return size
+}
+
 // header is what readPast reads.
 func (p *Past) header() nats.Header {
 	h := nats.Header{}

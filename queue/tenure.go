@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -148,7 +149,16 @@ func (t *tenure) deliver(h Handler, m *nats.Msg) {
 		}
 	}
 	t.next++
-	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: m.Data, Past: readPast(m.Header), Trace: readTrace(m.Header), reply: m.Reply})
+	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: bodyOf(m), Past: readPast(m.Header), Trace: readTrace(m.Header), reply: m.Reply})
+}
+
+// bodyOf is what the publisher sent, without what is around it. nats.go reads a message's header and
+// body into one buffer: a part of that would keep all of it in memory, of which nobody counts the header.
+func bodyOf(m *nats.Msg) []byte {
+	if len(m.Header) == 0 {
+		return m.Data
+	}
+	return bytes.Clone(m.Data)
 }
 
 // watch fails the claims when their membership lapses, the connection is another one or a

@@ -27,6 +27,9 @@ func (w *Worker) buryHead(l *lane) {
 	w.mu.Unlock()
 	active, begun, first := p.claim.Active(), time.Now(), false
 	err := active.Err()
+	if err == nil && x.isStripped() {
+		x.delivery.Body, err = p.claim.Load(active, x.delivery)
+	}
 	if err == nil {
 		err = p.claim.Bury(active, x.delivery, x.body(), *x.death)
 	}
@@ -49,6 +52,11 @@ func (w *Worker) buryHead(l *lane) {
 	if active.Err() == nil {
 		w.metrics.unburied.Inc()
 		w.dead.report(w.log, err)
+	}
+	if w.memory.used > w.memory.limit/2 { // the living need it
+		before := l.bytes
+		l.strip()
+		w.memory.add(l.bytes - before)
 	}
 	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
 }

@@ -282,6 +282,35 @@ func TestDeadLetterStreamFull(t *testing.T) {
 	})
 }
 
+// While dead letters cannot be stored, their bodies do not hold the memory that the living need. They
+// are read again when they can be stored, and are what they were.
+func TestDeadLetterStreamFullLeavesRoom(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+		s.limitDeadLetters(1)
+		r := s.start(func(c *worker.Config) { c.Memory = 4 << 20 })
+		filler := strings.Repeat("x", 400<<10)
+		const bad = 40 // of which ten fill the memory
+		for i := range bad {
+			s.publish(fmt.Sprintf("bad%d", i), fmt.Sprintf(`,"bad":1,"f":%q`, filler))
+		}
+		s.publish("good", "")
+		s.awaitNewest("good")
+		s.limitDeadLetters(-1)
+		s.drain(5 * time.Minute)
+		r.stop()
+		s.ledger.check(s)
+		for _, m := range s.dead() {
+			if len(m.Data) < len(filler) {
+				t.Errorf("a dead letter of %d bytes", len(m.Data))
+			}
+		}
+		if n := len(s.dead()); n != bad {
+			t.Errorf("%d dead letters", n)
+		}
+	})
+}
+
 // A dead letter tells all that is known, and holds the original bytes.
 func TestDeadLetterHeaders(t *testing.T) {
 	t.Parallel()

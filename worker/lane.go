@@ -39,7 +39,9 @@ type waiting struct {
 func (x *waiting) inMemory() bool { return x.event != nil || x.death != nil }
 
 // stub is what it costs in memory without its body.
-func (x *waiting) stub() int64 { return stubBytes + int64(x.delivery.Trace.Size()) }
+func (x *waiting) stub() int64 {
+	return stubBytes + int64(x.delivery.Trace.Size()+x.delivery.Past.Size())
+}
 
 // What an event costs in memory, besides its body: in the lane, and while it is loaded.
 const (
@@ -175,6 +177,19 @@ func (l *lane) shrink(keep int64) {
 		l.newer, l.cleared = nil, 0 // what is left to say of these is gone with their bodies
 	}
 }
+
+// strip lets go of the body of a dead head, whose death is known: it is read again to be buried.
+func (l *lane) strip() {
+	l.shrink(0)
+	x := l.head()
+	size := int64(x.size())
+	x.event, x.rest, x.delivery.Body = nil, nil, nil
+	l.bytes -= size
+	l.bodies -= size
+}
+
+// isStripped reports whether a dead event's body must be read again.
+func (x *waiting) isStripped() bool { return x.length > 0 && x.event == nil && x.delivery.Body == nil }
 
 // needsCheck reports whether newer events may have set what the first events set, or must be told
 // what these set.
