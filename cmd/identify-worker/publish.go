@@ -72,7 +72,7 @@ type publishSettings struct {
 }
 
 func (p *program) runPublish(ctx context.Context, s *publishSettings, files []string, log *slog.Logger) error {
-	in, err := p.openInputs(s, files)
+	in, err := p.openInputs(ctx, s, files)
 	if err != nil {
 		return err
 	}

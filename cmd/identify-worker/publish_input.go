@@ -22,7 +22,7 @@ type position struct {
 	line int
 }
 
-func (p position) String() string { return fmt.Sprintf("%s:%d", p.file, p.line) }
+func (p position) String() string { return fmt.Sprintf("%s:%d", visible(p.file, maxShownText), p.line) }
 
 // record is one event of the input, or what is wrong with it.
 type record struct {
@@ -59,13 +59,13 @@ type input struct {
 const stdinName = "standard input"
 
 // openInputs opens all files before anything is published.
-func (p *program) openInputs(s *publishSettings, names []string) (*inputs, error) {
+func (p *program) openInputs(ctx context.Context, s *publishSettings, names []string) (*inputs, error) {
 	in := &inputs{records: make(chan record, 256), stop: make(chan struct{})}
 	if len(names) == 0 {
 		names = []string{"-"}
 	}
 	for _, name := range names {
-		if err := in.open(p, s.format, name); err != nil {
+		if err := in.open(ctx, p, s.format, name); err != nil {
 			in.close()
 			return nil, err
 		}
@@ -77,7 +77,7 @@ func (p *program) openInputs(s *publishSettings, names []string) (*inputs, error
 	return in, nil
 }
 
-func (in *inputs) open(p *program, format, name string) error {
+func (in *inputs) open(ctx context.Context, p *program, format, name string) error {
 	if format == "auto" {
 		format = "ndjson"
 		if strings.EqualFold(filepath.Ext(name), ".csv") {
@@ -89,7 +89,7 @@ func (in *inputs) open(p *program, format, name string) error {
 		in.files = append(in.files, input{stdinName, p.stdin, func() error { return nil }, format})
 		return nil
 	}
-	f, err := os.Open(name)
+	f, err := openFile(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -106,6 +106,26 @@ func (in *inputs) open(p *program, format, name string) error {
 		in.size += info.Size()
 	}
 	return nil
+}
+
+// openFile opens a file to read it, or gives up when ctx ends: a named pipe that nobody writes is not
+// open before somebody does.
+func openFile(ctx context.Context, name string) (*os.File, error) {
+	type opened struct {
+		*os.File
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		f, err := os.Open(name)
+		done <- opened{f, err}
+	}()
+	select {
+	case o := <-done:
+		return o.File, o.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s: %w before it could be opened", visible(name, maxShownText), context.Cause(ctx))
+	}
 }
 
 // next returns the next record, until there is none or ctx ends.

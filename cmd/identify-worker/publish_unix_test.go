@@ -1,0 +1,40 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A named pipe that nobody writes does not keep publish from ending by a signal.
+func TestPublishFromPipeEnds(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "events\x1b[2J.ndjson")
+	if err := syscall.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := (&program{}).openInputs(ctx, &publishSettings{format: "auto"}, []string{name})
+		failed <- err
+	}()
+	select {
+	case err := <-failed:
+		if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("%q", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("still opening a pipe that nobody writes")
+	}
+	if at := (position{name, 3}).String(); strings.Contains(at, "\x1b") || !strings.HasSuffix(at, ".ndjson:3") {
+		t.Errorf("a place is %q", at)
+	}
+}
