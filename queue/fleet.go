@@ -462,6 +462,11 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	for _, c := range t.claims {
+		if c.journal.damage != nil {
+			f.m.log.Error(c.journal.damage.Error())
+		}
+	}
 	t.settler, err = f.q.newSettler(t.active, t.fail)
 	return err
 }

@@ -27,6 +27,8 @@ type journal struct {
 	key     string
 	created time.Time // of the work stream: a stream made anew has other sequences
 
+	damage error // what was wrong with the record; nil as a rule
+
 	writing chan struct{} // holds one token; a mutex that a context can interrupt
 
 	mu       sync.Mutex
@@ -43,7 +45,9 @@ type journalRecord struct {
 }
 
 // openJournal reads what the partition's last holder left. first is the oldest event in the
-// stream: calls that held only older ones are settled, and forgotten here.
+// stream: calls that held only older ones are settled, and forgotten here. A record that is damaged is
+// told and begun anew: a partition that nobody could ever claim again would be worse than a merged
+// call that is repeated in part.
 func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, created time.Time, first uint64) (*journal, error) {
 	j := &journal{kv: kv, key: "merge." + partition, created: created, writing: make(chan struct{}, 1), open: map[string]uint64{}}
 	entry, err := kv.Get(ctx, j.key)
@@ -56,7 +60,8 @@ func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, c
 	j.revision = entry.Revision()
 	var record journalRecord
 	if err := json.Unmarshal(entry.Value(), &record); err != nil {
-		return nil, fmt.Errorf("read the record of merged calls in %s: %w", j.key, err)
+		j.damage = fmt.Errorf("the record of merged calls in the key %s of bucket %s is damaged, it is begun anew: what the last holder had under way may be repeated in part", j.key, kv.Bucket())
+		return j, nil
 	}
 	if record.Stream.Equal(created) && record.Open != nil {
 		j.open = record.Open

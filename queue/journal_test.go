@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 )
 
 var made = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
@@ -125,14 +126,43 @@ func TestJournalDamaged(t *testing.T) {
 		kv := s.bucket(s.queue(nil))
 		_, err := kv.PutString(t.Context(), "merge.3", `{"stream":"secret`)
 		s.must(err)
-		if _, err := openJournal(t.Context(), kv, "3", made, 0); err == nil || !strings.Contains(err.Error(), "merge.3") || strings.Contains(err.Error(), "secret") {
-			t.Errorf("got %v", err)
+		j := s.journal(kv, made)
+		if j.damage == nil || !strings.Contains(j.damage.Error(), "merge.3") || strings.Contains(j.damage.Error(), "secret") {
+			t.Errorf("got %v", j.damage)
 		}
-		s.must(kv.Delete(t.Context(), "merge.3"))
-		s.must(s.journal(kv, made).begin(t.Context(), "ann", 5))
-		if s.journal(kv, made).reach("ann") != 5 {
-			t.Error("nothing is recorded after the key was deleted")
+		s.must(j.begin(t.Context(), "ann", 5))
+		if again := s.journal(kv, made); again.damage != nil || again.reach("ann") != 5 {
+			t.Errorf("written anew: %v", again.damage)
 		}
+	})
+}
+
+// Whoever may only publish can let the server write its acknowledgement into any key, by the reply
+// subject. That makes no partition unclaimable, and no member.
+func TestAcknowledgementsAsRecords(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		plant := func(key string) {
+			s.must(q.nc.PublishRequest(q.topology.Subject("ann"), q.topology.keySubject(key), []byte(`{"user_id":"ann"}`)))
+		}
+		for _, p := range q.topology.partitions() {
+			plant("merge." + p)
+		}
+		for range 5 {
+			plant(memberKey + nuid.Next())
+		}
+		for i := range shards {
+			plant(shardKey(i))
+		}
+		s.await(time.Minute, "planted", func() bool {
+			return s.info(q, "KV_"+q.topology.Bucket()).State.Msgs >= uint64(len(q.topology.partitions())+5+shards)
+		})
+		r := s.replica(MemberConfig{})
+		s.await(15*time.Second, "all claimed", func() bool { return r.Held() == len(q.topology.partitions()) })
+		if n := strings.Count(s.log(), "record of merged calls in the key merge."); n != len(q.topology.partitions()) {
+			t.Errorf("told of %d damaged records\n%s", n, s.log())
+		}
+		s.must(r.stop())
 	})
 }
 

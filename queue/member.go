@@ -61,6 +61,9 @@ const (
 // server removes it after its TTL; but after a crash a server has been seen to keep such a key
 // for ever, and with it the partitions of the dead.
 func (r Replica) lifetime() time.Time {
+	if r.stray {
+		return time.Time{}
+	}
 	ttl := r.TTL
 	if ttl <= 0 || ttl > maxMemberTTL {
 		ttl = maxMemberTTL

@@ -21,6 +21,8 @@ type Replica struct {
 
 	Partitions []string `json:"partitions"` // that it has claimed
 	Report
+
+	stray bool // the key holds something else than a replica
 }
 
 // Report is what a replica tells of its work. It gives times by its own clock; in a [Replica]
@@ -56,15 +58,20 @@ type Recent struct {
 }
 
 // readReplica reads what a member's key held when it was written. What cannot be read, as it is
-// damaged or of another version, is a replica that tells nothing but how long it lives.
+// damaged or of another version, is a replica that tells nothing but how long it lives. JSON that does not
+// even tell that is no replica's: the server writes its acknowledgement into any key for who publishes
+// with that as the reply subject.
 func readReplica(id string, value []byte, written time.Time) Replica {
 	var r Replica
 	if err := json.Unmarshal(value, &r); err != nil {
-		var least struct {
-			TTL time.Duration `json:"ttl"`
-		}
-		_ = json.Unmarshal(value, &least)
-		r = Replica{TTL: least.TTL}
+		r = Replica{}
+	}
+	var least struct {
+		TTL *time.Duration `json:"ttl"`
+	}
+	r.stray = json.Unmarshal(value, &least) == nil && least.TTL == nil
+	if least.TTL != nil {
+		r.TTL = *least.TTL
 	}
 	r.ID, r.Heard = id, written
 	// Whoever may write into the bucket must not write onto an operator's terminal.
