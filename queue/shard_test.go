@@ -67,7 +67,8 @@ func callShard(i int, owners []*Ledger, begun time.Time, seed *rand.Rand, change
 		drafted.reserve(i, at)
 		b := drafted.round.bookings[0]
 		l.shards[i], record = shard{record: b.record, next: b.next, seen: now}, b.record
-		late := []time.Duration{0, p.late / 2, p.late}[seed.IntN(3)]
+		most := b.slots[0].until.Sub(at) // the slot itself says how late its call may be
+		late := []time.Duration{0, most / 2, most}[seed.IntN(3)]
 		calls = append(calls, at.Add(late).Sub(begun))
 		now = latest(now, at)
 	}
