@@ -52,7 +52,7 @@ func eventMutants() []mutant {
 		{
 			"an event whose publisher wrote a status into it is taken for the server's word", "nothing accepted is lost",
 			[]edit{{"queue/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && m.Header.Get(\"Status\") == \"\" {"}},
-			"queue", "TestEventThatLooksLikeAStatus",
+			"queue", "TestEventThatLooksLikeAStatus/time-out",
 		},
 		{
 			"a pull without heartbeats goes on", "nobody waits for ever",
@@ -104,7 +104,7 @@ func clockMutants() []mutant {
 		{
 			"a step of the server's clock is not waited for", promise,
 			[]edit{{"queue/shard.go", "l.pace.foreign) + step", "l.pace.foreign) + 0*step"}},
-			"queue", "TestLedgerWhenTheServersClockIsSet/a_little_ahead",
+			"queue", "TestShardOfAnOwnerBeforeAStep",
 		},
 		{
 			"a clock is believed that stood still while the machine slept", promise,

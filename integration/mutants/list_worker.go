@@ -60,7 +60,7 @@ func callMutants() []mutant {
 		},
 		{
 			"a standstill is never noticed", "a worker that stands still says why",
-			[]edit{{"worker/stall.go", "if now.Sub(w.moved) < patience {", "if true {"}},
+			[]edit{{"worker/stall.go", "if now.Sub(w.moved) < patience {", "if now.Sub(w.moved) < patience || true {"}},
 			"worker", "TestStall",
 		},
 	}
