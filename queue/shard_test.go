@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -23,14 +24,14 @@ func TestShardsHoldInEveryWindow(t *testing.T) {
 		begun := time.Now()
 		owners := make([]*Ledger, rapid.IntRange(1, 4).Draw(t, "owners"))
 		for k := range owners {
-			trip := time.Duration(rapid.Int64Range(0, int64(2*r.Window)).Draw(t, "trip"))
-			early := rapid.SampledFrom([]time.Duration{0, p.foreign / 2}).Draw(t, "early")
-			off := time.Duration(rapid.Int64Range(-int64(early), int64(trip)).Draw(t, "off"))
+			trip := amongst(t, "trip", 0, 2*r.Window)
+			early := rapid.SampledFrom([]time.Duration{0, p.foreign / 2, r.Window / 4}).Draw(t, "early")
+			off := amongst(t, "off", -early, trip)
 			owners[k] = &Ledger{id: string(rune('a' + k)), q: &Queue{}, rate: r, own: p, pace: p}
 			owners[k].q.clock.mapping = mapping{here: begun.Add(off), there: made, late: trip, early: early}
 		}
 		seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-		change := rapid.Float64Range(0, 1).Draw(t, "how often the owner changes")
+		change := rapid.SampledFrom([]float64{0.1, 0.5, 1}).Draw(t, "how often the owner changes")
 		idle := rapid.Float64Range(0, 0.3).Draw(t, "how often it rests")
 		var calls []time.Duration
 		for i := range shards {
@@ -40,6 +41,12 @@ func TestShardsHoldInEveryWindow(t *testing.T) {
 			t.Fatalf("%d calls in a window of %s", most, r)
 		}
 	})
+}
+
+// amongst draws a time, as often as not one of the extremes: at those it is that limits break.
+func amongst(t *rapid.T, name string, least, most time.Duration) time.Duration {
+	between := rapid.Map(rapid.Int64Range(int64(least), int64(most)), func(d int64) time.Duration { return time.Duration(d) })
+	return rapid.OneOf(rapid.Just(least), rapid.Just(most), between).Draw(t, name)
 }
 
 // callShard is when calls begin on one shard, whose owner changes.
@@ -67,7 +74,8 @@ func callShard(i int, owners []*Ledger, begun time.Time, seed *rand.Rand, change
 		drafted.reserve(i, at)
 		b := drafted.round.bookings[0]
 		l.shards[i], record = shard{record: b.record, next: b.next, seen: now}, b.record
-		late := []time.Duration{0, p.late / 2, p.late}[seed.IntN(3)]
+		most := b.slots[0].until.Sub(at) // the slot itself says how late its call may be
+		late := []time.Duration{0, most / 2, most}[seed.IntN(3)]
 		calls = append(calls, at.Add(late).Sub(begun))
 		now = latest(now, at)
 	}
@@ -138,12 +146,42 @@ func TestLedgerWhenTheServersClockIsSet(t *testing.T) {
 	}
 }
 
+// Who takes a shard over after the server's clock was set ahead waits for an owner who has not noticed:
+// that one's record is by the clock as it was. For a window, and not for ever.
+func TestShardOfAnOwnerBeforeAStep(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const step = 400 * time.Millisecond
+		l := &Ledger{q: &Queue{}, pace: Rate{600, time.Minute}.pace(0)}
+		c := &l.q.clock
+		read := func(server time.Time) {
+			c.take(reading{server: server, got: time.Now(), wall: time.Now().Round(0), trip: time.Millisecond})
+		}
+		read(made)
+		time.Sleep(clockAge)
+		m, _ := c.exact()
+		next := time.Now().Add(time.Second)
+		l.shards[0].record = shardRecord{Next: m.server(next), Owner: "another", Uncertainty: m.late}
+		usual := l.gap(0, m)
+		read(made.Add(clockAge + step))
+		m, _ = c.exact()
+		if early := next.Sub(l.start(0, m)); early > 0 {
+			t.Errorf("the shard is used %v before it is free", early)
+		}
+		time.Sleep(l.pace.span() + 2*clockAge + time.Second)
+		if gap := l.gap(0, m); gap != usual {
+			t.Errorf("the gap is %v for ever, was %v", gap, usual)
+		}
+	})
+}
+
 // A machine that has slept reads the clock before it reserves anything.
 func TestLedgerAfterSleep(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		l := q.NewLedger(Rate{600, time.Minute}, 0)
 		takes(l, time.Second)
+		time.Sleep(5 * time.Second) // so that there is something to reserve at once
 		q.clock.mu.Lock()
 		q.clock.last.wall = q.clock.last.wall.Add(-time.Minute)
 		q.clock.mu.Unlock()

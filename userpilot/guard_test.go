@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
@@ -77,8 +78,8 @@ func TestGuardRefuses(t *testing.T) {
 
 		guard, asked := allowing(0)
 		attempt := func() *userpilot.Failure {
-			_, err := client.Attempt(t.Context(), userpilot.Call{Body: body, Guard: guard})
-			return failureOf(t, err)
+			_, err := client.Attempt(t.Context(), userpilot.Call{Body: body, Guard: guard, Timeout: 5 * time.Second})
+			return failureOf(t, err) // one that is sent all the same is never answered
 		}
 		f := attempt()
 		if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 1 {
@@ -87,10 +88,10 @@ func TestGuardRefuses(t *testing.T) {
 		guard, asked = allowing(1)
 		f = attempt()
 		if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 2 {
-			t.Errorf("refused at the first byte: %+v, asked %d times", f, asked.Load())
+			t.Fatalf("refused at the first byte: %+v, asked %d times", f, asked.Load())
 		}
 		if got := <-arrived; len(got) != 0 {
-			t.Errorf("%d bytes arrived: %.80q", len(got), got)
+			t.Fatalf("%d bytes arrived: %.80q", len(got), got)
 		}
 	}
 }

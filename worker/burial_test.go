@@ -41,14 +41,13 @@ func TestMemoryAfterLateSettlement(t *testing.T) {
 		rest := stocked(w, w.partition(kept.claim), "v", 4)
 		p := w.partition(given.claim)
 		l := stocked(w, p, "u", 3)
+		p.busy++ // a call
 		revoked := make(chan struct{})
-		w.mu.Lock()
 		go func() { w.Revoke(given.claim); close(revoked) }()
+		synctest.Wait()
+		w.mu.Lock()
 		w.settle(l, []queue.Delivery{given.delivery})
-		for !p.closed { // until Revoke has been there; the settlement takes longer
-			w.mu.Unlock()
-			w.mu.Lock()
-		}
+		p.ended(&p.busy)
 		w.mu.Unlock()
 		<-revoked
 		if w.memory.used != rest.bytes || w.waiting != 4 {

@@ -134,7 +134,7 @@ func (s *sim) publishSteadily(pause, d time.Duration) {
 // has a new event each time the slot has passed meanwhile must be served all the same.
 func TestFarJournal(t *testing.T) {
 	t.Parallel()
-	remote{1, 4 * time.Millisecond, 0, secondly, false}.run(t)
+	remote{1, 6 * time.Millisecond, 0, secondly, false}.run(t)
 }
 
 // Promise: a stop takes less than a second, plus the calls in flight. It waits for none of the bodies

@@ -102,7 +102,9 @@ const (
 func (w *workshop) test(ctx context.Context, program string, m mutant) (output string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit+grace)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "-test.run", m.test, "-test.timeout", limit.String(), "-test.failfast")
+	args := []string{"-test.run", m.test, "-test.timeout", limit.String(), "-test.failfast"}
+	args = append(args, "-rapid.nofailfile") // what rapid finds must not lie in the sources, and help the next run
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.WaitDelay = filepath.Join(w.root, m.pkg), grace
 	text, err := cmd.CombinedOutput()
 	return string(text), errors.Join(err, ctx.Err())

@@ -1,0 +1,149 @@
+package main
+
+// claimMutants let two replicas, or none, hold a partition.
+func claimMutants() []mutant {
+	return []mutant{
+		{
+			"the wall clock is not asked how long a membership is certain", "order for each user",
+			[]edit{{"queue/certainty.go", "return max(now.Sub(t.monotonic), now.Round(0).Sub(t.wall))", "return now.Sub(t.monotonic)"}},
+			"queue", "TestCertainty$",
+		},
+		{
+			"a renewal counts from its answer", "order for each user",
+			[]edit{{"queue/member.go", "m.certainty.renew(begun)", "m.certainty.renew(begun.Add(time.Since(begun)))"}},
+			"queue", "TestCertaintyCountsFromTheRequest",
+		},
+		{
+			"a holder is dead whom the watch does not show", "order for each user",
+			[]edit{{"queue/fleet.go", "return consumer == \"\" || gone[id]", "_, unseen := gone[id]\n\treturn consumer == \"\" || unseen"}},
+			"queue", "TestLivingHolderThatTheWatchDoesNotShow",
+		},
+		{
+			"a stream that is made anew while it is claimed is taken for the old one", "nothing accepted is lost",
+			[]edit{{"queue/fleet.go", "err == nil && !stream.CachedInfo().Created.Equal(created)", "err == nil && stream == nil"}},
+			"queue", "TestStreamMadeAnewWhileItIsClaimed",
+		},
+		{
+			"half a view of the fleet counts", "no window holds more calls than the limit",
+			[]edit{{"queue/roster.go", "if r.whole && !r.known {", "if false {"}},
+			"queue", "TestRosterWhileItListensAnew",
+		},
+		{
+			"who leaves leaves a marker for ever", "the bucket does not grow",
+			[]edit{{"queue/member.go", "\tm.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())\n", ""}},
+			"queue", "TestMembersLeaveNothing",
+		},
+		{
+			"a pause that nobody can have asked for is believed", "a pause silences the fleet",
+			[]edit{{"queue/quiet.go", "if err != nil || until.After(now.Add(maxQuiet)) {", "if err != nil {"}},
+			"queue", "TestQuietFarAhead",
+		},
+	}
+}
+
+// eventMutants lose events between the stream and the worker, or take them for what they are not.
+func eventMutants() []mutant {
+	return []mutant{
+		{
+			"a gap in the consumer's sequence is overlooked", "nothing accepted is lost",
+			[]edit{{"queue/tenure.go", "if at.consumer != t.next || at.deliveries != 1 {", "if at.deliveries != 1 {"}},
+			"queue", "TestGapInTheConsumersSequence",
+		},
+		{
+			"an event whose publisher wrote a status into it is taken for the server's word", "nothing accepted is lost",
+			[]edit{{"queue/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && m.Header.Get(\"Status\") == \"\" {"}},
+			"queue", "TestEventThatLooksLikeAStatus/time-out",
+		},
+		{
+			"a pull without heartbeats goes on", "nobody waits for ever",
+			[]edit{{"queue/pull.go", "if now.Sub(p.at) > 2*pullHeartbeat {", "if false {"}},
+			"queue", "TestPullWithoutHeartbeat",
+		},
+		{
+			"a settlement goes on after its claim", "a hand-over takes less than a second",
+			[]edit{{"queue/settlement.go", "case x.gone == len(x.deliveries), d.active.Err() != nil:", "case x.gone == len(x.deliveries):"}},
+			"queue", "TestDeleterIsCutShort",
+		},
+		{
+			"a merged call that is settled in part is forgotten", "order for each user",
+			[]edit{{"queue/claim.go", "if gone == len(ds) {", "if true {"}},
+			"queue", "TestCutSettlementStaysInTheJournal",
+		},
+		{
+			"an event has arrived before it is in its lane", "order for each user",
+			[]edit{{"queue/tenure.go", "\th.Deliver(c, Delivery{", "\tc.Arrived(at.stream)\n\th.Deliver(c, Delivery{"}},
+			"worker", "TestReachIsInItsLane",
+		},
+		{
+			"a bucket of records that was made anew is not noticed", "a replay never overwrites newer data",
+			[]edit{{"queue/guard.go", "if last.Sequence < g.seen {", "if false {"}},
+			"queue", "TestGuardOfABucketMadeAnew",
+		},
+	}
+}
+
+// clockMutants forget how little a replica knows of the server's clock.
+func clockMutants() []mutant {
+	const promise = "no window holds more calls than the limit"
+	return []mutant{
+		{
+			"who takes a shard over does not wait for the last owner's late calls", promise,
+			[]edit{{"queue/shard.go", "l.shards[i].record.Uncertainty+m.early-l.pace.foreign", "m.early-l.pace.foreign"}},
+			"queue", "TestShardsHoldInEveryWindow",
+		},
+		{
+			"who takes a shard over does not wait for its own early calls", promise,
+			[]edit{{"queue/shard.go", "l.shards[i].record.Uncertainty+m.early-l.pace.foreign", "l.shards[i].record.Uncertainty-l.pace.foreign"}},
+			"queue", "TestShardsHoldInEveryWindow",
+		},
+		{
+			"an owner does not say how late its calls can be", promise,
+			[]edit{{"queue/reserve.go", "Uncertainty: r.clock.late, Rate", "Rate"}},
+			"queue", "TestShardsHoldInEveryWindow",
+		},
+		{
+			"a step of the server's clock is not waited for", promise,
+			[]edit{{"queue/shard.go", "l.pace.foreign) + step", "l.pace.foreign) + 0*step"}},
+			"queue", "TestShardOfAnOwnerBeforeAStep",
+		},
+		{
+			"a clock is believed that stood still while the machine slept", promise,
+			[]edit{
+				{"queue/clock.go", "now.Sub(c.last.got) < worseClockAge && !c.last.slept(now)", "now.Sub(c.last.got) < worseClockAge"},
+			},
+			"queue", "TestLedgerAfterSleep",
+		},
+	}
+}
+
+// ledgerMutants let a fleet call more often than it may.
+func ledgerMutants() []mutant {
+	const promise = "no window holds more calls than the limit"
+	return []mutant{
+		{
+			"a slot is good for longer than the distances allow", promise,
+			[]edit{{"queue/reserve.go", "slotUntil(at.Add(p.pace.late))", "slotUntil(at.Add(2*p.pace.late))"}},
+			"queue", "TestShardsHoldInEveryWindow",
+		},
+		{
+			"the slots of a shard are a window apart, without the lateness", promise,
+			[]edit{{"queue/rate.go", "p.every[i] = r.span()/time.Duration(n) + 1", "p.every[i] = r.Window/time.Duration(n) + 1"}},
+			"queue", "TestShardsHoldInEveryWindow",
+		},
+		{
+			"a shard is written whatever has become of it", promise,
+			[]edit{{"queue/reserve.go", "compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "r.kv.Put(ctx, shardKey(b.shard), value)"}},
+			"queue", "TestLedgersRace",
+		},
+		{
+			"slots are used that another replica was faster to reserve", promise,
+			[]edit{{"queue/ledger.go", "*s = shard{} // also a write", "l.slots = append(l.slots, b.slots...)\n\t\t*s = shard{} // also a write"}},
+			"queue", "TestLedgersRace",
+		},
+		{
+			"slots of a faster pace are kept", promise,
+			[]edit{{"queue/ledger.go", "l.pace, l.slots = now, nil", "l.pace = now"}},
+			"queue", "TestLedgerDropsSlots",
+		},
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+// connectionMutants are the client's.
+func connectionMutants() []mutant {
+	return []mutant{
+		{
+			"a token is taken before there is a connection", "the limit is used",
+			[]edit{{
+				"userpilot/attempt.go", "\tif err := c.pool.reserve(ctx, &call); err != nil {",
+				"\tif err := call.begin(); err != nil {\n\t\treturn 0, &Failure{Err: err}\n\t}\n\tcall.Begin = nil\n\tif err := c.pool.reserve(ctx, &call); err != nil {",
+			}},
+			"userpilot", "TestBeginHasConnection",
+		},
+		{
+			"a transport that never asked is believed to have sent nothing", "order for each user",
+			[]edit{{"userpilot/attempt.go", "!(silent && traced || isDialError(err))", "!(silent || isDialError(err))"}},
+			"userpilot", "TestSentByOtherTransport",
+		},
+		{
+			"a request that its caller has given up is sent", "order for each user",
+			[]edit{{"userpilot/attempt.go", "if !a.stage.CompareAndSwap(waiting, writing) && a.stage.Load() == over {", "if !a.stage.CompareAndSwap(waiting, writing) && false {"}},
+			"userpilot", "TestGivenUp",
+		},
+	}
+}
+
+// callMutants make calls that must not be made, or take them for what they are not.
+func callMutants() []mutant {
+	return []mutant{
+		{
+			"a void slot is not noticed at the first byte", "no window holds more calls than the limit",
+			[]edit{{"worker/call.go", "if c.slot.Void() {", "if false {"}},
+			"worker", "TestSlotIsAskedAtTheFirstByte",
+		},
+		{
+			"an uncertain claim is not noticed at the first byte", "order for each user",
+			[]edit{{"worker/call.go", "if claim.Certain() != nil {", "if false {"}},
+			"worker", "TestClaimIsAskedAtTheFirstByte",
+		},
+		{
+			"a call that the membership's end has cut off is a failure", "an event dies of nobody's failure but Userpilot's",
+			[]edit{{"worker/call.go", "if v != delivered && c.lane.partition.claim.Context().Err() != nil {", "if false {"}},
+			"worker", "TestLapseIsNoFailure",
+		},
+		{
+			"a try without a connection is an attempt", "an event dies of nobody's failure but Userpilot's",
+			[]edit{{"worker/call.go", "if w.gate.failed(l, c.probe, now) && !f.Unconnected {", "if w.gate.failed(l, c.probe, now) {"}},
+			"worker", "TestNoConnectionIsNoAttempt",
+		},
+		{
+			"a merged call has its token before it is recorded", "the limit is used",
+			[]edit{
+				{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim :=", "\tif false {\n\t\tclaim :="},
+				{
+					"worker/call.go", "Begin: func() error { return w.begin(c) },",
+					"Begin: func() error {\n\t\t\tif err := w.begin(c); err != nil || c.n() == 1 {\n\t\t\t\treturn err\n\t\t\t}\n\t\t\treturn claim.BeginMerged(claim.Active(), c.lane.user, c.last())\n\t\t},",
+				},
+			},
+			"worker", "TestFarJournal",
+		},
+		{
+			"a standstill is never noticed", "a worker that stands still says why",
+			[]edit{{"worker/stall.go", "if now.Sub(w.moved) < patience {", "if now.Sub(w.moved) < patience || true {"}},
+			"worker", "TestStall",
+		},
+	}
+}
+
+// handOverMutants let go of a partition too early or too late, or not of all that belongs to it.
+func handOverMutants() []mutant {
+	return []mutant{
+		{
+			"a hand-over does not wait for calls", "order for each user",
+			[]edit{{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.leaving > 0 && lost != nil {"}},
+			"worker", "TestHandOverWaitsForCalls",
+		},
+		{
+			"a hand-over does not wait for settlements", "an event is delivered once where nothing fails",
+			[]edit{{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"}},
+			"worker", "TestHandOverWaitsForSettlements",
+		},
+		{
+			"a dead letter is stored without a claim", "a dead letter is made exactly once",
+			[]edit{{"worker/burial.go", "active, begun, first := p.claim.Active(), time.Now(), false", "active, begun, first := context.Background(), time.Now(), false"}},
+			"worker", "TestNoBurialWithoutClaim",
+		},
+		{
+			"a settlement after the hand-over changes the account of the memory", "the memory is bounded",
+			[]edit{{"worker/call.go", "\t\tif p.closed {\n\t\t\treturn\n\t\t}\n\t\tw.moved", "\t\tw.moved"}},
+			"worker", "TestMemoryAfterLateSettlement",
+		},
+		{
+			"an event that is gone is read again for ever", "nobody waits for ever",
+			[]edit{{"worker/deliver.go", "p.claim.Fail(errors.Join(errors.New(\"an event cannot be read again\"), err))", "w.log.Debug(\"not read again\", errAttr(errors.Join(err)))\n\t\tw.wait(l, w.config.BackoffInitial)"}},
+			"worker", "TestBodyIsGone",
+		},
+		{
+			"nothing is let in for users who are barred", "nobody waits for ever",
+			[]edit{{"worker/deliver.go", "for w.crowded() && w.barred == 0 {", "for w.crowded() {"}},
+			"worker", "TestBarredUsersFillTheMemory",
+		},
+		{
+			"a stop waits for all bodies that are read again", "a hand-over takes less than a second",
+			[]edit{{"worker/deliver.go", "errgroup.WithContext(c.Active())", "errgroup.WithContext(c.Context())"}, {"worker/deliver.go", "group.SetLimit(askedAtOnce)", "group.SetLimit(1)"}},
+			"worker", "TestStopWhileReadingAgain/20ms",
+		},
+		{
+			"as many errands are run at once as there are", "what is asked of the server does not grow with the lanes",
+			[]edit{{"worker/crew.go", "if c.at == c.size {", "if false {"}},
+			"worker", "TestCrew",
+		},
+	}
+}
