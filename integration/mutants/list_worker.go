@@ -44,7 +44,7 @@ func callMutants() []mutant {
 		},
 		{
 			"a try without a connection is an attempt", "an event dies of nobody's failure but Userpilot's",
-			[]edit{{"worker/call.go", "if w.gate.failed(l, c.probe, now) && !f.Unconnected {", "if w.gate.failed(l, c.probe, now) {"}},
+			[]edit{{"worker/call.go", "if w.gate.failed(l, c.probe, now) && (f.Sent || f.Status != 0) {", "if w.gate.failed(l, c.probe, now) {"}},
 			"worker", "TestNoConnectionIsNoAttempt",
 		},
 		{
