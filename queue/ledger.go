@@ -252,7 +252,9 @@ func (l *Ledger) apply(r *round) {
 		l.measured(r.trip)
 	}
 	for _, g := range r.looks {
-		l.saw(g, r)
+		if r.notRead == nil { // else the clock may have been set
+			l.saw(g, r)
+		}
 	}
 	for _, b := range r.bookings {
 		l.booked(b, r)
@@ -294,13 +296,13 @@ func (l *Ledger) say(to *atomic.Pointer[string], err error) {
 func (l *Ledger) booked(b *booking, r *round) {
 	s := &l.shards[b.shard]
 	if b.err != nil {
-		*s = shard{} // also a write without an answer may have taken effect
+		s.forget() // also a write without an answer may have taken effect
 		if !isWrongRevision(b.err) {
 			l.lost.Add(uint64(len(b.slots)))
 		}
 		return
 	}
-	*s = shard{record: b.record, revision: b.revision, next: b.next, seen: r.begun}
+	*s = shard{record: b.record, revision: b.revision, next: b.next, seen: r.begun, existed: true}
 	if r.pace != l.pace {
 		l.lost.Add(uint64(len(b.slots)))
 		return
