@@ -495,7 +495,7 @@ func TestLedgerHeedsChanges(t *testing.T) {
 
 // A request that is lost with its connection is not waited for: the answer will never come.
 func TestLedgerAfterALostRequest(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
 		l := &line{}
 		ledger := s.queue(l).NewLedger(Rate{Calls: 100, Window: time.Second}, 1)
 		if _, err := ledger.Take(t.Context(), 1); err != nil {
