@@ -61,7 +61,8 @@ func newLedgerStorm(s *sim, seed uint64) *ledgerStorm {
 func (x *ledgerStorm) run(t *testing.T) {
 	long := 10*x.rate.Window + 10*time.Second
 	ctx, cancel := context.WithCancel(t.Context())
-	x.wg.Go(func() { x.drifts(ctx, 200*x.random.Float64()-100) })
+	ppm := 200*x.random.Float64() - 100
+	x.wg.Go(func() { x.drifts(ctx, ppm) })
 	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(time.Duration(x.random.Int64N(int64(time.Second)))) {
 		x.strike()
 	}
