@@ -103,14 +103,14 @@ func (c *clock) fresh() bool {
 		age < clockAge && (c.last.trip < slowTrip || age < clockAge/10)
 }
 
-// exact returns the mapping for those who must not be wrong. It is not ok if it cannot be
-// believed without a new reading.
+// exact returns the mapping for those who must not be wrong, up to maxAhead from now. It is not ok
+// if it cannot be believed without a new reading.
 func (c *clock) exact() (m mapping, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	m = c.mapping
-	drift := drifted(now.Sub(c.last.got))
+	drift := drifted(now.Sub(c.last.got) + maxAhead)
 	m.late, m.early = m.late+drift, m.early+drift
 	return m, m.known() && now.Sub(c.last.got) < worseClockAge && !c.last.slept(now)
 }

@@ -208,20 +208,21 @@ func (q *Queue) Progress(ctx context.Context) (*Status, error) {
 // Arithmetic is how a limit is kept by calls that come evenly, but for a burst after a pause.
 type Arithmetic struct {
 	Burst     int
-	Worst     int           // most calls that any window can hold
-	Sustained float64       // calls in a window in the long run
-	Tolerance time.Duration // how late a call may begin
+	Worst     int     // most calls that any window can hold
+	Sustained float64 // calls in a window in the long run
 }
 
-// Arithmetic tells how this limit is kept; a burst of 0 is the default. An unlimited rate has
+// Arithmetic tells how this limit is kept, by a fleet or by a replica for itself alone, to which the
+// burst costs some of the rate: see [Rate.Interval]. A burst of 0 is the default. An unlimited rate has
 // none.
-func (r Rate) Arithmetic(burst int) Arithmetic {
+func (r Rate) Arithmetic(burst int, alone bool) Arithmetic {
 	p := r.pace(burst)
 	if p.unlimited() {
 		return Arithmetic{}
 	}
-	return Arithmetic{
-		Burst: p.burst, Worst: r.Calls,
-		Sustained: float64(r.Window) / float64(p.interval), Tolerance: r.tolerance(),
+	interval := p.interval
+	if alone {
+		interval = r.Interval(p.burst)
 	}
+	return Arithmetic{Burst: p.burst, Worst: r.Calls, Sustained: float64(r.Window) / float64(interval)}
 }

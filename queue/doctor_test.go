@@ -232,17 +232,21 @@ func TestAccount(t *testing.T) {
 
 func TestArithmetic(t *testing.T) {
 	t.Parallel()
-	if got := (Rate{}).Arithmetic(0); got != (Arithmetic{}) {
+	if got := (Rate{}).Arithmetic(0, false); got != (Arithmetic{}) {
 		t.Errorf("without a limit: %+v", got)
 	}
-	got := Rate{600, time.Minute}.Arithmetic(0)
-	if got.Burst != 3 || got.Worst != 600 || got.Tolerance != 300*time.Millisecond || got.Sustained < 595 || got.Sustained > 600 {
-		t.Errorf("at 600/1m: %+v", got)
+	for alone, sustained := range map[bool]float64{false: 597, true: 595} {
+		got := Rate{600, time.Minute}.Arithmetic(0, alone)
+		if got.Burst != 3 || got.Worst != 600 || got.Sustained < sustained || got.Sustained > sustained+1 {
+			t.Errorf("at 600/1m, alone %v: %+v", alone, got)
+		}
 	}
 	for _, r := range []Rate{{1, time.Second}, {10, time.Second}, {200, time.Second}, {600, time.Minute}, {7, time.Hour}} {
 		for _, burst := range []int{0, 1, 2, 50, 1000} {
-			if a := r.Arithmetic(burst); a.Worst > r.Calls || a.Worst < r.Calls-1 || a.Sustained > float64(a.Worst) {
-				t.Errorf("%s, burst %d: %+v", r, burst, a)
+			for _, alone := range []bool{false, true} {
+				if a := r.Arithmetic(burst, alone); a.Worst > r.Calls || a.Worst < r.Calls-1 || a.Sustained > float64(a.Worst) {
+					t.Errorf("%s, burst %d, alone %v: %+v", r, burst, alone, a)
+				}
 			}
 		}
 	}

@@ -16,16 +16,16 @@ import (
 // the bucket that holds the instant of its next free slot; a replica takes slots by moving it on, by
 // compare-and-set. So no two replicas ever have the same slot, whoever joins, dies or restarts.
 //
-// Time is the server's, which a replica knows up to a round trip. That does not harm the distances
-// between its own calls: they are by its own monotonic clock. So a shard stays with the replica that
-// uses it, and who takes one over waits for as long as the last owner's calls can have been late,
-// which is that one's round trip. Replicas that have work take shards from those that have more of
-// them, and whatever nobody uses.
+// Time is the server's, which a replica knows up to a round trip. The distances between its own calls are by
+// its own monotonic clock. So a shard stays with the replica that uses it, and who takes one over waits for as
+// long as the last owner's calls can have been late. So the limit holds in every window of the times at which
+// calls begin; at the API they arrive as far apart as the network and its load leave them.
 //
-// If the server's clock is set, owners go on at their pace. Who takes a shard over has just read the
-// clock, and waits longer by as much as it has seen it step ahead. A replica that has
-// joined since cannot have seen that: for one window it may use each shard that it takes over too
-// early by the step. A step back of more than can be reserved ahead costs one window.
+// It also holds when the server's clock is set, but for replicas that join later: for one window
+// they may use each shard that they take over too early by the step. A step back of more than can be reserved
+// ahead costs one window. A machine that has slept calls with no slot of before. A key that is deleted
+// costs its part of one window, but a replica that joins before another has noticed takes it for a new one.
+// A version with another layout of keys must be stopped before this one starts: neither sees the other's calls.
 //
 // While replicas have different rates, as during a rolling update, all keep to each of them:
 // in every window that begins after the one with the lower rate has joined, that one holds.
@@ -252,7 +252,9 @@ func (l *Ledger) apply(r *round) {
 		l.measured(r.trip)
 	}
 	for _, g := range r.looks {
-		l.saw(g, r)
+		if r.notRead == nil { // else the clock may have been set
+			l.saw(g, r)
+		}
 	}
 	for _, b := range r.bookings {
 		l.booked(b, r)
@@ -294,13 +296,13 @@ func (l *Ledger) say(to *atomic.Pointer[string], err error) {
 func (l *Ledger) booked(b *booking, r *round) {
 	s := &l.shards[b.shard]
 	if b.err != nil {
-		*s = shard{} // also a write without an answer may have taken effect
+		s.forget() // also a write without an answer may have taken effect
 		if !isWrongRevision(b.err) {
 			l.lost.Add(uint64(len(b.slots)))
 		}
 		return
 	}
-	*s = shard{record: b.record, revision: b.revision, next: b.next, seen: r.begun}
+	*s = shard{record: b.record, revision: b.revision, next: b.next, seen: r.begun, existed: true}
 	if r.pace != l.pace {
 		l.lost.Add(uint64(len(b.slots)))
 		return

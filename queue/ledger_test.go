@@ -346,6 +346,25 @@ func TestLedgerOneDamagedKey(t *testing.T) {
 	})
 }
 
+// Nobody who knows a key takes its shard for a new one when somebody has deleted it.
+func TestLedgerDeletedKeys(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		r := Rate{20, 10 * time.Second}
+		x := newSpending()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		for range 2 {
+			x.wg.Go(func() { x.spend(ctx, s.queue(nil).NewLedger(r, 0), 64) })
+		}
+		time.Sleep(35 * time.Second)
+		for i := range shards {
+			s.must(s.bucket(s.queue(nil)).Delete(t.Context(), shardKey(i)))
+		}
+		x.wg.Wait()
+		x.check(t, r, 0.8)
+	})
+}
+
 func TestTakeEndsWithContext(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := s.queue(nil).NewLedger(Rate{1, time.Hour}, 1)
@@ -476,7 +495,7 @@ func TestLedgerHeedsChanges(t *testing.T) {
 
 // A request that is lost with its connection is not waited for: the answer will never come.
 func TestLedgerAfterALostRequest(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
+	simulateOutage(t, func(t *testing.T, s *sim) {
 		l := &line{}
 		ledger := s.queue(l).NewLedger(Rate{Calls: 100, Window: time.Second}, 1)
 		if _, err := ledger.Take(t.Context(), 1); err != nil {

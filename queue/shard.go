@@ -32,9 +32,13 @@ type shard struct {
 	seen     time.Time // when its reading or writing began; zero if it must be read
 	next     time.Time // when the next slot is free, here; only if this ledger wrote the record and nobody has since
 	broken   bool      // whether the record cannot be true
+	existed  bool      // whether there has ever been a record
 }
 
 func (s *shard) owned() bool { return !s.next.IsZero() }
+
+// forget lets the shard be read anew.
+func (s *shard) forget() { *s = shard{existed: s.existed} }
 
 // A replica keeps to these, and others rely on them.
 const (
@@ -47,15 +51,15 @@ const (
 // saw takes in a shard that was read.
 func (l *Ledger) saw(g *glimpse, r *round) {
 	s := &l.shards[g.shard]
-	*s = shard{}
+	s.forget()
 	switch {
 	case errors.Is(g.err, jetstream.ErrKeyNotFound):
-		s.seen = r.begun
+		s.seen, s.broken = r.begun, s.existed // somebody has deleted it
 		return
 	case g.err != nil:
 		return
 	}
-	s.revision, s.seen = g.entry.Revision(), r.begun
+	s.revision, s.seen, s.existed = g.entry.Revision(), r.begun, true
 	err := json.Unmarshal(g.entry.Value(), &s.record)
 	x := s.record
 	if err != nil || x.Next.IsZero() || x.Owner == "" || x.Uncertainty < 0 || x.Uncertainty > maxUncertainty {
@@ -99,7 +103,7 @@ func (l *Ledger) start(i int, m mapping) time.Time {
 // than their slots, and this one's may be earlier than theirs.
 func (l *Ledger) gap(i int, m mapping) time.Duration {
 	step := l.q.clock.aheadSince(time.Now().Add(-l.pace.span() - 2*clockAge))
-	return max(0, l.shards[i].record.Uncertainty+m.early-l.pace.foreign) + step
+	return max(0, l.shards[i].record.Uncertainty-l.pace.foreign) + m.early + step
 }
 
 // heal replaces a record that cannot be true. What was called in the last window is unknown, and what has been

@@ -15,14 +15,14 @@ import (
 )
 
 // Whoever owns a shard when, however wrong its clock is within what it knows of that, and however late
-// its calls are within what is allowed: no window holds more than the limit.
+// its calls are within what is allowed: no window holds more of a shard than its part of the limit.
 func TestShardsHoldInEveryWindow(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		r := Rate{rapid.IntRange(1, 40).Draw(t, "calls"), time.Duration(rapid.IntRange(100, 3000).Draw(t, "ms")) * time.Millisecond}
 		p := r.pace(0)
 		begun := time.Now()
-		owners := make([]*Ledger, rapid.IntRange(1, 4).Draw(t, "owners"))
+		owners := make([]*Ledger, rapid.IntRange(1, 5).Draw(t, "owners"))
 		for k := range owners {
 			trip := amongst(t, "trip", 0, 2*r.Window)
 			early := rapid.SampledFrom([]time.Duration{0, p.foreign / 2, r.Window / 4}).Draw(t, "early")
@@ -32,13 +32,16 @@ func TestShardsHoldInEveryWindow(t *testing.T) {
 		}
 		seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		change := rapid.SampledFrom([]float64{0.1, 0.5, 1}).Draw(t, "how often the owner changes")
-		idle := rapid.Float64Range(0, 0.3).Draw(t, "how often it rests")
-		var calls []time.Duration
-		for i := range shards {
-			calls = append(calls, callShard(i, owners, begun, seed, change, idle)...)
-		}
-		if most := mostInWindow(calls, r.Window); most > r.Calls {
-			t.Fatalf("%d calls in a window of %s", most, r)
+		idle := rapid.SampledFrom([]float64{0, 0.2}).Draw(t, "how often it rests")
+		for k := range 40 * shards {
+			i := k % shards
+			most := r.Calls / shards
+			if i < r.Calls%shards {
+				most++
+			}
+			if n := mostInWindow(callShard(i, owners, begun, seed, change, idle), r.Window); n > most {
+				t.Fatalf("%d calls of shard %d in a window of %s, want %d at most", n, i, r, most)
+			}
 		}
 	})
 }
@@ -51,6 +54,9 @@ func amongst(t *rapid.T, name string, least, most time.Duration) time.Duration {
 
 // callShard is when calls begin on one shard, whose owner changes.
 func callShard(i int, owners []*Ledger, begun time.Time, seed *rand.Rand, change, idle float64) (calls []time.Duration) {
+	for _, l := range owners {
+		l.shards[i] = shard{}
+	}
 	now, l := begun, owners[0]
 	p := l.pace
 	if p.every[i] == 0 {
@@ -169,7 +175,7 @@ func TestShardOfAnOwnerBeforeAStep(t *testing.T) {
 			t.Errorf("the shard is used %v before it is free", early)
 		}
 		time.Sleep(l.pace.span() + 2*clockAge + time.Second)
-		if gap := l.gap(0, m); gap != usual {
+		if gap := l.gap(0, m); gap > usual {
 			t.Errorf("the gap is %v for ever, was %v", gap, usual)
 		}
 	})

@@ -143,8 +143,12 @@ type line struct {
 	silent atomic.Bool          // what the client sends is lost
 	cut    atomic.Bool          // no connection is possible
 	breaks atomic.Bool          // the next write is lost, and the connection with it
+	loses  atomic.Bool          // the next answer is lost, and the connection with it
 	fuse   *fuse                // nil never blows
 	far    func() time.Duration // what the server sends comes so much later, all of it; nil is at once
+	away   *distance            // nil is none
+
+	dialled atomic.Int64 // when there was the last connection over away
 }
 
 // InProcessConn dials whatever server runs now.
@@ -158,6 +162,10 @@ func (l *line) InProcessConn() (net.Conn, error) {
 	conn, err := server.InProcessConn()
 	if err == nil && l.far != nil {
 		conn = distance{out: func() time.Duration { return 0 }, back: l.far}.over(conn)
+	}
+	if err == nil && l.away != nil {
+		l.dialled.Store(time.Now().UnixNano())
+		conn = l.away.over(conn)
 	}
 	return wire{conn, l}, err
 }
@@ -194,6 +202,10 @@ func (w wire) Write(p []byte) (int, error) {
 
 func (w wire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
+	if n > 0 && w.line.loses.CompareAndSwap(true, false) {
+		_ = w.Close()
+		return 0, net.ErrClosed
+	}
 	if w.line.delay != nil {
 		time.Sleep(w.line.delay()) // fake time
 	}

@@ -155,10 +155,11 @@ func TestJudgeRate(t *testing.T) {
 		}
 		return func(e *examination) { e.judgeRate(r, burst, own, trip) }
 	}
-	const all = "ok rate 600/1m for the whole fleet: at most 600 calls in any 1m, 99.2% of the limit in the long run, 3 at once after a pause"
+	const all = "ok rate 600/1m for the whole fleet: at most 600 calls in any 1m, 99.5% of the limit in the long run, 3 at once after a pause"
 	expect(t, "default", judge("600/1m", 0, false, time.Millisecond), all, "ok round_trip NATS is 1ms away: the limit is never exceeded, and at least 97% of it can be used")
 	expect(t, "without NATS", judge("600/1m", 0, false, 0), all)
 	expect(t, "its own", judge("60/1m", 1, true, time.Second), "ok rate 60/1m for each replica by itself: at most 60 calls in any 1m, 99.5% ... 1 at once")
+	expect(t, "its own, with a burst", judge("600/1m", 0, true, 0), "ok rate 600/1m for each replica by itself: at most 600 calls in any 1m, 99.2% ... 3 at once")
 	expect(t, "a short window", judge("10/1s", 0, false, 150*time.Millisecond), "ok rate ...", "ok round_trip NATS is 150ms away: ...at least 97%")
 	expect(t, "far away", judge("10/1s", 0, false, 300*time.Millisecond), "ok rate 10/1s ...", "ok round_trip NATS is 300ms away: ...at least 90%")
 	expect(t, "too far", judge("600/1m", 0, false, 301*time.Millisecond), all, "warn round_trip NATS is 301ms away: the limit is never exceeded, and ...bring the worker nearer")
