@@ -88,12 +88,12 @@ func clockMutants() []mutant {
 	return []mutant{
 		{
 			"who takes a shard over does not wait for the last owner's late calls", promise,
-			[]edit{{"queue/shard.go", "l.shards[i].record.Uncertainty+m.early-l.pace.foreign", "m.early-l.pace.foreign"}},
+			[]edit{{"queue/shard.go", "max(0, l.shards[i].record.Uncertainty-l.pace.foreign) + m.early", "m.early"}},
 			"queue", "TestShardsHoldInEveryWindow",
 		},
 		{
 			"who takes a shard over does not wait for its own early calls", promise,
-			[]edit{{"queue/shard.go", "l.shards[i].record.Uncertainty+m.early-l.pace.foreign", "l.shards[i].record.Uncertainty-l.pace.foreign"}},
+			[]edit{{"queue/shard.go", "l.pace.foreign) + m.early + step", "l.pace.foreign) + step"}},
 			"queue", "TestShardsHoldInEveryWindow",
 		},
 		{
@@ -103,7 +103,7 @@ func clockMutants() []mutant {
 		},
 		{
 			"a step of the server's clock is not waited for", promise,
-			[]edit{{"queue/shard.go", "l.pace.foreign) + step", "l.pace.foreign) + 0*step"}},
+			[]edit{{"queue/shard.go", "+ m.early + step", "+ m.early + 0*step"}},
 			"queue", "TestShardOfAnOwnerBeforeAStep",
 		},
 		{
