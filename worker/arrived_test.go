@@ -8,14 +8,12 @@ import (
 	"fmt"
 	"path"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
-	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
 // slowReader is a worker that needs long to read one event.
@@ -38,27 +36,7 @@ func (r slowReader) Deliver(c *queue.Claim, d queue.Delivery) {
 // Promise 2 across a takeover: a merged call that the last holder began is repeated whole. While its
 // last event is being read, an event of another partition must not let the user go on without it.
 func TestReachIsInItsLane(t *testing.T) {
-	t.Parallel()
-	dir, today := t.TempDir(), time.Now()
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(today)) // the server's age of messages is not the bubble's
-		server, err := embedded.Start(embedded.Config{Dir: dir, NoSync: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer server.Shutdown()
-		nc, err := server.Connect()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		q, err := queue.New(nc, queue.Topology{}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := q.Setup(t.Context(), false); err != nil {
-			t.Fatal(err)
-		}
+	withPipeline(t, func(t *testing.T, q *queue.Queue, nc *nats.Conn) {
 		victim, others := usersApart(t, q, nc)
 		for range 2 {
 			tell(t, q, nc, victim)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -272,8 +273,8 @@ func withClaims(t *testing.T, f func(t *testing.T, a, b *queue.Claim)) {
 	withEvents(t, func(t *testing.T, a, b handed) { f(t, a.claim, b.claim) })
 }
 
-// withEvents runs f in a bubble with an event of each of two partitions.
-func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
+// withPipeline runs f in a bubble with a server that has the default streams.
+func withPipeline(t *testing.T, f func(t *testing.T, q *queue.Queue, nc *nats.Conn)) {
 	t.Helper()
 	t.Parallel()
 	dir, today := t.TempDir(), time.Now()
@@ -296,6 +297,14 @@ func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
 		if _, err := q.Setup(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
+		f(t, q, nc)
+	})
+}
+
+// withEvents runs f in a bubble with an event of each of two partitions.
+func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
+	t.Helper()
+	withPipeline(t, func(t *testing.T, q *queue.Queue, nc *nats.Conn) {
 		for _, subject := range []string{q.Topology().PlainSubject(), q.Topology().Subject("u")} {
 			if err := nc.Publish(subject, event(0)); err != nil {
 				t.Fatal(err)
