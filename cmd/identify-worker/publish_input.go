@@ -108,9 +108,12 @@ func (in *inputs) open(ctx context.Context, p *program, format, name string) err
 	return nil
 }
 
-// openFile opens a file to read it, or gives up when ctx ends: a named pipe that nobody writes is not
-// open before somebody does.
+// openFile opens a file to read it. A named pipe that nobody writes is not open before somebody does: it
+// gives up when ctx ends.
 func openFile(ctx context.Context, name string) (*os.File, error) {
+	if info, err := os.Stat(name); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		return os.Open(name)
+	}
 	type opened struct {
 		*os.File
 		err error
