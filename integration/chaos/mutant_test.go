@@ -88,8 +88,8 @@ func mutants() []mutant {
 		{"two replicas may take the same slot", "saturated", []edit{
 			{"queue/reserve.go", "b.revision, err = compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
 		}},
-		{"a slot that is too late is used", "reserved", []edit{
-			{"queue/ledger.go", "\tif s.until.IsZero() {", "\tif true {"},
+		{"slots come too close together", "saturated", []edit{
+			{"queue/reserve.go", "s.next = at.Add(p.pace.every[i])", "s.next = at.Add(p.pace.every[i] * 3 / 4)"},
 		}},
 		{"a partition is handed back with settlements under way", "hand-overs", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},
