@@ -15,7 +15,7 @@ import (
 // A named pipe that nobody writes does not keep publish from ending by a signal.
 func TestPublishFromPipeEnds(t *testing.T) {
 	t.Parallel()
-	name := filepath.Join(t.TempDir(), "events\x1b[2J.ndjson")
+	name := filepath.Join(t.TempDir(), "events\x1b.ndjson")
 	if err := syscall.Mkfifo(name, 0o600); err != nil {
 		t.Fatal(err)
 	}

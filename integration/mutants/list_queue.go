@@ -29,7 +29,7 @@ func claimMutants() []mutant {
 			"queue", "TestRosterWhileItListensAnew",
 		},
 		{
-			"who leaves leaves a marker for ever", "the bucket does not grow",
+			"a member that leaves is marked for ever", "the bucket does not grow",
 			[]edit{{"queue/member.go", "\tm.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())\n", ""}},
 			"queue", "TestMembersLeaveNothing",
 		},
