@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -15,7 +16,7 @@ import (
 // A named pipe that nobody writes does not keep publish from ending by a signal.
 func TestPublishFromPipeEnds(t *testing.T) {
 	t.Parallel()
-	name := filepath.Join(t.TempDir(), "events\x1b.ndjson")
+	name := filepath.Join(t.TempDir(), fmt.Sprintf("events%c.ndjson", 0x1b))
 	if err := syscall.Mkfifo(name, 0o600); err != nil {
 		t.Fatal(err)
 	}
