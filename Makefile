@@ -42,9 +42,9 @@ CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
 PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$')
 
-# A table of whole workers at many distances. The race detector would make minutes of it, and looks
-# at the same code in the simulation.
-DISTANCES := '^TestFarAway'
+# Tables of ledgers and whole workers at many distances. The race detector would make minutes of
+# them, and looks at the same code in the other tests.
+DISTANCES := '^Test(FarAway|FarAwayFleet|LedgersAtADistance)$$'
 
 # The manifests' tests are a module of their own. They look at files outside of it, of which Go's
 # cache of test results takes no notice.
@@ -108,7 +108,7 @@ $(SBOM): Makefile
 .PHONY: test
 test: ## run all tests, those in containers too where there is Docker
 	go test $(RACE) -skip $(DISTANCES) $(PACKAGES)
-	go test -run $(DISTANCES) ./worker
+	go test -run $(DISTANCES) ./queue ./worker
 	go -C $(MANIFESTS) test -count=1 ./...
 	go test -timeout 15m $(CAMPAIGN)
 	go test -v -timeout 15m $(CONTAINERS)

@@ -41,9 +41,9 @@ var secondly = queue.Rate{Calls: 20, Window: time.Second}
 // going, and how long it is watched then.
 func (c remote) pace() (pause, warm, watched time.Duration) {
 	if c.rate == secondly {
-		return 10 * time.Millisecond, 10 * time.Second, 20 * time.Second
+		return 10 * time.Millisecond, 8 * time.Second, 15 * time.Second
 	}
-	return 40 * time.Millisecond, 20 * time.Second, 150 * time.Second
+	return 40 * time.Millisecond, 20 * time.Second, 100 * time.Second
 }
 
 const remoteUsers = 50
