@@ -1,10 +1,15 @@
 package worker
 
-import "sync"
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
 
 // crew runs errands, which may block: in the order in which they came, and no more than its size at
 // the same time. What lanes ask the server must not grow with the number of lanes. Its fields are
-// guarded by the mutex of whoever sends it on errands, and done is told of each that has ended.
+// guarded by the mutex of whoever sends it on errands.
 type crew struct {
 	size    int
 	at      int      // errands under way
@@ -40,4 +45,19 @@ func (c *crew) run(mu *sync.Mutex) {
 		mu.Unlock()
 		errand()
 	}
+}
+
+// askedAtOnce is how many requests about the events of one lane are under way at the same time.
+// One after another they would take a round trip each.
+const askedAtOnce = 64
+
+// askEach asks for each of n things, many at the same time, and blocks until all are answered or one
+// has failed.
+func askEach(ctx context.Context, n int, ask func(ctx context.Context, i int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(askedAtOnce)
+	for i := range n {
+		group.Go(func() error { return ask(ctx, i) })
+	}
+	return group.Wait()
 }

@@ -1,10 +1,9 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
@@ -130,15 +129,11 @@ func (w *Worker) load(l *lane) {
 // readBodies reads the bodies of events again, many at the same time.
 func readBodies(c *queue.Claim, events []queue.Delivery) ([][]byte, error) {
 	bodies := make([][]byte, len(events))
-	group, ctx := errgroup.WithContext(c.Active())
-	group.SetLimit(askedAtOnce)
-	for i, d := range events {
-		group.Go(func() (err error) {
-			bodies[i], err = c.Load(ctx, d)
-			return err
-		})
-	}
-	return bodies, group.Wait()
+	err := askEach(c.Active(), len(events), func(ctx context.Context, i int) (err error) {
+		bodies[i], err = c.Load(ctx, events[i])
+		return err
+	})
+	return bodies, err
 }
 
 // loaded puts bodies back in place.

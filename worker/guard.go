@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -18,9 +16,6 @@ const (
 	// rememberTime is how long a worker begins to write down what was delivered. It would have to
 	// be delivered again otherwise.
 	rememberTime = 15 * time.Second
-	// askedAtOnce is how many requests about the events of one lane are under way at the same time.
-	// One after another they would take a round trip each.
-	askedAtOnce = 64
 )
 
 // unguarded is why a replay dies of which nobody knows what is newer.
@@ -137,17 +132,11 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []waiting)
 // judgedOf finds out which events are replays that have their verdict.
 func judgedOf(ctx context.Context, c *queue.Claim, events []waiting) ([]bool, error) {
 	judged := make([]bool, len(events))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(askedAtOnce)
-	for i := range events {
-		if events[i].delivery.Past != nil {
-			group.Go(func() (err error) {
-				judged[i], err = c.Judged(ctx, events[i].delivery)
-				return err
-			})
-		}
-	}
-	return judged, group.Wait()
+	err := askEach(ctx, len(events), func(ctx context.Context, i int) (err error) {
+		judged[i], err = c.Judged(ctx, events[i].delivery)
+		return err
+	})
+	return judged, err
 }
 
 // reduce compares one event with what newer ones have set. rest is nil where all of it is left.
@@ -201,12 +190,5 @@ func record(ctx context.Context, c *queue.Claim, user string, newer *queue.Newer
 	if err := c.Remember(ctx, user, newer, sent); err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(askedAtOnce)
-	for _, s := range sent {
-		if s.Past != nil {
-			group.Go(func() error { return c.Judge(ctx, s.Delivery, outcome) })
-		}
-	}
-	return group.Wait()
+	return askEach(ctx, len(sent), func(ctx context.Context, i int) error { return c.Judge(ctx, sent[i].Delivery, outcome) })
 }

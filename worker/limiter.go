@@ -29,11 +29,12 @@ type limiter interface {
 
 // bucket is a limit of this replica alone.
 type bucket struct {
+	local
 	rate   queue.Rate
 	tokens *rate.Limiter
 }
 
-func newBucket(r queue.Rate, burst int) bucket { return bucket{r, r.Limiter(burst)} }
+func newBucket(r queue.Rate, burst int) bucket { return bucket{rate: r, tokens: r.Limiter(burst)} }
 
 // Take implements limiter.
 func (b bucket) Take(ctx context.Context, _ int) (queue.Slot, error) {
@@ -54,20 +55,8 @@ func (b bucket) Interval() time.Duration {
 	return time.Duration(float64(time.Second) / float64(b.tokens.Limit()))
 }
 
-// Trouble implements limiter.
-func (bucket) Trouble() string { return "" }
-
-// Advice implements limiter.
-func (bucket) Advice() string { return "" }
-
-// Lost implements limiter.
-func (bucket) Lost() uint64 { return 0 }
-
-// Close implements limiter.
-func (bucket) Close(context.Context) {}
-
 // unlimited is no limit.
-type unlimited struct{}
+type unlimited struct{ local }
 
 // Take implements limiter.
 func (unlimited) Take(ctx context.Context, _ int) (queue.Slot, error) {
@@ -77,14 +66,17 @@ func (unlimited) Take(ctx context.Context, _ int) (queue.Slot, error) {
 // Interval implements limiter.
 func (unlimited) Interval() time.Duration { return 0 }
 
+// local is what limiters have in common that ask nobody.
+type local struct{}
+
 // Trouble implements limiter.
-func (unlimited) Trouble() string { return "" }
+func (local) Trouble() string { return "" }
 
 // Advice implements limiter.
-func (unlimited) Advice() string { return "" }
+func (local) Advice() string { return "" }
 
 // Lost implements limiter.
-func (unlimited) Lost() uint64 { return 0 }
+func (local) Lost() uint64 { return 0 }
 
 // Close implements limiter.
-func (unlimited) Close(context.Context) {}
+func (local) Close(context.Context) {}

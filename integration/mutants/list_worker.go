@@ -101,7 +101,7 @@ func handOverMutants() []mutant {
 		},
 		{
 			"a stop waits for all bodies that are read again", "a hand-over takes less than a second",
-			[]edit{{"worker/deliver.go", "errgroup.WithContext(c.Active())", "errgroup.WithContext(c.Context())"}, {"worker/deliver.go", "group.SetLimit(askedAtOnce)", "group.SetLimit(1)"}},
+			[]edit{{"worker/deliver.go", "askEach(c.Active(), ", "askEach(c.Context(), "}, {"worker/crew.go", "group.SetLimit(askedAtOnce)", "group.SetLimit(1)"}},
 			"worker", "TestStopWhileReadingAgain/20ms",
 		},
 		{
