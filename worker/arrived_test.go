@@ -100,8 +100,7 @@ func publish(t *testing.T, nc *nats.Conn, subject string, body []byte) uint64 {
 	return ack.Sequence
 }
 
-// partitionOf is where the server puts a user.
-func partitionOf(t *testing.T, q *queue.Queue, nc *nats.Conn, user string) string {
+func workStream(t *testing.T, q *queue.Queue, nc *nats.Conn) jetstream.Stream {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -111,6 +110,13 @@ func partitionOf(t *testing.T, q *queue.Queue, nc *nats.Conn, user string) strin
 	if err != nil {
 		t.Fatal(err)
 	}
+	return stream
+}
+
+// partitionOf is where the server puts a user.
+func partitionOf(t *testing.T, q *queue.Queue, nc *nats.Conn, user string) string {
+	t.Helper()
+	stream := workStream(t, q, nc)
 	seq := tell(t, q, nc, user)
 	m, err := stream.GetMsg(t.Context(), seq)
 	if err != nil {
@@ -140,14 +146,7 @@ func usersApart(t *testing.T, q *queue.Queue, nc *nats.Conn) (first string, othe
 // lives, too: so each partition has a consumer of its own.
 func leaveMerged(t *testing.T, q *queue.Queue, nc *nats.Conn, user string, last uint64) {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream, err := js.Stream(t.Context(), q.Topology().StreamName())
-	if err != nil {
-		t.Fatal(err)
-	}
+	stream := workStream(t, q, nc)
 	sum := sha256.Sum256([]byte(user))
 	record, err := json.Marshal(map[string]any{
 		"stream": stream.CachedInfo().Created,
