@@ -111,7 +111,8 @@ test: ## run all tests, those in containers too where there is Docker
 	go test -run $(DISTANCES) ./queue ./worker
 	go -C $(MANIFESTS) test -count=1 ./...
 	go test -timeout 15m $(CAMPAIGN)
-	go test -v -timeout 15m $(CONTAINERS)
+	@mkdir -p bin
+	go test -v -timeout 15m -artifacts -outputdir $(CURDIR)/bin $(CONTAINERS)
 
 .PHONY: fuzz
 fuzz: ## fuzz each target for FUZZTIME (10s)
@@ -124,8 +125,8 @@ fuzz: ## fuzz each target for FUZZTIME (10s)
 	done
 
 .PHONY: bench
-bench: ## measure it against its goals; takes some minutes
-	go run ./integration/bench
+bench: ## measure it against its goals, or one part of them: make bench RUN=growth; takes some minutes
+	go run ./integration/bench $(RUN:%=-run %)
 
 .PHONY: chaos
 chaos: ## kill and cut off a fleet of real processes for CHAOS_TIME (60s), and judge it

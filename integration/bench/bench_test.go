@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -26,6 +27,26 @@ func TestMedian(t *testing.T) {
 	} {
 		if got := median(c.values); got != c.want {
 			t.Errorf("median(%v) = %d, want %d", c.values, got, c.want)
+		}
+	}
+}
+
+func TestExponentIsTheWorst(t *testing.T) {
+	t.Parallel()
+	g := growing{sizes: [3]int{10, 100, 1000}, floor: 0.01}
+	for _, c := range []struct {
+		name  string
+		costs []float64
+		want  float64
+	}{
+		{"linear", []float64{1, 10, 100}, 1},
+		{"quadratic at last", []float64{1, 1, 100}, 2},
+		{"quadratic at first", []float64{0.01, 1, 10}, 1.5},
+		{"below the floor", []float64{0.0001, 0.001, 0.01}, 0},
+		{"cheaper with size", []float64{10, 1, 1}, 0},
+	} {
+		if got := g.exponent(c.costs); math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("%s: exponent %v, want %v", c.name, got, c.want)
 		}
 	}
 }

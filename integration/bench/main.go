@@ -83,6 +83,7 @@ func parts() []part {
 		{"pair", pair},
 		{"takeover", takeover},
 		{"far", far},
+		{"growth", growth},
 	}
 }
 
@@ -90,6 +91,7 @@ func parts() []part {
 type bench struct {
 	sizes
 	quick    bool
+	growing  string // part of the names of the growing costs that are measured
 	profiles string // directory for profiles of what is measured, or empty
 	stderr   io.Writer
 }
@@ -111,6 +113,7 @@ func newBench(args []string, stderr io.Writer) (*bench, []part, error) {
 	rounds := flags.Int("rounds", b.rounds, "rounds of what is compared")
 	events := flags.Int("events", b.events, "events of one turn of throughput and publish")
 	minutes := flags.Duration("rate-time", b.rateTime, "how long the rate of each fleet is watched; all at the same time")
+	flags.StringVar(&b.growing, "growing", "", "the growing cost to measure, by a part of its name; all by default (growth)")
 	flags.StringVar(&b.profiles, "profiles", "", "an existing directory that gets a CPU and an allocation profile of each consumer (throughput)")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -38,6 +38,8 @@ type sizes struct {
 	letters        int           // dead letters of one user that are replayed
 	replayPatience time.Duration // how long they are waited for
 	large          int           // users with a large event
+
+	growthScale float64 // of the sizes of growth
 }
 
 // full is what the promised numbers are measured with.
@@ -51,6 +53,7 @@ func full() sizes {
 		pairTime: 4 * time.Second, pairDelay: 50 * time.Millisecond,
 		takeovers: 3,
 		farTime:   20 * time.Second, laneEvents: 6_000, letters: 1_000, replayPatience: time.Minute, large: 40,
+		growthScale: 1,
 	}
 }
 
@@ -65,5 +68,6 @@ func quick() sizes {
 		pairTime: time.Second / 2, pairDelay: 50 * time.Millisecond,
 		takeovers: 1,
 		farTime:   2 * time.Second, laneEvents: 2_000, letters: 50, replayPatience: 20 * time.Second, large: 4,
+		growthScale: 0.001,
 	}
 }
