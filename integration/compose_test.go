@@ -65,8 +65,8 @@ func (s *stack) up() {
 	s.t.Helper()
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
-			log, _ := s.run("", "logs", "--no-color", "--tail", "200")
-			s.t.Log(log)
+			log, _ := s.run("", "logs", "--no-color")
+			keepLog(s.t, "compose", log)
 		}
 		if _, err := s.run("", "down", "--volumes", "--timeout", "1"); err != nil {
 			s.t.Error(err)

@@ -2,8 +2,11 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +21,7 @@ type node struct {
 }
 
 // runNode starts a container and blocks until it is ready. It is removed, with its volumes,
-// when the test ends; the log of a test that failed is shown.
+// when the test ends; where the test failed, its log is kept as an artifact.
 func runNode(t *testing.T, image string, options ...testcontainers.ContainerCustomizer) *node {
 	t.Helper()
 	c, err := testcontainers.Run(t.Context(), image, options...)
@@ -26,11 +29,25 @@ func runNode(t *testing.T, image string, options ...testcontainers.ContainerCust
 	n := &node{t: t, DockerContainer: c}
 	t.Cleanup(func() {
 		if t.Failed() && c != nil {
-			t.Logf("log of %s:\n%s", image, n.log(context.Background()))
+			keepLog(t, image, n.log(context.Background()))
 		}
 	})
 	must(t, err)
 	return n
+}
+
+// keepLog writes a log beside the test's results and says where ("go test -artifacts" keeps it). It
+// would bury what failed under thousands of lines.
+func keepLog(t *testing.T, of, text string) {
+	f, err := os.CreateTemp(t.ArtifactDir(), strings.NewReplacer("/", "_", ":", "_").Replace(of)+"-*.log")
+	if err == nil {
+		_, err = f.WriteString(text)
+		err = errors.Join(err, f.Close())
+		t.Logf("the log of %s is in %s", of, f.Name())
+	}
+	if err != nil {
+		t.Logf("the log of %s could not be kept: %v", of, err)
+	}
 }
 
 // kill is SIGKILL. It blocks until the process is gone.
