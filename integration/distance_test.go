@@ -21,9 +21,9 @@ import (
 const host = "host.docker.internal"
 
 // Three workers are 150 ms away from NATS and 175 ms from Userpilot, a connection to which stands
-// after two round trips: the limit is used all the same, and kept.
+// after two round trips: the limit is used all the same, and kept. How much of it is used depends on
+// what the machine has to spare, so no other test runs meanwhile.
 func TestFarAway(t *testing.T) {
-	t.Parallel()
 	s := newSystem(t)
 	f := s.farAway(link.RoundTrip(150*time.Millisecond, 10*time.Millisecond), link.RoundTrip(175*time.Millisecond, 0))
 	const settling, measured = 80, 320 // calls; four seconds, and sixteen
@@ -37,7 +37,7 @@ func TestFarAway(t *testing.T) {
 	after := f.callsAt(settling + measured)
 	possible := after.Sub(before).Seconds() * limitCalls / limitWindow.Seconds()
 	t.Logf("%.1f%% of the limit used for %v", 100*measured/possible, after.Sub(before))
-	// The simulation asks for 97%, and so does the benchmark on a quiet machine. Here others take their share.
+	// The simulation asks for 97%, and so does the benchmark on a quiet machine.
 	if used := measured / possible; used < 0.90 {
 		t.Errorf("%.1f%% of the limit is used, want 90%% or more", 100*used)
 	}
