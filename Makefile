@@ -7,9 +7,8 @@ LINT_VERSION  := v2.15.0
 VULN_VERSION  := v1.9.0
 SBOM          := .bin/cyclonedx-gomod
 SBOM_VERSION  := v1.10.0
-# Building these takes minutes. Any promtool from 2.42 on will do: make alerts PROMTOOL=...
+# Building it takes minutes. Any promtool from 2.42 on will do: make alerts PROMTOOL=...
 PROMTOOL      := .bin/promtool
-PROMETHEUS    := .bin/prometheus
 # Of the Go module: this is Prometheus 3.16.
 PROM_VERSION  := v0.316.0
 CRANE         := .bin/crane
@@ -143,12 +142,8 @@ alerts: $(PROMTOOL) ## check the alert rules, and test what they fire on
 	$(PROMTOOL) check rules --lint=all --lint-fatal deployments/prometheus/alerts.yaml
 	$(PROMTOOL) test rules deployments/prometheus/alerts_test.yaml
 
-.PHONY: picture
-picture: build $(PROMETHEUS) ## record a fleet's bad day and draw the dashboard of it; takes a quarter of an hour
-	go run ./integration/dashboard -worker $(BINARY) -prometheus $(PROMETHEUS)
-
-.bin/promtool .bin/prometheus: Makefile
-	GOBIN=$(CURDIR)/.bin CGO_ENABLED=0 go install github.com/prometheus/prometheus/cmd/$(@F)@$(PROM_VERSION)
+.bin/promtool: Makefile
+	GOBIN=$(CURDIR)/.bin CGO_ENABLED=0 go install github.com/prometheus/prometheus/cmd/promtool@$(PROM_VERSION)
 	@touch $@
 
 .PHONY: cover
