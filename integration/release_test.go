@@ -79,17 +79,17 @@ func pack(t *testing.T, from string) (tag string) {
 	licence, err := os.ReadFile("../LICENSE")
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "LICENSE"), licence, 0o644))
-	archive := filepath.Join(t.TempDir(), "image.tar")
-	name := "identify-worker-test-packed:" + strings.ToLower(filepath.Base(filepath.Dir(archive)))
-	said, err := exec.CommandContext(t.Context(), "go", "run", "../deployments/image", "-file", "../deployments/Dockerfile", "-output", archive,
-		"-name", name, "-platform", platform, "-arg", "VERSION="+version, dir).CombinedOutput()
+	output := t.TempDir()
+	name := "identify-worker-test-packed:" + strings.ToLower(filepath.Base(output))
+	said, err := exec.CommandContext(t.Context(), "go", "run", "../deployments/image", "-output", output,
+		"-name", name, "-platform", platform, "-version", version, dir).CombinedOutput()
 	if err != nil {
 		t.Fatalf("pack: %v\n%s", err, said)
 	}
 	docker, err := testcontainers.NewDockerClientWithOpts(t.Context())
 	must(t, err)
 	t.Cleanup(func() { _ = docker.Close() })
-	file, err := os.Open(archive)
+	file, err := os.Open(filepath.Join(output, "image.tar"))
 	must(t, err)
 	defer file.Close()
 	loaded, err := docker.ImageLoad(t.Context(), file)
