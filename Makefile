@@ -68,19 +68,19 @@ cross: ## check that it builds for macOS and Windows
 	done
 
 .PHONY: image
-image: ## build the image for amd64 and arm64, bin/image.tar; needs no Docker
+image: ## build the image for amd64 and arm64, bin/image.tar and bin/layout; needs no Docker
 	@mkdir -p bin/image && cp LICENSE bin/image/
 	for arch in $(IMAGE_ARCHS); do \
 		GOOS=linux GOARCH=$$arch $(RELEASE) -o bin/image/linux/$$arch/identify-worker ./cmd/identify-worker || exit 1; \
 	done
-	go run ./deployments/image -file deployments/Dockerfile -output bin/image.tar -name $(IMAGE):$(VERSION) \
-		$(IMAGE_ARCHS:%=-platform linux/%) -arg VERSION=$(VERSION) -arg REVISION=$(REVISION) -time $(SOURCE_DATE_EPOCH) bin/image
+	go run ./deployments/image -output bin -name $(IMAGE):$(VERSION) $(IMAGE_ARCHS:%=-platform linux/%) \
+		-version $(VERSION) -revision "$(REVISION)" -time $(SOURCE_DATE_EPOCH) bin/image
 
 .PHONY: image-check
 image-check: image ## build the image a second time, elsewhere and without the repository, and compare
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git ls-files -z | xargs -0 tar -cf - | tar -xf - -C "$$copy" && \
 	$(MAKE) -C "$$copy" image VERSION=$(VERSION) REVISION=$(REVISION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) && \
-	cmp bin/image.tar "$$copy/bin/image.tar" && echo "two builds, one digest"
+	cmp bin/image.tar "$$copy/bin/image.tar" && diff -r bin/layout "$$copy/bin/layout" && echo "two builds, one digest"
 
 .PHONY: load
 load: image ## build the image and give it to Docker, as identify-worker:latest
@@ -89,7 +89,6 @@ load: image ## build the image and give it to Docker, as identify-worker:latest
 
 .PHONY: push
 push: image $(CRANE) ## build the image and push it as IMAGE:VERSION, all platforms under one digest
-	rm -rf bin/layout && mkdir -p bin/layout && tar -xf bin/image.tar -C bin/layout
 	$(CRANE) push bin/layout $(IMAGE):$(VERSION) --image-refs bin/image.digest
 
 $(CRANE): Makefile
