@@ -61,7 +61,6 @@ type StreamState struct {
 	Missing     bool     // a worker creates it, if MayCreate
 	MayCreate   bool     // of a missing one
 	Differences []Change // from what this pipeline needs
-	Paused      bool     // publishing is closed while the partitions change
 
 	Messages, Bytes       uint64
 	MaxMessages, MaxBytes int64         // 0 is no limit
@@ -100,7 +99,7 @@ func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) 
 		s.Err = err
 		return s, nil
 	}
-	s.Differences, s.Paused = compare(info.Config, want), isPaused(info.Config)
+	s.Differences = compare(info.Config, want)
 	s.Messages, s.Bytes = info.State.Msgs, info.State.Bytes
 	s.MaxMessages, s.MaxBytes, s.MaxAge = max(0, info.Config.MaxMsgs), max(0, info.Config.MaxBytes), info.Config.MaxAge
 	if s.Messages > 0 {

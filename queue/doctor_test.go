@@ -96,7 +96,7 @@ func TestInspectStreams(t *testing.T) {
 		s.must(err)
 		s.publish(q, "ann", "bob")
 		for _, x := range s.inspect(q) {
-			if x.Err != nil || x.Missing || len(x.Differences) > 0 || x.Paused || x.MaxMessages != 0 || x.MaxBytes != 0 {
+			if x.Err != nil || x.Missing || len(x.Differences) > 0 || x.MaxMessages != 0 || x.MaxBytes != 0 {
 				t.Errorf("as they were made: %+v", x)
 			}
 		}

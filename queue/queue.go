@@ -85,7 +85,6 @@ type Counts struct {
 	Oldest      time.Time // when the oldest of them was stored; zero without a backlog
 	DeadLetters uint64
 	OldestDead  time.Time // when the oldest dead letter was stored; zero if there is none
-	Paused      bool      // publishing is closed while the partitions change
 }
 
 // Counts asks the server what lies in the streams. It blocks for two round trips.

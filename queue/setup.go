@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,24 +48,13 @@ func (e *MismatchError) Error() string {
 // nothing and returns a [*MismatchError], unless update is true; then it makes
 // the stream what it should be. It returns what it made or changed. Limits that a
 // platform team may set by itself (bytes, number and age of dead letters and of the audit trail)
-// are left alone.
-// Another number of partitions is a matter of its own: see [Queue.Repartition], which an
-// update begins with and gives no time to drain.
+// are left alone. Another number of partitions is refused while events wait or replicas run.
 //
 // Setup blocks until the server has answered or ctx ends, and is safe to run from
 // several replicas at once.
 func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 	var changes []Change
 	var mismatch MismatchError
-	if update {
-		change, err := q.Repartition(ctx, 0)
-		if err != nil {
-			return nil, err
-		}
-		if change != nil {
-			changes = append(changes, *change)
-		}
-	}
 	for _, want := range q.topology.streams(q.nc.MaxPayload()) {
 		made, differences, err := q.setupStream(ctx, want, update)
 		if err != nil {
@@ -102,22 +92,67 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 	if len(differences) == 0 || !update {
 		return nil, differences, nil
 	}
-	if err := mayUpdate(info, differences); err != nil {
-		return nil, nil, err
+	change := q.update
+	if slices.ContainsFunc(differences, func(c Change) bool { return c.Field == fieldPartitions || c.Field == fieldTransform }) {
+		change = q.repartition
 	}
-	if err := q.update(ctx, adapt(info.Config, want)); err != nil {
+	if err := change(ctx, adapt(info.Config, want)); err != nil {
 		return nil, nil, err
 	}
 	return differences, nil, nil
 }
 
-// mayUpdate refuses a change that would break the order of events that wait.
-func mayUpdate(info *jetstream.StreamInfo, differences []Change) error {
-	rehashed := slices.ContainsFunc(differences, func(c Change) bool { return c.Field == fieldTransform })
-	if rehashed && info.State.Msgs > 0 {
-		return fmt.Errorf("%d events wait in the old partitions: changing partitions now would lose their order; stop publishing, let them drain, and run setup --update again", info.State.Msgs)
+func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
+	return q.attend(ctx, func(ctx context.Context) error {
+		_, err := q.js.UpdateStream(ctx, c)
+		return err
+	}, toAPI("STREAM.UPDATE."+c.Name))
+}
+
+// repartition changes the work stream to another number of partitions. An event that waits in an old
+// partition would be overtaken by its user's next one in a new partition, or never be read. So it
+// refuses while events wait or replicas run, and closes the stream for publishers while it looks: they
+// find no responders for two round trips, and try again. If it is killed meanwhile, the next update
+// opens the stream.
+func (q *Queue) repartition(ctx context.Context, want jetstream.StreamConfig) error {
+	have, err := q.streamInfo(ctx, want.Name, "")
+	if err != nil {
+		return err
 	}
-	return nil
+	if err := q.mayRepartition(ctx); err != nil {
+		return err
+	}
+	closed := have.Config
+	closed.Subjects = []string{q.topology.closedSubject()}
+	if err = q.update(ctx, closed); err == nil {
+		if err = q.mayRepartition(ctx); err == nil {
+			err = q.update(ctx, want)
+		}
+	}
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
+		defer cancel()
+		err = errors.Join(err, q.update(ctx, have.Config))
+	}
+	return err
+}
+
+// closedSubject is what the work stream listens to while its partitions change.
+func (t Topology) closedSubject() string { return t.PlainSubject() + "-closed" }
+
+func (q *Queue) mayRepartition(ctx context.Context) error {
+	s, _, err := q.progress(ctx)
+	switch {
+	case err != nil:
+		return err
+	case s.Backlog > 0:
+		err = fmt.Errorf("%d events wait in the old partitions", s.Backlog)
+	case len(s.Replicas) > 0:
+		err = fmt.Errorf("%d replicas run with the old partitions", len(s.Replicas))
+	default:
+		return nil
+	}
+	return fmt.Errorf("%w: to change the partitions now would bring users' events out of order; stop publishing, wait until identify-worker status shows no backlog, stop the workers, run this again, and start the workers with --partitions %d", err, q.topology.Partitions)
 }
 
 // Fields of differences that need more than an update.
@@ -135,9 +170,7 @@ func compare(have, want jetstream.StreamConfig) []Change {
 			changes = append(changes, Change{Stream: want.Name, Field: field, Have: a, Want: b})
 		}
 	}
-	if !isPaused(have) { // else they come back by themselves
-		check("subjects", have.Subjects, want.Subjects)
-	}
+	check("subjects", have.Subjects, want.Subjects)
 	check("retention", have.Retention, want.Retention)
 	check("storage", have.Storage, want.Storage)
 	check("discard", have.Discard, want.Discard)
@@ -167,6 +200,32 @@ func limit(n int) string {
 	return strconv.Itoa(n)
 }
 
+// partitionsOf reads the number of partitions from a work stream; 0 if it hashes in another way.
+func partitionsOf(c jetstream.StreamConfig) int {
+	if c.SubjectTransform == nil {
+		return 0
+	}
+	found := regexp.MustCompile(`\.\{\{partition\((\d+),1\)\}\}$`).FindStringSubmatch(c.SubjectTransform.Destination)
+	if found == nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(found[1])
+	return n
+}
+
+// StreamPartitions is how many partitions the work stream has now; 0 if there is no stream, or it
+// is not hashed as ours are.
+func (q *Queue) StreamPartitions(ctx context.Context) (int, error) {
+	info, err := q.streamInfo(ctx, q.topology.StreamName(), "")
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return partitionsOf(info.Config), nil
+}
+
 func transform(c jetstream.StreamConfig) string {
 	if c.SubjectTransform == nil {
 		return "none"
@@ -176,9 +235,7 @@ func transform(c jetstream.StreamConfig) string {
 
 // adapt is have with everything that compare looks at taken from want.
 func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
-	if !isPaused(have) {
-		have.Subjects = want.Subjects
-	}
+	have.Subjects = want.Subjects
 	have.Retention, have.Storage, have.Discard = want.Retention, want.Storage, want.Discard
 	have.Replicas, have.MaxMsgsPerSubject, have.MaxMsgSize = want.Replicas, want.MaxMsgsPerSubject, want.MaxMsgSize
 	have.SubjectTransform, have.AllowMsgTTL, have.AllowDirect = want.SubjectTransform, want.AllowMsgTTL, want.AllowDirect

@@ -259,7 +259,7 @@ func (q *Queue) countDead(ctx context.Context, state jetstream.StreamState) (rea
 
 // newCounts is what the streams' states say.
 func newCounts(work, dead *jetstream.StreamInfo) Counts {
-	counts := Counts{Backlog: work.State.Msgs, DeadLetters: dead.State.Msgs, Paused: isPaused(work.Config)}
+	counts := Counts{Backlog: work.State.Msgs, DeadLetters: dead.State.Msgs}
 	if work.State.Msgs > 0 {
 		counts.Oldest = work.State.FirstTime
 	}

@@ -130,7 +130,7 @@ func (m *metrics) collectors() []prometheus.Collector {
 
 // gauges describe the metrics that are read when they are asked for.
 type gauges struct {
-	backlog, oldest, deadLetters, oldestDead, hold, stalled, pause, closed, partitions, held, waiting, lost, limit, load, replicas, wanted *prometheus.Desc
+	backlog, oldest, deadLetters, oldestDead, hold, stalled, pause, partitions, held, waiting, lost, limit, load, replicas, wanted *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -145,7 +145,6 @@ func newGauges() gauges {
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
 		stalled:     desc("stalled", "1 while this replica makes no calls although it has work and calls are allowed, by what most of its users wait for.", "reason"),
 		pause:       desc("pause_seconds", "What is left of a pause that Userpilot asked for (429)."),
-		closed:      desc("publishing_closed", "1 while publishing is closed, as the number of partitions changes."),
 		partitions:  desc("partitions", "Partitions of the pipeline, that of plain events among them."),
 		held:        desc("partitions_held", "Partitions that this replica works."),
 		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
@@ -163,7 +162,7 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 		c.Describe(ch)
 	}
 	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.stalled, g.pause, g.closed, g.partitions, g.held, g.waiting, g.lost, g.limit, g.load, g.replicas, g.wanted} {
+	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.stalled, g.pause, g.partitions, g.held, g.waiting, g.lost, g.limit, g.load, g.replicas, g.wanted} {
 		ch <- d
 	}
 }
@@ -201,11 +200,6 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	if counts := w.counts.Load(); counts != nil {
 		gauge(w.gauges.backlog, float64(counts.Backlog))
 		gauge(w.gauges.deadLetters, float64(counts.DeadLetters))
-		closed := 0.0
-		if counts.Paused {
-			closed = 1
-		}
-		gauge(w.gauges.closed, closed)
 		age := 0.0
 		if !counts.Oldest.IsZero() {
 			age = time.Since(counts.Oldest).Seconds()

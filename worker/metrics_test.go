@@ -34,7 +34,6 @@ var contract = map[string]map[string][]string{
 	"identify_rate_slots_lost_total":       nil,
 	"identify_dead_letter_failures_total":  nil,
 	"identify_pause_seconds":               nil,
-	"identify_publishing_closed":           nil,
 	"identify_partitions":                  nil,
 	"identify_partitions_held":             nil,
 	"identify_rate_limit":                  nil,
@@ -46,7 +45,7 @@ var contract = map[string]map[string][]string{
 func busy(t *testing.T) *Worker {
 	t.Helper()
 	w := idle(t, Config{Rate: queue.Rate{Calls: 600, Window: time.Minute}})
-	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2, OldestDead: time.Now().Add(-time.Hour), Paused: true})
+	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2, OldestDead: time.Now().Add(-time.Hour)})
 	w.gate.hold("unauthorized", time.Now(), time.Now())
 	w.gate.open = true
 	w.stall.reason = stalledPacing
@@ -159,7 +158,7 @@ func TestMetricsCount(t *testing.T) {
 	want := map[string]float64{
 		"calls_total/2xx": 1, "calls_total/429": 1, "calls_total/4xx": 2, "calls_total/5xx": 1, "calls_total/error": 2,
 		"events_total/dead": 1, "events_total/delivered": 3, "events_total/superseded": 0, "coalesced_events_total": 2, "dead_letter_groups_total": 1,
-		"backlog_events": 3, "publishing_closed": 1, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
+		"backlog_events": 3, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
 		"dead_letter_failures_total": 1, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "rate_slots_lost_total": 0, "load": 0, "stalled/token": 1,
 	}
 	for _, reason := range unmadeReasons() {

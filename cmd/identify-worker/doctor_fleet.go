@@ -12,7 +12,7 @@ import (
 func (e *examination) judgeFleet(s *queue.Status, own queue.Replica) {
 	for _, p := range problems(s) {
 		switch p.Code {
-		case "hold", "outage", "stalled", "publishing_closed":
+		case "hold", "outage", "stalled":
 			e.fail("workers", "%s", p.Text)
 		default:
 			e.warn("workers", "%s", p.Text)

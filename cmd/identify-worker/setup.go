@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,11 +20,9 @@ func (p *program) setup() *cobra.Command {
 differs from what the flags say, nothing is changed unless --update is given. Workers
 create what is missing by themselves; they never change a stream.
 
-Another number of partitions must not bring a user's events out of order. So --update waits,
-for as long as --drain says, until few events are left; closes publishing until these are
-delivered, for 30s at most, in which publishers find nobody and try again; and changes the
-stream. Workers with the old number end then: start them with the new one. If the events are
-not delivered in time, nothing is changed, and it says why.
+Another number of partitions must not bring a user's events out of order. It is refused while
+events wait or workers run: stop publishing, wait until the backlog is empty, stop the workers,
+run setup --update --partitions N, and start the workers with --partitions N.
 
 The rights that it needs, to publish to:
   $JS.API.STREAM.INFO.* and
@@ -43,8 +40,6 @@ The rights that it needs, to publish to:
 	logs := newLogSettings(f)
 	var update bool
 	f.toggle(&update, "update", "change streams that differ")
-	drain := time.Minute
-	f.wait(&drain, "drain", "how long to wait until few events are left, before partitions change")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := checkTopology(topology); err != nil {
 			return err
@@ -55,12 +50,12 @@ The rights that it needs, to publish to:
 			return err
 		}
 		defer nc.Close()
-		u := setupRun{queue: q, conn: nc, wait: conn.wait, log: log}
-		if update {
-			u.drain = &drain
-			u.keep = !cmd.Flags().Changed("partitions")
+		if update && !cmd.Flags().Changed("partitions") {
+			if q, err = keepPartitions(cmd.Context(), q, nc, log); err != nil {
+				return err
+			}
 		}
-		changes, err := u.run(cmd.Context())
+		changes, err := q.AwaitSetup(cmd.Context(), conn.wait, update)
 		p.printChanges(changes)
 		if err == nil && len(changes) == 0 {
 			fmt.Fprintln(p.stdout, "nothing to do")
@@ -70,47 +65,15 @@ The rights that it needs, to publish to:
 	return cmd
 }
 
-// setupRun is one setting up.
-type setupRun struct {
-	queue *queue.Queue
-	conn  *nats.Conn
-	wait  time.Duration
-	drain *time.Duration // nil: streams that differ stay as they are
-	keep  bool           // the number of partitions was not given, so it stays too
-	log   *slog.Logger
-}
-
-// run returns what it has changed, also with an error.
-func (u setupRun) run(ctx context.Context) ([]queue.Change, error) {
-	q := u.queue
-	if u.drain == nil {
-		return q.AwaitSetup(ctx, u.wait, false)
+// keepPartitions is the queue with as many partitions as its stream has.
+func keepPartitions(ctx context.Context, q *queue.Queue, nc *nats.Conn, log *slog.Logger) (*queue.Queue, error) {
+	partitions, err := q.StreamPartitions(ctx)
+	if err != nil || partitions == 0 {
+		return q, err
 	}
-	if u.keep {
-		t := q.Topology()
-		partitions, err := q.StreamPartitions(ctx)
-		if err != nil {
-			return nil, err
-		}
-		t.Partitions = partitions
-		if q, err = queue.New(u.conn, t, u.log); err != nil {
-			return nil, err
-		}
-	}
-	patience := *u.drain
-	if patience < 0 {
-		patience = math.MaxInt64
-	}
-	var made []queue.Change
-	change, err := q.Repartition(ctx, patience)
-	if change != nil {
-		made = append(made, *change)
-	}
-	if err != nil {
-		return made, err
-	}
-	changes, err := q.AwaitSetup(ctx, u.wait, true)
-	return append(made, changes...), err
+	t := q.Topology()
+	t.Partitions = partitions
+	return queue.New(nc, t, log)
 }
 
 // printChanges prints each change in a line.

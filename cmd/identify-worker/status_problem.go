@@ -41,9 +41,6 @@ func problems(s *queue.Status) []problem {
 	if !s.QuietUntil.IsZero() {
 		add("quiet", "Userpilot asked for a pause (429), %s are left: does anything else use the same key? If so, lower --rate", age(s.QuietUntil.Sub(s.Time)))
 	}
-	if s.Paused {
-		add("publishing_closed", "publishing is closed while the partitions change: if no identify-worker setup is running, open it with identify-worker setup --update")
-	}
 	if len(s.Unclaimed) > 0 && len(s.Replicas) > 0 {
 		add("unclaimed", "nobody works %s: normal for some seconds after a replica was lost; else see the workers' logs", partitionList(s.Unclaimed))
 	}

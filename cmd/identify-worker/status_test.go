@@ -62,7 +62,6 @@ func TestProblems(t *testing.T) {
 		"a distance":         {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Advice = "NATS answers after 2s" })}}, "far", "NATS answers after 2s (1)"},
 		"of a later version": {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Stall, r.StallSince = "moon", now })}}, "stalled", "are allowed: moon"},
 		"a pause":            {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "quiet", "20s are left"},
-		"closed":             {queue.Status{Replicas: []queue.Replica{well}, Counts: queue.Counts{Paused: true}}, "publishing_closed", "setup --update"},
 		"silence":            {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Heard = now.Add(-3 * time.Second) })}}, "silent", "pod/efgh was last heard of 3s ago"},
 		"rates":              {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate.Calls = 300 })}}, "rates_differ", "300/1m (1), 600/1m (1)"},
 		"own rate":           {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate, r.OwnRate = queue.Rate{}, r.Rate })}}, "", ""},

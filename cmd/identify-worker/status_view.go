@@ -19,11 +19,10 @@ type statusView struct {
 	Rate          rateView   `json:"rate"`
 	DrainSeconds  *float64   `json:"drain_seconds"`
 
-	DeadLetters      deadView        `json:"dead_letters"`
-	Partitions       partitionsView  `json:"partitions"`
-	PublishingClosed bool            `json:"publishing_closed"`
-	QuietUntil       *time.Time      `json:"quiet_until"`
-	Replicas         []statusReplica `json:"replicas"`
+	DeadLetters deadView        `json:"dead_letters"`
+	Partitions  partitionsView  `json:"partitions"`
+	QuietUntil  *time.Time      `json:"quiet_until"`
+	Replicas    []statusReplica `json:"replicas"`
 }
 
 type countsView struct {
@@ -73,10 +72,10 @@ func newStatusView(t queue.Topology, s *queue.Status) *statusView {
 	v := &statusView{
 		Stream: t.StreamName(), Time: s.Time, Problems: problems(s),
 		Backlog: s.Backlog, LastMinute: newCountsView(s.Recent()),
-		Rate:             rateView{Limit: s.Rate, Allowed: s.RateAllowed(), Used: math.Round(10*s.RateUsed()) / 10},
-		DeadLetters:      deadView{Total: s.DeadLetters, ByReason: s.DeadReasons, Counted: s.DeadCounted},
-		Partitions:       partitionsView{Total: s.Partitions + 1, Unclaimed: s.Unclaimed},
-		PublishingClosed: s.Paused, QuietUntil: known(s.QuietUntil), Replicas: []statusReplica{},
+		Rate:        rateView{Limit: s.Rate, Allowed: s.RateAllowed(), Used: math.Round(10*s.RateUsed()) / 10},
+		DeadLetters: deadView{Total: s.DeadLetters, ByReason: s.DeadReasons, Counted: s.DeadCounted},
+		Partitions:  partitionsView{Total: s.Partitions + 1, Unclaimed: s.Unclaimed},
+		QuietUntil:  known(s.QuietUntil), Replicas: []statusReplica{},
 	}
 	if s.Backlog > 0 {
 		v.OldestSeconds = seconds(s.Time.Sub(s.Oldest))

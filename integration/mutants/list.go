@@ -71,9 +71,9 @@ func deadLetterMutants() []mutant {
 func fleetMutants() []mutant {
 	return []mutant{
 		{
-			"empty once is enough for the partitions to change", "order for each user",
-			[]edit{{"queue/repartition.go", "return empty >= 2", "return empty >= 1"}},
-			"queue", "TestRepartitionSeesStragglers",
+			"partitions change under replicas", "order for each user",
+			[]edit{{"queue/setup.go", "case len(s.Replicas) > 0:", "case false:"}},
+			"queue", "TestPartitionsAreKept",
 		},
 	}
 }
