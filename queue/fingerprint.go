@@ -27,13 +27,10 @@ func (l *DeadLetter) fingerprint() uint32 {
 	return l.known.fingerprint
 }
 
-// Pattern is the letter's error with "…" for all that varies from letter to letter or may tell of a
-// person: the user id, what is in quotes, e-mail addresses, the paths of URLs, and each word with a
-// digit, be it a number, a time, an address or an id. What is told of a person in plain words stays:
-// it looks like any other word.
+// Pattern is the [Pattern] of the letter's error.
 func (l *DeadLetter) Pattern() string {
 	if !l.known.patterned {
-		l.known.pattern, l.known.patterned = pattern(l.Error, l.User), true
+		l.known.pattern, l.known.patterned = Pattern(l.Error, l.User), true
 	}
 	return l.known.pattern
 }

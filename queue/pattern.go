@@ -9,11 +9,15 @@ import (
 // blank stands in a pattern for what varies.
 const blank = '…'
 
-// pattern is an error with what varies blanked. Its rules are a contract: if they change, letters
-// that lie there already have another group.
-func pattern(text, user string) string {
+// Pattern is a text with "…" for all that varies or may tell of a person: the user id, what is in
+// quotes, e-mail addresses, the paths of URLs, and each word with a digit, be it a number, a time, an
+// address or an id. What is told of a person in plain words stays: it looks like any other word.
+// Userpilot's errors are English, so are the quotes: "a", 'a', `a` and “a”.
+//
+// Its rules are a contract: if they change, letters that lie there already have another group.
+func Pattern(text, user string) string {
 	p := patterner{text: blankUser(text, user), blanked: -1}
-	p.addresses = strings.ContainsAny(p.text, "@＠")
+	p.addresses = strings.Contains(p.text, "@")
 	p.out = make([]byte, 0, len(p.text)+utf8.UTFMax)
 	for p.at < len(p.text) {
 		r, size := utf8.DecodeRuneInString(p.text[p.at:])
@@ -102,7 +106,7 @@ func (p *patterner) quoted(open rune, size int) {
 		case r == '\\':
 			_, escaped := utf8.DecodeRuneInString(p.text[at+n:])
 			n += escaped
-		case closes(open, r) && !(isApostrophe(r) && startsWord(p.text[at+n:])):
+		case r == closer(open) && !(r == '\'' && startsWord(p.text[at+n:])):
 			p.blank(p.text[begin:begin+size], p.text[at:at+n], at+n)
 			return
 		}
@@ -151,10 +155,10 @@ func (p *patterner) address() int {
 	end := p.at
 	for end < len(p.text) {
 		r, size := utf8.DecodeRuneInString(p.text[end:])
-		if r == ' ' || isSpecial(r) || isQuote(r) && (!isApostrophe(r) || !endsWord(p.text[p.at:end])) {
+		if r == ' ' || isSpecial(r) || p.opens(r, end) {
 			break
 		}
-		if isAt(r) {
+		if r == '@' {
 			sign = end
 		}
 		end += size
@@ -202,24 +206,9 @@ func trimRight(text string, from, end int, cutset string) int {
 	return from + len(strings.TrimRight(text[from:end], cutset))
 }
 
-// opens reports whether a quote begins here. The apostrophe of "doesn't" or "users'" is none.
+// opens reports whether a quote begins here. An apostrophe within or after a word is none.
 func (p *patterner) opens(r rune, at int) bool {
-	if !isQuote(r) {
-		return false
-	}
-	if !isApostrophe(r) || !endsWord(p.text[:at]) {
-		return true
-	}
-	rest := p.text[at+utf8.RuneLen(r):]
-	if p.text[at-1] == 's' && !startsWord(rest) {
-		return false
-	}
-	for _, ending := range []string{"s", "t", "d", "m", "re", "ve", "ll"} {
-		if after, found := strings.CutPrefix(rest, ending); found && !startsWord(after) {
-			return false
-		}
-	}
-	return true
+	return closer(r) != 0 && !(r == '\'' && endsWord(p.text[:at]))
 }
 
 func startsWord(text string) bool {
@@ -255,7 +244,7 @@ func (w *wordShape) see(r rune) {
 	case unicode.IsLetter(r):
 		w.letters++
 	default:
-		w.odd = w.odd || r == blank || isAt(r) || unicode.IsNumber(r)
+		w.odd = w.odd || r == blank || unicode.IsNumber(r)
 	}
 }
 
@@ -268,8 +257,6 @@ func isWord(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsN
 func isHost(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r == '.' || r == '-'
 }
-
-func isAt(r rune) bool { return r == '@' || r == '＠' }
 
 // isBreaker is true of punctuation between words.
 func isBreaker(r rune) bool {
@@ -289,42 +276,13 @@ func isSpecial(r rune) bool {
 	return false
 }
 
-func isApostrophe(r rune) bool { return r == '\'' || r == '’' || r == '＇' }
-
-func isQuote(r rune) bool {
-	switch r {
-	case '"', '\'', '`':
-		return true
-	}
-	return r >= utf8.RuneSelf && closers(r) != ""
-}
-
-func closes(open, r rune) bool {
-	if open < utf8.RuneSelf {
-		return r == open
-	}
-	return strings.ContainsRune(closers(open), r)
-}
-
-// closers are the quotes that may end this one: some languages turn them around.
-func closers(open rune) string {
+// closer is the quote that ends this one; 0 if it begins none.
+func closer(open rune) rune {
 	switch open {
-	case '“', '”', '„', '‟':
-		return "“”"
-	case '‘', '’', '‚', '‛':
-		return "‘’"
-	case '«', '»':
-		return "«»"
-	case '‹', '›':
-		return "‹›"
-	case '「':
-		return "」"
-	case '『':
-		return "』"
-	case '＂':
-		return "＂"
-	case '＇':
-		return "＇"
+	case '"', '\'', '`':
+		return open
+	case '“':
+		return '”'
 	}
-	return ""
+	return 0
 }

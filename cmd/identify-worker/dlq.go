@@ -28,7 +28,7 @@ The headers are those of the dead letter, such as .headers["Dead-Code"]; the eve
 it is not JSON. jq sees numbers as they were written.
 
 Personal data is masked on the screen and in --json unless --reveal is given: the values of
-properties; what is quoted, e-mail addresses and long numbers in errors; user ids that
+properties; in errors what is quoted, e-mail addresses and words with digits; user ids that
 look like an e-mail address. export masks nothing.
 
 Verbs that change something say first what they would do, and ask; --yes answers. What

@@ -97,7 +97,7 @@ func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selec
 	bar := newLetterBar(d.stderr, s.Letters)
 	name, host := d.consent.by(d.program)
 	result, err := q.Discard(ctx, s, queue.DiscardConfig{
-		Reason: hideEmails(d.reason), By: name, Host: host, Filter: d.filter.words,
+		Reason: address.ReplaceAllString(d.reason, hidden), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r queue.DiscardResult) {
 			bar.at(r.Discarded+r.Gone+r.Doubtful, thousands(r.Discarded)+" discarded")
 		},

@@ -75,7 +75,7 @@ func newActionView(a queue.Action, m *mask) *actionView {
 	return &actionView{
 		Run: m.fit(a.Run), Kind: queue.ActionKind(m.fit(string(a.Kind))),
 		By: m.fit(a.By), Host: m.fit(a.Host), Begun: a.Begun.UTC(), Ended: known(a.Ended.UTC()),
-		Selection: m.text(a.Selection), Edit: m.text(a.Edit), Reason: m.text(a.Reason), Rate: a.Rate, Force: a.Force,
+		Selection: m.note(a.Selection), Edit: m.note(a.Edit), Reason: m.note(a.Reason), Rate: a.Rate, Force: a.Force,
 		Counts: a.Counts, Outcome: m.fit(a.Outcome),
 	}
 }

@@ -6,18 +6,19 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"regexp"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/itchyny/gojq"
+
+	"github.com/identify-worker/identify-worker/queue"
 )
 
-// mask hides personal data from a screen, unless it was asked for: the values of properties,
-// user ids that look like an e-mail address, and in texts what is quoted, e-mail addresses and long
-// runs of digits. What it returns for a screen is fit for one, hidden or not; JSON is made so by
+// mask hides personal data from a screen, unless it was asked for: the values of properties, user
+// ids that look like an e-mail address, and in texts what [queue.Pattern] leaves out. What it returns for a screen is fit for one, hidden or not; JSON is made so by
 // printJSON.
 type mask struct {
 	reveal bool
@@ -39,12 +40,16 @@ func (m *mask) fit(text string) string {
 	return text
 }
 
-const (
-	hidden      = "***"
-	hiddenEmail = "<e-mail>"
-	// longDigits is the fewest that are hidden: our own errors speak of 524288 bytes.
-	longDigits = 7
-)
+const hidden = "***"
+
+// address is an e-mail address, and whatever looks like one.
+var address = regexp.MustCompile(`[^\s,;:()<>"']*(?:[@＠]|%40)[^\s,;:()<>"']*`)
+
+// quoted is what is in quotes, up to the end where they do not close.
+var quoted = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*(?:"|\\?$)`)
+
+// longDigits is a phone number and its like.
+var longDigits = regexp.MustCompile(`\pN([ .\-/()]{0,2}\pN){6,}`)
 
 // user is a user id. An e-mail address becomes a name that is the same throughout one output and
 // tells nothing in the next: a hash that stays could be guessed.
@@ -63,153 +68,47 @@ func looksLikeEmail(text string) bool {
 // text is what somebody said of an event, such as Userpilot's error.
 func (m *mask) text(text string) string {
 	if !m.reveal {
-		text = hideEmails(hideDigits(hideQuoted(text)))
+		text = address.ReplaceAllString(queue.Pattern(text, ""), "…")
 	}
 	return m.fit(text)
 }
 
-// death is a line of a dead letter's history, which begins with a time of our own.
-func (m *mask) death(line string) string {
-	at, rest, found := strings.Cut(line, " ")
-	if _, err := time.Parse(time.RFC3339, at); found && err == nil {
-		return at + " " + m.text(rest)
+// note is what one of us wrote, or this program about what one of us did.
+func (m *mask) note(text string) string {
+	if !m.reveal {
+		text = quoted.ReplaceAllString(longDigits.ReplaceAllString(address.ReplaceAllString(text, hidden), hidden), `"…"`)
 	}
-	return m.text(line)
+	return m.fit(text)
 }
 
-// name is a property's.
+// death is a line of a dead letter's history: when, reason, status and code, and the error.
+func (m *mask) death(line string) string {
+	what, err, _ := strings.Cut(line, ": ")
+	return strings.TrimSuffix(m.when(what)+": "+m.text(err), ": ")
+}
+
+// when is a note after a time of our own.
+func (m *mask) when(text string) string {
+	at, rest, found := strings.Cut(text, " ")
+	if _, err := time.Parse(time.RFC3339, at); found && err == nil {
+		return at + " " + m.note(rest)
+	}
+	return m.note(text)
+}
+
+// name is a property's. It is seldom personal, but can be an address or a number of somebody.
 func (m *mask) name(text string) string {
 	if !m.reveal {
-		text = hideEmails(hideDigits(text))
+		text = hiddenName(text)
 	}
 	return m.fit(text)
 }
 
-// closingQuote is how what this rune opens ends; 0 if it opens nothing.
-func closingQuote(r rune) rune {
-	switch r {
-	case '"', '\'', '`':
-		return r
-	case '“', '„':
-		return '”'
-	case '‘', '‚':
-		return '’'
-	case '«':
-		return '»'
+func hiddenName(text string) string {
+	if looksLikeEmail(text) || longDigits.MatchString(text) {
+		return hidden
 	}
-	return 0
-}
-
-// hideQuoted hides what is between quotes. Where a quote does not end, as in a text that was cut,
-// the rest is hidden.
-func hideQuoted(text string) string {
-	var b strings.Builder
-	before := ' '
-	for at := 0; at < len(text); {
-		r, size := utf8.DecodeRuneInString(text[at:])
-		end := closingQuote(r)
-		if end == 0 || r == '\'' && isWord(before) || r == '"' && unicode.IsDigit(before) { // don't; 5"
-			b.WriteString(text[at : at+size])
-			before = r
-			at += size
-			continue
-		}
-		b.WriteRune(r)
-		b.WriteString(hidden)
-		at += size + quotedLength(text[at+size:], end)
-		if at < len(text) {
-			b.WriteRune(end)
-			_, size := utf8.DecodeRuneInString(text[at:])
-			at += size
-		}
-		before = end
-	}
-	return b.String()
-}
-
-// quotedLength is how many bytes there are before the closing quote.
-func quotedLength(text string, end rune) int {
-	for at := 0; at < len(text); {
-		r, size := utf8.DecodeRuneInString(text[at:])
-		next, _ := utf8.DecodeRuneInString(text[at+size:])
-		switch {
-		case r == '\\' && at+size < len(text):
-			_, more := utf8.DecodeRuneInString(text[at+size:])
-			size += more
-		case r == end && !(end == '\'' && isWord(next)), r == '“' && end == '”': // „so“ closes differently
-			return at
-		}
-		at += size
-	}
-	return len(text)
-}
-
-func isWord(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
-
-// hideEmails hides each word that has an at sign in it.
-func hideEmails(text string) string {
-	if !looksLikeEmail(text) {
-		return text
-	}
-	var b strings.Builder
-	for len(text) > 0 {
-		end := strings.IndexFunc(text, endsEmail)
-		if end < 0 {
-			end = len(text)
-		}
-		word := text[:end]
-		if looksLikeEmail(word) {
-			word = hiddenEmail
-		}
-		b.WriteString(word)
-		_, size := utf8.DecodeRuneInString(text[end:])
-		b.WriteString(text[end : end+size])
-		text = text[end+size:]
-	}
-	return b.String()
-}
-
-// endsEmail reports what cannot be in an address that anybody uses, and often stands beside one.
-func endsEmail(r rune) bool {
-	return unicode.IsSpace(r) || strings.ContainsRune(`,;:()<>[]{}"'=/\|`+"`", r)
-}
-
-// hideDigits hides runs of digits, as in a phone number: blanks, dots, dashes and brackets between
-// them do not end a run.
-func hideDigits(text string) string {
-	var b strings.Builder
-	for len(text) > 0 {
-		start := strings.IndexFunc(text, unicode.IsDigit)
-		if start < 0 {
-			break
-		}
-		b.WriteString(text[:start])
-		length, digits := digitRun(text[start:])
-		if digits < longDigits {
-			b.WriteString(text[start : start+length])
-		} else {
-			b.WriteString(hidden)
-		}
-		text = text[start+length:]
-	}
-	return b.String() + text
-}
-
-// digitRun is how long the run at the beginning is, to its last digit.
-func digitRun(text string) (length, digits int) {
-	between := 0
-	for at, r := range text {
-		switch {
-		case unicode.IsDigit(r):
-			length, between = at+utf8.RuneLen(r), 0
-			digits++
-		case strings.ContainsRune(" .-/()", r) && between < 2:
-			between++
-		default:
-			return length, digits
-		}
-	}
-	return length, digits
+	return text
 }
 
 // value is a property's value as JSON in one line.
@@ -235,7 +134,7 @@ func hide(v any) any {
 	case map[string]any:
 		shape := map[string]any{}
 		for name, member := range v {
-			shape[hideEmails(hideDigits(name))] = hide(member)
+			shape[hiddenName(name)] = hide(member)
 		}
 		return shape
 	case []any:

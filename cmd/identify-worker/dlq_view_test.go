@@ -141,7 +141,7 @@ func TestProperty(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{
 		"": ".user_id", "/metadata/plan": ".metadata.plan", "/metadata": ".metadata", "/metadata/a b": `.metadata["a b"]`,
-		"/metadata/a~1b~0c": `.metadata["a/b~c"]`, "/metadata/me@x.org": `.metadata["<e-mail>"]`,
+		"/metadata/a~1b~0c": `.metadata["a/b~c"]`, "/metadata/me@x.org": `.metadata["***"]`,
 		"/company": ".company.id", "/company/acme/plan": ".company.plan", "/company/a~1b/plan": ".company.plan", "/other": ".other",
 	} {
 		if got := newMask(false, false).property(path); got != want {
@@ -190,7 +190,7 @@ func TestPlan(t *testing.T) {
 	const groups = `1,234 dead letters of 1,200 users, died from 2026-01-02T03:04:05Z to 2026-01-02T04:04:05Z
   GROUP     COUNT  REASON    STATUS  ERROR
 `
-	one := func(group string) string { return "  " + group + "  100    rejected  422     no plan \"***\"\n" }
+	one := func(group string) string { return "  " + group + "  100    rejected  422     no plan \"…\"\n" }
 	var ten strings.Builder
 	for i := range 10 {
 		ten.WriteString(one("0000000" + string(rune('a'+i))))
