@@ -56,14 +56,24 @@ func shipped(t *testing.T) *natsserver.Options {
 	return options
 }
 
-// allowed are the subjects that a role may publish to.
-func allowed(t *testing.T, options *natsserver.Options, role string) []string {
+func userOf(t *testing.T, options *natsserver.Options, role string) *natsserver.User {
 	t.Helper()
 	i := slices.IndexFunc(options.Users, func(u *natsserver.User) bool { return u.Username == role })
 	if i < 0 || options.Users[i].Permissions == nil {
 		t.Fatalf("users.conf does not limit %s", role)
 	}
-	p := options.Users[i].Permissions
+	return options.Users[i]
+}
+
+func accountOf(t *testing.T, options *natsserver.Options, role string) *natsserver.Account {
+	t.Helper()
+	return userOf(t, options, role).Account
+}
+
+// allowed are the subjects that a role may publish to.
+func allowed(t *testing.T, options *natsserver.Options, role string) []string {
+	t.Helper()
+	p := userOf(t, options, role).Permissions
 	if p.Publish == nil || p.Subscribe == nil || p.Publish.Deny != nil || !slices.Equal(p.Subscribe.Allow, []string{inboxPrefix(role) + ".>"}) || p.Response != nil {
 		t.Fatalf("%s may publish to %+v and subscribe to %+v", role, p.Publish, p.Subscribe)
 	}
@@ -93,10 +103,10 @@ func serveRoles(t *testing.T, options *natsserver.Options, lacking ...string) *r
 			} else {
 				p.Subscribe.Allow = []string{"none"}
 			}
-			options.Users = append(options.Users, &natsserver.User{Username: lackingOne(role, i), Password: rolePassword, Permissions: p})
+			options.Users = append(options.Users, &natsserver.User{Username: lackingOne(role, i), Password: rolePassword, Permissions: p, Account: accountOf(t, options, role)})
 		}
 	}
-	options.Users = append(options.Users, &natsserver.User{Username: "all", Password: rolePassword})
+	options.Users = append(options.Users, &natsserver.User{Username: "all", Password: rolePassword, Account: accountOf(t, options, "worker")})
 	n, err := natsserver.NewServer(options)
 	if err != nil {
 		t.Fatal(err)
@@ -675,27 +685,5 @@ func TestRolePasswords(t *testing.T) {
 	}
 	if _, err := natsserver.ProcessConfigFile(serverConf); err == nil || !strings.Contains(err.Error(), "WORKER_PASSWORD") {
 		t.Errorf("without a password: %v", err)
-	}
-}
-
-// What users.conf says of answers is so: they are published wherever the asker says.
-func TestAnswersGoAnywhere(t *testing.T) {
-	r := serveRoles(t, shipped(t))
-	r.must(t, "setup", "", "setup")
-	nc, listener := r.connect(t, "oncall-read"), r.connect(t, "all")
-	heard, err := listener.SubscribeSync("userpilot.identify.x")
-	if err == nil {
-		err = listener.Flush() // the server knows of it before anything is asked
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if denies(t, nc, func() error {
-		return nc.PublishRequest("$JS.API.STREAM.INFO.USERPILOT_IDENTIFY", "userpilot.identify.x", nil)
-	}) {
-		t.Fatal("a reply subject needs a right now: users.conf and SECURITY.md may say so")
-	}
-	if _, err := heard.NextMsg(patience); err != nil {
-		t.Errorf("nothing is heard: %v", err)
 	}
 }
