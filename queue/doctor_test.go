@@ -5,6 +5,7 @@ package queue
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -249,5 +250,24 @@ func TestArithmetic(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A server that is strict, one that is not, and one without JetStream.
+func TestStrict(t *testing.T) {
+	t.Parallel()
+	for _, strict := range []bool{true, false} {
+		n := realServer(t, &natsserver.Options{JetStream: true, StoreDir: t.TempDir(), NoJetStreamStrict: !strict})
+		_, q := linkOf(t, n.ClientURL())
+		if _, err := q.Setup(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := q.Strict(t.Context()); err != nil || got != strict {
+			t.Errorf("strict %v: got %v, %v", strict, got, err)
+		}
+	}
+	_, q := linkOf(t, realServer(t, &natsserver.Options{}).ClientURL())
+	if _, err := q.Strict(t.Context()); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("without JetStream: %v", err)
 	}
 }

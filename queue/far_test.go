@@ -63,6 +63,7 @@ func TestFarLooks(t *testing.T) {
 		})
 		roundTrips(t, "rights", 5, trip, 0, func() error { _, err := q.Denied(ctx); return err })
 		roundTrips(t, "streams", 10, trip, 0, func() error { _, err := q.InspectStreams(ctx); return err })
+		roundTrips(t, "strict", 5, trip, 0, func() error { _, err := q.Strict(ctx); return err })
 		roundTrips(t, "clock", 9, trip, 0, func() error { _, err := q.ReadClock(ctx); return err })
 		roundTrips(t, "account", 2, trip, 0, func() error { _, err := q.Account(ctx); return err })
 		roundTrips(t, "status", 5, trip, 0, func() error { _, err := q.Status(ctx); return err })

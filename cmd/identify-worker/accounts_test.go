@@ -86,6 +86,7 @@ func TestAnswersStayInTheirAccount(t *testing.T) {
 				}
 				o.NoJetStreamStrict = !strict
 				v := newVictim(t, serveRoles(t, o))
+				v.doctorSays(t, strict)
 				for _, a := range attacks() {
 					if before, reached := v.states(t), v.suffers(t, a); reached == apart {
 						t.Errorf("%s asks %s to be answered on %s: it is reached: %v", a.role, a.request, a.reply, reached)
@@ -157,6 +158,18 @@ func (v *victim) suffers(t *testing.T, a attack) bool {
 		t.Fatal(err)
 	}
 	return n > 0
+}
+
+// doctorSays expects that doctor warns of a server that is not strict.
+func (v *victim) doctorSays(t *testing.T, strict bool) {
+	t.Helper()
+	want := "warn  strict       requests with unknown fields are carried out, "
+	if strict {
+		want = "ok    strict       requests with unknown fields are refused\n"
+	}
+	if _, stdout, _ := v.as("worker", "", "doctor"); !strings.Contains(stdout, want) {
+		t.Errorf("doctor says\n%s", stdout)
+	}
 }
 
 // states tells what is in each stream, and which consumers it has. The work stream holds what was

@@ -24,6 +24,7 @@ Each check is a line: ok, warn or FAIL, and what to do.
   max_payload whether the server takes events of every size
   rights      what the user may do, tried one by one; a missing right is named
   streams     whether they are there and as they should be
+  strict      whether the servers refuse requests that they do not wholly understand
   limits      how near they are to their limits, and dead letters to their end
   storage     how near the NATS account is to its limits
   clock       this machine's against the server's, and those of a cluster's servers, as far
@@ -170,6 +171,8 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 	if missing+unread > 0 {
 		return n
 	}
+	strict, err := q.Strict(ctx)
+	e.judgeStrict(strict, err)
 	clock, err := q.ReadClock(ctx)
 	if err != nil {
 		e.warn("clock", "cannot be compared: %v", err)

@@ -102,6 +102,17 @@ func (e *examination) judgeStreams(streams []queue.StreamState) {
 	}
 }
 
+func (e *examination) judgeStrict(strict bool, err error) {
+	switch {
+	case err != nil:
+		e.warn("strict", "not known: %v", err)
+	case strict:
+		e.ok("strict", "requests with unknown fields are refused")
+	default:
+		e.warn("strict", "requests with unknown fields are carried out, so who publishes into the same NATS account can purge streams: take strict: false out of the servers' jetstream block")
+	}
+}
+
 // judgeLimits tells how near streams are to their limits. The first is the work stream, the second
 // the dead letters'.
 func (e *examination) judgeLimits(streams []queue.StreamState) {
