@@ -4,6 +4,9 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -190,6 +193,41 @@ func (v *victim) states(t *testing.T) string {
 	return all.String()
 }
 
+// Where publishers are in the pipeline's account, a server that is not strict takes an acknowledgement
+// for a request to purge a stream. One that is refuses it.
+func TestAcknowledgementAsPurge(t *testing.T) {
+	options := shipped(t)
+	for _, strict := range []bool{true, false} {
+		t.Run(fmt.Sprintf("strict %v", strict), func(t *testing.T) {
+			t.Parallel()
+			o := inOneAccount(options)
+			o.NoJetStreamStrict = !strict
+			v := newVictim(t, serveRoles(t, o))
+			answers, err := v.all.SubscribeSync("$JS.EVENT.ADVISORY.API")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !v.suffers(t, acknowledged("$JS.API.STREAM.PURGE.USERPILOT_IDENTIFY_DLQ")) {
+				t.Fatal("the acknowledgement does not arrive")
+			}
+			for said := ""; !strings.Contains(said, "STREAM.PURGE"); {
+				m, err := answers.NextMsg(patience)
+				if err != nil {
+					t.Fatal(err)
+				}
+				said = string(m.Data)
+			}
+			stream, err := v.js.Stream(t.Context(), queue.Topology{}.DeadStreamName())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := stream.CachedInfo().State.Msgs; left > 0 != strict {
+				t.Errorf("%d dead letters are left", left)
+			}
+		})
+	}
+}
+
 // Each role outside the pipeline's account has one of its own, which imports the lines of its rights
 // and no more: an answer could reach what is imported besides.
 func TestAccountsImportTheRights(t *testing.T) {
@@ -225,6 +263,40 @@ func TestAccountsImportTheRights(t *testing.T) {
 		}
 		if got := sorted(imports); len(users) != 1 || !slices.Equal(got, sorted(want)) || z.Account.JetStream || len(z.Account.Exports) > 0 {
 			t.Errorf("%s has %v and imports\n%s\nwant\n%s", account, users, strings.Join(got, "\n"), strings.Join(sorted(want), "\n"))
+		}
+	}
+}
+
+// The tests that SECURITY.md names are there.
+func TestSecurityNamesTests(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../../*/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deeper, err := filepath.Glob("../../*/*/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var code strings.Builder
+	for _, file := range append(files, deeper...) {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code.Write(source)
+	}
+	names := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllSubmatch(text, -1)
+	if len(names) < 10 {
+		t.Errorf("it names %d", len(names))
+	}
+	for _, name := range names {
+		if !strings.Contains(code.String(), "\nfunc "+string(name[1])+"(") {
+			t.Errorf("there is no %s", name[1])
 		}
 	}
 }

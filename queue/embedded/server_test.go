@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -70,6 +71,23 @@ func TestWhatWasStoredIsThereAfterAShutdown(t *testing.T) {
 	}
 	if msg, err := stream.GetMsg(t.Context(), 1); err != nil || string(msg.Data) != "kept" {
 		t.Fatalf("got %v, %v", msg, err)
+	}
+}
+
+// What is stored is for this user alone, where the folder is made here.
+func TestTheFolderIsForItsUserAlone(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("folders have no mode")
+	}
+	dir := filepath.Join(t.TempDir(), "new")
+	start(t, embedded.Config{Dir: dir})
+	info, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Mode().Perm(); got != 0o700 {
+		t.Errorf("its mode is %v", got)
 	}
 }
 
