@@ -20,14 +20,12 @@ import (
 
 const pipelineAccount = "PIPELINE"
 
-// inOneAccount are the same users with the same rights, all of them in the pipeline's account.
-func inOneAccount(options *natsserver.Options) *natsserver.Options {
-	options = options.Clone()
+// intoOneAccount puts the users, with the same rights, into the pipeline's account.
+func intoOneAccount(options *natsserver.Options) {
 	i := slices.IndexFunc(options.Accounts, func(a *natsserver.Account) bool { return a.Name == pipelineAccount })
 	for _, u := range options.Users {
 		u.Account = options.Accounts[i]
 	}
-	return options
 }
 
 // attack is a request whose answer is to do what the role may not.
@@ -78,16 +76,16 @@ func attacks() []attack {
 // What a role is answered stays in its account, whatever subject it names. In one account with the
 // pipeline the same requests reach their aim.
 func TestAnswersStayInTheirAccount(t *testing.T) {
-	options := shipped(t)
+	shipped(t)
 	for _, strict := range []bool{true, false} {
 		for _, apart := range []bool{true, false} {
 			t.Run(fmt.Sprintf("strict %v, apart %v", strict, apart), func(t *testing.T) {
 				t.Parallel()
-				o := options.Clone()
-				if !apart {
-					o = inOneAccount(options)
-				}
+				o := shippedAgain(t)
 				o.NoJetStreamStrict = !strict
+				if !apart {
+					intoOneAccount(o)
+				}
 				v := newVictim(t, serveRoles(t, o))
 				v.doctorSays(t, strict)
 				for _, a := range attacks() {
@@ -196,12 +194,13 @@ func (v *victim) states(t *testing.T) string {
 // Where publishers are in the pipeline's account, a server that is not strict takes an acknowledgement
 // for a request to purge a stream. One that is refuses it.
 func TestAcknowledgementAsPurge(t *testing.T) {
-	options := shipped(t)
+	shipped(t)
 	for _, strict := range []bool{true, false} {
 		t.Run(fmt.Sprintf("strict %v", strict), func(t *testing.T) {
 			t.Parallel()
-			o := inOneAccount(options)
+			o := shippedAgain(t)
 			o.NoJetStreamStrict = !strict
+			intoOneAccount(o)
 			v := newVictim(t, serveRoles(t, o))
 			answers, err := v.all.SubscribeSync("$JS.EVENT.ADVISORY.API")
 			if err != nil {

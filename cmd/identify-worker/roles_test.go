@@ -49,6 +49,12 @@ func shipped(t *testing.T) *natsserver.Options {
 	for _, role := range roleNames {
 		t.Setenv(roleVariable(role)+"_PASSWORD", rolePassword)
 	}
+	return shippedAgain(t)
+}
+
+// shippedAgain reads it for another server in the same test: the servers write to its accounts.
+func shippedAgain(t *testing.T) *natsserver.Options {
+	t.Helper()
 	options, err := natsserver.ProcessConfigFile(serverConf)
 	if err != nil {
 		t.Fatal(err)
@@ -473,7 +479,7 @@ func TestProducerLines(t *testing.T) {
 func TestSetupLines(t *testing.T) {
 	options := shipped(t)
 	everyLine(t, options, "setup", func(t *testing.T, user, line string) {
-		r := serveRoles(t, options, "setup")
+		r := serveRoles(t, shippedAgain(t), "setup")
 		if strings.Contains(line, ".UPDATE.") || strings.Contains(line, ".MSG.GET.") {
 			r.must(t, "setup", "", "setup")
 			r.spoil(t)
@@ -484,7 +490,7 @@ func TestSetupLines(t *testing.T) {
 	})
 	t.Run("all", func(t *testing.T) {
 		t.Parallel()
-		r := serveRoles(t, options)
+		r := serveRoles(t, shippedAgain(t))
 		r.must(t, "setup", "", "setup")
 		r.spoil(t)
 		r.must(t, "setup", "", "setup", "--update", "--partitions", "32")
