@@ -19,7 +19,7 @@ type growing struct {
 
 // growths lists what is measured.
 func growths() []growing {
-	return []growing{}
+	return fleetGrowths()
 }
 
 // growthLimit is the greatest exponent: ten times the size may cost fourteen times as much, for what

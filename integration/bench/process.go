@@ -20,6 +20,7 @@ func roles() map[string]func(ctx context.Context, args []string) error {
 		"serve-api":  serveAPI,
 		"work":       work,
 		"loop":       loop,
+		"idle":       idle,
 	}
 }
 

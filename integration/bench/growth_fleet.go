@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+// fleetGrowths are what grows with the number of replicas, those that have left among them.
+func fleetGrowths() []growing {
+	return []growing{
+		{
+			what: "messages of an idle fleet", unit: "replicas", sizes: [3]int{5, 10, 20},
+			show: "%.0f/s", cost: idleFleet,
+		},
+		{
+			what: "requests of a status", unit: "replicas that have left", sizes: [3]int{10, 100, 300},
+			show: "%.0f", cost: statusOfDeparted,
+		},
+	}
+}
+
+// idleFleet is how many messages a second a fleet without work exchanges with NATS.
+func idleFleet(ctx context.Context, _ *bench, size int) (perSecond float64, err error) {
+	ctx, s, err := open(ctx, nil, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	p, err := s.consumer(ctx, "idle", "-replicas", strconv.Itoa(size))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, p.stop()) }()
+	line, err := p.line(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseFloat(line, 64)
+}
+
+// idleTime is how long an idle fleet is watched: longer than the pause of anything that it repeats.
+const idleTime = 10 * time.Second
+
+// idle is the role of a fleet without work: replicas with a connection each. Its line is how many
+// messages a second they exchange with NATS once each holds its share.
+func idle(ctx context.Context, args []string) (err error) {
+	flags := newConsumerFlags("idle")
+	size := flags.Int("replicas", 1, "how many they are")
+	if err := flags.Parse(args); err != nil && !errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	if err := os.Setenv("SSL_CERT_FILE", flags.trusted); err != nil {
+		return err
+	}
+	var fleet []*queue.Queue
+	var connections []*nats.Conn
+	var working sync.WaitGroup
+	defer working.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	for range *size {
+		nc, w, q, err := newIdler(ctx, flags)
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		defer working.Wait()
+		fleet, connections = append(fleet, q), append(connections, nc)
+		working.Go(func() {
+			if err := w.Run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	if err := share(ctx, fleet); err != nil {
+		return err
+	}
+	before, began := messages(connections), time.Now()
+	if err := watch(ctx, idleTime); err != nil {
+		return err
+	}
+	fmt.Println(float64(messages(connections)-before) / time.Since(began).Seconds())
+	<-ctx.Done()
+	cancel(nil)
+	return nil
+}
+
+func newIdler(ctx context.Context, flags *consumerFlags) (*nats.Conn, *worker.Worker, *queue.Queue, error) {
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	nc, err := queue.Connect(ctx, queue.ConnectConfig{URL: flags.nats, Log: log})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	q, err := queue.New(nc, queue.Topology{}, log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	client, err := newClient(flags.endpoint, "bench", 1)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	w, err := worker.New(worker.Config{Queue: q, Client: client, Rate: queue.Rate{Calls: 600, Window: time.Minute}, Log: log})
+	return nc, w, q, err
+}
+
+// share blocks until each holds its share.
+func share(ctx context.Context, fleet []*queue.Queue) error {
+	return poll(ctx, func() (bool, error) {
+		held := make([]int, len(fleet))
+		for i, q := range fleet {
+			held[i] = q.Held()
+		}
+		return settled(held), nil
+	})
+}
+
+// messages counts what connections have sent and received.
+func messages(connections []*nats.Conn) (n uint64) {
+	for _, nc := range connections {
+		n += nc.Stats().InMsgs + nc.Stats().OutMsgs
+	}
+	return n
+}
+
+// statusOfDeparted is how many requests a status makes where the markers of replicas that have left
+// stay in the bucket for ever, as older versions left them.
+func statusOfDeparted(ctx context.Context, _ *bench, size int) (requests float64, err error) {
+	ctx, s, err := open(ctx, nil, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	for range size {
+		m := nats.NewMsg("$KV." + s.queue.Topology().Bucket() + ".member." + nuid.Next())
+		m.Header.Set("KV-Operation", "DEL")
+		if _, err := s.nc.RequestMsgWithContext(ctx, m); err != nil {
+			return 0, err
+		}
+	}
+	before := s.nc.Stats().OutMsgs
+	_, err = s.queue.Status(ctx)
+	return float64(s.nc.Stats().OutMsgs - before), err
+}
