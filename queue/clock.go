@@ -89,9 +89,14 @@ func (c *clock) ask(ctx context.Context) error {
 	if info.Time.IsZero() {
 		return fmt.Errorf("read the server's clock: no bucket %s", c.q.topology.Bucket())
 	}
-	now := time.Now()
-	c.take(reading{server: info.Time, got: now, wall: now.Round(0), trip: now.Sub(sent)})
+	c.heard(sent, info.Time)
 	return nil
+}
+
+// heard takes in that an answer which has just come to what was sent then names the server's time.
+func (c *clock) heard(sent, server time.Time) {
+	now := time.Now()
+	c.take(reading{server: server, got: now, wall: now.Round(0), trip: now.Sub(sent)})
 }
 
 // fresh reports whether there is no need for a reading.

@@ -309,20 +309,29 @@ func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 	return b, nil
 }
 
-func (b attendedBucket) Get(ctx context.Context, key string) (entry jetstream.KeyValueEntry, err error) {
-	err = b.q.attend(ctx, func(ctx context.Context) error {
-		entry, err = b.KeyValue.Get(ctx, key)
-		return err
-	}, b.q.topology.toRead("KV_"+b.q.topology.Bucket()))
-	return entry, err
+// Get reads from the leader. The library would ask any copy of the bucket, which may lag.
+func (b attendedBucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
+	m, err := b.q.readKey(ctx, b.q.topology.keySubject(key))
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.isMarker() {
+		return nil, jetstream.ErrKeyNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return keyEntry{m: m, bucket: b.Bucket(), key: key}, nil
 }
 
-func (b attendedBucket) Create(ctx context.Context, key string, value []byte, options ...jetstream.KVCreateOpt) (revision uint64, err error) {
-	err = b.q.attend(ctx, func(ctx context.Context) error {
-		revision, err = b.KeyValue.Create(ctx, key, value, options...)
-		return err
-	}, b.q.topology.toKey(key), b.q.topology.toRead("KV_"+b.q.topology.Bucket()))
-	return revision, err
+// Create writes a key that is not there, or was deleted. It takes no options.
+func (b attendedBucket) Create(ctx context.Context, key string, value []byte, _ ...jetstream.KVCreateOpt) (revision uint64, err error) {
+	revision, err = b.Update(ctx, key, value, 0)
+	if !isWrongRevision(err) {
+		return revision, err
+	}
+	m, missing := b.q.readKey(ctx, b.q.topology.keySubject(key))
+	if missing != nil || !m.isMarker() {
+		return 0, err
+	}
+	return b.Update(ctx, key, value, m.Sequence)
 }
 
 func (b attendedBucket) Update(ctx context.Context, key string, value []byte, last uint64) (revision uint64, err error) {
@@ -336,3 +345,17 @@ func (b attendedBucket) Update(ctx context.Context, key string, value []byte, la
 func (b attendedBucket) Delete(ctx context.Context, key string, options ...jetstream.KVDeleteOpt) error {
 	return b.q.attend(ctx, func(ctx context.Context) error { return b.KeyValue.Delete(ctx, key, options...) }, b.q.topology.toKey(key))
 }
+
+// keyEntry is a key as the leader has it.
+type keyEntry struct {
+	m           *storedMessage
+	bucket, key string
+}
+
+func (e keyEntry) Bucket() string                  { return e.bucket }
+func (e keyEntry) Key() string                     { return e.key }
+func (e keyEntry) Value() []byte                   { return e.m.Data }
+func (e keyEntry) Revision() uint64                { return e.m.Sequence }
+func (e keyEntry) Created() time.Time              { return e.m.Time }
+func (e keyEntry) Delta() uint64                   { return 0 }
+func (e keyEntry) Operation() jetstream.KeyValueOp { return jetstream.KeyValuePut }

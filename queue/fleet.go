@@ -39,6 +39,8 @@ type fleet struct {
 
 	// run's alone:
 	roster *roster
+	ear    *watch
+	deaf   bool      // the connection is another one: the server may know nothing of the watch
 	due    bool      // something has changed: what is held must be compared with the share
 	looked time.Time // when it last was, and was found right; zero if it was not
 	denied error     // the last violation that was looked into
@@ -49,20 +51,19 @@ type fleet struct {
 func (q *Queue) newFleet(calls context.Context, m *member, h Handler, trouble *changeLog) *fleet {
 	f := &fleet{
 		q: q, m: m, h: h, calls: calls, trouble: trouble,
-		roster: &roster{m: m, members: map[string]Replica{}}, holdings: newHoldings(q.topology),
+		roster: newRoster(m), holdings: newHoldings(q.topology),
 	}
 	m.partitions = f.partitions
 	return f
 }
 
-func (f *fleet) run(ctx context.Context) error {
+func (f *fleet) run(ctx context.Context) (err error) {
 	defer f.serving.Wait()
 	defer f.handBackAll()
-	watch, err := f.roster.watch(f.calls)
-	if err != nil {
+	if f.ear, err = f.m.watch(f.calls); err != nil {
 		return err
 	}
-	defer func() { watch.end() }()
+	defer func() { f.ear.end() }()
 	connection := f.q.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
 	defer f.q.nc.RemoveStatusListener(connection)
 
@@ -76,6 +77,7 @@ func (f *fleet) run(ctx context.Context) error {
 		if wait := f.roster.unsettled(); wait > 0 {
 			settled = time.After(wait)
 		}
+		look := !f.roster.known
 		select {
 		case <-ctx.Done():
 			return nil
@@ -87,59 +89,68 @@ func (f *fleet) run(ctx context.Context) error {
 			if status != nats.CONNECTED {
 				f.failAll(errInterrupted)
 			}
-			f.due, f.roster.deaf = true, true
-		case entry, open := <-watch.Updates():
+			f.due, f.deaf = true, true
+		case entry, open := <-f.ear.Updates():
 			if !open {
 				return errors.New("the watch on the fleet ended")
 			}
-			if err := f.learn(entry); err != nil {
-				return err
-			}
+			f.learn(entry)
 		case <-settled:
 			f.due = true
 		case now := <-tick.C:
-			f.due = f.due || now.Sub(f.looked) >= calmInterval
-			f.roster.deaf = f.roster.deaf || len(watch.Updates()) == 0 && f.roster.hearsNothing()
-			f.roster.sweep()
-			if err := f.lookIntoDenials(ctx); err != nil {
-				return f.lacking(err)
-			}
+			look, f.due = true, f.due || now.Sub(f.looked) >= calmInterval
 		}
 		f.reportFailures(f.m.log)
-		if f.roster.deaf && f.q.nc.Status() == nats.CONNECTED {
-			next, err := f.roster.watch(f.calls)
-			if asDenied(err) != nil {
-				return f.lacking(err)
-			}
-			if err != nil {
-				f.trouble.report(f.m.log, err)
-				continue
-			}
-			watch.end()
-			watch = next
+		if err := f.act(ctx, look); err != nil {
+			return err
 		}
-		if !f.roster.known || !f.due || f.q.nc.Status() != nats.CONNECTED || len(watch.Updates()) > 0 {
-			continue
-		}
-		f.roster.publish()
-		if f.roster.unsettled() > 0 {
-			continue
+	}
+}
+
+// act does what is due after something has happened. It returns an error if this member must leave.
+func (f *fleet) act(ctx context.Context, look bool) error {
+	if f.q.nc.Status() != nats.CONNECTED {
+		return nil
+	}
+	err := f.listen()
+	if err == nil && look {
+		err = f.lookAround(ctx)
+	}
+	if err == nil {
+		if !f.due || f.roster.unsettled() > 0 || len(f.ear.Updates()) > 0 {
+			return nil
 		}
 		f.due, f.looked = false, time.Time{}
-		err := f.round(ctx)
+		err = f.round(ctx)
 		if err == nil && f.active() == f.share() {
 			f.looked = time.Now()
 		}
-		if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
-			return err
-		}
-		if asDenied(err) != nil {
-			return f.lacking(err)
-		}
-		if ctx.Err() == nil {
-			f.trouble.report(f.m.log, err)
-		}
 	}
+	if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
+		return err
+	}
+	if asDenied(err) != nil {
+		return f.lacking(err)
+	}
+	if ctx.Err() == nil {
+		f.trouble.report(f.m.log, err)
+	}
+	return nil
+}
+
+// listen watches anew over a new connection. A server that was restarted knows nothing of the watch,
+// which nats.go notices by missed heartbeats, after ten seconds or more.
+func (f *fleet) listen() error {
+	if !f.deaf {
+		return nil
+	}
+	next, err := f.m.watch(f.calls)
+	if err != nil {
+		return err
+	}
+	f.ear.end()
+	f.ear, f.deaf = next, false
+	return nil
 }
 
 // lookIntoDenials returns a [*DeniedError] if a right that was there is there no more. Not all that a
@@ -166,19 +177,39 @@ func (f *fleet) lacking(err error) error {
 }
 
 // learn takes in one change of a watched key; nil is the end of those that there were.
-func (f *fleet) learn(entry jetstream.KeyValueEntry) error {
-	if entry != nil && entry.Key() == quietKey {
+func (f *fleet) learn(entry jetstream.KeyValueEntry) {
+	switch {
+	case entry == nil:
+	case entry.Key() == quietKey:
 		f.q.learnQuiet(entry)
-		return nil
-	}
-	if entry != nil && entry.Key() == recallKey {
+	case entry.Key() == recallKey:
 		f.learnRecall(entry)
-		return nil
-	}
-	if f.roster.learn(entry) {
+	default:
+		f.roster.learn(entry)
 		f.due = true
 	}
-	return nil
+}
+
+// lookAround sees who is in the fleet now, and whether there is anything else that nobody tells.
+func (f *fleet) lookAround(ctx context.Context) error {
+	ctx, disconnect := f.q.whileConnected(ctx)
+	defer disconnect()
+	if err := f.lookIntoDenials(ctx); err != nil {
+		return err
+	}
+	if err := f.look(ctx); err != nil {
+		return err
+	}
+	changed, err := f.roster.visit(ctx)
+	f.due = f.due || changed
+	return err
+}
+
+// look sees who is in the fleet now.
+func (f *fleet) look(ctx context.Context) error {
+	changed, err := f.roster.look(ctx)
+	f.due = f.due || changed
+	return err
 }
 
 // askTimeout bounds each question of a round before it claims, and each deletion. A leader answers
@@ -245,12 +276,13 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 	if f.reserved() >= share {
 		return nil
 	}
-	gone, err := f.gone(ctx, holders)
-	if err != nil {
+	// Who holds something now may have come since the last look.
+	if err := f.look(ctx); err != nil || f.roster.unsettled() > 0 {
 		return err
 	}
+	alive := f.roster.alive()
 	if share == len(all) && f.reserved() == 0 {
-		return f.claimAll(ctx, stream, holders, gone)
+		return f.claimAll(ctx, stream, holders, alive)
 	}
 	var group errgroup.Group
 	group.SetLimit(claimsAtOnce)
@@ -260,7 +292,7 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 			break
 		}
 		holder := holders[partition]
-		if f.held(partition) || !f.free(holder, gone) {
+		if f.held(partition) || !f.free(holder, alive) {
 			continue
 		}
 		t := f.reserve(stream, partition, partition)
@@ -283,10 +315,10 @@ func (f *fleet) fromOwnPlace(partitions []string) []string {
 }
 
 // claimAll claims every partition through one consumer, once all are free.
-func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string, gone map[string]bool) error {
+func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string, alive []string) error {
 	all := f.q.topology.partitions()
 	for _, partition := range all {
-		if !f.free(holders[partition], gone) {
+		if !f.free(holders[partition], alive) {
 			return nil
 		}
 	}
@@ -322,35 +354,11 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 	return holders, nil
 }
 
-// gone asks the bucket's leader about those holders whom the watch does not show, each once, and
-// tells which members are gone.
-func (f *fleet) gone(ctx context.Context, holders map[string]string) (map[string]bool, error) {
-	gone, alive := map[string]bool{}, f.roster.alive()
-	for _, consumer := range holders {
-		if id, _, _ := f.q.topology.holder(consumer); !slices.Contains(alive, id) {
-			gone[id] = false
-		}
-	}
-	var mu sync.Mutex
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(claimsAtOnce)
-	for id := range maps.Clone(gone) {
-		group.Go(func() error {
-			isGone, err := within(ctx, askTimeout, func(ctx context.Context) (bool, error) { return f.m.gone(ctx, id) })
-			mu.Lock()
-			defer mu.Unlock()
-			gone[id] = isGone
-			return err
-		})
-	}
-	return gone, group.Wait()
-}
-
 // free reports whether the partition under this consumer can be claimed: nobody holds it, or
 // one who is gone.
-func (f *fleet) free(consumer string, gone map[string]bool) bool {
+func (f *fleet) free(consumer string, alive []string) bool {
 	id, _, _ := f.q.topology.holder(consumer)
-	return consumer == "" || gone[id]
+	return consumer == "" || !slices.Contains(alive, id)
 }
 
 // fence deletes consumers that nobody may serve any more. Whether that has taken effect is
@@ -509,7 +517,7 @@ func (f *fleet) share() int {
 func share(partitions int, members []string, id string) int {
 	rank := slices.Index(members, id)
 	if rank < 0 {
-		return 0 // the watch does not show this member: it has lapsed, or not yet arrived
+		return 0 // it has lapsed, or not yet arrived
 	}
 	n := partitions / len(members)
 	if rank < partitions%len(members) {

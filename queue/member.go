@@ -54,7 +54,11 @@ const maxMemberTTL = 10 * time.Minute
 
 const (
 	memberKey      = "member." // prefixes the keys of members in the bucket
+	newsKey        = "news."   // prefixes those that the others watch
 	memberIDLength = 22        // of a nuid
+
+	leaveTTL = time.Second     // of the marker of a member that has gone: the shortest that there is
+	newsTTL  = 5 * time.Second // who has not heard of it by then has looked
 )
 
 // lifetime is how long a key that was written at a time can tell of a living member. The
@@ -81,6 +85,7 @@ type member struct {
 	certainty *certainty
 	joined    time.Time // by the server's clock
 	revision  uint64    // of the key; join's and keep's
+	told      []string  // partitions in what was last told; likewise
 	log       *slog.Logger
 
 	partitions func() []string // claimed now
@@ -105,16 +110,31 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 	if err := m.renew(ctx); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
-	return m, nil
+	record, err := json.Marshal(m.record())
+	m.tell(record)
+	return m, err
+}
+
+// tell writes news of this member, and waits for no answer: who misses them looks soon enough.
+func (m *member) tell(record []byte) {
+	news := nats.NewMsg(m.q.topology.keySubject(newsKey + m.id))
+	news.Header.Set(jetstream.MsgTTLHeader, newsTTL.String())
+	news.Data = record
+	_ = m.q.nc.PublishMsg(news)
 }
 
 // renew writes the key again. kv.Update would drop the time to live, so the message
 // is published as the bucket's own client would, with the header for it.
 func (m *member) renew(ctx context.Context) error {
-	record, err := json.Marshal(m.record())
+	now := m.record()
+	record, err := json.Marshal(now)
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(m.told, func(p string) bool { return !slices.Contains(now.Partitions, p) }) {
+		m.tell(record) // others may claim what this one has let go
+	}
+	m.told = now.Partitions
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, m.config.TTL/4)
 	defer cancel()
@@ -199,32 +219,24 @@ func (m *member) adopt(ctx context.Context) error {
 }
 
 // leave removes the key, so that the others need not wait for its end: at whatever revision,
-// since the answer to the last renewal may have been lost.
+// since the answer to the last renewal may have been lost. The server stores both in this order, so
+// the answer to the second is one to the first.
 func (m *member) leave(ctx context.Context) error {
-	key := memberKey + m.id
-	_, err := m.q.store(ctx, m.q.topology.toKey(key), marker(m.q.topology.keySubject(key)))
+	if err := m.q.nc.PublishMsg(marker(m.q.topology.keySubject(memberKey+m.id), leaveTTL)); err != nil {
+		return err
+	}
+	key := newsKey + m.id
+	_, err := m.q.store(ctx, m.q.topology.toKey(key), marker(m.q.topology.keySubject(key), newsTTL))
 	return err
 }
 
 // marker is what stands for a key that was deleted, for as long as others may have to hear of it.
 // kv.Delete would leave one that stays for ever.
-func marker(subject string) *nats.Msg {
+func marker(subject string, ttl time.Duration) *nats.Msg {
 	m := nats.NewMsg(subject)
 	m.Header.Set("KV-Operation", "PURGE") // at the end of DEL the server writes a marker of its own
-	m.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())
+	m.Header.Set(jetstream.MsgTTLHeader, ttl.String())
 	return m
-}
-
-// gone reports whether the bucket's leader knows no such member that could be alive.
-func (m *member) gone(ctx context.Context, id string) (bool, error) {
-	entry, err := m.kv.Get(ctx, memberKey+id) // from the leader: the bucket allows no direct gets
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read the member %s: %w", id, err)
-	}
-	return m.q.clock.now().After(readReplica(id, entry.Value(), entry.Created()).lifetime()), nil
 }
 
 // allPartitions stands for every partition in a consumer's name.

@@ -201,7 +201,7 @@ func (q *Queue) storeNewer(ctx context.Context, userID string, n *Newer) error {
 
 // deleteNewer removes the record of a user unless it has changed since it was read.
 func (q *Queue) deleteNewer(ctx context.Context, userID string, n *Newer) error {
-	return q.publishNewer(ctx, marker(q.topology.newerSubject(userID)), n)
+	return q.publishNewer(ctx, marker(q.topology.newerSubject(userID), markerTTL), n)
 }
 
 func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *Newer) error {

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -124,6 +125,11 @@ type storedMessage struct {
 	Header   []byte    `json:"hdrs"`
 	Data     []byte    `json:"data"`
 	Time     time.Time `json:"time"`
+}
+
+// isMarker reports whether the message says that a key was deleted or has expired.
+func (m *storedMessage) isMarker() bool {
+	return bytes.Contains(m.Header, []byte("KV-Operation:")) || bytes.Contains(m.Header, []byte(jetstream.MarkerReasonHeader+":"))
 }
 
 // readLeader reads one stored message from the stream's leader. A direct get could be

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -102,27 +101,26 @@ func (q *Queue) stillHeld(ctx context.Context, consumers []string) (left []strin
 	if err != nil {
 		return nil, err
 	}
-	bucket, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), "")
-	if err != nil {
-		return nil, err
-	}
 	consumers = slices.DeleteFunc(slices.Clone(consumers), func(name string) bool { return !slices.Contains(there, name) })
-	members := map[string]bool{}
-	for _, name := range consumers {
-		id, _, _ := q.topology.holder(name)
-		members[q.topology.keySubject(memberKey+id)] = true
-	}
-	replicas, err := q.readReplicas(ctx, slices.Collect(maps.Keys(members)), bucket.Time)
+	bucket, err := q.memberInfo(ctx)
 	if err != nil {
 		return nil, err
 	}
+	ids := q.memberIDs(bucket)
+	var holders []string
 	for _, name := range consumers {
-		id, _, _ := q.topology.holder(name)
-		if slices.ContainsFunc(replicas, func(r Replica) bool { return r.ID == id }) {
-			left = append(left, name)
+		if id, _, _ := q.topology.holder(name); slices.Contains(ids, id) && !slices.Contains(holders, id) {
+			holders = append(holders, id)
 		}
 	}
-	return left, nil
+	members, err := q.readMembers(ctx, holders, bucket.Time)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(consumers, func(name string) bool {
+		id, _, _ := q.topology.holder(name)
+		return !members[id].lifetime().After(bucket.Time)
+	}), nil
 }
 
 // learnRecall gives back what this member is asked for.

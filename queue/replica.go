@@ -22,7 +22,9 @@ type Replica struct {
 	Partitions []string `json:"partitions"` // that it has claimed
 	Report
 
-	stray bool // the key holds something else than a replica
+	stray    bool   // the key holds something else than a replica
+	left     bool   // a marker stands for a member that has gone
+	revision uint64 // of the key
 }
 
 // Report is what a replica tells of its work. It gives times by its own clock; in a [Replica]
@@ -69,7 +71,7 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	var least struct {
 		TTL *time.Duration `json:"ttl"`
 	}
-	r.stray = json.Unmarshal(value, &least) == nil && least.TTL == nil
+	r.stray = len(value) == 0 || json.Unmarshal(value, &least) == nil && least.TTL == nil
 	if least.TTL != nil {
 		r.TTL = *least.TTL
 	}

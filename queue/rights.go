@@ -124,6 +124,7 @@ func (t Topology) WorkerRights() []Right {
 	add("watch the fleet", t.toWatch())
 	add("end that watch", ofConsumer("CONSUMER.DELETE."+bucket))
 	add("membership, rate and merged calls", t.toKey(unknownName))
+	add("read what replicas tell of themselves", to(directGet(bucket)))
 	add("see which users have dead letters", to(directGet(t.newerStreamName())))
 	add("what newer events have set", t.toNewer())
 	add("store dead letters", t.toBury())

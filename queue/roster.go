@@ -2,7 +2,7 @@ package queue
 
 import (
 	"context"
-	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,107 +12,133 @@ import (
 )
 
 // roster is one member's view of who is in the fleet. It is the fleet's goroutine's alone.
+//
+// All renew their keys and nobody watches them: where each hears of all renewals, messages grow with
+// the square of the members. Each asks the bucket's leader once an interval whose keys there are: one
+// request with one answer. Of a stranger it reads the record, and of one member in each
+// interval, in turn. News of who comes, leaves or lets go of something is watched, so that
+// nobody has to wait for the next look; who misses it loses an interval.
 type roster struct {
 	m       *member
-	known   bool               // whether the watch has told all there is
-	whole   bool               // whether one ever has
-	deaf    bool               // whether the watch may tell nothing any more
-	members map[string]Replica // also those who may be dead
+	known   bool               // whether a look has told who there is
+	members map[string]Replica // the living, as they last told of themselves
+	left    map[string]bool    // those whose keys are markers now: nobody comes back under the same id
+	turn    []string           // whose records are to be read again
 	settled time.Time          // when those who have come may take their shares
 	crowd   time.Time          // when the first of them came
-
-	litter []jetstream.KeyValueEntry // what stays for ever of members who have left, see sweep
 }
 
-// watch is the fleet's ear: it tells of the members, and of the silence.
-type watch struct {
-	jetstream.KeyWatcher
-	cancel context.CancelFunc
+func newRoster(m *member) *roster {
+	return &roster{m: m, members: map[string]Replica{}, left: map[string]bool{}}
 }
 
-func (w *watch) end() {
-	_ = w.Stop()
-	w.cancel()
-}
-
-// watch begins to listen, and forgets what was heard before: it is told all there is.
-//
-// A server that was restarted knows nothing of the watch, which nats.go notices by missed
-// heartbeats, after ten seconds or more. By then all members, this one too, would seem to be dead.
-func (r *roster) watch(ctx context.Context) (*watch, error) {
-	brief, done := context.WithTimeout(ctx, callTimeout) // an answer that is lost would be awaited for ever
-	defer done()
-	ctx, cancel := context.WithCancel(ctx)
-	var w jetstream.KeyWatcher
-	err := r.m.q.attend(brief, func(asking context.Context) (err error) {
-		stop := context.AfterFunc(asking, cancel) // the watch lives on, its context must be another
-		w, err = r.m.kv.WatchFiltered(ctx, []string{memberKey + "*", quietKey, recallKey})
-		if !stop() && err == nil {
-			_ = w.Stop()
-			err = context.Cause(asking)
-		}
-		return err
-	}, r.m.q.topology.toWatch())
+// look asks who there is, and reports whether somebody has come or gone. After an error all is known as
+// before: half a view could lack the slowest rate.
+func (r *roster) look(ctx context.Context) (changed bool, err error) {
+	bucket, err := within(ctx, askTimeout, r.m.q.memberInfo)
 	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("watch the fleet: %w", err)
+		return false, err
 	}
-	r.known, r.deaf = false, false
-	clear(r.members)
-	r.litter = nil
-	return &watch{w, cancel}, nil
-}
-
-// hearsNothing reports whether the watch does not even tell of this member's own renewals.
-func (r *roster) hearsNothing() bool {
-	heard := r.members[r.m.id].Heard
-	return r.known && r.m.certainty.check() == nil && r.m.q.clock.now().Sub(heard) > r.m.config.TTL*3/4
-}
-
-// learn takes in one change of a member's key; nil is the end of those that there were. It
-// reports whether there may be something to claim or to give back.
-func (r *roster) learn(entry jetstream.KeyValueEntry) (changed bool) {
-	if entry == nil {
-		r.known, r.whole = true, true
-		r.arrived()
-		r.publish()
-		return true
+	ids := r.m.q.memberIDs(bucket)
+	strangers := slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+		_, known := r.members[id]
+		return known || r.left[id]
+	})
+	met, err := within(ctx, callTimeout, func(ctx context.Context) (map[string]Replica, error) {
+		return r.m.q.readMembers(ctx, strangers, r.m.q.clock.now())
+	})
+	if err != nil {
+		return false, err
 	}
-	id := strings.TrimPrefix(entry.Key(), memberKey)
-	before, member := r.members[id]
-	if entry.Operation() != jetstream.KeyValuePut {
-		delete(r.members, id)
-		if r.m.q.clock.now().Sub(entry.Created()) > 2*markerTTL {
-			r.litter = append(r.litter, entry)
+	for id := range r.left {
+		if !slices.Contains(ids, id) {
+			delete(r.left, id)
 		}
-		return true
 	}
+	for id := range r.members {
+		if !slices.Contains(ids, id) {
+			delete(r.members, id)
+			changed = true
+		}
+	}
+	for id, x := range met {
+		changed = r.take(id, x) || changed
+	}
+	r.known = true
+	r.publish()
+	return changed, nil
+}
+
+// visit reads the record of one member again, all in turn: what it does, and whether it has been renewed. After a crash a server has been seen to keep such a key for ever, and with it the
+// partitions of the dead.
+func (r *roster) visit(ctx context.Context) (changed bool, err error) {
+	if len(r.turn) == 0 {
+		r.turn = r.alive()
+		rand.Shuffle(len(r.turn), func(i, j int) { r.turn[i], r.turn[j] = r.turn[j], r.turn[i] })
+	}
+	for len(r.turn) > 0 {
+		id := r.turn[0]
+		r.turn = r.turn[1:]
+		if _, member := r.members[id]; !member {
+			continue
+		}
+		x, err := within(ctx, askTimeout, func(ctx context.Context) (Replica, error) { return r.m.q.readMember(ctx, id) })
+		if err == nil && r.take(id, x) {
+			r.publish()
+			return true, nil
+		}
+		return false, err
+	}
+	return false, nil
+}
+
+// take takes in what the bucket's leader holds of a member, and reports whether that has come or gone.
+func (r *roster) take(id string, x Replica) (changed bool) {
+	_, before := r.members[id]
+	switch {
+	case r.lives(x):
+		r.members[id] = x
+		if !before {
+			r.arrived()
+		}
+		return !before
+	case x.revision == 0: // it has just gone
+	case x.left:
+		r.left[id] = true
+	default:
+		r.bury(id, x)
+	}
+	delete(r.members, id)
+	return before
+}
+
+// lives reports whether what a key holds can tell of a living member.
+func (r *roster) lives(x Replica) bool { return x.lifetime().After(r.m.q.clock.now()) }
+
+// bury removes the key of a member that is certainly dead, unless it was written since. It waits for no answer.
+func (r *roster) bury(id string, x Replica) {
+	m := marker(r.m.q.topology.keySubject(memberKey+id), leaveTTL)
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(x.revision, 10))
+	_ = r.m.q.nc.PublishMsg(m)
+}
+
+// learn takes in one member's news.
+func (r *roster) learn(entry jetstream.KeyValueEntry) {
+	id := strings.TrimPrefix(entry.Key(), newsKey)
 	x := readReplica(id, entry.Value(), entry.Created())
-	r.members[id] = x
-	if !member && r.known {
-		r.arrived()
+	_, before := r.members[id]
+	switch {
+	case entry.Operation() != jetstream.KeyValuePut:
+		delete(r.members, id)
+	case x.stray, r.left[id]:
+		return
+	default:
+		r.members[id] = x
+		if !before && r.known {
+			r.arrived()
+		}
 	}
 	r.publish()
-	// What it no longer holds may be ours to claim. Most renewals say nothing of the kind.
-	return !member || !slices.Equal(before.Partitions, x.Partitions)
-}
-
-// sweepAtOnce bounds what is swept at once. It is for what years of leaving may have left.
-const sweepAtOnce = 100
-
-// sweep gives markers that members of older versions left an end. Whoever looks at the fleet asks for
-// each. One member does, and waits for no answer: what was not swept is there for the next who joins.
-func (r *roster) sweep() {
-	if len(r.litter) == 0 || !r.known || slices.Index(r.alive(), r.m.id) != 0 {
-		return
-	}
-	n := min(sweepAtOnce, len(r.litter))
-	for _, entry := range r.litter[:n] {
-		m := marker(r.m.q.topology.keySubject(entry.Key()))
-		m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(entry.Revision(), 10))
-		_ = r.m.q.nc.PublishMsg(m)
-	}
-	r.litter = r.litter[n:]
 }
 
 const (
@@ -135,24 +161,20 @@ func (r *roster) arrived() {
 // unsettled is how long shares should not move yet.
 func (r *roster) unsettled() time.Duration { return time.Until(r.settled) }
 
-// living are the members whose keys can tell of them, in an order that all agree on.
+// living are the members in an order that all agree on.
 func (r *roster) living() []Replica {
-	now := r.m.q.clock.now()
 	var living []Replica
 	for _, x := range r.members {
-		if x.lifetime().After(now) {
-			living = append(living, x)
-		}
+		living = append(living, x)
 	}
 	slices.SortFunc(living, func(a, b Replica) int { return strings.Compare(a.ID, b.ID) })
 	return living
 }
 
-// publish lets others see who lives, the ledger among them: it keeps to all their rates. While the
-// fleet is listened to anew the last whole view counts: half of one could lack the slowest. Only at
-// first there is nothing better.
+// publish lets others see who lives, the ledger among them: it keeps to all their rates. Before the
+// first look there is nothing to see: news alone are half a view.
 func (r *roster) publish() {
-	if r.whole && !r.known {
+	if !r.known {
 		return
 	}
 	living := r.living()

@@ -8,53 +8,61 @@ import (
 	"time"
 )
 
-// While the fleet is listened to anew, the slowest rate and all replicas are known as before: half a
-// view would let the ledger run too fast.
-func TestRosterWhileItListensAnew(t *testing.T) {
+// Half a view of the fleet could lack the slowest rate: if somebody cannot be read, all is known as before.
+func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		fast, slow := Rate{600, time.Minute}, Rate{60, time.Minute}
-		q := s.queue(nil)
-		m, err := q.join(t.Context(), MemberConfig{TTL: 5 * time.Second, Rate: fast})
-		s.must(err)
-		_, err = s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second, Rate: slow})
-		s.must(err)
-		r := &roster{m: m, members: map[string]Replica{}}
-		listen := func(heed func()) {
-			w, err := r.watch(t.Context())
+		q, near := s.queue(nil), s.queue(nil)
+		join := func(q *Queue, rate Rate) *member {
+			m, err := q.join(t.Context(), MemberConfig{TTL: time.Minute, Rate: rate})
 			s.must(err)
-			defer w.end()
-			for !r.known {
-				r.learn(<-w.Updates())
-				heed()
-			}
+			return m
 		}
-		listen(func() {})
-		for range 2 {
-			listen(func() {
-				if p := fast.pace(0).and(q.othersPace()); p.interval < time.Second || len(q.Replicas()) != 2 {
-					t.Errorf("a slot every %v, %d replicas", p.interval, len(q.Replicas()))
-				}
-			})
+		r := newRoster(join(q, fast))
+		join(near, slow)
+		direct := func(allowed bool) {
+			config := s.info(near, kvName).Config
+			config.AllowDirect = allowed
+			_, err := near.js.UpdateStream(t.Context(), config)
+			s.must(err)
+		}
+		direct(false)
+		if _, err := r.look(t.Context()); err == nil || q.others.Load() != nil || len(q.Replicas()) != 0 {
+			t.Errorf("before anything is known: %v, %v, %v", err, q.others.Load(), q.Replicas())
+		}
+		direct(true)
+		_, err := r.look(t.Context())
+		s.must(err)
+		direct(false)
+		join(near, fast)
+		if _, err := r.look(t.Context()); err == nil || len(q.Replicas()) != 2 {
+			t.Errorf("after that: %v, %v", err, q.Replicas())
+		}
+		if p := fast.pace(0).and(q.othersPace()); p.interval < time.Second {
+			t.Errorf("a slot every %v", p.interval)
 		}
 	})
 }
 
-// The watch alone does not make a holder dead: it can lag, or have missed its key. Only if the
-// bucket's leader knows none is the partition free.
-func TestLivingHolderThatTheWatchDoesNotShow(t *testing.T) {
+// Who has come since the last look lives: only if the bucket's leader says otherwise is a partition free.
+func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		m, err := q.join(t.Context(), MemberConfig{TTL: time.Minute})
 		s.must(err)
+		f := q.newFleet(t.Context(), m, &taker{}, nil)
+		s.must(f.look(t.Context()))
 		holder, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: time.Minute})
 		s.must(err)
-		f := q.newFleet(t.Context(), m, &taker{}, nil)
-		f.roster.members[m.id] = Replica{ID: m.id, TTL: time.Minute, Heard: time.Now()}
+		time.Sleep(settleLimit)
 		consumer := consumerName(holder.id, "0", 1)
 		free := func() bool {
 			stream, err := q.stream(t.Context(), workName)
 			s.must(err)
-			s.must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
+			for range 2 { // the first may see that somebody has come
+				s.must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
+				time.Sleep(settleLimit)
+			}
 			return !slices.Contains(s.consumers(q), consumer)
 		}
 		s.claim(q, consumer, q.topology.partitionSubject("0"))

@@ -186,6 +186,7 @@ func compare(have, want jetstream.StreamConfig) []Change {
 	}
 	check("allow_msg_ttl", have.AllowMsgTTL, want.AllowMsgTTL)
 	check("allow_direct", have.AllowDirect, want.AllowDirect)
+	check("subject_delete_marker_ttl", have.SubjectDeleteMarkerTTL, want.SubjectDeleteMarkerTTL)
 	if want.MaxAge == 0 {
 		check("max_age", have.MaxAge, want.MaxAge) // what ages out is lost
 	}

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 )
 
 // Status is a pipeline as NATS knows it.
@@ -104,7 +101,7 @@ func (q *Queue) progress(ctx context.Context) (s *Status, dead *datedInfo, err e
 	if dead, err = q.streamInfo(ctx, q.topology.DeadStreamName(), ""); err != nil {
 		return nil, nil, err
 	}
-	bucket, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), q.topology.keySubject(memberKey+"*"))
+	bucket, err := q.memberInfo(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,11 +109,8 @@ func (q *Queue) progress(ctx context.Context) (s *Status, dead *datedInfo, err e
 		Time: bucket.Time, Counts: newCounts(&work.StreamInfo, &dead.StreamInfo),
 		Partitions: partitionsOf(work.Config),
 	}
-	if s.Replicas, err = q.readReplicas(ctx, slices.Collect(maps.Keys(bucket.State.Subjects)), bucket.Time); err != nil {
-		return nil, nil, err
-	}
+	s.Replicas, s.QuietUntil, err = q.readFleet(ctx, bucket)
 	s.Rate, s.Unclaimed = LowestRate(s.Replicas), unclaimed(s.Partitions, s.Replicas)
-	s.QuietUntil, err = q.readPause(ctx, bucket.Time)
 	return s, dead, err
 }
 
@@ -152,33 +146,23 @@ func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*dated
 // readsAtOnce bounds the keys that are read at the same time.
 const readsAtOnce = 128
 
-// readReplicas reads those members' keys, and returns who can be alive.
-func (q *Queue) readReplicas(ctx context.Context, subjects []string, now time.Time) ([]Replica, error) {
-	replicas := []Replica{}
-	var mu sync.Mutex
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readsAtOnce)
-	for _, subject := range subjects {
-		group.Go(func() error {
-			m, err := q.readKey(ctx, subject)
-			if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && len(m.Data) == 0 {
-				return nil // it has just left
-			}
-			if err != nil {
-				return err
-			}
-			r := readReplica(subject[strings.LastIndexByte(subject, '.')+1:], m.Data, m.Time)
-			if r.lifetime().After(now) {
-				mu.Lock()
-				defer mu.Unlock()
-				replicas = append(replicas, r)
-			}
-			return nil
-		})
+// readFleet reads which members can be alive, oldest first, and the fleet's pause.
+func (q *Queue) readFleet(ctx context.Context, bucket *datedInfo) (replicas []Replica, quiet time.Time, err error) {
+	pause := q.topology.keySubject(quietKey)
+	keys, err := q.readKeys(ctx, append(slices.Collect(maps.Keys(bucket.State.Subjects)), pause))
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("read the bucket %s: %w", q.topology.Bucket(), err)
 	}
-	err := group.Wait()
+	quiet = readPause(keys[pause], bucket.Time)
+	delete(keys, pause)
+	replicas = []Replica{}
+	for subject, m := range keys {
+		if r := m.replica(memberID(subject)); r.lifetime().After(bucket.Time) {
+			replicas = append(replicas, r)
+		}
+	}
 	slices.SortFunc(replicas, func(a, b Replica) int { return a.Joined.Compare(b.Joined) })
-	return replicas, err
+	return replicas, quiet, nil
 }
 
 // readKey reads the newest value of a key. One that was deleted has an empty value.
@@ -190,19 +174,16 @@ func (q *Queue) readKey(ctx context.Context, subject string) (*storedMessage, er
 	return m, err
 }
 
-func (q *Queue) readPause(ctx context.Context, now time.Time) (until time.Time, err error) {
-	m, err := q.readKey(ctx, q.topology.keySubject(quietKey))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return time.Time{}, nil
+// readPause reads until when the fleet is silent; zero if it is not.
+func readPause(m *storedMessage, now time.Time) time.Time {
+	if m == nil {
+		return time.Time{}
 	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	until, err = time.Parse(time.RFC3339Nano, string(m.Data))
+	until, err := time.Parse(time.RFC3339Nano, string(m.Data))
 	if err != nil || !until.After(now) || until.After(now.Add(maxQuiet)) {
-		return time.Time{}, nil // over, or damaged: nobody heeds it
+		return time.Time{} // over, or damaged: nobody heeds it
 	}
-	return until, nil
+	return until
 }
 
 // unclaimed lists the partitions that no replica holds.

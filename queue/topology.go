@@ -182,22 +182,22 @@ func (t Topology) deadStream() jetstream.StreamConfig {
 	}
 }
 
-// bucketStream is the stream behind the bucket. It is not made by CreateKeyValue, which
-// insists on direct gets: those may be answered by a follower that lags, and whether a
-// member is gone must be read from the leader.
+// bucketStream is the stream behind the bucket. Direct gets, which may be answered by a follower that
+// lags, are for what all members tell of themselves; everything else is read from the leader. A key
+// that expires leaves no marker: it would look like the key of somebody who lives.
 func (t Topology) bucketStream() jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name:                   "KV_" + t.Bucket(),
-		Subjects:               []string{"$KV." + t.Bucket() + ".>"},
-		Storage:                jetstream.FileStorage,
-		Discard:                jetstream.DiscardNew,
-		MaxMsgsPerSubject:      1,
-		AllowRollup:            true,
-		DenyDelete:             true,
-		AllowMsgTTL:            true,
-		SubjectDeleteMarkerTTL: markerTTL,
-		Duplicates:             dedupeWindow,
-		Replicas:               t.Replicas,
+		Name:              "KV_" + t.Bucket(),
+		Subjects:          []string{"$KV." + t.Bucket() + ".>"},
+		Storage:           jetstream.FileStorage,
+		Discard:           jetstream.DiscardNew,
+		MaxMsgsPerSubject: 1,
+		AllowRollup:       true,
+		DenyDelete:        true,
+		AllowMsgTTL:       true,
+		AllowDirect:       true,
+		Duplicates:        dedupeWindow,
+		Replicas:          t.Replicas,
 	}
 }
 
@@ -206,7 +206,7 @@ func (t Topology) newerBucketStream() jetstream.StreamConfig {
 	c := t.bucketStream()
 	c.Name = t.newerStreamName()
 	c.Subjects = []string{"$KV." + t.NewerBucket() + ".>"}
-	c.AllowDirect = true
+	c.SubjectDeleteMarkerTTL = markerTTL
 	c.DenyDelete = false // an erased user's record is overwritten
 	return c
 }
