@@ -95,32 +95,23 @@ func (q *Queue) holding(ctx context.Context, partitions []string) (consumers []s
 	return consumers, nil
 }
 
-// stillHeld lists those of the consumers that are still there and whose replica lives.
+// stillHeld lists those of the consumers that are still there and whose replica's key is.
 func (q *Queue) stillHeld(ctx context.Context, consumers []string) (left []string, err error) {
 	there, err := q.holding(ctx, q.topology.partitions())
 	if err != nil {
 		return nil, err
 	}
-	consumers = slices.DeleteFunc(slices.Clone(consumers), func(name string) bool { return !slices.Contains(there, name) })
 	bucket, err := q.memberInfo(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ids := q.memberIDs(bucket)
-	var holders []string
+	members := q.memberIDs(bucket)
 	for _, name := range consumers {
-		if id, _, _ := q.topology.holder(name); slices.Contains(ids, id) && !slices.Contains(holders, id) {
-			holders = append(holders, id)
+		if id, _, _ := q.topology.holder(name); slices.Contains(there, name) && slices.Contains(members, id) {
+			left = append(left, name)
 		}
 	}
-	members, err := q.readMembers(ctx, holders, bucket.Time)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(consumers, func(name string) bool {
-		id, _, _ := q.topology.holder(name)
-		return !members[id].lifetime().After(bucket.Time)
-	}), nil
+	return left, nil
 }
 
 // learnRecall gives back what this member is asked for.

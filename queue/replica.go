@@ -87,7 +87,8 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 }
 
 // Replicas are the living members of the fleet, this one among them, as [Queue.Work] knows
-// them now; none while it does not work. The slice must not be changed.
+// them now; none while it does not work. Who they are and their rates are known at once; what they do, as
+// it was up to as many seconds ago as there are members. The slice must not be changed.
 func (q *Queue) Replicas() []Replica {
 	if r := q.replicas.Load(); r != nil {
 		return *r

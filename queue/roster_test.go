@@ -59,9 +59,9 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 		free := func() bool {
 			stream, err := q.stream(t.Context(), workName)
 			s.must(err)
-			for range 2 { // the first may see that somebody has come
+			for range 3 { // the first may see that somebody has come, or still see the marker of who has gone
 				s.must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
-				time.Sleep(settleLimit)
+				time.Sleep(2 * settleLimit)
 			}
 			return !slices.Contains(s.consumers(q), consumer)
 		}
@@ -77,6 +77,56 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 		}
 		f.failAll(errGivenUp)
 		f.serving.Wait()
+	})
+}
+
+// A lower rate holds for all as soon as its replica has joined, which may call a moment later.
+func TestLowerRateIsHeardAtOnce(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		a := s.replica(MemberConfig{Rate: Rate{600, time.Minute}})
+		for i := range 10 {
+			slow := Rate{Calls: 60 - i, Window: time.Minute}
+			time.Sleep(time.Duration(i) * 100 * time.Millisecond) // look or no look
+			s.await(10*time.Second, "at work", func() bool { return a.Held() > 0 })
+			m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: time.Minute, Rate: slow})
+			s.must(err)
+			if d := s.await(time.Second, "heard", func() bool { return LowestRate(a.Replicas()) == slow }); d > settleTime/2 {
+				t.Errorf("heard after %v", d)
+			}
+			s.must(m.leave(t.Context()))
+			if d := s.await(3*time.Second, "gone", func() bool { return len(a.Replicas()) == 1 }); d > settleTime/2 {
+				t.Errorf("gone after %v", d)
+			}
+		}
+	})
+}
+
+// What a fleet costs without work grows with its replicas, and no faster.
+func TestIdleFleet(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		var fleet []*replica
+		messages := func() (n uint64) {
+			for _, r := range fleet {
+				n += r.nc.Stats().InMsgs + r.nc.Stats().OutMsgs
+			}
+			return n
+		}
+		for len(fleet) < 20 {
+			fleet = append(fleet, s.replica(MemberConfig{}))
+		}
+		s.await(20*time.Second, "balanced", func() bool {
+			sum := 0
+			for _, r := range fleet {
+				sum += r.Held()
+			}
+			return sum == 17 && len(fleet[0].Replicas()) == len(fleet)
+		})
+		time.Sleep(10 * time.Second)
+		before := messages()
+		time.Sleep(time.Minute)
+		if each := float64(messages()-before) / 60 / float64(len(fleet)); each > 8 {
+			t.Errorf("%.1f messages a second and replica", each)
+		}
 	})
 }
 

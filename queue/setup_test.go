@@ -141,7 +141,8 @@ var alterations = map[string]alteration{
 	"letters live long": {deadName, func(c *jetstream.StreamConfig) { c.MaxAge *= 2 }, nil},
 	"few letters":       {deadName, func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 }, nil},
 	"keys age":          {kvName, func(c *jetstream.StreamConfig) { c.MaxAge = 1e12 }, []string{"max_age"}},
-	"direct gets":       {kvName, func(c *jetstream.StreamConfig) { c.AllowDirect = true }, []string{"allow_direct"}},
+	"no direct gets":    {kvName, func(c *jetstream.StreamConfig) { c.AllowDirect = false }, []string{"allow_direct"}},
+	"markers":           {kvName, func(c *jetstream.StreamConfig) { c.SubjectDeleteMarkerTTL = time.Minute }, []string{"subject_delete_marker_ttl"}},
 	"a history":         {kvName, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 }, []string{"max_msgs_per_subject"}},
 }
 

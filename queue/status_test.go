@@ -135,7 +135,7 @@ func TestStatusWithoutAnswers(t *testing.T) {
 // statusRights are what a status needs, as its command's help says.
 var statusRights = []string{
 	"$JS.API.STREAM.INFO.*",
-	"$JS.API.STREAM.MSG.GET.KV_userpilot_identify",
+	"$JS.API.DIRECT.GET.KV_userpilot_identify",
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ",
 }
 

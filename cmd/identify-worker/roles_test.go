@@ -480,7 +480,7 @@ func TestSetupLines(t *testing.T) {
 	options := shipped(t)
 	everyLine(t, options, "setup", func(t *testing.T, user, line string) {
 		r := serveRoles(t, shippedAgain(t), "setup")
-		if strings.Contains(line, ".UPDATE.") || strings.Contains(line, ".MSG.GET.") {
+		if strings.Contains(line, ".UPDATE.") || strings.Contains(line, ".DIRECT.GET.") {
 			r.must(t, "setup", "", "setup")
 			r.spoil(t)
 			r.fails(t, user, line, []string{"setup", "--update", "--partitions", "32"})

@@ -26,9 +26,9 @@ run setup --update --partitions N, and start the workers with --partitions N.
 
 The rights that it needs, to publish to:
   $JS.API.STREAM.INFO.* and
-  $JS.API.STREAM.CREATE.*             for the streams of the pipeline
-  $JS.API.STREAM.UPDATE.*             for --update
-  $JS.API.STREAM.MSG.GET.KV_<bucket>  for another number of partitions`,
+  $JS.API.STREAM.CREATE.*         for the streams of the pipeline
+  $JS.API.STREAM.UPDATE.*         for --update
+  $JS.API.DIRECT.GET.KV_<bucket>  for another number of partitions`,
 		Example: `  identify-worker setup
   identify-worker setup --nats-url nats://nats:4222 --replicas 3
   identify-worker setup --update --partitions 32`,

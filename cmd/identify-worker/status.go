@@ -25,9 +25,9 @@ drains, how much of the rate is used, the dead letters, and the replicas with wh
 them works.
 
 It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
-  $JS.API.STREAM.INFO.*              for the three streams of the pipeline
-  $JS.API.STREAM.MSG.GET.KV_<bucket> for what the replicas tell of themselves
-  $JS.API.DIRECT.GET.<stream>_DLQ    for the dead letters by reason
+  $JS.API.STREAM.INFO.*            for the three streams of the pipeline
+  $JS.API.DIRECT.GET.KV_<bucket>   for what the replicas tell of themselves
+  $JS.API.DIRECT.GET.<stream>_DLQ  for the dead letters by reason
 
 Exit status: 0 if the state could be read, whatever it is. With --json it prints one object:
   stream, time, problems [{code, text}], backlog, oldest_seconds,
