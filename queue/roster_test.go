@@ -101,7 +101,8 @@ func TestLowerRateIsHeardAtOnce(t *testing.T) {
 	})
 }
 
-// What a fleet costs without work grows with its replicas, and no faster.
+// What a fleet costs without work grows with its replicas, and no faster. All the same all of them know soon
+// who has died.
 func TestIdleFleet(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var fleet []*replica
@@ -127,6 +128,10 @@ func TestIdleFleet(t *testing.T) {
 		if each := float64(messages()-before) / 60 / float64(len(fleet)); each > 8 {
 			t.Errorf("%.1f messages a second and replica", each)
 		}
+		fleet[0].kill()
+		s.await(7*time.Second, "known to be dead", func() bool {
+			return !slices.ContainsFunc(fleet[1:], func(r *replica) bool { return len(r.Replicas()) != len(fleet)-1 })
+		})
 	})
 }
 

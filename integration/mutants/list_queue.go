@@ -34,9 +34,9 @@ func claimMutants() []mutant {
 			"queue", "TestMembersLeaveNothing",
 		},
 		{
-			"the key of a dead member leaves a marker, which looks like a key", "the dead are replaced within seconds",
+			"the key of a dead member leaves a marker, which looks like a key", "the dead are replaced within the TTL and 2 s",
 			[]edit{{"queue/topology.go", "\t\tAllowDirect:       true,\n", "\t\tAllowDirect:       true,\n\t\tSubjectDeleteMarkerTTL: markerTTL,\n"}},
-			"queue", "TestFleetTakeover",
+			"queue", "TestIdleFleet",
 		},
 		{
 			"nobody looks whether a key is renewed", "the dead are replaced",
@@ -45,7 +45,7 @@ func claimMutants() []mutant {
 		},
 		{
 			"who joins tells nobody its rate", "no window holds more calls than the limit",
-			[]edit{{"queue/member.go", "\tm.tell(record)\n\treturn m, err", "\treturn m, err"}},
+			[]edit{{"queue/member.go", "\tm.tell(record)\n\treturn m, err", "\t_ = record\n\treturn m, err"}},
 			"queue", "TestLowerRateIsHeardAtOnce",
 		},
 		{
