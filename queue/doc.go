@@ -17,6 +17,8 @@
 //   - A dead letter leaves its stream only after its event has been stored again, or by a
 //     [Queue.Discard] or [Queue.PurgeUser]. Nothing of this begins before the audit trail
 //     tells of it, and all of it may be cut short anywhere and be run again.
+//   - An event is a replay only if it is sealed with the pipeline's secret. Headers prove nothing: they
+//     may come from any producer.
 //   - Nothing is called for a claim whose membership could have lapsed:
 //     [Claim.Certain] is the last word, and it asks no one.
 //   - What the server's permissions forbid ends with a [*DeniedError] that names the right, within a

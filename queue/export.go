@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -10,29 +11,47 @@ import (
 )
 
 // ExportHeader is what an export of the letter must tell, besides the event, so that the event can be
-// published as the old one that it is: see [WithExport].
-func (l *DeadLetter) ExportHeader() map[string][]string {
+// published as the old one that it is: see [WithExport]. Only workers of this pipeline believe it. The
+// first call blocks for a round trip, and needs the right to publish to
+// $JS.API.STREAM.MSG.GET.KV_<bucket>.
+func (q *Queue) ExportHeader(ctx context.Context, l *DeadLetter) (map[string][]string, error) {
+	key := q.seal()
+	if key == nil {
+		var err error
+		if key, err = q.readSeal(ctx); err != nil {
+			return nil, err
+		}
+	}
 	h := nats.Header{}
 	for name, values := range l.Header {
 		h[name] = slices.Clone(values)
 	}
+	past := Past{Origin: l.Origin, Untracked: !l.Tracked}
 	h.Set(headerOrigin, l.Origin.String())
-	if !l.Tracked {
+	h.Set(headerSeal, past.mark(key, nil))
+	if past.Untracked {
 		h.Set(headerUntracked, "true")
 	}
-	return h
+	return h, nil
 }
 
-var errNotExported = errors.New("headers: tell no Dead-Origin, so nobody knows how old the event is: export the dead letter again")
+var (
+	errNotExported = errors.New("headers: tell no Dead-Origin, so nobody knows how old the event is: export the dead letter again")
+	errNotSealed   = errors.New("headers: tell no Dead-Seal, so no worker would believe how old the event is: export the dead letter again")
+)
 
 // WithExport publishes the event of a dead letter that was exported, whose header this is. It is as
 // old as it was: what newer events have set since stays. Unlike a replay it may be published twice,
-// and leaves the dead letter where it is.
+// and leaves the dead letter where it is. To another pipeline than that of the letter it is new.
 func WithExport(header map[string][]string) (PublishOption, error) {
 	h := nats.Header(maps.Clone(header))
 	origin, err := ParseAge(h.Get(headerOrigin))
 	if err != nil {
 		return nil, errNotExported
+	}
+	sealed := clean(h.Get(headerSeal))
+	if sealed == "" {
+		return nil, errNotSealed
 	}
 	h.Set(jetstream.SequenceHeader, "0") // it lies in no stream
 	h.Set(jetstream.TimeStampHeaer, h.Get(headerAt))
@@ -43,6 +62,7 @@ func WithExport(header map[string][]string) (PublishOption, error) {
 	}
 	l.complete(Topology{})
 	l.Origin, l.Tracked = origin, h.Get(headerUntracked) == ""
-	past := sending{letter: l}.past("", false)
+	past := sending{letter: l}.past()
+	past.sealed = sealed
 	return withPast(past, l), nil
 }

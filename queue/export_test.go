@@ -36,7 +36,9 @@ func TestExport(t *testing.T) {
 			l, err := readLetter(&nats.Msg{Header: h})
 			s.must(err)
 			l.complete(q.topology)
-			option, err := WithExport(l.ExportHeader())
+			header, err := q.ExportHeader(t.Context(), l)
+			s.must(err)
+			option, err := WithExport(header)
 			s.must(err)
 			publisher := q.NewPublisher(PublisherConfig{})
 			receipt, err := publisher.Publish(t.Context(), []byte(`{"user_id":"ann"}`), option)
@@ -46,7 +48,7 @@ func TestExport(t *testing.T) {
 			s.must(err)
 			m, err := stream.GetMsg(t.Context(), receipt.Sequence)
 			s.must(err)
-			past := readPast(m.Header)
+			past := readSealed(m.Header, m.Data, q.seal())
 			if past == nil || past.Origin.Compare(Age{made, 7}) != 0 || !past.Letter.IsZero() || past.Forced || past.Untracked == test.tracked ||
 				past.Replays != 2 || !past.Published.Equal(published) || len(past.History) != 2 || !strings.HasSuffix(past.History[1], "rejected 422 E1: no such plan") {
 				t.Errorf("%s: %+v", name, past)
@@ -64,13 +66,15 @@ func TestExport(t *testing.T) {
 // What others have written into an export changes nothing but the event that it tells of.
 func TestExportOfAnything(t *testing.T) {
 	t.Parallel()
-	for _, h := range []nats.Header{nil, {}, {headerOrigin: {""}}, {headerOrigin: {"yesterday"}}} {
+	for _, h := range []nats.Header{nil, {}, {headerOrigin: {""}}, {headerOrigin: {"yesterday"}, headerSeal: {"x"}}, {headerOrigin: {"1.7"}}} {
 		if _, err := WithExport(h); err == nil {
 			t.Errorf("%v is taken", h)
 		}
 	}
+	key := seal(strings.Repeat("k", sealBytes))
+	mark := (&Past{Origin: Age{time.Unix(0, 1), 7}}).mark(key, nil)
 	option, err := WithExport(nats.Header{
-		headerOrigin: {"1.7"}, headerForced: {"true"}, headerRun: {"r"}, headerLetter: {"1.7"}, headerReplays: {"-1"},
+		headerOrigin: {"1.7"}, headerSeal: {mark}, headerForced: {"true"}, headerRun: {"r"}, headerLetter: {"1.7"}, headerReplays: {"-1"},
 		headerHistory: {"a\r\nNats-Rollup: all"}, headerReason: {"x\r\ny"}, headerPublishedAt: {"soon"}, "Nats-Rollup": {"all"},
 	})
 	if err != nil {
@@ -78,7 +82,7 @@ func TestExportOfAnything(t *testing.T) {
 	}
 	var p publication
 	option(&p)
-	past := readPast(p.header)
+	past := readSealed(p.header, []byte("any"), key)
 	if past.Forced || past.Run != "" || !past.Letter.IsZero() || past.Replays != 1 || !past.Published.IsZero() {
 		t.Errorf("%+v", past)
 	}

@@ -101,6 +101,9 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 	if err := q.clock.read(ctx); err != nil {
 		return nil, err
 	}
+	if _, err := q.readSeal(ctx); err != nil {
+		return nil, err
+	}
 	id := nuid.Next()
 	m := &member{
 		q: q, id: id, config: config, kv: kv, joined: q.clock.now(),

@@ -30,6 +30,8 @@ type Past struct {
 	Untracked bool
 	// History tells of its earlier deaths, oldest first, a line for each.
 	History []string
+
+	sealed string // what proves it, see readSealed
 }
 
 // Headers of a replayed event, and those of them that its next dead letter keeps.
@@ -42,6 +44,7 @@ const (
 	headerRun       = "Dead-Run"
 	headerForced    = "Dead-Forced"
 	headerUntracked = "Dead-Untracked"
+	headerSeal      = "Dead-Seal"
 )
 
 const (
@@ -50,7 +53,7 @@ const (
 )
 
 // readPast reads the headers of an event; nil for one that was never dead. They may come from
-// anyone, so nonsense counts as little as can be.
+// anyone, so nonsense counts as little as can be, and only [readSealed] believes them.
 func readPast(h nats.Header) *Past {
 	if len(h) == 0 || len(h[headerReplays]) == 0 && len(h[headerOrigin]) == 0 {
 		return nil
@@ -58,6 +61,7 @@ func readPast(h nats.Header) *Past {
 	p := &Past{
 		Replays: replays(h), Run: clean(h.Get(headerRun)), History: shortHistory(h[headerHistory]),
 		Forced: h.Get(headerForced) != "", Untracked: h.Get(headerUntracked) != "",
+		sealed: h.Get(headerSeal),
 	}
 	p.Letter, _ = ParseAge(h.Get(headerLetter))
 	p.ID, _ = strconv.ParseUint(h.Get(headerLetterID), 10, 64)
@@ -71,7 +75,7 @@ func (p *Past) Size() int {
 	if p == nil {
 		return 0
 	}
-	size := 256 + len(p.Run)
+	size := 256 + len(p.Run) + len(p.sealed)
 	for _, line := range p.History {
 		size += len(line)
 	}
@@ -86,6 +90,7 @@ func (p *Past) header() nats.Header {
 	h.Set(headerOrigin, p.Origin.String())
 	h.Set(headerReplays, strconv.Itoa(p.Replays))
 	h.Set(headerRun, p.Run)
+	h.Set(headerSeal, p.sealed)
 	if !p.Published.IsZero() {
 		h.Set(headerPublishedAt, p.Published.UTC().Format(time.RFC3339Nano))
 	}

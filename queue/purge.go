@@ -77,6 +77,7 @@ type purging struct {
 	q    *Queue
 	user string
 	dry  bool
+	seal seal // of replays that wait; empty if there can be none
 
 	mu      sync.Mutex
 	result  PurgeResult
@@ -86,6 +87,10 @@ type purging struct {
 func (p *purging) run(ctx context.Context) error {
 	if err := p.q.clock.read(ctx); err != nil {
 		return err
+	}
+	var err error
+	if p.seal, _, err = p.q.storedSeal(ctx); err != nil {
+		return fmt.Errorf("read what replays are sealed with: %w", err)
 	}
 	if err := p.letters(ctx); err != nil {
 		return err
@@ -238,7 +243,7 @@ func (p *purging) walk(ctx context.Context, from, to uint64) error {
 		}
 		h, _ := nats.DecodeHeadersMsg(m.Header)
 		if p.means(h, m.Data) {
-			erasing.Go(func() error { return p.purgeWaiting(ctx, m, readPast(h)) })
+			erasing.Go(func() error { return p.purgeWaiting(ctx, m, readSealed(h, m.Data, p.seal)) })
 		}
 		from = m.Sequence + 1
 	}

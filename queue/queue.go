@@ -30,6 +30,7 @@ type Queue struct {
 	replicas atomic.Pointer[[]Replica]
 	guard    *guard
 	groups   groups
+	sealed   atomic.Pointer[seal]        // see readSeal
 	others   atomic.Pointer[pace]        // what the other replicas' rates ask of the ledger
 	lacks    atomic.Pointer[DeniedError] // why Work cannot work; nil if it can
 	newAcks  atomic.Bool                 // whether events have been seen that are settled by toNewAcks

@@ -65,7 +65,8 @@ var ErrCanaryDied = errors.New("the canary died again, and nothing else was repl
 //
 // It needs the right to publish to the subjects of events, to those of the audit trail's actions
 // and originals, to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and $JS.API.STREAM.MSG.DELETE of the
-// dead-letter stream, and to $JS.API.DIRECT.GET of the audit stream.
+// dead-letter stream, to $JS.API.DIRECT.GET of the audit stream, and to $JS.API.STREAM.MSG.GET of
+// the work stream and of KV_<bucket>.
 func (q *Queue) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*ReplayResult, error) {
 	r := newReplaying(q, s, c)
 	if s.Letters == 0 {
@@ -78,11 +79,15 @@ func (q *Queue) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*Repl
 		Kind: ActionReplay, By: c.By, Host: c.Host, Selection: s.words(c.Filter), Edit: c.EditText,
 		Rate: c.Rate, Force: s.config.Force,
 	}
+	var err error
+	if r.seal, err = q.readSeal(ctx); err != nil {
+		return r.told(), stopped(ctx, err)
+	}
 	if err := q.begin(ctx, a); err != nil {
 		return r.told(), err
 	}
 	r.result.Run = a.Run
-	err := r.run(ctx)
+	err = r.run(ctx)
 	result := r.told()
 	return result, q.end(ctx, a, result.counts(), err)
 }

@@ -186,7 +186,7 @@ func (c *crashes) checkStored(k int, want map[string]string) {
 	}
 	copies := map[string]int{}
 	for _, m := range c.stored(c.q, workName) {
-		p := readPast(m.Header)
+		p := readSealed(m.Header, m.Data, c.q.seal())
 		if copies[p.Letter.String()]++; want[p.Letter.String()] != string(m.Data) {
 			c.t.Errorf("after %d messages: %s lies there for %s", k, m.Data, p.Letter)
 		}

@@ -164,7 +164,7 @@ func TestReplay(t *testing.T) {
 		work := s.stored(q, workName)
 		var pasts []*Past
 		for _, m := range work {
-			pasts = append(pasts, readPast(m.Header))
+			pasts = append(pasts, readSealed(m.Header, m.Data, q.seal()))
 		}
 		if p := pasts[0]; p.Letter.Compare(Age{made, 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
 			p.Forced || p.Untracked || !p.Published.Equal(made) || len(p.History) != 1 || !strings.HasSuffix(p.History[0], "Z rejected 422 E1: no such plan") {

@@ -33,8 +33,8 @@ func (r *replaying) verdicts(ctx context.Context, letters []*DeadLetter) (map[st
 		end, err := r.q.direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
 			if subject := m.Header.Get(jetstream.SubjectHeader); subject == begun {
 				run = sequenceOf(m)
-			} else {
-				judged[subject] = readVerdict(m.Data).Outcome
+			} else if v, ok := t.readVerdict(subject, m.Data); ok {
+				judged[subject] = v.Outcome
 			}
 			return true
 		})
@@ -59,14 +59,59 @@ func sequenceOf(m *nats.Msg) uint64 {
 	return n
 }
 
-// readVerdict reads what a worker has written. Anyone with the right to may have, so what cannot
-// be read is left zero.
-func readVerdict(text []byte) Verdict {
-	var v Verdict
-	if err := json.Unmarshal(text, &v); err != nil {
-		return Verdict{}
+// confirm makes sure that what the server takes for a copy of a letter's replay is one: an earlier try.
+func (r *replaying) confirm(ctx context.Context, l *DeadLetter, sequence uint64) error {
+	m, err := r.q.stored(ctx, sequence)
+	if err == nil {
+		h, _ := nats.DecodeHeadersMsg(m.Header)
+		if past := readSealed(h, m.Data, r.seal); past == nil || !past.Letter.same(l.Letter) {
+			return errOtherEvent
+		}
+		return nil
 	}
-	return v
+	if !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("look at the event that was stored before: %w", err)
+	}
+	return r.q.awaitVerdict(ctx, l.Letter) // it has left the stream, and not without one
+}
+
+// errOtherEvent says that a letter was not sent, as its message id is taken.
+const errOtherEvent = unsendable("another event has its message id: replay it again in two minutes")
+
+// stored reads an event of the work stream.
+func (q *Queue) stored(ctx context.Context, sequence uint64) (m *storedMessage, err error) {
+	err = insist(ctx, electionPatience, func(ctx context.Context) error {
+		m, err = q.readLeader(ctx, q.topology.StreamName(), bySequence{sequence})
+		return err
+	})
+	return m, err
+}
+
+// awaitVerdict returns nil if a letter has a verdict. A copy of the audit trail that lags has a second to learn
+// of it.
+func (q *Queue) awaitVerdict(ctx context.Context, letter Age) error {
+	subject, begun := q.topology.verdictSubject(letter), time.Now()
+	return insist(ctx, electionPatience, func(ctx context.Context) error {
+		judged := false
+		_, err := q.direct(ctx, q.topology.AuditStreamName(), directRequest{Last: []string{subject}}, func(m *nats.Msg) bool {
+			_, judged = q.topology.readVerdict(subject, m.Data)
+			return true
+		})
+		switch {
+		case err != nil || judged:
+			return err
+		case time.Since(begun) < lagPatience:
+			return errTryAgain
+		}
+		return errOtherEvent
+	})
+}
+
+// readVerdict reads what lies on a subject of the audit trail. It is not ok if that is not the verdict
+// which a worker writes there: then it counts as none.
+func (t Topology) readVerdict(subject string, text []byte) (v Verdict, ok bool) {
+	err := json.Unmarshal(text, &v)
+	return v, err == nil && subject == t.verdictSubject(v.Letter) && v.Outcome.known()
 }
 
 // judge counts an outcome.
@@ -149,8 +194,8 @@ func (r *replaying) hear(ctx context.Context) error {
 				return err
 			}
 			r.heard = sequenceOf(m)
-			v := readVerdict(m.Data)
-			if !r.unawait(v.ID) {
+			v, ok := r.q.topology.readVerdict(m.Header.Get(jetstream.SubjectHeader), m.Data)
+			if !ok || !r.unawait(v.ID) {
 				continue // of another run
 			}
 			r.count(func(x *ReplayResult) { x.judge(v.Outcome) })

@@ -39,6 +39,7 @@ type replaying struct {
 	c         ReplayConfig
 	publisher *Publisher
 	tokens    *rate.Limiter
+	seal      seal
 	place     int    // in the selection, of the letter that is read next
 	heard     uint64 // up to where the audit trail was read for verdicts
 
@@ -253,23 +254,29 @@ func (r *replaying) send(ctx context.Context, s sending, finish func(func(contex
 	id := l.ID
 	r.await(id) // before there can be a verdict
 	result, err := r.publisher.publishEvent(ctx, s.event,
-		WithMessageID("replay."+l.Letter.String()), withPast(s.past(r.result.Run, r.s.config.Force), l))
+		WithMessageID(r.seal.replayID(l.Letter)), withPast(s.sealed(r.seal, r.result.Run, r.s.config.Force), l))
 	if err != nil {
 		r.unawait(id)
 		return err
 	}
-	finish(func(ctx context.Context) error { return r.settle(ctx, id, result) })
+	finish(func(ctx context.Context) error { return r.settle(ctx, l, result) })
 	return nil
 }
 
 // settle deletes a letter once its event is stored.
-func (r *replaying) settle(ctx context.Context, id uint64, stored *Result) error {
+func (r *replaying) settle(ctx context.Context, l *DeadLetter, stored *Result) error {
+	id := l.ID
 	receipt, err := stored.Wait(ctx)
+	if err == nil && receipt.Duplicate {
+		err = r.confirm(ctx, l, receipt.Sequence)
+	}
 	if err != nil {
 		r.unawait(id)
 		switch {
 		case errors.Is(err, ErrEventTooLarge):
 			r.skip(unsendable(ErrEventTooLarge.Error()))
+			return nil
+		case r.skip(err):
 			return nil
 		case errors.Is(err, ErrNoStream), errors.Is(err, ErrStreamFull), errors.Is(err, ErrNotPermitted):
 			return err

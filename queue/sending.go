@@ -70,12 +70,19 @@ func refused(prefix string, err error) error {
 	return unsendable(prefix + clean(err.Error()))
 }
 
-// past is what the event brings along from the letter.
-func (s sending) past(run string, force bool) *Past {
+// sealed is what the event of a replay brings along.
+func (s sending) sealed(key seal, run string, force bool) *Past {
+	past := s.past()
+	past.Letter, past.ID, past.Run, past.Forced = s.letter.Letter, s.letter.ID, run, force
+	past.sealed = past.mark(key, s.event.Body())
+	return past
+}
+
+// past is what the event brings along from the letter, whoever publishes it.
+func (s sending) past() *Past {
 	l := s.letter
 	return &Past{
-		Letter: l.Letter, ID: l.ID, Origin: l.Origin, Published: l.Published,
-		Replays: l.Replays + 1, Run: run, Forced: force, Untracked: !l.Tracked,
+		Origin: l.Origin, Published: l.Published, Replays: l.Replays + 1, Untracked: !l.Tracked,
 		History: append(slices.Clip(l.History), l.obituary()),
 	}
 }

@@ -149,7 +149,8 @@ func (t *tenure) deliver(h Handler, m *nats.Msg) {
 		}
 	}
 	t.next++
-	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: bodyOf(m), Past: readPast(m.Header), Trace: readTrace(m.Header), reply: m.Reply})
+	past := readSealed(m.Header, m.Data, t.q.seal())
+	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: bodyOf(m), Past: past, Trace: readTrace(m.Header), reply: m.Reply})
 }
 
 // bodyOf is what the publisher sent, without what is around it. nats.go reads a message's header and

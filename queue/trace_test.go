@@ -129,6 +129,7 @@ func TestTraceOutlivesDeath(t *testing.T) {
 		d := Delivery{Sequence: 7, Published: made, Trace: readTrace(nats.Header{"Traceparent": {traceParent}, "Tracestate": {"a=1"}})}
 		s.must((&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		letter := s.stored(q, q.topology.DeadStreamName())[0]
+		letter.Header.Set(headerSeal, "any")
 		option, err := WithExport(letter.Header)
 		s.must(err)
 		spans := tracetest.NewSpanRecorder()

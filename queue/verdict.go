@@ -22,6 +22,14 @@ const (
 	OutcomePurged     Outcome = "purged"     // it was erased with all that is known of its user
 )
 
+func (o Outcome) known() bool {
+	switch o {
+	case OutcomeDelivered, OutcomeSuperseded, OutcomeDead, OutcomePurged:
+		return true
+	}
+	return false
+}
+
 // Verdict is what a worker writes into the audit trail before a replayed event leaves the work
 // stream: once for each dead letter that was replayed.
 type Verdict struct {
@@ -49,14 +57,22 @@ func (c *Claim) Judged(ctx context.Context, d Delivery) (bool, error) {
 	if d.Past == nil || d.Past.Letter.IsZero() {
 		return false, nil
 	}
-	_, err := c.q.readLeader(ctx, c.q.topology.AuditStreamName(), lastBySubject{c.q.topology.verdictSubject(d.Past.Letter)})
+	judged, _, err := c.q.judged(ctx, d.Past.Letter)
+	return judged, err
+}
+
+// judged reports whether a letter has a verdict, and the sequence of what lies in its place.
+func (q *Queue) judged(ctx context.Context, letter Age) (judged bool, sequence uint64, err error) {
+	subject := q.topology.verdictSubject(letter)
+	m, err := q.readLeader(ctx, q.topology.AuditStreamName(), lastBySubject{subject})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return false, nil
+		return false, 0, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read the verdict on a replay: %w", err)
+		return false, 0, fmt.Errorf("read the verdict on a replay: %w", err)
 	}
-	return true, nil
+	_, judged = q.topology.readVerdict(subject, m.Data)
+	return judged, m.Sequence, nil
 }
 
 // Judge writes down what became of a replayed event, and blocks until the server has it on disk.
@@ -73,11 +89,19 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.q.store(ctx, c.q.topology.toAudit("verdict"), m, jetstream.WithExpectLastSequencePerSubject(0))
-	if err != nil && !isWrongRevision(err) {
-		return fmt.Errorf("write the verdict on a replay: %w", err)
+	for before := uint64(0); ; {
+		_, err := c.q.store(ctx, c.q.topology.toAudit("verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
+		if err == nil {
+			return nil
+		}
+		if !isWrongRevision(err) {
+			return fmt.Errorf("write the verdict on a replay: %w", err)
+		}
+		judged := false
+		if judged, before, err = c.q.judged(ctx, d.Past.Letter); judged || err != nil {
+			return err // else it is no verdict: it is replaced
+		}
 	}
-	return nil
 }
 
 // verdict is the record of what became of a replayed event. next is the name of its next dead

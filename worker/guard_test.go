@@ -2,6 +2,9 @@ package worker_test
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -176,9 +179,23 @@ func (s *story) replay(l *queue.DeadLetter, copies int) {
 		"Dead-Letter": {l.Letter.String()}, "Dead-Origin": {l.Origin.String()}, "Dead-Run": {"test"},
 		"Dead-Replays": {strconv.Itoa(l.Replays + 1)},
 	}
+	m.Header.Set("Dead-Seal", s.seal("replay", l.Letter.String(), "0", l.Origin.String(), strconv.Itoa(l.Replays+1), "test", "false", "false", string(l.Body)))
 	for range copies {
 		s.store(m)
 	}
+}
+
+// seal is what proves a replay: see queue/seal.go.
+func (s *story) seal(parts ...string) string {
+	stream, err := s.js.Stream(s.t.Context(), "KV_"+queue.Topology{}.Bucket())
+	must(s.t, err)
+	m, err := stream.GetLastMsgForSubject(s.t.Context(), "$KV."+queue.Topology{}.Bucket()+".seal")
+	must(s.t, err)
+	key, err := base64.RawURLEncoding.DecodeString(string(m.Data))
+	must(s.t, err)
+	sum := hmac.New(sha256.New, key)
+	sum.Write([]byte(strings.Join(parts, "\n")))
+	return base64.RawURLEncoding.EncodeToString(sum.Sum(nil))
 }
 
 // store publishes until there is an acknowledgement.

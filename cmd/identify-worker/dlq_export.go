@@ -26,11 +26,13 @@ published, byte by byte; where it is not JSON in one line of printable UTF-8, th
 event_base64 instead. Nothing is masked: these are your users' data.
 
 identify-worker publish reads such lines back, also after a correction: it publishes the event
-as the old one that it is, so that it is not applied over newer data. The dead letters
+as the old one that it is, so that it is not applied over newer data. To another pipeline than
+that of the dead letter it is new. The dead letters
 stay where they are; discard them when their events are published.
 
-It reads from NATS alone and changes nothing. The right that it needs, to publish to:
-  $JS.API.DIRECT.GET.<stream>_DLQ`,
+It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
+  $JS.API.DIRECT.GET.<stream>_DLQ      for the dead letters
+  $JS.API.STREAM.MSG.GET.KV_<bucket>   to seal how old the events are`,
 		Example: `  identify-worker dlq export --group 4be1d07a > letters.ndjson
   jq -c '.event.metadata.plan = "pro"' letters.ndjson | identify-worker publish`,
 		Args: cobra.NoArgs,
@@ -50,7 +52,11 @@ func exportLetters(ctx context.Context, out io.Writer, q *queue.Queue, f queue.F
 		if err != nil {
 			return err
 		}
-		line, err := exportLine(letter)
+		header, err := q.ExportHeader(ctx, letter)
+		if err != nil {
+			return err
+		}
+		line, err := exportLine(letter, header)
 		if err != nil {
 			return fmt.Errorf("dead letter %d: %w", letter.ID, err)
 		}
@@ -62,8 +68,8 @@ func exportLetters(ctx context.Context, out io.Writer, q *queue.Queue, f queue.F
 }
 
 // exportLine is a dead letter in a line, with all that a publisher needs to know of it.
-func exportLine(l *queue.DeadLetter) ([]byte, error) {
-	headers, err := json.Marshal(headerValues(l.ExportHeader()))
+func exportLine(l *queue.DeadLetter, header map[string][]string) ([]byte, error) {
+	headers, err := json.Marshal(headerValues(header))
 	if err != nil {
 		return nil, err
 	}

@@ -5,21 +5,20 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func exportedLetter(body string) *queue.DeadLetter {
-	return &queue.DeadLetter{
-		ID: 12, Origin: queue.Age{Stream: time.Unix(0, 1_700_000_000_000_000_000), Sequence: 7},
-		Header: map[string][]string{"Dead-Reason": {"rejected"}, "Dead-History": {"one\x1b", "two"}, "Dead-Error": {`say "x" <&>`}}, Body: []byte(body),
-	}
+func exportOf(body string) ([]byte, error) {
+	return exportLine(&queue.DeadLetter{ID: 12, Body: []byte(body)}, map[string][]string{
+		"Dead-Reason": {"rejected"}, "Dead-History": {"one\x1b", "two"}, "Dead-Error": {`say "x" <&>`},
+		"Dead-Origin": {"1700000000000000000.7"}, "Dead-Seal": {"abc"}, "Dead-Untracked": {"true"},
+	})
 }
 
 func TestExportLine(t *testing.T) {
 	t.Parallel()
-	const begin = `{"id":"12","headers":{"Dead-Error":"say \"x\" \u003c\u0026\u003e","Dead-History":["one\u001b","two"],"Dead-Origin":"1700000000000000000.7","Dead-Reason":"rejected","Dead-Untracked":"true"},`
+	const begin = `{"id":"12","headers":{"Dead-Error":"say \"x\" \u003c\u0026\u003e","Dead-History":["one\u001b","two"],"Dead-Origin":"1700000000000000000.7","Dead-Reason":"rejected","Dead-Seal":"abc","Dead-Untracked":"true"},`
 	for body, want := range map[string]string{
 		`{"user_id": "ann",  "n":1.50}`: `"event":{"user_id": "ann",  "n":1.50}}`,
 		`["a"]`:                         `"event":["a"]}`,
@@ -31,7 +30,7 @@ func TestExportLine(t *testing.T) {
 		"{":                             `"event_base64":"ew=="}`,
 		"":                              `"event_base64":""}`,
 	} {
-		got, err := exportLine(exportedLetter(body))
+		got, err := exportOf(body)
 		if err != nil || string(got) != begin+want+"\n" {
 			t.Errorf("%q:\n%s, %v; want\n%s", body, got, err, begin+want)
 		}
@@ -40,7 +39,7 @@ func TestExportLine(t *testing.T) {
 
 func TestReadExported(t *testing.T) {
 	t.Parallel()
-	const headers = `"headers":{"Dead-Origin":"1700000000000000000.7"}`
+	const headers = `"headers":{"Dead-Origin":"1700000000000000000.7","Dead-Seal":"abc"}`
 	for line, want := range map[string]string{
 		`{"id":"1",` + headers + `,"event":{"user_id":"ann"}}`:            `{"user_id":"ann"}`,
 		` { "event" : {"user_id": "ann"} , ` + headers + `} `:             `{"user_id": "ann"}`,
@@ -56,6 +55,7 @@ func TestReadExported(t *testing.T) {
 		`{"headers":{"Dead-Origin":7},"event":{}}`:                        "headers: must be strings, or arrays of strings",
 		`{"headers":{"Dead-Origin":["1.7",{}]},"event":{}}`:               "headers: must be strings, or arrays of strings",
 		`{"headers":{},"event":{}}`:                                       "headers: tell no Dead-Origin, so nobody knows how old the event is: export the dead letter again",
+		`{"headers":{"Dead-Origin":"1.7"},"event":{}}`:                    "headers: tell no Dead-Seal, so no worker would believe how old the event is: export the dead letter again",
 		`{"headers":{"Dead-Origin":"yesterday"},"event":{"user_id":"a"}}`: "headers: tell no Dead-Origin, so nobody knows how old the event is: export the dead letter again",
 	} {
 		e, err := readExported([]byte(line))
@@ -77,7 +77,7 @@ func FuzzExport(f *testing.F) {
 	f.Add([]byte(`{"user_id":"ann","a":1.50}`))
 	f.Add([]byte("{\"a\":\"\xff\u202e\n\"}"))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		line, err := exportLine(exportedLetter(string(body)))
+		line, err := exportOf(string(body))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -42,6 +42,8 @@ The rights that it needs, to publish to:
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
   $JS.API.DIRECT.GET.<stream>_AUDIT           for the verdicts
   $JS.API.DIRECT.GET.KV_<bucket>_newer        for what newer events have set
+  $JS.API.STREAM.MSG.GET.KV_<bucket>          for what it is sealed with
+  $JS.API.STREAM.MSG.GET.<stream>             for what a replay that was cut short has stored
   those of identify-worker status             for the fleet's limit, unless --rate is given
 
 With --json it prints one object, and what it says and asks goes to standard error:

@@ -42,7 +42,7 @@ func deadLetterMutants() []mutant {
 		},
 		{
 			"a later verdict overwrites the first", "a replay is judged once: history and canary tell what happened",
-			[]edit{{"queue/verdict.go", "m, jetstream.WithExpectLastSequencePerSubject(0))", "m)"}},
+			[]edit{{"queue/verdict.go", "m, jetstream.WithExpectLastSequencePerSubject(before))", "m)\n\t\t_ = before"}},
 			"queue", "TestFirstVerdictStands",
 		},
 		{
@@ -62,8 +62,33 @@ func deadLetterMutants() []mutant {
 		},
 		{
 			"a replay's message id is forgotten", "an event is replayed once",
-			[]edit{{"queue/replaying.go", "WithMessageID(\"replay.\"+l.Letter.String()), ", ""}},
+			[]edit{{"queue/replaying.go", "WithMessageID(r.seal.replayID(l.Letter)), ", ""}},
 			"queue", "TestReplayTwoAtOnce",
+		},
+		{
+			"a producer's headers are believed", "a replay is judged once: history and canary tell what happened",
+			[]edit{{"queue/seal.go", "p == nil || !hmac.Equal([]byte(p.sealed), []byte(p.mark(s, body)))", "p == nil"}},
+			"queue", "TestForgedHeadersMeanNothing",
+		},
+		{
+			"a replay's seal leaves its event open", "a replay is judged once: history and canary tell what happened",
+			[]edit{{"queue/seal.go", "untracked, string(body))", "untracked)"}},
+			"queue", "TestForgedHeadersMeanNothing",
+		},
+		{
+			"what the server takes for a copy of a replay is believed to be one", "nothing accepted is lost",
+			[]edit{{"queue/replaying.go", "if err == nil && receipt.Duplicate {", "if false {"}},
+			"queue", "TestReplayLooksAtTheCopy",
+		},
+		{
+			"a replay's message id can be guessed", "a replay is stored",
+			[]edit{{"queue/seal.go", `"replay." + s.mark("id", letter.String())`, `"replay." + letter.String()`}},
+			"queue", "TestForgedReplaysDeleteNoLetter",
+		},
+		{
+			"whatever lies in a verdict's place is one", "nothing accepted is lost",
+			[]edit{{"queue/replay_verdicts.go", "v, err == nil && subject == t.verdictSubject(v.Letter) && v.Outcome.known()", "v, err == nil || true"}},
+			"queue", "TestForgedVerdicts",
 		},
 	}
 }

@@ -1,0 +1,207 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// cutShort is a replay of one letter that ended before the letter was deleted. It returns what it published.
+func (s *sim) cutShort(q *Queue, letter Age) (stored *jetstream.RawStreamMsg) {
+	s.t.Helper()
+	key, err := q.readSeal(s.t.Context())
+	s.must(err)
+	p := q.NewPublisher(PublisherConfig{})
+	for l, err := range q.DeadLetters(s.t.Context(), Filter{}) {
+		s.must(err)
+		if !l.Letter.same(letter) {
+			continue
+		}
+		event, err := userpilot.Parse(l.Body)
+		s.must(err)
+		sent := sending{letter: l, event: event}
+		result, err := p.publishEvent(s.t.Context(), event, WithMessageID(key.replayID(letter)), withPast(sent.sealed(key, "cut short", false), l))
+		s.must(err)
+		receipt, err := result.Wait(s.t.Context())
+		s.must(err)
+		stream, err := q.js.Stream(s.t.Context(), q.topology.StreamName())
+		s.must(err)
+		stored, err = stream.GetMsg(s.t.Context(), receipt.Sequence)
+		s.must(err)
+	}
+	s.must(p.Close(s.t.Context()))
+	return stored
+}
+
+// forge publishes as a producer can.
+func (s *sim) forge(q *Queue, body string, h nats.Header) {
+	s.t.Helper()
+	m := &nats.Msg{Subject: q.topology.Subject("eve"), Header: h, Data: []byte(body)}
+	_, err := q.js.PublishMsg(s.t.Context(), m)
+	s.must(err)
+}
+
+// A producer who knows a letter's name cannot have a replay delete it unsent: not by taking the
+// replay's message id, nor by having a worker write the verdict.
+func TestForgedReplaysDeleteNoLetter(t *testing.T) {
+	for name, h := range map[string]nats.Header{
+		"a message id":     {nats.MsgIdHdr: {"replay." + Age{made, 1}.String()}},
+		"a delivered copy": {headerLetter: {Age{made, 1}.String()}, headerLetterID: {"1"}, headerReplays: {"1"}, headerForced: {"1"}, headerRun: {"r"}},
+		"with a seal": {
+			headerLetter: {Age{made, 1}.String()}, headerOrigin: {"1.1"}, headerReplays: {"1"},
+			headerSeal: {seal{}.mark("replay", Age{made, 1}.String(), "0", "1.1", "1", "", "false", "false", `{"user_id":"eve"}`)},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.letters(q, 1)
+				a := s.applier(nil)
+				s.forge(q, `{"user_id":"eve"}`, h)
+				s.await(time.Minute, "drained", func() bool { return s.backlog(q) == 0 })
+				result := s.replayed(q, ReplayConfig{Wait: true})
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				if result.Replayed != 1 || result.Delivered != 1 || a.applied[Age{made, 1}.String()] != 1 || len(a.applied) != 2 {
+					t.Errorf("got %+v; applied %v", result, a.applied)
+				}
+			})
+		})
+	}
+}
+
+// No header of a producer makes anything else of an event than an ordinary one, nor does a part of a
+// replay on another event.
+func TestForgedHeadersMeanNothing(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 1)
+		key, err := q.readSeal(t.Context())
+		s.must(err)
+		true1 := s.cutShort(q, Age{made, 1})
+		if p := readSealed(true1.Header, true1.Data, key); p == nil || p.Run != "cut short" || p.Letter.Compare(Age{made, 1}) != 0 {
+			t.Fatalf("the past of a replay is %+v", p)
+		}
+		for name := range (&Past{Letter: aged(1), Published: made, Forced: true, Untracked: true, History: []string{"x"}}).header() {
+			if p := readSealed(nats.Header{name: {"1"}}, true1.Data, key); p != nil {
+				t.Errorf("%s alone makes a replay: %+v", name, p)
+			}
+		}
+		for name, other := range map[string]string{
+			headerLetter: Age{made, 2}.String(), headerLetterID: "2", headerOrigin: Age{made, 2}.String(), headerReplays: "7",
+			headerRun: "mine", headerForced: "true", headerUntracked: "", headerSeal: "x",
+		} {
+			h := maps.Clone(true1.Header)
+			if h.Set(name, other); name == headerUntracked {
+				h.Del(name) // it has one: sim's letters are not tracked before a worker buries them
+				h.Set(headerForced, "true")
+			}
+			if p := readSealed(h, true1.Data, key); p != nil {
+				t.Errorf("with another %s it is believed: %+v", name, p)
+			}
+		}
+		if p := readSealed(true1.Header, []byte(`{"user_id":"eve"}`), key); p != nil {
+			t.Errorf("another event is believed: %+v", p)
+		}
+		if p := readSealed(true1.Header, true1.Data, nil); p != nil {
+			t.Errorf("believed without a secret: %+v", p)
+		}
+	})
+}
+
+// What was stored under a replay's message id is looked at before the letter is deleted.
+func TestReplayLooksAtTheCopy(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 3)
+		key, err := q.readSeal(t.Context())
+		s.must(err)
+		s.cutShort(q, Age{made, 1})
+		for _, n := range []uint64{2, 3} { // of 3 nothing is left but the id
+			s.forge(q, `{"user_id":"eve"}`, nats.Header{nats.MsgIdHdr: {key.replayID(Age{made, n})}})
+		}
+		stream, err := q.js.Stream(t.Context(), q.topology.StreamName())
+		s.must(err)
+		s.must(stream.DeleteMsg(t.Context(), 3))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		selection := s.selected(q, Filter{}, SelectConfig{})
+		result, err := q.Replay(ctx, selection, ReplayConfig{})
+		s.must(err)
+		if result.Already != 1 || result.Skipped != 2 || result.Skips[string(errOtherEvent)] != 2 || s.dead(q) != 2 {
+			t.Errorf("got %+v, and %d letters are left", result, s.dead(q))
+		}
+		time.Sleep(dedupeWindow + time.Second)
+		s.applier(nil)
+		if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 2 || s.dead(q) != 0 {
+			t.Errorf("later: got %+v, and %d letters are left", result, s.dead(q))
+		}
+	})
+}
+
+// What a worker has not written in a verdict's place is none: a producer can have the server write its
+// acknowledgement there. It stops no replay, and the true verdict takes its place.
+func TestForgedVerdicts(t *testing.T) {
+	for _, text := range []string{
+		`{"stream":"USERPILOT_IDENTIFY","seq":7}`, "", "?", `{"outcome":"delivered"}`, `{"letter":"1.1","outcome":"delivered","id":1}`,
+		fmt.Sprintf(`{"letter":%q,"outcome":"sold"}`, Age{made, 1}),
+	} {
+		t.Run(text, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.letters(q, 1)
+				_, err := q.js.Publish(t.Context(), q.topology.verdictSubject(Age{made, 1}), []byte(text))
+				s.must(err)
+				a := s.applier(nil)
+				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[Age{made, 1}.String()] != 1 {
+					t.Errorf("got %+v", result)
+				}
+				if judged, _, err := q.judged(t.Context(), Age{made, 1}); !judged || err != nil {
+					t.Errorf("it is judged: %t (%v)", judged, err)
+				}
+			})
+		})
+	}
+}
+
+// All replicas and people have one secret, and it stays: damaged or deleted, it comes back.
+func TestSeal(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		replicas := []*Queue{s.queue(nil), s.queue(nil), s.queue(nil)}
+		secrets := make(chan string, len(replicas))
+		for _, q := range replicas {
+			go func() {
+				key, err := q.readSeal(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				secrets <- string(key)
+			}()
+		}
+		first := receive(s, "made", secrets)
+		if second, third := receive(s, "made", secrets), receive(s, "made", secrets); first != second || first != third || len(first) != sealBytes {
+			t.Fatal("the secrets differ")
+		}
+		q := replicas[0]
+		for _, damage := range []string{`{"stream":"USERPILOT_IDENTIFY","seq":7}`, "", base64.RawURLEncoding.EncodeToString([]byte("short"))} {
+			_, err := q.js.Publish(t.Context(), q.topology.keySubject(sealKey), []byte(damage))
+			s.must(err)
+			if key, err := q.readSeal(t.Context()); string(key) != first || err != nil {
+				t.Errorf("after %q it is another one (%v)", damage, err)
+			}
+		}
+		if key, err := s.queue(nil).readSeal(t.Context()); string(key) != first || err != nil {
+			t.Errorf("for others it is another one (%v)", err)
+		}
+	})
+}
