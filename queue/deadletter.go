@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -51,6 +52,9 @@ const (
 	headerPartition   = "Dead-Partition"
 )
 
+// ErrDeadLettersFull says that a dead letter has no room: its stream, or the server's storage, is full.
+var ErrDeadLettersFull = errors.New("the dead-letter stream is full: make room there, or raise its limits")
+
 // maxHeaderValue bounds each header, so that a dead letter is never too large to be stored.
 const maxHeaderValue = 1024
 
@@ -75,6 +79,9 @@ func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) 
 	if isWrongRevision(err) {
 		// It is there already. But see for ourselves: the event is about to be removed.
 		_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{msg.Subject})
+	}
+	if errors.Is(refusalOf(err), ErrStreamFull) {
+		err = fmt.Errorf("%w (%w)", ErrDeadLettersFull, err)
 	}
 	if err != nil {
 		return fmt.Errorf("store a dead letter: %w", err)

@@ -144,6 +144,24 @@ func sequence(first, n int) (all []uint64) {
 	return all
 }
 
+// A death takes two round trips: the record of newer data, and the letter. What it needs to know besides
+// is not asked for each.
+func TestFarDeaths(t *testing.T) {
+	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
+		q := s.far(trip, Topology{})
+		s.must(q.clock.read(t.Context()))
+		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		bury := func(seq uint64, user string) func() error {
+			return func() error {
+				return c.Bury(t.Context(), Delivery{Sequence: seq}, []byte("{}"), Death{Reason: Rejected, User: user})
+			}
+		}
+		roundTrips(t, "the first death", 3, trip, 0, bury(1, "ann"))
+		roundTrips(t, "another user's", 2, trip, 0, bury(2, "bob"))
+		roundTrips(t, "a user's second", 3, trip, 0, bury(3, "ann"))
+	})
+}
+
 // Events of many users take the round trips that the window asks for. Those of one user take one
 // each, and are not given up because the earlier ones took theirs.
 func TestFarPublish(t *testing.T) {

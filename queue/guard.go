@@ -229,7 +229,11 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 	if age > 0 {
 		until = c.q.clock.now().Add(age + replayMargin)
 	}
-	err = c.q.changeNewer(ctx, userID, nil, func(r *newerRecord) newerChange {
+	var known *Newer // is read
+	if !c.q.guard.knows(userID) {
+		known = &Newer{} // there is none, as a rule; if there is, the server refuses another one
+	}
+	err = c.q.changeNewer(ctx, userID, known, func(r *newerRecord) newerChange {
 		if r.open(c.place(d), until); d.Past != nil {
 			r.close(d.Past.Letter)
 		}
@@ -260,11 +264,25 @@ func (q *Queue) closeLetters(ctx context.Context, userID string, letters ...Age)
 	})
 }
 
+// deadAge is how long the stream keeps dead letters, as it was read.
+type deadAge struct {
+	age  time.Duration
+	read time.Time
+}
+
+// deadAgeLife is how long that is believed. It changes once in a blue moon, and deaths come by thousands.
+const deadAgeLife = 10 * time.Second
+
 // deadLetterAge is how long the stream keeps dead letters; 0 is for ever.
 func (q *Queue) deadLetterAge(ctx context.Context) (time.Duration, error) {
+	now := time.Now()
+	if known := q.deadAge.Load(); known != nil && now.Sub(known.read) < deadAgeLife {
+		return known.age, nil
+	}
 	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
 	if err != nil {
 		return 0, err
 	}
+	q.deadAge.Store(&deadAge{info.Config.MaxAge, now})
 	return info.Config.MaxAge, nil
 }

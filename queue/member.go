@@ -165,6 +165,7 @@ func (m *member) record() Replica {
 	if m.config.Report != nil {
 		r.Report = m.config.Report()
 		r.HoldSince, r.OutageSince, r.StallSince = m.q.serverTime(r.HoldSince), m.q.serverTime(r.OutageSince), m.q.serverTime(r.StallSince)
+		r.UnburiedSince = m.q.serverTime(r.UnburiedSince)
 	}
 	return r
 }

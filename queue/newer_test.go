@@ -283,6 +283,29 @@ func TestGuardCatchesUp(t *testing.T) {
 	})
 }
 
+// Who buries does not read first whether a user has a record. If there is one of which the guard does
+// not know, it is kept.
+func TestBuryKeepsTheRecord(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		for seq, q := range []*Queue{s.queue(nil), s.queue(nil)} {
+			s.must(q.clock.read(t.Context()))
+			c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+			d := Delivery{Sequence: uint64(10 * (seq + 1))}
+			s.must(c.Bury(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			d.Sequence++
+			n, err := q.readNewer(t.Context(), "ann")
+			s.must(err)
+			event := identify(t, fmt.Sprintf(`{"user_id":"ann","metadata":{"n%d":1}}`, seq))
+			s.must(c.Remember(t.Context(), "ann", n, []Sent{{d, event}}))
+		}
+		n, err := s.queue(nil).readNewer(t.Context(), "ann")
+		s.must(err)
+		if len(n.record.Open) != 2 || len(n.record.Set) != 3 || !n.record.Floor.same(Age{made, 10}) {
+			t.Errorf("the record is %+v", n.record)
+		}
+	})
+}
+
 func TestReadPast(t *testing.T) {
 	t.Parallel()
 	if p := readPast(nats.Header{nats.MsgIdHdr: {"x"}}); p != nil {

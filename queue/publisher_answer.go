@@ -122,6 +122,14 @@ func refusal(err *jetstream.APIError) error {
 	}
 }
 
+// refusalOf is what a refusal within err means; nil if there is none.
+func refusalOf(err error) error {
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return refusal(refused)
+	}
+	return nil
+}
+
 // passing reports whether another try may succeed.
 func passing(err error) bool {
 	if errors.Is(err, nats.ErrNoResponders) {

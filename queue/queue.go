@@ -30,7 +30,8 @@ type Queue struct {
 	replicas atomic.Pointer[[]Replica]
 	guard    *guard
 	groups   groups
-	sealed   atomic.Pointer[seal]        // see readSeal
+	sealed   atomic.Pointer[seal] // see readSeal
+	deadAge  atomic.Pointer[deadAge]
 	others   atomic.Pointer[pace]        // what the other replicas' rates ask of the ledger
 	lacks    atomic.Pointer[DeniedError] // why Work cannot work; nil if it can
 	newAcks  atomic.Bool                 // whether events have been seen that are settled by toNewAcks

@@ -42,6 +42,12 @@ type Report struct {
 	Stall       string    `json:"stall,omitempty"`
 	StallDetail string    `json:"stall_detail,omitempty"`
 	StallSince  time.Time `json:"stall_since,omitzero"`
+	// Unburied is for how many users dead letters cannot be stored, for some seconds by now. Their events
+	// wait. Full says that it is for want of room, and else Detail why.
+	Unburied       int       `json:"unburied,omitempty"`
+	UnburiedSince  time.Time `json:"unburied_since,omitzero"`
+	UnburiedFull   bool      `json:"unburied_full,omitempty"`
+	UnburiedDetail string    `json:"unburied_detail,omitempty"`
 	// Advice is what should be changed so that the replica gets all that the limit allows. Empty if
 	// nothing is in its way.
 	Advice string `json:"advice,omitempty"`
@@ -77,7 +83,7 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	}
 	r.ID, r.Heard = id, written
 	// Whoever may write into the bucket must not write onto an operator's terminal.
-	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail, &r.Advice} {
+	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
 		*text = clean(*text)
 	}
 	for i, p := range r.Partitions {

@@ -9,14 +9,23 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// burialsAtOnce is how many dead letters are stored at the same time.
-const burialsAtOnce = 32
+const (
+	// burialsAtOnce is how many dead letters are stored at the same time. Each takes two round trips.
+	burialsAtOnce = 256
+	// reburialsAtOnce is that of those whose bodies must be read again: nobody counts the memory
+	// that they take meanwhile.
+	reburialsAtOnce = 32
+)
 
 // beginBurial stores the dead letter of a lane's oldest event when its turn comes.
 func (w *Worker) beginBurial(l *lane) {
 	l.state = burying
 	l.partition.busy++
-	w.burials.send(&w.mu, &w.background, func() { w.buryHead(l) })
+	crew := &w.burials
+	if l.head().isStripped() {
+		crew = &w.reburials
+	}
+	crew.send(&w.mu, &w.background, func() { w.buryHead(l) })
 }
 
 // buryHead stores the dead letter of a lane's oldest event, and only then settles the event.
@@ -40,25 +49,15 @@ func (w *Worker) buryHead(l *lane) {
 		first = w.isNews(active, p.claim, *x.death)
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	p.ended(&p.busy)
+	var said lines
 	if err == nil {
-		w.buried(l, &x, first)
-		return
+		said = w.buried(l, &x, first)
+	} else if !p.closed {
+		said = w.unburied(l, active, err)
 	}
-	if p.closed {
-		return
-	}
-	if active.Err() == nil {
-		w.metrics.unburied.Inc()
-		w.dead.report(w.log, err)
-	}
-	if w.memory.used > w.memory.limit/2 { // the living need it
-		before := l.bytes
-		l.strip()
-		w.memory.add(l.bytes - before)
-	}
-	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
+	w.mu.Unlock()
+	said.log(w.log)
 }
 
 // isNews reports whether an event died of something that the fleet has not seen before. Where that
@@ -72,14 +71,42 @@ func (w *Worker) isNews(ctx context.Context, c *queue.Claim, death queue.Death) 
 }
 
 // buried settles a lane's oldest event, whose dead letter is stored: perhaps the first of its group.
-func (w *Worker) buried(l *lane, x *waiting, first bool) {
-	w.dead.report(w.log, nil)
+// The mutex is held; what it returns is to be logged without.
+func (w *Worker) buried(l *lane, x *waiting, first bool) (said lines) {
+	if w.graves.dug(l) {
+		signal(w.news)
+		said = lines{func(log *slog.Logger) { log.Info("dead letters are stored again") }}
+	}
 	w.metrics.died(first)
-	w.log.Info("dead letter", slog.Uint64("sequence", x.delivery.Sequence),
-		slog.String("reason", string(x.death.Reason)), slog.Int("status", x.death.Status))
+	if w.deaths.add(x.death) {
+		said = append(said, func(log *slog.Logger) {
+			log.Info("dead letter", slog.Uint64("sequence", x.delivery.Sequence),
+				slog.String("reason", string(x.death.Reason)), slog.Int("status", x.death.Status))
+		})
+	}
 	l.backoff = nil
 	l.guarded = l.user != ""
 	w.settle(l, []queue.Delivery{x.delivery})
+	return said
+}
+
+// unburied lets a lane wait whose dead letter cannot be stored. The mutex is held; what it returns is
+// to be logged without.
+func (w *Worker) unburied(l *lane, active context.Context, err error) (said lines) {
+	if active.Err() == nil {
+		w.metrics.unburied.Inc()
+		if w.graves.lacking(l, err, time.Now()) {
+			signal(w.news)
+			said = lines{func(log *slog.Logger) { log.Error("dead letters cannot be stored, their events wait", errAttr(err)) }}
+		}
+	}
+	if w.memory.used > w.memory.limit/2 { // the living need it
+		before := l.bytes
+		l.strip()
+		w.memory.add(l.bytes - before)
+	}
+	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
+	return said
 }
 
 // body is the original bytes.
@@ -90,18 +117,69 @@ func (x *waiting) body() []byte {
 	return x.delivery.Body
 }
 
-// trouble logs a difficulty once when it begins or changes, and once when it is over.
+// graves are what is known of dead letters that cannot be stored. The zero value is that all can.
+type graves struct {
+	users int       // whose events wait for it
+	since time.Time // the first of them
+	full  bool      // their stream is full
+	last  string    // error
+}
+
+// lacking notes that a lane's dead letter cannot be stored, and reports whether that is to be told:
+// once when it begins, and once when it turns out to be for want of room.
+func (g *graves) lacking(l *lane, err error, now time.Time) (tell bool) {
+	if errors.Is(err, context.Canceled) {
+		return false
+	}
+	full := errors.Is(err, queue.ErrDeadLettersFull)
+	tell = g.users == 0 || full && !g.full
+	if g.users == 0 {
+		g.since = now
+	}
+	if !l.unburied {
+		l.unburied = true
+		g.users++
+	}
+	g.full, g.last = g.full || full, err.Error()
+	return tell
+}
+
+// dug notes that a lane waits no longer, and reports whether it was the last.
+func (g *graves) dug(l *lane) (over bool) {
+	if !l.unburied {
+		return false
+	}
+	l.unburied = false
+	if g.users--; g.users == 0 {
+		*g = graves{}
+		return true
+	}
+	return false
+}
+
+// trouble tells of a difficulty once when it begins or changes, and once when it is over.
 type trouble struct{ begun, over, last string }
 
-func (t *trouble) report(log *slog.Logger, err error) {
+// note takes in how it is now. What it returns is to be logged.
+func (t *trouble) note(err error) lines {
 	switch {
 	case errors.Is(err, context.Canceled):
 	case err != nil && err.Error() != t.last:
 		t.last = err.Error()
-		log.Error(t.begun, errAttr(err))
+		return lines{func(log *slog.Logger) { log.Error(t.begun, errAttr(err)) }}
 	case err == nil && t.last != "":
 		t.last = ""
-		log.Info(t.over)
+		return lines{func(log *slog.Logger) { log.Info(t.over) }}
+	}
+	return nil
+}
+
+// lines are to be logged once the mutex is released: a log may block.
+type lines []func(*slog.Logger)
+
+func (l lines) log(log *slog.Logger) {
+	for _, say := range l {
+		say(log)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -269,15 +270,97 @@ func TestDeadLetterStreamFull(t *testing.T) {
 		if counts.Backlog != 19 || counts.DeadLetters != 1 {
 			t.Errorf("%+v", counts)
 		}
-		if n := strings.Count(s.logs.String(), "dead letters cannot be stored"); n < 1 || n > 2 {
+		if n := strings.Count(s.logs.String(), "dead letters cannot be stored"); n != 1 {
 			t.Errorf("said %d times that dead letters cannot be stored:\n%s", n, s.logs.String())
+		}
+		if told := s.told(); told.Unburied != 19 || !told.UnburiedFull || told.UnburiedSince.IsZero() || told.UnburiedDetail == "" {
+			t.Errorf("the fleet is told %+v", told)
+		}
+		if remark := r.Remark(); r.Ready() != nil || !strings.HasPrefix(remark, "the dead-letter stream is full since ") || !strings.HasSuffix(remark, "19 users of this replica wait for it") {
+			t.Errorf("it is ready (%v), and remarks %q", r.Ready(), remark)
 		}
 		s.limitDeadLetters(-1)
 		s.drain(5 * time.Minute)
+		if told, n := s.told(), strings.Count(s.logs.String(), "dead letters are stored again"); told.Unburied != 0 || told.UnburiedFull || r.Remark() != "" || n != 1 {
+			t.Errorf("then %+v, %q; said %d times", told, r.Remark(), n)
+		}
 		r.stop()
 		s.ledger.check(s)
 		if n := len(s.dead()); n != 20 {
 			t.Errorf("%d dead letters", n)
+		}
+	})
+}
+
+// told is what the one replica tells the fleet, once it has renewed its membership.
+func (s *sim) told() queue.Replica {
+	s.t.Helper()
+	time.Sleep(10 * time.Second)
+	status, err := s.queue.Status(s.t.Context())
+	must(s.t, err)
+	if len(status.Replicas) != 1 {
+		s.t.Fatalf("%d replicas", len(status.Replicas))
+	}
+	return status.Replicas[0]
+}
+
+// It is told as well if there is another cause than want of room, and ends with the claim.
+func TestDeadLettersHaveNoStream(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+		js, err := jetstream.New(s.publishing)
+		must(t, err)
+		r := s.start(nil)
+		s.publish("good", "")
+		s.drain(time.Minute)
+		must(t, js.DeleteStream(t.Context(), "USERPILOT_IDENTIFY_DLQ"))
+		s.publish("bad", `,"bad":1`)
+		time.Sleep(time.Second)
+		if remark := r.Remark(); remark != "" {
+			t.Errorf("after a second it remarks %q", remark)
+		}
+		time.Sleep(10 * time.Second)
+		if x := r.Snapshot(); x.Unburied != 1 || x.UnburiedFull || !strings.HasPrefix(r.Remark(), "dead letters cannot be stored since ") {
+			t.Errorf("got %+v, %q", x, r.Remark())
+		}
+		_, err = s.queue.Setup(t.Context(), false)
+		must(t, err)
+		s.drain(5 * time.Minute)
+		if x := r.Snapshot(); x.Unburied != 0 {
+			t.Errorf("then %+v", x)
+		}
+		r.stop()
+	})
+}
+
+// The log tells of deaths at once, and does not grow with their number.
+func TestDeathsAreCountedInTheLog(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+		r := s.start(nil)
+		const invalid = 500
+		for i := range invalid {
+			s.publishRaw(fmt.Sprint("userpilot.identify.a", i), []byte("no"))
+		}
+		s.publish("u", `,"bad":1`)
+		s.drain(time.Minute)
+		if said := s.logs.String(); strings.Count(said, `msg="dead letter" `) != 2 || strings.Contains(said, `msg="dead letters"`) {
+			t.Errorf("at once it said\n%s", said)
+		}
+		time.Sleep(10 * time.Second)
+		s.publishRaw("userpilot.identify.a", []byte("no"))
+		s.publishRaw("userpilot.identify.a", []byte("no"))
+		s.drain(time.Minute)
+		r.stop()
+		said := s.logs.String()
+		sum := strings.Count(said, `msg="dead letter" `)
+		for _, m := range regexp.MustCompile(`msg="dead letters" count=(\d+) reason=invalid status=0`).FindAllStringSubmatch(said, -1) {
+			n, err := strconv.Atoi(m[1])
+			must(t, err)
+			sum += n
+		}
+		if lines := strings.Count(said, `msg="dead letter`); sum != invalid+3 || lines > 5 {
+			t.Errorf("%d lines tell of %d deaths:\n%s", lines, sum, said)
 		}
 	})
 }

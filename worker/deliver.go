@@ -174,6 +174,7 @@ func (w *Worker) Revoke(c *queue.Claim) {
 	for _, l := range p.lanes {
 		w.memory.add(-l.bytes)
 		w.waiting -= len(l.events)
+		w.graves.dug(l) // or not: whoever holds the partition next will see
 		if l.timer != nil {
 			l.timer.Stop()
 		}

@@ -45,20 +45,22 @@ func (w *Worker) check(l *lane) {
 		if err == nil && w.traces != nil {
 			w.traces.superseded(events[:len(found.gone)], p.claim.Partition())
 		}
+		var said lines
 		w.mu.Lock()
-		defer w.mu.Unlock()
 		p.ended(&p.busy)
 		switch {
 		case p.closed:
 		case active.Err() != nil:
 			l.state = parked
 		case err != nil:
-			w.guarding.report(w.log, err)
+			said = w.guarding.note(err)
 			w.wait(l, guardPause)
 		default:
-			w.guarding.report(w.log, nil)
+			said = w.guarding.note(nil)
 			w.checked(l, found)
 		}
+		w.mu.Unlock()
+		said.log(w.log)
 	})
 }
 

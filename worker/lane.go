@@ -74,6 +74,8 @@ type lane struct {
 	reach  uint64 // the next call must hold all events up to this one
 	barred bool   // it waits until they have arrived
 
+	unburied bool // its dead letter could not be stored
+
 	guarded bool         // the user may have dead letters: what is delivered must be remembered
 	newer   *queue.Newer // what newer events have set, once it was compared with the first events
 	cleared int          // how many of these may be called for

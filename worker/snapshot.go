@@ -28,7 +28,15 @@ type Snapshot struct {
 	Stall       string    // what keeps this replica from calling although it has work and may: token, ...; or empty
 	StallDetail string    // the last error that explains it; may be empty
 	StallSince  time.Time // zero without one
+
+	Unburied       int       // users whose dead letters cannot be stored, for some seconds by now; their events wait
+	UnburiedSince  time.Time // zero without any
+	UnburiedFull   bool      // as their stream is full
+	UnburiedDetail string    // the last error
 }
+
+// burialPatience is how long dead letters may not be stored before it is more than a hiccup.
+const burialPatience = 5 * time.Second
 
 // Snapshot returns what the worker is doing now.
 func (w *Worker) Snapshot() Snapshot {
@@ -41,6 +49,9 @@ func (w *Worker) Snapshot() Snapshot {
 		Dead: w.metrics.deadEvents.Load(), Calls: w.metrics.madeCalls.Load(),
 		Stall: w.stall.reason, StallDetail: w.stall.detail, StallSince: w.stall.since,
 		Hold: w.gate.holding, BreakerOpen: w.gate.open, Quiet: max(0, time.Until(quiet)),
+	}
+	if g := w.graves; g.users > 0 && time.Since(g.since) >= burialPatience {
+		s.Unburied, s.UnburiedSince, s.UnburiedFull, s.UnburiedDetail = g.users, g.since, g.full, g.last
 	}
 	if s.Hold != "" {
 		s.HoldSince = w.gate.holdSince
@@ -67,13 +78,17 @@ func (w *Worker) Ready() error {
 	return nil
 }
 
-// Remark is what should be known of a worker that is ready, or empty. An outage is nothing that
+// Remark is what should be known of a worker that is ready, or empty. None of it is anything that
 // restarting or replacing the worker could help.
 func (w *Worker) Remark() string {
 	s := w.Snapshot()
 	switch {
 	case s.BreakerOpen:
 		return fmt.Sprintf("Userpilot seems to be down since %s", s.OutageSince.UTC().Format(time.RFC3339))
+	case s.UnburiedFull:
+		return fmt.Sprintf("the dead-letter stream is full since %s: make room there, or raise its limits; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.Unburied)
+	case s.Unburied > 0:
+		return fmt.Sprintf("dead letters cannot be stored since %s: %s; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.UnburiedDetail, s.Unburied)
 	case s.Stall != "":
 		return fmt.Sprintf("no call is made since %s: %s", s.StallSince.UTC().Format(time.RFC3339), StallText(s.Stall))
 	}

@@ -159,7 +159,7 @@ func (w *Worker) stallDetail(reason string) string {
 	case stalledComparing:
 		return w.guarding.last
 	case stalledBurying:
-		return w.dead.last
+		return w.graves.last
 	case stalledConnecting:
 		return w.unconnected
 	case stalledPacing:

@@ -112,6 +112,7 @@ type Worker struct {
 	ready       laneQueue
 	errands     crew // that read what lanes wait for
 	burials     crew // beside them: a full dead-letter stream must not keep others waiting
+	reburials   crew // of those whose bodies are read again
 	memory      memory
 	gate        gate
 	waiting     int           // events in all lanes
@@ -125,7 +126,8 @@ type Worker struct {
 	unconnected string // why the last connection could not be made; empty after a call
 	history     history
 	announced   gateState
-	dead        trouble
+	graves      graves
+	deaths      deathLog
 	guarding    trouble
 }
 
@@ -139,11 +141,10 @@ func New(config Config) (*Worker, error) {
 		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), resting: newStopwatch(),
 		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call), turn: make(chan struct{}, 1),
 		wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		errands: crew{size: errandsAtOnce}, burials: crew{size: burialsAtOnce},
+		errands: crew{size: errandsAtOnce}, burials: crew{size: burialsAtOnce}, reburials: crew{size: reburialsAtOnce},
 		partitions: map[*queue.Claim]*partition{},
 		memory:     newMemory(config.Memory),
 		gate:       gate{initial: config.BackoffInitial, longest: config.BackoffMax},
-		dead:       trouble{begun: "dead letters cannot be stored, their events wait", over: "dead letters are stored again"},
 		guarding:   trouble{begun: "what newer events have set cannot be read, users with dead letters wait", over: "what newer events have set can be read again"},
 	}
 	member := &w.config.Member
@@ -181,10 +182,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { w.watchStreams(dispatching) })
 	wg.Go(func() { w.watchStall(dispatching) })
+	wg.Go(func() { w.watchDeaths(dispatching) })
 	err := w.queue.Work(ctx, w.config.Member, w)
 	stop()
 	wg.Wait()
 	w.background.Wait()
+	w.tellDeaths()
 	closing, done := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer done()
 	w.limiter.Close(closing)

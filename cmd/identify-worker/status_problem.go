@@ -38,6 +38,12 @@ func problems(s *queue.Status) []problem {
 	for _, h := range stalls(s.Replicas) {
 		add("stalled", "%s of %d: no call was made for %s, although there is work and calls are allowed: %s", replicas(h.replicas), len(s.Replicas), age(s.Time.Sub(h.since)), h.reason)
 	}
+	if g := unburied(s.Replicas); g.full > 0 {
+		add("deadletters_full", "the dead-letter stream is full for %s: %s for it, live events go on: make room with identify-worker dlq replay or discard, or raise its limits",
+			age(s.Time.Sub(g.since)), waits(g.users))
+	} else if g.users > 0 {
+		add("deadletters_unstored", "dead letters cannot be stored for %s: %s for it, live events go on: %s", age(s.Time.Sub(g.since)), waits(g.users), g.detail)
+	}
 	if !s.QuietUntil.IsZero() {
 		add("quiet", "Userpilot asked for a pause (429), %s are left: does anything else use the same key? If so, lower --rate", age(s.QuietUntil.Sub(s.Time)))
 	}
@@ -130,6 +136,35 @@ func outages(replicas []queue.Replica) (down halt) {
 		}
 	}
 	return down
+}
+
+// graveless are users whose dead letters cannot be stored.
+type graveless struct {
+	users, full int // full: replicas that say that it is for want of room
+	since       time.Time
+	detail      string
+}
+
+func unburied(replicas []queue.Replica) (g graveless) {
+	for _, r := range replicas {
+		if r.Unburied == 0 {
+			continue
+		}
+		if g.users += r.Unburied; r.UnburiedFull {
+			g.full++
+		}
+		if g.since.IsZero() || r.UnburiedSince.Before(g.since) {
+			g.since, g.detail = r.UnburiedSince, r.UnburiedDetail
+		}
+	}
+	return g
+}
+
+func waits(users int) string {
+	if users == 1 {
+		return "1 user waits"
+	}
+	return fmt.Sprint(users, " users wait")
 }
 
 // distinct are the values of a property, each with how many replicas have it.

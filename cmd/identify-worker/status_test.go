@@ -59,6 +59,12 @@ func TestProblems(t *testing.T) {
 		"a standstill": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) {
 			r.Stall, r.StallDetail, r.StallSince = "token", "the server's clock is unknown", now.Add(-time.Minute)
 		})}}, "stalled", "1 replica of 2: no call was made for 1m0s, although there is work and calls are allowed: the rate ledger gives no slot: the server's clock is unknown"},
+		"no room for the dead": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Unburied, r.UnburiedSince = 3, now }), replica(func(r *queue.Replica) {
+			r.Unburied, r.UnburiedSince, r.UnburiedFull = 4, now.Add(-time.Minute), true
+		})}}, "deadletters_full", "the dead-letter stream is full for 1m0s: 7 users wait for it"},
+		"no way to store the dead": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) {
+			r.Unburied, r.UnburiedSince, r.UnburiedDetail = 1, now.Add(-time.Minute), "no answer"
+		})}}, "deadletters_unstored", "cannot be stored for 1m0s: 1 user waits for it, live events go on: no answer"},
 		"a distance":         {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Advice = "NATS answers after 2s" })}}, "far", "NATS answers after 2s (1)"},
 		"of a later version": {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Stall, r.StallSince = "moon", now })}}, "stalled", "are allowed: moon"},
 		"a pause":            {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "quiet", "20s are left"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -19,7 +20,7 @@ type growing struct {
 
 // growths lists what is measured.
 func growths() []growing {
-	return fleetGrowths()
+	return slices.Concat([]growing{deaths()}, fleetGrowths())
 }
 
 // growthLimit is the greatest exponent: ten times the size may cost fourteen times as much, for what

@@ -36,6 +36,11 @@ func deadLetterMutants() []mutant {
 			"queue", "TestBuryExactlyOnce",
 		},
 		{
+			"a record that the guard does not know of is overwritten", "a replay never overwrites newer data",
+			[]edit{{"queue/newer.go", "WithExpectLastSequencePerSubject(n.revision))", "WithMsgTTL(time.Hour))"}},
+			"queue", "TestBuryKeepsTheRecord",
+		},
+		{
 			"a forged origin that is newer than its event is believed", "a replay never overwrites newer data",
 			[]edit{{"queue/guard.go", "d.Past.Forced || d.Past.Origin.Compare(own) > 0 {", "d.Past.Forced {"}},
 			"queue", "TestOriginIsNeverNewer",

@@ -1,0 +1,31 @@
+package worker
+
+import (
+	"testing"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// The first of a kind is told at once, those that follow are counted, and kinds without end take no
+// memory without end.
+func TestDeathLog(t *testing.T) {
+	t.Parallel()
+	var d deathLog
+	first := 0
+	for range 3 {
+		for status := range 10 * maxDeathKinds {
+			if d.add(&queue.Death{Reason: queue.Rejected, Status: status}) {
+				first++
+			}
+		}
+	}
+	if first != maxDeathKinds+1 || len(d.followed) != first {
+		t.Errorf("%d were told at once, %d kinds are kept", first, len(d.followed))
+	}
+	if n := len(d.flush()); n != first {
+		t.Errorf("%d kinds are told, want %d", n, first)
+	}
+	if n := len(d.flush()); n != 0 || len(d.followed) != 0 || !d.add(&queue.Death{Reason: queue.Rejected}) {
+		t.Errorf("nothing has followed: %d are told, %d kinds are kept", n, len(d.followed))
+	}
+}
