@@ -26,7 +26,7 @@ func (a Age) same(b Age) bool { return a.Compare(b) == 0 }
 // IsZero reports whether the age is not known.
 func (a Age) IsZero() bool { return a.Stream.IsZero() && a.Sequence == 0 }
 
-// String is the form that [ParseAge] reads, and the end of a dead letter's subject: the stream's
+// String is the form that [ParseAge] reads, and a part of a dead letter's subject: the stream's
 // creation in nanoseconds since 1970, a point, and the sequence.
 func (a Age) String() string {
 	if a.IsZero() {

@@ -25,6 +25,9 @@ const (
 	Unguarded        Reason = "unguarded"         // a replay, and what newer events have set since is not known
 )
 
+// Reasons lists them all.
+func Reasons() []Reason { return []Reason{Invalid, Rejected, RetriesExhausted, Panicked, Unguarded} }
+
 // Death is what is known about why an event is dead. Zero values are left out of the
 // dead letter.
 type Death struct {
@@ -68,17 +71,19 @@ func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) 
 			return fmt.Errorf("store a dead letter: %w", err)
 		}
 	}
+	event := c.place(d)
 	msg := &nats.Msg{
-		Subject: c.q.topology.deadSubject(c.place(d)),
+		Subject: c.q.topology.deadSubject(death.Reason, event, onlyUser(death.User, body)),
 		Header:  death.headers(d, c.Age(d), c.partition, time.Now()),
 		Data:    body,
 	}
-	// The subject is the event's own, so "nothing may be there yet" makes this exactly
-	// once, whenever it is tried again. A message id is forgotten after two minutes.
-	_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequencePerSubject(0))
+	// Of the event's name there may be nothing yet, whatever the reason: that makes this exactly once,
+	// whenever it is tried again. A message id is forgotten after two minutes.
+	letters := c.q.topology.deadOfEvent(event)
+	_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
 	if isWrongRevision(err) {
 		// It is there already. But see for ourselves: the event is about to be removed.
-		_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{msg.Subject})
+		_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{letters})
 	}
 	if errors.Is(refusalOf(err), ErrStreamFull) {
 		err = fmt.Errorf("%w (%w)", ErrDeadLettersFull, err)
@@ -87,6 +92,16 @@ func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) 
 		return fmt.Errorf("store a dead letter: %w", err)
 	}
 	return c.Judge(ctx, d, OutcomeDead)
+}
+
+// onlyUser is the user if the body names this one and no other: then the subject can tell whose the
+// letter is, and nobody has to read it. Else it is empty.
+func onlyUser(user string, body []byte) string {
+	named := userIDs(body)
+	if len(named) != 1 || named[0] != user {
+		return ""
+	}
+	return user
 }
 
 // headers describe the death of an event of this age.

@@ -125,7 +125,7 @@ func TestBuryExactlyOnce(t *testing.T) {
 		if !bytes.Equal(m.Data, body) || m.Header.Get(headerUser) != "" || m.Header.Get(headerReason) != "rejected" {
 			t.Errorf("the dead letter is %q %v", m.Data, m.Header)
 		}
-		if want := fmt.Sprintf("userpilot.identify-dlq.%d.7", made.UnixNano()); m.Subject != want {
+		if want := fmt.Sprintf("userpilot.identify-dlq.rejected.%d.7.-", made.UnixNano()); m.Subject != want {
 			t.Errorf("it lies on %s, want %s", m.Subject, want)
 		}
 		// The same number in a stream that was made anew is another event.
@@ -173,7 +173,7 @@ func TestBuryWithoutAnswer(t *testing.T) {
 func TestBuryLooksForTheLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, server := s.queue(nil), s.queue(nil)
-		subject := q.topology.deadSubject(Age{made, 7})
+		subject := q.topology.deadOfEvent(Age{made, 7})
 		s.change(q, deadName, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere"} })
 		_, err := server.nc.Subscribe(subject, func(m *nats.Msg) {
 			_ = m.Respond([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}`))

@@ -131,6 +131,25 @@ func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
 	return n, err == nil
 }
 
+// count tells how many messages of a stream lie on some subjects: one answer, whose end says how many
+// would follow it.
+func (q *Queue) count(ctx context.Context, stream, subjects string) (n uint64, err error) {
+	err = insist(ctx, firstPatience, func(ctx context.Context) error {
+		n = 0
+		end, err := q.direct(ctx, stream, directRequest{Sequence: 1, Next: subjects, Batch: 1}, func(*nats.Msg) bool {
+			n++
+			return true
+		})
+		if err != nil || end == nil {
+			return err
+		}
+		more, err := strconv.ParseUint(end.Get("Nats-Num-Pending"), 10, 64)
+		n += more
+		return err
+	})
+	return n, err
+}
+
 // auditBatch is how many records of the audit trail are read at a time.
 const auditBatch = 1000
 

@@ -200,7 +200,7 @@ func (q *Queue) Account(ctx context.Context) (Account, error) {
 // Progress is [Queue.Status] without the dead letters' reasons. It needs no right that a worker
 // does not have, and little time.
 func (q *Queue) Progress(ctx context.Context) (*Status, error) {
-	s, _, err := q.progress(ctx)
+	s, err := q.progress(ctx)
 	return s, err
 }
 

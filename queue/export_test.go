@@ -32,7 +32,7 @@ func TestExport(t *testing.T) {
 			}
 			h.Set(jetstream.SequenceHeader, "12")
 			h.Set(jetstream.TimeStampHeaer, made.Format(time.RFC3339Nano))
-			h.Set(jetstream.SubjectHeader, q.topology.deadSubject(Age{made, 7}))
+			h.Set(jetstream.SubjectHeader, q.topology.deadSubject(Rejected, Age{made, 7}, ""))
 			l, err := readLetter(&nats.Msg{Header: h})
 			s.must(err)
 			l.complete(q.topology)

@@ -21,7 +21,7 @@ func (s *sim) post(q *Queue, death Death, at time.Time, body string) uint64 {
 	s.t.Helper()
 	age := Age{made, rand.Uint64()}
 	ack, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{
-		Subject: q.topology.deadSubject(age), Data: []byte(body),
+		Subject: q.topology.deadSubject(death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body),
 		Header: death.headers(Delivery{Sequence: age.Sequence, Published: at}, age, "3", at),
 	})
 	s.must(err)

@@ -16,7 +16,7 @@ import (
 // DeadLetter is an event that could not be delivered, as the dead-letter stream holds it.
 type DeadLetter struct {
 	ID     uint64 // its sequence in the dead-letter stream
-	Letter Age    // names it for ever, also in a stream that was made anew: the end of its subject
+	Letter Age    // names it for ever, also in a stream that was made anew; its subject holds it
 
 	// Death is what the headers tell of it, each text a line of printable characters. But User is
 	// exact, so that it can be compared, and may hold anything: [Printable] makes it fit to be
@@ -78,7 +78,7 @@ func readLetter(m *nats.Msg) (*DeadLetter, error) {
 // complete reads the rest, once.
 func (l *DeadLetter) complete(t Topology) {
 	h := nats.Header(l.Header)
-	l.Letter, _ = ParseAge(strings.TrimPrefix(h.Get(jetstream.SubjectHeader), t.PlainSubject()+"-dlq."))
+	l.Letter = t.letterOf(h.Get(jetstream.SubjectHeader))
 	l.Partition, l.Code, l.RequestID = clean(h.Get(headerPartition)), clean(h.Get(headerCode)), clean(h.Get(headerRequestID))
 	l.Attempts, l.Replays, l.History = atoi(h.Get(headerAttempts)), replays(h), shortHistory(h[headerHistory])
 	l.Origin = l.Letter

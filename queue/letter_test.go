@@ -24,7 +24,7 @@ func TestLetter(t *testing.T) {
 		died := time.Now()
 		body := "{\"user_id\": \"žofie\"}\x00"
 		_, err := q.js.PublishMsg(t.Context(), &nats.Msg{
-			Subject: q.topology.deadSubject(Age{made, 7}), Header: death.headers(d, origin, "3", died), Data: []byte(body),
+			Subject: q.topology.deadSubject(Rejected, Age{made, 7}, "žofie"), Header: death.headers(d, origin, "3", died), Data: []byte(body),
 		})
 		s.must(err)
 		l, err := q.DeadLetter(t.Context(), 1)

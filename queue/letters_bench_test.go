@@ -133,7 +133,7 @@ func lettersServer(b *testing.B, letters int) (*embedded.Server, *Queue) {
 		}
 		died = died.Add(time.Millisecond)
 		if _, err := q.js.PublishMsgAsync(&nats.Msg{
-			Subject: q.topology.deadSubject(age),
+			Subject: q.topology.deadSubject(Rejected, age, user),
 			Header:  death.headers(Delivery{Sequence: age.Sequence, Published: age.Stream}, age, "3", died),
 			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"plan":"pro","filler":%q}}`, user, filler),
 		}); err != nil {

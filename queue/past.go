@@ -11,7 +11,7 @@ import (
 
 // Past is what a replayed event brings along from when it was a dead letter.
 type Past struct {
-	// Letter names the dead letter that was replayed: the end of its subject. It is zero for a
+	// Letter names the dead letter that was replayed. It is zero for a
 	// copy that was published by other means, say from an export.
 	Letter Age
 	// ID is the letter's sequence in the dead-letter stream; 0 as with Letter.

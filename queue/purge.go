@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,6 +24,9 @@ type PurgeConfig struct {
 	By, Host string
 	// DryRun counts what would be purged, and changes nothing.
 	DryRun bool
+	// Found is what a dry run for the same user has found: of the events that wait only those are read
+	// that have come since. Nil reads all.
+	Found *PurgeResult
 }
 
 // PurgeResult counts what was purged.
@@ -31,6 +37,8 @@ type PurgeResult struct {
 	Originals   uint64 `json:"originals"` // bodies in the audit trail, from before an edit
 	Newer       uint64 `json:"newer"`     // records of what newer events have set
 	Recalled    uint64 `json:"recalled"`  // claims that replicas gave back, to forget what they had read ahead
+
+	found *foundWaiting
 }
 
 // PurgeUser erases all that is stored of a user: dead letters, events that wait, what they were
@@ -45,11 +53,11 @@ type PurgeResult struct {
 // what was done, and the purge is to be run again.
 //
 // It needs the right to publish to $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.* and
-// $JS.API.STREAM.MSG.DELETE.* of the pipeline's streams, to $JS.API.DIRECT.GET of the dead-letter
-// stream and of the audit trail, to $JS.API.CONSUMER.NAMES of the work stream, to the subjects of
+// $JS.API.STREAM.MSG.DELETE.* of the pipeline's streams, to $JS.API.DIRECT.GET of the work stream, of
+// the dead-letter stream and of the audit trail, to $JS.API.CONSUMER.NAMES of the work stream, to the subjects of
 // the audit trail's actions and verdicts, and to $KV.<bucket>.recall and $KV.<bucket>_newer.>.
 func (q *Queue) PurgeUser(ctx context.Context, user string, c PurgeConfig) (*PurgeResult, error) {
-	p := &purging{q: q, user: user, dry: c.DryRun, touched: map[string]bool{}}
+	p := &purging{q: q, user: user, dry: c.DryRun, found: c.Found, touched: map[string]bool{}}
 	if user == "" {
 		return &p.result, errors.New("user: must not be empty")
 	}
@@ -74,10 +82,11 @@ func (r *PurgeResult) counts() map[string]uint64 {
 
 // purging is one run of [Queue.PurgeUser].
 type purging struct {
-	q    *Queue
-	user string
-	dry  bool
-	seal seal // of replays that wait; empty if there can be none
+	q     *Queue
+	user  string
+	dry   bool
+	found *PurgeResult // of a dry run before, or nil
+	seal  seal         // of replays that wait; empty if there can be none
 
 	mu      sync.Mutex
 	result  PurgeResult
@@ -117,10 +126,17 @@ func (p *purging) run(ctx context.Context) error {
 // erasuresAtOnce bounds the messages that are being erased.
 const erasuresAtOnce = 512
 
-// letters purges dead letters.
+// letters purges dead letters: those that are the user's by their subjects, and those of nobody there
+// whose bodies name the user.
 func (p *purging) letters(ctx context.Context) error {
-	stream := p.q.topology.DeadStreamName()
-	return p.each(ctx, "the dead letters", stream, p.q.scan(ctx, stream, 1), &p.result.DeadLetters)
+	t := p.q.topology
+	for _, hash := range []string{userHash(p.user), nobodysHash} {
+		found := p.q.scanIn(ctx, t.DeadStreamName(), scanRange{from: 1, subjects: t.deadOfHash(hash)})
+		if err := p.each(ctx, "the dead letters", t.DeadStreamName(), found, &p.result.DeadLetters); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // originals purges what events were before they were edited.
@@ -179,9 +195,16 @@ func (p *purging) overwriteNewer(ctx context.Context, n *Newer) error {
 	return err
 }
 
-// means reports whether a message is the user's.
+// means reports whether a message is the user's. Most bodies it need not parse: without an escape they
+// would hold the id as it is, but for what no UTF-8 is, which is read as U+FFFD.
 func (p *purging) means(h nats.Header, body []byte) bool {
-	return h.Get(headerUser) == p.user || slices.Contains(userIDs(body), p.user)
+	if h.Get(headerUser) == p.user {
+		return true
+	}
+	if !bytes.Contains(body, []byte(p.user)) && bytes.IndexByte(body, '\\') < 0 && !strings.ContainsRune(p.user, utf8.RuneError) {
+		return false
+	}
+	return slices.Contains(userIDs(body), p.user)
 }
 
 // erase deletes a message for good, and counts it.
@@ -202,60 +225,117 @@ func (p *purging) erase(ctx context.Context, stream string, sequence uint64, cou
 }
 
 const (
-	// walks is how many parts the work stream is read in.
-	walks = 1024
-	// walksAtOnce is how many of them at a time, and walkBytes bounds that where events are large.
-	walksAtOnce = 256
-	walkBytes   = 32 << 20
+	// siftedAtOnce is how many ranges of the work stream are read at a time, of so many sequences each
+	// at least, and siftedRanges how many there are at most.
+	siftedAtOnce = 4
+	siftedRange  = 1 << 14
+	siftedRanges = 1024
 )
 
-// waiting purges events of the work stream. Its messages are read one by one: it allows no direct
-// gets, and no consumer but the workers'. All of them are: who publishes by other means than ours
-// may have put a user's event into any partition. So many are asked for at once.
+// waiting purges events of the work stream. All are read: who publishes by other means than ours may
+// have put a user's event into any partition.
 func (p *purging) waiting(ctx context.Context) error {
 	info, err := p.q.streamInfo(ctx, p.q.topology.StreamName(), "")
-	if err != nil || info.State.Msgs == 0 {
+	if err != nil {
 		return err
 	}
+	from, to := max(info.State.FirstSeq, 1), info.State.LastSeq
+	if found := p.found.of(p.user, info.Created); found != nil {
+		if err := p.purgeFound(ctx, found.events); err != nil {
+			return err
+		}
+		from = max(from, found.upTo+1)
+	}
+	if p.dry {
+		p.result.found = &foundWaiting{user: p.user, stream: info.Created, upTo: to}
+	}
+	return p.siftAll(ctx, from, to)
+}
+
+func (p *purging) purgeFound(ctx context.Context, events []waitingEvent) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(int(min(walksAtOnce, 1+walkBytes/(1+info.State.Bytes/info.State.Msgs))))
-	size := (info.State.LastSeq-info.State.FirstSeq)/walks + 1
-	for from := info.State.FirstSeq; from <= info.State.LastSeq; from += size {
-		group.Go(func() error { return p.walk(ctx, from, min(from+size-1, info.State.LastSeq)) })
+	group.SetLimit(erasuresAtOnce)
+	for _, e := range events {
+		group.Go(func() error { return p.purgeWaiting(ctx, e) })
 	}
 	return group.Wait()
 }
 
-// walk purges the events of the work stream between two sequences.
-func (p *purging) walk(ctx context.Context, from, to uint64) error {
+func (p *purging) siftAll(ctx context.Context, from, to uint64) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(siftedAtOnce)
+	size := max(siftedRange, (to-min(from, to))/siftedRanges+1)
+	for first := from; first <= to; first += size {
+		group.Go(func() error { return p.sift(ctx, scanRange{from: first, to: min(first+size-1, to)}) })
+	}
+	return group.Wait()
+}
+
+// sift purges the events of a range. It reads what a copy of the stream has that may lag, and the rest
+// from the leader. A copy has all that was stored before the last that it has, so where there is no
+// rest, that is one question.
+func (p *purging) sift(ctx context.Context, r scanRange) error {
 	erasing, ctx := errgroup.WithContext(ctx)
-	erasing.SetLimit(erasuresAtOnce / walksAtOnce)
-	for from <= to {
-		m, err := p.q.nextStored(ctx, p.q.topology.StreamName(), from)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+	erasing.SetLimit(erasuresAtOnce / siftedAtOnce)
+	stream, next := p.q.topology.StreamName(), r.from
+	look := func(e waitingEvent, h nats.Header, body []byte) {
+		if next = e.sequence + 1; p.means(h, body) {
+			e.past = readSealed(h, body, p.seal)
+			erasing.Go(func() error { return p.purgeWaiting(ctx, e) })
+		}
+	}
+	for m, err := range p.q.scanIn(ctx, stream, r) {
+		if err != nil {
+			return cmp.Or(erasing.Wait(), fmt.Errorf("read the events that wait: %w", err))
+		}
+		look(waitingEvent{sequence: sequenceOf(m), subject: m.Header.Get(jetstream.SubjectHeader)}, m.Header, m.Data)
+	}
+	for next <= r.to {
+		m, err := p.q.nextStored(ctx, stream, next)
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > r.to {
 			break
 		}
 		if err != nil {
 			return cmp.Or(erasing.Wait(), fmt.Errorf("read the events that wait: %w", err))
 		}
-		if m.Sequence > to {
-			break
-		}
 		h, _ := nats.DecodeHeadersMsg(m.Header)
-		if p.means(h, m.Data) {
-			erasing.Go(func() error { return p.purgeWaiting(ctx, m, readSealed(h, m.Data, p.seal)) })
-		}
-		from = m.Sequence + 1
+		look(waitingEvent{sequence: m.Sequence, subject: m.Subject}, h, m.Data)
 	}
 	return erasing.Wait()
 }
 
-func (p *purging) purgeWaiting(ctx context.Context, m *storedMessage, past *Past) error {
+// waitingEvent is an event of the user.
+type waitingEvent struct {
+	sequence uint64
+	subject  string
+	past     *Past
+}
+
+// foundWaiting is what a purge has found in the work stream.
+type foundWaiting struct {
+	user   string
+	stream time.Time // when that was created
+	upTo   uint64    // the last sequence that was looked at
+	events []waitingEvent
+}
+
+// of is what was found of a user in a stream, or nil.
+func (r *PurgeResult) of(user string, stream time.Time) *foundWaiting {
+	if r == nil || r.found == nil || r.found.user != user || !r.found.stream.Equal(stream) {
+		return nil
+	}
+	return r.found
+}
+
+func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	p.mu.Lock()
-	p.touched[p.q.topology.partitionOf(m.Subject)] = true
+	p.touched[p.q.topology.partitionOf(e.subject)] = true
+	if p.dry {
+		p.result.found.events = append(p.result.found.events, e)
+	}
 	p.mu.Unlock()
-	if !p.dry && past != nil && !past.Letter.IsZero() { // whoever replayed it may wait for a verdict
-		verdict, err := p.q.verdict(past, OutcomePurged, "")
+	if !p.dry && e.past != nil && !e.past.Letter.IsZero() { // whoever replayed it may wait for a verdict
+		verdict, err := p.q.verdict(e.past, OutcomePurged, "")
 		if err != nil {
 			return err
 		}
@@ -263,7 +343,7 @@ func (p *purging) purgeWaiting(ctx context.Context, m *storedMessage, past *Past
 			return fmt.Errorf("write the verdict on a replay: %w", err)
 		}
 	}
-	return p.erase(ctx, p.q.topology.StreamName(), m.Sequence, &p.result.Waiting)
+	return p.erase(ctx, p.q.topology.StreamName(), e.sequence, &p.result.Waiting)
 }
 
 // partitionOf is the inverse of partitionSubject.

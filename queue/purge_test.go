@@ -61,6 +61,7 @@ func TestPurgeUser(t *testing.T) {
 		}
 		want := PurgeResult{Waiting: 4, DeadLetters: 2, Originals: 1, Newer: 1}
 		result, err := q.PurgeUser(t.Context(), "ann-7", PurgeConfig{DryRun: true})
+		want.found = result.found
 		if err != nil || *result != want {
 			t.Errorf("would purge %+v, %v; want %+v", result, err, want)
 		}
@@ -68,7 +69,7 @@ func TestPurgeUser(t *testing.T) {
 			t.Errorf("%d actions after a dry run", n)
 		}
 		result, err = q.PurgeUser(t.Context(), "ann-7", PurgeConfig{By: "eve"})
-		want.Run = result.Run
+		want.Run, want.found = result.Run, nil
 		if err != nil || *result != want {
 			t.Errorf("purged %+v, %v; want %+v", result, err, want)
 		}

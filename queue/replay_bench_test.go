@@ -45,7 +45,7 @@ func benchLetters(b *testing.B, letters int) *Queue {
 	for i := range letters {
 		age, user := Age{made, uint64(i + 1)}, fmt.Sprint("u", i)
 		_, err := q.js.PublishMsgAsync(&nats.Msg{
-			Subject: q.topology.deadSubject(age),
+			Subject: q.topology.deadSubject(Rejected, age, user),
 			Header:  Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user}.headers(Delivery{Sequence: age.Sequence}, age, "3", made),
 			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":1,"filler":%q}}`, user, filler),
 		})

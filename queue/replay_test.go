@@ -20,13 +20,13 @@ import (
 // letter stores a dead letter as a worker would.
 func (s *sim) letter(q *Queue, age Age, partition string, past *Past, body string, death Death) {
 	s.t.Helper()
-	m := &nats.Msg{Subject: q.topology.deadSubject(age), Data: []byte(body)}
+	m := &nats.Msg{Subject: q.topology.deadSubject(death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body)}
 	origin := age
 	if past != nil {
 		origin = past.Origin
 	}
 	m.Header = death.headers(Delivery{Sequence: age.Sequence, Published: made, Past: past}, origin, partition, time.Now())
-	_, err := q.js.PublishMsg(s.t.Context(), m, jetstream.WithExpectLastSequencePerSubject(0))
+	_, err := q.js.PublishMsg(s.t.Context(), m, jetstream.WithExpectLastSequenceForSubject(0, q.topology.deadOfEvent(age)))
 	s.must(err)
 }
 

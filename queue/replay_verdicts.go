@@ -224,7 +224,7 @@ func (r *replaying) noteDeath(ctx context.Context, name string) {
 	if full || err != nil {
 		return
 	}
-	request := directRequest{Last: []string{r.q.topology.deadSubject(letter)}}
+	request := directRequest{Last: []string{r.q.topology.deadOfEvent(letter)}}
 	_, _ = r.q.direct(ctx, r.q.topology.DeadStreamName(), request, func(m *nats.Msg) bool { // it is only to be shown
 		r.count(func(x *ReplayResult) { x.DiedAgain = append(x.DiedAgain, sequenceOf(m)) })
 		return true

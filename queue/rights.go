@@ -58,7 +58,7 @@ func (t Topology) toAudit(kind string) Right {
 }
 
 func (t Topology) toBury() Right {
-	return Right{Subject: t.deadSubjects(), probe: t.deadSubject(Age{}), heard: true}
+	return Right{Subject: t.deadSubjects(), probe: t.deadSubject("", Age{}, ""), heard: true}
 }
 
 // toPublish is the right to publish the events of a user, or those without a key.

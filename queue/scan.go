@@ -30,6 +30,8 @@ type scanRange struct {
 	to   uint64 // included; 0 is the end that the stream has when the scan gets there
 	// since, if not zero, leaves out what was stored before; then from is not heeded.
 	since time.Time
+	// subjects, if not empty, is a filter of those that are read.
+	subjects string
 }
 
 // scan reads a stream's messages from a sequence on, in order, to the end that it has when it gets
@@ -119,7 +121,7 @@ func (q *Queue) readBatches(ctx context.Context, stream string, r scanRange, bat
 
 // readBatch reads one batch, and tells where the next begins, or 0 if there is none.
 func (q *Queue) readBatch(ctx context.Context, stream string, r scanRange, size int) (batch []*nats.Msg, next uint64, err error) {
-	request := directRequest{Sequence: r.from, Batch: size, MaxBytes: scanBytes}
+	request := directRequest{Sequence: r.from, Next: r.subjects, Batch: size, MaxBytes: scanBytes}
 	if !r.since.IsZero() {
 		request.Sequence, request.Since = 0, &r.since
 	}

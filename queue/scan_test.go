@@ -216,7 +216,7 @@ func TestLettersOfStrangers(t *testing.T) {
 		}
 		var want []uint64
 		for i, letter := range strange {
-			s.publishRaw(q.topology.deadSubject(Age{made, uint64(i + 1)}), letter.headers, letter.body)
+			s.publishRaw(q.topology.deadSubject(Rejected, Age{made, uint64(i + 1)}, ""), letter.headers, letter.body)
 			want = append(want, uint64(i+1))
 			s.await(time.Second, "stored", func() bool { return s.info(q, deadName).State.LastSeq == uint64(i+1) })
 		}

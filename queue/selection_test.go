@@ -26,7 +26,7 @@ func TestSelect(t *testing.T) {
 		s.letter(q, Age{made, 10}, "3", nil, `{"user_id":"u0"}`, Death{Reason: RetriesExhausted, Status: 503, User: "u0"})
 		s.letter(q, Age{made, 11}, "3", nil, `{"company":{"id":"c"}}`, Death{Reason: Invalid})
 		s.letter(q, Age{made, 12}, "3", &Past{Origin: Age{made, 1}, Replays: 3}, `{"user_id":"u1"}`, Death{Reason: Rejected, Status: 422, User: "u1"})
-		s.must(q.nc.Publish("userpilot.identify-dlq.x.y", []byte(`{"user_id":"u2"}`)))
+		s.must(q.nc.Publish("userpilot.identify-dlq.x.y.z.w", []byte(`{"user_id":"u2"}`)))
 		s.flush(q)
 		got := s.selected(q, Filter{}, SelectConfig{})
 		if got.Letters != 9 || got.Users != 5 || got.Exhausted != 1 || got.Unsendable != 2 || got.Sendable() != 6 || got.Untracked != 0 {

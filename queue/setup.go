@@ -141,7 +141,7 @@ func (q *Queue) repartition(ctx context.Context, want jetstream.StreamConfig) er
 func (t Topology) closedSubject() string { return t.PlainSubject() + "-closed" }
 
 func (q *Queue) mayRepartition(ctx context.Context) error {
-	s, _, err := q.progress(ctx)
+	s, err := q.progress(ctx)
 	switch {
 	case err != nil:
 		return err

@@ -21,10 +21,7 @@ type Status struct {
 	Rate       Rate      // that the fleet keeps to; zero without a limit
 	QuietUntil time.Time // until when Userpilot asked for a pause; zero if it is over
 
-	// DeadReasons counts the newest dead letters by reason: DeadCounted of them, which is
-	// all but where they are very many.
-	DeadReasons map[Reason]uint64
-	DeadCounted uint64
+	DeadReasons map[Reason]uint64 // how many dead letters there are of each reason
 }
 
 // Recent is what all replicas did in the last minute.
@@ -80,38 +77,39 @@ func (s *Status) perMinute(count func(Recent) uint64) (sum float64) {
 
 // Status reads the state of the whole pipeline. It needs no more than the right to read the
 // streams' state, the bucket's messages and the dead letters, and works whatever the
-// partitions of this Queue's topology are. It blocks for some round trips, and up to two
-// seconds more where there are very many dead letters.
+// partitions of this Queue's topology are. It blocks for some round trips.
 func (q *Queue) Status(ctx context.Context) (*Status, error) {
-	s, dead, err := q.progress(ctx)
+	s, err := q.progress(ctx)
+	if err == nil && s.DeadLetters > 0 {
+		s.DeadReasons, err = q.countDead(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	s.DeadReasons, s.DeadCounted, err = q.countDead(ctx, dead.State)
-	return s, err
+	return s, nil
 }
 
-// progress is a Status but for the reasons of the dead letters, which take time to count, and the
-// state of their stream.
-func (q *Queue) progress(ctx context.Context) (s *Status, dead *datedInfo, err error) {
+// progress is a Status but for the reasons of the dead letters.
+func (q *Queue) progress(ctx context.Context) (s *Status, err error) {
 	work, err := q.streamInfo(ctx, q.topology.StreamName(), "")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if dead, err = q.streamInfo(ctx, q.topology.DeadStreamName(), ""); err != nil {
-		return nil, nil, err
+	dead, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+	if err != nil {
+		return nil, err
 	}
 	bucket, err := q.memberInfo(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	s = &Status{
 		Time: bucket.Time, Counts: newCounts(&work.StreamInfo, &dead.StreamInfo),
-		Partitions: partitionsOf(work.Config),
+		Partitions: partitionsOf(work.Config), DeadReasons: map[Reason]uint64{},
 	}
 	s.Replicas, s.QuietUntil, err = q.readFleet(ctx, bucket)
 	s.Rate, s.Unclaimed = LowestRate(s.Replicas), unclaimed(s.Partitions, s.Replicas)
-	return s, dead, err
+	return s, err
 }
 
 // datedInfo is a stream's state with the time at which the server told it.
@@ -203,39 +201,26 @@ func unclaimed(partitions int, replicas []Replica) []string {
 	return free
 }
 
-const (
-	// countedDead is how many dead letters are looked at, newest of all.
-	countedDead = 100_000
-	// countTime is how long that may take.
-	countTime = 2 * time.Second
-)
-
-// countDead counts dead letters by reason.
-func (q *Queue) countDead(ctx context.Context, state jetstream.StreamState) (reasons map[Reason]uint64, counted uint64, err error) {
-	reasons = map[Reason]uint64{}
-	if state.Msgs == 0 {
-		return reasons, 0, nil
+// countDead counts dead letters by reason, which their subjects tell: none is read.
+func (q *Queue) countDead(ctx context.Context) (map[Reason]uint64, error) {
+	reasons := map[Reason]uint64{}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	for _, reason := range Reasons() {
+		group.Go(func() error {
+			n, err := q.count(ctx, q.topology.DeadStreamName(), q.topology.deadOfReason(reason))
+			if err != nil {
+				return fmt.Errorf("count the dead letters: %w", err)
+			}
+			if mu.Lock(); n > 0 {
+				reasons[reason] = n
+			}
+			mu.Unlock()
+			return nil
+		})
 	}
-	brief, cancel := context.WithTimeout(ctx, countTime)
-	defer cancel()
-	from := state.FirstSeq
-	if state.LastSeq-from >= countedDead {
-		from = state.LastSeq - countedDead + 1
-	}
-	for m, err := range q.scan(brief, q.topology.DeadStreamName(), from) {
-		late := err != nil && brief.Err() != nil && ctx.Err() == nil
-		switch {
-		case late && counted > 0:
-			return reasons, counted, nil
-		case late:
-			return nil, 0, fmt.Errorf("read the dead letters: %w", silence(directGet(q.topology.DeadStreamName())))
-		case err != nil:
-			return nil, 0, fmt.Errorf("read the dead letters: %w", err)
-		}
-		reasons[Reason(clean(m.Header.Get(headerReason)))]++
-		counted++
-	}
-	return reasons, counted, nil
+	err := group.Wait()
+	return reasons, err
 }
 
 // newCounts is what the streams' states say.

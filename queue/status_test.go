@@ -27,7 +27,7 @@ func (s *sim) bury(q *Queue, n int, reason Reason) {
 	s.t.Helper()
 	for i := range n {
 		_, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{
-			Subject: q.topology.deadSubject(Age{time.Now(), uint64(i)}),
+			Subject: q.topology.deadSubject(reason, Age{time.Now(), uint64(i)}, ""),
 			Header:  Death{Reason: reason, User: "ann"}.headers(Delivery{Sequence: uint64(i)}, Age{time.Now(), uint64(i)}, "0", time.Now()),
 		})
 		s.must(err)
@@ -72,7 +72,7 @@ func TestStatus(t *testing.T) {
 		if used := got.RateUsed(); used != 50 {
 			t.Errorf("%v calls a minute, want 50", used)
 		}
-		if want := map[Reason]uint64{Rejected: 3, Invalid: 2}; !maps.Equal(got.DeadReasons, want) || got.DeadCounted != 5 || got.DeadLetters != 5 {
+		if want := map[Reason]uint64{Rejected: 3, Invalid: 2}; !maps.Equal(got.DeadReasons, want) || got.DeadLetters != 5 {
 			t.Errorf("the dead are %v", got.DeadReasons)
 		}
 		got.Backlog = 180

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -122,11 +123,39 @@ func (t Topology) name() string {
 	return t.Name
 }
 
-func (t Topology) deadSubjects() string { return t.PlainSubject() + "-dlq.*.*" }
+// A dead letter's subject ends in its reason, its event's name and its user's hash. By these it is
+// counted and found without being read. The name is unique to an event; the creation time in it keeps a
+// stream that was made anew from meeting its old numbers.
+func (t Topology) deadSubject(reason Reason, event Age, user string) string {
+	hash := nobodysHash
+	if user != "" {
+		hash = userHash(user)
+	}
+	return t.deadOf(cmp.Or(string(reason), "-"), event.String(), hash)
+}
 
-// deadSubject is unique to an event; the creation time keeps a stream that was made
-// anew from meeting its old numbers.
-func (t Topology) deadSubject(event Age) string { return t.PlainSubject() + "-dlq." + event.String() }
+// nobodysHash stands for a user in the subject of a letter whose body must be read to know whose it is.
+const nobodysHash = "-"
+
+func (t Topology) deadOf(reason, event, hash string) string {
+	return t.PlainSubject() + "-dlq." + reason + "." + event + "." + hash
+}
+
+func (t Topology) deadSubjects() string          { return t.deadOf("*", "*.*", "*") }
+func (t Topology) deadOfReason(r Reason) string  { return t.deadOf(string(r), "*.*", "*") }
+func (t Topology) deadOfEvent(event Age) string  { return t.deadOf("*", event.String(), "*") }
+func (t Topology) deadOfHash(hash string) string { return t.deadOf("*", "*.*", hash) }
+
+// letterOf reads the event's name from a dead letter's subject; it is zero if no worker has made that.
+func (t Topology) letterOf(subject string) Age {
+	name, ok := strings.CutPrefix(subject, t.PlainSubject()+"-dlq.")
+	tokens := strings.Split(name, ".")
+	if !ok || len(tokens) != 4 {
+		return Age{}
+	}
+	letter, _ := ParseAge(tokens[1] + "." + tokens[2])
+	return letter
+}
 
 // plainPartition is the partition of events without a key.
 const plainPartition = "plain"
@@ -162,6 +191,8 @@ func (t Topology) workStream(maxPayload int64) jetstream.StreamConfig {
 		Duplicates: dedupeWindow,
 		MaxMsgSize: int32(maxEvent(maxPayload)),
 		Replicas:   t.Replicas,
+		// For purges. Workers read from the leader alone: a follower may lag.
+		AllowDirect: true,
 		SubjectTransform: &jetstream.SubjectTransformConfig{
 			Source:      keyed,
 			Destination: fmt.Sprintf("%s.{{partition(%d,1)}}", t.PlainSubject(), t.Partitions),

@@ -104,13 +104,9 @@ func parseGroups(text string) ([]string, error) {
 		"must be a fingerprint as stats shows it")
 }
 
-func reasons() []queue.Reason {
-	return []queue.Reason{queue.Invalid, queue.Rejected, queue.RetriesExhausted, queue.Panicked, queue.Unguarded}
-}
-
 func joinReasons(between string) string {
 	var names []string
-	for _, r := range reasons() {
+	for _, r := range queue.Reasons() {
 		names = append(names, string(r))
 	}
 	return strings.Join(names, between)
@@ -118,7 +114,7 @@ func joinReasons(between string) string {
 
 func parseReasons(text string) ([]queue.Reason, error) {
 	return each(text, func(part string) (queue.Reason, bool) {
-		return queue.Reason(part), slices.Contains(reasons(), queue.Reason(part))
+		return queue.Reason(part), slices.Contains(queue.Reasons(), queue.Reason(part))
 	}, "must be "+joinReasons(" or "))
 }
 

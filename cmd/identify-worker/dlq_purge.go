@@ -28,7 +28,8 @@ It erases nothing at Userpilot.
 The rights that it needs, to publish to:
   $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.* and
   $JS.API.STREAM.MSG.DELETE.*         for the streams of the pipeline
-  $JS.API.DIRECT.GET.<stream>_DLQ and $JS.API.DIRECT.GET.<stream>_AUDIT
+  $JS.API.DIRECT.GET.<stream>, $JS.API.DIRECT.GET.<stream>_DLQ and
+  $JS.API.DIRECT.GET.<stream>_AUDIT
   $JS.API.CONSUMER.NAMES.<stream>     for who has read what waits
   userpilot.<name>-audit.action.> and
   userpilot.<name>-audit.verdict.>    for the history
@@ -78,7 +79,7 @@ func (u *purging) run(ctx context.Context) error {
 	case !goOn:
 		return u.report(newPurgeView(u.consent.outcome(), plan))
 	}
-	c.DryRun = false
+	c.DryRun, c.Found = false, plan
 	result, err := q.PurgeUser(ctx, u.user, c)
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)

@@ -80,11 +80,7 @@ func (d deadView) describe() string {
 	for _, reason := range slices.Sorted(maps.Keys(d.ByReason)) {
 		reasons = append(reasons, fmt.Sprintf("%s %s", thousands(d.ByReason[reason]), reason))
 	}
-	of := ""
-	if d.Counted < d.Total {
-		of = fmt.Sprintf("of the newest %s, ", thousands(d.Counted))
-	}
-	return fmt.Sprintf("%s: %s%s; see identify-worker dlq stats", thousands(d.Total), of, strings.Join(reasons, ", "))
+	return fmt.Sprintf("%s: %s; see identify-worker dlq stats", thousands(d.Total), strings.Join(reasons, ", "))
 }
 
 func (p partitionsView) describe() string {

@@ -41,7 +41,6 @@ type rateView struct {
 type deadView struct {
 	Total    uint64                  `json:"total"`
 	ByReason map[queue.Reason]uint64 `json:"by_reason"`
-	Counted  uint64                  `json:"counted"`
 }
 
 type partitionsView struct {
@@ -73,7 +72,7 @@ func newStatusView(t queue.Topology, s *queue.Status) *statusView {
 		Stream: t.StreamName(), Time: s.Time, Problems: problems(s),
 		Backlog: s.Backlog, LastMinute: newCountsView(s.Recent()),
 		Rate:        rateView{Limit: s.Rate, Allowed: s.RateAllowed(), Used: math.Round(10*s.RateUsed()) / 10},
-		DeadLetters: deadView{Total: s.DeadLetters, ByReason: s.DeadReasons, Counted: s.DeadCounted},
+		DeadLetters: deadView{Total: s.DeadLetters, ByReason: s.DeadReasons},
 		Partitions:  partitionsView{Total: s.Partitions + 1, Unclaimed: s.Unclaimed},
 		QuietUntil:  known(s.QuietUntil), Replicas: []statusReplica{},
 	}

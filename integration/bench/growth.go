@@ -20,7 +20,7 @@ type growing struct {
 
 // growths lists what is measured.
 func growths() []growing {
-	return slices.Concat([]growing{deaths()}, fleetGrowths())
+	return slices.Concat([]growing{deaths()}, fleetGrowths(), letterGrowths())
 }
 
 // growthLimit is the greatest exponent: ten times the size may cost fourteen times as much, for what

@@ -21,6 +21,7 @@ func roles() map[string]func(ctx context.Context, args []string) error {
 		"work":       work,
 		"loop":       loop,
 		"idle":       idle,
+		"letters":    letters,
 	}
 }
 

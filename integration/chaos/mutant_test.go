@@ -49,7 +49,7 @@ func mutants() []mutant {
 			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.learn()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.learn()\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
-			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequencePerSubject(0))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequencePerSubject(0)) })"},
+			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters)) })"},
 		}},
 		{"a 429 counts as an attempt", "429", []edit{
 			{"worker/call.go", "failure.RetryAfter))\n\t\tw.advance(l)", "failure.RetryAfter))\n\t\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\t\tw.spent(c, failure)\n\t\t\treturn\n\t\t}\n\t\tw.advance(l)"},

@@ -27,12 +27,12 @@ func deadLetterMutants() []mutant {
 	return []mutant{
 		{
 			"that a letter is there already is believed unseen", "nothing accepted is lost",
-			[]edit{{"queue/deadletter.go", "_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{msg.Subject})", "err = nil"}},
+			[]edit{{"queue/deadletter.go", "_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{letters})", "err = nil"}},
 			"queue", "TestBuryLooksForTheLetter",
 		},
 		{
 			"a dead letter is stored once for each try", "a dead letter is made exactly once",
-			[]edit{{"queue/deadletter.go", "msg, jetstream.WithExpectLastSequencePerSubject(0))", "msg, []jetstream.PublishOpt{}...)"}},
+			[]edit{{"queue/deadletter.go", "msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "msg, []jetstream.PublishOpt{}...)"}},
 			"queue", "TestBuryExactlyOnce",
 		},
 		{

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"flag"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// letterGrowths are what people do about dead letters, each in a process of its own.
+func letterGrowths() []growing {
+	among := func(what, unit string, floor float64, verb string, fill func(*site, context.Context, int) error) growing {
+		return growing{
+			what: what, unit: unit, sizes: [3]int{10_000, 100_000, 1_000_000}, floor: floor, show: "%.2f s",
+			cost: func(ctx context.Context, b *bench, size int) (float64, error) {
+				return b.verbTime(ctx, verb, size, fill)
+			},
+		}
+	}
+	return []growing{
+		among("purge of a user among events that wait", "events", 0.5, "purge", (*site).fillEvents),
+		among("purge of a user among dead letters", "letters", 0.5, "purge", (*site).fillLetters),
+		among("discard --all", "letters", 0.1, "discard", (*site).fillLetters),
+		among("replay --all", "letters", 0.1, "replay", (*site).fillLetters),
+		among("status", "letters", 0.05, "status", (*site).fillLetters),
+	}
+}
+
+// letterBytes is the size of a dead letter's event, and of one that waits.
+const letterBytes = 256
+
+// purged is the user whom purge erases.
+const purged = 7
+
+// verbTime is how many seconds a verb takes.
+func (b *bench) verbTime(ctx context.Context, verb string, size int, fill func(*site, context.Context, int) error) (seconds float64, err error) {
+	profiles := func(of string) string {
+		if b.profiles == "" {
+			return ""
+		}
+		return filepath.Join(b.profiles, fmt.Sprintf("%s-%d-%s", verb, size, of))
+	}
+	ctx, s, err := open(ctx, []string{"-profile", profiles("nats")}, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := fill(s, ctx, size); err != nil {
+		return 0, err
+	}
+	before, err := processorTime(s.nats.pid())
+	if err != nil {
+		return 0, err
+	}
+	p, err := spawn(ctx, s.fail, "letters", "-nats", s.natsURL, "-profile", profiles("verb"), verb)
+	if err != nil {
+		return 0, err
+	}
+	line, err := p.line(ctx)
+	if err != nil {
+		return 0, errors.Join(err, p.stop())
+	}
+	server, errServer := processorTime(s.nats.pid())
+	own, errOwn := processorTime(p.pid())
+	if err := errors.Join(errServer, errOwn, p.stop()); err != nil {
+		return 0, err
+	}
+	b.say("   processor time: %v of the server's, %v of the person's", server-before, own)
+	return strconv.ParseFloat(line, 64)
+}
+
+// fillEvents lets n events of as many users wait.
+func (s *site) fillEvents(ctx context.Context, n int) error {
+	return s.fill(ctx, n, func(i int) []byte { return event(userName(i), letterBytes) })
+}
+
+// fillLetters stores n dead letters, ten of each user.
+func (s *site) fillLetters(ctx context.Context, n int) error {
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if _, err := js.PublishMsgAsync(s.letter(i, max(1, n/10)), jetstream.WithStallWait(stallWait)); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	counts, err := s.queue.Counts(ctx)
+	if err == nil && counts.DeadLetters != uint64(n) {
+		err = fmt.Errorf("only %d of %d letters were stored", counts.DeadLetters, n)
+	}
+	return err
+}
+
+// letter is the i-th dead letter, as a worker buries it.
+func (s *site) letter(i, users int) *nats.Msg {
+	user := userName(i % users)
+	age := queue.Age{Stream: s.opened, Sequence: uint64(i + 1)}
+	hash := sha256.Sum256([]byte(user))
+	m := nats.NewMsg("userpilot.identify-dlq.rejected." + age.String() + "." + base64.RawURLEncoding.EncodeToString(hash[:12]))
+	m.Data = event(user, letterBytes)
+	for name, value := range map[string]string{
+		"Dead-Reason": "rejected", "Dead-Status": "422", "Dead-Error": "no such plan", "Dead-Attempts": "1",
+		"Dead-At": s.opened.UTC().Format(time.RFC3339Nano), "Dead-Published-At": s.opened.UTC().Format(time.RFC3339Nano),
+		"Dead-Sequence": strconv.Itoa(i + 1), "Dead-Partition": "3", "Dead-User": user, "Dead-Origin": age.String(),
+	} {
+		m.Header.Set(name, value)
+	}
+	return m
+}
+
+// letters is the role of a person who does something about dead letters. Its line is the seconds that
+// this has taken.
+func letters(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("letters", flag.ContinueOnError)
+	url := flags.String("nats", "", "URL of the NATS server")
+	path := flags.String("profile", "", "path without extension of profiles to write")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	nc, err := queue.Connect(ctx, queue.ConnectConfig{URL: *url})
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	q, err := queue.New(nc, queue.Topology{}, nil)
+	if err != nil {
+		return err
+	}
+	defer profile(*path)()
+	began := time.Now()
+	if err := letterVerbs()[flags.Arg(0)](ctx, q); err != nil {
+		return err
+	}
+	fmt.Println(time.Since(began).Seconds())
+	return nil
+}
+
+// letterVerbs do what the commands of their names do.
+func letterVerbs() map[string]func(context.Context, *queue.Queue) error {
+	return map[string]func(context.Context, *queue.Queue) error{
+		"purge": func(ctx context.Context, q *queue.Queue) error {
+			user := userName(purged)
+			found, err := q.PurgeUser(ctx, user, queue.PurgeConfig{DryRun: true})
+			if err != nil {
+				return err
+			}
+			r, err := q.PurgeUser(ctx, user, queue.PurgeConfig{Found: found})
+			if err == nil && r.Waiting+r.DeadLetters == 0 {
+				err = errors.New("nothing was purged")
+			}
+			return err
+		},
+		"discard": func(ctx context.Context, q *queue.Queue) error {
+			s, err := q.Select(ctx, queue.Filter{}, queue.SelectConfig{MaxReplays: -1})
+			if err != nil {
+				return err
+			}
+			r, err := q.Discard(ctx, s, queue.DiscardConfig{Reason: "bench"})
+			if err == nil && r.Discarded != s.Letters {
+				err = fmt.Errorf("only %d of %d letters were discarded", r.Discarded, s.Letters)
+			}
+			return err
+		},
+		"replay": func(ctx context.Context, q *queue.Queue) error {
+			s, err := q.Select(ctx, queue.Filter{}, queue.SelectConfig{})
+			if err != nil {
+				return err
+			}
+			r, err := q.Replay(ctx, s, queue.ReplayConfig{})
+			if err == nil && r.Replayed != s.Letters {
+				err = fmt.Errorf("only %d of %d letters were replayed", r.Replayed, s.Letters)
+			}
+			return err
+		},
+		"status": func(ctx context.Context, q *queue.Queue) error {
+			s, err := q.Status(ctx)
+			if err == nil && s.DeadLetters == 0 {
+				err = errors.New("there are no letters")
+			}
+			return err
+		},
+	}
+}
