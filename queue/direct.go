@@ -131,12 +131,12 @@ func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
 	return n, err == nil
 }
 
-// count tells how many messages of a stream lie on some subjects: one answer, whose end says how many
-// would follow it.
-func (q *Queue) count(ctx context.Context, stream, subjects string) (n uint64, err error) {
+// count tells how many messages of a stream there are from a sequence on, on some subjects or on all: it
+// asks for one, and the end of the answer says how many would follow.
+func (q *Queue) count(ctx context.Context, stream string, from uint64, subjects string) (n uint64, err error) {
 	err = insist(ctx, firstPatience, func(ctx context.Context) error {
 		n = 0
-		end, err := q.direct(ctx, stream, directRequest{Sequence: 1, Next: subjects, Batch: 1}, func(*nats.Msg) bool {
+		end, err := q.direct(ctx, stream, directRequest{Sequence: from, Next: subjects, Batch: 1}, func(*nats.Msg) bool {
 			n++
 			return true
 		})

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 )
 
 // DiscardConfig says who discards, and why.
@@ -35,8 +34,8 @@ type DiscardResult struct {
 // It blocks until all is done. When ctx ends it stops, and returns what was done with ctx's cause.
 //
 // It needs the right to publish to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and
-// $JS.API.STREAM.MSG.DELETE of the dead-letter stream, and to the subjects of the audit trail's
-// actions. Where users have a record of what newer events have set, it notes there that the letters
+// $JS.API.STREAM.MSG.DELETE of the dead-letter stream, for a selection of all letters to
+// $JS.API.STREAM.PURGE of it too, and to the subjects of the audit trail's actions. Where users have a record of what newer events have set, it notes there that the letters
 // are gone, and needs $JS.API.DIRECT.GET and $JS.API.STREAM.MSG.GET of KV_<bucket>_newer,
 // $JS.API.STREAM.INFO.KV_<bucket> and $KV.<bucket>_newer.> too.
 func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
@@ -49,6 +48,11 @@ func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*Di
 	}
 	if err := q.checkSelection(ctx, s); err != nil {
 		return d.told(), err
+	}
+	if s.all {
+		if _, err := q.removeBelow(ctx, q.topology.DeadStreamName(), 1); err != nil { // there is none
+			return d.told(), stopped(ctx, err)
+		}
 	}
 	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.words(c.Filter), Reason: clean(c.Reason)}
 	if err := q.begin(ctx, a); err != nil {
@@ -86,35 +90,81 @@ func (d *discarding) told() *DiscardResult {
 	return &result
 }
 
+// discardBatch is how many letters are read at a time, and deleted: the server answers for 1,024
+// subjects at most at once, which is what their users' records are asked by.
+const discardBatch = 1000
+
+// doomed are letters, and the names of those of users with a record, by user.
+type doomed struct {
+	letters []*DeadLetter
+	guarded map[string][]Age
+}
+
 // run deletes all letters of the selection. What is under way when ctx ends is finished.
 func (d *discarding) run(ctx context.Context) error {
 	finishing, cancel := lingering(ctx, stopPatience)
 	defer cancel()
-	group, going := errgroup.WithContext(ctx)
-	room := semaphore.NewWeighted(discardsAtOnce)
-	err := d.feed(going, func(user string, letters []*DeadLetter) {
-		if room.Acquire(going, int64(len(letters))) != nil {
-			return // something has failed, or ctx has ended
-		}
-		group.Go(func() error {
-			defer room.Release(int64(len(letters)))
-			return d.discard(finishing, user, letters)
-		})
-	})
-	if failed := group.Wait(); failed != nil { // else err may be no more than that this one has stopped
-		err = failed
+	if alone, err := d.alone(ctx); err != nil {
+		return stopped(ctx, err)
+	} else if alone {
+		return stopped(ctx, d.discardAll(finishing))
 	}
-	return stopped(ctx, err)
+	group, going := errgroup.WithContext(ctx)
+	batches := make(chan doomed)
+	group.Go(func() error { // some are read while others are deleted
+		defer close(batches)
+		return d.read(going, batches)
+	})
+	group.Go(func() error {
+		for b := range batches {
+			if err := d.discard(finishing, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return stopped(ctx, group.Wait())
 }
 
-// discardsAtOnce bounds the deletions under way. It has room for a whole batch.
-const discardsAtOnce = replayBatch + 12
+// last is the selection's newest letter.
+func (d *discarding) last() uint64 { return d.s.ids.at(d.s.ids.len - 1) }
 
-// feed hands over the letters that are still there: those of a user who is guarded together, as
-// they change one record, and all others one by one.
-func (d *discarding) feed(ctx context.Context, discard func(user string, letters []*DeadLetter)) error {
+// alone reports whether up to the selection's last letter there are these letters and no others. One
+// that is gone may be under way as a replay, whose record is needed still.
+func (d *discarding) alone(ctx context.Context) (bool, error) {
+	if !d.s.all {
+		return false, nil
+	}
+	stream := d.q.topology.DeadStreamName()
+	later, err := d.q.count(ctx, stream, d.last()+1, "")
+	if err != nil {
+		return false, err
+	}
+	all, err := d.q.count(ctx, stream, 1, "")
+	return all == later+d.s.Letters, err
+}
+
+// discardAll deletes all letters up to the last with one request. If it is cut short after that, or
+// somebody else came between, records are left that no letter needs, until they are too old.
+func (d *discarding) discardAll(ctx context.Context) error {
+	found, err := d.q.removeBelow(ctx, d.q.topology.DeadStreamName(), d.last()+1)
+	if err != nil {
+		d.count(&d.result.Doubtful, d.s.ids.len)
+		return err
+	}
+	found = min(found, d.s.ids.len)
+	d.count(&d.result.Discarded, found)
+	d.count(&d.result.Gone, d.s.ids.len-found)
+	if found < d.s.ids.len {
+		return nil
+	}
+	return d.close(ctx, d.s.guarded)
+}
+
+// read hands over the letters that are still there.
+func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 	for place := 0; place < d.s.ids.len; {
-		letters, next, err := d.q.readSelected(ctx, d.s, place, replayBatch)
+		letters, next, err := d.q.readSelected(ctx, d.s, place, discardBatch)
 		if err != nil {
 			return err
 		}
@@ -124,39 +174,51 @@ func (d *discarding) feed(ctx context.Context, discard func(user string, letters
 		if err != nil {
 			return fmt.Errorf("read which users are guarded: %w", err)
 		}
-		guarded := map[string][]*DeadLetter{}
+		b := doomed{letters, map[string][]Age{}}
 		for _, l := range letters {
 			if user := l.user(); user != "" && records[d.q.topology.newerSubject(user)] != nil {
-				guarded[user] = append(guarded[user], l)
-			} else {
-				discard("", []*DeadLetter{l})
+				b.guarded[user] = append(b.guarded[user], l.Letter)
 			}
 		}
-		for user, letters := range guarded {
-			discard(user, letters)
-		}
-		if ctx.Err() != nil {
+		select {
+		case batches <- b:
+		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 	return nil
 }
 
-// discard deletes letters, and then notes that they are gone if they are a guarded user's.
-func (d *discarding) discard(ctx context.Context, user string, letters []*DeadLetter) error {
-	var group errgroup.Group
-	var names []Age
-	for _, l := range letters {
-		names = append(names, l.Letter)
-		group.Go(func() error { return d.remove(ctx, l.ID) })
-	}
-	if err := group.Wait(); err != nil || user == "" {
+// discard deletes letters, and then notes that they are gone where users are guarded.
+func (d *discarding) discard(ctx context.Context, b doomed) error {
+	if err := d.removeEach(ctx, b.letters); err != nil {
 		return err
 	}
-	if err := d.q.closeLetters(ctx, user, names...); err != nil {
+	return d.close(ctx, b.guarded)
+}
+
+// recordsAtOnce bounds the records that are being changed.
+const recordsAtOnce = 512
+
+// close notes that letters are gone, by user.
+func (d *discarding) close(ctx context.Context, guarded map[string][]Age) error {
+	var group errgroup.Group
+	group.SetLimit(recordsAtOnce)
+	for user, names := range guarded {
+		group.Go(func() error { return d.q.closeLetters(ctx, user, names...) })
+	}
+	if err := group.Wait(); err != nil {
 		return fmt.Errorf("note that letters are gone: %w", err)
 	}
 	return nil
+}
+
+func (d *discarding) removeEach(ctx context.Context, letters []*DeadLetter) error {
+	var group errgroup.Group
+	for _, l := range letters {
+		group.Go(func() error { return d.remove(ctx, l.ID) })
+	}
+	return group.Wait()
 }
 
 func (d *discarding) remove(ctx context.Context, id uint64) error {

@@ -13,6 +13,7 @@ var discardRights = []string{
 	"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.STREAM.MSG.DELETE.USERPILOT_IDENTIFY_DLQ",
+	"$JS.API.STREAM.PURGE.USERPILOT_IDENTIFY_DLQ",
 	"userpilot.identify-audit.action.>",
 	"$JS.API.DIRECT.GET.KV_userpilot_identify_newer",
 	"$JS.API.STREAM.MSG.GET.KV_userpilot_identify_newer",

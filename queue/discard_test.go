@@ -52,8 +52,8 @@ func TestDiscardStops(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
 		q, watch := s.queue(l), s.queue(nil)
-		s.letters(watch, 2000)
-		all := s.selected(q, Filter{}, SelectConfig{})
+		s.letters(watch, 5000)
+		all := s.selected(q, Filter{Statuses: []int{422}}, SelectConfig{})
 		l.delay = func() time.Duration { return 10 * time.Millisecond }
 		errStop := errors.New("interrupted")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -65,10 +65,10 @@ func TestDiscardStops(t *testing.T) {
 		if !errors.Is(err, errStop) {
 			t.Errorf("got %v", err)
 		}
-		if result.Discarded == 0 || result.Discarded+s.dead(watch) != 2000 || result.Doubtful+result.Gone != 0 {
+		if result.Discarded == 0 || result.Discarded+s.dead(watch) != 5000 || result.Doubtful+result.Gone != 0 {
 			t.Errorf("got %+v, %d are left", result, s.dead(watch))
 		}
-		if got := s.history(watch); !slices.Equal(got, []string{`discard "all": stopped: interrupted`}) {
+		if got := s.history(watch); !slices.Equal(got, []string{`discard "status=422": stopped: interrupted`}) {
 			t.Errorf("the audit trail tells %q", got)
 		}
 	})
@@ -96,22 +96,57 @@ func TestRemove(t *testing.T) {
 
 // Users whose last letter is discarded are guarded no longer; others still are.
 func TestDiscardGuarded(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queue(nil)
-		s.must(q.clock.read(t.Context()))
-		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
-		for i, user := range []string{"ann", "ann", "bob", "bob", "cleo"} {
-			d := Delivery{Sequence: uint64(i + 1)}
-			s.must(c.Bury(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
-		}
-		_, err := q.Discard(t.Context(), s.selected(q, Filter{IDs: []uint64{1, 2, 3}}, SelectConfig{}), DiscardConfig{Reason: "tests"})
-		s.must(err)
-		for user, want := range map[string]bool{"ann": false, "bob": true, "cleo": true} {
-			n, err := q.readNewer(t.Context(), user)
-			s.must(err)
-			if n.Known() != want {
-				t.Errorf("%s is guarded: %v", user, n.Known())
-			}
-		}
-	})
+	users := []string{"ann", "ann", "bob", "bob", "cleo", "dave"}
+	for name, test := range map[string]struct {
+		filter  Filter
+		removed uint64 // by somebody else, after the selection
+		guarded []string
+		left    uint64
+	}{
+		"some":                   {Filter{IDs: []uint64{1, 2, 3, 6}}, 0, []string{"bob", "cleo"}, 2},
+		"all":                    {Filter{}, 0, nil, 0},
+		"all, and one is gone":   {Filter{}, 3, []string{"bob"}, 0}, // it may be under way as a replay
+		"all, and more has come": {Filter{}, 0, []string{"eve"}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.must(q.clock.read(t.Context()))
+				c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+				bury := func(seq int, user string) {
+					body := fmt.Appendf(nil, `{"user_id":%q}`, user)
+					if user == "dave" {
+						body = []byte(`{"user_id":"dave","company":{}}`) // it could not be sent
+					}
+					s.must(c.Bury(t.Context(), Delivery{Sequence: uint64(seq)}, body, Death{Reason: Rejected, User: user}))
+				}
+				for i, user := range users {
+					bury(i+1, user)
+				}
+				selection := s.selected(q, test.filter, SelectConfig{MaxReplays: -1})
+				if test.removed > 0 {
+					_, err := q.remove(t.Context(), deadName, test.removed, false)
+					s.must(err)
+				}
+				if slices.Contains(test.guarded, "eve") {
+					bury(9, "eve")
+				}
+				result, err := q.Discard(t.Context(), selection, DiscardConfig{Reason: "tests"})
+				s.must(err)
+				if test.removed > 0 != (result.Gone > 0) || result.Discarded+result.Gone != selection.Letters {
+					t.Errorf("got %+v", result)
+				}
+				for _, user := range append(users, "eve") {
+					n, err := q.readNewer(t.Context(), user)
+					s.must(err)
+					if want := slices.Contains(test.guarded, user); n.Known() != want {
+						t.Errorf("%s is guarded: %v", user, n.Known())
+					}
+				}
+				if left := s.dead(q); left != test.left {
+					t.Errorf("%d letters are left", left)
+				}
+			})
+		})
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -81,4 +82,30 @@ func (q *Queue) remove(ctx context.Context, stream string, sequence uint64, eras
 		return false, fmt.Errorf("delete from %s: %w", stream, err)
 	}
 	return true, nil
+}
+
+// removeBelow deletes all messages of a stream that have a lower sequence, and blocks until the server
+// has. found is how many there were; if a try had no answer, it is as many as can be.
+func (q *Queue) removeBelow(ctx context.Context, stream string, sequence uint64) (found int, err error) {
+	tries := 0
+	err = insist(ctx, electionPatience, func(ctx context.Context) error {
+		tries++
+		var answer struct {
+			Error  *jetstream.APIError `json:"error"`
+			Purged int                 `json:"purged"`
+		}
+		err := q.request(ctx, "$JS.API.STREAM.PURGE."+stream, bySequence{sequence}, &answer)
+		if err == nil && answer.Error != nil {
+			err = answer.Error
+		}
+		found = answer.Purged
+		return err
+	})
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("delete from %s: %w", stream, err)
+	case tries > 1:
+		return math.MaxInt, nil
+	}
+	return found, nil
 }

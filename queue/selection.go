@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -27,7 +28,8 @@ type SelectConfig struct {
 }
 
 // Selection is the dead letters that one command is about: those that a filter meant when it was
-// made. Letters that arrive later are not swept along. It takes about two bytes for each letter.
+// made. Letters that arrive later are not swept along. It takes about two bytes for each letter, and
+// where all are meant some fifty more for each whose user has a record of what newer events have set.
 // It is made by [Queue.Select], and safe for concurrent use as long as nobody changes it.
 type Selection struct {
 	Letters        uint64       // that are meant
@@ -46,9 +48,12 @@ type Selection struct {
 	Edits []Edited // the first few bodies that Edit has changed
 
 	filter string // in words, for the audit trail
+	all    bool   // it has no filter: no letter is older than one of it and not in it
 	config SelectConfig
 	stream time.Time // when the dead-letter stream was made: in another one the sequences are others'
 	ids    sequences // of the letters
+
+	guarded map[string][]Age // where all are meant: the letters' names by user, of users with a record
 }
 
 // GroupCount is how many letters died of the same.
@@ -90,7 +95,7 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 	}
 	x := &selecting{
 		q: q, users: newUserCount(), groups: map[string]*GroupCount{},
-		Selection: &Selection{Skips: skips{}, filter: f.String(), config: c, stream: info.Created},
+		Selection: &Selection{Skips: skips{}, filter: f.String(), all: f.IsZero(), config: c, stream: info.Created, guarded: map[string][]Age{}},
 	}
 	if info.State.LastSeq > 0 {
 		if err := x.all(ctx, f, info.State.LastSeq); err != nil {
@@ -107,11 +112,17 @@ type selecting struct {
 	q       *Queue
 	users   *userCount
 	groups  map[string]*GroupCount
-	pending []*DeadLetter // of which it must be asked what newer events have set
-	bytes   int           // of their bodies
+	pending []pendingLetter // of which it must be asked what newer events have set
+	bytes   int             // of their bodies
 
 	comparing *errgroup.Group
 	mu        sync.Mutex // for what comparing counts
+}
+
+// pendingLetter is a letter with the body that would be sent.
+type pendingLetter struct {
+	*DeadLetter
+	sent bool // a replay would send it: it is to be compared
 }
 
 // all takes in the letters that are meant, up to a sequence.
@@ -155,10 +166,10 @@ func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
 	switch {
 	case errors.Is(err, errExhausted):
 		x.Exhausted++
-		return nil
+		return x.ask(ctx, l, false)
 	case skips(x.Skips).add(err):
 		x.Unsendable++
-		return nil
+		return x.ask(ctx, l, false)
 	case err != nil:
 		return err
 	}
@@ -168,15 +179,21 @@ func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
 	if !l.Tracked {
 		x.Untracked++
 	}
-	if x.config.Force {
-		return nil // nothing of it is held back
-	}
 	if s.edited {
 		edited := *l
 		edited.Body = s.event.Body()
 		l = &edited
 	}
-	x.pending = append(x.pending, l)
+	return x.ask(ctx, l, !x.config.Force) // with force nothing of it is held back
+}
+
+// ask has it found out what newer events have set of a letter, or for a discard of all letters at least
+// whether its user has a record.
+func (x *selecting) ask(ctx context.Context, l *DeadLetter, sent bool) error {
+	if !sent && !x.Selection.all {
+		return nil
+	}
+	x.pending = append(x.pending, pendingLetter{l, sent})
 	if x.bytes += len(l.Body); len(x.pending) == comparedAtOnce || x.bytes > comparedBytes {
 		x.compare(ctx)
 	}
@@ -217,20 +234,46 @@ const (
 
 // compare has those letters counted that wait for it, by what newer events have set of them.
 func (x *selecting) compare(ctx context.Context) {
-	letters := x.pending
+	pending := x.pending
 	x.pending, x.bytes = nil, 0
 	x.comparing.Go(func() error {
-		found, err := x.q.Supersessions(ctx, letters)
+		letters := make([]*DeadLetter, len(pending))
+		for i, p := range pending {
+			letters[i] = p.DeadLetter
+		}
+		records, err := x.q.newerOf(ctx, letters)
+		if err != nil {
+			return fmt.Errorf("read what newer events have set: %w", err)
+		}
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		for _, s := range found {
-			switch {
-			case s.Wholly:
-				x.Superseded++
-			case s.Partly:
-				x.Partly++
-			}
+		for _, p := range pending {
+			x.note(p, records)
 		}
-		return err
+		return nil
 	})
+}
+
+// note counts a letter. The mutex is held.
+func (x *selecting) note(p pendingLetter, records map[string]*Newer) {
+	user := p.user()
+	if user == "" {
+		return
+	}
+	n := records[x.q.topology.newerSubject(user)]
+	if n == nil {
+		return
+	}
+	if x.Selection.all {
+		x.guarded[user] = append(x.guarded[user], p.Letter)
+	}
+	if !p.sent {
+		return
+	}
+	switch s := n.supersession(p.DeadLetter); {
+	case s.Wholly:
+		x.Superseded++
+	case s.Partly:
+		x.Partly++
+	}
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
 // Status is a pipeline as NATS knows it.
@@ -208,7 +210,7 @@ func (q *Queue) countDead(ctx context.Context) (map[Reason]uint64, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, reason := range Reasons() {
 		group.Go(func() error {
-			n, err := q.count(ctx, q.topology.DeadStreamName(), q.topology.deadOfReason(reason))
+			n, err := q.count(ctx, q.topology.DeadStreamName(), 1, q.topology.deadOfReason(reason))
 			if err != nil {
 				return fmt.Errorf("count the dead letters: %w", err)
 			}

@@ -22,6 +22,7 @@ it can be for all verbs.
 The rights that it needs, to publish to:
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
+  $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
   userpilot.<name>-audit.action.>             for the history
   $JS.API.DIRECT.GET.KV_<bucket>_newer, $JS.API.STREAM.MSG.GET.KV_<bucket>_newer,
   $JS.API.STREAM.INFO.KV_<bucket> and $KV.<bucket>_newer.>
