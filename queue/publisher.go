@@ -66,7 +66,8 @@ type PublisherConfig struct {
 // Its laws:
 //
 //   - An event is stored once, however often it had to be sent: all tries bear one message
-//     id, and the server drops repeats (within its window of two minutes).
+//     id, and the server drops repeats (within its window of two minutes). The exception is
+//     [WithoutMessageID].
 //   - The events of a user are stored in the order of the calls, as far as these have an
 //     order. An event waits for the acknowledgement of its user's last one: were both
 //     under way and only the first lost, its second try would come after the newer.
@@ -132,6 +133,7 @@ type PublishOption func(*publication)
 
 type publication struct {
 	id     string
+	bare   bool        // without any id
 	header nats.Header // besides the id
 	plain  bool        // whatever the user
 	alone  bool        // it waits for no other event of its user, and none for it
@@ -139,9 +141,16 @@ type publication struct {
 
 // WithMessageID publishes under this id: within two minutes the server stores an id once.
 // A replayed event needs an id of its own. Without this option, or with an empty id,
-// each event gets a fresh one.
+// each event gets a fresh one, but see [WithoutMessageID].
 func WithMessageID(id string) PublishOption {
 	return func(p *publication) { p.id = id }
+}
+
+// WithoutMessageID publishes without an id, which the server would keep in its memory for two minutes:
+// for millions of events that need no such memory. An event that had to be sent again, because its
+// acknowledgement was lost, may then be stored twice.
+func WithoutMessageID() PublishOption {
+	return func(p *publication) { p.bare = true }
 }
 
 // withPast publishes the event of a letter, into the plain partition if it died there: else it could
@@ -278,7 +287,7 @@ func (p *Publisher) newFlight(event userpilot.Event, options []PublishOption) (*
 		deadline: time.Now().Add(p.retry),
 		fresh:    o.id == "",
 	}
-	if f.fresh {
+	if f.fresh && !o.bare {
 		f.id = nuid.Next()
 	}
 	if o.plain {

@@ -26,8 +26,8 @@ type flight struct {
 	result   Result
 	user     string // empty for one that waits for no other
 	subject  string
-	id       string
-	fresh    bool        // the id is our own
+	id       string      // empty for none
+	fresh    bool        // the id, if any, is our own
 	header   nats.Header // nil for the id alone
 	span     trace.Span  // nil for none
 	body     []byte
@@ -102,10 +102,12 @@ func (p *Publisher) send(f *flight) error {
 // transmit hands f to the connection, which copies it. The caller holds mu.
 func (p *Publisher) transmit(f *flight) error {
 	header := f.header
-	if header == nil {
+	switch {
+	case f.id == "":
+	case header == nil:
 		header = p.header
 		header[nats.MsgIdHdr][0] = f.id
-	} else {
+	default:
 		header.Set(nats.MsgIdHdr, f.id)
 	}
 	return p.q.nc.PublishMsg(&nats.Msg{

@@ -117,6 +117,33 @@ func TestPublishStoresTheBodyAsItIs(t *testing.T) {
 	})
 }
 
+// Without an id the server has nothing to remember; every other event bears one.
+func TestPublishWithoutMessageID(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
+		seen, err := nc.SubscribeSync("userpilot.identify.*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bare := range []bool{false, true, false} {
+			var options []queue.PublishOption
+			if bare {
+				options = append(options, queue.WithoutMessageID())
+			}
+			if receipt, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`), options...); err != nil || receipt.Duplicate {
+				t.Fatalf("got %+v, %v", receipt, err)
+			}
+			m, err := seen.NextMsgWithContext(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id := m.Header.Get(nats.MsgIdHdr); (id == "") != bare {
+				t.Errorf("without an id %t: it is %q", bare, id)
+			}
+		}
+	})
+}
+
 func TestPublishRefusesWhatNoWorkerCouldDeliver(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
 		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})

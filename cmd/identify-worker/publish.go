@@ -36,20 +36,23 @@ the exit status is then 1. A line of NDJSON may have 1 MiB.
 
 --message-id content gives each event an id made of all lines up to it. A file that is
 published twice within two minutes is then stored once; so is the first part of
-one that was interrupted, or that has grown since.`,
+one that was interrupted, or that has grown since. fresh gives each an id of its own:
+one that had to be sent again is stored once. The server keeps ids in its memory for two
+minutes, some 100 bytes each: none spares it that where millions are published at once and
+an event that is stored twice does no harm.`,
 		Example: `  identify-worker publish users.ndjson
   identify-worker publish --dry-run --strict users.csv
   some-export | identify-worker publish --rate 500/s
   printf 'user_id,metadata.plan,metadata.seats:number\nann,pro,12\n' | identify-worker publish --format csv`,
 	}
 	f := flags{cmd: cmd}
-	s := &publishSettings{format: "auto", messageID: "none"}
+	s := &publishSettings{format: "auto", messageID: "fresh"}
 	f.choice(&s.format, "format", "what the input is; auto goes by the file's name", "auto", "ndjson", "csv")
 	f.text(&s.null, "null", "text", "`text` of a CSV cell that means null")
 	f.toggle(&s.strict, "strict", "refuse nested values and unknown members too")
 	f.toggle(&s.dryRun, "dry-run", "check all events, publish none, and need no NATS")
 	f.rate(&s.rate, "rate", "most events in a window; 0 is no limit")
-	f.choice(&s.messageID, "message-id", "ids that make a second run harmless", "none", "content")
+	f.choice(&s.messageID, "message-id", "which ids events have, by which the server stores them once", "fresh", "content", "none")
 	f.text(&s.errors, "errors", "file", "`file` for the report of all bad lines")
 	s.conn = newConnection(f, 10*time.Second)
 	s.topology = newPipeline(f)
@@ -90,7 +93,7 @@ func (p *program) runPublish(ctx context.Context, s *publishSettings, files []st
 		defer nc.Close()
 		traces := p.startTracing(ctx, log)
 		defer traces.close()
-		t = newSender(q.NewPublisher(queue.PublisherConfig{Window: publishWindow, Tracer: traces.tracer()}))
+		t = newSender(q.NewPublisher(queue.PublisherConfig{Window: publishWindow, Tracer: traces.tracer()}), s.messageID == "none")
 	}
 	run := &publishing{settings: s, target: t, bad: report, progress: newProgress(p.stderr, in.size, report)}
 	err = run.all(ctx, in)

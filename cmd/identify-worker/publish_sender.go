@@ -19,6 +19,7 @@ const publishWindow = 16384
 // collects them in order, and the first failure stops the run.
 type sender struct {
 	publisher *queue.Publisher
+	bare      bool // events have no ids
 	pending   chan pendingEvent
 	failed    chan struct{}
 	collector sync.WaitGroup
@@ -33,8 +34,8 @@ type pendingEvent struct {
 	result *queue.Result
 }
 
-func newSender(p *queue.Publisher) *sender {
-	s := &sender{publisher: p, pending: make(chan pendingEvent, publishWindow), failed: make(chan struct{})}
+func newSender(p *queue.Publisher, bare bool) *sender {
+	s := &sender{publisher: p, bare: bare, pending: make(chan pendingEvent, publishWindow), failed: make(chan struct{})}
 	s.collector.Go(s.collect)
 	return s
 }
@@ -47,7 +48,7 @@ func (s *sender) send(ctx context.Context, r record, id string) error {
 		return errSendingStopped
 	default:
 	}
-	options := []queue.PublishOption{queue.WithMessageID(id)}
+	options := []queue.PublishOption{s.option(id)}
 	if r.export != nil {
 		options = append(options, r.export)
 	}
@@ -57,6 +58,14 @@ func (s *sender) send(ctx context.Context, r record, id string) error {
 	}
 	s.pending <- pendingEvent{r.position, result} // the collector takes all, also after a failure
 	return nil
+}
+
+// option gives an event its id, if it is to have one.
+func (s *sender) option(id string) queue.PublishOption {
+	if s.bare {
+		return queue.WithoutMessageID()
+	}
+	return queue.WithMessageID(id)
 }
 
 func (s *sender) collect() {

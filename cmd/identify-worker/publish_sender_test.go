@@ -35,7 +35,7 @@ func TestSenderFillsWindow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSender(q.NewPublisher(queue.PublisherConfig{Window: publishWindow}))
+	s := newSender(q.NewPublisher(queue.PublisherConfig{Window: publishWindow}), false)
 	done := make(chan error, 1)
 	go func() {
 		var err error

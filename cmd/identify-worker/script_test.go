@@ -256,7 +256,7 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{key, "work --log-format xml", "--log-format: must be text or json"},
 		{"IDENTIFY_LOG_LEVEL=loud", "setup", "IDENTIFY_LOG_LEVEL: must be debug or info or warn or error"},
 		{"", "publish --format xml", "--format: must be auto or ndjson or csv"},
-		{"", "publish --message-id line", "--message-id: must be none or content"},
+		{"", "publish --message-id line", "--message-id: must be fresh or content or none"},
 		{"", "dlq nope", `unknown command "nope"`},
 		{"", "dlq stats extra", `unknown command "extra"`},
 		{"", "dlq ls --group x", "--group: must be a fingerprint as stats shows it"},
