@@ -114,6 +114,8 @@ func TestBuryExactlyOnce(t *testing.T) {
 				time.Sleep(5 * time.Minute) // message ids are long forgotten
 			}
 		}
+		// Nor does another reason make another letter of it, or another user.
+		s.must((&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
 		info := s.info(q, q.topology.DeadStreamName())
 		if info.State.Msgs != 1 {
 			t.Fatalf("%d dead letters", info.State.Msgs)

@@ -272,8 +272,8 @@ func (p *purging) siftAll(ctx context.Context, from, to uint64) error {
 }
 
 // sift purges the events of a range. It reads what a copy of the stream has that may lag, and the rest
-// from the leader. A copy has all that was stored before the last that it has, so where there is no
-// rest, that is one question.
+// from the leader. A copy has all that was stored before the last that it has, so where it does not
+// lag, that is one question.
 func (p *purging) sift(ctx context.Context, r scanRange) error {
 	erasing, ctx := errgroup.WithContext(ctx)
 	erasing.SetLimit(erasuresAtOnce / siftedAtOnce)
@@ -290,7 +290,7 @@ func (p *purging) sift(ctx context.Context, r scanRange) error {
 		}
 		look(waitingEvent{sequence: sequenceOf(m), subject: m.Header.Get(jetstream.SubjectHeader)}, m.Header, m.Data)
 	}
-	for next <= r.to {
+	for {
 		m, err := p.q.nextStored(ctx, stream, next)
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > r.to {
 			break

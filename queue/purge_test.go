@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -347,6 +348,36 @@ func TestPurgeWalk(t *testing.T) {
 		}
 		if result.Waiting == 0 || left+result.Waiting != before {
 			t.Errorf("%d of %d are left, %+v", left, before, result)
+		}
+	})
+}
+
+// What a copy of the stream that lags has not got yet, the leader is asked for. What a dry run has
+// looked through is not read again, and what has come since is.
+func TestPurgeLaggingCopy(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q, server := s.queue(nil), s.queue(nil)
+		s.change(q, workName, func(c *jetstream.StreamConfig) { c.AllowDirect = false })
+		answers := 0
+		_, err := server.nc.Subscribe(directGet(workName), func(m *nats.Msg) { // a copy that has nothing yet
+			answers++
+			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"404"}}})
+		})
+		s.must(err)
+		s.flush(server)
+		s.publish(q, "ann", "bob", "ann")
+		found, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{DryRun: true})
+		if err != nil || found.Waiting != 2 || answers == 0 {
+			t.Fatalf("found %+v, %v, after %d answers", found, err, answers)
+		}
+		s.publish(q, "ann", "cleo")
+		for _, stale := range []*PurgeResult{nil, {found: &foundWaiting{user: "bob", stream: found.found.stream, upTo: 9}}, {found: &foundWaiting{user: "ann", upTo: 9}}} {
+			if again, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{DryRun: true, Found: stale}); err != nil || again.Waiting != 3 {
+				t.Errorf("found %+v, %v", again, err)
+			}
+		}
+		if result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{Found: found}); err != nil || result.Waiting != 3 || s.backlog(q) != 2 {
+			t.Errorf("got %+v, %v", result, err)
 		}
 	})
 }

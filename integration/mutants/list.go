@@ -41,6 +41,21 @@ func deadLetterMutants() []mutant {
 			"queue", "TestBuryKeepsTheRecord",
 		},
 		{
+			"a dead letter is stored once for each reason", "a dead letter is made exactly once",
+			[]edit{{"queue/deadletter.go", "jetstream.WithExpectLastSequenceForSubject(0, letters)", "jetstream.WithExpectLastSequencePerSubject(0)"}},
+			"queue", "TestBuryExactlyOnce",
+		},
+		{
+			"all letters are discarded with their records, though one is gone as a replay", "a replay never overwrites newer data",
+			[]edit{{"queue/discard.go", "return all == later+d.s.Letters, err", "return true, err"}, {"queue/discard.go", "if found < d.s.ids.len {", "if false {"}},
+			"queue", "TestDiscardGuarded",
+		},
+		{
+			"a purge trusts a copy of the stream that may lag", "what is purged is gone",
+			[]edit{{"queue/purge.go", "if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > r.to {", "if true {"}},
+			"queue", "TestPurgeLaggingCopy",
+		},
+		{
 			"a forged origin that is newer than its event is believed", "a replay never overwrites newer data",
 			[]edit{{"queue/guard.go", "d.Past.Forced || d.Past.Origin.Compare(own) > 0 {", "d.Past.Forced {"}},
 			"queue", "TestOriginIsNeverNewer",
