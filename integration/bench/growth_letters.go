@@ -39,9 +39,6 @@ func letterGrowths() []growing {
 // letterBytes is the size of a dead letter's event, and of one that waits.
 const letterBytes = 256
 
-// purged is the user whom purge erases.
-const purged = 7
-
 // verbTime is how many seconds a verb takes.
 func (b *bench) verbTime(ctx context.Context, verb string, size int, fill func(*site, context.Context, int) error) (seconds float64, err error) {
 	profiles := func(of string) string {
@@ -155,7 +152,7 @@ func letters(ctx context.Context, args []string) error {
 func letterVerbs() map[string]func(context.Context, *queue.Queue) error {
 	return map[string]func(context.Context, *queue.Queue) error{
 		"purge": func(ctx context.Context, q *queue.Queue) error {
-			user := userName(purged)
+			user := userName(0)
 			found, err := q.PurgeUser(ctx, user, queue.PurgeConfig{DryRun: true})
 			if err != nil {
 				return err
