@@ -47,7 +47,7 @@ func deadLetterMutants() []mutant {
 		},
 		{
 			"all letters are discarded with their records, though one is gone as a replay", "a replay never overwrites newer data",
-			[]edit{{"queue/discard.go", "return all == later+d.s.Letters, err", "return true, err"}, {"queue/discard.go", "if found < d.s.ids.len {", "if false {"}},
+			[]edit{{"queue/discard.go", "return all == later+d.s.Letters, err", "return all >= later, err"}, {"queue/discard.go", "if found < d.s.ids.len {", "if false {"}},
 			"queue", "TestDiscardGuarded",
 		},
 		{
