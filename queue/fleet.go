@@ -434,8 +434,8 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 	return nil
 }
 
-// create makes the consumer, and only then reads the journals and which users are guarded: by now
-// the last holders are fenced. There may be hundreds of journals, and a long way to them: they are
+// create makes the consumer, and only then reads the journals: by now the last holders are fenced. (Which
+// users are guarded is read while events are served: see guard.) There may be hundreds of journals, and a long way to them: they are
 // read at the same time.
 func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) error {
 	config := jetstream.ConsumerConfig{
@@ -459,7 +459,6 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 	}
 	group, reading := errgroup.WithContext(ctx)
 	group.SetLimit(readsAtOnce)
-	group.Go(func() error { return f.q.guard.catchUp(reading) })
 	group.Go(func() error { return f.isOf(reading, t.created) })
 	for _, c := range t.claims {
 		group.Go(func() (err error) {

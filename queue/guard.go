@@ -7,13 +7,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strconv"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -22,7 +24,8 @@ import (
 // may know too many: then their next event looks, and finds none.
 //
 // Only the holder of a user's partition makes records, always before the dead letter's original
-// leaves the stream. So who reads the guard after it has claimed the partition knows of all.
+// leaves the stream. So a reading that begins after a partition was claimed tells of all. There may be
+// millions: calls do not wait for it. Until it has ended the claim takes every user for one of them.
 type guard struct {
 	q       *Queue
 	some    atomic.Bool   // there is one at all
@@ -30,9 +33,13 @@ type guard struct {
 	reading chan struct{} // holds one token; a mutex that a context can interrupt
 	ended   uint64        // the last reading that came to its end; for whoever has the token
 	seen    uint64        // the bucket was read up to here; likewise
+	trouble atomic.Bool   // the last reading failed, which was told
 
 	mu    sync.RWMutex
 	users map[uint64]struct{} // by guardKey
+	// opened are those whose records were written here while a reading is under way: what that
+	// still tells of the end of earlier ones is older.
+	opened map[uint64]struct{}
 }
 
 func newGuard(q *Queue) *guard {
@@ -64,19 +71,67 @@ func (g *guard) knows(userID string) bool {
 	return found
 }
 
+// set notes what this replica has written.
 func (g *guard) set(key uint64, known bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !known {
+		delete(g.users, key)
+		return
+	}
+	g.add(key)
+	if g.opened != nil {
+		g.opened[key] = struct{}{}
+	}
+}
+
+// learn notes what a reading tells.
+func (g *guard) learn(key uint64, known bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if known {
-		g.users[key] = struct{}{}
-		g.some.Store(true)
-	} else {
+		g.add(key)
+	} else if _, newer := g.opened[key]; !newer {
 		delete(g.users, key)
 	}
 }
 
-// guardPause is how long a copy of the bucket that lags has to catch up before it is asked again.
-const guardPause = 50 * time.Millisecond
+func (g *guard) add(key uint64) {
+	g.users[key] = struct{}{}
+	g.some.Store(true)
+}
+
+// readingOf begins or ends a reading.
+func (g *guard) readingOf(opened map[uint64]struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.opened = opened
+}
+
+const (
+	// guardPause is how long a copy of the bucket that lags has to catch up before it is asked again.
+	guardPause = 50 * time.Millisecond
+	// guardRetry is how long after a reading that failed the next one begins.
+	guardRetry = time.Second
+)
+
+// follow reads what was in the bucket when it was called, and tries again until that has succeeded or
+// ctx ends.
+func (g *guard) follow(ctx context.Context) {
+	for {
+		err := insist(ctx, electionPatience, g.catchUp)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			g.trouble.Store(false)
+			return
+		case !g.trouble.Swap(true):
+			g.q.log.Warn("not known which users have dead letters: until then each is looked up", slog.Any("error", err))
+		}
+		pause(ctx, guardRetry)
+	}
+}
 
 // catchUp reads what has been added since the last time. It blocks for one round trip where
 // nothing has been. Claims that are made at the same time share a reading: any that begins after
@@ -93,6 +148,8 @@ func (g *guard) catchUp(ctx context.Context) error {
 		return nil
 	}
 	this := g.begun.Add(1)
+	g.readingOf(map[uint64]struct{}{})
+	defer g.readingOf(nil)
 	err := g.readOn(ctx)
 	if err == nil {
 		g.ended = this
@@ -117,8 +174,8 @@ func (g *guard) readOn(ctx context.Context) error {
 		}
 		before := g.seen
 		if before < last.Sequence {
-			if err := g.read(ctx, stream); err != nil {
-				return fmt.Errorf("read which users have dead letters: %w", err)
+			if err := g.read(ctx, last.Sequence); err != nil {
+				return fmt.Errorf("read which users have dead letters, from %s: %w", stream, err)
 			}
 		}
 		switch {
@@ -133,27 +190,96 @@ func (g *guard) readOn(ctx context.Context) error {
 	}
 }
 
-func (g *guard) read(ctx context.Context, stream string) error {
-	for m, err := range g.q.scan(ctx, stream, g.seen+1) {
-		if err != nil {
+// read reads on to a sequence, or to what is last where that has gone. It does so through a consumer of
+// its own, which the server walks on message by message: for each batch of a direct get it would look
+// at every subject of the bucket, if a single record was ever written anew.
+func (g *guard) read(ctx context.Context, to uint64) error {
+	stream := g.q.topology.newerStreamName()
+	config := jetstream.ConsumerConfig{
+		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: g.seen + 1,
+		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: guardLife,
+	}
+	var consumer jetstream.Consumer
+	err := g.q.attend(ctx, func(ctx context.Context) (err error) {
+		consumer, err = g.q.js.CreateConsumer(ctx, stream, config)
+		return err
+	}, g.q.topology.toReadNewer())
+	if err != nil {
+		return err
+	}
+	defer g.q.js.DeleteConsumer(ctx, stream, config.Name) //nolint:errcheck // it ends by itself
+	if consumer.CachedInfo().NumPending == 0 {
+		return nil
+	}
+	return g.receive(ctx, config.Name, to)
+}
+
+// guardLife is how long the server keeps the consumer of a reading that has ended.
+const guardLife = 30 * time.Second
+
+// receive takes in what a consumer of the bucket sends.
+func (g *guard) receive(ctx context.Context, consumer string, to uint64) error {
+	p, err := g.q.newPull(g.q.topology.newerStreamName(), consumer)
+	if err != nil {
+		return err
+	}
+	defer p.end()
+	look := time.NewTicker(pullHeartbeat / 2)
+	defer look.Stop()
+	begun := time.Now()
+	for next, more := uint64(1), true; more; {
+		if err := p.ask(); err != nil {
 			return err
 		}
-		seq, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
-		if err != nil {
-			return err
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case now := <-look.C:
+			if err := p.check(now); err != nil {
+				return err
+			}
+		case m := <-p.messages:
+			event, err := p.take(m)
+			switch {
+			case errors.Is(err, nats.ErrNoResponders) && next == 1 && time.Since(begun) < interestPatience:
+				pause(ctx, interestPause)
+				continue
+			case err != nil:
+				return err
+			case !event:
+				continue
+			}
+			if more, err = g.take(m, next, to); err != nil {
+				return err
+			}
+			next++
 		}
-		subject := m.Header.Get(jetstream.SubjectHeader)
-		if key, ok := guardKeyOf(subject[strings.LastIndexByte(subject, '.')+1:]); ok {
-			g.set(key, len(m.Data) > 0)
-		}
-		g.seen = max(g.seen, seq)
 	}
 	return nil
 }
 
+// take takes in one record. It reports whether there are more.
+func (g *guard) take(m *nats.Msg, next, to uint64) (more bool, err error) {
+	at, err := parseReply(m.Reply)
+	if err != nil {
+		return false, err
+	}
+	if at.consumer != next {
+		return false, errors.New("the server left something out")
+	}
+	if key, ok := guardKeyOf(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]); ok {
+		size := m.Header.Get("Nats-Msg-Size")
+		g.learn(key, size != "" && size != "0")
+	}
+	g.seen = max(g.seen, at.stream)
+	return at.stream < to && at.pending > 0, nil
+}
+
 // Guarded reports whether the user may have dead letters, so that what is delivered must be
-// written down. It asks no one and does not block.
-func (c *Claim) Guarded(userID string) bool { return c.tenure != nil && c.q.guard.knows(userID) }
+// written down. At first every user may: see guard. It asks no one and does not block.
+func (c *Claim) Guarded(userID string) bool {
+	return c.tenure != nil && (!c.informed.Load() || c.q.guard.knows(userID))
+}
 
 // Newer reads what is known of a user. It blocks for a round trip.
 func (c *Claim) Newer(ctx context.Context, userID string) (*Newer, error) {

@@ -230,6 +230,7 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 		if len(n.record.Open) != 1 || n.record.Open[0].Compare(aged(9)) != 0 {
 			t.Errorf("open are %v", n.record.Open)
 		}
+		c.informed.Store(true)
 		replay := Delivery{Sequence: 12, Past: &Past{Letter: aged(9), Origin: aged(1)}}
 		s.must(c.Remember(t.Context(), "ann", n, []Sent{{Delivery: replay}}))
 		s.must(c.Remember(t.Context(), "ann", n, []Sent{{Delivery: Delivery{Sequence: 13}}}))

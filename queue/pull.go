@@ -39,9 +39,9 @@ type pull struct {
 }
 
 // newPull begins to listen. Nothing comes before it asks.
-func (q *Queue) newPull(consumer string) (*pull, error) {
+func (q *Queue) newPull(stream, consumer string) (*pull, error) {
 	p := &pull{
-		nc: q.nc, subject: "$JS.API.CONSUMER.MSG.NEXT." + q.topology.StreamName() + "." + consumer,
+		nc: q.nc, subject: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + consumer,
 		messages: make(chan *nats.Msg, prefetch+pullRoom), at: time.Now(),
 	}
 	var err error

@@ -77,6 +77,9 @@ func (t Topology) toClaim() Right {
 
 func (t Topology) toWatch() Right { return ofConsumer("CONSUMER.CREATE.KV_" + t.Bucket()) }
 
+// toReadNewer is the right to read which users there is a record of.
+func (t Topology) toReadNewer() Right { return ofConsumer("CONSUMER.CREATE." + t.newerStreamName()) }
+
 // ofConsumer is the right to make a request about any of a stream's consumers.
 func ofConsumer(request string) Right {
 	return Right{Subject: "$JS.API." + request + ".*", probe: "$JS.API." + request + "." + unknownName}
@@ -125,7 +128,9 @@ func (t Topology) WorkerRights() []Right {
 	add("end that watch", ofConsumer("CONSUMER.DELETE."+bucket))
 	add("membership, rate and merged calls", t.toKey(unknownName))
 	add("read what replicas tell of themselves", to(directGet(bucket)))
-	add("see which users have dead letters", to(directGet(t.newerStreamName())))
+	add("see which users have dead letters", t.toReadNewer())
+	add("receive them", ofConsumer("CONSUMER.MSG.NEXT."+t.newerStreamName()))
+	add("end that", ofConsumer("CONSUMER.DELETE."+t.newerStreamName()))
 	add("what newer events have set", t.toNewer())
 	add("store dead letters", t.toBury())
 	add("say what became of replays", t.toAudit("verdict"))

@@ -34,6 +34,8 @@ type tenure struct {
 	next    uint64        // the consumer sequence that must come next; the delivering goroutine's
 	arrived atomic.Uint64 // the newest event that its handler has where its lane can find it
 
+	informed atomic.Bool // the guard knows of all that the last holders have written
+
 	lost   chan struct{}
 	failed sync.Once
 	why    error // set before lost is closed
@@ -71,6 +73,7 @@ func (t *tenure) serve(h Handler) {
 	served := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() { t.watch(served) })
+	watching.Go(t.inform)
 	t.consume(h)
 	for _, c := range t.claims {
 		h.Revoke(c)
@@ -78,6 +81,13 @@ func (t *tenure) serve(h Handler) {
 	close(served)
 	watching.Wait()
 	t.settler.close()
+}
+
+// inform lets the guard read what the last holders have written: they are fenced by now.
+func (t *tenure) inform() {
+	if t.q.guard.follow(t.active); t.active.Err() == nil {
+		t.informed.Store(true)
+	}
 }
 
 // interestPatience is how long nobody may answer the first pulls: in a cluster the answer to a
@@ -90,7 +100,7 @@ const (
 // consume blocks until the claims are given up and no delivery is under way.
 func (t *tenure) consume(h Handler) {
 	begun := time.Now()
-	p, err := t.q.newPull(t.consumer)
+	p, err := t.q.newPull(t.q.topology.StreamName(), t.consumer)
 	if err != nil {
 		t.fail(err)
 		return

@@ -91,6 +91,7 @@ func read(body []byte) (event *userpilot.Event, death *queue.Death) {
 // to rest.
 func (w *Worker) advance(l *lane) {
 	p := l.partition
+	l.guarded = l.guarded && p.claim.Guarded(l.user) // at first everybody is
 	switch {
 	case p.closed:
 		l.state = parked

@@ -20,7 +20,7 @@ type growing struct {
 
 // growths lists what is measured.
 func growths() []growing {
-	return slices.Concat([]growing{deaths()}, fleetGrowths(), letterGrowths())
+	return slices.Concat([]growing{deaths()}, fleetGrowths(), letterGrowths(), workerGrowths())
 }
 
 // growthLimit is the greatest exponent: ten times the size may cost fourteen times as much, for what

@@ -148,7 +148,7 @@ func stuckMutants() []mutant {
 		},
 		{
 			"the guard forgets how far it has read", "a replay never overwrites newer data",
-			[]edit{{"queue/guard.go", "g.seen = max(g.seen, seq)", "_ = seq"}},
+			[]edit{{"queue/guard.go", "g.seen = max(g.seen, at.stream)", ""}},
 			"queue", "TestGuardCatchesUp",
 		},
 		{

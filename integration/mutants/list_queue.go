@@ -94,6 +94,16 @@ func eventMutants() []mutant {
 			[]edit{{"queue/guard.go", "if last.Sequence < g.seen {", "if false {"}},
 			"queue", "TestGuardOfABucketMadeAnew",
 		},
+		{
+			"users are taken for unguarded before the guard was read", "a replay never overwrites newer data",
+			[]edit{{"queue/guard.go", "(!c.informed.Load() || ", "("}},
+			"queue", "TestGuardIsNotWaitedFor",
+		},
+		{
+			"what is read late undoes what was written since", "a replay never overwrites newer data",
+			[]edit{{"queue/guard.go", "else if _, newer := g.opened[key]; !newer {", "else {"}},
+			"queue", "TestGuardReadsLate",
+		},
 	}
 }
 

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// workerGrowths are what a replica does with what waits.
+func workerGrowths() []growing {
+	return []growing{
+		{
+			what: "a replica's first call", unit: "users with dead letters", sizes: [3]int{10_000, 100_000, 1_000_000},
+			floor: 1, show: "%.2f s", cost: startsCalling,
+		},
+		{
+			what: "a replica knows who has dead letters", unit: "users with dead letters", sizes: [3]int{10_000, 100_000, 1_000_000},
+			floor: 0.2, show: "%.2f s", cost: knowsAll,
+		},
+		{
+			what: "the backlog of one user is drained", unit: "events", sizes: [3]int{10_000, 100_000, 1_000_000},
+			floor: 0.2, show: "%.1f s", cost: drainsOne,
+		},
+		{
+			what: "calls at 100/1s for the backlog of 1,000 users", unit: "events", sizes: [3]int{10_000, 100_000, 1_000_000},
+			floor: 1000, show: "%.0f calls", cost: callsForMany,
+		},
+	}
+}
+
+// growthUsers share the backlog of which the calls are counted.
+const growthUsers = 1000
+
+// startsCalling is how long a replica that starts takes until its first event is accepted.
+func startsCalling(ctx context.Context, _ *bench, users int) (float64, error) {
+	return onSite(ctx, func(ctx context.Context, s *site) (float64, error) {
+		if err := s.track(ctx, users); err != nil {
+			return 0, err
+		}
+		if err := s.fill(ctx, 1, userEvent); err != nil {
+			return 0, err
+		}
+		return s.timed(ctx, nil, func(ctx context.Context) error {
+			_, err := s.accepted(ctx, "", 1)
+			return err
+		})
+	})
+}
+
+// drainsOne is how long a replica takes for all events of one user.
+func drainsOne(ctx context.Context, _ *bench, events int) (float64, error) {
+	return onSite(ctx, func(ctx context.Context, s *site) (float64, error) {
+		if err := s.fill(ctx, events, func(int) []byte { return event("one", callBytes) }); err != nil {
+			return 0, err
+		}
+		return s.timed(ctx, nil, s.drained)
+	})
+}
+
+// callsForMany is how many calls a replica makes for events that wait, of users in turn.
+func callsForMany(ctx context.Context, _ *bench, events int) (float64, error) {
+	return onSite(ctx, func(ctx context.Context, s *site) (float64, error) {
+		err := s.fill(ctx, events, func(i int) []byte { return event(userName(i%growthUsers), callBytes) })
+		if err != nil {
+			return 0, err
+		}
+		if _, err := s.timed(ctx, []string{"-rate", "100/1s"}, s.drained); err != nil {
+			return 0, err
+		}
+		t, err := s.accepted(ctx, "", 0)
+		return float64(t.Calls), err
+	})
+}
+
+// onSite measures on a site of its own.
+func onSite(ctx context.Context, measure func(context.Context, *site) (float64, error)) (cost float64, err error) {
+	ctx, s, err := open(ctx, nil, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	return measure(ctx, s)
+}
+
+// timed is how long a replica takes from its start until something is done.
+func (s *site) timed(ctx context.Context, args []string, done func(context.Context) error) (seconds float64, err error) {
+	began := time.Now()
+	worker, err := s.consumer(ctx, "work", args...)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, worker.stop()) }()
+	err = done(ctx)
+	return time.Since(began).Seconds(), err
+}
+
+// knowsAll is how long a replica that starts takes until it knows who has dead letters: then it tells
+// of the others that they have none.
+func knowsAll(ctx context.Context, _ *bench, users int) (float64, error) {
+	return onSite(ctx, func(ctx context.Context, s *site) (float64, error) {
+		if err := s.track(ctx, users); err != nil {
+			return 0, err
+		}
+		if err := s.fill(ctx, 1, userEvent); err != nil {
+			return 0, err
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		claims, worked, began := make(claims, 1), make(chan error, 1), time.Now()
+		go func() { worked <- s.queue.Work(ctx, queue.MemberConfig{}, claims) }()
+		var err error
+		select {
+		case c := <-claims:
+			err = poll(ctx, func() (bool, error) { return !c.Guarded("nobody"), nil })
+		case err = <-worked:
+			return 0, err
+		}
+		took := time.Since(began).Seconds()
+		cancel()
+		return took, errors.Join(err, <-worked)
+	})
+}
+
+// claims gets the claim of each event.
+type claims chan *queue.Claim
+
+func (c claims) Deliver(claim *queue.Claim, _ queue.Delivery) {
+	select {
+	case c <- claim:
+	case <-claim.Active().Done():
+	}
+}
+
+func (c claims) Revoke(*queue.Claim) {}
+
+// track lets the queue hold what is remembered of so many users who have dead letters, and writes one
+// of them anew: a stream with a gap costs the server more.
+func (s *site) track(ctx context.Context, users int) error {
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		return err
+	}
+	bucket := "$KV." + queue.Topology{}.NewerBucket() + "."
+	return publishPlainly(ctx, js, users+1, func(i int) (subject string, body []byte) {
+		if i == users {
+			i = users / 2
+		}
+		sum := sha256.Sum256([]byte(fmt.Sprint("tracked-", i)))
+		return bucket + base64.RawURLEncoding.EncodeToString(sum[:12]), []byte(trackedRecord)
+	})
+}
+
+// trackedRecord is as large as the record of a user with one dead letter and three properties.
+const trackedRecord = `{"set":{"":"1767225600000000000.2","AAAAAAAAAAAA":"1767225600000000000.2","BBBBBBBBBBBB":"1767225600000000000.2"},` +
+	`"floor":"1767225600000000000.1","open":["1767225600000000000.1"],"until":"2026-03-01T00:00:00Z"}`

@@ -1,0 +1,73 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// Events are served while the guard still reads who has dead letters. Until then everybody may have some.
+func TestGuardIsNotWaitedFor(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.publish(q, "bob")
+		_, err := q.js.Publish(t.Context(), q.topology.newerSubject("ann"), []byte("{}"))
+		s.must(err)
+		q.guard.reading <- struct{}{} // readings wait
+		ctx, cancel := context.WithCancel(t.Context())
+		claims, done := make(firstClaim, 1), make(chan error, 1)
+		go func() { done <- q.Work(ctx, MemberConfig{}, claims) }()
+		defer func() {
+			cancel()
+			s.must(s.worked(done))
+		}()
+		var c *Claim
+		select {
+		case c = <-claims:
+		case <-time.After(15 * time.Second):
+			t.Fatal("nothing is served before the guard has been read")
+		}
+		if !c.Guarded("ann") || !c.Guarded("bob") {
+			t.Error("a user is told to have no dead letters before that is known")
+		}
+		<-q.guard.reading
+		s.await(time.Second, "read", func() bool { return !c.Guarded("bob") })
+		if !c.Guarded("ann") {
+			t.Error("a user's dead letters are not known")
+		}
+	})
+}
+
+// firstClaim gets the claim of the first event, and settles nothing.
+type firstClaim chan *Claim
+
+func (f firstClaim) Deliver(c *Claim, _ Delivery) {
+	select {
+	case f <- c:
+	default:
+	}
+}
+
+func (f firstClaim) Revoke(*Claim) {}
+
+// A record that is written while the guard reads what there was before is newer than all of that.
+func TestGuardReadsLate(t *testing.T) {
+	t.Parallel()
+	g := newGuard(nil)
+	ann, bob := guardKey("ann"), guardKey("bob")
+	g.set(bob, true)
+	g.readingOf(map[uint64]struct{}{})
+	g.set(ann, true)
+	g.learn(ann, false)
+	g.learn(bob, false)
+	if !g.knows("ann") || g.knows("bob") {
+		t.Errorf("knows ann: %v, and bob: %v", g.knows("ann"), g.knows("bob"))
+	}
+	g.readingOf(nil)
+	g.learn(ann, false)
+	if g.knows("ann") {
+		t.Error("ann is known after her record has gone")
+	}
+}
