@@ -20,6 +20,7 @@ type call struct {
 	lane       *lane
 	events     []userpilot.Event
 	deliveries []queue.Delivery
+	covers     []int        // how many of these each event is; nil is one
 	newer      *queue.Newer // of a user who may have dead letters
 	probe      bool
 	popped     time.Time    // from the queue
@@ -39,12 +40,18 @@ type call struct {
 
 func newCall(l *lane, n int, probe bool) *call {
 	c := &call{lane: l, probe: probe, popped: time.Now(), newer: l.newer}
-	c.events, c.deliveries = c.oneEvent[:], c.oneDelivery[:]
+	c.events, c.deliveries = c.oneEvent[:0], c.oneDelivery[:]
 	if n != 1 {
-		c.events, c.deliveries = make([]userpilot.Event, n), make([]queue.Delivery, n)
+		c.events, c.deliveries = make([]userpilot.Event, 0, n), make([]queue.Delivery, n)
 	}
 	for i := range n {
-		c.events[i], c.deliveries[i] = l.events[i].sent(), l.events[i].delivery
+		c.deliveries[i] = l.events[i].delivery
+	}
+	for i := 0; i < n; i += l.events[i].covers() {
+		c.events = append(c.events, l.events[i].sent())
+		if l.folded {
+			c.covers = append(c.covers, l.events[i].covers())
+		}
 	}
 	return c
 }
@@ -61,7 +68,14 @@ func (c *call) merge() []byte {
 		return c.events[0].Body()
 	}
 	body, n := userpilot.Merge(c.events)
-	c.events, c.deliveries = c.events[:n], c.deliveries[:n]
+	c.events = c.events[:n]
+	if c.covers != nil {
+		held := c.covers[:n]
+		for n = 0; len(held) > 0; held = held[1:] {
+			n += held[0]
+		}
+	}
+	c.deliveries = c.deliveries[:n]
 	return body
 }
 

@@ -29,6 +29,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 		}
 	}
 	l := p.lane(user)
+	w.makeRoom(l)
 	before := l.bytes
 	l.push(x, w.memory.share())
 	w.memory.add(l.bytes - before)
@@ -92,6 +93,11 @@ func read(body []byte) (event *userpilot.Event, death *queue.Death) {
 func (w *Worker) advance(l *lane) {
 	p := l.partition
 	l.guarded = l.guarded && p.claim.Guarded(l.user) // at first everybody is
+	if l.folded && !p.closed && !w.mayFold(l) {
+		before := l.bytes
+		l.unfold()
+		w.memory.add(l.bytes - before)
+	}
 	switch {
 	case p.closed:
 		l.state = parked

@@ -34,6 +34,7 @@ type waiting struct {
 	rest     *userpilot.Event // what is left to say of a late event; nil is all of it
 	death    *queue.Death     // set: it goes to its grave without a call
 	traced   *traced          // nil before its first call, and without traces
+	merged   int              // how many events, itself the first, the event is that came of them; 0 is itself alone
 }
 
 func (x *waiting) inMemory() bool { return x.event != nil || x.death != nil }
@@ -58,7 +59,9 @@ type lane struct {
 	call      *call // while it is calling
 
 	events []waiting
-	loaded int   // how many of the first events have their bodies in memory
+	loaded int   // how many of the first events have their bodies in memory, or are part of what was merged
+	fold   int   // what comes from here on may be merged: see fold.go
+	folded bool  // something was
 	bytes  int64 // what the lane takes of the memory
 	bodies int64 // what its loaded events take of that
 
@@ -127,7 +130,11 @@ func (l *lane) drop(n int) {
 		l.events = nil
 	}
 	l.loaded -= min(n, l.loaded)
+	l.fold -= min(n, l.fold)
 	l.newer, l.cleared = nil, 0
+	if l.loaded > 0 && !l.head().inMemory() { // what it was part of is gone
+		l.unload(0)
+	}
 }
 
 // release lets go of an event's body.
@@ -138,7 +145,7 @@ func (l *lane) release(x *waiting) {
 	cost := int64(x.size()) + loadedBytes
 	l.bytes -= cost
 	l.bodies -= cost
-	x.event, x.rest, x.death, x.delivery.Body = nil, nil, nil, nil
+	x.event, x.rest, x.death, x.delivery.Body, x.merged = nil, nil, nil, nil, 0
 }
 
 func (x *waiting) size() int {
@@ -171,10 +178,27 @@ func (x *waiting) sent() userpilot.Event {
 
 // shrink lets go of bodies beyond the given bytes, but for the first event's.
 func (l *lane) shrink(keep int64) {
-	for l.loaded > 1 && l.bodies > keep {
-		l.loaded--
-		l.release(&l.events[l.loaded])
+	first := l.loaded
+	for bodies := l.bodies; bodies > keep; {
+		last := first - 1
+		for last > 0 && !l.events[last].inMemory() {
+			last--
+		}
+		if last <= 0 {
+			break
+		}
+		bodies -= int64(l.events[last].size()) + loadedBytes
+		first = last
 	}
+	l.unload(first)
+}
+
+// unload lets go of the bodies from the n-th on.
+func (l *lane) unload(n int) {
+	for i := n; i < l.loaded; i++ {
+		l.release(&l.events[i])
+	}
+	l.loaded, l.fold = min(l.loaded, n), min(l.fold, n)
 	if l.loaded < l.cleared {
 		l.newer, l.cleared = nil, 0 // what is left to say of these is gone with their bodies
 	}
@@ -250,7 +274,7 @@ func (l *lane) take(coalesce bool) int {
 	case again > 1:
 		return again
 	case coalesce:
-		return min(n, maxMerge, l.narrow.size())
+		return l.whole(min(n, maxMerge, l.narrow.size()))
 	}
 	return 1
 }

@@ -71,14 +71,16 @@ func (m *laneModel) push(t *rapid.T) {
 func (m *laneModel) drop(t *rapid.T) {
 	n := rapid.IntRange(0, len(m.bodies)).Draw(t, "n")
 	m.l.drop(n)
-	m.bodies = m.bodies[n:]
+	if m.bodies = m.bodies[n:]; len(m.bodies) > 0 && m.l.head().delivery.Sequence > m.l.reach {
+		m.l.reach = 0
+	}
 }
 
 func (m *laneModel) shrink(t *rapid.T) {
 	keep := rapid.Int64Range(0, 10_000).Draw(t, "keep")
 	before := m.l.loaded
 	m.l.shrink(keep)
-	if m.l.loaded > 1 && m.l.bodies > keep {
+	if m.l.loaded > 0 && m.l.loaded > m.l.head().covers() && m.l.bodies > keep {
 		t.Fatalf("%d bytes are left, %d were to be kept", m.l.bodies, keep)
 	}
 	if before > 0 && m.l.loaded == 0 {
@@ -106,8 +108,23 @@ func (m *laneModel) load(t *rapid.T) {
 	m.w.ready, m.w.burials.errands, m.l.partition.busy = laneQueue{}, nil, 0
 }
 
+// merge does what the worker does where memory is short.
+func (m *laneModel) merge(*rapid.T) {
+	if m.l.reach == 0 && m.w.mayFold(m.l) {
+		m.l.merge()
+	}
+}
+
+// settle does what the worker does before it goes on with a lane.
+func (m *laneModel) settle() {
+	if m.l.folded && !m.w.mayFold(m.l) {
+		m.l.unfold()
+	}
+}
+
 // compared does what the worker does with what newer events leave of the first ones.
 func (m *laneModel) compared(t *rapid.T) {
+	m.l.unfold()
 	for i := range m.l.loaded {
 		if m.l.events[i].death != nil {
 			break
@@ -128,6 +145,9 @@ func (m *laneModel) compared(t *rapid.T) {
 // where that is due, since the last event left.
 func (m *laneModel) mayCall(i int) bool {
 	x := &m.l.events[i]
+	if i < m.l.loaded && !x.inMemory() {
+		return true // it is part of what was merged
+	}
 	compared := m.l.newer != nil && i < m.l.cleared && x.rest != nil
 	return i < m.l.loaded && x.death == nil && (x.delivery.Past == nil || compared)
 }
@@ -139,7 +159,15 @@ func (m *laneModel) take(t *rapid.T) {
 	}
 	coalesce := rapid.Bool().Draw(t, "coalesce")
 	m.l.narrow = narrowing{suspects: rapid.IntRange(0, 9).Draw(t, "suspects")}
+	if m.w.config.NoCoalesce = !coalesce; m.l.folded && !m.w.mayFold(m.l) {
+		m.settle()
+		return
+	}
 	n := m.l.take(coalesce)
+	if n < m.l.loaded && !m.l.events[n].inMemory() {
+		t.Fatal("a call holds a part of what was merged")
+	}
+	m.called(t, n)
 	if n < 1 || n > m.l.loaded {
 		t.Fatalf("a call of %d events, %d are loaded", n, m.l.loaded)
 	}
@@ -167,11 +195,19 @@ func (m *laneModel) check(t *rapid.T) {
 		t.Fatalf("%d events, %d of them loaded, want %d", len(l.events), l.loaded, len(m.bodies))
 	}
 	var loaded, stubs int64
+	within := 0 // the end of what was merged
 	for i := range l.events {
 		x := &l.events[i]
 		stubs += stubBytes + int64(x.delivery.Past.Size())
-		if x.inMemory() != (i < l.loaded) {
+		covered := i < within
+		if x.inMemory() != (i < l.loaded && !covered) {
 			t.Fatalf("event %d of %d: in memory is %v, where the first %d should be", i, len(l.events), x.inMemory(), l.loaded)
+		}
+		if x.merged > 1 {
+			within = i + x.merged
+			loaded += int64(x.size()) + loadedBytes
+			m.isMerged(t, i)
+			continue
 		}
 		if !x.inMemory() && x.delivery.Body != nil {
 			t.Fatal("a body is held that nobody counts")
@@ -194,10 +230,52 @@ func (m *laneModel) check(t *rapid.T) {
 	}
 }
 
+// isMerged checks that what was merged is what its events come to.
+func (m *laneModel) isMerged(t *rapid.T, first int) {
+	x := &m.l.events[first]
+	var events []userpilot.Event
+	for _, body := range m.bodies[first : first+x.merged] {
+		e, err := userpilot.Parse(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+	if want, n := userpilot.Merge(events); n != x.merged || !bytes.Equal(x.event.Body(), want) {
+		t.Fatalf("%d events from %d on have come to another body than %d of them come to", x.merged, first, n)
+	}
+}
+
+// called checks what a call of the first n events is.
+func (m *laneModel) called(t *rapid.T, n int) {
+	for i := range n {
+		if m.l.events[i].rest != nil {
+			return // it says less than its body
+		}
+	}
+	c := newCall(m.l, n, false)
+	var events []userpilot.Event
+	for _, body := range m.bodies[:n] {
+		e, err := userpilot.Parse(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+	body := c.merge()
+	if want, held := userpilot.Merge(events); held != c.n() || !bytes.Equal(body, want) {
+		t.Fatalf("a call of %d events holds %d, want %d", n, c.n(), held)
+	}
+	m.l.fold = max(m.l.fold, n)
+	if rapid.Bool().Draw(t, "failed") {
+		m.l.reach = max(m.l.reach, c.last())
+	}
+}
+
 func (m *laneModel) mustLoad() bool {
 	for i := range m.l.events {
 		x := &m.l.events[i]
-		if !x.inMemory() && (i == 0 || x.delivery.Sequence <= m.l.reach) {
+		if i >= m.l.loaded && (i == 0 || x.delivery.Sequence <= m.l.reach) {
 			return true
 		}
 	}
@@ -216,7 +294,7 @@ func TestLaneModel(t *testing.T) {
 			m.l.reach = rapid.Uint64Range(0, 30).Draw(t, "reach")
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"push": m.push, "drop": m.drop, "shrink": m.shrink, "load": m.load, "take": m.take, "compared": m.compared, "": m.check,
+			"push": m.push, "merge": m.merge, "drop": m.drop, "shrink": m.shrink, "load": m.load, "take": m.take, "compared": m.compared, "": m.check,
 		})
 	})
 }
