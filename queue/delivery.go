@@ -15,7 +15,64 @@ type Delivery struct {
 	Trace     *Trace    // nil for an event that was published without
 	Body      []byte    // the publisher's bytes; nil once the worker has let go of them
 
-	reply string // where to acknowledge
+	acks   *acks
+	number uint64 // among the deliveries to its consumer
+}
+
+// acks is where a consumer's deliveries are acknowledged: at their reply subjects, which are made again
+// when they are needed. By the hundred thousand they would take most of the memory.
+type acks struct{ before, after string }
+
+// acksOf reads it from a delivery's reply subject, which parseReply has taken.
+func acksOf(reply string) *acks {
+	tokens := strings.Split(reply, ".")
+	from, to := 4, 9
+	if len(tokens) > 9 {
+		from, to = 6, 11
+	}
+	a := &acks{before: strings.Join(tokens[:from], ".") + ".1."}
+	if to < len(tokens) {
+		a.after = "." + tokens[to]
+	}
+	return a
+}
+
+// reply is where to acknowledge. The server reads the two sequences; the time and what was pending
+// when it was sent mean nothing any more.
+func (d Delivery) reply() string {
+	b := make([]byte, 0, 128)
+	b = append(b, d.acks.before...)
+	b = strconv.AppendUint(b, d.Sequence, 10)
+	b = append(b, '.')
+	b = strconv.AppendUint(b, d.number, 10)
+	b = append(b, ".0.0"...)
+	return string(append(b, d.acks.after...))
+}
+
+// Stub is what must be known of a [Delivery] whatever it is, in as little memory as can be.
+type Stub struct {
+	Sequence  uint64
+	number    uint64
+	published int64 // in nanoseconds since 1970; 0 is the zero time
+	acks      *acks
+}
+
+// Stub leaves out what most deliveries do not have, and the body.
+func (d Delivery) Stub() Stub {
+	s := Stub{Sequence: d.Sequence, number: d.number, acks: d.acks}
+	if !d.Published.IsZero() {
+		s.published = d.Published.UnixNano()
+	}
+	return s
+}
+
+// Delivery is the delivery again, with what the stub leaves out of it but the body.
+func (s Stub) Delivery(past *Past, trace *Trace) Delivery {
+	d := Delivery{Sequence: s.Sequence, number: s.number, acks: s.acks, Past: past, Trace: trace}
+	if s.published != 0 {
+		d.Published = time.Unix(0, s.published)
+	}
+	return d
 }
 
 // position is what the reply subject of a delivery tells.

@@ -103,3 +103,26 @@ func TestBodyAlone(t *testing.T) {
 		}
 	}
 }
+
+// Where an event is acknowledged can be made again from what a stub keeps.
+func TestStub(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ reply, want string }{
+		{"$JS.ACK.S.C.1.7.9.1700000000000000000.12", "$JS.ACK.S.C.1.7.9.0.0"},
+		{"$JS.ACK.hub.hash.S.C.1.7.9.1700000000000000000.12", "$JS.ACK.hub.hash.S.C.1.7.9.0.0"},
+		{"$JS.ACK._.hash.S.C.1.7.9.1700000000000000000.12.token", "$JS.ACK._.hash.S.C.1.7.9.0.0.token"},
+	} {
+		at, err := parseReply(test.reply)
+		if err != nil {
+			t.Fatal(err)
+		}
+		past, trace := &Past{}, &Trace{}
+		d := Delivery{Sequence: at.stream, Published: at.stored, Past: past, Trace: trace, Body: []byte("x"), acks: acksOf(test.reply), number: at.consumer}
+		if again := d.Stub().Delivery(past, trace); again.reply() != test.want || !again.Published.Equal(at.stored) || again.Past != past || again.Trace != trace || again.Sequence != 7 {
+			t.Errorf("%s: comes to %+v and is acknowledged at %s, want %s", test.reply, again, again.reply(), test.want)
+		}
+	}
+	if d := (Delivery{}).Stub().Delivery(nil, nil); !d.Published.IsZero() {
+		t.Errorf("what has no time was published at %v", d.Published)
+	}
+}

@@ -104,10 +104,10 @@ func (a *acker) send() {
 			ds, last = ds[:len(ds)-1], ds[len(ds)-1]
 		}
 		for _, d := range ds {
-			a.check(a.nc.Publish(d.reply, []byte("+ACK")))
+			a.check(a.nc.Publish(d.reply(), []byte("+ACK")))
 		}
 	}
-	a.check(a.nc.PublishRequest(last.reply, a.inbox, []byte("+ACK")))
+	a.check(a.nc.PublishRequest(last.reply(), a.inbox, []byte("+ACK")))
 }
 
 func (a *acker) check(err error) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -63,7 +64,7 @@ func (s *sim) playDeleter() *server {
 func (x *server) begin(names string) {
 	var ds []Delivery
 	for _, name := range names {
-		ds = append(ds, Delivery{Sequence: uint64(name), reply: "play.ack." + string(name)})
+		ds = append(ds, Delivery{Sequence: uint64(name), acks: &acks{before: "play.ack."}})
 	}
 	x.settle(ds, func(int) {
 		x.mu.Lock()
@@ -79,7 +80,9 @@ func name(m *nats.Msg) string {
 		_, _ = fmt.Sscanf(string(m.Data), `{"seq":%d`, &seq)
 		return string(rune(seq))
 	}
-	return strings.TrimPrefix(m.Subject, "play.ack.")
+	event, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, "play.ack."), ".")
+	seq, _ := strconv.Atoi(event)
+	return string(rune(seq))
 }
 
 // answer answers the oldest request that asks for one.
@@ -275,7 +278,7 @@ func (s *sim) fetch(consumer jetstream.Consumer) []Delivery {
 	for m := range batch.Messages() {
 		at, err := parseReply(m.Reply())
 		s.must(err)
-		ds = append(ds, Delivery{Sequence: at.stream, reply: m.Reply()})
+		ds = append(ds, Delivery{Sequence: at.stream, acks: acksOf(m.Reply()), number: at.consumer})
 	}
 	s.must(batch.Error())
 	return ds

@@ -32,6 +32,7 @@ type tenure struct {
 	reconnects uint64 // of the connection when the claims were made
 
 	next    uint64        // the consumer sequence that must come next; the delivering goroutine's
+	acks    *acks         // of the first delivery on; likewise
 	arrived atomic.Uint64 // the newest event that its handler has where its lane can find it
 
 	informed atomic.Bool // the guard knows of all that the last holders have written
@@ -158,9 +159,12 @@ func (t *tenure) deliver(h Handler, m *nats.Msg) {
 			return
 		}
 	}
+	if t.acks == nil {
+		t.acks = acksOf(m.Reply)
+	}
 	t.next++
 	past := readSealed(m.Header, m.Data, t.q.seal())
-	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: bodyOf(m), Past: past, Trace: readTrace(m.Header), reply: m.Reply})
+	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: bodyOf(m), Past: past, Trace: readTrace(m.Header), acks: t.acks, number: at.consumer})
 }
 
 // bodyOf is what the publisher sent, without what is around it. nats.go reads a message's header and

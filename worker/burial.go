@@ -33,26 +33,27 @@ func (w *Worker) beginBurial(l *lane) {
 func (w *Worker) buryHead(l *lane) {
 	w.mu.Lock()
 	p, x := l.partition, *l.head()
+	body, death, stripped := x.body(), *x.more().death, x.isStripped()
 	w.mu.Unlock()
 	active, begun, first := p.claim.Active(), time.Now(), false
 	err := active.Err()
-	if err == nil && x.isStripped() {
-		x.delivery.Body, err = p.claim.Load(active, x.delivery)
+	if err == nil && stripped {
+		body, err = p.claim.Load(active, x.delivery())
 	}
 	if err == nil {
-		err = p.claim.Bury(active, x.delivery, x.body(), *x.death)
+		err = p.claim.Bury(active, x.delivery(), body, death)
 	}
 	if err == nil {
 		if w.traces != nil {
 			w.traces.died(&x, p.claim.Partition(), begun)
 		}
-		first = w.isNews(active, p.claim, *x.death)
+		first = w.isNews(active, p.claim, death)
 	}
 	w.mu.Lock()
 	p.ended(&p.busy)
 	var said lines
 	if err == nil {
-		said = w.buried(l, &x, first)
+		said = w.buried(l, &x, death, first)
 	} else if !p.closed {
 		said = w.unburied(l, active, err)
 	}
@@ -72,21 +73,21 @@ func (w *Worker) isNews(ctx context.Context, c *queue.Claim, death queue.Death) 
 
 // buried settles a lane's oldest event, whose dead letter is stored: perhaps the first of its group.
 // The mutex is held; what it returns is to be logged without.
-func (w *Worker) buried(l *lane, x *waiting, first bool) (said lines) {
+func (w *Worker) buried(l *lane, x *waiting, death queue.Death, first bool) (said lines) {
 	if w.graves.dug(l) {
 		signal(w.news)
 		said = lines{func(log *slog.Logger) { log.Info("dead letters are stored again") }}
 	}
 	w.metrics.died(first)
-	if w.deaths.add(x.death) {
+	if w.deaths.add(&death) {
 		said = append(said, func(log *slog.Logger) {
-			log.Info("dead letter", slog.Uint64("sequence", x.delivery.Sequence),
-				slog.String("reason", string(x.death.Reason)), slog.Int("status", x.death.Status))
+			log.Info("dead letter", slog.Uint64("sequence", x.Sequence),
+				slog.String("reason", string(death.Reason)), slog.Int("status", death.Status))
 		})
 	}
 	l.backoff = nil
 	l.guarded = l.user != ""
-	w.settle(l, []queue.Delivery{x.delivery})
+	w.settle(l, []queue.Delivery{x.delivery()})
 	return said
 }
 
@@ -114,7 +115,7 @@ func (x *waiting) body() []byte {
 	if x.event != nil {
 		return x.event.Body()
 	}
-	return x.delivery.Body
+	return x.more().body
 }
 
 // graves are what is known of dead letters that cannot be stored. The zero value is that all can.

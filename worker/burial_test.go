@@ -15,7 +15,7 @@ func TestNoBurialWithoutClaim(t *testing.T) {
 		w := idle(t, Config{})
 		p := w.partition(claim)
 		l := stocked(w, p, "u", 1)
-		l.head().death = &queue.Death{Reason: queue.Rejected, User: "u"}
+		l.head().change().death = &queue.Death{Reason: queue.Rejected, User: "u"}
 		l.state = burying
 		p.busy++
 		claim.Fail(errors.New("lost"))

@@ -45,7 +45,7 @@ func newCall(l *lane, n int, probe bool) *call {
 		c.events, c.deliveries = make([]userpilot.Event, 0, n), make([]queue.Delivery, n)
 	}
 	for i := range n {
-		c.deliveries[i] = l.events[i].delivery
+		c.deliveries[i] = l.events[i].delivery()
 	}
 	for i := 0; i < n; i += l.events[i].covers() {
 		c.events = append(c.events, l.events[i].sent())
@@ -259,7 +259,7 @@ func (w *Worker) refused(c *call, death queue.Death) {
 
 // condemn marks the lane's oldest event as dead.
 func (w *Worker) condemn(l *lane, death queue.Death) {
-	l.head().death = &death
+	l.head().change().death = &death
 	l.narrow.died()
 	l.recovered()
 	w.advance(l)

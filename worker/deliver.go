@@ -64,12 +64,14 @@ func (w *Worker) partition(c *queue.Claim) *partition {
 // into the lane of the dead.
 func admit(d queue.Delivery) (user string, x waiting) {
 	event, death := read(d.Body)
-	x = waiting{delivery: d, length: len(d.Body)}
+	x = waiting{Stub: d.Stub(), length: int32(len(d.Body))}
+	if d.Past != nil || d.Trace != nil {
+		x.extra = &extra{past: d.Past, trace: d.Trace}
+	}
 	if death != nil {
-		x.death = death
+		x.change().death, x.extra.body = death, d.Body
 		return death.User, x
 	}
-	x.delivery.Body = nil
 	x.event = event
 	return event.UserID(), x
 }
@@ -109,7 +111,7 @@ func (w *Worker) advance(l *lane) {
 		w.bar(l)
 	case l.needsLoad():
 		w.load(l)
-	case l.head().death != nil:
+	case l.head().more().death != nil:
 		w.beginBurial(l)
 	case l.needsCheck():
 		w.check(l)
@@ -163,7 +165,9 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	for _, body := range bodies {
 		x := &l.events[l.loaded]
 		_, again := admit(queue.Delivery{Body: body})
-		x.event, x.death, x.delivery.Body = again.event, again.death, again.delivery.Body
+		if x.event = again.event; again.extra != nil {
+			x.change().death, x.extra.body = again.extra.death, again.extra.body
+		}
 		l.loaded++
 		l.account(len(body))
 	}

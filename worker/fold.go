@@ -15,17 +15,18 @@ import "github.com/identify-worker/identify-worker/userpilot"
 const foldBytes = 64 << 10
 
 // covers is how many of a lane's events the one is.
-func (x *waiting) covers() int { return max(1, x.merged) }
+func (x *waiting) covers() int { return max(1, int(x.merged)) }
 
 // plain reports whether an event can be merged as it is.
 func (x *waiting) plain() bool {
-	return x.event != nil && x.rest == nil && x.death == nil && x.delivery.Past == nil
+	more := x.more()
+	return x.event != nil && more.rest == nil && more.death == nil && more.past == nil
 }
 
 // mayFold reports whether a lane's events may be held merged.
 func (w *Worker) mayFold(l *lane) bool {
 	return !w.config.NoCoalesce && !l.guarded && l.newer == nil && l.narrow == narrowing{} &&
-		(len(l.events) == 0 || l.head().delivery.Past == nil && l.head().death == nil)
+		(len(l.events) == 0 || l.head().more().past == nil && l.head().more().death == nil)
 }
 
 // makeRoom merges some of what a lane holds, if it or the memory holds much.
@@ -87,7 +88,7 @@ func (l *lane) mergeAt(first int) bool {
 		l.release(&l.events[i])
 	}
 	x := &l.events[first]
-	x.event, x.merged = &event, ends[n-1]-first
+	x.event, x.merged = &event, int32(ends[n-1]-first)
 	l.account(len(body))
 	l.folded = true
 	return true

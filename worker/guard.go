@@ -101,23 +101,25 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []waiting)
 	newer := found.newer.Clone()
 	for i := range events {
 		x := &events[i]
-		if x.death != nil {
+		if x.more().death != nil {
 			break
 		}
 		rest, ok, known := reduce(c, newer, x)
 		needless := judged[i] || known && !ok
 		switch {
 		case needless && len(found.rest) == 0:
-			found.gone = append(found.gone, x.delivery)
+			found.gone = append(found.gone, x.delivery())
 			if !judged[i] {
-				superseded = append(superseded, queue.Sent{Delivery: x.delivery})
+				superseded = append(superseded, queue.Sent{Delivery: x.delivery()})
 			}
 			continue
 		case needless, len(found.gone) > 0: // its turn comes when what is before it is settled
 		case known:
 			found.rest = append(found.rest, rest)
-			x.rest = rest
-			newer.Add(x.sent(), c.Age(x.delivery))
+			if rest == nil {
+				rest = x.event
+			}
+			newer.Add(*rest, c.Age(x.delivery()))
 			continue
 		case i == 0:
 			found.death = &queue.Death{Reason: queue.Unguarded, Error: unguarded, User: user}
@@ -135,7 +137,7 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []waiting)
 func judgedOf(ctx context.Context, c *queue.Claim, events []waiting) ([]bool, error) {
 	judged := make([]bool, len(events))
 	err := askEach(ctx, len(events), func(ctx context.Context, i int) (err error) {
-		judged[i], err = c.Judged(ctx, events[i].delivery)
+		judged[i], err = c.Judged(ctx, events[i].delivery())
 		return err
 	})
 	return judged, err
@@ -143,15 +145,15 @@ func judgedOf(ctx context.Context, c *queue.Claim, events []waiting) ([]bool, er
 
 // reduce compares one event with what newer ones have set. rest is nil where all of it is left.
 func reduce(c *queue.Claim, newer *queue.Newer, x *waiting) (rest *userpilot.Event, ok, known bool) {
-	past := x.delivery.Past
-	late := past != nil && c.IsLate(x.delivery)
+	past := x.more().past
+	late := past != nil && c.IsLate(x.delivery())
 	switch {
 	case past != nil && past.Forced, !newer.Known() && !late:
 		return nil, true, true
 	case !newer.Known():
 		return nil, true, past.Untracked
 	}
-	reduced, ok, known := newer.Reduce(*x.event, c.Age(x.delivery))
+	reduced, ok, known := newer.Reduce(*x.event, c.Age(x.delivery()))
 	known = known || !late || past.Untracked // else nobody has ever known
 	if ok && len(reduced.Body()) != len(x.event.Body()) {
 		rest = &reduced

@@ -26,27 +26,59 @@ const (
 // maxMerge bounds the events of one call.
 const maxMerge = 1000
 
-// waiting is one event in a lane. Its body may have been let go, to be read again later.
+// waiting is one event in a lane. Its body may have been let go, to be read again later. There are
+// hundreds of thousands of them, most of which have nothing but this.
 type waiting struct {
-	delivery queue.Delivery // without the body
-	length   int            // of the body
-	event    *userpilot.Event
-	rest     *userpilot.Event // what is left to say of a late event; nil is all of it
-	death    *queue.Death     // set: it goes to its grave without a call
-	traced   *traced          // nil before its first call, and without traces
-	merged   int              // how many events, itself the first, the event is that came of them; 0 is itself alone
+	queue.Stub
+	event  *userpilot.Event
+	extra  *extra // nil if there is none
+	length int32  // of the body
+	merged int32  // how many events, itself the first, the event is that came of them; 0 is itself alone
 }
 
-func (x *waiting) inMemory() bool { return x.event != nil || x.death != nil }
+// extra is what few events have.
+type extra struct {
+	past   *queue.Past
+	trace  *queue.Trace
+	rest   *userpilot.Event // what is left to say of a late event; nil is all of it
+	death  *queue.Death     // set: it goes to its grave without a call
+	body   []byte           // of a dead one that is no identify
+	traced *traced          // nil before its first call, and without traces
+}
+
+// more is what there is besides, to be read.
+func (x *waiting) more() extra {
+	if x.extra == nil {
+		return extra{}
+	}
+	return *x.extra
+}
+
+// change is what there is besides, to be changed. The worker's mutex is held: copies share it.
+func (x *waiting) change() *extra {
+	if x.extra == nil {
+		x.extra = &extra{}
+	}
+	return x.extra
+}
+
+// delivery is the event's, without the body.
+func (x *waiting) delivery() queue.Delivery {
+	more := x.more()
+	return x.Delivery(more.past, more.trace)
+}
+
+func (x *waiting) inMemory() bool { return x.event != nil || x.more().death != nil }
 
 // stub is what it costs in memory without its body.
 func (x *waiting) stub() int64 {
-	return stubBytes + int64(x.delivery.Trace.Size()+x.delivery.Past.Size())
+	more := x.more()
+	return stubBytes + int64(more.trace.Size()+more.past.Size())
 }
 
 // What an event costs in memory, besides its body: in the lane, and while it is loaded.
 const (
-	stubBytes   = 256
+	stubBytes   = 72 // and an eighth more, as slices grow
 	loadedBytes = 256
 )
 
@@ -92,15 +124,15 @@ func (l *lane) head() *waiting { return &l.events[0] }
 // allows.
 func (l *lane) push(x waiting, share int64) {
 	keep := l.loaded == len(l.events) &&
-		(l.loaded == 0 || l.bodies+int64(x.length) <= share || x.delivery.Sequence <= l.reach)
+		(l.loaded == 0 || l.bodies+int64(x.length) <= share || x.Sequence <= l.reach)
 	l.bytes += x.stub()
 	if keep {
 		l.loaded++
-		l.account(x.length)
+		l.account(int(x.length))
 	} else {
-		x.event, x.death, x.delivery.Body = nil, nil, nil
+		x.forget()
 	}
-	if x.delivery.Past != nil || x.death != nil || !keep {
+	if x.more().past != nil || x.more().death != nil || !keep {
 		l.mixed = true
 	} else if l.newer != nil && l.cleared == len(l.events) {
 		l.cleared++ // it is newer than all that was compared
@@ -145,16 +177,25 @@ func (l *lane) release(x *waiting) {
 	cost := int64(x.size()) + loadedBytes
 	l.bytes -= cost
 	l.bodies -= cost
-	x.event, x.rest, x.death, x.delivery.Body, x.merged = nil, nil, nil, nil, 0
+	x.forget()
+}
+
+// forget leaves what can be known of an event without its body.
+func (x *waiting) forget() {
+	x.event, x.merged = nil, 0
+	if x.extra != nil {
+		x.extra.rest, x.extra.death, x.extra.body = nil, nil, nil
+	}
 }
 
 func (x *waiting) size() int {
 	size := 0
-	if x.rest != nil {
-		size = len(x.rest.Body())
+	more := x.more()
+	if more.rest != nil {
+		size = len(more.rest.Body())
 	}
 	if x.event == nil {
-		return size + len(x.delivery.Body) // a dead one keeps its body there
+		return size + len(more.body)
 	}
 	return size + len(x.event.Body())
 }
@@ -162,7 +203,7 @@ func (x *waiting) size() int {
 // reduce notes what is left to say of an event.
 func (l *lane) reduce(x *waiting, rest *userpilot.Event) {
 	before := x.size()
-	x.rest = rest
+	x.change().rest = rest
 	grown := int64(x.size() - before)
 	l.bytes += grown
 	l.bodies += grown
@@ -170,8 +211,8 @@ func (l *lane) reduce(x *waiting, rest *userpilot.Event) {
 
 // sent is the event as it is called for.
 func (x *waiting) sent() userpilot.Event {
-	if x.rest != nil {
-		return *x.rest
+	if rest := x.more().rest; rest != nil {
+		return *rest
 	}
 	return *x.event
 }
@@ -209,18 +250,18 @@ func (l *lane) strip() {
 	l.shrink(0)
 	x := l.head()
 	size := int64(x.size())
-	x.event, x.rest, x.delivery.Body = nil, nil, nil
+	x.event, x.extra.rest, x.extra.body = nil, nil, nil
 	l.bytes -= size
 	l.bodies -= size
 }
 
 // isStripped reports whether a dead event's body must be read again.
-func (x *waiting) isStripped() bool { return x.length > 0 && x.event == nil && x.delivery.Body == nil }
+func (x *waiting) isStripped() bool { return x.length > 0 && x.event == nil && x.more().body == nil }
 
 // needsCheck reports whether newer events may have set what the first events set, or must be told
 // what these set.
 func (l *lane) needsCheck() bool {
-	return l.newer == nil && (l.guarded || l.mixed && l.head().delivery.Past != nil)
+	return l.newer == nil && (l.guarded || l.mixed && l.head().more().past != nil)
 }
 
 // callable is how many events can be called for as they are.
@@ -231,7 +272,7 @@ func (l *lane) callable() int {
 	}
 	if l.mixed {
 		for i := range l.events[:n] {
-			if x := &l.events[i]; x.death != nil || l.newer == nil && x.delivery.Past != nil {
+			if more := l.events[i].more(); more.death != nil || l.newer == nil && more.past != nil {
 				return i
 			}
 		}
@@ -244,7 +285,7 @@ func (l *lane) needsLoad() bool {
 	if l.loaded == len(l.events) {
 		return false
 	}
-	return l.loaded == 0 || l.events[l.loaded].delivery.Sequence <= l.reach
+	return l.loaded == 0 || l.events[l.loaded].Sequence <= l.reach
 }
 
 // nextLoad are the events whose bodies are to be read next: as many as the share allows, but one at
@@ -253,10 +294,10 @@ func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
 	size := int64(0)
 	for _, x := range l.events[l.loaded:min(len(l.events), l.loaded+maxMerge)] {
 		size += int64(x.length) + loadedBytes
-		if len(events) > 0 && size > share && x.delivery.Sequence > l.reach {
+		if len(events) > 0 && size > share && x.Sequence > l.reach {
 			break
 		}
-		events = append(events, x.delivery)
+		events = append(events, x.delivery())
 	}
 	return events
 }
@@ -267,7 +308,7 @@ func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
 // follow would take the user back.
 func (l *lane) take(coalesce bool) int {
 	again, n := 0, l.callable()
-	for again < n && l.events[again].delivery.Sequence <= l.reach {
+	for again < n && l.events[again].Sequence <= l.reach {
 		again++
 	}
 	switch {

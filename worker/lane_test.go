@@ -71,7 +71,7 @@ func (m *laneModel) push(t *rapid.T) {
 func (m *laneModel) drop(t *rapid.T) {
 	n := rapid.IntRange(0, len(m.bodies)).Draw(t, "n")
 	m.l.drop(n)
-	if m.bodies = m.bodies[n:]; len(m.bodies) > 0 && m.l.head().delivery.Sequence > m.l.reach {
+	if m.bodies = m.bodies[n:]; len(m.bodies) > 0 && m.l.head().Sequence > m.l.reach {
 		m.l.reach = 0
 	}
 }
@@ -126,7 +126,7 @@ func (m *laneModel) settle() {
 func (m *laneModel) compared(t *rapid.T) {
 	m.l.unfold()
 	for i := range m.l.loaded {
-		if m.l.events[i].death != nil {
+		if m.l.events[i].more().death != nil {
 			break
 		}
 		rest, err := userpilot.Parse(event(0))
@@ -148,8 +148,8 @@ func (m *laneModel) mayCall(i int) bool {
 	if i < m.l.loaded && !x.inMemory() {
 		return true // it is part of what was merged
 	}
-	compared := m.l.newer != nil && i < m.l.cleared && x.rest != nil
-	return i < m.l.loaded && x.death == nil && (x.delivery.Past == nil || compared)
+	compared := m.l.newer != nil && i < m.l.cleared && x.more().rest != nil
+	return i < m.l.loaded && x.more().death == nil && (x.more().past == nil || compared)
 }
 
 // take checks how many events the next call may hold.
@@ -172,7 +172,7 @@ func (m *laneModel) take(t *rapid.T) {
 		t.Fatalf("a call of %d events, %d are loaded", n, m.l.loaded)
 	}
 	must := 0 // loaded events that have to go along
-	for must < m.l.loaded && m.l.events[must].delivery.Sequence <= m.l.reach && m.mayCall(must) && (m.l.newer == nil || must < m.l.cleared) {
+	for must < m.l.loaded && m.l.events[must].Sequence <= m.l.reach && m.mayCall(must) && (m.l.newer == nil || must < m.l.cleared) {
 		must++
 	}
 	for i := range n {
@@ -198,24 +198,24 @@ func (m *laneModel) check(t *rapid.T) {
 	within := 0 // the end of what was merged
 	for i := range l.events {
 		x := &l.events[i]
-		stubs += stubBytes + int64(x.delivery.Past.Size())
+		stubs += stubBytes + int64(x.more().past.Size())
 		covered := i < within
 		if x.inMemory() != (i < l.loaded && !covered) {
 			t.Fatalf("event %d of %d: in memory is %v, where the first %d should be", i, len(l.events), x.inMemory(), l.loaded)
 		}
 		if x.merged > 1 {
-			within = i + x.merged
+			within = i + x.covers()
 			loaded += int64(x.size()) + loadedBytes
 			m.isMerged(t, i)
 			continue
 		}
-		if !x.inMemory() && x.delivery.Body != nil {
+		if !x.inMemory() && x.more().body != nil {
 			t.Fatal("a body is held that nobody counts")
 		}
 		if x.inMemory() {
 			loaded += int64(len(m.bodies[i])) + loadedBytes
-			if x.rest != nil {
-				loaded += int64(len(x.rest.Body()))
+			if x.more().rest != nil {
+				loaded += int64(len(x.more().rest.Body()))
 			}
 			if !bytes.Equal(x.body(), m.bodies[i]) {
 				t.Fatalf("event %d has another one's body", i)
@@ -234,14 +234,14 @@ func (m *laneModel) check(t *rapid.T) {
 func (m *laneModel) isMerged(t *rapid.T, first int) {
 	x := &m.l.events[first]
 	var events []userpilot.Event
-	for _, body := range m.bodies[first : first+x.merged] {
+	for _, body := range m.bodies[first : first+x.covers()] {
 		e, err := userpilot.Parse(body)
 		if err != nil {
 			t.Fatal(err)
 		}
 		events = append(events, e)
 	}
-	if want, n := userpilot.Merge(events); n != x.merged || !bytes.Equal(x.event.Body(), want) {
+	if want, n := userpilot.Merge(events); n != x.covers() || !bytes.Equal(x.event.Body(), want) {
 		t.Fatalf("%d events from %d on have come to another body than %d of them come to", x.merged, first, n)
 	}
 }
@@ -249,7 +249,7 @@ func (m *laneModel) isMerged(t *rapid.T, first int) {
 // called checks what a call of the first n events is.
 func (m *laneModel) called(t *rapid.T, n int) {
 	for i := range n {
-		if m.l.events[i].rest != nil {
+		if m.l.events[i].more().rest != nil {
 			return // it says less than its body
 		}
 	}
@@ -275,7 +275,7 @@ func (m *laneModel) called(t *rapid.T, n int) {
 func (m *laneModel) mustLoad() bool {
 	for i := range m.l.events {
 		x := &m.l.events[i]
-		if i >= m.l.loaded && (i == 0 || x.delivery.Sequence <= m.l.reach) {
+		if i >= m.l.loaded && (i == 0 || x.Sequence <= m.l.reach) {
 			return true
 		}
 	}

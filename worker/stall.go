@@ -140,7 +140,7 @@ func (w *Worker) waitsFor(l *lane) string {
 		return stalledReady
 	case backing:
 		switch {
-		case l.head().death != nil:
+		case l.head().more().death != nil:
 			return stalledBurying
 		case l.needsCheck():
 			return stalledComparing

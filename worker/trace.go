@@ -65,10 +65,11 @@ func newTraces(c *Config) *traces {
 func (l *lane) traced(n int) []*traced {
 	all := make([]*traced, n)
 	for i := range all {
-		if x := &l.events[i]; x.traced == nil {
+		x := l.events[i].change()
+		if x.traced == nil {
 			x.traced = &traced{}
 		}
-		all[i] = l.events[i].traced
+		all[i] = x.traced
 	}
 	return all
 }
@@ -161,7 +162,7 @@ func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Spa
 // died makes the span that ends the trace of an event whose dead letter is stored, with what its burial
 // took. Where it was never called for, its wait has ended with the burial.
 func (t *traces) died(x *waiting, partition string, begun time.Time) {
-	wait := x.over(t, partition, begun)
+	wait, death := x.over(t, partition, begun), x.more().death
 	ctx := trace.ContextWithSpanContext(context.Background(), wait)
 	_, span := t.tracer.Start(ctx, t.bury, trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(begun))
 	if !span.IsRecording() {
@@ -172,22 +173,22 @@ func (t *traces) died(x *waiting, partition string, begun time.Time) {
 		attribute.String("messaging.operation.name", "bury"),
 		attribute.String("messaging.operation.type", "send"),
 		attribute.String("messaging.destination.name", t.subject+"-dlq"),
-		attribute.String("error.type", string(x.death.Reason)),
-		attribute.Int("identify.attempts", x.death.Attempts),
+		attribute.String("error.type", string(death.Reason)),
+		attribute.Int("identify.attempts", death.Attempts),
 	)
-	if x.death.Status != 0 {
-		span.SetAttributes(attribute.Int("http.response.status_code", x.death.Status))
+	if death.Status != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", death.Status))
 	}
-	span.SetStatus(codes.Error, "dead letter: "+string(x.death.Reason))
+	span.SetStatus(codes.Error, "dead letter: "+string(death.Reason))
 	span.End()
 }
 
 // over is the span of an event's wait. If that has not ended yet it ends now, with these attributes.
 func (x *waiting) over(t *traces, partition string, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
-	if x.traced != nil && x.traced.wait.IsValid() {
-		return x.traced.wait
+	if called := x.more().traced; called != nil && called.wait.IsValid() {
+		return called.wait
 	}
-	span := t.waited(x.delivery, partition, now)
+	span := t.waited(x.delivery(), partition, now)
 	span.SetAttributes(attributes...)
 	span.End(trace.WithTimestamp(now))
 	return span.SpanContext()
