@@ -100,7 +100,7 @@ func (f *fleet) run(ctx context.Context) (err error) {
 		case now := <-tick.C:
 			look, f.due = true, f.due || now.Sub(f.looked) >= calmInterval
 		}
-		f.reportFailures(f.m.log)
+		f.reportClaims()
 		if err := f.act(ctx, look); err != nil {
 			return err
 		}
@@ -151,6 +151,14 @@ func (f *fleet) listen() error {
 	f.ear.end()
 	f.ear, f.deaf = next, false
 	return nil
+}
+
+// reportClaims logs which claims were given up, and which last again.
+func (f *fleet) reportClaims() {
+	f.reportFailures(f.m.log)
+	if healed := f.q.setbacks.healed(time.Now()); len(healed) > 0 {
+		f.m.log.Info("claims last again that were given up again and again", slog.Any("partitions", healed))
+	}
 }
 
 // lookIntoDenials returns a [*DeniedError] if a right that was there is there no more. Not all that a
@@ -281,7 +289,8 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 		return err
 	}
 	alive := f.roster.alive()
-	if share == len(all) && f.reserved() == 0 {
+	// One that is given up again and again is split: what is wrong with one partition stops no other.
+	if share == len(all) && f.reserved() == 0 && !f.q.setbacks.stuck(allPartitions) {
 		return f.claimAll(ctx, stream, holders, alive)
 	}
 	var group errgroup.Group
@@ -292,7 +301,7 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 			break
 		}
 		holder := holders[partition]
-		if f.held(partition) || !f.free(holder, alive) {
+		if f.held(partition) || !f.free(holder, alive) || !f.q.setbacks.mayClaim(partition, time.Now()) {
 			continue
 		}
 		t := f.reserve(stream, partition, partition)
@@ -316,6 +325,9 @@ func (f *fleet) fromOwnPlace(partitions []string) []string {
 
 // claimAll claims every partition through one consumer, once all are free.
 func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string, alive []string) error {
+	if !f.q.setbacks.mayClaim(allPartitions, time.Now()) {
+		return nil
+	}
 	all := f.q.topology.partitions()
 	for _, partition := range all {
 		if !f.free(holders[partition], alive) {
@@ -394,7 +406,7 @@ func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, nam
 // consumer's name.
 func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...string) *tenure {
 	t := &tenure{
-		q: f.q, consumer: consumerName(f.m.id, what, f.try()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
+		q: f.q, what: what, consumer: consumerName(f.m.id, what, f.try()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
 		reconnects: f.q.nc.Stats().Reconnects, certainty: f.m.certainty, ctx: f.calls, next: 1, lost: make(chan struct{}),
 	}
 	t.active, t.handBack = context.WithCancel(f.calls)
@@ -502,7 +514,10 @@ func (f *fleet) unclaim(stream jetstream.Stream, t *tenure) {
 		}
 	}
 	f.forget(t)
-	if err := t.failure(); err != nil && f.calls.Err() == nil {
+	switch err := t.failure(); {
+	case err == nil:
+		f.q.setbacks.forget(t.what)
+	case f.calls.Err() == nil:
 		f.failed(t, err)
 	}
 }

@@ -1,10 +1,12 @@
 package queue
 
 import (
+	"context"
 	"log/slog"
 	"math"
 	"slices"
 	"sync"
+	"time"
 )
 
 // holdings are the claims that a member has, those that it is making and giving up among them. They
@@ -15,11 +17,11 @@ type holdings struct {
 	mu       sync.Mutex
 	tenures  map[string]*tenure // by consumer
 	tries    int
-	failures map[string]int // claims given up since the last report, by reason
+	failures map[failure]int // claims given up since the last report, by reason
 }
 
 func newHoldings(t Topology) *holdings {
-	return &holdings{topology: t, tenures: map[string]*tenure{}, failures: map[string]int{}}
+	return &holdings{topology: t, tenures: map[string]*tenure{}, failures: map[failure]int{}}
 }
 
 // try numbers a claim.
@@ -44,9 +46,16 @@ func (h *holdings) forget(t *tenure) {
 
 // failed notes why claims were given up.
 func (h *holdings) failed(t *tenure, err error) {
+	news := t.q.setbacks.note(t.what, err, time.Now())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.failures[err.Error()] += len(t.claims)
+	h.failures[failure{err.Error(), news}] += len(t.claims)
+}
+
+// failure is why claims were given up. It is no news if it is the same as the last time.
+type failure struct {
+	reason string
+	news   bool
 }
 
 // reportFailures logs why claims were given up: one line for each reason, as one cause often
@@ -54,8 +63,12 @@ func (h *holdings) failed(t *tenure, err error) {
 func (h *holdings) reportFailures(log *slog.Logger) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for reason, n := range h.failures {
-		log.Warn("claims given up, their partitions are claimed anew", slog.String("reason", reason), slog.Int("partitions", n))
+	for f, n := range h.failures {
+		level := slog.LevelDebug
+		if f.news {
+			level = slog.LevelWarn
+		}
+		log.Log(context.Background(), level, "claims given up, their partitions are claimed anew", slog.String("reason", f.reason), slog.Int("partitions", n))
 	}
 	clear(h.failures)
 }

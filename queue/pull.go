@@ -90,6 +90,14 @@ func (p *pull) take(m *nats.Msg) (event bool, err error) {
 	return false, fmt.Errorf("the server ends the pull: %s %s", clean(status), clean(m.Header.Get("Description")))
 }
 
+// missed takes in by how many events the consumer has gone on: those but the last, which take has
+// counted, have not come and will not.
+func (p *pull) missed(on uint64) {
+	if on > 1 {
+		p.asked = max(0, p.asked-int(on-1))
+	}
+}
+
 // check is called now and then. It returns an error if not even a heartbeat has come for too long.
 // What waits here has come.
 func (p *pull) check(now time.Time) error {

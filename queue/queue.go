@@ -28,6 +28,7 @@ type Queue struct {
 	quiet    quiet
 	held     atomic.Int32 // partitions claimed now
 	replicas atomic.Pointer[[]Replica]
+	setbacks setbacks
 	guard    *guard
 	groups   groups
 	sealed   atomic.Pointer[seal] // see readSeal
@@ -198,6 +199,12 @@ func (q *Queue) whileConnected(ctx context.Context) (context.Context, context.Ca
 		}
 	}()
 	return ctx, cancel
+}
+
+// nextBySubject asks for the first message at or after a sequence whose subject matches.
+type nextBySubject struct {
+	Sequence uint64 `json:"seq"`
+	Subject  string `json:"next_by_subj"`
 }
 
 type bySequence struct {

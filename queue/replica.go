@@ -51,7 +51,9 @@ type Report struct {
 	// Advice is what should be changed so that the replica gets all that the limit allows. Empty if
 	// nothing is in its way.
 	Advice string `json:"advice,omitempty"`
-	Recent Recent `json:"recent,omitzero"`
+	// GivenUp are the partitions that it has to give up again and again.
+	GivenUp []GivenUp `json:"given_up,omitempty"`
+	Recent  Recent    `json:"recent,omitzero"`
 }
 
 // Recent counts what a replica did in the last Span, which is about a minute, or less if it
@@ -88,6 +90,9 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	}
 	for i, p := range r.Partitions {
 		r.Partitions[i] = clean(p)
+	}
+	for i := range r.GivenUp {
+		r.GivenUp[i].clean()
 	}
 	return r
 }

@@ -35,10 +35,11 @@ type settler interface {
 // newSettler returns what a topology needs: in a cluster an acknowledgement is not enough.
 // active ends when the claim is being given up.
 func (q *Queue) newSettler(active context.Context, fail func(error)) (settler, error) {
+	unsettled := func(err error) { fail(because(CauseSettlement, err)) }
 	if q.topology.Replicas > 1 {
-		return newDeleter(active, q.nc, q.topology.StreamName(), fail)
+		return newDeleter(active, q.nc, q.topology.StreamName(), unsettled)
 	}
-	return newAcker(q.nc, fail)
+	return newAcker(q.nc, unsettled)
 }
 
 // settlement is one call's events on their way out of the stream.
@@ -125,7 +126,7 @@ func (a *acker) answered(m *nats.Msg) {
 	if a.on != a.nc.Stats().Reconnects {
 		// What went before it may have been lost with another connection.
 		a.mu.Unlock()
-		a.fail(errors.New("the connection changed during a settlement"))
+		a.fail(fmt.Errorf("%w during a settlement", errInterrupted))
 		return
 	}
 	gone := slices.Clone(a.sent)

@@ -3,6 +3,7 @@
 package queue
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -148,6 +149,8 @@ type line struct {
 	far    func() time.Duration // what the server sends comes so much later, all of it; nil is at once
 	away   *distance            // nil is none
 
+	swallow []byte // events that hold this never come; nil swallows none
+
 	dialled atomic.Int64 // when there was the last connection over away
 }
 
@@ -166,6 +169,9 @@ func (l *line) InProcessConn() (net.Conn, error) {
 	if err == nil && l.away != nil {
 		l.dialled.Store(time.Now().UnixNano())
 		conn = l.away.over(conn)
+	}
+	if err == nil && l.swallow != nil {
+		conn = &lossy{Conn: conn, from: bufio.NewReader(conn), swallow: l.swallow}
 	}
 	return wire{conn, l}, err
 }
@@ -292,7 +298,8 @@ type replica struct {
 	line *line
 	stop func() error
 
-	onDeliver func(body []byte) // nil does nothing
+	onDeliver func(body []byte)   // nil does nothing
+	refuse    func(Delivery) bool // whether the claim is given up for it; nil is never
 
 	mu       sync.Mutex
 	settling map[*Claim]int
@@ -324,8 +331,12 @@ func (r *replica) kill() { r.line.cut.Store(true); r.nc.Close(); _ = r.stop() }
 func (r *replica) Deliver(c *Claim, d Delivery) {
 	r.mu.Lock()
 	r.got, r.gotBy = append(r.got, d.Sequence), append(r.gotBy, c.Partition())
-	note := r.onDeliver
+	note, refuse := r.onDeliver, r.refuse
 	r.mu.Unlock()
+	if refuse != nil && refuse(d) {
+		c.Fail(errors.New("the test has refused the event"))
+		return
+	}
 	if note != nil {
 		note(d.Body)
 	}

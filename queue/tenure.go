@@ -19,6 +19,7 @@ import (
 // microseconds that an event costs it (go run ./integration/bench -run throughput).
 type tenure struct {
 	q         *Queue
+	what      string            // it is on: a partition, or allPartitions
 	consumer  string            // its name
 	claims    map[string]*Claim // by the subject under which the partition's events are stored
 	created   time.Time         // of the work stream
@@ -31,8 +32,10 @@ type tenure struct {
 
 	reconnects uint64 // of the connection when the claims were made
 
-	next    uint64        // the consumer sequence that must come next; the delivering goroutine's
-	acks    *acks         // of the first delivery on; likewise
+	next    uint64        // the consumer sequence that must come next; the delivering goroutine's, as are these
+	last    uint64        // stream sequence that was handed over
+	filled  bool          // events that did not come were read from the stream
+	acks    *acks         // of the first delivery on
 	arrived atomic.Uint64 // the newest event that its handler has where its lane can find it
 
 	informed atomic.Bool // the guard knows of all that the last holders have written
@@ -121,7 +124,9 @@ func (t *tenure) consume(h Handler) {
 		case m := <-p.messages:
 			var event bool
 			if event, err = p.take(m); event {
+				due := t.next
 				t.deliver(h, m)
+				p.missed(t.next - due)
 			}
 			if errors.Is(err, nats.ErrNoResponders) && t.next == 1 && time.Since(begun) < interestPatience {
 				pause(t.active, interestPause)
@@ -130,7 +135,7 @@ func (t *tenure) consume(h Handler) {
 		}
 	}
 	if err != nil {
-		t.fail(err)
+		t.fail(because(CausePull, err))
 	}
 }
 
@@ -144,15 +149,6 @@ func (t *tenure) deliver(h Handler, m *nats.Msg) {
 		t.fail(err)
 		return
 	}
-	if at.consumer != t.next || at.deliveries != 1 {
-		t.fail(fmt.Errorf("the server sent delivery %d of consumer sequence %d where %d was due", at.deliveries, at.consumer, t.next))
-		return
-	}
-	c := t.claims[m.Subject]
-	if c == nil {
-		t.fail(errors.New("the server sent an event of no partition"))
-		return
-	}
 	if t.next == 1 {
 		if err := t.q.maySettle(t.ctx, m.Reply); err != nil {
 			t.fail(err)
@@ -162,9 +158,27 @@ func (t *tenure) deliver(h Handler, m *nats.Msg) {
 	if t.acks == nil {
 		t.acks = acksOf(m.Reply)
 	}
-	t.next++
+	if at.consumer > t.next && at.deliveries == 1 && t.q.setbacks.hadGap(t.what) && !t.fill(h, at) {
+		return
+	}
+	if at.consumer != t.next || at.deliveries != 1 {
+		t.fail(because(CauseGap, fmt.Errorf("the server sent delivery %d of consumer sequence %d where %d was due", at.deliveries, at.consumer, t.next)))
+		return
+	}
+	t.handOver(h, at, m)
+}
+
+// handOver gives an event to h, which is the next.
+func (t *tenure) handOver(h Handler, at position, m *nats.Msg) (ok bool) {
+	c := t.claims[m.Subject]
+	if c == nil {
+		t.fail(because(CauseGap, errors.New("the server sent an event of no partition")))
+		return false
+	}
+	t.next, t.last = at.consumer+1, at.stream
 	past := readSealed(m.Header, m.Data, t.q.seal())
 	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: bodyOf(m), Past: past, Trace: readTrace(m.Header), acks: t.acks, number: at.consumer})
+	return true
 }
 
 // bodyOf is what the publisher sent, without what is around it. nats.go reads a message's header and
@@ -191,7 +205,7 @@ func (t *tenure) watch(served <-chan struct{}) {
 		case now := <-tick.C:
 			switch {
 			case t.settler.overdue(now):
-				t.fail(errors.New("the server has not confirmed a settlement"))
+				t.fail(because(CauseSettlement, errors.New("the server has not confirmed a settlement")))
 			case t.q.nc.Stats().Reconnects != t.reconnects:
 				t.fail(errInterrupted)
 			}

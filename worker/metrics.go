@@ -130,7 +130,7 @@ func (m *metrics) collectors() []prometheus.Collector {
 
 // gauges describe the metrics that are read when they are asked for.
 type gauges struct {
-	backlog, oldest, deadLetters, oldestDead, hold, stalled, pause, partitions, held, waiting, lost, limit, load, replicas, wanted *prometheus.Desc
+	backlog, oldest, deadLetters, oldestDead, hold, stalled, pause, partitions, held, givenUp, giveUps, waiting, lost, limit, load, replicas, wanted *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -147,6 +147,8 @@ func newGauges() gauges {
 		pause:       desc("pause_seconds", "What is left of a pause that Userpilot asked for (429)."),
 		partitions:  desc("partitions", "Partitions of the pipeline, that of plain events among them."),
 		held:        desc("partitions_held", "Partitions that this replica works."),
+		givenUp:     desc("partitions_given_up", "Partitions whose claims this replica has to give up again and again, by what happens to them. It claims them anew at a growing pace.", "reason"),
+		giveUps:     desc("claims_given_up_total", "Claims that this replica had to give up, by what happened. One claim may be on all partitions.", "reason"),
 		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
 		lost:        desc("rate_slots_lost_total", "Slots of the limit that this replica had reserved and could not use in time."),
 		limit:       desc("rate_limit", "Calls a second that the whole fleet may make: the lowest where the replicas' rates differ, their sum where each has its own; 0 without a limit."),
@@ -162,7 +164,7 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 		c.Describe(ch)
 	}
 	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.stalled, g.pause, g.partitions, g.held, g.waiting, g.lost, g.limit, g.load, g.replicas, g.wanted} {
+	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.stalled, g.pause, g.partitions, g.held, g.givenUp, g.giveUps, g.waiting, g.lost, g.limit, g.load, g.replicas, g.wanted} {
 		ch <- d
 	}
 }
@@ -183,7 +185,14 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	gauge(w.gauges.waiting, float64(s.Ready))
 	gauge(w.gauges.limit, w.limit())
 	ch <- prometheus.MustNewConstMetric(w.gauges.lost, prometheus.CounterValue, float64(w.limiter.Lost()))
-	gauge(w.gauges.load, w.report().Recent.Load)
+	report, giveUps := w.report(), w.queue.GiveUps()
+	gauge(w.gauges.load, report.Recent.Load)
+	for _, g := range report.GivenUp {
+		gauge(w.gauges.givenUp, float64(len(g.Partitions)), string(g.Cause))
+	}
+	for _, cause := range queue.Causes() {
+		ch <- prometheus.MustNewConstMetric(w.gauges.giveUps, prometheus.CounterValue, float64(giveUps[cause]), string(cause))
+	}
 	if replicas := w.queue.Replicas(); len(replicas) > 0 {
 		gauge(w.gauges.replicas, float64(len(replicas)))
 		gauge(w.gauges.wanted, float64(wanted(replicas, w.queue.Topology().Partitions+1)))

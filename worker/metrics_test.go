@@ -39,6 +39,7 @@ var contract = map[string]map[string][]string{
 	"identify_rate_limit":                  nil,
 	"identify_rate_waiting":                nil,
 	"identify_load":                        nil,
+	"identify_claims_given_up_total":       {"reason": {"gap", "interrupted", "other", "pull", "settlement"}},
 }
 
 // busy is a worker with something in every metric.
@@ -138,6 +139,9 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	for _, reason := range unmadeReasons() {
 		want["unmade_calls_total/"+reason] = 0
 	}
+	for _, cause := range queue.Causes() {
+		want["claims_given_up_total/"+string(cause)] = 0
+	}
 	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)
 	}
@@ -165,6 +169,9 @@ func TestMetricsCount(t *testing.T) {
 		want["unmade_calls_total/"+reason] = 0
 	}
 	want["unmade_calls_total/slot_void"] = 1
+	for _, cause := range queue.Causes() {
+		want["claims_given_up_total/"+string(cause)] = 0
+	}
 	if !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)
 	}

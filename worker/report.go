@@ -21,6 +21,7 @@ func (w *Worker) report() queue.Report {
 		Key: w.config.Key(), Hold: s.Hold, HoldSince: s.HoldSince, OutageSince: s.OutageSince,
 		Advice: w.limiter.Advice(), Stall: s.Stall, StallDetail: s.StallDetail, StallSince: s.StallSince,
 		Unburied: s.Unburied, UnburiedSince: s.UnburiedSince, UnburiedFull: s.UnburiedFull, UnburiedDetail: s.UnburiedDetail,
+		GivenUp: w.queue.GivenUp(),
 		Recent: queue.Recent{
 			Span:      recent.span,
 			Delivered: recent.delivered, Merged: recent.merged, Dead: recent.dead, Calls: recent.calls,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -91,6 +92,10 @@ func (w *Worker) Remark() string {
 		return fmt.Sprintf("dead letters cannot be stored since %s: %s; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.UnburiedDetail, s.Unburied)
 	case s.Stall != "":
 		return fmt.Sprintf("no call is made since %s: %s", s.StallSince.UTC().Format(time.RFC3339), StallText(s.Stall))
+	}
+	for _, g := range w.queue.GivenUp() {
+		return fmt.Sprintf("the claims on the partitions %s are given up again and again since %s: %s",
+			strings.Join(g.Partitions, " "), g.Since.UTC().Format(time.RFC3339), g.Reason)
 	}
 	return ""
 }

@@ -81,6 +81,7 @@ func scrape(t *testing.T) metricSet {
 	// No hold is there to be scraped.
 	all["identify_hold"]["reason"] = []string{"outage", "unauthorized", "forbidden", "not_found", "method_not_allowed", "redirect"}
 	all["identify_stalled"]["reason"] = []string{"token"}
+	all["identify_partitions_given_up"]["reason"] = []string{"gap"}
 	return all
 }
 

@@ -51,6 +51,10 @@ func problems(s *queue.Status) []problem {
 		add("unclaimed", "nobody works %s: normal for some seconds after a replica was lost; else see the workers' logs", partitionList(s.Unclaimed))
 	}
 	for _, r := range s.Replicas {
+		for _, g := range r.GivenUp {
+			add("given_up", "the replica %s has to give up the partitions %s again and again, %d times in a row within %s: %s",
+				replicaName(r), partitionList(g.Partitions), g.Times, age(s.Time.Sub(g.Since)), g.Reason)
+		}
 		if silent := s.Time.Sub(r.Heard); silent > r.TTL/2 {
 			add("silent", "the replica %s was last heard of %s ago, and is replaced after %s", replicaName(r), age(silent), r.TTL)
 		}

@@ -1,0 +1,148 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// lossy is a connection on which some of a consumer's messages are lost.
+type lossy struct {
+	net.Conn
+	from    *bufio.Reader
+	swallow []byte
+	out     []byte
+}
+
+func (s *lossy) Read(p []byte) (n int, err error) {
+	for len(s.out) == 0 {
+		if s.out, err = s.frame(); err != nil {
+			return 0, err
+		}
+		if bytes.Contains(s.out, []byte(" $JS.ACK.")) && bytes.Contains(s.out, s.swallow) {
+			s.out = nil
+		}
+	}
+	n = copy(p, s.out)
+	s.out = s.out[n:]
+	return n, nil
+}
+
+// frame reads one message, or one line that is something else.
+func (s *lossy) frame() ([]byte, error) {
+	line, err := s.from.ReadBytes('\n')
+	fields := strings.Fields(string(line))
+	if err != nil || len(fields) < 4 || fields[0] != "MSG" && fields[0] != "HMSG" {
+		return line, err
+	}
+	size, err := strconv.Atoi(fields[len(fields)-1])
+	if err != nil {
+		return nil, err
+	}
+	frame := append(line, make([]byte, size+2)...)
+	for at := len(line); at < len(frame) && err == nil; {
+		var n int
+		n, err = s.from.Read(frame[at:])
+		at += n
+	}
+	return frame, err
+}
+
+// publishBodies stores events under a user's subject.
+func (s *sim) publishBodies(q *Queue, user string, bodies ...string) {
+	s.t.Helper()
+	for _, body := range bodies {
+		_, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{Subject: q.topology.Subject(user), Header: nats.Header{"Any": {"thing"}}, Data: []byte(body)})
+		s.must(err)
+	}
+}
+
+// An event that does not come to the next claim either is read from the stream and handed over in its
+// place. It is settled like any other.
+func TestEventThatNeverComes(t *testing.T) {
+	for name, bodies := range map[string][]string{
+		"one":      {"a", "swallowed", "b"},
+		"first":    {"swallowed", "a"},
+		"a series": {"a", "swallowed 1", "swallowed 2", "swallowed 3", "b", "swallowed 4", "c"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.publishBodies(q, "ann", bodies...)
+				_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), []byte("plain"))
+				s.must(err)
+				r := s.replicaOver(&line{swallow: []byte("swallowed")}, Topology{}, MemberConfig{})
+				s.await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+				r.mu.Lock()
+				var got, want []uint64
+				for i, by := range r.gotBy {
+					if by == r.gotBy[0] { // ann's
+						got = append(got, r.got[i])
+					}
+				}
+				r.mu.Unlock()
+				for i := range bodies {
+					want = append(want, uint64(i+1))
+				}
+				// What was not settled when the first claim ended comes again.
+				if got = slices.Compact(got); !slices.Equal(got, want) {
+					t.Errorf("got %v, want %v", got, want)
+				}
+				if n := r.GiveUps()[CauseGap]; n != 1 {
+					t.Errorf("%d claims were given up\n%s", n, s.log())
+				}
+			})
+		})
+	}
+}
+
+// What was removed from the stream meanwhile is missed by nobody.
+func TestGapOfWhatIsGone(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.publishBodies(q, "ann", "a", "swallowed", "b")
+		stream, err := q.js.Stream(t.Context(), workName)
+		s.must(err)
+		x := s.claimAll(q)
+		x.what, x.next = allPartitions, 2
+		x.last = 1
+		q.setbacks.note(x.what, because(CauseGap, errReply), time.Now())
+		s.must(stream.DeleteMsg(t.Context(), 2))
+		h := &taker{}
+		x.deliver(h, &nats.Msg{Subject: q.topology.partitionSubject("0"), Data: []byte("b"), Reply: fmt.Sprintf("$JS.ACK.%s.%s.1.3.3.1700000000000000000.0", workName, x.consumer)})
+		if !slices.Equal(h.got, []uint64{3}) || x.failure() != nil || x.next != 4 {
+			t.Errorf("got %v, %v; %d is next", h.got, x.failure(), x.next)
+		}
+	})
+}
+
+// Events that were asked for and have not come are not awaited for ever: else the pull would end.
+func TestPullAfterManyGaps(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		const events = 3 * prefetch
+		for i := range events {
+			body := fmt.Sprint("swallowed ", i)
+			if i%100 == 99 {
+				body = fmt.Sprint("seen ", i)
+			}
+			_, err := q.js.Publish(t.Context(), q.topology.Subject("ann"), []byte(body))
+			s.must(err)
+		}
+		r := s.replicaOver(&line{swallow: []byte("swallowed")}, Topology{}, MemberConfig{})
+		took := s.await(30*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+		if n := r.GiveUps()[CauseGap]; n != 1 || r.GiveUps()[CausePull] != 0 || took > 5*time.Second {
+			t.Errorf("after %v: %v\n%s", took, r.GiveUps(), s.warnings())
+		}
+	})
+}

@@ -1,0 +1,94 @@
+//go:build !noembed
+
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// A partition whose claim is given up again and again is claimed at a growing pace, told once, and named.
+// The others go on. When it lasts, it is as it was.
+func TestClaimThatNeverLasts(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		var sick atomic.Bool
+		sick.Store(true)
+		r := s.replica(MemberConfig{})
+		r.mu.Lock()
+		r.refuse = func(d Delivery) bool { return sick.Load() && strings.Contains(string(d.Body), "sick") }
+		r.mu.Unlock()
+		s.publish(r.Queue, "sick")
+		begun := time.Now()
+		for range 60 {
+			time.Sleep(10 * time.Second)
+			before := len(r.received())
+			_, err := r.js.Publish(t.Context(), r.topology.PlainSubject(), []byte("well"))
+			s.must(err)
+			s.await(2*time.Second, "delivered", func() bool { return len(r.received()) > before })
+		}
+		if n := r.GiveUps()[CauseOther]; n < 15 || n > 35 {
+			t.Errorf("given up %d times within ten minutes", n)
+		}
+		if n := strings.Count(s.warnings(), "claims given up"); n != 2 { // once of all, once of one
+			t.Errorf("told %d times:\n%s", n, s.warnings())
+		}
+		found := r.GivenUp()
+		if len(found) != 1 || len(found[0].Partitions) != 1 || found[0].Cause != CauseOther || !strings.Contains(found[0].Reason, "refused the event") ||
+			found[0].Times < 10 || found[0].Since.Sub(begun) > 20*time.Second {
+			t.Fatalf("named are %+v", found)
+		}
+		sick.Store(false)
+		s.await(maxSetbackPause+5*time.Second, "drained", func() bool { return s.backlog(r.Queue) == 0 && r.Held() == 17 })
+		s.await(setbackMemory+maxSetbackPause, "forgotten", func() bool { return len(r.GivenUp()) == 0 })
+		s.await(2*roundInterval, "told", func() bool { return s.logged("claims last again") })
+	})
+}
+
+// After an interruption nothing waits, however often there is one.
+func TestSetbacks(t *testing.T) {
+	t.Parallel()
+	var q Queue
+	s, now := &q.setbacks, time.Now()
+	for i := range 10 {
+		if !s.note("3", fmt.Errorf("settle: %w", errInterrupted), now) || !s.mayClaim("3", now) || s.hadGap("3") {
+			t.Errorf("interruption %d keeps the partition back", i)
+		}
+	}
+	gap := because(CauseGap, errors.New("gap\nhere"))
+	var waits []time.Duration
+	for i := range 9 {
+		if news := s.note("3", gap, now); news != (i == 0) {
+			t.Errorf("the same for time %d is news: %t", i, news)
+		}
+		wait := time.Duration(0)
+		for ; !s.mayClaim("3", now.Add(wait)); wait += time.Second {
+		}
+		waits = append(waits, wait/time.Second)
+	}
+	if want := []time.Duration{0, 1, 2, 4, 8, 16, 30, 30, 30}; !slices.Equal(waits, want) {
+		t.Errorf("it waits for %v s, want %v", waits, want)
+	}
+	if !s.mayClaim("4", now) || s.stuck("4") || !s.stuck("3") || !s.hadGap("3") {
+		t.Error("one partition's trouble is another's")
+	}
+	if !s.note("3", because(CausePull, errors.New("silence")), now) || s.hadGap("3") {
+		t.Error("another cause is no news")
+	}
+	if healed := s.healed(now.Add(maxSetbackPause + setbackMemory - time.Second)); healed != nil {
+		t.Errorf("healed too soon: %v", healed)
+	}
+	if healed := s.healed(now.Add(maxSetbackPause + setbackMemory)); !slices.Equal(healed, []string{"3"}) || s.stuck("3") {
+		t.Errorf("healed are %v", healed)
+	}
+	if s.note("5", gap, now); !s.hadGap("5") {
+		t.Error("a gap is overlooked")
+	}
+	if s.forget("5"); s.hadGap("5") {
+		t.Error("what was handed back in peace is remembered")
+	}
+}
