@@ -70,6 +70,26 @@ func eventMutants() []mutant {
 			"queue", "TestEventThatLooksLikeAStatus/time-out",
 		},
 		{
+			"an event that comes to no claim is awaited for ever", "one bad event harms nobody else",
+			[]edit{{"queue/tenure.go", "t.q.setbacks.hadGap(t.what) && !t.fill", "false && !t.fill"}},
+			"queue", "TestEventThatNeverComes/one",
+		},
+		{
+			"events that did not come are taken for asked for", "nobody waits for ever",
+			[]edit{{"queue/tenure.go", "p.missed(t.next - due)", "_ = due"}},
+			"queue", "TestPullAfterManyGaps",
+		},
+		{
+			"a claim that never lasts is made anew at once", "one bad event harms nobody else",
+			[]edit{{"queue/setback.go", "x.until = now.Add(setbackPause(x.times))", "x.until = now"}},
+			"queue", "TestSetbacks",
+		},
+		{
+			"one partition's trouble is all partitions'", "one bad event harms nobody else",
+			[]edit{{"queue/fleet.go", "f.reserved() == 0 && !f.q.setbacks.stuck(allPartitions)", "f.reserved() == 0"}},
+			"queue", "TestClaimThatNeverLasts",
+		},
+		{
 			"a pull without heartbeats goes on", "nobody waits for ever",
 			[]edit{{"queue/pull.go", "if now.Sub(p.at) > 2*pullHeartbeat {", "if false {"}},
 			"queue", "TestPullWithoutHeartbeat",
