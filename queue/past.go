@@ -77,7 +77,7 @@ func (p *Past) Size() int {
 	}
 	size := 256 + len(p.Run) + len(p.sealed)
 	for _, line := range p.History {
-		size += len(line)
+		size += 16 + len(line)
 	}
 	return size
 }
@@ -114,7 +114,7 @@ func (p *Past) writeHistory(h nats.Header) {
 func shortHistory(lines []string) []string {
 	lines = slices.Clone(lines[max(0, len(lines)-maxHistory):])
 	for i, line := range lines {
-		lines[i] = cut(clean(line), maxHistoryLine)
+		lines[i] = strings.Clone(cut(clean(line), maxHistoryLine)) // or it would keep what was cut off
 	}
 	return lines
 }

@@ -1,6 +1,13 @@
 package queue
 
-import "testing"
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+)
 
 // Anyone who may publish can write an origin. It can make an event older than its place in the
 // stream, and so weaker, but never newer: then it would overwrite what came after it.
@@ -28,5 +35,41 @@ func TestOriginIsNeverNewer(t *testing.T) {
 		if late := test.want.Compare(own) < 0; c.IsLate(d) != late {
 			t.Errorf("%s: it is late: %t", name, !late)
 		}
+	}
+}
+
+// What is kept of an event's headers takes no more memory than is counted for it, whatever they hold.
+func TestHeadersAreCounted(t *testing.T) {
+	kept := func(names ...string) (counted, taken int) {
+		const events = 2000
+		past, traces := make([]*Past, events), make([]*Trace, events)
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range events {
+			h := nats.Header{}
+			for _, name := range names {
+				for range 12 {
+					h.Add(name, fmt.Sprint(i)+strings.Repeat("x", maxTraceParent-10)+strings.Repeat("\u00e9", 2000)[:2*len(name)%300])
+				}
+			}
+			h[headerHistory] = nil
+			for range 12 {
+				h.Add(headerHistory, fmt.Sprint(i)+strings.Repeat("y", 5000))
+			}
+			past[i], traces[i] = readPast(h), readTrace(h)
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		for i := range events {
+			counted += past[i].Size() + traces[i].Size()
+		}
+		runtime.KeepAlive(past)
+		runtime.KeepAlive(traces)
+		return counted, int(after.HeapAlloc) - int(before.HeapAlloc)
+	}
+	counted, taken := kept(headerReplays, headerOrigin, headerRun, headerLetter, headerTraceParent, headerTraceState)
+	if counted == 0 || taken > counted*5/4 {
+		t.Errorf("%d bytes are counted, and %d taken", counted, taken)
 	}
 }
