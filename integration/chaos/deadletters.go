@@ -47,6 +47,8 @@ func (j *judge) bury(l letter) {
 		doom, reason = j.invalid[l.body], "invalid"
 	}
 	switch {
+	case doom == nil && isEcho(l.body) && l.reason == "invalid":
+		return
 	case doom == nil:
 		j.accuse(j.whose(l, fmt.Sprintf("a dead letter that nobody had to expect (%s, status %s): %.300s", l.reason, l.status, l.body)))
 		return

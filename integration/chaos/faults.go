@@ -25,6 +25,7 @@ func (r *round) rage(ctx context.Context) {
 		{r.faults.key, r.revoke},
 		{r.faults.far, r.remove},
 		{r.faults.starve, r.starve},
+		{r.faults.hostile, r.incite},
 	}
 	var raging sync.WaitGroup
 	for i, k := range kinds {

@@ -94,6 +94,9 @@ func mutants() []mutant {
 		{"a partition is handed back with settlements under way", "hand-overs", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},
 		}},
+		{"an event that bears a status is taken for the server's word", "hostile", []edit{
+			{"queue/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && (len(m.Data) > 0 || m.Header.Get(\"Status\") == \"\") {"},
+		}},
 		{"the log names a user", "failures", []edit{
 			{"worker/burial.go", "slog.Int(\"status\", x.death.Status))", "slog.Int(\"status\", x.death.Status), slog.String(\"user\", l.user))"},
 		}},

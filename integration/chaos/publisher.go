@@ -115,7 +115,8 @@ func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
 		return err
 	}
 	if user%8 == 0 {
-		send = func() error { return p.plain(ctx, id, body) }
+		header := p.header(random)
+		send = func() error { return p.plain(ctx, id, header, body) }
 	}
 	if crashes, ok := p.insist(ctx, send); ok {
 		p.judge.stored(name, body, crashes)
@@ -127,16 +128,26 @@ func (p *publisher) nonsense(ctx context.Context, random *rand.Rand) {
 	id := fmt.Sprintf("nonsense-%016x", random.Uint64())
 	kinds := []string{`{"user_id":"","metadata":{"id":%q}}`, `no JSON: %q`, `{"metadata":{"id":%q}}`, `{"user_id":"x","company":{"name":%q}}`}
 	body := fmt.Appendf(nil, kinds[random.IntN(len(kinds))], id)
-	crashes, ok := p.insist(ctx, func() error { return p.plain(ctx, id, body) })
+	header := p.header(random)
+	crashes, ok := p.insist(ctx, func() error { return p.plain(ctx, id, header, body) })
 	if ok {
 		p.judge.storedInvalid(body, crashes)
 	}
 }
 
-func (p *publisher) plain(ctx context.Context, id string, body []byte) error {
+// header is what an event may bear besides its id.
+func (p *publisher) header(random *rand.Rand) nats.Header {
+	if p.s.faults.hostile == 0 || random.IntN(2) == 0 {
+		return nats.Header{}
+	}
+	return disguise(random)
+}
+
+func (p *publisher) plain(ctx context.Context, id string, header nats.Header, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	_, err := p.js.PublishMsg(ctx, &nats.Msg{Subject: (queue.Topology{}).PlainSubject(), Data: body, Header: nats.Header{nats.MsgIdHdr: {id}}})
+	header.Set(nats.MsgIdHdr, id)
+	_, err := p.js.PublishMsg(ctx, &nats.Msg{Subject: (queue.Topology{}).PlainSubject(), Data: body, Header: header})
 	return err
 }
 

@@ -107,7 +107,8 @@ func schedules() map[string]settings {
 		"distances": short(func(s *settings) {
 			s.faults = faults{far: 500 * time.Millisecond, starve: 1500 * time.Millisecond, kill: 2 * time.Second}
 		}),
-		"keys": short(func(s *settings) { s.faults = faults{key: 2 * time.Second} }),
+		"hostile": short(func(s *settings) { s.faults = faults{hostile: 200 * time.Millisecond, kill: 2 * time.Second} }),
+		"keys":    short(func(s *settings) { s.faults = faults{key: 2 * time.Second} }),
 	}
 }
 

@@ -40,17 +40,18 @@ type settings struct {
 
 // faults are the mean times between two of a kind; zero is never.
 type faults struct {
-	kill   time.Duration // kill -9 of a replica, and another in its place
-	term   time.Duration // SIGTERM to a replica, and another in its place
-	freeze time.Duration // SIGSTOP of a replica, for less and for more than the TTL
-	scale  time.Duration // a replica more or less
-	server time.Duration // kill -9 of the NATS server, and a restart on its store
-	halt   time.Duration // SIGSTOP of the NATS server
-	links  time.Duration // a replica's connections cut, refused or half-open
-	api    time.Duration // the API fails
-	key    time.Duration // the API key is revoked
-	far    time.Duration // NATS or the API is far away, for one replica or all
-	starve time.Duration // a replica gets a tenth of a CPU
+	kill    time.Duration // kill -9 of a replica, and another in its place
+	term    time.Duration // SIGTERM to a replica, and another in its place
+	freeze  time.Duration // SIGSTOP of a replica, for less and for more than the TTL
+	scale   time.Duration // a replica more or less
+	server  time.Duration // kill -9 of the NATS server, and a restart on its store
+	halt    time.Duration // SIGSTOP of the NATS server
+	links   time.Duration // a replica's connections cut, refused or half-open
+	api     time.Duration // the API fails
+	key     time.Duration // the API key is revoked
+	far     time.Duration // NATS or the API is far away, for one replica or all
+	starve  time.Duration // a replica gets a tenth of a CPU
+	hostile time.Duration // a publisher sends what looks like the server's word
 
 	longFreezes bool // all freezes are longer than the TTL
 
@@ -67,7 +68,7 @@ func standard() settings {
 		faults: faults{
 			kill: 700 * time.Millisecond, term: 3 * time.Second, freeze: 2 * time.Second, scale: 5 * time.Second,
 			server: 5 * time.Second, halt: 20 * time.Second, links: 1500 * time.Millisecond,
-			api: 4 * time.Second, key: 20 * time.Second, far: 6 * time.Second, starve: 8 * time.Second,
+			api: 4 * time.Second, key: 20 * time.Second, far: 6 * time.Second, starve: 8 * time.Second, hostile: 3 * time.Second,
 		},
 	}
 }

@@ -13,7 +13,7 @@ type summary struct {
 	elapsed time.Duration
 	limit   string
 
-	kills, terms, freezes, serverKills, cuts, distances, starved int
+	kills, terms, freezes, serverKills, cuts, distances, starved, volleys int
 
 	events, calls, letters int
 	most                   int // calls in one window
@@ -38,6 +38,7 @@ func (s *summary) add(o *summary) {
 	s.cuts += o.cuts
 	s.distances += o.distances
 	s.starved += o.starved
+	s.volleys += o.volleys
 	s.events += o.events
 	s.calls += o.calls
 	s.letters += o.letters
@@ -64,8 +65,8 @@ func (s summary) String() string {
 		fmt.Fprintf(&b, "seed %d", s.seed)
 	}
 	fmt.Fprintf(&b, ", %v: every promise %s\n", s.elapsed.Round(time.Second), s.verdict())
-	fmt.Fprintf(&b, "  %d replica kills, %d server kills, %d freezes, %d SIGTERMs, %d connection faults, %d distances, %d tenths of a CPU\n",
-		s.kills, s.serverKills, s.freezes, s.terms, s.cuts, s.distances, s.starved)
+	fmt.Fprintf(&b, "  %d replica kills, %d server kills, %d freezes, %d SIGTERMs, %d connection faults, %d distances, %d tenths of a CPU, %d hostile volleys\n",
+		s.kills, s.serverKills, s.freezes, s.terms, s.cuts, s.distances, s.starved, s.volleys)
 	fmt.Fprintf(&b, "  %d events, %d calls, %d dead letters, %d calls repeated, longest stand-still %v\n", s.events, s.calls, s.letters, s.repeats, s.standstill.Round(10*time.Millisecond))
 	if s.rounds == 0 {
 		fmt.Fprintf(&b, "  at most %d calls in a window, the limit is %s\n", s.most, s.limit)
@@ -84,13 +85,13 @@ func (s summary) String() string {
 
 // heading is the record's first lines.
 func heading() string {
-	return "| seed | seconds | replica kills | server kills | freezes | SIGTERMs | connection faults | distances | tenths of a CPU | events | calls | dead letters | limit | most in a window | repeats | late at a thaw | brought back | longest stand-still | promises |\n" +
-		"|" + strings.Repeat("---|", 19) + "\n"
+	return "| seed | seconds | replica kills | server kills | freezes | SIGTERMs | connection faults | distances | tenths of a CPU | hostile volleys | events | calls | dead letters | limit | most in a window | repeats | late at a thaw | brought back | longest stand-still | promises |\n" +
+		"|" + strings.Repeat("---|", 20) + "\n"
 }
 
 // line is a round in the record.
 func (s *summary) line() string {
-	return fmt.Sprintf("| %d | %.0f | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %s | %d | %d | %d | %d | %.1f s | %s |",
-		s.seed, s.elapsed.Seconds(), s.kills, s.serverKills, s.freezes, s.terms, s.cuts, s.distances, s.starved,
+	return fmt.Sprintf("| %d | %.0f | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %s | %d | %d | %d | %d | %.1f s | %s |",
+		s.seed, s.elapsed.Seconds(), s.kills, s.serverKills, s.freezes, s.terms, s.cuts, s.distances, s.starved, s.volleys,
 		s.events, s.calls, s.letters, s.limit, s.most, s.repeats, s.late, s.broughtBack, s.standstill.Seconds(), s.verdict())
 }

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// volley is how many messages a hostile publisher sends at a time.
+const volley = 40
+
+// Headers that mean something to the server, to its client library or to a worker. The first are borne
+// by honest events, too: a bridge from HTTP that copies headers is enough for that.
+var (
+	careless = []nats.Header{
+		{"Status": {"100"}}, {"Status": {"404"}, "Description": {"No Messages"}}, {"Status": {"408"}, "Nats-Pending-Messages": {"500"}},
+		{"Status": {"409"}, "Description": {"Consumer Deleted"}}, {"Status": {"400"}}, {"Status": {"503"}}, {"Nats-Pin-Id": {"x"}},
+		{"Nats-Sequence": {"1"}, "Nats-Subject": {"x"}, "Nats-Time-Stamp": {"x"}, "Nats-Num-Pending": {"0"}}, {"KV-Operation": {"PURGE"}},
+		{"Nats-Last-Consumer": {"1"}, "Nats-Consumer-Stalled": {"x"}}, {"traceparent": {"x"}, "tracestate": {strings.Repeat("x", 5000)}},
+	}
+	forged = []nats.Header{
+		{"Nats-Msg-Id": {"eve"}}, {"Nats-Rollup": {"all"}}, {"Nats-TTL": {"1s"}}, {"Nats-Expected-Last-Sequence": {"1"}}, {"Nats-Expected-Stream": {"x"}},
+		{"Nats-Marker-Reason": {"MaxAge"}}, {"Dead-Replays": {"1"}, "Dead-Letter": {"1700000000000000000.1"}}, {"Dead-Origin": {"9999999999999999999.9"}},
+		{"Dead-Forced": {"true"}, "Dead-Replays": {"x"}}, {"Any": {strings.Repeat("x", 30_000)}},
+	}
+)
+
+// disguise is a header that an honest event may bear.
+func disguise(random *rand.Rand) nats.Header { return cloned(careless[random.IntN(len(careless))]) }
+
+func cloned(h nats.Header) nats.Header {
+	c := nats.Header{}
+	for name, values := range h {
+		c[name] = values
+	}
+	return c
+}
+
+// incite lets a publisher send what looks like the server's own word or a replay, and let the server
+// answer into the pipeline. Nobody else may notice.
+func (r *round) incite(ctx context.Context, random *rand.Rand) {
+	defer r.judge.faults.peace("a hostile publisher", everyone)()
+	r.counted(func(s *summary) { s.volleys++ })
+	r.say("a hostile publisher sends %d messages", volley)
+	for range volley {
+		m := &nats.Msg{Subject: queue.Topology{}.Subject(fmt.Sprint("eve ", random.IntN(40))), Header: disguise(random)}
+		if random.IntN(2) == 0 {
+			m.Header = cloned(forged[random.IntN(len(forged))])
+		}
+		if random.IntN(2) == 0 {
+			m.Data = fmt.Appendf(nil, "hostile %016x", random.Uint64())
+		}
+		m.Reply = []string{"", "_INBOX.eve", "userpilot.identify.loop"}[random.IntN(3)]
+		r.judge.mayDie(string(m.Data))
+		_ = r.nc.PublishMsg(m) // it may be refused, or not arrive
+	}
+}
+
+// mayDie says that something was published that is no identify: if it was stored it dies, and the
+// same may come many times.
+func (j *judge) mayDie(body string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.invalid[body] == nil {
+		j.invalid[body] = &doom{again: true}
+	}
+}
+
+// isEcho reports whether an event is the server's acknowledgement of another one, which its publisher
+// had sent into the pipeline.
+func isEcho(body string) bool {
+	return strings.HasPrefix(body, "{") && strings.Contains(body, `"stream":"`+queue.Topology{}.StreamName()+`"`) && !strings.Contains(body, "user_id")
+}
