@@ -4,26 +4,89 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // memory watches a worker with its default bound and the default rate while a large
 // backlog waits: it must stay on one level.
 func memory(ctx context.Context, b *bench) ([]row, error) {
-	ctx, s, err := open(ctx, nil, nil)
+	within, s, err := open(ctx, nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	early, most, err := b.watchBacklog(ctx, s)
+	early, most, err := b.watchBacklog(within, s)
 	if err = errors.Join(err, s.close()); err != nil {
 		return nil, err
 	}
-	return []row{{
+	rows := []row{{
 		what:     fmt.Sprintf("memory of a worker at a backlog of %d events of 1 KiB", b.backlog),
 		goal:     "under 200 MiB resident, and flat",
 		measured: fmt.Sprintf("peak %s in %v, %s in the first third of that", mib(most), b.memoryTime, mib(early)),
 		pass:     most < 200<<20 && most-early < 20<<20,
-	}}, nil
+	}}
+	for _, shape := range hostileShapes() {
+		row, err := b.watchShape(ctx, shape)
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// shape is a backlog as only a hostile publisher makes it.
+type shape struct {
+	what  string
+	event func(i int) *nats.Msg
+}
+
+// hostileShapes are events in which nearly all is beside the body, each of another user.
+func hostileShapes() []shape {
+	return []shape{
+		{"events of 25 bytes with a header of 63 KiB", func(i int) *nats.Msg {
+			return &nats.Msg{Header: nats.Header{"Any": {strings.Repeat("x", 63<<10)}}, Data: event(userName(i), 25)}
+		}},
+		{"events of 25 bytes with headers of a trace and of a replay", func(i int) *nats.Msg {
+			line := strings.Repeat("x", 5000)
+			return &nats.Msg{Data: event(userName(i), 25), Header: nats.Header{
+				"traceparent":  {fmt.Sprintf("00-%032x-%016x-01", i+1, i+1)},
+				"tracestate":   {strings.Repeat("x", 512)},
+				"Dead-Replays": {"1"}, "Dead-Run": {strings.Repeat("x", 2000)},
+				"Dead-History": {line, line, line, line, line, line, line, line, line, line},
+			}}
+		}},
+		{"events of a user id of 60 KiB", func(i int) *nats.Msg {
+			return &nats.Msg{Data: event(userName(i)+strings.Repeat("x", 60<<10), 25)}
+		}},
+	}
+}
+
+// watchShape watches a worker's memory behind such a backlog, until all of it that fits is in there.
+func (b *bench) watchShape(ctx context.Context, x shape) (r row, err error) {
+	b.say("memory: publishing %d %s", b.hostile, x.what)
+	ctx, s, err := open(ctx, nil, nil)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.fillRaw(ctx, b.hostile, x.event); err != nil {
+		return r, err
+	}
+	worker, err := s.consumer(ctx, "work", "-rate", "600/1m")
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, worker.stop()) }()
+	most, err := peak(ctx, worker, b.memoryTime/2)
+	return row{
+		what:     fmt.Sprintf("memory of a worker at %d %s", b.hostile, x.what),
+		goal:     "under 200 MiB resident",
+		measured: fmt.Sprintf("peak %s in %v", mib(most), b.memoryTime/2),
+		pass:     most < 200<<20,
+	}, err
 }
 
 // watchBacklog returns the peaks of the first third of the time, and of all of it.

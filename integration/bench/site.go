@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
 )
@@ -127,6 +128,31 @@ func (s *site) fill(ctx context.Context, n int, event func(i int) []byte) error 
 	}
 	if err := p.Close(ctx); err != nil {
 		return err
+	}
+	counts, err := s.queue.Counts(ctx)
+	if err == nil && counts.Backlog < uint64(n) {
+		err = fmt.Errorf("only %d of %d events were stored", counts.Backlog, n)
+	}
+	return err
+}
+
+// fillRaw publishes n messages as they are, each with a key of its own, and waits until all are stored.
+func (s *site) fillRaw(ctx context.Context, n int, message func(i int) *nats.Msg) error {
+	js, err := jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(64))
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		m := message(i)
+		m.Subject = s.queue.Topology().Subject(userName(i))
+		if _, err := js.PublishMsgAsync(m, jetstream.WithStallWait(time.Minute)); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	counts, err := s.queue.Counts(ctx)
 	if err == nil && counts.Backlog < uint64(n) {

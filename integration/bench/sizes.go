@@ -15,6 +15,7 @@ type sizes struct {
 
 	backlog    int           // events that wait while memory is watched
 	memoryTime time.Duration // how long it is watched
+	hostile    int           // events of a hostile shape
 
 	callEvents int // waiting events ...
 	callUsers  int // ... of so many users
@@ -46,7 +47,7 @@ type sizes struct {
 func full() sizes {
 	return sizes{
 		rounds: 5, events: 60_000, warmUp: 5_000, senders: 64,
-		backlog: 1_000_000, memoryTime: 30 * time.Second,
+		backlog: 1_000_000, memoryTime: 30 * time.Second, hostile: 6_000,
 		callEvents: 100_000, callUsers: 1_000, callRate: queue.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 150 << 20, sickEvent: 16 << 10, healthy: 300, sickTime: 10 * time.Second,
 		rateTime: 130 * time.Second, hurryTime: 15 * time.Second,
@@ -61,7 +62,7 @@ func full() sizes {
 func quick() sizes {
 	return sizes{
 		rounds: 1, events: 3_000, warmUp: 500, senders: 64,
-		backlog: 5_000, memoryTime: time.Second,
+		backlog: 5_000, memoryTime: time.Second, hostile: 200,
 		callEvents: 2_000, callUsers: 100, callRate: queue.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 4 << 20, sickEvent: 16 << 10, healthy: 30, sickTime: time.Second,
 		rateTime: 2 * time.Second, hurryTime: time.Second,
