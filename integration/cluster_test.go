@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
@@ -159,7 +161,11 @@ func (c *cluster) watchPartitions() {
 	must(c.t, err)
 	c.watched = map[string]string{}
 	for _, user := range users(200) {
-		message, err := stream.GetMsg(c.t.Context(), c.publish(user).Sequence)
+		sequence := c.publish(user).Sequence
+		message, err := stream.GetMsg(c.t.Context(), sequence)
+		for errors.Is(err, jetstream.ErrMsgNotFound) && c.t.Context().Err() == nil { // a follower answers that lags
+			message, err = stream.GetMsg(c.t.Context(), sequence)
+		}
 		must(c.t, err)
 		partition := message.Subject[strings.LastIndexByte(message.Subject, '.')+1:]
 		if c.watched[partition] == "" {
