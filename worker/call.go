@@ -47,6 +47,7 @@ func newCall(l *lane, n int, probe bool) *call {
 	for i := range n {
 		c.deliveries[i] = l.events[i].delivery()
 	}
+	l.fold = max(l.fold, n) // these may be sent again, as they are
 	for i := 0; i < n; i += l.events[i].covers() {
 		c.events = append(c.events, l.events[i].sent())
 		if l.folded {

@@ -172,6 +172,10 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 		l.account(len(body))
 	}
 	w.memory.add(l.bytes - before)
+	if w.makeRoom(l); l.mayLoadMore(w.memory.share()) {
+		w.load(l)
+		return
+	}
 	w.advance(l)
 }
 

@@ -112,7 +112,7 @@ func (w *Worker) pop() *call {
 	w.pending++
 	w.gate.probing = admission == probe
 	c := newCall(l, l.take(!w.config.NoCoalesce), admission == probe)
-	l.call, l.fold = c, max(l.fold, c.n())
+	l.call = c
 	if w.traces != nil {
 		c.traced = l.traced(c.n())
 	}

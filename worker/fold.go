@@ -94,6 +94,12 @@ func (l *lane) mergeAt(first int) bool {
 	return true
 }
 
+// mayLoadMore reports whether more bodies should be read again before the next call, as those that were
+// have been merged.
+func (l *lane) mayLoadMore(share int64) bool {
+	return l.fold < l.loaded && l.events[l.fold].covers() > 1 && l.loaded < min(len(l.events), maxMerge) && l.bodies < share/2
+}
+
 // whole is how many of the first events can be called for, of n, without a part of what was merged.
 func (l *lane) whole(n int) int {
 	if !l.folded {

@@ -266,7 +266,6 @@ func (m *laneModel) called(t *rapid.T, n int) {
 	if want, held := userpilot.Merge(events); held != c.n() || !bytes.Equal(body, want) {
 		t.Fatalf("a call of %d events holds %d, want %d", n, c.n(), held)
 	}
-	m.l.fold = max(m.l.fold, n)
 	if rapid.Bool().Draw(t, "failed") {
 		m.l.reach = max(m.l.reach, c.last())
 	}

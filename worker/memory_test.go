@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -49,6 +50,36 @@ func hugeFailingBacklog(t *testing.T, fault userpilottest.Fault) {
 		r.stop()
 		s.ledger.check(s)
 	})
+}
+
+// What waits is merged where memory is short: a call holds more than a lane's share. And still an event
+// that is refused dies alone, and nobody is set back.
+func TestMergedBeyondMemory(t *testing.T) {
+	t.Parallel()
+	for _, bad := range []bool{false, true} {
+		simulate(t, userpilottest.Options{Latency: 10 * time.Millisecond}, func(t *testing.T, s *sim) {
+			s.api.SetFaults(refuse(`"bad"`))
+			filler := fmt.Sprintf(`,"f":%q`, strings.Repeat("x", 500))
+			const events = 2000
+			for i := range events {
+				more := filler
+				if bad && i == events/2 {
+					more += `,"bad":1`
+				}
+				s.publish(fmt.Sprintf("u%d", i%2), more)
+			}
+			r := s.start(func(c *worker.Config) { c.Memory = 1 << 20; c.Rate = queue.Rate{Calls: 2, Window: time.Second} })
+			s.drain(10 * time.Minute)
+			r.stop()
+			s.ledger.check(s)
+			if n := s.api.Stats().Calls; n > 30 && !bad {
+				t.Errorf("%d calls for %d events of two users", n, events)
+			}
+			if n := len(s.dead()); n != map[bool]int{true: 1}[bad] {
+				t.Errorf("%d dead letters", n)
+			}
+		})
+	}
 }
 
 // A backlog larger than the memory is worked off: what waits never exceeds the bound by more

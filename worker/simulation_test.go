@@ -108,6 +108,9 @@ func (c *chaos) join() {
 	c.fleet = append(c.fleet, c.start(func(w *worker.Config) {
 		w.Rate = queue.Rate{Calls: limit, Window: time.Minute}
 		w.MaxAttempts = 1000 // nobody dies of the faults' own making
+		if c.random.IntN(2) == 0 {
+			littleMemory(w) // what waits is merged
+		}
 	}))
 }
 

@@ -98,7 +98,7 @@ func mutants() []mutant {
 			{"queue/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && (len(m.Data) > 0 || m.Header.Get(\"Status\") == \"\") {"},
 		}},
 		{"the log names a user", "failures", []edit{
-			{"worker/burial.go", "slog.Int(\"status\", x.death.Status))", "slog.Int(\"status\", x.death.Status), slog.String(\"user\", l.user))"},
+			{"worker/burial.go", "slog.Int(\"status\", death.Status))", "slog.Int(\"status\", death.Status), slog.String(\"user\", l.user))"},
 		}},
 	}
 }

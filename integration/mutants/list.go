@@ -152,6 +152,16 @@ func stuckMutants() []mutant {
 			"queue", "TestGuardCatchesUp",
 		},
 		{
+			"what is in a call is merged with what comes later", "order for each user",
+			[]edit{{"worker/call.go", "l.fold = max(l.fold, n)", ""}},
+			"worker", "TestFoldLeavesTheCallAlone",
+		},
+		{
+			"events that must be looked at one by one stay merged", "one bad event harms nobody else",
+			[]edit{{"worker/deliver.go", "\t\tl.unfold()\n", ""}},
+			"worker", "TestUnfold",
+		},
+		{
 			"the guard is never free again", "a replay never overwrites newer data",
 			[]edit{{"queue/guard.go", "defer func() { <-g.reading }()", ""}},
 			"queue", "TestGuardCatchesUp",

@@ -1,0 +1,95 @@
+package worker
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// crowd is a lane that holds so many events.
+func crowd(w *Worker, events int) *lane {
+	l := stocked(w, newPartition(&queue.Claim{}), "u", events)
+	l.state = ready
+	return l
+}
+
+// arrive pushes one more event, as Deliver does.
+func (l *lane) arrive(w *Worker) {
+	_, x := admit(queue.Delivery{Sequence: uint64(len(l.events) + 1), Body: event(1024)})
+	before := l.bytes
+	l.push(x, 1<<40)
+	w.memory.add(l.bytes - before)
+}
+
+// A call that may be sent again as it was is not merged with what comes later.
+func TestFoldLeavesTheCallAlone(t *testing.T) {
+	t.Parallel()
+	w := idle(t, Config{})
+	l := crowd(w, 4)
+	l.merge()
+	c := newCall(l, 4, false)
+	for range 4 {
+		l.arrive(w)
+		l.merge()
+	}
+	l.reach, l.failing = c.last(), true
+	if n := l.take(true); n != 4 || l.head().covers() != 4 {
+		t.Errorf("the call is repeated with %d events, merged with those of %d, it had 4", n, l.head().covers())
+	}
+	l.reach = 0
+	if n := l.take(true); n != 8 {
+		t.Errorf("the next call holds %d events of 8", n)
+	}
+	if body := string(newCall(l, 8, false).merge()); body != string(event(1024)) {
+		t.Errorf("it says %.200s", body)
+	}
+}
+
+// Whose events must be looked at one by one gets them back as they were.
+func TestUnfold(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*lane){
+		"a call was refused": func(l *lane) { l.narrow.refused(4) },
+		"there are replays":  func(l *lane) { l.head().change().past = &queue.Past{} },
+	} {
+		w := idle(t, Config{})
+		l := crowd(w, 4)
+		used := w.memory.used
+		w.memory.used = w.memory.limit
+		w.makeRoom(l)
+		if w.memory.used -= w.memory.limit - used; l.head().covers() != 4 {
+			t.Fatalf("%d events are merged", l.head().covers())
+		}
+		change(l)
+		if w.advance(l); l.loaded != 0 || l.state != loading || w.memory.used != l.bytes {
+			t.Errorf("%s: %d events are loaded, the lane does %v; %d bytes are counted, want %d", name, l.loaded, l.state, w.memory.used, l.bytes)
+		}
+	}
+}
+
+// A memory that is full holds hundreds of events of each of many users.
+func TestMemoryHoldsMany(t *testing.T) {
+	t.Parallel()
+	const users, memory = 64, 4 << 20
+	w := idle(t, Config{Memory: memory, Rate: queue.Rate{Calls: 1, Window: 1e9}})
+	c := &queue.Claim{}
+	p := w.partition(c)
+	for i := range users { // a claim that is none knows nothing of new ones
+		user := fmt.Sprintf("user-%d", i)
+		p.lanes[user] = &lane{user: user, partition: p}
+	}
+	n := 0
+	for ; !w.memory.full(); n++ {
+		body := fmt.Appendf(nil, `{"user_id":"user-%d","metadata":{"plan":"pro","note":"%0200d"}}`, n%users, n)
+		w.Deliver(c, queue.Delivery{Sequence: uint64(n + 1), Body: body})
+	}
+	if each := n / users; each < 700 {
+		t.Errorf("%d events of each user in %d bytes for each", each, memory/users)
+	}
+	for _, l := range p.lanes {
+		if held := l.take(true); held < 600 {
+			t.Fatalf("a call holds %d events of %d", held, len(l.events))
+		}
+	}
+}
