@@ -23,7 +23,7 @@ func mutants() []mutant {
 	return []mutant{
 		{"acknowledged before the call", "kills", []edit{
 			{"worker/call.go", "\tc.stage.Store(connecting)\n", "\tc.stage.Store(connecting)\n\tc.lane.partition.claim.AckNow(c.deliveries)\n"},
-			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply, []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
+			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply(), []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
 		}},
 		{"the next call does not wait for the settlement", "unconfirmed", []edit{
 			{"queue/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func(int) {}})\n\tgo done(len(ds))"},
@@ -38,7 +38,7 @@ func mutants() []mutant {
 		}},
 		{"a failed event is handed back for later", "failures", []edit{
 			{"worker/call.go", "\tw.backOff(l, f.RetryAfter)\n}\n\n// searchAttempts", "\tl.partition.claim.Nak(c.deliveries)\n\tl.reach = 0\n\tl.drop(c.n())\n\tw.waiting -= c.n()\n\tw.advance(l)\n}\n\n// searchAttempts"},
-			{"queue/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply, []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
+			{"queue/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply(), []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
 			{"queue/tenure.go", "at.deliveries != 1 {", "false {"},
 		}},
 		{"a retry takes no token", "saturated", []edit{
