@@ -68,7 +68,7 @@ cross: ## check that it builds for macOS and Windows
 	done
 
 .PHONY: image
-image: ## build the image for amd64 and arm64, bin/image.tar and bin/layout; needs no Docker
+image: ## build the image for amd64 and arm64, bin/image-ARCH.tar and bin/layout; needs no Docker
 	@mkdir -p bin/image && cp LICENSE bin/image/
 	for arch in $(IMAGE_ARCHS); do \
 		GOOS=linux GOARCH=$$arch $(RELEASE) -o bin/image/linux/$$arch/identify-worker ./cmd/identify-worker || exit 1; \
@@ -80,12 +80,12 @@ image: ## build the image for amd64 and arm64, bin/image.tar and bin/layout; nee
 image-check: image ## build the image a second time, elsewhere and without the repository, and compare
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git ls-files -z | xargs -0 tar -cf - | tar -xf - -C "$$copy" && \
 	$(MAKE) -C "$$copy" image VERSION=$(VERSION) REVISION=$(REVISION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) && \
-	cmp bin/image.tar "$$copy/bin/image.tar" && diff -r bin/layout "$$copy/bin/layout" && echo "two builds, one digest"
+	for arch in $(IMAGE_ARCHS); do cmp bin/image-$$arch.tar "$$copy/bin/image-$$arch.tar" || exit 1; done && diff -r bin/layout "$$copy/bin/layout" && echo "two builds, one digest"
 
 .PHONY: load
 load: image ## build the image and give it to Docker, as identify-worker:latest
-	docker load -i bin/image.tar
-	docker tag $(IMAGE):$(VERSION)-$$(go env GOARCH) $(IMAGE):latest
+	docker load -i bin/image-$$(go env GOARCH).tar
+	docker tag $(IMAGE):$(VERSION) $(IMAGE):latest
 
 .PHONY: push
 push: image $(CRANE) ## build the image and push it as IMAGE:VERSION, all platforms under one digest

@@ -89,7 +89,7 @@ func pack(t *testing.T, from string) (tag string) {
 	docker, err := testcontainers.NewDockerClientWithOpts(t.Context())
 	must(t, err)
 	t.Cleanup(func() { _ = docker.Close() })
-	file, err := os.Open(filepath.Join(output, "image.tar"))
+	file, err := os.Open(filepath.Join(output, "image-"+strings.TrimPrefix(platform, "linux/")+".tar"))
 	must(t, err)
 	defer file.Close()
 	loaded, err := docker.ImageLoad(t.Context(), file)
@@ -97,7 +97,6 @@ func pack(t *testing.T, from string) (tag string) {
 	_, err = io.Copy(io.Discard, loaded)
 	must(t, err)
 	must(t, loaded.Close())
-	tag = name + "-" + strings.TrimPrefix(platform, "linux/")
-	t.Cleanup(func() { must(t, removeImages(context.Background(), tag)) })
-	return tag
+	t.Cleanup(func() { must(t, removeImages(context.Background(), name)) })
+	return name
 }

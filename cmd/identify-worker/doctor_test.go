@@ -78,8 +78,8 @@ func TestJudgeRights(t *testing.T) {
 	judge := func(err error, denied ...queue.Right) func(*examination) {
 		return func(e *examination) { e.judgeRights(denied, 26, err) }
 	}
-	expect(t, "all", judge(nil), "ok rights 28 of 28 that a worker can use")
-	expect(t, "without an optional one", judge(nil, optional), "warn rights the user may not publish to $JS.API.INFO (doctor's look at the account)", "ok rights 27 of 28...")
+	expect(t, "all", judge(nil), "ok rights 26 of 26 that a worker can use")
+	expect(t, "without an optional one", judge(nil, optional), "warn rights the user may not publish to $JS.API.INFO (doctor's look at the account)", "ok rights 25 of 26...")
 	expect(t, "without two", judge(nil, needed, optional),
 		"FAIL rights the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (look at the stream): allow it on the NATS server; ...", "warn rights ...")
 	expect(t, "without inboxes", judge(nil, rights[0]),

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -102,8 +101,8 @@ func add(index v1.ImageIndex, image v1.Image, platform v1.Platform) v1.ImageInde
 	return mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &platform}})
 }
 
-// describe says what an image is called, and what it takes to pull.
-func describe(w io.Writer, tag name.Tag, image v1.Image) error {
+// describe says what an image is, and what it takes to pull.
+func describe(w io.Writer, platform v1.Platform, image v1.Image) error {
 	manifest, err := image.Manifest()
 	if err != nil {
 		return err
@@ -116,6 +115,6 @@ func describe(w io.Writer, tag name.Tag, image v1.Image) error {
 	for _, layer := range manifest.Layers {
 		size += layer.Size
 	}
-	_, err = fmt.Fprintf(w, "%s %s %.1f MB to pull\n", digest, tag, float64(size)/1e6)
+	_, err = fmt.Fprintf(w, "%s %s %.1f MB to pull\n", digest, platform, float64(size)/1e6)
 	return err
 }

@@ -110,9 +110,9 @@ func TestImages(t *testing.T) {
 		if p := manifest.Manifests[n].Platform; p == nil || p.String() != "linux/"+arch {
 			t.Errorf("the index says that image %d is for %v", n, p)
 		}
-		tag, err := name.NewTag("example.com/worker:v1-" + arch)
+		tag, err := name.NewTag("example.com/worker:v1")
 		must(t, err)
-		loaded, err := tarball.ImageFromPath(filepath.Join(output, "image.tar"), &tag)
+		loaded, err := tarball.ImageFromPath(filepath.Join(output, "image-"+arch+".tar"), &tag)
 		must(t, err)
 		checkImage(t, loaded, arch)
 	}

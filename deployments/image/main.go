@@ -41,7 +41,7 @@ func parse(args []string) (options, error) {
 	o := options{created: time.Unix(0, 0).UTC()}
 	set := flag.NewFlagSet("image", flag.ContinueOnError)
 	set.SetOutput(io.Discard) // the error says it
-	set.StringVar(&o.output, "output", ".", "the folder to write into: image.tar for \"docker load\", which knows the images as NAME-ARCH, and layout, an OCI image layout with an index of all platforms")
+	set.StringVar(&o.output, "output", ".", "the folder to write into: image-ARCH.tar for \"docker load\", and layout, an OCI image layout with an index of all platforms")
 	set.StringVar(&o.name, "name", "", "the image's name, with a tag")
 	set.Func("platform", "a platform such as linux/arm64; may be given several times", func(text string) error {
 		p, err := v1.ParsePlatform(text)
@@ -81,23 +81,23 @@ func run(args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	images, index := map[name.Tag]v1.Image{}, emptyIndex()
+	tag, err := name.NewTag(o.name)
+	if err != nil {
+		return fmt.Errorf("-name: %w", err)
+	}
+	index := emptyIndex()
 	for _, platform := range o.platforms {
 		image, err := o.build(platform)
 		if err != nil {
 			return fmt.Errorf("%s: %w", platform, err)
 		}
-		tag, err := name.NewTag(o.name + "-" + platform.Architecture)
-		if err != nil {
-			return fmt.Errorf("-name: %w", err)
-		}
-		images[tag], index = image, add(index, image, platform)
-		if err := describe(stdout, tag, image); err != nil {
+		index = add(index, image, platform)
+		if err := tarball.WriteToFile(filepath.Join(o.output, "image-"+platform.Architecture+".tar"), tag, image); err != nil {
 			return err
 		}
-	}
-	if err := tarball.MultiWriteToFile(filepath.Join(o.output, "image.tar"), images); err != nil {
-		return err
+		if err := describe(stdout, platform, image); err != nil {
+			return err
+		}
 	}
 	folder := filepath.Join(o.output, "layout")
 	if err := os.RemoveAll(folder); err != nil { // it would be added to
