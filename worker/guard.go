@@ -57,15 +57,15 @@ func (w *Worker) check(l *lane) {
 			w.wait(l, guardPause)
 		default:
 			said = w.guarding.note(nil)
-			w.checked(l, found)
+			w.checked(l, found, len(events))
 		}
 		w.mu.Unlock()
 		said.log(w.log)
 	})
 }
 
-// checked lets a lane go on with what was found.
-func (w *Worker) checked(l *lane, found clearance) {
+// checked lets a lane go on with what was found of its first n events. w.mu must be held.
+func (w *Worker) checked(l *lane, found clearance, n int) {
 	switch {
 	case len(found.gone) > 0:
 		w.metrics.superseded(found.superseded)
@@ -84,6 +84,9 @@ func (w *Worker) checked(l *lane, found clearance) {
 	}
 	w.memory.add(l.bytes - before)
 	l.newer, l.cleared = found.newer, len(found.rest)
+	if l.cleared == n {
+		l.clearNewer()
+	}
 	w.advance(l)
 }
 

@@ -143,6 +143,14 @@ func (l *lane) push(x waiting, share int64) {
 	l.events = append(l.events, x)
 }
 
+// clearNewer lets events be called for, too, that came while those before them were compared: they are
+// newer than all of these.
+func (l *lane) clearNewer() {
+	for l.cleared < l.loaded && l.events[l.cleared].plain() && l.events[l.cleared].covers() == 1 {
+		l.cleared++
+	}
+}
+
 // account adds a loaded event's bytes.
 func (l *lane) account(size int) {
 	cost := int64(size) + loadedBytes

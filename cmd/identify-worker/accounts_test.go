@@ -58,7 +58,7 @@ func attacks() []attack {
 		acknowledged("$KV.userpilot_identify.quiet"),
 		acknowledged("$KV.userpilot_identify.recall"),
 		acknowledged("$KV.userpilot_identify_newer.x"),
-		acknowledged("userpilot.identify-dlq.1.2"),
+		acknowledged("userpilot.identify-dlq.invalid.1.2.-"),
 		acknowledged("userpilot.identify-audit.action.FORGED.begun"),
 		acknowledged("userpilot.identify-audit.verdict.1.2"),
 		acknowledged("$JS.API.STREAM.PURGE.USERPILOT_IDENTIFY"),
@@ -118,7 +118,7 @@ func newVictim(t *testing.T, r *roles) *victim {
 	if _, err := v.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"other"}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, subject := range []string{"other", "userpilot.identify.x", "userpilot.identify-dlq.1.1"} {
+	for _, subject := range []string{"other", "userpilot.identify.x", "userpilot.identify-dlq.invalid.1.1.-"} {
 		v.publish(t, v.all, subject, `{"user_id":"x"}`)
 	}
 	v.publish(t, r.connect(t, "oncall-replay"), evilKey, stolen)
