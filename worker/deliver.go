@@ -169,7 +169,7 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 			x.change().death, x.extra.body = again.extra.death, again.extra.body
 		}
 		l.loaded++
-		l.account(len(body))
+		l.account(x.size())
 	}
 	w.memory.add(l.bytes - before)
 	if w.makeRoom(l); l.mayLoadMore(w.memory.share()) {

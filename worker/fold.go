@@ -89,7 +89,7 @@ func (l *lane) mergeAt(first int) bool {
 	}
 	x := &l.events[first]
 	x.event, x.merged = &event, int32(ends[n-1]-first)
-	l.account(len(body))
+	l.account(x.size())
 	l.folded = true
 	return true
 }

@@ -128,7 +128,7 @@ func (l *lane) push(x waiting, share int64) {
 	l.bytes += x.stub()
 	if keep {
 		l.loaded++
-		l.account(int(x.length))
+		l.account(x.size())
 	} else {
 		x.forget()
 	}
@@ -205,7 +205,7 @@ func (x *waiting) size() int {
 	if x.event == nil {
 		return size + len(more.body)
 	}
-	return size + len(x.event.Body())
+	return size + len(x.event.Body()) + len(x.event.UserID()) // which is a copy
 }
 
 // reduce notes what is left to say of an event.

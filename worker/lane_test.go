@@ -214,6 +214,9 @@ func (m *laneModel) check(t *rapid.T) {
 		}
 		if x.inMemory() {
 			loaded += int64(len(m.bodies[i])) + loadedBytes
+			if x.event != nil {
+				loaded += int64(len(x.event.UserID()))
+			}
 			if x.more().rest != nil {
 				loaded += int64(len(x.more().rest.Body()))
 			}
