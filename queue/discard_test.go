@@ -54,7 +54,7 @@ func TestDiscardStops(t *testing.T) {
 		q, watch := s.queue(l), s.queue(nil)
 		s.letters(watch, 5000)
 		all := s.selected(q, Filter{Statuses: []int{422}}, SelectConfig{})
-		l.delay = func() time.Duration { return 10 * time.Millisecond }
+		l.delay = func() time.Duration { return time.Millisecond }
 		errStop := errors.New("interrupted")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		result, err := q.Discard(ctx, all, DiscardConfig{Reason: "tests", Progress: func(r DiscardResult) {

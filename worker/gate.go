@@ -124,7 +124,7 @@ func (g *gate) hold(reason string, begun, now time.Time) {
 		g.holdSince = now
 	}
 	g.holding, g.holdNext = reason, now.Add(holdProbe)
-	if begun.Before(g.newKey) {
+	if !begun.After(g.newKey) {
 		g.holdNext = now // that was the old key's answer: try the new one
 	}
 }
