@@ -49,7 +49,7 @@ func (s *lossy) frame() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	frame := append(line, make([]byte, size+2)...)
+	frame := slices.Concat(line, make([]byte, size+2))
 	for at := len(line); at < len(frame) && err == nil; {
 		var n int
 		n, err = s.from.Read(frame[at:])

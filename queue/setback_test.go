@@ -66,7 +66,8 @@ func TestSetbacks(t *testing.T) {
 			t.Errorf("the same for time %d is news: %t", i, news)
 		}
 		wait := time.Duration(0)
-		for ; !s.mayClaim("3", now.Add(wait)); wait += time.Second {
+		for !s.mayClaim("3", now.Add(wait)) {
+			wait += time.Second
 		}
 		waits = append(waits, wait/time.Second)
 	}

@@ -97,10 +97,11 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 		if !isWrongRevision(err) {
 			return fmt.Errorf("write the verdict on a replay: %w", err)
 		}
-		judged := false
-		if judged, before, err = c.q.judged(ctx, d.Past.Letter); judged || err != nil {
+		judged, revision, err := c.q.judged(ctx, d.Past.Letter)
+		if judged || err != nil {
 			return err // else it is no verdict: it is replaced
 		}
+		before = revision
 	}
 }
 

@@ -55,7 +55,7 @@ func (w *Worker) buryHead(l *lane) {
 	if err == nil {
 		said = w.buried(l, &x, death, first)
 	} else if !p.closed {
-		said = w.unburied(l, active, err)
+		said = w.unburied(active, l, err)
 	}
 	w.mu.Unlock()
 	said.log(w.log)
@@ -93,7 +93,7 @@ func (w *Worker) buried(l *lane, x *waiting, death queue.Death, first bool) (sai
 
 // unburied lets a lane wait whose dead letter cannot be stored. The mutex is held; what it returns is
 // to be logged without.
-func (w *Worker) unburied(l *lane, active context.Context, err error) (said lines) {
+func (w *Worker) unburied(active context.Context, l *lane, err error) (said lines) {
 	if active.Err() == nil {
 		w.metrics.unburied.Inc()
 		if w.graves.lacking(l, err, time.Now()) {

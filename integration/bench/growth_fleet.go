@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strconv"
@@ -69,16 +68,19 @@ func idle(ctx context.Context, args []string) (err error) {
 	var fleet []*queue.Queue
 	var connections []*nats.Conn
 	var working sync.WaitGroup
-	defer working.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	defer func() {
+		cancel(nil)
+		working.Wait()
+		for _, nc := range connections {
+			nc.Close()
+		}
+	}()
 	for range *size {
 		nc, w, q, err := newIdler(ctx, flags)
 		if err != nil {
 			return err
 		}
-		defer nc.Close()
-		defer working.Wait()
 		fleet, connections = append(fleet, q), append(connections, nc)
 		working.Go(func() {
 			if err := w.Run(ctx); err != nil {
@@ -95,12 +97,11 @@ func idle(ctx context.Context, args []string) (err error) {
 	}
 	fmt.Println(float64(messages(connections)-before) / time.Since(began).Seconds())
 	<-ctx.Done()
-	cancel(nil)
 	return nil
 }
 
 func newIdler(ctx context.Context, flags *consumerFlags) (*nats.Conn, *worker.Worker, *queue.Queue, error) {
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	nc, err := queue.Connect(ctx, queue.ConnectConfig{URL: flags.nats, Log: log})
 	if err != nil {
 		return nil, nil, nil, err

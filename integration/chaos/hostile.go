@@ -14,43 +14,44 @@ import (
 // volley is how many messages a hostile publisher sends at a time.
 const volley = 40
 
-// Headers that mean something to the server, to its client library or to a worker. The first are borne
-// by honest events, too: a bridge from HTTP that copies headers is enough for that.
-var (
-	careless = []nats.Header{
+// careless are headers that mean something to the server, to its client library or to a worker, and that
+// honest events may bear, too: a bridge from HTTP that copies headers is enough for that.
+func careless() []nats.Header {
+	return []nats.Header{
 		{"Status": {"100"}}, {"Status": {"404"}, "Description": {"No Messages"}}, {"Status": {"408"}, "Nats-Pending-Messages": {"500"}},
 		{"Status": {"409"}, "Description": {"Consumer Deleted"}}, {"Status": {"400"}}, {"Status": {"503"}}, {"Nats-Pin-Id": {"x"}},
 		{"Nats-Sequence": {"1"}, "Nats-Subject": {"x"}, "Nats-Time-Stamp": {"x"}, "Nats-Num-Pending": {"0"}}, {"KV-Operation": {"PURGE"}},
 		{"Nats-Last-Consumer": {"1"}, "Nats-Consumer-Stalled": {"x"}}, {"traceparent": {"x"}, "tracestate": {strings.Repeat("x", 5000)}},
 	}
-	forged = []nats.Header{
+}
+
+// forged are headers that no honest event bears.
+func forged() []nats.Header {
+	return []nats.Header{
 		{"Nats-Msg-Id": {"eve"}}, {"Nats-Rollup": {"all"}}, {"Nats-TTL": {"1s"}}, {"Nats-Expected-Last-Sequence": {"1"}}, {"Nats-Expected-Stream": {"x"}},
 		{"Nats-Marker-Reason": {"MaxAge"}}, {"Dead-Replays": {"1"}, "Dead-Letter": {"1700000000000000000.1"}}, {"Dead-Origin": {"9999999999999999999.9"}},
 		{"Dead-Forced": {"true"}, "Dead-Replays": {"x"}}, {"Any": {strings.Repeat("x", 30_000)}},
 	}
-)
+}
+
+// pick is one of some headers, for its own message.
+func pick(random *rand.Rand, headers []nats.Header) nats.Header {
+	return headers[random.IntN(len(headers))]
+}
 
 // disguise is a header that an honest event may bear.
-func disguise(random *rand.Rand) nats.Header { return cloned(careless[random.IntN(len(careless))]) }
-
-func cloned(h nats.Header) nats.Header {
-	c := nats.Header{}
-	for name, values := range h {
-		c[name] = values
-	}
-	return c
-}
+func disguise(random *rand.Rand) nats.Header { return pick(random, careless()) }
 
 // incite lets a publisher send what looks like the server's own word or a replay, and let the server
 // answer into the pipeline. Nobody else may notice.
-func (r *round) incite(ctx context.Context, random *rand.Rand) {
+func (r *round) incite(_ context.Context, random *rand.Rand) {
 	defer r.judge.faults.peace("a hostile publisher", everyone)()
 	r.counted(func(s *summary) { s.volleys++ })
 	r.say("a hostile publisher sends %d messages", volley)
 	for range volley {
 		m := &nats.Msg{Subject: queue.Topology{}.Subject(fmt.Sprint("eve ", random.IntN(40))), Header: disguise(random)}
 		if random.IntN(2) == 0 {
-			m.Header = cloned(forged[random.IntN(len(forged))])
+			m.Header = pick(random, forged())
 		}
 		if random.IntN(2) == 0 {
 			m.Data = fmt.Appendf(nil, "hostile %016x", random.Uint64())
