@@ -45,7 +45,7 @@ func acknowledgingWorker(t *testing.T) string {
 	source, err := os.ReadFile(file)
 	must(t, err)
 	const deletes = `	if q.topology.Replicas > 1 {
-		return newDeleter(active, q.nc, q.topology.StreamName(), fail)
+		return newDeleter(active, q.nc, q.topology.StreamName(), unsettled)
 	}
 `
 	if n := strings.Count(string(source), deletes); n != 1 {
