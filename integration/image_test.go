@@ -38,7 +38,7 @@ func natsServer() blueprint {
 func product(flags ...string) blueprint {
 	return blueprint{
 		name: "worker", dockerfile: "../deployments/Dockerfile", program: platform + "/identify-worker", pkg: "../cmd/identify-worker",
-		flags: append([]string{"-ldflags", "-s -w -X main.version=" + version}, flags...), files: []string{"../LICENSE"},
+		flags: append([]string{"-tags", "nethttpomithttp2", "-ldflags", "-s -w -X main.version=" + version}, flags...), files: []string{"../LICENSE"},
 		args: map[string]string{"TARGETPLATFORM": platform, "VERSION": version},
 	}
 }
