@@ -69,8 +69,9 @@ func (r *roster) look(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
-// visit reads the record of one member again, all in turn: what it does, and whether it has been renewed. After a crash a server has been seen to keep such a key for ever, and with it the
-// partitions of the dead.
+// visit reads the record of one member again, all in turn: what it does, and whether it has been
+// renewed. After a crash a server has been seen to keep such a key for ever, and with it the partitions
+// of the dead.
 func (r *roster) visit(ctx context.Context) (changed bool, err error) {
 	if len(r.turn) == 0 {
 		r.turn = r.alive()

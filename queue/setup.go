@@ -92,11 +92,13 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 	if len(differences) == 0 || !update {
 		return nil, differences, nil
 	}
-	change := q.update
+	adapted := adapt(info.Config, want)
 	if slices.ContainsFunc(differences, func(c Change) bool { return c.Field == fieldPartitions || c.Field == fieldTransform }) {
-		change = q.repartition
+		err = q.repartition(ctx, info.Config, adapted)
+	} else {
+		err = q.update(ctx, adapted)
 	}
-	if err := change(ctx, adapt(info.Config, want)); err != nil {
+	if err != nil {
 		return nil, nil, err
 	}
 	return differences, nil, nil
@@ -114,15 +116,12 @@ func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
 // refuses while events wait or replicas run, and closes the stream for publishers while it looks: they
 // find no responders for two round trips, and try again. If it is killed meanwhile, the next update
 // opens the stream.
-func (q *Queue) repartition(ctx context.Context, want jetstream.StreamConfig) error {
-	have, err := q.streamInfo(ctx, want.Name, "")
+func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConfig) error {
+	err := q.mayRepartition(ctx)
 	if err != nil {
 		return err
 	}
-	if err := q.mayRepartition(ctx); err != nil {
-		return err
-	}
-	closed := have.Config
+	closed := have
 	closed.Subjects = []string{q.topology.closedSubject()}
 	if err = q.update(ctx, closed); err == nil {
 		if err = q.mayRepartition(ctx); err == nil {
@@ -132,7 +131,7 @@ func (q *Queue) repartition(ctx context.Context, want jetstream.StreamConfig) er
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
 		defer cancel()
-		err = errors.Join(err, q.update(ctx, have.Config))
+		err = errors.Join(err, q.update(ctx, have))
 	}
 	return err
 }

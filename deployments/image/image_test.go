@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -56,21 +57,12 @@ func files(t *testing.T, folder string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	root := os.DirFS(folder)
-	must(t, filepath.WalkDir(folder, func(path string, d os.DirEntry, err error) error {
+	must(t, fs.WalkDir(root, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		inside, err := filepath.Rel(folder, path)
-		if err != nil {
-			return err
-		}
-		f, err := root.Open(filepath.ToSlash(inside))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		content, err := io.ReadAll(f)
-		all[inside] = string(content)
+		content, err := fs.ReadFile(root, path)
+		all[path] = string(content)
 		return err
 	}))
 	return all

@@ -87,15 +87,8 @@ func (s *site) fillLetters(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	for i := range n {
-		if _, err := js.PublishMsgAsync(s.letter(i, max(1, n/10)), jetstream.WithStallWait(stallWait)); err != nil {
-			return err
-		}
-	}
-	select {
-	case <-js.PublishAsyncComplete():
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := publishAll(ctx, js, n, func(i int) *nats.Msg { return s.letter(i, max(1, n/10)) }); err != nil {
+		return err
 	}
 	counts, err := s.queue.Counts(ctx)
 	if err == nil && counts.DeadLetters != uint64(n) {

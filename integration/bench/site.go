@@ -142,23 +142,34 @@ func (s *site) fillRaw(ctx context.Context, n int, message func(i int) *nats.Msg
 	if err != nil {
 		return err
 	}
-	for i := range n {
+	err = publishAll(ctx, js, n, func(i int) *nats.Msg {
 		m := message(i)
 		m.Subject = s.queue.Topology().Subject(userName(i))
-		if _, err := js.PublishMsgAsync(m, jetstream.WithStallWait(time.Minute)); err != nil {
-			return err
-		}
-	}
-	select {
-	case <-js.PublishAsyncComplete():
-	case <-ctx.Done():
-		return context.Cause(ctx)
+		return m
+	})
+	if err != nil {
+		return err
 	}
 	counts, err := s.queue.Counts(ctx)
 	if err == nil && counts.Backlog < uint64(n) {
 		err = fmt.Errorf("only %d of %d events were stored", counts.Backlog, n)
 	}
 	return err
+}
+
+// publishAll publishes n messages, and waits until the server has answered for all.
+func publishAll(ctx context.Context, js jetstream.JetStream, n int, message func(i int) *nats.Msg) error {
+	for i := range n {
+		if _, err := js.PublishMsgAsync(message(i), jetstream.WithStallWait(time.Minute)); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // pollInterval is how often a condition is looked at that nobody announces.
