@@ -17,6 +17,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
+
+	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
 const (
@@ -59,9 +61,7 @@ func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
 	if c.URL == "" {
 		c.URL = nats.DefaultURL
 	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
+	c.Log = asynclog.Wrap(c.Log)
 	hosts, err := hosts(c.URL)
 	if err != nil {
 		return nil, err

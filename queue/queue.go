@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
 // callTimeout bounds one request to the server. Creating a consumer in a cluster takes
@@ -40,7 +42,7 @@ type Queue struct {
 
 // New returns the pipeline of this topology. It sends nothing: call [Queue.Setup] to
 // create what is missing. The connection stays the caller's to close. A nil logger
-// discards.
+// discards; the handler of another is called by a goroutine of its own, and may block.
 func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 	t, err := t.withDefaults()
 	if err != nil {
@@ -50,10 +52,7 @@ func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	q := &Queue{nc: nc, js: js, topology: t, log: log, quiet: quiet{woken: make(chan struct{})}}
+	q := &Queue{nc: nc, js: js, topology: t, log: asynclog.Wrap(log), quiet: quiet{woken: make(chan struct{})}}
 	q.clock.q, q.guard = q, newGuard(q)
 	return q, nil
 }

@@ -50,15 +50,13 @@ func (w *Worker) buryHead(l *lane) {
 		first = w.isNews(active, p.claim, death)
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	p.ended(&p.busy)
-	var said lines
 	if err == nil {
-		said = w.buried(l, &x, death, first)
+		w.buried(l, &x, death, first)
 	} else if !p.closed {
-		said = w.unburied(active, l, err)
+		w.unburied(active, l, err)
 	}
-	w.mu.Unlock()
-	said.log(w.log)
 }
 
 // isNews reports whether an event died of something that the fleet has not seen before. Where that
@@ -72,33 +70,29 @@ func (w *Worker) isNews(ctx context.Context, c *queue.Claim, death queue.Death) 
 }
 
 // buried settles a lane's oldest event, whose dead letter is stored: perhaps the first of its group.
-// The mutex is held; what it returns is to be logged without.
-func (w *Worker) buried(l *lane, x *waiting, death queue.Death, first bool) (said lines) {
+// w.mu must be held.
+func (w *Worker) buried(l *lane, x *waiting, death queue.Death, first bool) {
 	if w.graves.dug(l) {
 		signal(w.news)
-		said = lines{func(log *slog.Logger) { log.Info("dead letters are stored again") }}
+		w.log.Info("dead letters are stored again")
 	}
 	w.metrics.died(first)
 	if w.deaths.add(&death) {
-		said = append(said, func(log *slog.Logger) {
-			log.Info("dead letter", slog.Uint64("sequence", x.Sequence),
-				slog.String("reason", string(death.Reason)), slog.Int("status", death.Status))
-		})
+		w.log.Info("dead letter", slog.Uint64("sequence", x.Sequence),
+			slog.String("reason", string(death.Reason)), slog.Int("status", death.Status))
 	}
 	l.backoff = nil
 	l.guarded = l.user != ""
 	w.settle(l, []queue.Delivery{x.delivery()})
-	return said
 }
 
-// unburied lets a lane wait whose dead letter cannot be stored. The mutex is held; what it returns is
-// to be logged without.
-func (w *Worker) unburied(active context.Context, l *lane, err error) (said lines) {
+// unburied lets a lane wait whose dead letter cannot be stored. w.mu must be held.
+func (w *Worker) unburied(active context.Context, l *lane, err error) {
 	if active.Err() == nil {
 		w.metrics.unburied.Inc()
 		if w.graves.lacking(l, err, time.Now()) {
 			signal(w.news)
-			said = lines{func(log *slog.Logger) { log.Error("dead letters cannot be stored, their events wait", errAttr(err)) }}
+			w.log.Error("dead letters cannot be stored, their events wait", errAttr(err))
 		}
 	}
 	if w.memory.used > w.memory.limit/2 { // the living need it
@@ -107,7 +101,6 @@ func (w *Worker) unburied(active context.Context, l *lane, err error) (said line
 		w.memory.add(l.bytes - before)
 	}
 	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
-	return said
 }
 
 // body is the original bytes.
@@ -161,26 +154,16 @@ func (g *graves) dug(l *lane) (over bool) {
 // trouble tells of a difficulty once when it begins or changes, and once when it is over.
 type trouble struct{ begun, over, last string }
 
-// note takes in how it is now. What it returns is to be logged.
-func (t *trouble) note(err error) lines {
+// note takes in how it is now.
+func (t *trouble) note(log *slog.Logger, err error) {
 	switch {
 	case errors.Is(err, context.Canceled):
 	case err != nil && err.Error() != t.last:
 		t.last = err.Error()
-		return lines{func(log *slog.Logger) { log.Error(t.begun, errAttr(err)) }}
+		log.Error(t.begun, errAttr(err))
 	case err == nil && t.last != "":
 		t.last = ""
-		return lines{func(log *slog.Logger) { log.Info(t.over) }}
-	}
-	return nil
-}
-
-// lines are to be logged once the mutex is released: a log may block.
-type lines []func(*slog.Logger)
-
-func (l lines) log(log *slog.Logger) {
-	for _, say := range l {
-		say(log)
+		log.Info(t.over)
 	}
 }
 

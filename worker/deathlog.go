@@ -48,9 +48,8 @@ func (d *deathLog) add(death *queue.Death) (first bool) {
 	return false
 }
 
-// flush is what is to be told of those that have followed. A kind of which none has is told at once
-// again.
-func (d *deathLog) flush() (said lines) {
+// flush logs how many have followed. A kind of which none has is told at once again.
+func (d *deathLog) flush(log *slog.Logger) {
 	kinds := slices.SortedFunc(maps.Keys(d.followed), func(a, b deathKind) int {
 		return cmp.Or(cmp.Compare(a.reason, b.reason), cmp.Compare(a.status, b.status))
 	})
@@ -61,11 +60,8 @@ func (d *deathLog) flush() (said lines) {
 			continue
 		}
 		d.followed[kind] = 0
-		said = append(said, func(log *slog.Logger) {
-			log.Info("dead letters", slog.Uint64("count", n), slog.String("reason", string(kind.reason)), slog.Int("status", kind.status))
-		})
+		log.Info("dead letters", slog.Uint64("count", n), slog.String("reason", string(kind.reason)), slog.Int("status", kind.status))
 	}
-	return said
 }
 
 // watchDeaths tells of deaths until ctx ends.
@@ -84,7 +80,6 @@ func (w *Worker) watchDeaths(ctx context.Context) {
 
 func (w *Worker) tellDeaths() {
 	w.mu.Lock()
-	said := w.deaths.flush()
-	w.mu.Unlock()
-	said.log(w.log)
+	defer w.mu.Unlock()
+	w.deaths.flush(w.log)
 }

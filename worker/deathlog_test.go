@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -22,10 +24,15 @@ func TestDeathLog(t *testing.T) {
 	if first != maxDeathKinds+1 || len(d.followed) != first {
 		t.Errorf("%d were told at once, %d kinds are kept", first, len(d.followed))
 	}
-	if n := len(d.flush()); n != first {
+	flush := func() int {
+		var out strings.Builder
+		d.flush(slog.New(slog.NewTextHandler(&out, nil)))
+		return strings.Count(out.String(), "\n")
+	}
+	if n := flush(); n != first {
 		t.Errorf("%d kinds are told, want %d", n, first)
 	}
-	if n := len(d.flush()); n != 0 || len(d.followed) != 0 || !d.add(&queue.Death{Reason: queue.Rejected}) {
+	if n := flush(); n != 0 || len(d.followed) != 0 || !d.add(&queue.Death{Reason: queue.Rejected}) {
 		t.Errorf("nothing has followed: %d are told, %d kinds are kept", n, len(d.followed))
 	}
 }

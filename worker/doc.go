@@ -15,5 +15,6 @@
 //     users' calls succeed. An outage, a 429 or a wrong key kills nothing.
 //   - What waits in memory is bounded in bytes.
 //
-// State is guarded by one mutex, which is never held across anything that blocks.
+// State is guarded by one mutex, which is never held across anything that blocks. Logging does not:
+// see package asynclog.
 package worker

@@ -45,22 +45,20 @@ func (w *Worker) check(l *lane) {
 		if err == nil && w.traces != nil {
 			w.traces.superseded(events[:len(found.gone)], p.claim.Partition())
 		}
-		var said lines
 		w.mu.Lock()
+		defer w.mu.Unlock()
 		p.ended(&p.busy)
 		switch {
 		case p.closed:
 		case active.Err() != nil:
 			l.state = parked
 		case err != nil:
-			said = w.guarding.note(err)
+			w.guarding.note(w.log, err)
 			w.wait(l, guardPause)
 		default:
-			said = w.guarding.note(nil)
+			w.guarding.note(w.log, nil)
 			w.checked(l, found, len(events))
 		}
-		w.mu.Unlock()
-		said.log(w.log)
 	})
 }
 

@@ -168,11 +168,16 @@ func (o *oracle) checkFates(s *sim, delivered map[string]map[int]int) {
 
 // lockedBuffer is a log that many write.
 type lockedBuffer struct {
+	stuck chan struct{} // writing blocks until it is closed; nil for a buffer that takes all at once
+
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {
+	if b.stuck != nil {
+		<-b.stuck
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.Write(p)

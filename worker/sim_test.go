@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/asynclog"
 	"github.com/identify-worker/identify-worker/queue/embedded"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
@@ -285,7 +286,7 @@ func (s *sim) startWithKey(apiKey string, change func(*worker.Config)) *replica 
 	r := &replica{sim: s, line: &line{sim: s, away: s.away}, done: make(chan error, 1)}
 	nc, err := s.connect(r.line)
 	must(s.t, err)
-	log := slog.New(slog.NewTextHandler(&s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := asynclog.Wrap(slog.New(slog.NewTextHandler(&s.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	q, err := queue.New(nc, queue.Topology{}, log)
 	must(s.t, err)
 	key, err := userpilot.NewKey(apiKey)

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/asynclog"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -44,7 +45,7 @@ type Config struct {
 	Member     queue.MemberConfig // what it tells of this worker is filled in by New
 	Key        func() string      // fingerprint of the API key in use, for operators; must not block
 	KeyChanged <-chan struct{}    // a receive ends a hold's wait: there is a new key
-	Log        *slog.Logger       // default discards
+	Log        *slog.Logger       // default discards; its handler is called by a goroutine of its own, and may block
 
 	Tracer trace.Tracer // makes spans of what events wait for, of calls and of deaths; nil makes none
 	URL    string       // that Client calls, for spans
@@ -63,9 +64,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Key == nil {
 		c.Key = func() string { return "" }
 	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
+	c.Log = asynclog.Wrap(c.Log)
 	switch {
 	case c.Concurrency < 0 || c.MaxAttempts < 0 || c.Timeout < 0 || c.BackoffInitial < 0 || c.Burst < 0:
 		return c, errors.New("worker: numbers and times must not be negative")
@@ -191,6 +190,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	closing, done := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer done()
 	w.limiter.Close(closing)
+	asynclog.Flush(closing, w.log)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,8 @@ type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	env            func(string) string
-	started        bool // the flags were good and a command has begun
+	started        bool           // the flags were good and a command has begun
+	logs           []*slog.Logger // are written when the command has ended
 }
 
 // usageError is the caller's mistake: a flag, a variable or an argument.
@@ -47,6 +49,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	p.flushLogs()
 	if err == nil {
 		return exitDone
 	}

@@ -96,7 +96,7 @@ func (b *letterbox) read(ctx context.Context, p *program, filter *letterFilter, 
 	return stoppedReading(ctx, read(q, query))
 }
 
-func (b *letterbox) log(p *program) *slog.Logger { return b.logs.logger(p.stderr) }
+func (b *letterbox) log(p *program) *slog.Logger { return p.logger(b.logs, p.stderr) }
 
 // stoppedReading says it in one word if a command was interrupted.
 func stoppedReading(ctx context.Context, err error) error {

@@ -62,7 +62,7 @@ Exit status: 1 if anything has failed, 0 otherwise. With --json it prints one ob
 		if !asJSON {
 			e.out = p.stdout
 		}
-		if err := d.run(cmd.Context(), e, logs.logger(p.stderr)); err != nil {
+		if err := d.run(cmd.Context(), e, p.logger(logs, p.stderr)); err != nil {
 			return err
 		}
 		if asJSON {

@@ -45,7 +45,7 @@ which calls (every=10, from=100, to=120, user=ID, p=0.01 with seed=7). The first
 	f.add(faultRules{&s.faults}, "fault", "a fault; may be given several times")
 	logs := newLogSettings(flags{cmd: cmd})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return p.serveFake(cmd.Context(), s, logs.logger(p.stderr))
+		return p.serveFake(cmd.Context(), s, p.logger(logs, p.stderr))
 	}
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,7 @@ func TestTheLiveLineStaysBelowTheLog(t *testing.T) {
 	t.Parallel()
 	var screen strings.Builder
 	line := &liveLine{out: &screen}
-	logger := (&logSettings{format: "text", level: "info"}).logger(line)
+	logger := slog.New((&logSettings{format: "text", level: "info"}).handler(line))
 	logger.Info("before")
 	line.show("one")
 	line.show("one") // nothing new, nothing written

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"log"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
 // logSettings say how to log. Logs go to stderr and never hold a user's data.
@@ -21,18 +24,35 @@ func newLogSettings(f flags) *logSettings {
 	return s
 }
 
-func (s *logSettings) logger(w io.Writer) *slog.Logger {
+func (s *logSettings) handler(w io.Writer) slog.Handler {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(s.level)) // one of the choices
 	options := &slog.HandlerOptions{Level: level}
-	logger := slog.New(slog.NewTextHandler(w, options))
 	if s.format == "json" {
-		logger = slog.New(slog.NewJSONHandler(w, options))
+		return slog.NewJSONHandler(w, options)
 	}
+	return slog.NewTextHandler(w, options)
+}
+
+// logger returns a logger that never blocks. What was logged is written when the program ends.
+func (p *program) logger(s *logSettings, w io.Writer) *slog.Logger {
+	logger := asynclog.Wrap(slog.New(s.handler(w)))
+	p.logs = append(p.logs, logger)
 	if w == io.Writer(os.Stderr) { // the process's own, and no test's
 		log.SetOutput(&libraryLog{log: logger})
 	}
 	return logger
+}
+
+// logPatience is how long the end of the program waits for its log to be written.
+const logPatience = 2 * time.Second
+
+func (p *program) flushLogs() {
+	ctx, cancel := context.WithTimeout(context.Background(), logPatience)
+	defer cancel()
+	for _, logger := range p.logs {
+		asynclog.Flush(ctx, logger)
+	}
 }
 
 // libraryLog takes what libraries write to Go's standard logger. It passes on that something was

@@ -61,7 +61,7 @@ an event that is stored twice does no harm.`,
 		if err := checkTopology(s.topology); err != nil {
 			return err
 		}
-		return p.runPublish(cmd.Context(), s, files, logs.logger(p.stderr))
+		return p.runPublish(cmd.Context(), s, files, p.logger(logs, p.stderr))
 	}
 	return cmd
 }

@@ -44,7 +44,7 @@ The rights that it needs, to publish to:
 		if err := checkTopology(topology); err != nil {
 			return err
 		}
-		log := logs.logger(p.stderr)
+		log := p.logger(logs, p.stderr)
 		q, nc, err := conn.open(cmd.Context(), *topology, log)
 		if err != nil {
 			return err

@@ -54,7 +54,7 @@ Exit status: 0 if the state could be read, whatever it is. With --json it prints
 		if err := checkTopology(pipeline); err != nil {
 			return err
 		}
-		q, nc, err := conn.open(cmd.Context(), *pipeline, logs.logger(p.stderr))
+		q, nc, err := conn.open(cmd.Context(), *pipeline, p.logger(logs, p.stderr))
 		if err != nil {
 			return err
 		}

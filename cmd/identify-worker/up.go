@@ -88,10 +88,10 @@ func (p *program) runUp(ctx context.Context, s *upSettings) error {
 // screen is where up logs to: above a live line where there is a terminal.
 func (p *program) screen(s *logSettings) (*liveLine, *slog.Logger) {
 	if !isTerminal(p.stderr) {
-		return nil, s.logger(p.stderr)
+		return nil, p.logger(s, p.stderr)
 	}
 	line := &liveLine{out: p.stderr}
-	return line, s.logger(line)
+	return line, p.logger(s, line)
 }
 
 // base is a running server with the pipeline on it, and the HTTP listener.

@@ -44,7 +44,7 @@ exits with status 0.`,
 		if err := checkTopology(topology); err != nil {
 			return err
 		}
-		log := logs.logger(p.stderr)
+		log := p.logger(logs, p.stderr)
 		client, err := s.client(key)
 		if err != nil {
 			return err

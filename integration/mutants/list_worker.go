@@ -80,6 +80,11 @@ func handOverMutants() []mutant {
 			"worker", "TestHandOverWaitsForSettlements",
 		},
 		{
+			"whoever logs waits until it is written", "nothing blocks under a mutex",
+			[]edit{{"queue/asynclog/asynclog.go", "\tif _, ok := log.Handler().(*handler); ok {", "\tif log != nil {"}},
+			"worker", "TestStuckLog",
+		},
+		{
 			"a dead letter is stored without a claim", "a dead letter is made exactly once",
 			[]edit{{"worker/burial.go", "active, begun, first := p.claim.Active(), time.Now(), false", "active, begun, first := context.Background(), time.Now(), false"}},
 			"worker", "TestNoBurialWithoutClaim",

@@ -16,6 +16,8 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
 // maxMemory bounds streams in memory. This product has none; without a bound the server
@@ -33,9 +35,7 @@ type Server struct {
 // Start boots a server and returns when it accepts connections. Errors are a
 // [*LockedError], a [*ListenError], or say what is wrong with the directory.
 func Start(c Config) (*Server, error) {
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
+	c.Log = asynclog.Wrap(c.Log)
 	options, err := c.options()
 	if err != nil {
 		return nil, err
