@@ -181,7 +181,7 @@ func TestBuryLooksForTheLetter(t *testing.T) {
 			_ = m.Respond([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}`))
 		})
 		s.must(err)
-		s.must(server.nc.Flush())
+		s.must(server.nc.FlushWithContext(s.soon(time.Minute)))
 		c := &Claim{tenure: &tenure{q: q, created: made}}
 		if err := c.Bury(t.Context(), Delivery{Sequence: 7}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("buried where no letter lies: %v", err)

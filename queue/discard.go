@@ -49,11 +49,6 @@ func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*Di
 	if err := q.checkSelection(ctx, s); err != nil {
 		return d.told(), err
 	}
-	if s.all {
-		if _, err := q.removeBelow(ctx, q.topology.DeadStreamName(), 1); err != nil { // there is none
-			return d.told(), stopped(ctx, err)
-		}
-	}
 	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.words(c.Filter), Reason: clean(c.Reason)}
 	if err := q.begin(ctx, a); err != nil {
 		return d.told(), err

@@ -65,8 +65,9 @@ var ErrCanaryDied = errors.New("the canary died again, and nothing else was repl
 //
 // It needs the right to publish to the subjects of events, to those of the audit trail's actions
 // and originals, to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and $JS.API.STREAM.MSG.DELETE of the
-// dead-letter stream, to $JS.API.DIRECT.GET of the audit stream, and to $JS.API.STREAM.MSG.GET of
-// the work stream and of KV_<bucket>.
+// dead-letter stream, for a selection of all letters to $JS.API.STREAM.PURGE of it too, to
+// $JS.API.DIRECT.GET of the audit stream, and to $JS.API.STREAM.MSG.GET of the work stream and of
+// KV_<bucket>.
 func (q *Queue) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*ReplayResult, error) {
 	r := newReplaying(q, s, c)
 	if s.Letters == 0 {
@@ -118,6 +119,9 @@ func (q *Queue) checkSelection(ctx context.Context, s *Selection) error {
 		return errOtherStream
 	}
 	_, err = q.remove(ctx, q.topology.DeadStreamName(), 0, false) // no message has this sequence
+	if err == nil && s.all {
+		_, err = q.removeBelow(ctx, q.topology.DeadStreamName(), 1) // there is none
+	}
 	return stopped(ctx, err)
 }
 

@@ -33,7 +33,13 @@ func (s *sim) letter(q *Queue, age Age, partition string, past *Past, body strin
 // letters stores a dead letter for each of n users.
 func (s *sim) letters(q *Queue, n int) {
 	s.t.Helper()
-	for i := range n {
+	s.lettersFrom(q, 0, n)
+}
+
+// lettersFrom is letters with other users and names.
+func (s *sim) lettersFrom(q *Queue, from, n int) {
+	s.t.Helper()
+	for i := from; i < from+n; i++ {
 		user := fmt.Sprint("u", i)
 		s.letter(q, Age{made, uint64(i + 1)}, "3", nil, fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i),
 			Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user})

@@ -53,7 +53,7 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"204"}, "Nats-Num-Pending": {"0"}, "Nats-UpTo-Sequence": {"0"}}})
 		})
 		s.must(err)
-		s.must(other.nc.Flush())
+		s.must(other.nc.FlushWithContext(s.soon(time.Minute)))
 		defer time.AfterFunc(3*time.Second, func() {
 			other.nc.Close()
 			answers(true)
@@ -62,6 +62,51 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 		s.must(err)
 		if result.Replayed != 2 || result.Already != 1 {
 			t.Errorf("got %+v", result)
+		}
+	})
+}
+
+// What a copy of the dead letters lacks because it lags is not deleted with those before it.
+func TestReplayLeavesWhatACopyLacks(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q, other := s.queue(nil), s.queue(nil)
+		s.letters(q, 3)
+		selection := s.selected(q, Filter{}, SelectConfig{})
+		first := s.stored(q, deadName)[0]
+		header := first.Header
+		header.Set(jetstream.SubjectHeader, first.Subject)
+		header.Set(jetstream.SequenceHeader, "1")
+		header.Set(jetstream.TimeStampHeaer, first.Time.Format(time.RFC3339Nano))
+
+		answers := func(direct bool) { s.change(q, deadName, func(c *jetstream.StreamConfig) { c.AllowDirect = direct }) }
+		answers(false) // the copy does instead
+		_, err := other.nc.Subscribe(directGet(deadName), func(m *nats.Msg) {
+			_ = m.RespondMsg(&nats.Msg{Header: header, Data: first.Data})
+			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"204"}, "Nats-Num-Pending": {"0"}, "Nats-Last-Sequence": {"1"}}})
+		})
+		s.must(err)
+		s.must(other.nc.FlushWithContext(s.soon(time.Minute)))
+		result, err := q.Replay(t.Context(), selection, ReplayConfig{})
+		s.must(err)
+		other.nc.Close()
+		answers(true)
+		if result.Replayed != 1 || result.Gone != 2 || s.dead(q) != 2 {
+			t.Errorf("got %+v, and %d letters are left", result, s.dead(q))
+		}
+	})
+}
+
+// One that is left where it is keeps those before and after it from being deleted with one request.
+func TestReplayOfAllLeavesSome(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, replayBatch+10)
+		tired := &Past{Origin: Age{made, 1}, Published: made, Replays: 3}
+		s.letter(q, Age{made, 5000}, "3", tired, `{"user_id":"tired"}`, Death{Reason: Rejected, User: "tired"})
+		s.lettersFrom(q, 6000, replayBatch+10)
+		result := s.replayed(q, ReplayConfig{})
+		if result.Replayed != 2*(replayBatch+10) || result.Skipped != 1 || s.dead(q) != 1 {
+			t.Errorf("got %+v, and %d letters are left", result, s.dead(q))
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +19,10 @@ const (
 	// replayBatch is how many letters are read at a time. The server answers for 1,024 subjects at
 	// most at once, which is what their verdicts are asked by.
 	replayBatch = 500
-	// replaysAtOnce bounds the letters that are stored, but not yet deleted.
-	replaysAtOnce = 512
+	// removalsAtOnce bounds the letters that are being deleted one by one.
+	removalsAtOnce = 512
+	// portions is in how many parts a replay of all letters deletes them, about.
+	portions = 16
 	// stopPatience is how long a command that is stopped may take to finish what is under way.
 	stopPatience = 10 * time.Second
 )
@@ -43,6 +46,11 @@ type replaying struct {
 	place     int    // in the selection, of the letter that is read next
 	heard     uint64 // up to where the audit trail was read for verdicts
 
+	// What the end of a replay works on, and nobody else.
+	removals []removal // to be deleted
+	end      uint64    // sequence after the last letter that was read
+	whole    bool      // all letters of the stream were selected, and of those so far none is left
+
 	mu      sync.Mutex // for what follows
 	result  ReplayResult
 	awaited bitmap // by place: replayed, and without a verdict; nil if nobody waits
@@ -52,7 +60,7 @@ type replaying struct {
 
 func newReplaying(q *Queue, s *Selection, c ReplayConfig) *replaying {
 	r := &replaying{
-		q: q, s: s, c: c, tokens: c.Rate.Limiter(0),
+		q: q, s: s, c: c, tokens: c.Rate.Limiter(0), whole: s.all,
 		result: ReplayResult{Selected: s.Letters, Skips: skips{}},
 	}
 	if c.Wait || c.Canary > 0 {
@@ -116,22 +124,44 @@ func (r *replaying) canary(ctx, finishing context.Context) error {
 	return nil
 }
 
-// replay replays letters until so many are published, or all.
-func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
-	finishers, sending := errgroup.WithContext(ctx)
-	finishers.SetLimit(replaysAtOnce)
-	err := r.feed(sending, limit, func(finish func(context.Context) error) {
-		finishers.Go(func() error { return finish(finishing) })
-	})
-	if failed := finishers.Wait(); failed != nil { // else err may be no more than that this one has stopped
-		err = failed
-	}
-	return stopped(ctx, err)
+// batch is some letters of the selection, one after the other, on their way through a replay.
+type batch struct {
+	end     uint64    // sequence after the last that was read; 0 if none was
+	sent    []sending // what is published of them
+	already []removal // what was published by an earlier run
+	left    bool      // some stay where they are
+	follow  int       // letters of the selection after them
 }
 
-// feed publishes letters in the order of the stream. What is left to do for each is handed to
-// finish, and not waited for.
-func (r *replaying) feed(ctx context.Context, limit int, finish func(func(context.Context) error)) error {
+// removal is a letter that is to be deleted, as its event is stored or was.
+type removal struct {
+	id      uint64
+	already bool    // it was stored by an earlier run
+	outcome Outcome // of that, if it has its verdict
+}
+
+// replay replays letters until so many are published, or all. While a batch of them is published,
+// the next one is read, and the letters of the one before are deleted.
+func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
+	sending, halt := context.WithCancelCause(ctx)
+	defer halt(nil)
+	batches, fed := make(chan *batch, 1), make(chan error, 1)
+	go func() {
+		defer close(batches)
+		fed <- r.feed(sending, limit, batches)
+	}()
+	var failed error
+	for b := range batches {
+		if err := r.finish(finishing, b); err != nil {
+			failed = cmp.Or(failed, err)
+			halt(err)
+		}
+	}
+	return stopped(ctx, cmp.Or(failed, r.remove(finishing), <-fed))
+}
+
+// feed publishes letters in the order of the stream, and hands them on to be finished.
+func (r *replaying) feed(ctx context.Context, limit int, finish chan<- *batch) error {
 	for sent := 0; sent < limit && r.place < r.s.ids.len; {
 		n, err := r.feedSome(ctx, limit-sent, finish)
 		if err != nil {
@@ -144,20 +174,20 @@ func (r *replaying) feed(ctx context.Context, limit int, finish func(func(contex
 
 // feedSome publishes of so many letters those that can be, and returns how many these were. The next
 // batch is read while one is published: else a slow rate would be slower by the round trips.
-func (r *replaying) feedSome(ctx context.Context, most int, finish func(func(context.Context) error)) (sent int, err error) {
+func (r *replaying) feedSome(ctx context.Context, most int, finish chan<- *batch) (sent int, err error) {
 	group, ctx := errgroup.WithContext(ctx)
-	batches := make(chan []sending)
+	batches := make(chan *batch)
 	group.Go(func() error {
 		defer close(batches)
-		return r.readAhead(ctx, most, finish, batches)
+		return r.readAhead(ctx, most, batches)
 	})
 	group.Go(func() error {
-		for batch := range batches {
-			for _, s := range batch {
-				if err := r.send(ctx, s, finish); err != nil {
-					return err
-				}
-				sent++
+		for b := range batches {
+			err := r.send(ctx, b)
+			sent += len(b.sent)
+			finish <- b
+			if err != nil {
+				return err
 			}
 		}
 		return nil
@@ -165,8 +195,8 @@ func (r *replaying) feedSome(ctx context.Context, most int, finish func(func(con
 	return sent, group.Wait()
 }
 
-// readAhead reads so many letters, and hands on what is published of them.
-func (r *replaying) readAhead(ctx context.Context, most int, finish func(func(context.Context) error), batches chan<- []sending) error {
+// readAhead reads so many letters, and hands on what is to be done with them.
+func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *batch) error {
 	size := replayBatch
 	if !r.c.Rate.Unlimited() { // one that is slow shall not replay what was discarded meanwhile
 		size = min(size, 1+int(r.c.Rate.PerMinute()/60))
@@ -179,12 +209,16 @@ func (r *replaying) readAhead(ctx context.Context, most int, finish func(func(co
 		gone := uint64(next - r.place - len(letters))
 		r.count(func(x *ReplayResult) { x.Gone += gone })
 		r.place, most = next, most-len(letters)
-		batch, err := r.prepare(ctx, letters, finish)
+		b, err := r.prepare(ctx, letters)
 		if err != nil {
 			return err
 		}
+		b.follow = r.s.ids.len - next
+		if len(letters) > 0 { // what was not read may be there still: the copy that was asked can lag
+			b.end = letters[len(letters)-1].ID + 1
+		}
 		select {
-		case batches <- batch:
+		case batches <- b:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -197,25 +231,26 @@ func (r *replaying) readAhead(ctx context.Context, most int, finish func(func(co
 	return nil
 }
 
-// prepare makes what is published of some letters, and sees to those of which nothing is.
-func (r *replaying) prepare(ctx context.Context, letters []*DeadLetter, finish func(func(context.Context) error)) (batch []sending, err error) {
+// prepare makes what is published of some letters.
+func (r *replaying) prepare(ctx context.Context, letters []*DeadLetter) (*batch, error) {
 	judged, err := r.verdicts(ctx, letters)
 	if err != nil {
 		return nil, err
 	}
+	b := &batch{}
 	for _, l := range letters {
 		if outcome, ok := judged[r.q.topology.verdictSubject(l.Letter)]; ok {
-			finish(func(ctx context.Context) error { return r.removeJudged(ctx, l.ID, outcome) })
+			b.already = append(b.already, removal{id: l.ID, already: true, outcome: outcome})
 			continue
 		}
 		s, err := r.s.config.prepare(l)
 		if err == nil {
-			batch = append(batch, s)
-		} else if !r.skip(err) {
+			b.sent = append(b.sent, s)
+		} else if b.left = r.skip(err); !b.left {
 			return nil, err
 		}
 	}
-	return batch, r.keepOriginals(ctx, batch)
+	return b, r.keepOriginals(ctx, b.sent)
 }
 
 // skip counts a letter that is left where it is, if that is what err says.
@@ -242,8 +277,19 @@ func (r *replaying) keepOriginals(ctx context.Context, batch []sending) error {
 	return nil
 }
 
-// send publishes one event as soon as the rate allows.
-func (r *replaying) send(ctx context.Context, s sending, finish func(func(context.Context) error)) error {
+// send publishes the events of a batch as fast as the rate allows. After an error the batch is as much
+// of it as was sent.
+func (r *replaying) send(ctx context.Context, b *batch) error {
+	for i := range b.sent {
+		if err := r.sendOne(ctx, &b.sent[i]); err != nil {
+			b.sent, b.left = b.sent[:i], true
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *replaying) sendOne(ctx context.Context, s *sending) (err error) {
 	if wait := r.tokens.Reserve().Delay(); wait > 0 {
 		pause(ctx, wait)
 	}
@@ -251,73 +297,102 @@ func (r *replaying) send(ctx context.Context, s sending, finish func(func(contex
 		return context.Cause(ctx)
 	}
 	l := s.letter
-	id := l.ID
-	r.await(id) // before there can be a verdict
-	result, err := r.publisher.publishEvent(ctx, s.event,
+	r.await(l.ID) // before there can be a verdict
+	s.stored, err = r.publisher.publishEvent(ctx, s.event,
 		WithMessageID(r.seal.replayID(l.Letter)), withPast(s.sealed(r.seal, r.result.Run, r.s.config.Force), l))
 	if err != nil {
-		r.unawait(id)
-		return err
+		r.unawait(l.ID)
 	}
-	finish(func(ctx context.Context) error { return r.settle(ctx, l, result) })
-	return nil
-}
-
-// settle deletes a letter once its event is stored.
-func (r *replaying) settle(ctx context.Context, l *DeadLetter, stored *Result) error {
-	id := l.ID
-	receipt, err := stored.Wait(ctx)
-	if err == nil && receipt.Duplicate {
-		err = r.confirm(ctx, l, receipt.Sequence)
-	}
-	if err != nil {
-		r.unawait(id)
-		switch {
-		case errors.Is(err, ErrEventTooLarge):
-			r.skip(unsendable(ErrEventTooLarge.Error()))
-			return nil
-		case r.skip(err):
-			return nil
-		case errors.Is(err, ErrNoStream), errors.Is(err, ErrStreamFull), errors.Is(err, ErrNotPermitted):
-			return err
-		}
-	}
-	found := false
-	if err == nil {
-		found, err = r.q.remove(ctx, r.q.topology.DeadStreamName(), id, false)
-	}
-	r.count(func(x *ReplayResult) {
-		switch {
-		case err != nil:
-			x.Doubtful++
-		case !receipt.Duplicate:
-			x.Replayed++
-		case found:
-			x.Already++
-		default:
-			x.Gone++
-		}
-	})
 	return err
 }
 
-// removeJudged deletes a letter whose event has its verdict.
-func (r *replaying) removeJudged(ctx context.Context, id uint64, outcome Outcome) error {
-	found, err := r.q.remove(ctx, r.q.topology.DeadStreamName(), id, false)
-	r.count(func(x *ReplayResult) {
+// finish finds out which events of a batch are stored, and deletes their letters. Whatever becomes of
+// one of them, it goes through all, and returns the first error.
+func (r *replaying) finish(ctx context.Context, b *batch) (failed error) {
+	r.removals = append(r.removals, b.already...)
+	r.end = max(r.end, b.end)
+	for i := range b.sent {
+		s := &b.sent[i]
+		duplicate, err := r.settle(ctx, s)
+		switch {
+		case err == nil:
+			r.removals = append(r.removals, removal{id: s.letter.ID, already: duplicate})
+			continue
+		case r.skip(err):
+		case errors.Is(err, ErrNoStream), errors.Is(err, ErrStreamFull), errors.Is(err, ErrNotPermitted):
+			failed = cmp.Or(failed, err)
+		default:
+			r.count(func(x *ReplayResult) { x.Doubtful++ })
+			failed = cmp.Or(failed, err)
+		}
+		b.left = true
+	}
+	r.whole = r.whole && !b.left
+	// One request for all letters before another takes the server some microseconds for each letter
+	// that it has: the more there are, the more go at a time.
+	if r.whole && r.c.Rate.Unlimited() && len(r.removals) < b.follow/portions {
+		return failed
+	}
+	return cmp.Or(failed, r.remove(ctx))
+}
+
+// settle blocks until it is known whether an event is stored, and whether it was before.
+func (r *replaying) settle(ctx context.Context, s *sending) (duplicate bool, err error) {
+	receipt, err := s.stored.Wait(ctx)
+	if err == nil && receipt.Duplicate {
+		err = r.confirm(ctx, s.letter, receipt.Sequence)
+	}
+	if err != nil {
+		r.unawait(s.letter.ID)
+		if errors.Is(err, ErrEventTooLarge) {
+			err = unsendable(ErrEventTooLarge.Error())
+		}
+		return false, err
+	}
+	return receipt.Duplicate, nil
+}
+
+// remove deletes the letters whose events are stored, and returns the first error. If no letter was left
+// where it is, and nobody holds the replay back, all go with one request.
+func (r *replaying) remove(ctx context.Context) error {
+	removals := r.removals
+	r.removals = nil
+	if r.whole && r.c.Rate.Unlimited() && len(removals) > 0 {
+		found, err := r.q.removeBelow(ctx, r.q.topology.DeadStreamName(), r.end)
+		for i, x := range removals {
+			r.removed(x, i < found, err)
+		}
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(removalsAtOnce)
+	for _, x := range removals {
+		group.Go(func() error {
+			found, err := r.q.remove(ctx, r.q.topology.DeadStreamName(), x.id, false)
+			r.removed(x, found, err)
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// removed counts a letter that was to be deleted.
+func (r *replaying) removed(x removal, found bool, err error) {
+	r.count(func(result *ReplayResult) {
 		switch {
 		case err != nil:
-			x.Doubtful++
+			result.Doubtful++
+		case !x.already:
+			result.Replayed++
 		case !found:
-			x.Gone++
+			result.Gone++
 		default:
-			x.Already++
+			result.Already++
 			if r.c.Wait {
-				x.judge(outcome)
+				result.judge(x.outcome)
 			}
 		}
 	})
-	return err
 }
 
 // lingering is a context that ends some time after ctx has.

@@ -25,6 +25,7 @@ type sending struct {
 	letter *DeadLetter
 	event  userpilot.Event
 	edited bool
+	stored *Result // once it is published
 }
 
 // prepare makes what is published of a letter, or tells by an unsendable why nothing can be.

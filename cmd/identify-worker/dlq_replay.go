@@ -40,6 +40,7 @@ The rights that it needs, to publish to:
   userpilot.<name>-audit.original.>           for what events were before an edit
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
+  $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
   $JS.API.DIRECT.GET.<stream>_AUDIT           for the verdicts
   $JS.API.DIRECT.GET.KV_<bucket>_newer        for what newer events have set
   $JS.API.STREAM.MSG.GET.KV_<bucket>          for what it is sealed with

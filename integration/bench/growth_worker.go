@@ -40,7 +40,7 @@ const growthUsers = 1000
 
 // startsCalling is how long a replica that starts takes until its first event is accepted.
 func startsCalling(ctx context.Context, _ *bench, users int) (float64, error) {
-	return onSite(ctx, func(ctx context.Context, s *site) (float64, error) {
+	return onSite(ctx, nil, func(ctx context.Context, s *site) (float64, error) {
 		if err := s.track(ctx, users); err != nil {
 			return 0, err
 		}
@@ -55,23 +55,25 @@ func startsCalling(ctx context.Context, _ *bench, users int) (float64, error) {
 }
 
 // drainsOne is how long a replica takes for all events of one user.
-func drainsOne(ctx context.Context, _ *bench, events int) (float64, error) {
-	return onSite(ctx, func(ctx context.Context, s *site) (float64, error) {
+func drainsOne(ctx context.Context, b *bench, events int) (float64, error) {
+	ours, servers := b.profileArgs("drain", events)
+	return onSite(ctx, servers, func(ctx context.Context, s *site) (float64, error) {
 		if err := s.fill(ctx, events, func(int) []byte { return event("one", callBytes) }); err != nil {
 			return 0, err
 		}
-		return s.timed(ctx, nil, s.drained)
+		return s.timed(ctx, ours, s.drained)
 	})
 }
 
 // callsForMany is how many calls a replica makes for events that wait, of users in turn.
-func callsForMany(ctx context.Context, _ *bench, events int) (float64, error) {
-	return onSite(ctx, func(ctx context.Context, s *site) (float64, error) {
+func callsForMany(ctx context.Context, b *bench, events int) (float64, error) {
+	ours, servers := b.profileArgs("many", events)
+	return onSite(ctx, servers, func(ctx context.Context, s *site) (float64, error) {
 		err := s.fill(ctx, events, func(i int) []byte { return event(userName(i%growthUsers), callBytes) })
 		if err != nil {
 			return 0, err
 		}
-		if _, err := s.timed(ctx, []string{"-rate", "100/1s"}, s.drained); err != nil {
+		if _, err := s.timed(ctx, append(ours, "-rate", "100/1s"), s.drained); err != nil {
 			return 0, err
 		}
 		t, err := s.accepted(ctx, "", 0)
@@ -80,8 +82,8 @@ func callsForMany(ctx context.Context, _ *bench, events int) (float64, error) {
 }
 
 // onSite measures on a site of its own.
-func onSite(ctx context.Context, measure func(context.Context, *site) (float64, error)) (cost float64, err error) {
-	ctx, s, err := open(ctx, nil, nil)
+func onSite(ctx context.Context, servers []string, measure func(context.Context, *site) (float64, error)) (cost float64, err error) {
+	ctx, s, err := open(ctx, servers, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -104,7 +106,7 @@ func (s *site) timed(ctx context.Context, args []string, done func(context.Conte
 // knowsAll is how long a replica that starts takes until it knows who has dead letters: then it tells
 // of the others that they have none.
 func knowsAll(ctx context.Context, _ *bench, users int) (float64, error) {
-	return onSite(ctx, func(ctx context.Context, s *site) (float64, error) {
+	return onSite(ctx, nil, func(ctx context.Context, s *site) (float64, error) {
 		if err := s.track(ctx, users); err != nil {
 			return 0, err
 		}

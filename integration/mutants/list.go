@@ -86,6 +86,16 @@ func deadLetterMutants() []mutant {
 			"queue", "TestReplayTwoAtOnce",
 		},
 		{
+			"a letter that was left is deleted with those after it", "nothing accepted is lost",
+			[]edit{{"queue/replaying.go", "r.whole = r.whole && !b.left", ""}},
+			"queue", "TestReplayOfAllLeavesSome",
+		},
+		{
+			"a copy that lags lets letters be deleted that were not replayed", "nothing accepted is lost",
+			[]edit{{"queue/replaying.go", "b.end = letters[len(letters)-1].ID + 1", "b.end = r.s.ids.at(next-1) + 1"}},
+			"queue", "TestReplayLeavesWhatACopyLacks",
+		},
+		{
 			"a producer's headers are believed", "a replay is judged once: history and canary tell what happened",
 			[]edit{{"queue/seal.go", "p == nil || !hmac.Equal([]byte(p.sealed), []byte(p.mark(s, body)))", "p == nil"}},
 			"queue", "TestForgedHeadersMeanNothing",
