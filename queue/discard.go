@@ -122,7 +122,7 @@ func (d *discarding) run(ctx context.Context) error {
 }
 
 // last is the selection's newest letter.
-func (d *discarding) last() uint64 { return d.s.ids.at(d.s.ids.len - 1) }
+func (d *discarding) last() uint64 { return d.s.ids[len(d.s.ids)-1] }
 
 // alone reports whether up to the selection's last letter there are these letters and no others. One
 // that is gone may be under way as a replay, whose record is needed still.
@@ -144,13 +144,13 @@ func (d *discarding) alone(ctx context.Context) (bool, error) {
 func (d *discarding) discardAll(ctx context.Context) error {
 	found, err := d.q.removeBelow(ctx, d.q.topology.DeadStreamName(), d.last()+1)
 	if err != nil {
-		d.count(&d.result.Doubtful, d.s.ids.len)
+		d.count(&d.result.Doubtful, len(d.s.ids))
 		return err
 	}
-	found = min(found, d.s.ids.len)
+	found = min(found, len(d.s.ids))
 	d.count(&d.result.Discarded, found)
-	d.count(&d.result.Gone, d.s.ids.len-found)
-	if found < d.s.ids.len {
+	d.count(&d.result.Gone, len(d.s.ids)-found)
+	if found < len(d.s.ids) {
 		return nil
 	}
 	return d.close(ctx, d.s.guarded)
@@ -158,7 +158,7 @@ func (d *discarding) discardAll(ctx context.Context) error {
 
 // read hands over the letters that are still there.
 func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
-	for place := 0; place < d.s.ids.len; {
+	for place := 0; place < len(d.s.ids); {
 		letters, next, err := d.q.readSelected(ctx, d.s, place, discardBatch)
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -132,8 +133,8 @@ func (r *ReplayResult) judge(outcome Outcome) {
 func (r *replaying) await(id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if place, _ := r.s.ids.find(id); r.awaited != nil {
-		r.awaited.set(place)
+	if place, _ := slices.BinarySearch(r.s.ids, id); r.awaited != nil {
+		r.awaited[place] = true
 		r.waiting++
 	}
 }
@@ -142,11 +143,11 @@ func (r *replaying) await(id uint64) {
 func (r *replaying) unawait(id uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	place, selected := r.s.ids.find(id)
-	if !selected || r.awaited == nil || !r.awaited.has(place) {
+	place, selected := slices.BinarySearch(r.s.ids, id)
+	if !selected || r.awaited == nil || !r.awaited[place] {
 		return false
 	}
-	r.awaited.clear(place)
+	r.awaited[place] = false
 	r.waiting--
 	return true
 }
@@ -239,7 +240,7 @@ const lagPatience = time.Second
 // among the letters is gone.
 func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int) (letters []*DeadLetter, next int, err error) {
 	stream := q.topology.DeadStreamName()
-	from := s.ids.at(place)
+	from := s.ids[place]
 	begun := time.Now()
 	err = insist(ctx, electionPatience, func(ctx context.Context) error {
 		letters, next = nil, place
@@ -251,7 +252,7 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 			}
 			l.complete(q.topology)
 			var selected bool
-			if next, selected = s.ids.find(l.ID); selected {
+			if next, selected = slices.BinarySearch(s.ids, l.ID); selected {
 				letters = append(letters, l)
 				next++
 			}
@@ -260,13 +261,13 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 		if err = errors.Join(err, unreadable); err != nil {
 			return err
 		}
-		if more, err := nextBatch(end); more > 0 || err != nil || next == s.ids.len {
+		if more, err := nextBatch(end); more > 0 || err != nil || next == len(s.ids) {
 			return err
 		}
 		if time.Since(begun) < lagPatience {
 			return errTryAgain
 		}
-		next = s.ids.len
+		next = len(s.ids)
 		return nil
 	})
 	if err != nil {

@@ -53,7 +53,7 @@ type replaying struct {
 
 	mu      sync.Mutex // for what follows
 	result  ReplayResult
-	awaited bitmap // by place: replayed, and without a verdict; nil if nobody waits
+	awaited []bool // by place: replayed, and without a verdict; nil if nobody waits
 	waiting int    // how many these are
 	died    int    // again
 }
@@ -64,7 +64,7 @@ func newReplaying(q *Queue, s *Selection, c ReplayConfig) *replaying {
 		result: ReplayResult{Selected: s.Letters, Skips: skips{}},
 	}
 	if c.Wait || c.Canary > 0 {
-		r.awaited = newBitmap(s.ids.len)
+		r.awaited = make([]bool, len(s.ids))
 	}
 	return r
 }
@@ -162,7 +162,7 @@ func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
 
 // feed publishes letters in the order of the stream, and hands them on to be finished.
 func (r *replaying) feed(ctx context.Context, limit int, finish chan<- *batch) error {
-	for sent := 0; sent < limit && r.place < r.s.ids.len; {
+	for sent := 0; sent < limit && r.place < len(r.s.ids); {
 		n, err := r.feedSome(ctx, limit-sent, finish)
 		if err != nil {
 			return err
@@ -201,7 +201,7 @@ func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *bat
 	if !r.c.Rate.Unlimited() { // one that is slow shall not replay what was discarded meanwhile
 		size = min(size, 1+int(r.c.Rate.PerMinute()/60))
 	}
-	for most > 0 && r.place < r.s.ids.len {
+	for most > 0 && r.place < len(r.s.ids) {
 		letters, next, err := r.q.readSelected(ctx, r.s, r.place, min(size, most))
 		if err != nil {
 			return err
@@ -213,7 +213,7 @@ func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *bat
 		if err != nil {
 			return err
 		}
-		b.follow = r.s.ids.len - next
+		b.follow = len(r.s.ids) - next
 		if len(letters) > 0 { // what was not read may be there still: the copy that was asked can lag
 			b.end = letters[len(letters)-1].ID + 1
 		}

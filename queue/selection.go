@@ -28,12 +28,12 @@ type SelectConfig struct {
 }
 
 // Selection is the dead letters that one command is about: those that a filter meant when it was
-// made. Letters that arrive later are not swept along. It takes about two bytes for each letter, and
+// made. Letters that arrive later are not swept along. It takes eight bytes for each letter, and
 // where all are meant some fifty more for each whose user has a record of what newer events have set.
 // It is made by [Queue.Select], and safe for concurrent use as long as nobody changes it.
 type Selection struct {
 	Letters        uint64       // that are meant
-	Users          uint64       // whose they are, where that is known; above 65,536 an estimate
+	Users          uint64       // whose they are, where that is known; at least so many above a million
 	Groups         []GroupCount // what they died of, the most frequent first, 100 at most
 	Oldest, Newest time.Time    // when the first and the last of them died
 
@@ -51,7 +51,7 @@ type Selection struct {
 	all    bool   // it has no filter: no letter is older than one of it and not in it
 	config SelectConfig
 	stream time.Time // when the dead-letter stream was made: in another one the sequences are others'
-	ids    sequences // of the letters
+	ids    []uint64  // of the letters, in ascending order
 
 	guarded map[string][]Age // where all are meant: the letters' names by user, of users with a record
 }
@@ -94,7 +94,7 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 		return nil, stopped(ctx, err)
 	}
 	x := &selecting{
-		q: q, users: newUserCount(), groups: map[string]*GroupCount{},
+		q: q, users: newUserCount(), room: maxUsers, groups: map[string]*GroupCount{},
 		Selection: &Selection{Skips: skips{}, filter: f.String(), all: f.IsZero(), config: c, stream: info.Created, guarded: map[string][]Age{}},
 	}
 	if info.State.LastSeq > 0 {
@@ -111,6 +111,7 @@ type selecting struct {
 	*Selection
 	q       *Queue
 	users   *userCount
+	room    int // for more users
 	groups  map[string]*GroupCount
 	pending []pendingLetter // of which it must be asked what newer events have set
 	bytes   int             // of their bodies
@@ -150,7 +151,7 @@ func (x *selecting) read(ctx context.Context, f Filter, last uint64) error {
 }
 
 func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
-	x.ids.add(l.ID)
+	x.ids = append(x.ids, l.ID)
 	x.Letters++
 	if x.Oldest.IsZero() || l.At.Before(x.Oldest) {
 		x.Oldest = l.At
@@ -159,7 +160,7 @@ func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
 		x.Newest = l.At
 	}
 	if user := l.user(); user != "" {
-		x.users.add(user)
+		x.users.add(user, &x.room)
 	}
 	x.count(l)
 	s, err := x.config.prepare(l)

@@ -24,7 +24,7 @@ It reads from NATS alone and changes nothing. The right that it needs, to publis
   $JS.API.DIRECT.GET.<stream>_DLQ
 
 With --json it prints one array:
-  [{group, new, reason, status (0 is no answer), error, count, users, users_estimated,
+  [{group, new, reason, status (0 is no answer), error, count, users, users_at_least,
   first, last, example (the number of the newest)}]
 Of very many groups the smallest are one at the end, without a name.`,
 		Example: `  identify-worker dlq stats
@@ -53,17 +53,17 @@ Of very many groups the smallest are one at the end, without a name.`,
 
 // groupView is a line of stats. Its JSON is a promise to scripts: see the command's help.
 type groupView struct {
-	Group          string       `json:"group"`
-	New            bool         `json:"new"`
-	Reason         queue.Reason `json:"reason"`
-	Status         int          `json:"status"`
-	Error          string       `json:"error"`
-	Count          uint64       `json:"count"`
-	Users          uint64       `json:"users"`
-	UsersEstimated bool         `json:"users_estimated"`
-	First          *time.Time   `json:"first"`
-	Last           *time.Time   `json:"last"`
-	Example        string       `json:"example"`
+	Group        string       `json:"group"`
+	New          bool         `json:"new"`
+	Reason       queue.Reason `json:"reason"`
+	Status       int          `json:"status"`
+	Error        string       `json:"error"`
+	Count        uint64       `json:"count"`
+	Users        uint64       `json:"users"`
+	UsersAtLeast bool         `json:"users_at_least"`
+	First        *time.Time   `json:"first"`
+	Last         *time.Time   `json:"last"`
+	Example      string       `json:"example"`
 }
 
 func newGroupViews(groups []queue.Group, now time.Time, m *mask) []groupView {
@@ -71,7 +71,7 @@ func newGroupViews(groups []queue.Group, now time.Time, m *mask) []groupView {
 	for i, g := range groups {
 		views[i] = groupView{
 			Group: g.ID, New: g.New(now), Reason: queue.Reason(m.fit(string(g.Reason))), Status: g.Status, Error: m.text(g.Error),
-			Count: g.Count, Users: g.Users, UsersEstimated: g.UsersEstimated,
+			Count: g.Count, Users: g.Users, UsersAtLeast: g.UsersAtLeast,
 			First: known(g.First.UTC()), Last: known(g.Last.UTC()), Example: letterID(g.Example),
 		}
 	}
@@ -114,8 +114,8 @@ func (g *groupView) describeNew() string {
 }
 
 func (g *groupView) describeUsers() string {
-	if g.UsersEstimated {
-		return "about " + thousands(g.Users)
+	if g.UsersAtLeast {
+		return "at least " + thousands(g.Users)
 	}
 	return thousands(g.Users)
 }

@@ -47,7 +47,7 @@ func deadLetterMutants() []mutant {
 		},
 		{
 			"all letters are discarded with their records, though one is gone as a replay", "a replay never overwrites newer data",
-			[]edit{{"queue/discard.go", "return all == later+d.s.Letters, err", "return all >= later, err"}, {"queue/discard.go", "if found < d.s.ids.len {", "if false {"}},
+			[]edit{{"queue/discard.go", "return all == later+d.s.Letters, err", "return all >= later, err"}, {"queue/discard.go", "if found < len(d.s.ids) {", "if false {"}},
 			"queue", "TestDiscardGuarded",
 		},
 		{
@@ -92,7 +92,7 @@ func deadLetterMutants() []mutant {
 		},
 		{
 			"a copy that lags lets letters be deleted that were not replayed", "nothing accepted is lost",
-			[]edit{{"queue/replaying.go", "b.end = letters[len(letters)-1].ID + 1", "b.end = r.s.ids.at(next-1) + 1"}},
+			[]edit{{"queue/replaying.go", "b.end = letters[len(letters)-1].ID + 1", "b.end = r.s.ids[next-1] + 1"}},
 			"queue", "TestReplayLeavesWhatACopyLacks",
 		},
 		{
