@@ -43,9 +43,9 @@ CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
 PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$')
 
-# Tables of ledgers and whole workers at many distances. The race detector would make minutes of
-# them, and looks at the same code in the other tests.
-DISTANCES := '^Test(FarAway|FarAwayFleet|LedgersAtADistance)$$'
+# Long simulations: tables of ledgers and whole workers at many distances, and minutes at a limit. The
+# race detector would make minutes of them, and looks at the same code in the other tests.
+LONG := '^Test(FarAway|FarAwayFleet|LedgersAtADistance|RateUsed|RateOfFleet|RateLoweredInRollingUpdate|ManyReplaysOfAUser)$$'
 
 # The manifests' tests are a module of their own. They look at files outside of it, of which Go's
 # cache of test results takes no notice.
@@ -107,8 +107,8 @@ $(SBOM): Makefile
 
 .PHONY: test
 test: ## run all tests, those in containers too where there is Docker
-	go test $(RACE) -skip $(DISTANCES) $(PACKAGES)
-	go test -run $(DISTANCES) ./queue ./worker
+	go test $(RACE) -skip $(LONG) $(PACKAGES)
+	go test -run $(LONG) ./queue ./worker
 	go -C $(MANIFESTS) test -count=1 ./...
 	go test -timeout 15m $(CAMPAIGN)
 	@mkdir -p bin

@@ -12,7 +12,8 @@ import (
 )
 
 // TestInstall installs the command as others do, by its path and a version. A "replace" in
-// go.mod would break that, and so would a file that the module needs and does not hold.
+// go.mod would break that, and so would a file that the module needs and does not hold. The build tag is
+// that of "make build", so that what it has compiled need not be compiled again.
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -22,7 +23,7 @@ func TestInstall(t *testing.T) {
 	proxy := t.TempDir()
 	serveModule(t, filepath.Join("..", ".."), proxy, module, release)
 	bin, cache := t.TempDir(), filepath.Join(t.TempDir(), "modules")
-	install := exec.CommandContext(t.Context(), "go", "install", "-trimpath", "-modcacherw", module+"/cmd/identify-worker@"+release)
+	install := exec.CommandContext(t.Context(), "go", "install", "-trimpath", "-modcacherw", "-tags", "nethttpomithttp2", module+"/cmd/identify-worker@"+release)
 	install.Dir = bin // outside of any module
 	install.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+bin, "GOMODCACHE="+cache, "GOSUMDB=off", "GOPROXY="+strings.Join([]string{
 		"file://" + proxy, "file://" + filepath.Join(goEnv(t, "GOMODCACHE"), "cache", "download"), goEnv(t, "GOPROXY"),

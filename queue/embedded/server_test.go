@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue/asynclog"
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
@@ -165,9 +166,12 @@ func TestWithoutASocketThereIsNoURL(t *testing.T) {
 func TestOpenToOtherMachinesIsSaid(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]bool{"0.0.0.0:0": true, "127.0.0.1:0": false} {
-		var log strings.Builder
-		start(t, embedded.Config{Dir: t.TempDir(), Listen: listen, Log: slog.New(slog.NewTextHandler(&log, nil))})
-		if got := strings.Contains(log.String(), "asks for no password"); got != want {
+		var written strings.Builder
+		log := asynclog.Wrap(slog.New(slog.NewTextHandler(&written, nil)))
+		s, _ := start(t, embedded.Config{Dir: t.TempDir(), Listen: listen, Log: log})
+		s.Shutdown()
+		asynclog.Flush(t.Context(), log)
+		if got := strings.Contains(written.String(), "asks for no password"); got != want {
 			t.Errorf("%s: warned %v, want %v", listen, got, want)
 		}
 	}
