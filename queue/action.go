@@ -62,7 +62,7 @@ func (t Topology) originalSubject(letter Age) string {
 // may be changed.
 func (q *Queue) begin(ctx context.Context, a *Action) error {
 	a.Run = nuid.Next()
-	if err := stopped(ctx, q.recordAction(ctx, firstPatience, q.topology.begunSubject(a.Run), a)); err != nil {
+	if err := stopped(ctx, q.recordAction(ctx, firstTimeout, q.topology.begunSubject(a.Run), a)); err != nil {
 		return fmt.Errorf("record in the audit trail what is about to be done (nothing was): %w", err)
 	}
 	return nil
@@ -108,11 +108,11 @@ func (q *Queue) recordAction(ctx context.Context, patience time.Duration, subjec
 func (q *Queue) audit(ctx context.Context, patience time.Duration, m *nats.Msg) error {
 	kind, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, q.topology.auditSubject("")), ".")
 	right := q.topology.toAudit(kind)
-	err := insist(ctx, patience, func(ctx context.Context) error {
+	err := retry(ctx, patience, func(ctx context.Context) error {
 		brief, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		_, err := q.store(brief, right, m, jetstream.WithExpectLastSequencePerSubject(0))
-		return inSilence(ctx, right.Subject, err)
+		return asNoReply(ctx, right.Subject, err)
 	})
 	switch {
 	case err == nil || isWrongRevision(err):

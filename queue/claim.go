@@ -27,7 +27,7 @@ type Handler interface {
 // subject. All methods are safe for concurrent use. The zero Claim is never given up and can
 // settle nothing; it serves tests of a [Handler].
 type Claim struct {
-	*tenure
+	*assignment
 	partition string
 	journal   *journal
 }
@@ -45,7 +45,7 @@ func (c *Claim) Context() context.Context { return c.ctx }
 // Active ends when the claim is being given up: what has not begun by then must not begin. It is
 // part of [Claim.Context].
 func (c *Claim) Active() context.Context {
-	if c.tenure == nil {
+	if c.assignment == nil {
 		return context.Background()
 	}
 	return c.active
@@ -54,15 +54,15 @@ func (c *Claim) Active() context.Context {
 // Lost is closed when settling has become pointless: the claim has failed, or its membership
 // has lapsed.
 func (c *Claim) Lost() <-chan struct{} {
-	if c.tenure == nil {
+	if c.assignment == nil {
 		return nil
 	}
-	return c.lost
+	return c.revoked
 }
 
 // Certain returns nil if a call may begin now. It asks no one and does not block.
-func (c *Claim) Certain() error {
-	if c.isDone() {
+func (c *Claim) Valid() error {
+	if c.isEnding() {
 		return errGivenUp
 	}
 	return c.certainty.check()
@@ -70,7 +70,7 @@ func (c *Claim) Certain() error {
 
 // Fail gives the claim up because something is not as it must be; the partition is then
 // claimed anew. Only the first call counts.
-func (c *Claim) Fail(err error) { c.fail(err) }
+func (c *Claim) Fail(err error) { c.revoke(err) }
 
 // Settle removes one user's events from the stream, oldest first, and calls done with how many are
 // certainly gone: only after all of them are may the user's next call begin. It does not block. done
@@ -94,8 +94,8 @@ func (c *Claim) Settle(userID string, ds []Delivery, done func(gone int)) {
 // error the call must not be made, and the claim is being given up.
 func (c *Claim) BeginMerged(ctx context.Context, userID string, last uint64) error {
 	err := c.journal.begin(ctx, userID, last)
-	if err != nil && !c.isDone() {
-		c.fail(err)
+	if err != nil && !c.isEnding() {
+		c.revoke(err)
 	}
 	return err
 }
@@ -103,19 +103,19 @@ func (c *Claim) BeginMerged(ctx context.Context, userID string, last uint64) err
 // Reach returns the last event that a merged call of this user, begun by this partition's
 // previous holder and perhaps delivered, held; 0 if there is none. Until it has arrived
 // (see [Claim.Past]) the user's first call must wait, and then hold all up to it.
-func (c *Claim) Reach(userID string) uint64 { return c.journal.reach(userID) }
+func (c *Claim) ResendThrough(userID string) uint64 { return c.journal.resendThrough(userID) }
 
 // Arrived says that the event with sequence seq, and so every one before it, is in its lane. Not
 // before: who was told so too early would call for a user without the event that is still on its way,
 // and take that user back.
 func (c *Claim) Arrived(seq uint64) {
-	if c.tenure != nil {
+	if c.assignment != nil {
 		c.arrived.Store(seq)
 	}
 }
 
 // Past reports whether every event of the partition up to seq has arrived: see [Claim.Arrived].
-func (c *Claim) Past(seq uint64) bool { return c.arrived.Load() >= seq }
+func (c *Claim) DeliveredThrough(seq uint64) bool { return c.arrived.Load() >= seq }
 
 // Exists reports whether the event is still in the stream. It blocks for a round trip. (The
 // pending count that comes with each delivery is no substitute: it misses events that are

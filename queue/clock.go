@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// clockAge is how long a reading of the server's clock serves.
-	clockAge = 10 * time.Second
-	// worseClockAge is how long it serves those who have to be exact, if no later one can be had.
-	worseClockAge = time.Minute
-	// slowTrip is a round trip after which the clock is soon read again.
-	slowTrip = 100 * time.Millisecond
+	// maxClockAge is how long a reading of the server's clock serves.
+	maxClockAge = 10 * time.Second
+	// maxPoorClockAge is how long it serves those who have to be exact, if no later one can be had.
+	maxPoorClockAge = time.Minute
+	// slowRTT is a round trip after which the clock is soon read again.
+	slowRTT = 100 * time.Millisecond
 	// clockDrift bounds how far two crystal clocks drift apart, as a part of the time. A clock that
 	// is being set right by NTP may drift as fast as slew for a while, but not for long.
 	clockDrift, slew = 100e-6, 500e-6
@@ -105,7 +105,7 @@ func (c *clock) fresh() bool {
 	defer c.mu.Unlock()
 	age := time.Since(c.last.got)
 	return c.mapping.known() && !c.last.slept(time.Now()) &&
-		age < clockAge && (c.last.trip < slowTrip || age < clockAge/10)
+		age < maxClockAge && (c.last.trip < slowRTT || age < maxClockAge/10)
 }
 
 // exact returns the mapping for those who must not be wrong, up to maxAhead from now. It is not ok
@@ -117,7 +117,7 @@ func (c *clock) exact() (m mapping, ok bool) {
 	m = c.mapping
 	drift := drifted(now.Sub(c.last.got) + maxAhead)
 	m.late, m.early = m.late+drift, m.early+drift
-	return m, m.known() && now.Sub(c.last.got) < worseClockAge && !c.last.slept(now)
+	return m, m.known() && now.Sub(c.last.got) < maxPoorClockAge && !c.last.slept(now)
 }
 
 // slept reports whether more time has gone by since the reading for the wall clock than for the monotonic

@@ -82,7 +82,7 @@ func TestClockNarrows(t *testing.T) {
 			if late := m.local(made).Sub(truly); !ok || late > m.late || -late > m.early {
 				t.Fatalf("after %v: %v late, known from %v to %v", time.Since(at), late, m.late, -m.early)
 			}
-			time.Sleep(clockAge)
+			time.Sleep(maxClockAge)
 		}
 	})
 }
@@ -98,8 +98,8 @@ func TestClockSteps(t *testing.T) {
 			}
 			begun := time.Now()
 			read(made)
-			time.Sleep(clockAge)
-			read(made.Add(clockAge + step))
+			time.Sleep(maxClockAge)
+			read(made.Add(maxClockAge + step))
 			if m, _ := c.exact(); m.local(made.Add(step)).Sub(begun).Abs() > time.Millisecond {
 				t.Errorf("%v: the mapping is %v wrong", step, m.local(made.Add(step)).Sub(begun))
 			}
@@ -132,7 +132,7 @@ func TestClockAge(t *testing.T) {
 		q := s.queue(l)
 		s.must(q.clock.read(t.Context()))
 		l.silent.Store(true)
-		time.Sleep(clockAge - time.Second)
+		time.Sleep(maxClockAge - time.Second)
 		s.must(q.clock.read(t.Context()))
 		time.Sleep(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

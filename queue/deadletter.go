@@ -64,7 +64,7 @@ const maxHeaderValue = 1024
 // Bury stores the event's dead letter and blocks until the server has it on disk or ctx ends.
 // Calling it again for the same event stores nothing more. Only after it has returned nil
 // may the event be settled. From then on its user is guarded, where there is one.
-func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) error {
+func (c *Claim) StoreDeadLetter(ctx context.Context, d Delivery, body []byte, death Death) error {
 	if death.User != "" {
 		// First: a record too many does no harm, but a letter without one can be replayed only blindly.
 		if err := c.open(ctx, death.User, d); err != nil {
@@ -91,7 +91,7 @@ func (c *Claim) Bury(ctx context.Context, d Delivery, body []byte, death Death) 
 	if err != nil {
 		return fmt.Errorf("store a dead letter: %w", err)
 	}
-	return c.Judge(ctx, d, OutcomeDead)
+	return c.RecordOutcome(ctx, d, OutcomeDead)
 }
 
 // onlyUser is the user if the body names this one and no other: then the subject can tell whose the

@@ -109,13 +109,13 @@ func TestBuryExactlyOnce(t *testing.T) {
 		body := []byte("{\"user_id\": \"ann\", \"x\": 1.50}\x00")
 		for range 3 {
 			for _, by := range []*Queue{q, s.queue(nil)} {
-				c := &Claim{tenure: &tenure{q: by, created: made}}
-				s.must(c.Bury(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
+				c := &Claim{assignment: &assignment{q: by, created: made}}
+				s.must(c.StoreDeadLetter(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
 				time.Sleep(5 * time.Minute) // message ids are long forgotten
 			}
 		}
 		// Nor does another reason make another letter of it, or another user.
-		s.must((&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
+		s.must((&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
 		info := s.info(q, q.topology.DeadStreamName())
 		if info.State.Msgs != 1 {
 			t.Fatalf("%d dead letters", info.State.Msgs)
@@ -131,7 +131,7 @@ func TestBuryExactlyOnce(t *testing.T) {
 			t.Errorf("it lies on %s, want %s", m.Subject, want)
 		}
 		// The same number in a stream that was made anew is another event.
-		s.must((&Claim{tenure: &tenure{q: q, created: made.Add(1)}}).Bury(t.Context(), d, body, Death{}))
+		s.must((&Claim{assignment: &assignment{q: q, created: made.Add(1)}}).StoreDeadLetter(t.Context(), d, body, Death{}))
 		if n := s.info(q, info.Config.Name).State.Msgs; n != 2 {
 			t.Errorf("%d dead letters of two streams", n)
 		}
@@ -146,7 +146,7 @@ func TestBuryTheLargest(t *testing.T) {
 		_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), body)
 		s.must(err)
 		long := strings.Repeat("x", 5000)
-		s.must((&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), Delivery{Sequence: 1}, body,
+		s.must((&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), Delivery{Sequence: 1}, body,
 			Death{Reason: Invalid, Code: long, Error: long, RequestID: long, User: long[:1024]}))
 	})
 }
@@ -160,12 +160,12 @@ func TestBuryWithoutAnswer(t *testing.T) {
 		l.silent.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := (&Claim{tenure: &tenure{q: q, created: made}}).Bury(ctx, Delivery{Sequence: 1}, nil, Death{User: "ann"}); err == nil || strings.Contains(err.Error(), "ann") {
+		if err := (&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(ctx, Delivery{Sequence: 1}, nil, Death{User: "ann"}); err == nil || strings.Contains(err.Error(), "ann") {
 			t.Errorf("got %v", err)
 		}
 		l.silent.Store(false)
 		s.must(q.js.DeleteStream(t.Context(), q.topology.DeadStreamName()))
-		if err := (&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), Delivery{Sequence: 1}, nil, Death{}); err == nil {
+		if err := (&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), Delivery{Sequence: 1}, nil, Death{}); err == nil {
 			t.Error("buried in no stream")
 		}
 	})
@@ -182,8 +182,8 @@ func TestBuryLooksForTheLetter(t *testing.T) {
 		})
 		s.must(err)
 		s.must(server.nc.FlushWithContext(s.soon(time.Minute)))
-		c := &Claim{tenure: &tenure{q: q, created: made}}
-		if err := c.Bury(t.Context(), Delivery{Sequence: 7}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		c := &Claim{assignment: &assignment{q: q, created: made}}
+		if err := c.StoreDeadLetter(t.Context(), Delivery{Sequence: 7}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("buried where no letter lies: %v", err)
 		}
 	})

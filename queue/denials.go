@@ -42,24 +42,24 @@ func asDenied(err error) *DeniedError {
 	return denied
 }
 
-// denialPatience is how long a request may have no answer before it is looked whether it is allowed
+// denialTimeout is how long a request may have no answer before it is looked whether it is allowed
 // at all. The server says nothing to a request that it denies: it tells the connection, and that
 // without saying which request it means. The connection remembers the last of what it was told, also
 // where the request was another one's. So if there is such an error the rights are tried one by one,
 // as by [Queue.Denied].
-const denialPatience = 300 * time.Millisecond
+const denialTimeout = 300 * time.Millisecond
 
-// attend makes a request that needs some rights, and ends it with a [*DeniedError] if one of them
+// withPermissionCheck makes a request that needs some rights, and ends it with a [*DeniedError] if one of them
 // turns out to be missing, or the right to receive an answer.
-func (q *Queue) attend(ctx context.Context, ask func(context.Context) error, needed ...Right) error {
+func (q *Queue) withPermissionCheck(ctx context.Context, ask func(context.Context) error, needed ...Right) error {
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	look := time.AfterFunc(denialPatience, func() {
+	look := time.AfterFunc(denialTimeout, func() {
 		if q.violation() == nil {
 			return
 		}
 		for _, r := range append(needed, q.inboxRight()) {
-			if may, err := q.may(asking, r); err == nil && !may {
+			if may, err := q.isPermitted(asking, r); err == nil && !may {
 				cancel(r.denied())
 				return
 			}
@@ -77,14 +77,14 @@ func (r Right) denied() *DeniedError { return &DeniedError{Subject: r.Subject, S
 
 // missing returns those rights that this connection's user does not have. It blocks for a few round
 // trips if there are none, and else for one or two each.
-func (q *Queue) missing(ctx context.Context, rights []Right) (missing []Right, err error) {
+func (q *Queue) missingPermissions(ctx context.Context, rights []Right) (missing []Right, err error) {
 	before, left := q.violation(), []Right(nil)
 	for _, r := range rights {
 		if r.heard {
 			left = append(left, r)
 			continue
 		}
-		if err := q.try(r); err != nil {
+		if err := q.probe(r); err != nil {
 			return nil, fmt.Errorf("try to %v: %w", r, err)
 		}
 	}
@@ -95,7 +95,7 @@ func (q *Queue) missing(ctx context.Context, rights []Right) (missing []Right, e
 		left = rights
 	}
 	for _, r := range left {
-		may, err := q.may(ctx, r)
+		may, err := q.isPermitted(ctx, r)
 		if err != nil {
 			return missing, fmt.Errorf("try to %v: %w", r, err)
 		}
@@ -112,13 +112,13 @@ const mayTries = 20
 
 // may tries a right, with what changes nothing. If the server denies it, it says so before it answers
 // a ping, and the connection remembers the last of such errors.
-func (q *Queue) may(ctx context.Context, r Right) (bool, error) {
+func (q *Queue) isPermitted(ctx context.Context, r Right) (bool, error) {
 	if !q.nc.IsConnected() {
 		return false, nats.ErrDisconnected // else it would be sent with the next connection
 	}
 	for range mayTries {
 		before := q.lastDenial()
-		err := q.try(r)
+		err := q.probe(r)
 		if err == nil {
 			err = q.flush(ctx)
 		}
@@ -127,7 +127,7 @@ func (q *Queue) may(ctx context.Context, r Right) (bool, error) {
 			return false, err
 		case isSame(after, before), r.heard && isRefusedReply(after):
 			return true, nil
-		case r.isIn(after):
+		case r.matches(after):
 			return false, nil
 		}
 	}
@@ -138,7 +138,7 @@ func (q *Queue) may(ctx context.Context, r Right) (bool, error) {
 // and the header asks to be stored by a stream of another name only. (A request that cannot be read
 // would do, too, but be a warning in the server's log.) Where others may listen, the server must not
 // even pass it on: it refuses the reply subject, but only after it has looked at the right.
-func (q *Queue) try(r Right) error {
+func (q *Queue) probe(r Right) error {
 	if r.Subscribe {
 		sub, err := q.nc.SubscribeSync(r.probe)
 		if err != nil {
@@ -157,7 +157,7 @@ func (q *Queue) try(r Right) error {
 
 // isIn reports whether a violation is about what try did. Its text must not be passed on: subjects
 // hold user ids.
-func (r Right) isIn(violation error) bool {
+func (r Right) matches(violation error) bool {
 	if violation == nil {
 		return false
 	}
@@ -224,7 +224,7 @@ func (q *Queue) mayWork(ctx context.Context) error {
 	needed := slices.DeleteFunc(q.rights(), func(r Right) bool {
 		return r.Optional && !(r.newAcks && q.newAcks.Load())
 	})
-	missing, err := q.missing(ctx, needed)
+	missing, err := q.missingPermissions(ctx, needed)
 	if err != nil {
 		return err
 	}
@@ -248,14 +248,14 @@ func (q *Queue) maySettle(ctx context.Context, reply string) error {
 		return nil
 	}
 	q.newAcks.Store(true)
-	return q.must(ctx, q.topology.toNewAcks())
+	return q.require(ctx, q.topology.toNewAcks())
 }
 
 // What follows are the requests that jetstream makes for us.
 
 // stream looks a stream up.
 func (q *Queue) stream(ctx context.Context, name string) (s jetstream.Stream, err error) {
-	err = q.attend(ctx, func(ctx context.Context) error {
+	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		s, err = q.js.Stream(ctx, name)
 		return err
 	}, toAPI("STREAM.INFO."+name))
@@ -265,7 +265,7 @@ func (q *Queue) stream(ctx context.Context, name string) (s jetstream.Stream, er
 // store publishes a message and blocks until it is stored. to is the right that it needs.
 func (q *Queue) store(ctx context.Context, to Right, m *nats.Msg, options ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
 	to.probe = m.Subject
-	err = q.attend(ctx, func(ctx context.Context) error {
+	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		ack, err = q.js.PublishMsg(ctx, m, options...)
 		return err
 	}, to)
@@ -275,7 +275,7 @@ func (q *Queue) store(ctx context.Context, to Right, m *nats.Msg, options ...jet
 // consumerNames lists the consumers of the work stream.
 func (q *Queue) consumerNames(ctx context.Context, stream jetstream.Stream) (names []string, err error) {
 	to := toAPI("CONSUMER.NAMES." + q.topology.StreamName())
-	err = q.attend(ctx, func(ctx context.Context) error {
+	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		names = nil
 		list := stream.ConsumerNames(ctx)
 		for name := range list.Name() {
@@ -284,13 +284,13 @@ func (q *Queue) consumerNames(ctx context.Context, stream jetstream.Stream) (nam
 		return list.Err()
 	}, to)
 	if err != nil {
-		return nil, fmt.Errorf("list the consumers: %w", inSilence(ctx, to.Subject, err))
+		return nil, fmt.Errorf("list the consumers: %w", asNoReply(ctx, to.Subject, err))
 	}
 	return names, nil
 }
 
-// attendedBucket is the bucket whose requests are attended.
-type attendedBucket struct {
+// checkedBucket is the bucket whose requests are attended.
+type checkedBucket struct {
 	jetstream.KeyValue
 	q *Queue
 }
@@ -298,8 +298,8 @@ type attendedBucket struct {
 // bucket opens the key-value bucket. It asks the server, so that a bucket that was deleted
 // is noticed.
 func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
-	b := attendedBucket{q: q}
-	err := q.attend(ctx, func(ctx context.Context) (err error) {
+	b := checkedBucket{q: q}
+	err := q.withPermissionCheck(ctx, func(ctx context.Context) (err error) {
 		b.KeyValue, err = q.js.KeyValue(ctx, q.topology.Bucket())
 		return err
 	}, toAPI("STREAM.INFO.KV_"+q.topology.Bucket()))
@@ -310,7 +310,7 @@ func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 }
 
 // Get reads from the leader. The library would ask any copy of the bucket, which may lag.
-func (b attendedBucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
+func (b checkedBucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
 	m, err := b.q.readKey(ctx, b.q.topology.keySubject(key))
 	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.isMarker() {
 		return nil, jetstream.ErrKeyNotFound
@@ -322,7 +322,7 @@ func (b attendedBucket) Get(ctx context.Context, key string) (jetstream.KeyValue
 }
 
 // Create writes a key that is not there, or was deleted. It takes no options.
-func (b attendedBucket) Create(ctx context.Context, key string, value []byte, _ ...jetstream.KVCreateOpt) (revision uint64, err error) {
+func (b checkedBucket) Create(ctx context.Context, key string, value []byte, _ ...jetstream.KVCreateOpt) (revision uint64, err error) {
 	revision, err = b.Update(ctx, key, value, 0)
 	if !isWrongRevision(err) {
 		return revision, err
@@ -334,16 +334,16 @@ func (b attendedBucket) Create(ctx context.Context, key string, value []byte, _ 
 	return b.Update(ctx, key, value, m.Sequence)
 }
 
-func (b attendedBucket) Update(ctx context.Context, key string, value []byte, last uint64) (revision uint64, err error) {
-	err = b.q.attend(ctx, func(ctx context.Context) error {
+func (b checkedBucket) Update(ctx context.Context, key string, value []byte, last uint64) (revision uint64, err error) {
+	err = b.q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		revision, err = b.KeyValue.Update(ctx, key, value, last)
 		return err
 	}, b.q.topology.toKey(key))
 	return revision, err
 }
 
-func (b attendedBucket) Delete(ctx context.Context, key string, options ...jetstream.KVDeleteOpt) error {
-	return b.q.attend(ctx, func(ctx context.Context) error { return b.KeyValue.Delete(ctx, key, options...) }, b.q.topology.toKey(key))
+func (b checkedBucket) Delete(ctx context.Context, key string, options ...jetstream.KVDeleteOpt) error {
+	return b.q.withPermissionCheck(ctx, func(ctx context.Context) error { return b.KeyValue.Delete(ctx, key, options...) }, b.q.topology.toKey(key))
 }
 
 // keyEntry is a key as the leader has it.

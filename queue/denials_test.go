@@ -113,8 +113,8 @@ func TestWorkerLosesARight(t *testing.T) {
 		"$JS.ACK.USERPILOT_IDENTIFY.>":                   100 * time.Millisecond,
 		"$JS.API.CONSUMER.MSG.NEXT.USERPILOT_IDENTIFY.*": pullExpiry,
 		"$KV.userpilot_identify.>":                       time.Second, // a fifth of the membership's time
-		"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY":         calmInterval + roundInterval,
-		"$JS.API.CONSUMER.NAMES.USERPILOT_IDENTIFY":      calmInterval + roundInterval,
+		"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY":         resyncInterval + reconcileInterval,
+		"$JS.API.CONSUMER.NAMES.USERPILOT_IDENTIFY":      resyncInterval + reconcileInterval,
 	} {
 		t.Run(lost, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
@@ -131,7 +131,7 @@ func TestWorkerLosesARight(t *testing.T) {
 						pause(publishing, 100*time.Millisecond)
 					}
 				}()
-				s.await(used+roundInterval, "named", func() bool { return s.logged("allow this NATS user to publish to " + lost + ";") })
+				s.await(used+reconcileInterval, "named", func() bool { return s.logged("allow this NATS user to publish to " + lost + ";") })
 				s.await(10*time.Second, "out of the fleet", func() bool {
 					status, err := x.admin.Progress(t.Context())
 					s.must(err)
@@ -242,15 +242,15 @@ func TestSlowIsNotDenied(t *testing.T) {
 		few := s.servePeople(people{"few": {"allowed"}}).connect("few")
 		q, err := New(few, Topology{}, nil)
 		s.must(err)
-		may, err := q.may(t.Context(), to("other"))
+		may, err := q.isPermitted(t.Context(), to("other"))
 		if err != nil || may {
 			t.Fatalf("other may be published to: %v, %v", may, err)
 		}
-		slow := func(ctx context.Context) error { pause(ctx, 3*denialPatience); return ctx.Err() }
-		s.must(q.attend(t.Context(), slow, to("allowed")))
+		slow := func(ctx context.Context) error { pause(ctx, 3*denialTimeout); return ctx.Err() }
+		s.must(q.withPermissionCheck(t.Context(), slow, to("allowed")))
 		begun := time.Now()
-		err = q.attend(t.Context(), slow, to("allowed"), to("other"))
-		if denied := asDenied(err); denied == nil || denied.Subject != "other" || time.Since(begun) > 2*denialPatience {
+		err = q.withPermissionCheck(t.Context(), slow, to("allowed"), to("other"))
+		if denied := asDenied(err); denied == nil || denied.Subject != "other" || time.Since(begun) > 2*denialTimeout {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 	})

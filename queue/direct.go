@@ -33,7 +33,7 @@ func directGet(stream string) string { return "$JS.API.DIRECT.GET." + stream }
 // headers, whatever its publisher wrote into them; where it wrote what cannot be parsed, there is
 // the sequence alone.
 func (q *Queue) direct(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
-	err = q.attend(ctx, func(ctx context.Context) error {
+	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		end, err = q.directly(ctx, stream, r, each)
 		return err
 	}, to(directGet(stream)))
@@ -66,7 +66,7 @@ func (q *Queue) directly(ctx context.Context, stream string, r directRequest, ea
 			}
 			patience.Reset(scanWait)
 		case <-patience.C:
-			return nil, silence(directGet(stream))
+			return nil, noReply(directGet(stream))
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -106,7 +106,7 @@ func (a *answer) take(m *nats.Msg) (more bool, end nats.Header, err error) {
 	case status == "404":
 		return false, nil, nil
 	case status == "503":
-		return false, nil, nobody(a.stream)
+		return false, nil, noStream(a.stream)
 	}
 	return false, nil, fmt.Errorf("%s is answered %s %s", directGet(a.stream), clean(status), clean(m.Header.Get("Description")))
 }
@@ -134,7 +134,7 @@ func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
 // count tells how many messages of a stream there are from a sequence on, on some subjects or on all: it
 // asks for one, and the end of the answer says how many would follow.
 func (q *Queue) count(ctx context.Context, stream string, from uint64, subjects string) (n uint64, err error) {
-	err = insist(ctx, firstPatience, func(ctx context.Context) error {
+	err = retry(ctx, firstTimeout, func(ctx context.Context) error {
 		n = 0
 		end, err := q.direct(ctx, stream, directRequest{Sequence: from, Next: subjects, Batch: 1}, func(*nats.Msg) bool {
 			n++
@@ -193,13 +193,13 @@ func endOfBatch(h nats.Header) (next uint64, err error) {
 }
 
 // silence is the error of a request without an answer, though it is permitted.
-func silence(subject string) error {
-	return fmt.Errorf("%w on %s: the stream has no leader now, or the server is overloaded", errSilence, subject)
+func noReply(subject string) error {
+	return fmt.Errorf("%w on %s: the stream has no leader now, or the server is overloaded", errNoReply, subject)
 }
 
-var errSilence = errors.New("no answer")
+var errNoReply = errors.New("no answer")
 
 // nobody is the error of a direct get that the server says nobody listens to.
-func nobody(stream string) error {
+func noStream(stream string) error {
 	return fmt.Errorf("the stream %s does not exist (start a worker, or run identify-worker setup; see --name), or has no leader now: %w", stream, nats.ErrNoResponders)
 }

@@ -41,26 +41,26 @@ type DiscardResult struct {
 func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
 	d := &discarding{q: q, s: s, result: DiscardResult{Selected: s.Letters}}
 	if c.Reason == "" {
-		return d.told(), errors.New("reason: must say why the letters are discarded")
+		return d.snapshot(), errors.New("reason: must say why the letters are discarded")
 	}
 	if s.Letters == 0 {
-		return d.told(), nil
+		return d.snapshot(), nil
 	}
 	if err := q.checkSelection(ctx, s); err != nil {
-		return d.told(), err
+		return d.snapshot(), err
 	}
-	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.words(c.Filter), Reason: clean(c.Reason)}
+	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Reason: clean(c.Reason)}
 	if err := q.begin(ctx, a); err != nil {
-		return d.told(), err
+		return d.snapshot(), err
 	}
 	d.result.Run = a.Run
 	stop := func() {}
 	if c.Progress != nil {
-		stop = nowAndThen(func() { c.Progress(*d.told()) })
+		stop = every(func() { c.Progress(*d.snapshot()) })
 	}
 	err := d.run(ctx)
 	stop()
-	result := d.told()
+	result := d.snapshot()
 	return result, q.end(ctx, a, result.counts(), err)
 }
 
@@ -78,7 +78,7 @@ type discarding struct {
 	result DiscardResult
 }
 
-func (d *discarding) told() *DiscardResult {
+func (d *discarding) snapshot() *DiscardResult {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	result := d.result
@@ -97,7 +97,7 @@ type doomed struct {
 
 // run deletes all letters of the selection. What is under way when ctx ends is finished.
 func (d *discarding) run(ctx context.Context) error {
-	finishing, cancel := lingering(ctx, stopPatience)
+	finishing, cancel := graceContext(ctx, stopTimeout)
 	defer cancel()
 	if alone, err := d.alone(ctx); err != nil {
 		return stopped(ctx, err)

@@ -25,10 +25,10 @@ var discardRights = []string{
 func TestDiscardRights(t *testing.T) {
 	eachRight(t, discardRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
 		s.must(admin.clock.read(t.Context()))
-		c := &Claim{tenure: &tenure{q: admin, created: made}, partition: "3"}
+		c := &Claim{assignment: &assignment{q: admin, created: made}, partition: "3"}
 		for i, user := range []string{"ann", "ann", "bob"} { // they are guarded
 			d := Delivery{Sequence: uint64(i + 1)}
-			s.must(c.Bury(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
+			s.must(c.StoreDeadLetter(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
 		}
 		begun := time.Now()
 		selection, err := operator.Select(t.Context(), Filter{}, SelectConfig{})

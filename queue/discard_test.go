@@ -112,13 +112,13 @@ func TestDiscardGuarded(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.must(q.clock.read(t.Context()))
-				c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+				c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 				bury := func(seq int, user string) {
 					body := fmt.Appendf(nil, `{"user_id":%q}`, user)
 					if user == "dave" {
 						body = []byte(`{"user_id":"dave","company":{}}`) // it could not be sent
 					}
-					s.must(c.Bury(t.Context(), Delivery{Sequence: uint64(seq)}, body, Death{Reason: Rejected, User: user}))
+					s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: uint64(seq)}, body, Death{Reason: Rejected, User: user}))
 				}
 				for i, user := range users {
 					bury(i+1, user)

@@ -13,7 +13,7 @@
 //     and the partition claimed anew, so that all that is not settled arrives
 //     again, in order, before anything new.
 //   - What does not come to two claims in a row is read from the stream and handed over in its
-//     place. A claim that is given up again and again is made anew at a growing pace, and is named
+//     place. A claim that is given up again and again is made anew at a growing delay, and is named
 //     by [Queue.GivenUp]: one event stops neither its partition nor another.
 //   - An event leaves the stream only by [Claim.Settle], after a 2xx or after its
 //     dead letter has been stored, or by [Queue.PurgeUser].

@@ -89,7 +89,7 @@ func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) 
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.Missing = true
-		s.MayCreate, err = q.may(ctx, toAPI("STREAM.CREATE."+want.Name))
+		s.MayCreate, err = q.isPermitted(ctx, toAPI("STREAM.CREATE."+want.Name))
 		return s, err
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return s, errors.New("JetStream is not enabled for this account")
@@ -110,15 +110,15 @@ func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) 
 
 // mayInspect is streamInfo that finds out at once if that is not allowed.
 func (q *Queue) mayInspect(ctx context.Context, stream string) (*datedInfo, error) {
-	if err := q.must(ctx, toAPI("STREAM.INFO."+stream)); err != nil {
+	if err := q.require(ctx, toAPI("STREAM.INFO."+stream)); err != nil {
 		return nil, err
 	}
 	return q.streamInfo(ctx, stream, "")
 }
 
 // must returns a [*DeniedError] if a right is missing.
-func (q *Queue) must(ctx context.Context, r Right) error {
-	may, err := q.may(ctx, r)
+func (q *Queue) require(ctx context.Context, r Right) error {
+	may, err := q.isPermitted(ctx, r)
 	if err == nil && !may {
 		return r.denied()
 	}
@@ -179,7 +179,7 @@ type Account struct {
 
 // Account reads the account's usage. It blocks for two round trips.
 func (q *Queue) Account(ctx context.Context) (Account, error) {
-	if err := q.must(ctx, toAPI("INFO")); err != nil {
+	if err := q.require(ctx, toAPI("INFO")); err != nil {
 		return Account{}, err
 	}
 	info, err := q.js.AccountInfo(ctx)
@@ -215,7 +215,7 @@ type Arithmetic struct {
 // burst costs some of the rate: see [Rate.Interval]. A burst of 0 is the default. An unlimited rate has
 // none.
 func (r Rate) Arithmetic(burst int, alone bool) Arithmetic {
-	p := r.pace(burst)
+	p := r.schedule(burst)
 	if p.unlimited() {
 		return Arithmetic{}
 	}

@@ -105,7 +105,7 @@ func TestInspectStreams(t *testing.T) {
 		if work.Messages != 2 || work.Bytes == 0 || work.MaxAge != 0 || time.Since(work.Oldest) > time.Minute {
 			t.Errorf("the work stream: %+v", work)
 		}
-		if dead := s.inspect(q)[1]; dead.Messages != 0 || dead.MaxAge != deadLetterAge || !dead.Oldest.IsZero() {
+		if dead := s.inspect(q)[1]; dead.Messages != 0 || dead.MaxAge != deadLetterRetention || !dead.Oldest.IsZero() {
 			t.Errorf("the dead letters: %+v", dead)
 		}
 

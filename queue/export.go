@@ -62,7 +62,7 @@ func WithExport(header map[string][]string) (PublishOption, error) {
 	}
 	l.complete(Topology{})
 	l.Origin, l.Tracked = origin, h.Get(headerUntracked) == ""
-	past := sending{letter: l}.past()
+	past := outgoing{letter: l}.past()
 	past.sealed = sealed
 	return withPast(past, l), nil
 }

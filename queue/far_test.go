@@ -18,11 +18,11 @@ func (s *sim) far(trip time.Duration, topology Topology) *Queue {
 // died stores dead letters of a user that is guarded, as a worker would.
 func (s *sim) died(q *Queue, user string, first, n int) {
 	s.t.Helper()
-	c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+	c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 	s.must(q.clock.read(s.t.Context()))
 	for i := range n {
 		body := fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d}}`, user, i)
-		s.must(c.Bury(s.t.Context(), Delivery{Sequence: uint64(first + i), Published: made}, body, Death{Reason: Rejected, User: user}))
+		s.must(c.StoreDeadLetter(s.t.Context(), Delivery{Sequence: uint64(first + i), Published: made}, body, Death{Reason: Rejected, User: user}))
 	}
 }
 
@@ -150,10 +150,10 @@ func TestFarDeaths(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q := s.far(trip, Topology{})
 		s.must(q.clock.read(t.Context()))
-		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		bury := func(seq uint64, user string) func() error {
 			return func() error {
-				return c.Bury(t.Context(), Delivery{Sequence: seq}, []byte("{}"), Death{Reason: Rejected, User: user})
+				return c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq}, []byte("{}"), Death{Reason: Rejected, User: user})
 			}
 		}
 		roundTrips(t, "the first death", 3, trip, 0, bury(1, "ann"))

@@ -54,8 +54,8 @@ func (f Filter) ranges(from, to uint64) []scanRange {
 	return rs
 }
 
-// sieve is a filter that is quick however long its lists are.
-type sieve struct {
+// compiledFilter is a filter that is quick however long its lists are.
+type compiledFilter struct {
 	Filter
 	groups   anyOf[string]
 	reasons  anyOf[Reason]
@@ -64,12 +64,12 @@ type sieve struct {
 	ids      anyOf[uint64]
 }
 
-func (f Filter) sieve() *sieve {
-	return &sieve{f, newAnyOf(f.Groups), newAnyOf(f.Reasons), newAnyOf(f.Statuses), newAnyOf(f.Users), newAnyOf(f.IDs)}
+func (f Filter) compile() *compiledFilter {
+	return &compiledFilter{f, newAnyOf(f.Groups), newAnyOf(f.Reasons), newAnyOf(f.Statuses), newAnyOf(f.Users), newAnyOf(f.IDs)}
 }
 
 // means reports whether all but Match is true of a letter.
-func (s *sieve) means(l *DeadLetter) bool {
+func (s *compiledFilter) matches(l *DeadLetter) bool {
 	return s.ids.admits(l.ID) && s.reasons.admits(l.Reason) && s.statuses.admits(l.Status) && s.users.admits(l.User) &&
 		(s.Since.IsZero() || !l.At.Before(s.Since)) && (s.Until.IsZero() || l.At.Before(s.Until)) &&
 		(len(s.groups) == 0 || s.groups.admits(l.Group()))
@@ -115,7 +115,7 @@ func (q *Queue) deadLetters(ctx context.Context, f Filter, from, to uint64) iter
 // readLetters is deadLetters, but what it reads is complete only if it has a Match to ask.
 func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
-		s := f.sieve()
+		s := f.compile()
 		for m, err := range q.scanIn(ctx, q.topology.DeadStreamName(), f.ranges(from, to)...) {
 			var l *DeadLetter
 			if err == nil {
@@ -125,7 +125,7 @@ func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter
 				yield(nil, fmt.Errorf("read the dead letters: %w", err))
 				return
 			}
-			meant := s.means(l)
+			meant := s.matches(l)
 			if meant && f.Match != nil {
 				l.complete(q.topology)
 				meant, err = f.Match(l)

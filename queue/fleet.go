@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// roundInterval is how often a replica compares what it holds with its share as long as
+	// reconcileInterval is how often a replica compares what it holds with its share as long as
 	// these differ, besides at once when members or claims change.
-	roundInterval = time.Second
-	// calmInterval is how often it does so for what nobody tells: a stream that was changed, a
+	reconcileInterval = time.Second
+	// resyncInterval is how often it does so for what nobody tells: a stream that was changed, a
 	// consumer that a lost answer left.
-	calmInterval = 5 * time.Second
+	resyncInterval = 5 * time.Second
 )
 
 // forever is the AckWait of claims. An event sent into a dead connection must never come
@@ -38,20 +38,20 @@ type fleet struct {
 	serving sync.WaitGroup
 
 	// run's alone:
-	roster *roster
-	ear    *watch
-	deaf   bool      // the connection is another one: the server may know nothing of the watch
-	due    bool      // something has changed: what is held must be compared with the share
-	looked time.Time // when it last was, and was found right; zero if it was not
-	denied error     // the last violation that was looked into
+	roster        *membership
+	ear           *watch
+	watchStale    bool      // the connection is another one: the server may know nothing of the watch
+	dirty         bool      // something has changed: what is held must be compared with the share
+	syncedAt      time.Time // when it last was, and was found right; zero if it was not
+	lastViolation error     // the last violation that was looked into
 
-	*holdings
+	*assignments
 }
 
 func (q *Queue) newFleet(calls context.Context, m *member, h Handler, trouble *changeLog) *fleet {
 	f := &fleet{
 		q: q, m: m, h: h, calls: calls, trouble: trouble,
-		roster: newRoster(m), holdings: newHoldings(q.topology),
+		roster: newMembership(m), assignments: newAssignments(q.topology),
 	}
 	m.partitions = f.partitions
 	return f
@@ -59,7 +59,7 @@ func (q *Queue) newFleet(calls context.Context, m *member, h Handler, trouble *c
 
 func (f *fleet) run(ctx context.Context) (err error) {
 	defer f.serving.Wait()
-	defer f.handBackAll()
+	defer f.releaseAll()
 	if f.ear, err = f.m.watch(f.calls); err != nil {
 		return err
 	}
@@ -67,38 +67,38 @@ func (f *fleet) run(ctx context.Context) (err error) {
 	connection := f.q.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
 	defer f.q.nc.RemoveStatusListener(connection)
 
-	f.denied = f.q.violation() // mayWork has passed since
+	f.lastViolation = f.q.violation() // mayWork has passed since
 
-	tick := time.NewTicker(roundInterval)
+	tick := time.NewTicker(reconcileInterval)
 	defer tick.Stop()
 	defer f.q.replicas.Store(nil)
 	for {
 		var settled <-chan time.Time
-		if wait := f.roster.unsettled(); wait > 0 {
+		if wait := f.roster.untilRebalance(); wait > 0 {
 			settled = time.After(wait)
 		}
-		look := !f.roster.known
+		look := !f.roster.loaded
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-f.calls.Done():
 			err := context.Cause(f.calls)
-			f.failAll(err)
+			f.revokeAll(err)
 			return err
 		case status := <-connection:
 			if status != nats.CONNECTED {
-				f.failAll(errInterrupted)
+				f.revokeAll(errInterrupted)
 			}
-			f.due, f.deaf = true, true
+			f.dirty, f.watchStale = true, true
 		case entry, open := <-f.ear.Updates():
 			if !open {
 				return errors.New("the watch on the fleet ended")
 			}
-			f.learn(entry)
+			f.notified(entry)
 		case <-settled:
-			f.due = true
+			f.dirty = true
 		case now := <-tick.C:
-			look, f.due = true, f.due || now.Sub(f.looked) >= calmInterval
+			look, f.dirty = true, f.dirty || now.Sub(f.syncedAt) >= resyncInterval
 		}
 		f.reportClaims()
 		if err := f.act(ctx, look); err != nil {
@@ -114,16 +114,16 @@ func (f *fleet) act(ctx context.Context, look bool) error {
 	}
 	err := f.listen()
 	if err == nil && look {
-		err = f.lookAround(ctx)
+		err = f.refreshMembers(ctx)
 	}
 	if err == nil {
-		if !f.due || f.roster.unsettled() > 0 || len(f.ear.Updates()) > 0 {
+		if !f.dirty || f.roster.untilRebalance() > 0 || len(f.ear.Updates()) > 0 {
 			return nil
 		}
-		f.due, f.looked = false, time.Time{}
-		err = f.round(ctx)
-		if err == nil && f.active() == f.share() {
-			f.looked = time.Now()
+		f.dirty, f.syncedAt = false, time.Time{}
+		err = f.reconcile(ctx)
+		if err == nil && f.active() == f.quota() {
+			f.syncedAt = time.Now()
 		}
 	}
 	if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
@@ -141,7 +141,7 @@ func (f *fleet) act(ctx context.Context, look bool) error {
 // listen watches anew over a new connection. A server that was restarted knows nothing of the watch,
 // which nats.go notices by missed heartbeats, after ten seconds or more.
 func (f *fleet) listen() error {
-	if !f.deaf {
+	if !f.watchStale {
 		return nil
 	}
 	next, err := f.m.watch(f.calls)
@@ -149,7 +149,7 @@ func (f *fleet) listen() error {
 		return err
 	}
 	f.ear.end()
-	f.ear, f.deaf = next, false
+	f.ear, f.watchStale = next, false
 	return nil
 }
 
@@ -163,12 +163,12 @@ func (f *fleet) reportClaims() {
 
 // lookIntoDenials returns a [*DeniedError] if a right that was there is there no more. Not all that a
 // worker sends is a request: a settlement or a pull that is denied shows in nothing but this.
-func (f *fleet) lookIntoDenials(ctx context.Context) error {
-	if v := f.q.violation(); v == nil || isSame(v, f.denied) {
+func (f *fleet) checkViolation(ctx context.Context) error {
+	if v := f.q.violation(); v == nil || isSame(v, f.lastViolation) {
 		return nil
 	}
 	err := f.q.mayWork(ctx)
-	f.denied = f.q.violation()
+	f.lastViolation = f.q.violation()
 	if asDenied(err) == nil {
 		return nil // it was something that workers can do without, or nobody can tell now
 	}
@@ -185,38 +185,38 @@ func (f *fleet) lacking(err error) error {
 }
 
 // learn takes in one change of a watched key; nil is the end of those that there were.
-func (f *fleet) learn(entry jetstream.KeyValueEntry) {
+func (f *fleet) notified(entry jetstream.KeyValueEntry) {
 	switch {
 	case entry == nil:
 	case entry.Key() == quietKey:
-		f.q.learnQuiet(entry)
+		f.q.cooldownChanged(entry)
 	case entry.Key() == recallKey:
-		f.learnRecall(entry)
+		f.releaseRequested(entry)
 	default:
-		f.roster.learn(entry)
-		f.due = true
+		f.roster.notified(entry)
+		f.dirty = true
 	}
 }
 
 // lookAround sees who is in the fleet now, and whether there is anything else that nobody tells.
-func (f *fleet) lookAround(ctx context.Context) error {
+func (f *fleet) refreshMembers(ctx context.Context) error {
 	ctx, disconnect := f.q.whileConnected(ctx)
 	defer disconnect()
-	if err := f.lookIntoDenials(ctx); err != nil {
+	if err := f.checkViolation(ctx); err != nil {
 		return err
 	}
 	if err := f.look(ctx); err != nil {
 		return err
 	}
-	changed, err := f.roster.visit(ctx)
-	f.due = f.due || changed
+	changed, err := f.roster.readNext(ctx)
+	f.dirty = f.dirty || changed
 	return err
 }
 
 // look sees who is in the fleet now.
 func (f *fleet) look(ctx context.Context) error {
-	changed, err := f.roster.look(ctx)
-	f.due = f.due || changed
+	changed, err := f.roster.refresh(ctx)
+	f.dirty = f.dirty || changed
 	return err
 }
 
@@ -234,23 +234,23 @@ func within[T any](ctx context.Context, d time.Duration, ask func(context.Contex
 }
 
 // round brings what this member holds closer to its share.
-func (f *fleet) round(ctx context.Context) error {
+func (f *fleet) reconcile(ctx context.Context) error {
 	ctx, disconnect := f.q.whileConnected(ctx)
 	defer disconnect()
-	stream, holders, err := f.ask(ctx)
+	stream, holders, err := f.readState(ctx)
 	if err != nil {
 		return err
 	}
-	share := f.share()
+	share := f.quota()
 	if surplus := f.active() - share; surplus > 0 {
-		f.handBack(surplus)
+		f.release(surplus)
 		return nil
 	}
 	return f.claimShare(ctx, stream, holders, share)
 }
 
 // ask reads what a round must know: the server's time, the stream, and who holds its partitions.
-func (f *fleet) ask(ctx context.Context) (stream jetstream.Stream, holders map[string]string, err error) {
+func (f *fleet) readState(ctx context.Context) (stream jetstream.Stream, holders map[string]string, err error) {
 	reading, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if err := f.q.clock.read(reading); err != nil {
@@ -285,10 +285,10 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 		return nil
 	}
 	// Who holds something now may have come since the last look.
-	if err := f.look(ctx); err != nil || f.roster.unsettled() > 0 {
+	if err := f.look(ctx); err != nil || f.roster.untilRebalance() > 0 {
 		return err
 	}
-	alive := f.roster.alive()
+	alive := f.roster.liveIDs()
 	// One that is given up again and again is split: what is wrong with one partition stops no other.
 	if share == len(all) && f.reserved() == 0 && !f.q.setbacks.stuck(allPartitions) {
 		return f.claimAll(ctx, stream, holders, alive)
@@ -296,7 +296,7 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 	var group errgroup.Group
 	group.SetLimit(claimsAtOnce)
 	end := time.Now().Add(claimTime)
-	for _, partition := range f.fromOwnPlace(all) {
+	for _, partition := range f.rotate(all) {
 		if f.reserved() >= share || ctx.Err() != nil || time.Now().After(end) {
 			break
 		}
@@ -317,8 +317,8 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 
 // fromOwnPlace turns the list of partitions, so that members who claim at the same time begin
 // at different ones.
-func (f *fleet) fromOwnPlace(partitions []string) []string {
-	members := f.roster.alive()
+func (f *fleet) rotate(partitions []string) []string {
+	members := f.roster.liveIDs()
 	at := max(0, slices.Index(members, f.m.id)) * len(partitions) / max(1, len(members))
 	return slices.Concat(partitions[at:], partitions[:at])
 }
@@ -394,7 +394,7 @@ func (f *fleet) fence(ctx context.Context, stream jetstream.Stream, consumers ..
 func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	err := q.attend(ctx, func(ctx context.Context) error { return stream.DeleteConsumer(ctx, name) },
+	err := q.withPermissionCheck(ctx, func(ctx context.Context) error { return stream.DeleteConsumer(ctx, name) },
 		ofConsumer("CONSUMER.DELETE."+q.topology.StreamName()))
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("delete the consumer %s: %w", name, err)
@@ -404,14 +404,14 @@ func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, nam
 
 // reserve begins a claim on partitions: they count from now on. what names them in the
 // consumer's name.
-func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...string) *tenure {
-	t := &tenure{
-		q: f.q, what: what, consumer: consumerName(f.m.id, what, f.try()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
-		reconnects: f.q.nc.Stats().Reconnects, certainty: f.m.certainty, ctx: f.calls, next: 1, lost: make(chan struct{}),
+func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...string) *assignment {
+	t := &assignment{
+		q: f.q, what: what, consumer: consumerName(f.m.id, what, f.nextNumber()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
+		reconnects: f.q.nc.Stats().Reconnects, certainty: f.m.validity, ctx: f.calls, next: 1, revoked: make(chan struct{}),
 	}
-	t.active, t.handBack = context.WithCancel(f.calls)
+	t.active, t.release = context.WithCancel(f.calls)
 	for _, p := range partitions {
-		t.claims[f.q.topology.partitionSubject(p)] = &Claim{tenure: t, partition: p}
+		t.claims[f.q.topology.partitionSubject(p)] = &Claim{assignment: t, partition: p}
 	}
 	f.add(t)
 	return t
@@ -424,10 +424,10 @@ const (
 )
 
 // claim creates the consumer and starts to serve it.
-func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) error {
+func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *assignment) error {
 	err := f.create(ctx, stream, t)
 	if err != nil {
-		t.fail(err)
+		t.revoke(err)
 		f.forget(t)
 		if refused := (*jetstream.APIError)(nil); errors.As(err, &refused) && (refused.ErrorCode == codeHeld || refused.ErrorCode == codeAllHeld) {
 			return nil // another replica was faster, as happens while shares move
@@ -447,9 +447,9 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *tenure) e
 }
 
 // create makes the consumer, and only then reads the journals: by now the last holders are fenced. (Which
-// users are guarded is read while events are served: see guard.) There may be hundreds of journals, and a long way to them: they are
+// users are guarded is read while events are served: see trackedUsers.) There may be hundreds of journals, and a long way to them: they are
 // read at the same time.
-func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) error {
+func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *assignment) error {
 	config := jetstream.ConsumerConfig{
 		Durable:       t.consumer,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
@@ -462,7 +462,7 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 			config.FilterSubject = subject
 		}
 	}
-	err := f.q.attend(ctx, func(ctx context.Context) error {
+	err := f.q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		_, err := stream.CreateConsumer(ctx, config)
 		return err
 	}, f.q.topology.toClaim())
@@ -486,7 +486,7 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *tenure) 
 			f.m.log.Error(c.journal.damage.Error())
 		}
 	}
-	t.settler, err = f.q.newSettler(t.active, t.fail)
+	t.settler, err = f.q.newSettler(t.active, t.revoke)
 	return err
 }
 
@@ -505,7 +505,7 @@ func (f *fleet) isOf(ctx context.Context, created time.Time) error {
 
 // unclaim ends what is no longer served: the partitions are free as soon as the consumer is
 // gone. If its deletion gets no answer, a later round sees to it.
-func (f *fleet) unclaim(stream jetstream.Stream, t *tenure) {
+func (f *fleet) unclaim(stream jetstream.Stream, t *assignment) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.calls), callTimeout)
 	defer cancel()
 	if f.q.nc.Status() == nats.CONNECTED {
@@ -514,21 +514,21 @@ func (f *fleet) unclaim(stream jetstream.Stream, t *tenure) {
 		}
 	}
 	f.forget(t)
-	switch err := t.failure(); {
+	switch err := t.err(); {
 	case err == nil:
 		f.q.setbacks.forget(t.what)
 	case f.calls.Err() == nil:
-		f.failed(t, err)
+		f.noteRevoked(t, err)
 	}
 }
 
 // share is how many partitions this member should hold. The fleet's shares add up to all of
 // them and differ by one at most.
-func (f *fleet) share() int {
-	return share(len(f.q.topology.partitions()), f.roster.alive(), f.m.id)
+func (f *fleet) quota() int {
+	return quotaOf(len(f.q.topology.partitions()), f.roster.liveIDs(), f.m.id)
 }
 
-func share(partitions int, members []string, id string) int {
+func quotaOf(partitions int, members []string, id string) int {
 	rank := slices.Index(members, id)
 	if rank < 0 {
 		return 0 // it has lapsed, or not yet arrived

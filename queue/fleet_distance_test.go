@@ -59,7 +59,7 @@ func TestGuardReadsForAll(t *testing.T) {
 		q := s.queueOf(&line{far: func() time.Duration { return 300 * time.Millisecond }}, Topology{})
 		begun, errs := time.Now(), make(chan error, 100)
 		for i := range cap(errs) {
-			time.AfterFunc(time.Duration(i)*time.Millisecond, func() { errs <- q.guard.catchUp(t.Context()) })
+			time.AfterFunc(time.Duration(i)*time.Millisecond, func() { errs <- q.tracked.catchUp(t.Context()) })
 		}
 		for range cap(errs) {
 			s.must(<-errs)
@@ -70,7 +70,7 @@ func TestGuardReadsForAll(t *testing.T) {
 	})
 }
 
-// A marker that was last in the bucket can come to its end while the guard reads up to it.
+// A marker that was last in the bucket can come to its end while the tracked users are read up to it.
 func TestGuardWhileTheLastRecordGoes(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var trip atomic.Int64
@@ -83,6 +83,6 @@ func TestGuardWhileTheLastRecordGoes(t *testing.T) {
 		time.Sleep(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		s.must(q.guard.catchUp(ctx))
+		s.must(q.tracked.catchUp(ctx))
 	})
 }

@@ -26,7 +26,7 @@ func TestShare(t *testing.T) {
 		of := func(members []string) map[string]int {
 			shares := map[string]int{}
 			for _, id := range members {
-				shares[id] = share(partitions, members, id)
+				shares[id] = quotaOf(partitions, members, id)
 			}
 			return shares
 		}
@@ -39,7 +39,7 @@ func TestShare(t *testing.T) {
 		if sum != partitions || slices.Max(values)-slices.Min(values) > 1 {
 			t.Fatalf("%d partitions are shared %v", partitions, shares)
 		}
-		if share(partitions, members, "stranger") != 0 {
+		if quotaOf(partitions, members, "stranger") != 0 {
 			t.Fatal("who is not seen has a share")
 		}
 		i := rapid.IntRange(0, len(members)-1).Draw(t, "leaver")
@@ -344,7 +344,7 @@ func TestFleetNeverSettles(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				case <-time.After(settleTime / 2):
+				case <-time.After(rebalanceDelay / 2):
 					_, err := s.bucket(q).PutString(t.Context(), memberKey+nuid.Next(), `{"ttl":100000000}`)
 					s.must(err)
 				}

@@ -20,17 +20,17 @@ import (
 
 // fill hands over what is missing before the event that came at a position. It reports whether that
 // event is next; if not, the claim is being given up.
-func (t *tenure) fill(h Handler, at position) bool {
-	for !t.isDone() {
+func (t *assignment) fill(h Handler, at position) bool {
+	for !t.isEnding() {
 		stored, err := t.q.readLeader(t.active, t.q.topology.StreamName(), nextBySubject{t.last + 1, t.subjects()})
 		switch {
-		case t.isDone():
+		case t.isEnding():
 			return false
 		case errors.Is(err, jetstream.ErrMsgNotFound), err == nil && stored.Sequence >= at.stream:
 			t.next = at.consumer
 			return true
 		case err != nil:
-			t.fail(because(CauseGap, fmt.Errorf("read an event again that did not come: %w", err)))
+			t.revoke(because(CauseGap, fmt.Errorf("read an event again that did not come: %w", err)))
 			return false
 		}
 		if !t.filled {
@@ -49,7 +49,7 @@ func (t *tenure) fill(h Handler, at position) bool {
 }
 
 // subjects are those whose events the consumer sends.
-func (t *tenure) subjects() string {
+func (t *assignment) subjects() string {
 	if len(t.claims) == 1 {
 		for subject := range t.claims {
 			return subject

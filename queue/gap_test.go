@@ -120,8 +120,8 @@ func TestGapOfWhatIsGone(t *testing.T) {
 		s.must(stream.DeleteMsg(t.Context(), 2))
 		h := &taker{}
 		x.deliver(h, &nats.Msg{Subject: q.topology.partitionSubject("0"), Data: []byte("b"), Reply: fmt.Sprintf("$JS.ACK.%s.%s.1.3.3.1700000000000000000.0", workName, x.consumer)})
-		if !slices.Equal(h.got, []uint64{3}) || x.failure() != nil || x.next != 4 {
-			t.Errorf("got %v, %v; %d is next", h.got, x.failure(), x.next)
+		if !slices.Equal(h.got, []uint64{3}) || x.err() != nil || x.next != 4 {
+			t.Errorf("got %v, %v; %d is next", h.got, x.err(), x.next)
 		}
 	})
 }

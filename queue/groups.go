@@ -53,10 +53,10 @@ func (c *Claim) FirstOfItsGroup(ctx context.Context, death Death) (bool, error) 
 	key := "group." + group
 	right := c.q.topology.toKey(key)
 	note := func() *nats.Msg { return &nats.Msg{Subject: c.q.topology.keySubject(key), Data: []byte{'1'}} }
-	_, err := c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterAge), jetstream.WithExpectLastSequencePerSubject(0))
+	_, err := c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
 	first := err == nil
 	if isWrongRevision(err) {
-		_, err = c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterAge))
+		_, err = c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention))
 	}
 	if err != nil {
 		return false, fmt.Errorf("note the group of a dead letter: %w", err)

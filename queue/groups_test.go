@@ -11,8 +11,8 @@ import (
 // A fingerprint is new to one replica, once, and not again as long as it is seen.
 func TestFirstOfItsGroup(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		a := &Claim{tenure: &tenure{q: s.queue(nil)}}
-		b := &Claim{tenure: &tenure{q: s.queue(nil)}}
+		a := &Claim{assignment: &assignment{q: s.queue(nil)}}
+		b := &Claim{assignment: &assignment{q: s.queue(nil)}}
 		first := func(c *Claim, x Death) bool {
 			t.Helper()
 			is, err := c.FirstOfItsGroup(t.Context(), x)

@@ -77,7 +77,7 @@ func userHash(userID string) string {
 }
 
 // reach is the last event that an unsettled merged call of this user held, or 0.
-func (j *journal) reach(userID string) uint64 {
+func (j *journal) resendThrough(userID string) uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.open) == 0 {

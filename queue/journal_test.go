@@ -30,7 +30,7 @@ func TestJournalRemembers(t *testing.T) {
 		reaches := func(step string, created time.Time, ann, bob uint64) {
 			t.Helper()
 			j := s.journal(kv, created)
-			if a, b := j.reach("ann"), j.reach("bob"); a != ann || b != bob {
+			if a, b := j.resendThrough("ann"), j.resendThrough("bob"); a != ann || b != bob {
 				t.Errorf("%s: the successor waits for %d and %d, want %d and %d", step, a, b, ann, bob)
 			}
 		}
@@ -45,11 +45,11 @@ func TestJournalRemembers(t *testing.T) {
 		s.must(j.begin(t.Context(), "ann", 9))
 		reaches("more", made, 9, 7)
 		j.settled("ann", 8)
-		if j.reach("ann") != 9 {
+		if j.resendThrough("ann") != 9 {
 			t.Error("settled up to 8, and 9 is forgotten")
 		}
 		j.settled("ann", 9)
-		if j.reach("ann") != 0 {
+		if j.resendThrough("ann") != 0 {
 			t.Error("not forgotten after its settlement")
 		}
 		s.must(j.begin(t.Context(), "bob", 11))
@@ -114,7 +114,7 @@ func TestJournalOfTheLastHolder(t *testing.T) {
 			if err := old.begin(t.Context(), "bob", 12); !isWrongRevision(err) {
 				t.Errorf("got %v", err)
 			}
-			if j := s.journal(kv, made); j.reach("bob") != 0 || j.reach("ann") != last+1 {
+			if j := s.journal(kv, made); j.resendThrough("bob") != 0 || j.resendThrough("ann") != last+1 {
 				t.Error("the old holder has written")
 			}
 		}
@@ -131,7 +131,7 @@ func TestJournalDamaged(t *testing.T) {
 			t.Errorf("got %v", j.damage)
 		}
 		s.must(j.begin(t.Context(), "ann", 5))
-		if again := s.journal(kv, made); again.damage != nil || again.reach("ann") != 5 {
+		if again := s.journal(kv, made); again.damage != nil || again.resendThrough("ann") != 5 {
 			t.Errorf("written anew: %v", again.damage)
 		}
 	})

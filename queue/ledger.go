@@ -33,23 +33,23 @@ import (
 // When NATS cannot be reached, there are no slots.
 type Ledger struct {
 	q    *Queue
-	rate Rate // this replica's
-	own  pace // of rate
+	rate Rate     // this replica's
+	own  schedule // of rate
 	id   string
 
 	// The rest up to the results is the caller's of Take.
-	pace    pace // of all replicas' rates together, as last looked up
-	kv      jetstream.KeyValue
-	shards  [shards]shard
-	slots   []reserved // and not yet taken, in order
-	smooth  time.Time  // when the next slot would be due if none came at once
-	round   chan *round
-	trip    time.Duration // that a round takes, as a rule at most
-	typical time.Duration // that a round takes, in the mean
-	retryAt time.Time     // nothing is sent before
-	look    looking
-	heard   pace // of the rates in the shards' records: all there is while the others are unknown
-	changes changeLog
+	schedule schedule // of all replicas' rates together, as last looked up
+	kv       jetstream.KeyValue
+	shards   [shards]shard
+	slots    []reserved // and not yet taken, in order
+	smooth   time.Time  // when the next slot would be due if none came at once
+	round    chan *round
+	rtt      time.Duration // that a round takes, as a rule at most
+	typical  time.Duration // that a round takes, in the mean
+	retryAt  time.Time     // nothing is sent before
+	look     looking
+	heard    schedule // of the rates in the shards' records: all there is while the others are unknown
+	changes  changeLog
 
 	lost    atomic.Uint64
 	trouble atomic.Pointer[string]
@@ -66,7 +66,7 @@ type reserved struct {
 // NewLedger returns the fleet's limit. A burst of 0 is the rate's default. With an unlimited
 // rate there is no limit but those that other replicas have. It sends nothing yet.
 func (q *Queue) NewLedger(r Rate, burst int) *Ledger {
-	return &Ledger{q: q, rate: r, own: r.pace(burst), id: nuid.Next()}
+	return &Ledger{q: q, rate: r, own: r.schedule(burst), id: nuid.Next()}
 }
 
 var errNoConnection = errors.New("there is no connection to NATS")
@@ -88,7 +88,7 @@ func slotUntil(until time.Time) Slot {
 
 // Void reports whether it is too late to begin the call: the slot would share a window with
 // others that it must not meet. The zero Slot is never void.
-func (s Slot) Void() bool {
+func (s Slot) Expired() bool {
 	if s.until.IsZero() {
 		return false
 	}
@@ -102,8 +102,8 @@ func (s Slot) Void() bool {
 // and not used is lost. Take, and Close, are for one goroutine.
 func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 	for ctx.Err() == nil {
-		l.learn()
-		if l.keepUp(); l.pace.unlimited() {
+		l.readNeighbours()
+		if l.refresh(); l.schedule.unlimited() {
 			return Slot{}, nil
 		}
 		l.drop()
@@ -121,9 +121,9 @@ func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 	return Slot{}, context.Cause(ctx)
 }
 
-// Interval is the time between two calls at the fleet's pace; 0 without a limit. It does not block
+// Interval is the time between two calls at the fleet's schedule; 0 without a limit. It does not block
 // and is safe for concurrent use, as are all methods but Take and Close.
-func (l *Ledger) Interval() time.Duration { return l.own.and(l.q.othersPace()).interval }
+func (l *Ledger) Interval() time.Duration { return l.own.strictest(l.q.othersPace()).interval }
 
 // Lost is how many slots were reserved and came too late to be used, since the beginning.
 func (l *Ledger) Lost() uint64 { return l.lost.Load() }
@@ -170,35 +170,35 @@ func (l *Ledger) Close(ctx context.Context) {
 	}
 }
 
-// keepUp looks up at what pace the fleet goes now. Slots that were reserved at another one
+// keepUp looks up at what schedule the fleet goes now. Slots that were reserved at another one
 // may be too close together.
-func (l *Ledger) keepUp() {
+func (l *Ledger) refresh() {
 	others := l.heard
 	if p := l.q.others.Load(); p != nil {
 		others = *p
 	}
-	if now := l.own.and(others); now != l.pace {
+	if now := l.own.strictest(others); now != l.schedule {
 		l.lost.Add(uint64(len(l.slots)))
-		l.pace, l.slots = now, nil
+		l.schedule, l.slots = now, nil
 	}
 }
 
 // drop lets go of slots that are too late.
 func (l *Ledger) drop() {
 	before := len(l.slots)
-	l.slots = slices.DeleteFunc(l.slots, func(r reserved) bool { return r.Void() })
+	l.slots = slices.DeleteFunc(l.slots, func(r reserved) bool { return r.Expired() })
 	l.lost.Add(uint64(before - len(l.slots)))
 }
 
 // advance begins a round of requests if there is something to ask for, and returns when to try again.
 // Meanwhile, learn takes in what they brought.
 func (l *Ledger) advance(ctx context.Context, waiting int) (again time.Time) {
-	again = time.Now().Add(lookAgain)
+	again = time.Now().Add(recheckInterval)
 	if l.round != nil {
 		return again
 	}
 	if time.Until(l.retryAt) <= 0 && !l.q.Connected() { // what is asked now would be sent much later
-		l.judge(errNoConnection)
+		l.noteResult(errNoConnection)
 	}
 	if time.Until(l.retryAt) > 0 {
 		return l.retryAt
@@ -230,7 +230,7 @@ func (l *Ledger) await(ctx context.Context, until time.Time) {
 }
 
 // learn takes in a round that is over.
-func (l *Ledger) learn() {
+func (l *Ledger) readNeighbours() {
 	select {
 	case r := <-l.round:
 		l.round = nil
@@ -241,7 +241,7 @@ func (l *Ledger) learn() {
 
 // requestTimeout bounds one request, a single round trip. A request to a leader that has died is never
 // answered, and all that wait for slots wait with it.
-func (l *Ledger) requestTimeout() time.Duration { return min(time.Second+4*l.trip, callTimeout) }
+func (l *Ledger) requestTimeout() time.Duration { return min(time.Second+4*l.rtt, callTimeout) }
 
 // apply takes in what a round has brought.
 func (l *Ledger) apply(r *round) {
@@ -260,11 +260,11 @@ func (l *Ledger) apply(r *round) {
 		l.booked(b, r)
 	}
 	slices.SortStableFunc(l.slots, func(a, b reserved) int { return a.begin.Compare(b.begin) })
-	l.judge(r.err())
+	l.noteResult(r.err())
 }
 
 // judge tells whether slots can be had now.
-func (l *Ledger) judge(err error) {
+func (l *Ledger) noteResult(err error) {
 	l.changes.report(l.q.log, err)
 	l.say(&l.trouble, err)
 	if err != nil {
@@ -279,7 +279,7 @@ func (l *Ledger) measured(trip time.Duration) {
 	}
 	trip = min(trip, 3*l.typical+lowWater)
 	l.typical += (trip - l.typical) / 4
-	l.trip = max(trip, l.trip/8*7)
+	l.rtt = max(trip, l.rtt/8*7)
 	l.advise()
 }
 
@@ -303,7 +303,7 @@ func (l *Ledger) booked(b *booking, r *round) {
 		return
 	}
 	*s = shard{record: b.record, revision: b.revision, next: b.next, seen: r.begun, existed: true}
-	if r.pace != l.pace {
+	if r.pace != l.schedule {
 		l.lost.Add(uint64(len(b.slots)))
 		return
 	}
@@ -312,9 +312,9 @@ func (l *Ledger) booked(b *booking, r *round) {
 
 // advise says once if NATS is too far away.
 func (l *Ledger) advise() {
-	if l.trip < farAway || l.Advice() != "" {
+	if l.rtt < farAway || l.Advice() != "" {
 		return
 	}
-	l.say(&l.advice, fmt.Errorf("NATS answers after %v: some of the limit is lost above %v, run the worker nearer to NATS", l.trip.Round(time.Millisecond), farAway))
+	l.say(&l.advice, fmt.Errorf("NATS answers after %v: some of the limit is lost above %v, run the worker nearer to NATS", l.rtt.Round(time.Millisecond), farAway))
 	l.q.log.Warn(l.Advice())
 }

@@ -33,7 +33,7 @@ func moving(ctx context.Context, x *spending, ledgers []*Ledger) {
 				if err != nil {
 					return
 				}
-				if !slot.Void() {
+				if !slot.Expired() {
 					x.note()
 				}
 			}

@@ -184,7 +184,7 @@ func (x *ledgerStorm) work(ctx context.Context, r *stormed, busy float64, waitin
 			late := rand.N(time.Until(slot.until) + time.Millisecond/10)
 			x.wg.Go(func() {
 				time.Sleep(late)
-				if !slot.Void() {
+				if !slot.Expired() {
 					x.note()
 				}
 			})

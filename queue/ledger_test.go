@@ -46,7 +46,7 @@ func (x *spending) spend(ctx context.Context, l *Ledger, waiting int) {
 		if err != nil {
 			return
 		}
-		if !slot.Void() {
+		if !slot.Expired() {
 			x.note()
 			x.mu.Lock()
 			x.by[l]++
@@ -181,7 +181,7 @@ func TestLedgerWithoutServer(t *testing.T) {
 			before := x.count()
 			time.Sleep(rand.N(8 * time.Second))
 			if n := x.count() - before; n != 0 {
-				t.Errorf("%d slots without a server (trip %v, %v; low %v)", n, l.trip, k.trip, l.low())
+				t.Errorf("%d slots without a server (trip %v, %v; low %v)", n, l.rtt, k.rtt, l.low())
 			}
 			s.start()
 		}
@@ -252,21 +252,21 @@ func TestSlotVoid(t *testing.T) {
 		r := Rate{600, time.Minute}
 		slot := r.Slot(time.Now())
 		time.Sleep(300 * time.Millisecond)
-		if slot.Void() {
+		if slot.Expired() {
 			t.Error("void within the tolerance")
 		}
 		time.Sleep(time.Nanosecond)
-		if !slot.Void() {
+		if !slot.Expired() {
 			t.Error("not void after the tolerance")
 		}
 		slot = r.Slot(time.Now())
-		if slot.wall = slot.wall.Add(-300 * time.Millisecond); slot.Void() {
+		if slot.wall = slot.wall.Add(-300 * time.Millisecond); slot.Expired() {
 			t.Error("void within the tolerance")
 		}
-		if slot.wall = slot.wall.Add(-time.Nanosecond); !slot.Void() {
+		if slot.wall = slot.wall.Add(-time.Nanosecond); !slot.Expired() {
 			t.Error("not void although the machine has slept")
 		}
-		if (Slot{}).Void() {
+		if (Slot{}).Expired() {
 			t.Error("the zero slot is void")
 		}
 	})
@@ -397,9 +397,9 @@ func TestLedgerRecord(t *testing.T) {
 
 // knows lets a queue know of other replicas with these rates.
 func (s *sim) knows(q *Queue, rates ...Rate) {
-	var others pace
+	var others schedule
 	for _, r := range rates {
-		others = others.and(r.pace(0))
+		others = others.strictest(r.schedule(0))
 	}
 	q.others.Store(&others)
 }
@@ -448,13 +448,13 @@ func TestLedgerBeforeTheOthersAreKnown(t *testing.T) {
 			t.Errorf("%d calls in half a minute of %s", n, slow)
 		}
 		s.knows(q)
-		if n := takes(l, 30*time.Second); n < 200 { // its shards rest as long as the slow pace asked for
+		if n := takes(l, 30*time.Second); n < 200 { // its shards rest as long as the slow schedule asked for
 			t.Errorf("%d calls in half a minute of %s", n, fast)
 		}
 	})
 }
 
-// Slots that were reserved at a faster pace are too close together for a slower one.
+// Slots that were reserved at a faster schedule are too close together for a slower one.
 func TestLedgerDropsSlots(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -487,7 +487,7 @@ func TestLedgerHeedsChanges(t *testing.T) {
 		}
 		time.AfterFunc(time.Minute, func() { s.knows(q) })
 		begun := time.Now()
-		if _, err := l.Take(t.Context(), 64); err != nil || time.Since(begun) > time.Minute+lookAgain {
+		if _, err := l.Take(t.Context(), 64); err != nil || time.Since(begun) > time.Minute+recheckInterval {
 			t.Errorf("the limit is gone, noticed after %v, %v", time.Since(begun), err)
 		}
 	})
@@ -573,7 +573,7 @@ func TestLedgerClose(t *testing.T) {
 		for range 20 {
 			l := q.NewLedger(r, 0)
 			for range 4 {
-				if slot, err := l.Take(t.Context(), 64); err == nil && !slot.Void() {
+				if slot, err := l.Take(t.Context(), 64); err == nil && !slot.Expired() {
 					x.note()
 				}
 			}

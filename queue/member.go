@@ -64,7 +64,7 @@ const (
 // lifetime is how long a key that was written at a time can tell of a living member. The
 // server removes it after its TTL; but after a crash a server has been seen to keep such a key
 // for ever, and with it the partitions of the dead.
-func (r Replica) lifetime() time.Time {
+func (r Replica) expiry() time.Time {
 	if r.stray {
 		return time.Time{}
 	}
@@ -78,18 +78,18 @@ func (r Replica) lifetime() time.Time {
 // member is one stay in the fleet, from joining to leaving or lapsing. A replica that comes
 // back has a new id: nothing that still bears the old one is taken for its own.
 type member struct {
-	q         *Queue
-	id        string
-	config    MemberConfig
-	kv        jetstream.KeyValue
-	certainty *certainty
-	joined    time.Time // by the server's clock
-	revision  uint64    // of the key; join's and keep's
-	told      []string  // partitions in what was last told; likewise
-	log       *slog.Logger
+	q        *Queue
+	id       string
+	config   MemberConfig
+	kv       jetstream.KeyValue
+	validity *validity
+	joined   time.Time // by the server's clock
+	revision uint64    // of the key; join's and heartbeat's
+	reported []string  // partitions in what was last told; likewise
+	log      *slog.Logger
 
 	partitions func() []string // claimed now
-	changed    chan struct{}   // tells keep that these have changed
+	changed    chan struct{}   // tells heartbeat that these have changed
 }
 
 // join makes the member's key. It blocks for a few round trips.
@@ -107,7 +107,7 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 	id := nuid.Next()
 	m := &member{
 		q: q, id: id, config: config, kv: kv, joined: q.clock.now(),
-		certainty: &certainty{ttl: config.TTL}, changed: make(chan struct{}, 1),
+		validity: &validity{ttl: config.TTL}, changed: make(chan struct{}, 1),
 		log: q.log.With(slog.String("member", id)),
 	}
 	if err := m.renew(ctx); err != nil {
@@ -134,10 +134,10 @@ func (m *member) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(m.told, func(p string) bool { return !slices.Contains(now.Partitions, p) }) {
+	if slices.ContainsFunc(m.reported, func(p string) bool { return !slices.Contains(now.Partitions, p) }) {
 		m.tell(record) // others may claim what this one has let go
 	}
-	m.told = now.Partitions
+	m.reported = now.Partitions
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, m.config.TTL/4)
 	defer cancel()
@@ -149,7 +149,7 @@ func (m *member) renew(ctx context.Context) error {
 		return err
 	}
 	m.revision = ack.Sequence
-	m.certainty.renew(begun)
+	m.validity.renew(begun)
 	return nil
 }
 
@@ -170,18 +170,18 @@ func (m *member) record() Replica {
 	return r
 }
 
-// keep renews until ctx ends, or until the key can have expired; then it returns why.
-func (m *member) keep(ctx context.Context) error {
+// heartbeat renews until ctx ends, or until the key can have expired; then it returns why.
+func (m *member) heartbeat(ctx context.Context) error {
 	for ctx.Err() == nil {
-		m.rest(ctx)
-		left := m.certainty.left()
+		m.awaitHeartbeat(ctx)
+		left := m.validity.left()
 		if left <= 0 {
-			return errUncertain
+			return errMembershipExpired
 		}
 		trying, cancel := context.WithTimeout(ctx, left)
 		err := m.renew(trying)
 		if isWrongRevision(err) {
-			err = m.adopt(trying)
+			err = m.resyncRevision(trying)
 		}
 		cancel()
 		if errors.Is(err, errLapsed) {
@@ -195,8 +195,8 @@ func (m *member) keep(ctx context.Context) error {
 }
 
 // rest waits until the next renewal is due, or there is something new to tell.
-func (m *member) rest(ctx context.Context) {
-	timer := time.NewTimer(min(m.config.TTL/5, m.certainty.left()))
+func (m *member) awaitHeartbeat(ctx context.Context) {
+	timer := time.NewTimer(min(m.config.TTL/5, m.validity.left()))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -210,7 +210,7 @@ var errLapsed = errors.New("the membership has lapsed: its key is gone")
 
 // adopt learns the key's revision again, and renews. A renewal without an answer may have taken
 // effect: nobody else writes this key, so if it is there it is ours.
-func (m *member) adopt(ctx context.Context) error {
+func (m *member) resyncRevision(ctx context.Context) error {
 	entry, err := m.kv.Get(ctx, memberKey+m.id)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return errLapsed

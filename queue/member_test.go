@@ -43,7 +43,7 @@ func (s *sim) gone(q *Queue, id string) bool {
 	s.must(q.clock.read(s.t.Context()))
 	x, err := q.readMember(s.t.Context(), id)
 	s.must(err)
-	return !x.lifetime().After(q.clock.now())
+	return !x.expiry().After(q.clock.now())
 }
 
 func TestHolder(t *testing.T) {
@@ -69,7 +69,7 @@ func TestHolder(t *testing.T) {
 func TestCertainty(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &certainty{ttl: 8 * time.Second}
+		c := &validity{ttl: 8 * time.Second}
 		c.renew(time.Now())
 		time.Sleep(6*time.Second - 1)
 		if err := c.check(); err != nil {
@@ -101,14 +101,14 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 				s.must(err)
 				lapsed := make(chan time.Time, 1)
 				go func() {
-					if err := m.keep(t.Context()); err == nil {
+					if err := m.heartbeat(t.Context()); err == nil {
 						t.Error("kept without an answer")
 					}
 					lapsed <- time.Now()
 				}()
 				time.Sleep(10*ttl + 123*time.Millisecond)
 				l.silent.Store(true)
-				renewed := m.certainty.renewed.Load().monotonic
+				renewed := m.validity.renewed.Load().monotonic
 				if d := receive(s, "lapsed", lapsed).Sub(renewed); d > ttl || d < ttl*3/4 {
 					t.Errorf("calls end %v after the last renewal, the key after %v", d, ttl)
 				}
@@ -191,13 +191,13 @@ func TestKeepAfterALostAnswer(t *testing.T) {
 		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
 		s.must(err)
 		kept := make(chan error, 1)
-		go func() { kept <- m.keep(t.Context()) }()
+		go func() { kept <- m.heartbeat(t.Context()) }()
 		time.Sleep(3 * time.Second)
 		// As its own lost renewal would, in everything but who sent it.
 		_, err = m.q.js.Publish(t.Context(), m.q.topology.keySubject(memberKey+m.id), []byte(`{"ttl":5000000000}`), jetstream.WithMsgTTL(5*time.Second))
 		s.must(err)
 		time.Sleep(time.Minute)
-		s.must(m.certainty.check())
+		s.must(m.validity.check())
 		s.must(m.kv.Delete(t.Context(), memberKey+m.id))
 		if err := receive(s, "lapsed", kept); !errors.Is(err, errLapsed) {
 			t.Errorf("the key was deleted, and keep says %v", err)
@@ -214,7 +214,7 @@ func TestReportIsFresh(t *testing.T) {
 			return Report{Key: "1a2b3c4d", Hold: hold, HoldSince: time.Now().Add(-time.Hour)}
 		}})
 		s.must(err)
-		go func() { _ = m.keep(t.Context()) }()
+		go func() { _ = m.heartbeat(t.Context()) }()
 		time.Sleep(time.Second)
 		hold = "unauthorized"
 		changed <- struct{}{}

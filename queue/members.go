@@ -63,7 +63,7 @@ func (q *Queue) readMembers(ctx context.Context, ids []string, now time.Time) (m
 		if m := keys[subjects[i]]; m != nil {
 			members[id] = m.replica(id)
 		}
-		if members[id].lifetime().After(now) {
+		if members[id].expiry().After(now) {
 			continue
 		}
 		if members[id], err = q.readMember(ctx, id); err != nil {

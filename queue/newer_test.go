@@ -219,9 +219,9 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.must(q.clock.read(t.Context()))
-		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		bury := func(seq uint64, past *Past) {
-			s.must(c.Bury(t.Context(), Delivery{Sequence: seq, Past: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq, Past: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
 		bury(1, nil)
 		bury(9, &Past{Letter: aged(1), Origin: aged(1)})
@@ -232,9 +232,9 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 		}
 		c.informed.Store(true)
 		replay := Delivery{Sequence: 12, Past: &Past{Letter: aged(9), Origin: aged(1)}}
-		s.must(c.Remember(t.Context(), "ann", n, []Sent{{Delivery: replay}}))
-		s.must(c.Remember(t.Context(), "ann", n, []Sent{{Delivery: Delivery{Sequence: 13}}}))
-		if c.Guarded("ann") {
+		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery: replay}}))
+		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery: Delivery{Sequence: 13}}}))
+		if c.Tracked("ann") {
 			t.Error("ann is guarded although none of her letters is left")
 		}
 	})
@@ -246,58 +246,58 @@ func TestGuardCatchesUp(t *testing.T) {
 		q, other := s.queue(nil), s.queue(nil)
 		ctx := s.soon(time.Second) // whoever reads all of it over and over does so twenty times
 		s.must(q.clock.read(t.Context()))
-		s.must(other.guard.catchUp(ctx))
-		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		s.must(other.tracked.catchUp(ctx))
+		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		const users = 2*scanBatch + 3
 		for i := range users {
 			s.must(c.open(t.Context(), fmt.Sprint("user", i), Delivery{Sequence: uint64(i + 1)}))
 		}
-		if other.guard.knows("user7") {
+		if other.tracked.knows("user7") {
 			t.Fatal("known before it was read")
 		}
 		for range 2 {
-			s.must(other.guard.catchUp(ctx))
+			s.must(other.tracked.catchUp(ctx))
 			for i := range users {
-				if user := fmt.Sprint("user", i); !other.guard.knows(user) || !q.guard.knows(user) {
+				if user := fmt.Sprint("user", i); !other.tracked.knows(user) || !q.tracked.knows(user) {
 					t.Fatalf("%s is not known", user)
 				}
 			}
 		}
-		if other.guard.knows("ann") {
+		if other.tracked.knows("ann") {
 			t.Error("knows one who has no dead letter")
 		}
 		n, err := q.readNewer(t.Context(), "user7")
 		s.must(err)
 		s.must(q.deleteNewer(t.Context(), "user7", n))
-		s.must(other.guard.catchUp(ctx))
-		if other.guard.knows("user7") || !other.guard.knows("user8") {
+		s.must(other.tracked.catchUp(ctx))
+		if other.tracked.knows("user7") || !other.tracked.knows("user8") {
 			t.Error("a deletion is not learnt, or too much is forgotten")
 		}
 		stream, err := q.js.Stream(t.Context(), q.topology.newerStreamName())
 		s.must(err)
 		s.must(stream.Purge(t.Context()))
-		s.must(other.guard.catchUp(ctx))
+		s.must(other.tracked.catchUp(ctx))
 		s.must(q.js.DeleteStream(t.Context(), q.topology.newerStreamName()))
-		if err := other.guard.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_newer") {
+		if err := other.tracked.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_newer") {
 			t.Errorf("without the bucket: %v", err)
 		}
 	})
 }
 
-// Who buries does not read first whether a user has a record. If there is one of which the guard does
+// Who buries does not read first whether a user has a record. If there is one of which the set of tracked users does
 // not know, it is kept.
 func TestBuryKeepsTheRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		for seq, q := range []*Queue{s.queue(nil), s.queue(nil)} {
 			s.must(q.clock.read(t.Context()))
-			c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+			c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 			d := Delivery{Sequence: uint64(10 * (seq + 1))}
-			s.must(c.Bury(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.must(c.StoreDeadLetter(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 			d.Sequence++
 			n, err := q.readNewer(t.Context(), "ann")
 			s.must(err)
 			event := identify(t, fmt.Sprintf(`{"user_id":"ann","metadata":{"n%d":1}}`, seq))
-			s.must(c.Remember(t.Context(), "ann", n, []Sent{{d, event}}))
+			s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{d, event}}))
 		}
 		n, err := s.queue(nil).readNewer(t.Context(), "ann")
 		s.must(err)
@@ -334,10 +334,10 @@ func TestSupersessions(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.must(q.clock.read(t.Context()))
-		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		bury := func(seq uint64, user, more string) {
 			d := Delivery{Sequence: seq}
-			s.must(c.Bury(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), Death{Reason: Rejected, User: user}))
+			s.must(c.StoreDeadLetter(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), Death{Reason: Rejected, User: user}))
 		}
 		bury(1, "ann", `,"metadata":{"a":1,"b":2}`)
 		bury(2, "ann", `,"metadata":{"a":1}`)
@@ -348,7 +348,7 @@ func TestSupersessions(t *testing.T) {
 		}
 		n, err := q.readNewer(t.Context(), "ann")
 		s.must(err)
-		s.must(c.Remember(t.Context(), "ann", n, []Sent{{Delivery{Sequence: 9}, identify(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
+		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery{Sequence: 9}, identify(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
 		var letters []*DeadLetter
 		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
 			s.must(err)

@@ -13,7 +13,7 @@ import (
 // stream, and so weaker, but never newer: then it would overwrite what came after it.
 func TestOriginIsNeverNewer(t *testing.T) {
 	t.Parallel()
-	c := &Claim{tenure: &tenure{created: made}}
+	c := &Claim{assignment: &assignment{created: made}}
 	own := Age{made, 7}
 	for name, test := range map[string]struct {
 		past *Past

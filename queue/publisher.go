@@ -78,8 +78,8 @@ type PublisherConfig struct {
 type Publisher struct {
 	q         *Queue
 	retry     time.Duration
-	unit      int64 // what a small event takes of the window
-	whole     int64
+	minWeight int64 // what a small event takes of the window
+	capacity  int64
 	window    *semaphore.Weighted
 	subscribe func() error
 	receipt   string // how the usual acknowledgement begins
@@ -88,18 +88,18 @@ type Publisher struct {
 
 	// mu is held while sending, so that what is decided about an event is still true when
 	// it goes out. NATS copies the event into its buffer under a lock of its own anyhow.
-	mu         sync.Mutex
-	closed     bool
-	inbox      string // the prefix of the reply subjects
-	answers    *nats.Subscription
-	header     nats.Header        // of the event that is being sent
-	tries      uint64             // the number of the latest flight
-	flights    map[uint64]*flight // sent and not yet answered
-	youngest   map[string]*flight // each user's last event, where one is not yet answered
-	freed      int64              // of the window, not yet released
-	sweeper    *time.Timer
-	sweeping   bool
-	reconnects uint64
+	mu             sync.Mutex
+	closed         bool
+	inbox          string // the prefix of the reply subjects
+	answers        *nats.Subscription
+	header         nats.Header          // of the event that is being sent
+	tries          uint64               // the number of the latest flight
+	inflight       map[uint64]*inflight // sent and not yet answered
+	tails          map[string]*inflight // each user's last event, where one is not yet answered
+	freed          int64                // of the window, not yet released
+	retryTimer     *time.Timer
+	retryScheduled bool
+	reconnects     uint64
 }
 
 // NewPublisher returns a publisher. It sends nothing yet. Close it when done.
@@ -111,19 +111,19 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 		c.Retry = 30 * time.Second
 	}
 	p := &Publisher{
-		q:        q,
-		retry:    c.Retry,
-		unit:     max(1, unacknowledgedBytes/int64(c.Window)),
-		inbox:    q.nc.NewInbox() + ".",
-		receipt:  fmt.Sprintf(`{"stream":%q,"seq":`, q.topology.StreamName()),
-		tracer:   c.Tracer,
-		spanName: "publish " + q.topology.PlainSubject(),
-		header:   nats.Header{nats.MsgIdHdr: {""}},
-		flights:  make(map[uint64]*flight),
-		youngest: make(map[string]*flight),
+		q:         q,
+		retry:     c.Retry,
+		minWeight: max(1, unacknowledgedBytes/int64(c.Window)),
+		inbox:     q.nc.NewInbox() + ".",
+		receipt:   fmt.Sprintf(`{"stream":%q,"seq":`, q.topology.StreamName()),
+		tracer:    c.Tracer,
+		spanName:  "publish " + q.topology.PlainSubject(),
+		header:    nats.Header{nats.MsgIdHdr: {""}},
+		inflight:  make(map[uint64]*inflight),
+		tails:     make(map[string]*inflight),
 	}
-	p.whole = p.unit * int64(c.Window)
-	p.window = semaphore.NewWeighted(p.whole)
+	p.capacity = p.minWeight * int64(c.Window)
+	p.window = semaphore.NewWeighted(p.capacity)
 	p.subscribe = sync.OnceValue(p.listen)
 	return p
 }
@@ -220,7 +220,7 @@ func (p *Publisher) PublishAsync(ctx context.Context, body []byte, options ...Pu
 
 // publishEvent is PublishAsync for a body that has been read already.
 func (p *Publisher) publishEvent(ctx context.Context, event userpilot.Event, options ...PublishOption) (*Result, error) {
-	f, err := p.newFlight(event, options)
+	f, err := p.newInflight(event, options)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +233,7 @@ func (p *Publisher) publishEvent(ctx context.Context, event userpilot.Event, opt
 }
 
 // begin sends f, or puts it behind its user's last event, as soon as the window has room.
-func (p *Publisher) begin(ctx context.Context, f *flight) error {
+func (p *Publisher) begin(ctx context.Context, f *inflight) error {
 	if err := p.subscribe(); err != nil {
 		return err
 	}
@@ -250,10 +250,10 @@ func (p *Publisher) begin(ctx context.Context, f *flight) error {
 // Flush blocks until all events that were published before have been acknowledged or
 // given up, or ctx ends. What became of each is in its [Result].
 func (p *Publisher) Flush(ctx context.Context) error {
-	if err := p.window.Acquire(ctx, p.whole); err != nil { // there is room for all once all are done
+	if err := p.window.Acquire(ctx, p.capacity); err != nil { // there is room for all once all are done
 		return fmt.Errorf("wait for acknowledgements: %w", err)
 	}
-	p.window.Release(p.whole)
+	p.window.Release(p.capacity)
 	return nil
 }
 
@@ -264,11 +264,11 @@ func (p *Publisher) Close(ctx context.Context) error {
 	p.closed = true
 	p.mu.Unlock()
 	err := p.Flush(ctx)
-	p.shut()
+	p.abort()
 	return err
 }
 
-func (p *Publisher) newFlight(event userpilot.Event, options []PublishOption) (*flight, error) {
+func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) (*inflight, error) {
 	var o publication
 	for _, option := range options {
 		option(&o)
@@ -276,14 +276,14 @@ func (p *Publisher) newFlight(event userpilot.Event, options []PublishOption) (*
 	if len(o.id) > maxMessageID || strings.ContainsAny(o.id, "\r\n") {
 		return nil, fmt.Errorf("message id: must be one line of at most %d bytes", maxMessageID)
 	}
-	f := &flight{
+	f := &inflight{
 		result:   Result{done: make(chan struct{})},
 		user:     event.UserID(),
 		subject:  p.subject(event.UserID()),
 		id:       o.id,
 		header:   o.header,
 		body:     event.Body(),
-		weight:   min(p.whole, max(p.unit, int64(len(event.Body())))),
+		weight:   min(p.capacity, max(p.minWeight, int64(len(event.Body())))),
 		deadline: time.Now().Add(p.retry),
 		fresh:    o.id == "",
 	}

@@ -51,21 +51,21 @@ func (p *Publisher) answered(m *nats.Msg) {
 	receipt, err := p.readAnswer(m)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f := p.flights[number]
+	f := p.inflight[number]
 	if f == nil {
 		return // an earlier try was answered first
 	}
 	if passing(err) {
 		f.trouble = err
-		if f.tries == 1 && p.sweeper.Stop() {
-			p.sweeper.Reset(0) // look at once whether there is a stream at all
+		if f.tries == 1 && p.retryTimer.Stop() {
+			p.retryTimer.Reset(0) // look at once whether there is a stream at all
 		}
 		return
 	}
 	if f.fresh {
 		receipt.Duplicate = false // only our own earlier try can have borne this id
 	}
-	p.launch(p.land(f, receipt, err))
+	p.start(p.complete(f, receipt, err))
 }
 
 // readAnswer decodes an acknowledgement or a refusal.
@@ -162,7 +162,7 @@ func (p *Publisher) streamMissing() bool {
 func (p *Publisher) unheard() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, f := range p.flights {
+	for _, f := range p.inflight {
 		if errors.Is(f.trouble, nats.ErrNoResponders) {
 			return true
 		}

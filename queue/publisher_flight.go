@@ -16,13 +16,13 @@ import (
 const (
 	// answerTimeout is how long one try waits before the next.
 	answerTimeout = callTimeout
-	// sweepInterval is how often unanswered events are looked at, while there are any.
-	sweepInterval = 250 * time.Millisecond
+	// retryInterval is how often unanswered events are looked at, while there are any.
+	retryInterval = 250 * time.Millisecond
 )
 
 // flight is one event on its way to the stream. All fields that change belong to the
 // publisher's mutex.
-type flight struct {
+type inflight struct {
 	result   Result
 	user     string // empty for one that waits for no other
 	subject  string
@@ -37,12 +37,12 @@ type flight struct {
 	number  uint64 // in the reply subject; the same for all tries
 	sent    time.Time
 	tries   int
-	trouble error   // why it must be sent again; nil while an answer may come
-	next    *flight // the user's next event, which waits for this one
+	trouble error     // why it must be sent again; nil while an answer may come
+	next    *inflight // the user's next event, which waits for this one
 }
 
 // admit sends f, or puts it behind its user's last event.
-func (p *Publisher) admit(f *flight) error {
+func (p *Publisher) admit(f *inflight) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -51,34 +51,34 @@ func (p *Publisher) admit(f *flight) error {
 	p.tries++
 	f.number = p.tries
 	if f.user != "" {
-		before := p.youngest[f.user]
-		p.youngest[f.user] = f
+		before := p.tails[f.user]
+		p.tails[f.user] = f
 		if before != nil {
 			before.next = f
 			return nil
 		}
 	}
-	p.launch(f)
+	p.start(f)
 	return nil
 }
 
 // launch sends f for the first time. Where that fails for good, it goes on with the
 // user's next event. The caller holds mu.
-func (p *Publisher) launch(f *flight) {
+func (p *Publisher) start(f *inflight) {
 	for f != nil {
-		p.flights[f.number] = f
+		p.inflight[f.number] = f
 		err := p.send(f)
 		if err == nil {
 			break
 		}
-		f = p.land(f, Receipt{}, err)
+		f = p.complete(f, Receipt{}, err)
 	}
-	p.watch()
+	p.scheduleRetry()
 }
 
 // send makes one try. Its error is for good; what another try can cure is kept as the
 // flight's trouble. The caller holds mu.
-func (p *Publisher) send(f *flight) error {
+func (p *Publisher) send(f *inflight) error {
 	now := time.Now()
 	if now.After(f.deadline) {
 		return f.expired()
@@ -100,7 +100,7 @@ func (p *Publisher) send(f *flight) error {
 }
 
 // transmit hands f to the connection, which copies it. The caller holds mu.
-func (p *Publisher) transmit(f *flight) error {
+func (p *Publisher) transmit(f *inflight) error {
 	header := f.header
 	switch {
 	case f.id == "":
@@ -119,7 +119,7 @@ func (p *Publisher) transmit(f *flight) error {
 }
 
 // expired is the error of a flight whose time is up.
-func (f *flight) expired() error {
+func (f *inflight) expired() error {
 	if f.trouble != nil {
 		return fmt.Errorf("publish: %w (%w)", ErrNoAnswer, f.trouble)
 	}
@@ -128,10 +128,10 @@ func (f *flight) expired() error {
 
 // land ends a flight and returns its user's next one, which may now be sent. The caller
 // holds mu.
-func (p *Publisher) land(f *flight, receipt Receipt, err error) (next *flight) {
-	delete(p.flights, f.number)
-	if p.youngest[f.user] == f {
-		delete(p.youngest, f.user)
+func (p *Publisher) complete(f *inflight, receipt Receipt, err error) (next *inflight) {
+	delete(p.inflight, f.number)
+	if p.tails[f.user] == f {
+		delete(p.tails, f.user)
 	}
 	f.body, f.header, f.user, f.subject, f.id = nil, nil, "", "", "" // the caller may keep the result for long
 	f.endTrace(err)
@@ -148,37 +148,37 @@ func (p *Publisher) land(f *flight, receipt Receipt, err error) (next *flight) {
 // woken for each event, which costs more than the event. The caller holds mu.
 func (p *Publisher) release(weight int64) {
 	p.freed += weight
-	if p.freed >= p.whole/16 || len(p.flights) == 0 {
+	if p.freed >= p.capacity/16 || len(p.inflight) == 0 {
 		p.window.Release(p.freed)
 		p.freed = 0
 	}
 }
 
 // watch arranges for a sweep while something is unanswered. The caller holds mu.
-func (p *Publisher) watch() {
-	if p.sweeping || len(p.flights) == 0 {
+func (p *Publisher) scheduleRetry() {
+	if p.retryScheduled || len(p.inflight) == 0 {
 		return
 	}
-	p.sweeping = true
-	if p.sweeper == nil {
-		p.sweeper = time.AfterFunc(sweepInterval, p.sweep)
+	p.retryScheduled = true
+	if p.retryTimer == nil {
+		p.retryTimer = time.AfterFunc(retryInterval, p.retryUnanswered)
 		return
 	}
-	p.sweeper.Reset(sweepInterval)
+	p.retryTimer.Reset(retryInterval)
 }
 
 // sweep looks at all unanswered events: it tries again what needs it and gives up what
 // cannot succeed. It runs in a timer's goroutine, never twice at once.
-func (p *Publisher) sweep() {
+func (p *Publisher) retryUnanswered() {
 	missing, denied := p.streamMissing(), p.denied()
 	connected := p.q.nc.IsConnected()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sweeping = false
+	p.retryScheduled = false
 	reconnected := p.reconnected()
 	now := time.Now()
-	for _, number := range slices.Sorted(maps.Keys(p.flights)) { // oldest first
-		f := p.flights[number]
+	for _, number := range slices.Sorted(maps.Keys(p.inflight)) { // oldest first
+		f := p.inflight[number]
 		var end error
 		switch waited := now.Sub(f.sent); {
 		case now.After(f.deadline):
@@ -192,10 +192,10 @@ func (p *Publisher) sweep() {
 			end = p.send(f)
 		}
 		if end != nil {
-			p.launch(p.land(f, Receipt{}, end))
+			p.start(p.complete(f, Receipt{}, end))
 		}
 	}
-	p.watch()
+	p.scheduleRetry()
 }
 
 // reconnected reports whether the connection was made anew since the last sweep: the
@@ -217,17 +217,17 @@ func (p *Publisher) denied() func(subject string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	t := p.q.topology
-	deaf := p.q.must(ctx, p.q.inboxRight())
+	deaf := p.q.require(ctx, p.q.inboxRight())
 	if asDenied(deaf) != nil {
 		return func(string) error { return deaf }
 	}
-	err := p.q.must(ctx, t.toPublish(asked))
+	err := p.q.require(ctx, t.toPublish(asked))
 	if asDenied(err) == nil {
 		return nil
 	}
 	// As a rule it is so for all users. They cannot be tried one by one.
 	anybody := t.toPublish(t.PlainSubject() + "." + unknownName)
-	all := asked != t.PlainSubject() && asDenied(p.q.must(ctx, anybody)) != nil
+	all := asked != t.PlainSubject() && asDenied(p.q.require(ctx, anybody)) != nil
 	return func(subject string) error {
 		if subject == asked || all && subject != t.PlainSubject() {
 			return err
@@ -243,8 +243,8 @@ func (p *Publisher) unanswered() (subject string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var oldest *flight
-	for _, f := range p.flights {
+	var oldest *inflight
+	for _, f := range p.inflight {
 		if f.isUnanswered() && (oldest == nil || f.sent.Before(oldest.sent)) {
 			oldest = f
 		}
@@ -255,21 +255,21 @@ func (p *Publisher) unanswered() (subject string) {
 	return oldest.subject
 }
 
-func (f *flight) isUnanswered() bool {
-	return f.trouble == nil && time.Since(f.sent) > denialPatience
+func (f *inflight) isUnanswered() bool {
+	return f.trouble == nil && time.Since(f.sent) > denialTimeout
 }
 
 // shut gives up all that is left and stops listening.
-func (p *Publisher) shut() {
+func (p *Publisher) abort() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, f := range p.flights {
+	for _, f := range p.inflight {
 		for f != nil {
-			f = p.land(f, Receipt{}, fmt.Errorf("publish: %w before the server acknowledged", ErrPublisherClosed))
+			f = p.complete(f, Receipt{}, fmt.Errorf("publish: %w before the server acknowledged", ErrPublisherClosed))
 		}
 	}
-	if p.sweeper != nil {
-		p.sweeper.Stop()
+	if p.retryTimer != nil {
+		p.retryTimer.Stop()
 	}
 	if p.answers != nil {
 		_ = p.answers.Unsubscribe() // fails only where the connection is gone already

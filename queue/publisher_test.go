@@ -247,7 +247,7 @@ func limitStream(t *testing.T, nc *nats.Conn, messages int64) {
 
 func TestNoAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
-		silence(t, nc)
+		noReply(t, nc)
 		began := time.Now()
 		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Retry: 20 * time.Second})
 		_, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
@@ -258,7 +258,7 @@ func TestNoAnswer(t *testing.T) {
 }
 
 // silence takes all events and answers none.
-func silence(t *testing.T, nc *nats.Conn) *nats.Subscription {
+func noReply(t *testing.T, nc *nats.Conn) *nats.Subscription {
 	t.Helper()
 	sub, err := nc.SubscribeSync(queue.Topology{}.PlainSubject() + ".*")
 	if err != nil {
@@ -269,7 +269,7 @@ func silence(t *testing.T, nc *nats.Conn) *nats.Subscription {
 
 func TestTheWindowHoldsPublishersBack(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
-		silence(t, nc)
+		noReply(t, nc)
 		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Window: 2})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -316,7 +316,7 @@ func TestCloseWaitsAndTakesNoMore(t *testing.T) {
 
 func TestCloseGivesUpWhenItsTimeEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
-		silence(t, nc)
+		noReply(t, nc)
 		p := newQueue(t, nc).NewPublisher(queue.PublisherConfig{})
 		var results []*queue.Result
 		for range 2 {

@@ -18,12 +18,12 @@ import (
 )
 
 // claimAll makes a claim on all partitions without a fleet.
-func (s *sim) claimAll(q *Queue) *tenure {
+func (s *sim) claimAll(q *Queue) *assignment {
 	s.t.Helper()
-	x := &tenure{q: q, consumer: consumerName(nuid.Next(), allPartitions, 1), claims: map[string]*Claim{}, ctx: s.t.Context(), next: 1, lost: make(chan struct{})}
-	x.active, x.handBack = context.WithCancel(s.t.Context())
+	x := &assignment{q: q, consumer: consumerName(nuid.Next(), allPartitions, 1), claims: map[string]*Claim{}, ctx: s.t.Context(), next: 1, revoked: make(chan struct{})}
+	x.active, x.release = context.WithCancel(s.t.Context())
 	for _, p := range q.topology.partitions() {
-		x.claims[q.topology.partitionSubject(p)] = &Claim{tenure: x, partition: p}
+		x.claims[q.topology.partitionSubject(p)] = &Claim{assignment: x, partition: p}
 	}
 	stream, err := q.js.Stream(s.t.Context(), q.topology.StreamName())
 	s.must(err)
@@ -33,13 +33,13 @@ func (s *sim) claimAll(q *Queue) *tenure {
 }
 
 // consume hands the claim's events to h until the returned function is called or the claim is lost.
-func (s *sim) consume(x *tenure, h Handler) (end func()) {
+func (s *sim) consume(x *assignment, h Handler) (end func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		x.consume(h)
 	}()
-	return func() { x.handBack(); <-ended }
+	return func() { x.release(); <-ended }
 }
 
 // handler is a [Handler] by its functions.
@@ -109,8 +109,8 @@ func TestSentAhead(t *testing.T) {
 				close(goOn)
 				time.Sleep(3 * pullExpiry)
 				synctest.Wait()
-				if got != test.events || x.failure() != nil {
-					t.Errorf("%d events of %d, %v", got, test.events, x.failure())
+				if got != test.events || x.err() != nil {
+					t.Errorf("%d events of %d, %v", got, test.events, x.err())
 				}
 			})
 		})
@@ -125,12 +125,12 @@ func TestPullWithoutHeartbeat(t *testing.T) {
 		end := s.consume(x, handler{func(Delivery) {}})
 		defer end()
 		time.Sleep(10 * pullExpiry)
-		if err := x.failure(); err != nil {
+		if err := x.err(); err != nil {
 			t.Fatal(err)
 		}
 		l.silent.Store(true) // the pull that comes next is lost
 		time.Sleep(pullExpiry + 3*pullHeartbeat)
-		if err := x.failure(); !errors.Is(err, jetstream.ErrNoHeartbeat) {
+		if err := x.err(); !errors.Is(err, jetstream.ErrNoHeartbeat) {
 			t.Errorf("failed by %v", err)
 		}
 	})
@@ -146,7 +146,7 @@ func TestPullEndedByTheServer(t *testing.T) {
 		time.Sleep(time.Second)
 		s.must(q.js.DeleteConsumer(t.Context(), workName, x.consumer))
 		synctest.Wait()
-		if err := x.failure(); err == nil || !strings.Contains(err.Error(), "409 Consumer Deleted") {
+		if err := x.err(); err == nil || !strings.Contains(err.Error(), "409 Consumer Deleted") {
 			t.Errorf("failed by %v", err)
 		}
 	})
@@ -188,8 +188,8 @@ func TestGapInTheConsumersSequence(t *testing.T) {
 				Subject: q.topology.PlainSubject(), Data: []byte("{}"),
 				Reply: fmt.Sprintf("$JS.ACK.%s.%s.%d.7.%d.1700000000000000000.0", workName, x.consumer, test.deliveries, test.consumer),
 			})
-			if (got == 1) != test.want || (x.failure() == nil) != test.want {
-				t.Errorf("%s: handed over %d, %v", name, got, x.failure())
+			if (got == 1) != test.want || (x.err() == nil) != test.want {
+				t.Errorf("%s: handed over %d, %v", name, got, x.err())
 			}
 			s.must(q.js.DeleteConsumer(t.Context(), workName, x.consumer))
 		}

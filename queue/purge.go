@@ -108,7 +108,7 @@ func (p *purging) run(ctx context.Context) error {
 		return err
 	}
 	if !p.dry {
-		n, err := p.q.recall(ctx, slices.Sorted(maps.Keys(p.touched)))
+		n, err := p.q.releaseAll(ctx, slices.Sorted(maps.Keys(p.touched)))
 		p.result.Recalled = n
 		if err != nil {
 			return err
@@ -153,7 +153,7 @@ func (p *purging) each(ctx context.Context, what, stream string, messages iter.S
 		if err != nil {
 			return cmp.Or(erasing.Wait(), fmt.Errorf("read %s: %w", what, err))
 		}
-		if p.means(m.Header, m.Data) {
+		if p.matches(m.Header, m.Data) {
 			erasing.Go(func() error { return p.erase(ctx, stream, sequenceOf(m), count) })
 		}
 	}
@@ -176,7 +176,7 @@ func (p *purging) newer(ctx context.Context) error {
 			return err
 		}
 		if err := p.q.deleteNewer(ctx, p.user, n); !isWrongRevision(err) {
-			return inSilence(ctx, "$KV."+p.q.topology.NewerBucket()+".>", err)
+			return asNoReply(ctx, "$KV."+p.q.topology.NewerBucket()+".>", err)
 		}
 	}
 }
@@ -197,7 +197,7 @@ func (p *purging) overwriteNewer(ctx context.Context, n *Newer) error {
 
 // means reports whether a message is the user's. Most bodies it need not parse: without an escape they
 // would hold the id as it is, but for what no UTF-8 is, which is read as U+FFFD.
-func (p *purging) means(h nats.Header, body []byte) bool {
+func (p *purging) matches(h nats.Header, body []byte) bool {
 	if h.Get(headerUser) == p.user {
 		return true
 	}
@@ -279,7 +279,7 @@ func (p *purging) sift(ctx context.Context, r scanRange) error {
 	erasing.SetLimit(erasuresAtOnce / siftedAtOnce)
 	stream, next := p.q.topology.StreamName(), r.from
 	look := func(e waitingEvent, h nats.Header, body []byte) {
-		if next = e.sequence + 1; p.means(h, body) {
+		if next = e.sequence + 1; p.matches(h, body) {
 			e.past = readSealed(h, body, p.seal)
 			erasing.Go(func() error { return p.purgeWaiting(ctx, e) })
 		}
@@ -335,11 +335,11 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	}
 	p.mu.Unlock()
 	if !p.dry && e.past != nil && !e.past.Letter.IsZero() { // whoever replayed it may wait for a verdict
-		verdict, err := p.q.verdict(e.past, OutcomePurged, "")
+		verdict, err := p.q.outcomeRecord(e.past, OutcomePurged, "")
 		if err != nil {
 			return err
 		}
-		if err := p.q.audit(ctx, electionPatience, verdict); err != nil {
+		if err := p.q.audit(ctx, electionTimeout, verdict); err != nil {
 			return fmt.Errorf("write the verdict on a replay: %w", err)
 		}
 	}
@@ -356,7 +356,7 @@ func (t Topology) partitionOf(subject string) string {
 
 // nextStored reads the first message from a sequence on, from the stream's leader.
 func (q *Queue) nextStored(ctx context.Context, stream string, from uint64) (m *storedMessage, err error) {
-	err = insist(ctx, electionPatience, func(ctx context.Context) error {
+	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
 		m, err = q.readLeader(ctx, stream, struct {
 			bySequence
 			Subject string `json:"next_by_subj"`

@@ -41,9 +41,9 @@ func TestPurgeUser(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.must(q.clock.read(t.Context()))
-		c := &Claim{tenure: &tenure{q: q, created: made}, partition: "3"}
+		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		bury := func(seq uint64, body string, death Death) {
-			s.must(c.Bury(t.Context(), Delivery{Sequence: seq}, []byte(body), death))
+			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq}, []byte(body), death))
 		}
 		bury(1, `{"user_id":"ann-7","metadata":{"n":1}}`, Death{Reason: Rejected, User: "ann-7"})
 		bury(2, `{"user_id":"ann-7","company":{}}`, Death{Reason: Invalid}) // known by the payload alone
@@ -399,9 +399,9 @@ var purgeRights = []string{
 func TestPurgeRights(t *testing.T) {
 	eachRight(t, purgeRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
 		s.must(admin.clock.read(t.Context()))
-		c := &Claim{tenure: &tenure{q: admin, created: made}, partition: "3"}
+		c := &Claim{assignment: &assignment{q: admin, created: made}, partition: "3"}
 		for seq := range uint64(2) {
-			s.must(c.Bury(t.Context(), Delivery{Sequence: seq + 1}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq + 1}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
 		_, err := admin.Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
 		s.must(err)

@@ -27,15 +27,15 @@ type Queue struct {
 	topology Topology
 	log      *slog.Logger
 	clock    clock
-	quiet    quiet
+	cooldown cooldown
 	held     atomic.Int32 // partitions claimed now
 	replicas atomic.Pointer[[]Replica]
 	setbacks setbacks
-	guard    *guard
+	tracked  *trackedUsers
 	groups   groups
 	sealed   atomic.Pointer[seal] // see readSeal
 	deadAge  atomic.Pointer[deadAge]
-	others   atomic.Pointer[pace]        // what the other replicas' rates ask of the ledger
+	others   atomic.Pointer[schedule]    // what the other replicas' rates ask of the ledger
 	lacks    atomic.Pointer[DeniedError] // why Work cannot work; nil if it can
 	newAcks  atomic.Bool                 // whether events have been seen that are settled by toNewAcks
 }
@@ -52,8 +52,8 @@ func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
-	q := &Queue{nc: nc, js: js, topology: t, log: asynclog.Wrap(log), quiet: quiet{woken: make(chan struct{})}}
-	q.clock.q, q.guard = q, newGuard(q)
+	q := &Queue{nc: nc, js: js, topology: t, log: asynclog.Wrap(log), cooldown: cooldown{woken: make(chan struct{})}}
+	q.clock.q, q.tracked = q, newTrackedUsers(q)
 	return q, nil
 }
 
@@ -67,11 +67,11 @@ func (q *Queue) Connected() bool { return q.nc.IsConnected() }
 func (q *Queue) Held() int { return int(q.held.Load()) }
 
 // othersPace is what the other replicas' rates ask of this one.
-func (q *Queue) othersPace() pace {
+func (q *Queue) othersPace() schedule {
 	if p := q.others.Load(); p != nil {
 		return *p
 	}
-	return pace{}
+	return schedule{}
 }
 
 // signal lets whoever receives from ch look again. ch holds one signal: more would say no more.
@@ -170,7 +170,7 @@ func (q *Queue) request(ctx context.Context, subject string, request, answer any
 func (q *Queue) ask(ctx context.Context, subject string, body []byte) (answer []byte, err error) {
 	brief, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err = q.attend(brief, func(ctx context.Context) error {
+	err = q.withPermissionCheck(brief, func(ctx context.Context) error {
 		msg, err := q.nc.RequestWithContext(ctx, subject, body)
 		if err == nil {
 			answer = msg.Data
@@ -178,7 +178,7 @@ func (q *Queue) ask(ctx context.Context, subject string, body []byte) (answer []
 		return err
 	}, to(subject))
 	if brief.Err() != nil && ctx.Err() == nil && err != nil {
-		return nil, silence(subject)
+		return nil, noReply(subject)
 	}
 	return answer, err
 }

@@ -104,8 +104,8 @@ func (r Rate) Interval(burst int) time.Duration {
 // anybody. Replicas of other versions count on this number.
 const shards = 16
 
-// pace is how limits are kept by a fleet. The zero value is no limit.
-type pace struct {
+// schedule is how limits are kept by a fleet. The zero value is no limit.
+type schedule struct {
 	every    [shards]time.Duration // between two slots of each shard; 0 is never
 	interval time.Duration         // between two slots of all
 	burst    int                   // slots that one replica may have at the same instant
@@ -116,19 +116,19 @@ type pace struct {
 	late, foreign time.Duration
 }
 
-// pace is how this limit alone is kept. A burst of 0 is the default.
+// schedule is how this limit alone is kept. A burst of 0 is the default.
 //
 // The tolerance that the distances include is spent in three parts: on calls that begin late, on clocks
 // that are not the same in two replicas, and on clocks that drift.
-func (r Rate) pace(burst int) pace {
+func (r Rate) schedule(burst int) schedule {
 	if r.Unlimited() {
-		return pace{}
+		return schedule{}
 	}
 	if burst <= 0 {
 		burst = r.DefaultBurst()
 	}
 	tolerance := r.tolerance()
-	p := pace{
+	p := schedule{
 		burst: min(burst, r.Calls), window: r.Window,
 		late: tolerance / 100 * 80, foreign: tolerance / 100 * 18,
 	}
@@ -145,7 +145,7 @@ func (r Rate) pace(burst int) pace {
 }
 
 // summed returns p with the interval that its shards' slots make together.
-func (p pace) summed() pace {
+func (p schedule) summed() schedule {
 	var perSecond float64
 	for _, every := range p.every {
 		if every > 0 {
@@ -156,17 +156,17 @@ func (p pace) summed() pace {
 	return p
 }
 
-func (p pace) unlimited() bool { return p.interval == 0 }
+func (p schedule) unlimited() bool { return p.interval == 0 }
 
-// and is the pace that keeps both limits.
-func (p pace) and(other pace) pace {
+// and is the schedule that keeps both limits.
+func (p schedule) strictest(other schedule) schedule {
 	switch {
 	case p.unlimited():
 		return other
 	case other.unlimited():
 		return p
 	}
-	both := pace{
+	both := schedule{
 		burst: min(p.burst, other.burst), window: max(p.window, other.window),
 		late: min(p.late, other.late), foreign: min(p.foreign, other.foreign),
 	}
@@ -181,10 +181,10 @@ func (p pace) and(other pace) pace {
 // smooth is the least distance between the calls of one replica, but for bursts. It is so much less
 // than that of the slots that it costs nothing in the long run: slots of different shards
 // evade one another.
-func (p pace) smooth() time.Duration { return p.interval / 2 }
+func (p schedule) smooth() time.Duration { return p.interval / 2 }
 
 // credit is how far before their time bursts may come. No pause earns more than a window.
-func (p pace) credit() time.Duration {
+func (p schedule) credit() time.Duration {
 	return time.Duration(min(float64(p.burst-1)*float64(p.smooth()), float64(p.window)))
 }
 

@@ -135,7 +135,7 @@ func TestIntervalUsesTheLimit(t *testing.T) {
 	}
 }
 
-// A pace that keeps two limits keeps each.
+// A schedule that keeps two limits keeps each.
 func TestPaceOfTwoLimits(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -144,7 +144,7 @@ func TestPaceOfTwoLimits(t *testing.T) {
 			return Rate{rapid.IntRange(1, 2000).Draw(t, name+" calls"), rapid.SampledFrom(windows).Draw(t, name+" window")}
 		}
 		a, b := draw("a"), draw("b")
-		p := a.pace(rapid.IntRange(0, 9).Draw(t, "a burst")).and(b.pace(rapid.IntRange(0, 9).Draw(t, "b burst")))
+		p := a.schedule(rapid.IntRange(0, 9).Draw(t, "a burst")).strictest(b.schedule(rapid.IntRange(0, 9).Draw(t, "b burst")))
 		for _, r := range []Rate{a, b} {
 			most := 0
 			for _, every := range p.every {
@@ -156,7 +156,7 @@ func TestPaceOfTwoLimits(t *testing.T) {
 				t.Fatalf("%s and %s are kept by %+v, which lets %d calls into %v", a, b, p, most, r.Window)
 			}
 		}
-		if none := (pace{}); p.and(none) != p || none.and(p) != p {
+		if none := (schedule{}); p.strictest(none) != p || none.strictest(p) != p {
 			t.Fatal("no limit is not neutral")
 		}
 	})

@@ -71,25 +71,25 @@ var ErrCanaryDied = errors.New("the canary died again, and nothing else was repl
 func (q *Queue) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*ReplayResult, error) {
 	r := newReplaying(q, s, c)
 	if s.Letters == 0 {
-		return r.told(), nil
+		return r.snapshot(), nil
 	}
 	if err := q.checkSelection(ctx, s); err != nil {
-		return r.told(), err
+		return r.snapshot(), err
 	}
 	a := &Action{
-		Kind: ActionReplay, By: c.By, Host: c.Host, Selection: s.words(c.Filter), Edit: c.EditText,
+		Kind: ActionReplay, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Edit: c.EditText,
 		Rate: c.Rate, Force: s.config.Force,
 	}
 	var err error
 	if r.seal, err = q.readSeal(ctx); err != nil {
-		return r.told(), stopped(ctx, err)
+		return r.snapshot(), stopped(ctx, err)
 	}
 	if err := q.begin(ctx, a); err != nil {
-		return r.told(), err
+		return r.snapshot(), err
 	}
 	r.result.Run = a.Run
 	err = r.run(ctx)
-	result := r.told()
+	result := r.snapshot()
 	return result, q.end(ctx, a, result.counts(), err)
 }
 
@@ -127,7 +127,7 @@ func (q *Queue) checkSelection(ctx context.Context, s *Selection) error {
 
 // words are the selection's filter for the audit trail, with what its Match does in the operator's
 // words.
-func (s *Selection) words(match string) string {
+func (s *Selection) describe(match string) string {
 	if match == "" {
 		return s.filter
 	}
@@ -137,8 +137,8 @@ func (s *Selection) words(match string) string {
 // progressInterval is how often it is told how far a command is.
 const progressInterval = 250 * time.Millisecond
 
-// nowAndThen calls tell until stop is called, which waits for it, and then once more.
-func nowAndThen(tell func()) (stop func()) {
+// every calls tell until stop is called, which waits for it, and then once more.
+func every(tell func()) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -119,7 +119,7 @@ func (s *sim) applier(outcome func(Delivery) Outcome) *applier {
 // Deliver implements Handler.
 func (a *applier) Deliver(c *Claim, d Delivery) {
 	ctx := c.Context()
-	judged, err := c.Judged(ctx, d)
+	judged, err := c.HasOutcome(ctx, d)
 	if err == nil && !judged {
 		a.mu.Lock()
 		name := Age{c.created, d.Sequence}.String()
@@ -134,9 +134,9 @@ func (a *applier) Deliver(c *Claim, d Delivery) {
 			outcome = a.outcome(d)
 		}
 		if outcome == OutcomeDead {
-			err = c.Bury(ctx, d, d.Body, Death{Reason: Rejected, Status: 422, User: "u"})
+			err = c.StoreDeadLetter(ctx, d, d.Body, Death{Reason: Rejected, Status: 422, User: "u"})
 		}
-		err = errors.Join(err, c.Judge(ctx, d, outcome))
+		err = errors.Join(err, c.RecordOutcome(ctx, d, outcome))
 	}
 	if err != nil {
 		c.Fail(err)

@@ -21,10 +21,10 @@ func TestReplayAlready(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 5)
-		c := &Claim{tenure: &tenure{q: q, created: made}}
+		c := &Claim{assignment: &assignment{q: q, created: made}}
 		for i, outcome := range []Outcome{OutcomeDelivered, OutcomeSuperseded, OutcomeDead} {
 			past := &Past{Letter: Age{made, uint64(i + 1)}, ID: uint64(i + 1), Run: "an earlier one"}
-			s.must(c.Judge(t.Context(), Delivery{Sequence: 1, Past: past}, outcome))
+			s.must(c.RecordOutcome(t.Context(), Delivery{Sequence: 1, Past: past}, outcome))
 		}
 		s.applier(nil)
 		result := s.replayed(q, ReplayConfig{Wait: true})
@@ -43,7 +43,7 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 		q, other := s.queue(nil), s.queue(nil)
 		s.letters(q, 3)
 		past := &Past{Letter: Age{made, 1}, ID: 1, Run: "an earlier one"}
-		s.must((&Claim{tenure: &tenure{q: q, created: made}}).Judge(t.Context(), Delivery{Sequence: 1, Past: past}, OutcomeDelivered))
+		s.must((&Claim{assignment: &assignment{q: q, created: made}}).RecordOutcome(t.Context(), Delivery{Sequence: 1, Past: past}, OutcomeDelivered))
 		selection := s.selected(q, Filter{}, SelectConfig{})
 
 		trail := q.topology.AuditStreamName()
@@ -119,11 +119,11 @@ func TestVerdictsAreNotOlderThanWhatWasHeard(t *testing.T) {
 		s.must(q.begin(t.Context(), a))
 		r := newReplaying(q, &Selection{}, ReplayConfig{})
 		r.result.Run = a.Run
-		if _, err := r.verdicts(t.Context(), nil); err != nil {
+		if _, err := r.outcomes(t.Context(), nil); err != nil {
 			t.Errorf("it does not lag: %v", err)
 		}
-		r.heard = s.info(q, q.topology.AuditStreamName()).State.LastSeq + 1
-		if _, err := r.verdicts(t.Context(), nil); !errors.Is(err, errLags) {
+		r.readThrough = s.info(q, q.topology.AuditStreamName()).State.LastSeq + 1
+		if _, err := r.outcomes(t.Context(), nil); !errors.Is(err, errLags) {
 			t.Errorf("it lags: %v", err)
 		}
 	})

@@ -23,8 +23,8 @@ const (
 	removalsAtOnce = 512
 	// portions is in how many parts a replay of all letters deletes them, about.
 	portions = 16
-	// stopPatience is how long a command that is stopped may take to finish what is under way.
-	stopPatience = 10 * time.Second
+	// stopTimeout is how long a command that is stopped may take to finish what is under way.
+	stopTimeout = 10 * time.Second
 )
 
 // replaying is one run of [Queue.Replay]. A letter goes through these steps, and if the run is cut
@@ -37,25 +37,25 @@ const (
 //     under the letter's name before the first one leaves the stream.
 //  4. The letter is deleted.
 type replaying struct {
-	q         *Queue
-	s         *Selection
-	c         ReplayConfig
-	publisher *Publisher
-	tokens    *rate.Limiter
-	seal      seal
-	place     int    // in the selection, of the letter that is read next
-	heard     uint64 // up to where the audit trail was read for verdicts
+	q           *Queue
+	s           *Selection
+	c           ReplayConfig
+	publisher   *Publisher
+	tokens      *rate.Limiter
+	seal        seal
+	place       int    // in the selection, of the letter that is read next
+	readThrough uint64 // up to where the audit trail was read for verdicts
 
 	// What the end of a replay works on, and nobody else.
 	removals []removal // to be deleted
 	end      uint64    // sequence after the last letter that was read
 	whole    bool      // all letters of the stream were selected, and of those so far none is left
 
-	mu      sync.Mutex // for what follows
-	result  ReplayResult
-	awaited []bool // by place: replayed, and without a verdict; nil if nobody waits
-	waiting int    // how many these are
-	died    int    // again
+	mu       sync.Mutex // for what follows
+	result   ReplayResult
+	awaiting []bool // by place: replayed, and without a verdict; nil if nobody waits
+	expected int    // how many these are
+	died     int    // again
 }
 
 func newReplaying(q *Queue, s *Selection, c ReplayConfig) *replaying {
@@ -64,13 +64,13 @@ func newReplaying(q *Queue, s *Selection, c ReplayConfig) *replaying {
 		result: ReplayResult{Selected: s.Letters, Skips: skips{}},
 	}
 	if c.Wait || c.Canary > 0 {
-		r.awaited = make([]bool, len(s.ids))
+		r.awaiting = make([]bool, len(s.ids))
 	}
 	return r
 }
 
 // told is the result so far.
-func (r *replaying) told() *ReplayResult {
+func (r *replaying) snapshot() *ReplayResult {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	result := r.result
@@ -87,10 +87,10 @@ func (r *replaying) count(change func(*ReplayResult)) {
 
 func (r *replaying) run(ctx context.Context) error {
 	if r.c.Progress != nil {
-		defer nowAndThen(func() { r.c.Progress(*r.told()) })()
+		defer every(func() { r.c.Progress(*r.snapshot()) })()
 	}
 	// What is under way when ctx ends is finished, so that it is known what was done.
-	finishing, cancel := lingering(ctx, stopPatience)
+	finishing, cancel := graceContext(ctx, stopTimeout)
 	defer cancel()
 	r.publisher = r.q.NewPublisher(PublisherConfig{})
 	defer func() { _ = r.publisher.Close(finishing) }()
@@ -102,7 +102,7 @@ func (r *replaying) run(ctx context.Context) error {
 	if err := r.replay(ctx, finishing, math.MaxInt); err != nil || !r.c.Wait {
 		return err
 	}
-	return r.awaitVerdicts(ctx)
+	return r.awaitOutcomes(ctx)
 }
 
 // canary replays the first few, and waits for what becomes of them.
@@ -110,7 +110,7 @@ func (r *replaying) canary(ctx, finishing context.Context) error {
 	if err := r.replay(ctx, finishing, r.c.Canary); err != nil {
 		return err
 	}
-	if err := r.awaitVerdicts(ctx); err != nil {
+	if err := r.awaitOutcomes(ctx); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -119,18 +119,18 @@ func (r *replaying) canary(ctx, finishing context.Context) error {
 		return fmt.Errorf("%w: %d of %d died, see the dead letters %d", ErrCanaryDied, r.died, r.result.Replayed, r.result.DiedAgain)
 	}
 	if !r.c.Wait {
-		r.awaited = nil
+		r.awaiting = nil
 	}
 	return nil
 }
 
 // batch is some letters of the selection, one after the other, on their way through a replay.
 type batch struct {
-	end     uint64    // sequence after the last that was read; 0 if none was
-	sent    []sending // what is published of them
-	already []removal // what was published by an earlier run
-	left    bool      // some stay where they are
-	follow  int       // letters of the selection after them
+	end     uint64     // sequence after the last that was read; 0 if none was
+	sent    []outgoing // what is published of them
+	already []removal  // what was published by an earlier run
+	left    bool       // some stay where they are
+	follow  int        // letters of the selection after them
 }
 
 // removal is a letter that is to be deleted, as its event is stored or was.
@@ -223,7 +223,7 @@ func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *bat
 			return context.Cause(ctx)
 		}
 		if r.c.Wait {
-			if err := r.hear(ctx); err != nil {
+			if err := r.readOutcomes(ctx); err != nil {
 				return err
 			}
 		}
@@ -233,13 +233,13 @@ func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *bat
 
 // prepare makes what is published of some letters.
 func (r *replaying) prepare(ctx context.Context, letters []*DeadLetter) (*batch, error) {
-	judged, err := r.verdicts(ctx, letters)
+	judged, err := r.outcomes(ctx, letters)
 	if err != nil {
 		return nil, err
 	}
 	b := &batch{}
 	for _, l := range letters {
-		if outcome, ok := judged[r.q.topology.verdictSubject(l.Letter)]; ok {
+		if outcome, ok := judged[r.q.topology.outcomeSubject(l.Letter)]; ok {
 			b.already = append(b.already, removal{id: l.ID, already: true, outcome: outcome})
 			continue
 		}
@@ -264,7 +264,7 @@ func (r *replaying) skip(err error) (ok bool) {
 }
 
 // keepOriginals stores what edited events of a batch were before.
-func (r *replaying) keepOriginals(ctx context.Context, batch []sending) error {
+func (r *replaying) keepOriginals(ctx context.Context, batch []outgoing) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range batch {
 		if s.edited {
@@ -289,7 +289,7 @@ func (r *replaying) send(ctx context.Context, b *batch) error {
 	return nil
 }
 
-func (r *replaying) sendOne(ctx context.Context, s *sending) (err error) {
+func (r *replaying) sendOne(ctx context.Context, s *outgoing) (err error) {
 	if wait := r.tokens.Reserve().Delay(); wait > 0 {
 		pause(ctx, wait)
 	}
@@ -297,11 +297,11 @@ func (r *replaying) sendOne(ctx context.Context, s *sending) (err error) {
 		return context.Cause(ctx)
 	}
 	l := s.letter
-	r.await(l.ID) // before there can be a verdict
+	r.expect(l.ID) // before there can be a verdict
 	s.stored, err = r.publisher.publishEvent(ctx, s.event,
 		WithMessageID(r.seal.replayID(l.Letter)), withPast(s.sealed(r.seal, r.result.Run, r.s.config.Force), l))
 	if err != nil {
-		r.unawait(l.ID)
+		r.resolve(l.ID)
 	}
 	return err
 }
@@ -337,15 +337,15 @@ func (r *replaying) finish(ctx context.Context, b *batch) (failed error) {
 }
 
 // settle blocks until it is known whether an event is stored, and whether it was before.
-func (r *replaying) settle(ctx context.Context, s *sending) (duplicate bool, err error) {
+func (r *replaying) settle(ctx context.Context, s *outgoing) (duplicate bool, err error) {
 	receipt, err := s.stored.Wait(ctx)
 	if err == nil && receipt.Duplicate {
 		err = r.confirm(ctx, s.letter, receipt.Sequence)
 	}
 	if err != nil {
-		r.unawait(s.letter.ID)
+		r.resolve(s.letter.ID)
 		if errors.Is(err, ErrEventTooLarge) {
-			err = unsendable(ErrEventTooLarge.Error())
+			err = skipReason(ErrEventTooLarge.Error())
 		}
 		return false, err
 	}
@@ -389,14 +389,14 @@ func (r *replaying) removed(x removal, found bool, err error) {
 		default:
 			result.Already++
 			if r.c.Wait {
-				result.judge(x.outcome)
+				result.count(x.outcome)
 			}
 		}
 	})
 }
 
-// lingering is a context that ends some time after ctx has.
-func lingering(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
+// graceContext is a context that ends some time after ctx has.
+func graceContext(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
 	long, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
 		pause(long, patience)

@@ -125,5 +125,5 @@ func (q *Queue) serverTime(t time.Time) time.Time {
 	return q.clock.now().Add(-time.Since(t)).UTC()
 }
 
-// pace is what this replica's rate asks of all.
-func (r Replica) pace() pace { return r.Rate.pace(r.Burst) }
+// schedule is what this replica's rate asks of all.
+func (r Replica) pace() schedule { return r.Rate.schedule(r.Burst) }

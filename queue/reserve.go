@@ -26,9 +26,9 @@ const (
 	abandoned = 20 * time.Millisecond
 	// retryPause follows an error.
 	retryPause = 100 * time.Millisecond
-	// lookAgain is how long a distant slot is waited for before all is looked at again: a
+	// recheckInterval is how long a distant slot is waited for before all is looked at again: a
 	// replica with a slower rate may have left meanwhile.
-	lookAgain = time.Second
+	recheckInterval = time.Second
 	// lookPause is the time to the next look at the other replicas' shards where a look has found
 	// something. Where it has found nothing the pause doubles, up to a time that
 	// grows with the fleet: all of a busy fleet look.
@@ -74,9 +74,9 @@ func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
 	return r, wake
 }
 
-// tell says so if the next slot is farther away than the pace alone explains.
+// tell says so if the next slot is farther away than the schedule alone explains.
 func (l *Ledger) tell(next time.Time) {
-	if wait := time.Until(next); wait > l.pace.interval+maxAhead && l.Trouble() == "" {
+	if wait := time.Until(next); wait > l.schedule.interval+maxAhead && l.Trouble() == "" {
 		l.say(&l.trouble, fmt.Errorf("the fleet's limit leaves no call before %s: its record in NATS was damaged, or the server's clock has been set", next.UTC().Format("15:04:05 UTC")))
 	}
 }
@@ -106,12 +106,12 @@ const (
 
 // low is how long before its slot a reservation must begin: it may have to wait for another one, and the
 // answer may be late.
-func (l *Ledger) low() time.Duration { return min(l.trip*5/2, 4*time.Second) + lowWater }
+func (l *Ledger) low() time.Duration { return min(l.rtt*5/2, 4*time.Second) + lowWater }
 
 // soonest is when a slot can be used that is asked for now.
 func (p *plan) soonest() time.Time {
 	// Most answers come in time, and leave half of the lateness to the caller.
-	return p.now.Add(max(0, p.typical*3/2-p.pace.late/2))
+	return p.now.Add(max(0, p.typical*3/2-p.schedule.late/2))
 }
 
 // survey finds out where slots can be had.
@@ -120,8 +120,8 @@ func (p *plan) survey() {
 	for i := range p.shards {
 		s := &p.shards[i]
 		p.starts[i] = p.start(i, p.round.clock)
-		switch fresh := p.now.Sub(s.seen) < 2*p.trip+lowWater; {
-		case p.pace.every[i] == 0:
+		switch fresh := p.now.Sub(s.seen) < 2*p.rtt+lowWater; {
+		case p.schedule.every[i] == 0:
 			p.state[i] = unused
 		case s.seen.IsZero():
 			p.state[i] = unknown
@@ -145,10 +145,10 @@ func (p *plan) survey() {
 // continued reserves the next slots of this replica's shards and of those that nobody uses, in their order,
 // if one of them must be reserved now. Else it returns when.
 func (p *plan) continued() (wake time.Time) {
-	wake = p.now.Add(lookAgain)
+	wake = p.now.Add(recheckInterval)
 	smooth := p.smooth
 	if smooth.IsZero() { // no credit from before its time
-		smooth = p.now.Add(p.pace.credit())
+		smooth = p.now.Add(p.schedule.credit())
 	}
 	offset := rand.IntN(shards)                // others choose too
 	found := slices.Contains(p.state[:], free) // what is free must be taken while one knows it
@@ -164,7 +164,7 @@ func (p *plan) continued() (wake time.Time) {
 			p.hope()
 		}
 		p.reserve(i, at)
-		smooth = latest(smooth, at).Add(p.pace.smooth())
+		smooth = latest(smooth, at).Add(p.schedule.smooth())
 		p.smooth = smooth
 	}
 	return wake
@@ -173,7 +173,7 @@ func (p *plan) continued() (wake time.Time) {
 // earliest is the shard with the next slot.
 func (p *plan) earliest(offset int, smooth time.Time) (best int, at time.Time) {
 	best = -1
-	soonest := latest(p.soonest(), smooth.Add(-p.pace.credit()))
+	soonest := latest(p.soonest(), smooth.Add(-p.schedule.credit()))
 	for k := range shards {
 		i := (k + offset) % shards
 		if p.state[i] < free {
@@ -195,9 +195,9 @@ func (p *plan) reserve(i int, at time.Time) {
 	} else if b := p.round.booking(i); b != nil {
 		s.record = b.record
 	}
-	s.next = at.Add(p.pace.every[i])
+	s.next = at.Add(p.schedule.every[i])
 	b := p.round.book(i, &s)
-	b.slots = append(b.slots, reserved{Slot: slotUntil(at.Add(p.pace.late)), begin: at, shard: i})
+	b.slots = append(b.slots, reserved{Slot: slotUntil(at.Add(p.schedule.late)), begin: at, shard: i})
 	p.starts[i], p.state[i] = s.next, own
 	p.want--
 }
@@ -251,7 +251,7 @@ func (p *plan) tenure(i int) time.Duration {
 
 // lookAround reads what must be known to get more slots. It returns when to look again.
 func (p *plan) lookAround() (wake time.Time) {
-	wake = p.now.Add(lookAgain)
+	wake = p.now.Add(recheckInterval)
 	if p.want <= 0 {
 		return wake
 	}
@@ -282,7 +282,7 @@ type round struct {
 	q     *Queue
 	owner string
 	rate  string
-	pace  pace
+	pace  schedule
 	clock mapping
 	begun time.Time
 	read  bool // whether to read the clock
@@ -313,7 +313,7 @@ type booking struct {
 }
 
 func (l *Ledger) newRound(m mapping) *round {
-	return &round{q: l.q, owner: l.id, rate: l.rate.String(), pace: l.pace, clock: m, begun: time.Now(), kv: l.kv}
+	return &round{q: l.q, owner: l.id, rate: l.rate.String(), pace: l.schedule, clock: m, begun: time.Now(), kv: l.kv}
 }
 
 func (r *round) booking(i int) *booking {

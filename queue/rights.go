@@ -147,7 +147,9 @@ const unknownName = "identify-worker-doctor"
 // the connection's own inbox prefix. It blocks for a few round trips if there are none, and else for
 // one or two each. It tries them all: with messages that no stream stores and no API carries out. The
 // server tells of a denial at once, while a worker's request would just get no answer.
-func (q *Queue) Denied(ctx context.Context) ([]Right, error) { return q.missing(ctx, q.rights()) }
+func (q *Queue) Denied(ctx context.Context) ([]Right, error) {
+	return q.missingPermissions(ctx, q.rights())
+}
 
 // rights are those of a worker on this connection.
 func (q *Queue) rights() []Right {

@@ -41,14 +41,14 @@ func (e everything) Deliver(c *Claim, d Delivery) {
 		"merge":  func() error { return c.BeginMerged(ctx, "ann", d.Sequence) },
 		"exists": func() error { _, err := c.Exists(ctx, d.Sequence); return err },
 		"load":   func() error { _, err := c.Load(ctx, d); return err },
-		"judged": func() error { _, err := c.Judged(ctx, past); return err },
+		"judged": func() error { _, err := c.HasOutcome(ctx, past); return err },
 		"bury": func() error {
 			death := Death{Reason: Rejected, User: "ann"}
-			return errors.Join(c.Bury(ctx, past, []byte("{}"), death), c.Bury(ctx, past, []byte("{}"), death))
+			return errors.Join(c.StoreDeadLetter(ctx, past, []byte("{}"), death), c.StoreDeadLetter(ctx, past, []byte("{}"), death))
 		},
 		"remember": func() error {
 			newer, err := c.Newer(ctx, "ann")
-			return errors.Join(err, c.Remember(ctx, "ann", newer, []Sent{{Delivery: d}}))
+			return errors.Join(err, c.RecordVersions(ctx, "ann", newer, []Sent{{Delivery: d}}))
 		},
 	} {
 		if err := do(); err != nil {
@@ -91,7 +91,7 @@ func TestWorkerRightsSuffice(t *testing.T) {
 			t.Cleanup(stop)
 			_, err = q.NewLedger(Rate{600, time.Minute}, 0).Take(t.Context(), 1)
 			s.must(err)
-			s.must(q.BeQuiet(time.Millisecond)(t.Context()))
+			s.must(q.StartCooldown(time.Millisecond)(t.Context()))
 			return stop
 		}
 		settled := func() {

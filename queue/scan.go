@@ -99,11 +99,11 @@ func (q *Queue) readBatches(ctx context.Context, stream string, r scanRange, bat
 	for size := scanFirst; r.from > 0; size = min(size*scanGrowth, scanBatch) {
 		var b scanned
 		var next uint64
-		b.err = insist(ctx, patience, func(ctx context.Context) (err error) {
+		b.err = retry(ctx, patience, func(ctx context.Context) (err error) {
 			b.messages, next, err = q.readBatch(ctx, stream, r, size)
 			return err
 		})
-		r.from, patience = next, electionPatience
+		r.from, patience = next, electionTimeout
 		if ctx.Err() != nil {
 			return
 		}

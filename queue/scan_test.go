@@ -120,7 +120,7 @@ func TestLettersPatience(t *testing.T) {
 		for _, test := range []struct {
 			silent time.Duration
 			read   int
-		}{{electionPatience / 2, letters}, {2 * electionPatience, scanFirst * (1 + scanGrowth)}} {
+		}{{electionTimeout / 2, letters}, {2 * electionTimeout, scanFirst * (1 + scanGrowth)}} {
 			begun, read := time.Now(), 0
 			var last error
 			for _, err := range q.DeadLetters(t.Context(), Filter{}) {
@@ -136,10 +136,10 @@ func TestLettersPatience(t *testing.T) {
 			if complete := read == letters; read != test.read || (last == nil) != complete {
 				t.Errorf("silent for %v: %d letters, want %d; %v", test.silent, read, test.read, last)
 			}
-			if took := time.Since(begun); took > 2*electionPatience {
+			if took := time.Since(begun); took > 2*electionTimeout {
 				t.Errorf("silent for %v: it took %v", test.silent, took)
 			}
-			time.Sleep(2 * electionPatience)
+			time.Sleep(2 * electionTimeout)
 		}
 	})
 }

@@ -83,7 +83,7 @@ func (q *Queue) seal() seal {
 // readSeal reads the secret, and makes one where there is none: the first worker does. One that is
 // damaged it makes anew, too. A secret that this process knows comes back.
 func (q *Queue) readSeal(ctx context.Context) (s seal, err error) {
-	err = insist(ctx, electionPatience, func(ctx context.Context) error {
+	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
 		var revision uint64
 		if s, revision, err = q.storedSeal(ctx); err != nil || s != nil {
 			return err

@@ -29,7 +29,7 @@ func (s *sim) cutShort(q *Queue, letter Age) (stored *jetstream.RawStreamMsg) {
 		}
 		event, err := userpilot.Parse(l.Body)
 		s.must(err)
-		sent := sending{letter: l, event: event}
+		sent := outgoing{letter: l, event: event}
 		result, err := p.publishEvent(s.t.Context(), event, WithMessageID(key.replayID(letter)), withPast(sent.sealed(key, "cut short", false), l))
 		s.must(err)
 		receipt, err := result.Wait(s.t.Context())
@@ -160,13 +160,13 @@ func TestForgedVerdicts(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.letters(q, 1)
-				_, err := q.js.Publish(t.Context(), q.topology.verdictSubject(Age{made, 1}), []byte(text))
+				_, err := q.js.Publish(t.Context(), q.topology.outcomeSubject(Age{made, 1}), []byte(text))
 				s.must(err)
 				a := s.applier(nil)
 				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[Age{made, 1}.String()] != 1 {
 					t.Errorf("got %+v", result)
 				}
-				if judged, _, err := q.judged(t.Context(), Age{made, 1}); !judged || err != nil {
+				if judged, _, err := q.outcomeOf(t.Context(), Age{made, 1}); !judged || err != nil {
 					t.Errorf("it is judged: %t (%v)", judged, err)
 				}
 			})

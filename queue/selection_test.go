@@ -181,7 +181,7 @@ func TestSkips(t *testing.T) {
 	t.Parallel()
 	s := skips{}
 	for i := range 1000 {
-		if !s.add(fmt.Errorf("x: %w", unsendable(fmt.Sprint(i%500)))) {
+		if !s.add(fmt.Errorf("x: %w", skipReason(fmt.Sprint(i%500)))) {
 			t.Fatal("not counted")
 		}
 	}

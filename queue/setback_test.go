@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// A partition whose claim is given up again and again is claimed at a growing pace, told once, and named.
+// A partition whose claim is given up again and again is claimed at a growing delay, told once, and named.
 // The others go on. When it lasts, it is as it was.
 func TestClaimThatNeverLasts(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
@@ -45,7 +45,7 @@ func TestClaimThatNeverLasts(t *testing.T) {
 		sick.Store(false)
 		s.await(maxSetbackPause+5*time.Second, "drained", func() bool { return s.backlog(r.Queue) == 0 && r.Held() == 17 })
 		s.await(setbackMemory+maxSetbackPause, "forgotten", func() bool { return len(r.GivenUp()) == 0 })
-		s.await(2*roundInterval, "told", func() bool { return s.logged("claims last again") })
+		s.await(2*reconcileInterval, "told", func() bool { return s.logged("claims last again") })
 	})
 }
 

@@ -179,9 +179,9 @@ type deletion struct {
 	try int
 }
 
-// againPause is how long the next try of a deletion waits. Servers ask for it while they elect a
+// retryDelay is how long the next try of a deletion waits. Servers ask for it while they elect a
 // leader, which takes seconds, and answer at once.
-const againPause = 100 * time.Millisecond
+const retryDelay = 100 * time.Millisecond
 
 func newDeleter(active context.Context, nc *nats.Conn, stream string, fail func(error)) (*deleter, error) {
 	d := &deleter{
@@ -231,7 +231,7 @@ func (d *deleter) answered(m *nats.Msg) {
 	case x.gone == len(x.deliveries), d.active.Err() != nil:
 		x.done(x.gone)
 	case again:
-		time.AfterFunc(againPause, func() { d.begin(x) })
+		time.AfterFunc(retryDelay, func() { d.begin(x) })
 	default:
 		d.begin(x)
 	}

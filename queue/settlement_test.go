@@ -170,7 +170,7 @@ func TestDeleterAgain(t *testing.T) {
 		patience := func() {
 			x.answer(again)
 			x.expect("")
-			time.Sleep(againPause)
+			time.Sleep(retryDelay)
 			synctest.Wait()
 		}
 		for range 3 {
@@ -198,13 +198,13 @@ func TestDeleterManyAnswers(t *testing.T) {
 		for range 5 {
 			s.must(x.asked[0].Respond([]byte(again)))
 			x.answer(again)
-			time.Sleep(againPause)
+			time.Sleep(retryDelay)
 			synctest.Wait()
 			x.expect("a")
 		}
 		x.answer(again)
 		x.close()
-		time.Sleep(againPause)
+		time.Sleep(retryDelay)
 		synctest.Wait()
 		x.expect("")
 	})
@@ -443,11 +443,11 @@ func TestCutSettlementStaysInTheJournal(t *testing.T) {
 		for gone, reach := range []uint64{3, 3, 0} {
 			j, err := openJournal(t.Context(), s.bucket(q), fmt.Sprint(gone), time.Now(), 1)
 			s.must(err)
-			c := &Claim{tenure: &tenure{settler: cutter(gone)}, journal: j}
+			c := &Claim{assignment: &assignment{settler: cutter(gone)}, journal: j}
 			s.must(j.begin(t.Context(), "ann", 3))
 			told := -1
 			c.Settle("ann", []Delivery{{Sequence: 2}, {Sequence: 3}}, func(n int) { told = n })
-			if got := c.Reach("ann"); got != reach || told != gone {
+			if got := c.ResendThrough("ann"); got != reach || told != gone {
 				t.Errorf("%d of 2 are gone, told %d: the reach is %d, want %d", gone, told, got, reach)
 			}
 		}

@@ -72,7 +72,7 @@ func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, update bool) (made, differences []Change, err error) {
 	stream, err := q.stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		err = q.attend(ctx, func(ctx context.Context) error {
+		err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
 			_, err := q.js.CreateStream(ctx, want)
 			return err
 		}, toAPI("STREAM.CREATE."+want.Name))
@@ -105,7 +105,7 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 }
 
 func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
-	return q.attend(ctx, func(ctx context.Context) error {
+	return q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		_, err := q.js.UpdateStream(ctx, c)
 		return err
 	}, toAPI("STREAM.UPDATE."+c.Name))

@@ -69,9 +69,9 @@ func (l *Ledger) saw(g *glimpse, r *round) {
 		return
 	}
 	if rate, err := ParseRate(x.Rate); err == nil && x.Owner != l.id {
-		l.heard = l.heard.and(rate.pace(0))
+		l.heard = l.heard.strictest(rate.schedule(0))
 	}
-	if m, _ := l.q.clock.exact(); x.Next.After(m.server(time.Now()).Add(l.pace.span() + 2*maxAhead)) {
+	if m, _ := l.q.clock.exact(); x.Next.After(m.server(time.Now()).Add(l.schedule.span() + 2*maxAhead)) {
 		// Nobody reserves this far ahead: the server's clock was wrong when this was written.
 		s.broken = true
 		if l.look.ahead {
@@ -83,7 +83,7 @@ func (l *Ledger) saw(g *glimpse, r *round) {
 }
 
 // span is the longest time from one slot of a shard to the next.
-func (p pace) span() time.Duration {
+func (p schedule) span() time.Duration {
 	return Rate{Calls: 1, Window: p.window}.span()
 }
 
@@ -102,8 +102,8 @@ func (l *Ledger) start(i int, m mapping) time.Time {
 // gap is how long a shard must rest when this replica takes it over: the last calls may have been later
 // than their slots, and this one's may be earlier than theirs.
 func (l *Ledger) gap(i int, m mapping) time.Duration {
-	step := l.q.clock.aheadSince(time.Now().Add(-l.pace.span() - 2*clockAge))
-	return max(0, l.shards[i].record.Uncertainty-l.pace.foreign) + m.early + step
+	step := l.q.clock.aheadSince(time.Now().Add(-l.schedule.span() - 2*maxClockAge))
+	return max(0, l.shards[i].record.Uncertainty-l.schedule.foreign) + m.early + step
 }
 
 // heal replaces a record that cannot be true. What was called in the last window is unknown, and what has been

@@ -20,14 +20,14 @@ func TestShardsHoldInEveryWindow(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		r := Rate{rapid.IntRange(1, 40).Draw(t, "calls"), time.Duration(rapid.IntRange(100, 3000).Draw(t, "ms")) * time.Millisecond}
-		p := r.pace(0)
+		p := r.schedule(0)
 		begun := time.Now()
 		owners := make([]*Ledger, rapid.IntRange(1, 5).Draw(t, "owners"))
 		for k := range owners {
 			trip := amongst(t, "trip", 0, 2*r.Window)
 			early := rapid.SampledFrom([]time.Duration{0, p.foreign / 2, r.Window / 4}).Draw(t, "early")
 			off := amongst(t, "off", -early, trip)
-			owners[k] = &Ledger{id: string(rune('a' + k)), q: &Queue{}, rate: r, own: p, pace: p}
+			owners[k] = &Ledger{id: string(rune('a' + k)), q: &Queue{}, rate: r, own: p, schedule: p}
 			owners[k].q.clock.mapping = mapping{here: begun.Add(off), there: made, late: trip, early: early}
 		}
 		seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
@@ -58,7 +58,7 @@ func callShard(i int, owners []*Ledger, begun time.Time, seed *rand.Rand, change
 		l.shards[i] = shard{}
 	}
 	now, l := begun, owners[0]
-	p := l.pace
+	p := l.schedule
 	if p.every[i] == 0 {
 		return nil
 	}
@@ -95,7 +95,7 @@ func TestPaceOfAnything(t *testing.T) {
 		size := rapid.OneOf(rapid.Int64Range(1, 1000), rapid.Int64Min(1))
 		r := Rate{int(size.Draw(t, "calls")), time.Duration(size.Draw(t, "window"))}
 		burst := int(rapid.OneOf(rapid.Int64Range(-10, 1000), rapid.Int64()).Draw(t, "burst"))
-		p := r.pace(burst)
+		p := r.schedule(burst)
 		if p.interval <= 0 || p.smooth() < 0 || p.credit() < 0 || p.credit() > p.window || p.span() < p.window/2 || p.late < 0 || slices.Min(p.every[:]) < 0 {
 			t.Fatalf("%+v", p)
 		}
@@ -104,7 +104,7 @@ func TestPaceOfAnything(t *testing.T) {
 		}
 	})
 	day := Rate{1_000_000, 24 * time.Hour}
-	if p := day.pace(1_000_000); p.credit() < 11*time.Hour {
+	if p := day.schedule(1_000_000); p.credit() < 11*time.Hour {
 		t.Errorf("the credit is %v", p.credit())
 	}
 }
@@ -113,7 +113,7 @@ func TestPaceOfAnything(t *testing.T) {
 func TestPaceInShards(t *testing.T) {
 	t.Parallel()
 	for _, r := range []Rate{{1, time.Hour}, {5, time.Second}, {16, time.Second}, {20, time.Second}, {600, time.Minute}, {6001, time.Minute}} {
-		p := r.pace(0)
+		p := r.schedule(0)
 		if used := float64(r.Window) / float64(p.interval) / float64(r.Calls); used < 0.99 || used > 1 {
 			t.Errorf("%s: %.4f of the limit", r, used)
 		}
@@ -158,23 +158,23 @@ func TestShardOfAnOwnerBeforeAStep(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const step = 400 * time.Millisecond
-		l := &Ledger{q: &Queue{}, pace: Rate{600, time.Minute}.pace(0)}
+		l := &Ledger{q: &Queue{}, schedule: Rate{600, time.Minute}.schedule(0)}
 		c := &l.q.clock
 		read := func(server time.Time) {
 			c.take(reading{server: server, got: time.Now(), wall: time.Now().Round(0), trip: time.Millisecond})
 		}
 		read(made)
-		time.Sleep(clockAge)
+		time.Sleep(maxClockAge)
 		m, _ := c.exact()
 		next := time.Now().Add(time.Second)
 		l.shards[0].record = shardRecord{Next: m.server(next), Owner: "another", Uncertainty: m.late}
 		usual := l.gap(0, m)
-		read(made.Add(clockAge + step))
+		read(made.Add(maxClockAge + step))
 		m, _ = c.exact()
 		if early := next.Sub(l.start(0, m)); early > 0 {
 			t.Errorf("the shard is used %v before it is free", early)
 		}
-		time.Sleep(l.pace.span() + 2*clockAge + time.Second)
+		time.Sleep(l.schedule.span() + 2*maxClockAge + time.Second)
 		if gap := l.gap(0, m); gap > usual {
 			t.Errorf("the gap is %v for ever, was %v", gap, usual)
 		}

@@ -157,7 +157,7 @@ func (q *Queue) readFleet(ctx context.Context, bucket *datedInfo) (replicas []Re
 	delete(keys, pause)
 	replicas = []Replica{}
 	for subject, m := range keys {
-		if r := m.replica(memberID(subject)); r.lifetime().After(bucket.Time) {
+		if r := m.replica(memberID(subject)); r.expiry().After(bucket.Time) {
 			replicas = append(replicas, r)
 		}
 	}
@@ -180,7 +180,7 @@ func readPause(m *storedMessage, now time.Time) time.Time {
 		return time.Time{}
 	}
 	until, err := time.Parse(time.RFC3339Nano, string(m.Data))
-	if err != nil || !until.After(now) || until.After(now.Add(maxQuiet)) {
+	if err != nil || !until.After(now) || until.After(now.Add(cooldownTTL)) {
 		return time.Time{} // over, or damaged: nobody heeds it
 	}
 	return until

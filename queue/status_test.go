@@ -57,7 +57,7 @@ func TestStatus(t *testing.T) {
 		}})
 		s.await(5*time.Second, "at work", func() bool { return r.Held() == 17 })
 		s.await(5*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
-		s.must(r.BeQuiet(time.Minute)(t.Context()))
+		s.must(r.StartCooldown(time.Minute)(t.Context()))
 		time.Sleep(time.Second)
 		got := s.status(q)
 		if len(got.Replicas) != 1 || len(got.Unclaimed) != 0 || got.Rate.Calls != 600 {

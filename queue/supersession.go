@@ -69,7 +69,7 @@ func (q *Queue) newerOf(ctx context.Context, letters []*DeadLetter) (map[string]
 		return records, nil
 	}
 	stream := q.topology.newerStreamName()
-	err := insist(ctx, firstPatience, func(ctx context.Context) error {
+	err := retry(ctx, firstTimeout, func(ctx context.Context) error {
 		_, err := q.direct(ctx, stream, r, func(m *nats.Msg) bool {
 			var n Newer
 			if len(m.Data) > 0 && json.Unmarshal(m.Data, &n.record) == nil {

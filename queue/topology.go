@@ -24,10 +24,10 @@ const (
 	// default): their dead letters must hold as much, and headers.
 	headerRoom = 16 << 10
 
-	dedupeWindow  = 2 * time.Minute
-	deadLetterAge = 30 * 24 * time.Hour
-	auditAge      = 365 * 24 * time.Hour
-	markerTTL     = time.Minute
+	dedupeWindow        = 2 * time.Minute
+	deadLetterRetention = 30 * 24 * time.Hour
+	auditRetention      = 365 * 24 * time.Hour
+	markerTTL           = time.Minute
 )
 
 // Topology names a pipeline and gives its sizes. The zero value is the default
@@ -44,7 +44,7 @@ type Topology struct {
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
-// reservedName would meet the dead letters, the audit trail or the guard of another pipeline.
+// reservedName would meet the dead letters, the audit trail or the tracked users of another pipeline.
 var reservedName = regexp.MustCompile(`[-_](dlq|audit|newer)$`)
 
 // withDefaults replaces zero values and refuses what cannot work.
@@ -207,7 +207,7 @@ func (t Topology) deadStream() jetstream.StreamConfig {
 		Retention:   jetstream.LimitsPolicy,
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew,
-		MaxAge:      deadLetterAge,
+		MaxAge:      deadLetterRetention,
 		Replicas:    t.Replicas,
 		AllowDirect: true,
 	}
@@ -249,7 +249,7 @@ func (t Topology) auditStream() jetstream.StreamConfig {
 		Retention:   jetstream.LimitsPolicy,
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew,
-		MaxAge:      auditAge,
+		MaxAge:      auditRetention,
 		AllowMsgTTL: true,
 		Replicas:    t.Replicas,
 		AllowDirect: true,

@@ -119,7 +119,7 @@ const tracerName = "github.com/identify-worker/identify-worker/queue"
 //
 // The span is made by whoever has made the span in ctx. So an application has nothing to configure
 // here, and one without traces pays for a look into ctx.
-func (p *Publisher) trace(ctx context.Context, f *flight) {
+func (p *Publisher) trace(ctx context.Context, f *inflight) {
 	tracer := p.tracer
 	if tracer == nil {
 		parent := trace.SpanFromContext(ctx)
@@ -156,7 +156,7 @@ func (p *Publisher) trace(ctx context.Context, f *flight) {
 }
 
 // endTrace ends the span of a publication, if there is one.
-func (f *flight) endTrace(err error) {
+func (f *inflight) endTrace(err error) {
 	if f.span == nil {
 		return
 	}

@@ -133,7 +133,7 @@ func TestTraceOutlivesDeath(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		d := Delivery{Sequence: 7, Published: made, Trace: readTrace(nats.Header{"Traceparent": {traceParent}, "Tracestate": {"a=1"}})}
-		s.must((&Claim{tenure: &tenure{q: q, created: made}}).Bury(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+		s.must((&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		letter := s.stored(q, q.topology.DeadStreamName())[0]
 		letter.Header.Set(headerSeal, "any")
 		option, err := WithExport(letter.Header)
@@ -194,12 +194,12 @@ func TestReadTrace(t *testing.T) {
 
 // Who has no traces pays nothing for them.
 func TestNoTraceNoCost(t *testing.T) {
-	p := &Publisher{q: &Queue{}, unit: 1, whole: 1}
+	p := &Publisher{q: &Queue{}, minWeight: 1, capacity: 1}
 	event, err := userpilot.Parse([]byte(`{"user_id":"ann"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := p.newFlight(event, nil)
+	f, err := p.newInflight(event, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

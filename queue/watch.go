@@ -24,7 +24,7 @@ func (m *member) watch(ctx context.Context) (*watch, error) {
 	defer done()
 	ctx, cancel := context.WithCancel(ctx)
 	var w jetstream.KeyWatcher
-	err := m.q.attend(brief, func(asking context.Context) (err error) {
+	err := m.q.withPermissionCheck(brief, func(asking context.Context) (err error) {
 		stop := context.AfterFunc(asking, cancel) // the watch lives on, its context must be another
 		w, err = m.kv.WatchFiltered(ctx, []string{newsKey + "*", quietKey, recallKey})
 		if !stop() && err == nil {

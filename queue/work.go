@@ -20,20 +20,20 @@ func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error 
 	}
 	var trouble changeLog
 	for ctx.Err() == nil {
-		err := q.stay(ctx, config, h, &trouble)
+		err := q.session(ctx, config, h, &trouble)
 		if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
 			return err
 		}
 		if ctx.Err() == nil {
 			trouble.report(q.log, err)
-			pause(ctx, roundInterval)
+			pause(ctx, reconcileInterval)
 		}
 	}
 	return nil
 }
 
 // stay is one membership, from joining until ctx ends or it lapses.
-func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, trouble *changeLog) error {
+func (q *Queue) session(ctx context.Context, config MemberConfig, h Handler, trouble *changeLog) error {
 	if err := q.mayWork(ctx); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (q *Queue) stay(ctx context.Context, config MemberConfig, h Handler, troubl
 	defer wg.Wait()
 	f := q.newFleet(calls, m, h, trouble)
 	wg.Go(func() {
-		if err := m.keep(calls); err != nil {
+		if err := m.heartbeat(calls); err != nil {
 			lapse(err)
 		}
 	})

@@ -21,7 +21,7 @@ type call struct {
 	events     []userpilot.Event
 	deliveries []queue.Delivery
 	covers     []int        // how many of these each event is; nil is one
-	newer      *queue.Newer // of a user who may have dead letters
+	versions   *queue.Newer // of a user who may have dead letters
 	probe      bool
 	popped     time.Time    // from the queue
 	stage      atomic.Int32 // what it waits for before it is made
@@ -39,7 +39,7 @@ type call struct {
 }
 
 func newCall(l *lane, n int, probe bool) *call {
-	c := &call{lane: l, probe: probe, popped: time.Now(), newer: l.newer}
+	c := &call{lane: l, probe: probe, popped: time.Now(), versions: l.versions}
 	c.events, c.deliveries = c.oneEvent[:0], c.oneDelivery[:]
 	if n != 1 {
 		c.events, c.deliveries = make([]userpilot.Event, 0, n), make([]queue.Delivery, n)
@@ -49,7 +49,7 @@ func newCall(l *lane, n int, probe bool) *call {
 	}
 	l.fold = max(l.fold, n) // these may be sent again, as they are
 	for i := 0; i < n; i += l.events[i].covers() {
-		c.events = append(c.events, l.events[i].sent())
+		c.events = append(c.events, l.events[i].remaining())
 		if l.folded {
 			c.covers = append(c.covers, l.events[i].covers())
 		}
@@ -84,7 +84,7 @@ func (c *call) merge() []byte {
 func (w *Worker) send() {
 	for c := range w.calls {
 		err := w.attempt(c)
-		v := judge(err)
+		v := classify(err)
 		if v != delivered && c.lane.partition.claim.Context().Err() != nil {
 			v = notSent // cut off by the lapse of our membership: nobody's failure
 		}
@@ -132,13 +132,13 @@ func (w *Worker) attempt(c *call) (err error) {
 			break
 		}
 		w.metrics.notMade(why)
-		if try == triesAtACall || why != slotVoid && why != lostConnection {
+		if try == triesAtACall || why != slotExpired && why != lostConnection {
 			return c.failure
 		}
 	}
 	w.metrics.called(c.failure, c.took)
-	if c.failure == nil && c.newer != nil {
-		return w.remember(c)
+	if c.failure == nil && c.versions != nil {
+		return w.recordDelivered(c)
 	}
 	return c.failure
 }
@@ -150,11 +150,11 @@ func (w *Worker) identify(c *call, body []byte) (err error) {
 		Body: body, Timeout: w.config.Timeout, Stop: claim.Active().Done(),
 		Begin: func() error { return w.begin(c) },
 		Guard: func() error {
-			if c.slot.Void() {
-				return errVoid
+			if c.slot.Expired() {
+				return errSlotExpired
 			}
-			if claim.Certain() != nil {
-				return errUncertain
+			if claim.Valid() != nil {
+				return errMembershipExpired
 			}
 			return nil
 		},
@@ -188,7 +188,7 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	case unmade(err) != "":
 		w.unconnected = failure.Error()
 	default:
-		w.moved, w.unconnected = now, ""
+		w.lastProgress, w.unconnected = now, ""
 	}
 	switch v {
 	case delivered:
@@ -220,7 +220,7 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 func (w *Worker) delivered(c *call, now time.Time) {
 	l := c.lane
 	w.metrics.delivered(c.deliveries, now)
-	l.narrow.delivered(c.n())
+	l.bisection.delivered(c.n())
 	l.recovered()
 	w.settle(l, c.deliveries)
 }
@@ -237,7 +237,7 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 		if p.closed {
 			return
 		}
-		w.moved = time.Now()
+		w.lastProgress = time.Now()
 		before := l.bytes
 		l.drop(gone)
 		w.memory.add(l.bytes - before)
@@ -250,18 +250,18 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 func (w *Worker) refused(c *call, death queue.Death) {
 	l := c.lane
 	if c.n() > 1 {
-		l.narrow.refused(c.n())
-		l.reach = 0 // a refused call has changed nothing
+		l.bisection.refused(c.n())
+		l.resendThrough = 0 // a refused call has changed nothing
 		w.advance(l)
 		return
 	}
-	w.condemn(l, death)
+	w.markDead(l, death)
 }
 
-// condemn marks the lane's oldest event as dead.
-func (w *Worker) condemn(l *lane, death queue.Death) {
+// markDead marks the lane's oldest event as dead.
+func (w *Worker) markDead(l *lane, death queue.Death) {
 	l.head().change().death = &death
-	l.narrow.died()
+	l.bisection.died()
 	l.recovered()
 	w.advance(l)
 }
@@ -277,13 +277,13 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 		f = &userpilot.Failure{Sent: true}
 	}
 	if f.Sent {
-		l.reach = max(l.reach, c.last())
+		l.resendThrough = max(l.resendThrough, c.last())
 	}
 	// An event that was not sent was not tried: that is a sign of an outage, and no attempt.
 	if w.gate.failed(l, c.probe, now) && (f.Sent || f.Status != 0) {
 		l.attempts++
 		if l.attempts >= w.config.MaxAttempts {
-			w.spent(c, f)
+			w.exhausted(c, f)
 			return
 		}
 	}
@@ -295,16 +295,16 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 const searchAttempts = 2
 
 // spent is a lane whose attempts are used up.
-func (w *Worker) spent(c *call, f *userpilot.Failure) {
+func (w *Worker) exhausted(c *call, f *userpilot.Failure) {
 	l := c.lane
 	if c.n() > 1 {
-		l.narrow.refused(c.n())
-		l.reach = 0
+		l.bisection.refused(c.n())
+		l.resendThrough = 0
 		l.attempts = max(0, w.config.MaxAttempts-searchAttempts)
 		w.backOff(l, f.RetryAfter)
 		return
 	}
-	w.condemn(l, queue.Death{
+	w.markDead(l, queue.Death{
 		Reason: queue.RetriesExhausted, Status: f.Status, Code: f.Code, Error: explain(f),
 		RequestID: f.RequestID, Attempts: l.attempts, User: l.user,
 	})
@@ -336,7 +336,7 @@ const failingShare = 16 << 10
 
 // throttled silences the fleet: this replica at once.
 func (w *Worker) throttled(d time.Duration) {
-	tell := w.queue.BeQuiet(d)
+	tell := w.queue.StartCooldown(d)
 	w.background.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), w.config.Timeout)
 		defer cancel()

@@ -73,12 +73,12 @@ func (w *Worker) watchDeaths(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			w.tellDeaths()
+			w.logDeaths()
 		}
 	}
 }
 
-func (w *Worker) tellDeaths() {
+func (w *Worker) logDeaths() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.deaths.flush(w.log)

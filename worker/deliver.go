@@ -17,7 +17,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	defer w.mu.Unlock()
 	p := w.partition(c)
 	// While lanes are barred, all is let through: the event they wait for may be next.
-	for w.crowded() && w.barred == 0 {
+	for w.isFull() && w.blocked == 0 {
 		room := w.memory.room
 		w.mu.Unlock()
 		select {
@@ -35,8 +35,8 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	w.memory.add(l.bytes - before)
 	w.waiting++
 	c.Arrived(d.Sequence)
-	w.unbar()
-	if l.state == parked && !l.barred {
+	w.unblock()
+	if l.state == parked && !l.blocked {
 		w.advance(l)
 	}
 }
@@ -44,11 +44,11 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 // crowded reports whether there is no room for more: the memory is full, or the lanes that are
 // ready are more than the senders can follow and no limit makes it worth while to merge
 // them with what comes later.
-func (w *Worker) crowded() bool {
-	return w.memory.full() || w.config.Rate.Unlimited() && w.ready.len() >= w.readAhead()
+func (w *Worker) isFull() bool {
+	return w.memory.full() || w.config.Rate.Unlimited() && w.ready.len() >= w.highWater()
 }
 
-func (w *Worker) readAhead() int { return 8 * w.config.Concurrency }
+func (w *Worker) highWater() int { return 8 * w.config.Concurrency }
 
 func (w *Worker) partition(c *queue.Claim) *partition {
 	p, ok := w.partitions[c]
@@ -62,9 +62,9 @@ func (w *Worker) partition(c *queue.Claim) *partition {
 // admit reads an event and names its lane. What is no identify waits its turn too, so that the
 // user's next events know that there is a dead letter. Where nobody can say whose it is, it goes
 // into the lane of the dead.
-func admit(d queue.Delivery) (user string, x waiting) {
+func admit(d queue.Delivery) (user string, x queuedEvent) {
 	event, death := read(d.Body)
-	x = waiting{Stub: d.Stub(), length: int32(len(d.Body))}
+	x = queuedEvent{Stub: d.Stub(), length: int32(len(d.Body))}
 	if d.Past != nil || d.Trace != nil {
 		x.extra = &extra{past: d.Past, trace: d.Trace}
 	}
@@ -94,7 +94,7 @@ func read(body []byte) (event *userpilot.Event, death *queue.Death) {
 // to rest.
 func (w *Worker) advance(l *lane) {
 	p := l.partition
-	l.guarded = l.guarded && p.claim.Guarded(l.user) // at first everybody is
+	l.tracked = l.tracked && p.claim.Tracked(l.user) // at first everybody is
 	if l.folded && !p.closed && !w.mayFold(l) {
 		before := l.bytes
 		l.unfold()
@@ -106,13 +106,13 @@ func (w *Worker) advance(l *lane) {
 	case len(l.events) == 0:
 		l.state = parked
 		delete(p.lanes, l.user)
-	case l.reach != 0 && !p.claim.Past(l.reach):
+	case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):
 		l.state = parked
-		w.bar(l)
+		w.block(l)
 	case l.needsLoad():
 		w.load(l)
 	case l.head().more().death != nil:
-		w.beginBurial(l)
+		w.startArchive(l)
 	case l.needsCheck():
 		w.check(l)
 	default:
@@ -185,17 +185,17 @@ func (w *Worker) Revoke(c *queue.Claim) {
 	p := w.partition(c)
 	p.closed = true
 	w.ready.remove(func(l *lane) bool { return l.partition == p })
-	w.memory.announce()
+	w.memory.signalRoom()
 	for _, l := range p.lanes {
 		w.memory.add(-l.bytes)
 		w.waiting -= len(l.events)
-		w.graves.dug(l) // or not: whoever holds the partition next will see
+		w.archiveFailures.resolve(l) // or not: whoever holds the partition next will see
 		if l.timer != nil {
 			l.timer.Stop()
 		}
 	}
-	w.barred -= len(p.barred)
-	p.barred = nil
+	w.blocked -= len(p.blocked)
+	p.blocked = nil
 	lost := c.Lost()
 	for p.busy > 0 || p.leaving > 0 && lost != nil {
 		w.mu.Unlock()

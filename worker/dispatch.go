@@ -35,7 +35,7 @@ func (w *Worker) awaitSender(ctx context.Context) bool {
 func (w *Worker) awaitWork(ctx context.Context) bool {
 	for {
 		looked := time.Now()
-		w.resting.stop(looked)
+		w.idle.stop(looked)
 		found, next, changed := w.look(looked)
 		if found {
 			return true
@@ -44,7 +44,7 @@ func (w *Worker) awaitWork(ctx context.Context) bool {
 		if !next.IsZero() {
 			timer = time.After(time.Until(next))
 		}
-		w.resting.start(looked)
+		w.idle.start(looked)
 		select {
 		case <-ctx.Done():
 			return false
@@ -52,7 +52,7 @@ func (w *Worker) awaitWork(ctx context.Context) bool {
 			w.mu.Lock()
 			w.gate.keyChanged(time.Now())
 			w.mu.Unlock()
-			signal(w.news)
+			signal(w.reportChanged)
 		case <-w.wake:
 		case <-changed:
 		case <-timer:
@@ -65,16 +65,16 @@ func (w *Worker) awaitWork(ctx context.Context) bool {
 func (w *Worker) look(now time.Time) (found bool, next time.Time, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	quiet, changed := w.queue.QuietUntil()
+	quiet, changed := w.queue.CooldownUntil()
 	admission, next := w.gate.admit(now)
-	w.announce(now, quiet)
+	w.logTransitions(now, quiet)
 	switch {
 	case now.Before(quiet):
 		return false, quiet, changed
 	case admission == shut:
 		return false, next, changed
-	case now.Before(w.unsure):
-		return false, w.unsure, changed
+	case now.Before(w.unsureUntil):
+		return false, w.unsureUntil, changed
 	}
 	return w.ready.len() > 0 && (admission == probe || w.pending < w.ahead()), time.Time{}, changed
 }
@@ -98,7 +98,7 @@ func (w *Worker) pop() *call {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	quiet, _ := w.queue.QuietUntil()
+	quiet, _ := w.queue.CooldownUntil()
 	admission, _ := w.gate.admit(now)
 	if now.Before(quiet) || admission == shut {
 		return nil
@@ -131,8 +131,8 @@ func (w *Worker) next(a admission, now time.Time) *lane {
 		if l == nil {
 			return nil
 		}
-		if w.ready.len() == w.readAhead()-1 {
-			w.memory.announce()
+		if w.ready.len() == w.highWater()-1 {
+			w.memory.signalRoom()
 		}
 		claim := l.partition.claim
 		switch {
@@ -140,9 +140,9 @@ func (w *Worker) next(a admission, now time.Time) *lane {
 			l.state = parked
 			w.ready.remove(func(other *lane) bool { return other.partition == l.partition })
 			continue
-		case claim.Certain() != nil: // and no other claim is, as there is one membership
+		case claim.Valid() != nil: // and no other claim is, as there is one membership
 			w.ready.pushFront(l)
-			w.unsure = now.Add(uncertainWait)
+			w.unsureUntil = now.Add(uncertainWait)
 			return nil
 		}
 		return l
@@ -151,11 +151,11 @@ func (w *Worker) next(a admission, now time.Time) *lane {
 
 // wait lets a lane rest for a while.
 func (w *Worker) wait(l *lane, d time.Duration) {
-	l.state = backing
+	l.state = backingOff
 	l.timer = time.AfterFunc(d, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if l.state == backing {
+		if l.state == backingOff {
 			w.advance(l)
 		}
 	})

@@ -15,24 +15,24 @@ import "github.com/identify-worker/identify-worker/userpilot"
 const foldBytes = 64 << 10
 
 // covers is how many of a lane's events the one is.
-func (x *waiting) covers() int { return max(1, int(x.merged)) }
+func (x *queuedEvent) covers() int { return max(1, int(x.merged)) }
 
 // plain reports whether an event can be merged as it is.
-func (x *waiting) plain() bool {
+func (x *queuedEvent) plain() bool {
 	more := x.more()
-	return x.event != nil && more.rest == nil && more.death == nil && more.past == nil
+	return x.event != nil && more.remainder == nil && more.death == nil && more.past == nil
 }
 
 // mayFold reports whether a lane's events may be held merged.
 func (w *Worker) mayFold(l *lane) bool {
-	return !w.config.NoCoalesce && !l.guarded && l.newer == nil && l.narrow == narrowing{} &&
+	return !w.config.NoCoalesce && !l.tracked && l.versions == nil && l.bisection == bisection{} &&
 		(len(l.events) == 0 || l.head().more().past == nil && l.head().more().death == nil)
 }
 
 // makeRoom merges some of what a lane holds, if it or the memory holds much.
 func (w *Worker) makeRoom(l *lane) {
 	tight := w.memory.used > w.memory.limit/2 || l.bodies > w.memory.share()/2
-	if !tight || l.failing || l.reach != 0 || !w.mayFold(l) {
+	if !tight || l.failing || l.resendThrough != 0 || !w.mayFold(l) {
 		return
 	}
 	before := l.bytes

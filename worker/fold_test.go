@@ -33,11 +33,11 @@ func TestFoldLeavesTheCallAlone(t *testing.T) {
 		l.arrive(w)
 		l.merge()
 	}
-	l.reach, l.failing = c.last(), true
+	l.resendThrough, l.failing = c.last(), true
 	if n := l.take(true); n != 4 || l.head().covers() != 4 {
 		t.Errorf("the call is repeated with %d events, merged with those of %d, it had 4", n, l.head().covers())
 	}
-	l.reach = 0
+	l.resendThrough = 0
 	if n := l.take(true); n != 8 {
 		t.Errorf("the next call holds %d events of 8", n)
 	}
@@ -50,7 +50,7 @@ func TestFoldLeavesTheCallAlone(t *testing.T) {
 func TestUnfold(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*lane){
-		"a call was refused": func(l *lane) { l.narrow.refused(4) },
+		"a call was refused": func(l *lane) { l.bisection.refused(4) },
 		"there are replays":  func(l *lane) { l.head().change().past = &queue.Past{} },
 	} {
 		w := idle(t, Config{})

@@ -14,8 +14,8 @@ const (
 	breakerUsers = 3
 	// Without Retry-After the fleet is quiet for 1, 2, 4, 8... seconds (Userpilot's advice),
 	// up to what a Retry-After may ask for.
-	firstQuiet   = time.Second
-	longestQuiet = 15 * time.Minute
+	firstCooldown = time.Second
+	maxCooldown   = 15 * time.Minute
 )
 
 // gate decides whether calls may be made at all. It is guarded by the worker's mutex.
@@ -86,9 +86,9 @@ func (g *gate) answered() { g.holding = "" }
 // not while users without such evidence have begun to fail, none succeeding since: that may
 // be an outage, which must not use up the attempts of those who failed before it.
 func (g *gate) failed(l *lane, probe bool, now time.Time) (counts bool) {
-	evidence := l.failing && g.successes > l.mark
+	evidence := l.failing && g.successes > l.successesAtFailure
 	if !l.failing {
-		l.failing, l.mark = true, g.successes
+		l.failing, l.successesAtFailure = true, g.successes
 	}
 	switch {
 	case g.open:
@@ -140,7 +140,7 @@ func (g *gate) throttled(begun, now time.Time, asked time.Duration) time.Duratio
 		g.quietBegan = now
 	}
 	if asked > 0 {
-		return min(asked, longestQuiet)
+		return min(asked, maxCooldown)
 	}
-	return min(firstQuiet<<min(g.throttles-1, 20), longestQuiet)
+	return min(firstCooldown<<min(g.throttles-1, 20), maxCooldown)
 }

@@ -270,7 +270,7 @@ func TestThrottled(t *testing.T) {
 			{0, 3 * s, 0, 1 * s}, {1 * s, 3 * s, 0, 1 * s}, {2 * s, 4 * s, 0, 1 * s}, {3 * s, 5 * s, 0, 1 * s}, {6 * s, 7 * s, 0, 2 * s},
 		},
 		"heeds Retry-After":    {{0, 1 * s, 7 * s, 7 * s}, {9 * s, 10 * s, 0, 2 * s}},
-		"caps Retry-After":     {{0, 1 * s, 99 * time.Hour, longestQuiet}},
+		"caps Retry-After":     {{0, 1 * s, 99 * time.Hour, maxCooldown}},
 		"a short one is short": {{0, 1 * s, time.Millisecond, time.Millisecond}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -290,12 +290,12 @@ func TestThrottledForDays(t *testing.T) {
 	g, now := gate{}, time.Unix(1_000_000, 0)
 	for range 200 {
 		now = now.Add(time.Hour)
-		if d := g.throttled(now, now, 0); d <= 0 || d > longestQuiet {
+		if d := g.throttled(now, now, 0); d <= 0 || d > maxCooldown {
 			t.Fatalf("silence of %v", d)
 		}
 	}
 	g.succeeded()
-	if d := g.throttled(now.Add(time.Hour), now.Add(time.Hour), 0); d != firstQuiet {
-		t.Errorf("after a success the silence is %v, want %v", d, firstQuiet)
+	if d := g.throttled(now.Add(time.Hour), now.Add(time.Hour), 0); d != firstCooldown {
+		t.Errorf("after a success the silence is %v, want %v", d, firstCooldown)
 	}
 }

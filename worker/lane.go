@@ -13,14 +13,14 @@ import (
 type state int
 
 const (
-	parked   state = iota // nothing to do, or waiting for events that must go along
-	checking              // what newer events have set is read and compared
-	ready                 // in the queue of lanes that can be called for
-	calling               // a call is in flight
-	settling              // its events are leaving the stream
-	backing               // waiting before the next attempt
-	loading               // reading bodies again
-	burying               // storing a dead letter
+	parked     state = iota // nothing to do, or waiting for events that must go along
+	checking                // what newer events have set is read and compared
+	ready                   // in the queue of lanes that can be called for
+	calling                 // a call is in flight
+	settling                // its events are leaving the stream
+	backingOff              // waiting before the next attempt
+	loading                 // reading bodies again
+	archiving               // storing a dead letter
 )
 
 // maxMerge bounds the events of one call.
@@ -28,7 +28,7 @@ const maxMerge = 1000
 
 // waiting is one event in a lane. Its body may have been let go, to be read again later. There are
 // hundreds of thousands of them, most of which have nothing but this.
-type waiting struct {
+type queuedEvent struct {
 	queue.Stub
 	event  *userpilot.Event
 	extra  *extra // nil if there is none
@@ -38,16 +38,16 @@ type waiting struct {
 
 // extra is what few events have.
 type extra struct {
-	past   *queue.Past
-	trace  *queue.Trace
-	rest   *userpilot.Event // what is left to say of a late event; nil is all of it
-	death  *queue.Death     // set: it goes to its grave without a call
-	body   []byte           // of a dead one that is no identify
-	traced *traced          // nil before its first call, and without traces
+	past      *queue.Past
+	trace     *queue.Trace
+	remainder *userpilot.Event // what is left to say of a late event; nil is all of it
+	death     *queue.Death     // set: it goes to its grave without a call
+	body      []byte           // of a dead one that is no identify
+	traced    *traced          // nil before its first call, and without traces
 }
 
 // more is what there is besides, to be read.
-func (x *waiting) more() extra {
+func (x *queuedEvent) more() extra {
 	if x.extra == nil {
 		return extra{}
 	}
@@ -55,7 +55,7 @@ func (x *waiting) more() extra {
 }
 
 // change is what there is besides, to be changed. The worker's mutex is held: copies share it.
-func (x *waiting) change() *extra {
+func (x *queuedEvent) change() *extra {
 	if x.extra == nil {
 		x.extra = &extra{}
 	}
@@ -63,15 +63,15 @@ func (x *waiting) change() *extra {
 }
 
 // delivery is the event's, without the body.
-func (x *waiting) delivery() queue.Delivery {
+func (x *queuedEvent) delivery() queue.Delivery {
 	more := x.more()
 	return x.Delivery(more.past, more.trace)
 }
 
-func (x *waiting) inMemory() bool { return x.event != nil || x.more().death != nil }
+func (x *queuedEvent) inMemory() bool { return x.event != nil || x.more().death != nil }
 
 // stub is what it costs in memory without its body.
-func (x *waiting) stub() int64 {
+func (x *queuedEvent) stub() int64 {
 	more := x.more()
 	return stubBytes + int64(more.trace.Size()+more.past.Size())
 }
@@ -90,41 +90,41 @@ type lane struct {
 	state     state
 	call      *call // while it is calling
 
-	events []waiting
+	events []queuedEvent
 	loaded int   // how many of the first events have their bodies in memory, or are part of what was merged
 	fold   int   // what comes from here on may be merged: see fold.go
 	folded bool  // something was
 	bytes  int64 // what the lane takes of the memory
 	bodies int64 // what its loaded events take of that
 
-	attempts int
-	failing  bool
-	mark     uint64 // the gate's count of successes at the first failure
-	backoff  *backoff.ExponentialBackOff
-	timer    *time.Timer // of the last wait; nil before
+	attempts           int
+	failing            bool
+	successesAtFailure uint64 // the gate's count of successes at the first failure
+	backoff            *backoff.ExponentialBackOff
+	timer              *time.Timer // of the last wait; nil before
 
-	first [1]waiting // most lanes hold one event: no slice of its own for it
+	first [1]queuedEvent // most lanes hold one event: no slice of its own for it
 
-	narrow narrowing
-	reach  uint64 // the next call must hold all events up to this one
-	barred bool   // it waits until they have arrived
+	bisection     bisection
+	resendThrough uint64 // the next call must hold all events up to this one
+	blocked       bool   // it waits until they have arrived
 
-	unburied bool // its dead letter could not be stored
+	unarchived bool // its dead letter could not be stored
 
-	guarded bool         // the user may have dead letters: what is delivered must be remembered
-	newer   *queue.Newer // what newer events have set, once it was compared with the first events
-	cleared int          // how many of these may be called for
-	mixed   bool         // there may be replays, or events that cannot be called for, among them
+	tracked  bool         // the user may have dead letters: what is delivered must be remembered
+	versions *queue.Newer // what newer events have set, once it was compared with the first events
+	checked  int          // how many of these may be called for
+	mixed    bool         // there may be replays, or events that cannot be called for, among them
 }
 
 // head is the oldest event.
-func (l *lane) head() *waiting { return &l.events[0] }
+func (l *lane) head() *queuedEvent { return &l.events[0] }
 
 // push appends an event. Its body is kept if all before it are, and the lane's share
 // allows.
-func (l *lane) push(x waiting, share int64) {
+func (l *lane) push(x queuedEvent, share int64) {
 	keep := l.loaded == len(l.events) &&
-		(l.loaded == 0 || l.bodies+int64(x.length) <= share || x.Sequence <= l.reach)
+		(l.loaded == 0 || l.bodies+int64(x.length) <= share || x.Sequence <= l.resendThrough)
 	l.bytes += x.stub()
 	if keep {
 		l.loaded++
@@ -134,8 +134,8 @@ func (l *lane) push(x waiting, share int64) {
 	}
 	if x.more().past != nil || x.more().death != nil || !keep {
 		l.mixed = true
-	} else if l.newer != nil && l.cleared == len(l.events) {
-		l.cleared++ // it is newer than all that was compared
+	} else if l.versions != nil && l.checked == len(l.events) {
+		l.checked++ // it is newer than all that was compared
 	}
 	if l.events == nil {
 		l.events = l.first[:0]
@@ -145,9 +145,9 @@ func (l *lane) push(x waiting, share int64) {
 
 // clearNewer lets events be called for, too, that came while those before them were compared: they are
 // newer than all of these.
-func (l *lane) clearNewer() {
-	for l.cleared < l.loaded && l.events[l.cleared].plain() && l.events[l.cleared].covers() == 1 {
-		l.cleared++
+func (l *lane) clearVersions() {
+	for l.checked < l.loaded && l.events[l.checked].plain() && l.events[l.checked].covers() == 1 {
+		l.checked++
 	}
 }
 
@@ -171,14 +171,14 @@ func (l *lane) drop(n int) {
 	}
 	l.loaded -= min(n, l.loaded)
 	l.fold -= min(n, l.fold)
-	l.newer, l.cleared = nil, 0
+	l.versions, l.checked = nil, 0
 	if l.loaded > 0 && !l.head().inMemory() { // what it was part of is gone
 		l.unload(0)
 	}
 }
 
 // release lets go of an event's body.
-func (l *lane) release(x *waiting) {
+func (l *lane) release(x *queuedEvent) {
 	if !x.inMemory() {
 		return
 	}
@@ -189,18 +189,18 @@ func (l *lane) release(x *waiting) {
 }
 
 // forget leaves what can be known of an event without its body.
-func (x *waiting) forget() {
+func (x *queuedEvent) forget() {
 	x.event, x.merged = nil, 0
 	if x.extra != nil {
-		x.extra.rest, x.extra.death, x.extra.body = nil, nil, nil
+		x.extra.remainder, x.extra.death, x.extra.body = nil, nil, nil
 	}
 }
 
-func (x *waiting) size() int {
+func (x *queuedEvent) size() int {
 	size := 0
 	more := x.more()
-	if more.rest != nil {
-		size = len(more.rest.Body())
+	if more.remainder != nil {
+		size = len(more.remainder.Body())
 	}
 	if x.event == nil {
 		return size + len(more.body)
@@ -209,17 +209,17 @@ func (x *waiting) size() int {
 }
 
 // reduce notes what is left to say of an event.
-func (l *lane) reduce(x *waiting, rest *userpilot.Event) {
+func (l *lane) setRemainder(x *queuedEvent, rest *userpilot.Event) {
 	before := x.size()
-	x.change().rest = rest
+	x.change().remainder = rest
 	grown := int64(x.size() - before)
 	l.bytes += grown
 	l.bodies += grown
 }
 
 // sent is the event as it is called for.
-func (x *waiting) sent() userpilot.Event {
-	if rest := x.more().rest; rest != nil {
+func (x *queuedEvent) remaining() userpilot.Event {
+	if rest := x.more().remainder; rest != nil {
 		return *rest
 	}
 	return *x.event
@@ -248,39 +248,39 @@ func (l *lane) unload(n int) {
 		l.release(&l.events[i])
 	}
 	l.loaded, l.fold = min(l.loaded, n), min(l.fold, n)
-	if l.loaded < l.cleared {
-		l.newer, l.cleared = nil, 0 // what is left to say of these is gone with their bodies
+	if l.loaded < l.checked {
+		l.versions, l.checked = nil, 0 // what is left to say of these is gone with their bodies
 	}
 }
 
 // strip lets go of the body of a dead head, whose death is known: it is read again to be buried.
-func (l *lane) strip() {
+func (l *lane) dropBodies() {
 	l.shrink(0)
 	x := l.head()
 	size := int64(x.size())
-	x.event, x.extra.rest, x.extra.body = nil, nil, nil
+	x.event, x.extra.remainder, x.extra.body = nil, nil, nil
 	l.bytes -= size
 	l.bodies -= size
 }
 
 // isStripped reports whether a dead event's body must be read again.
-func (x *waiting) isStripped() bool { return x.length > 0 && x.event == nil && x.more().body == nil }
+func (x *queuedEvent) lacksBody() bool { return x.length > 0 && x.event == nil && x.more().body == nil }
 
 // needsCheck reports whether newer events may have set what the first events set, or must be told
 // what these set.
 func (l *lane) needsCheck() bool {
-	return l.newer == nil && (l.guarded || l.mixed && l.head().more().past != nil)
+	return l.versions == nil && (l.tracked || l.mixed && l.head().more().past != nil)
 }
 
 // callable is how many events can be called for as they are.
 func (l *lane) callable() int {
 	n := l.loaded
-	if l.newer != nil {
-		n = min(n, l.cleared)
+	if l.versions != nil {
+		n = min(n, l.checked)
 	}
 	if l.mixed {
 		for i := range l.events[:n] {
-			if more := l.events[i].more(); more.death != nil || l.newer == nil && more.past != nil {
+			if more := l.events[i].more(); more.death != nil || l.versions == nil && more.past != nil {
 				return i
 			}
 		}
@@ -293,7 +293,7 @@ func (l *lane) needsLoad() bool {
 	if l.loaded == len(l.events) {
 		return false
 	}
-	return l.loaded == 0 || l.events[l.loaded].Sequence <= l.reach
+	return l.loaded == 0 || l.events[l.loaded].Sequence <= l.resendThrough
 }
 
 // nextLoad are the events whose bodies are to be read next: as many as the share allows, but one at
@@ -302,7 +302,7 @@ func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
 	size := int64(0)
 	for _, x := range l.events[l.loaded:min(len(l.events), l.loaded+maxMerge)] {
 		size += int64(x.length) + loadedBytes
-		if len(events) > 0 && size > share && x.Sequence > l.reach {
+		if len(events) > 0 && size > share && x.Sequence > l.resendThrough {
 			break
 		}
 		events = append(events, x.delivery())
@@ -311,19 +311,19 @@ func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
 }
 
 // take returns how many events the next call may hold: as many as can be called for and the
-// narrowing allows. But a merged call that may have been carried out is repeated as it was:
+// bisection allows. But a merged call that may have been carried out is repeated as it was:
 // with more events in it a refusal would tell nothing about the first ones, and the halves that
 // follow would take the user back.
 func (l *lane) take(coalesce bool) int {
 	again, n := 0, l.callable()
-	for again < n && l.events[again].Sequence <= l.reach {
+	for again < n && l.events[again].Sequence <= l.resendThrough {
 		again++
 	}
 	switch {
 	case again > 1:
 		return again
 	case coalesce:
-		return l.whole(min(n, maxMerge, l.narrow.size()))
+		return l.whole(min(n, maxMerge, l.bisection.size()))
 	}
 	return 1
 }
@@ -344,8 +344,8 @@ func (l *lane) delay(initial, longest, asked time.Duration) time.Duration {
 
 // recovered forgets past failures after a success, or after the death of the guilty event.
 func (l *lane) recovered() {
-	l.failing, l.backoff, l.reach = false, nil, 0
-	if !l.narrow.searching() {
+	l.failing, l.backoff, l.resendThrough = false, nil, 0
+	if !l.bisection.searching() {
 		l.attempts = 0
 	}
 }

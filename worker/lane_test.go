@@ -29,7 +29,7 @@ func idle(t interface{ Fatal(...any) }, c Config) *Worker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.errands.size, w.burials.size = 0, 0
+	w.errands.size, w.archivers.size = 0, 0
 	return w
 }
 
@@ -63,7 +63,7 @@ func (m *laneModel) push(t *rapid.T) {
 	_, x := admit(queue.Delivery{Sequence: m.next, Body: body, Past: past})
 	m.l.push(x, m.share)
 	m.bodies = append(m.bodies, body)
-	if m.l.loaded > kept && before > 0 && before+int64(len(body)) > m.share && m.next > m.l.reach {
+	if m.l.loaded > kept && before > 0 && before+int64(len(body)) > m.share && m.next > m.l.resendThrough {
 		t.Fatal("a body was kept beyond the share")
 	}
 }
@@ -71,8 +71,8 @@ func (m *laneModel) push(t *rapid.T) {
 func (m *laneModel) drop(t *rapid.T) {
 	n := rapid.IntRange(0, len(m.bodies)).Draw(t, "n")
 	m.l.drop(n)
-	if m.bodies = m.bodies[n:]; len(m.bodies) > 0 && m.l.head().Sequence > m.l.reach {
-		m.l.reach = 0
+	if m.bodies = m.bodies[n:]; len(m.bodies) > 0 && m.l.head().Sequence > m.l.resendThrough {
+		m.l.resendThrough = 0
 	}
 }
 
@@ -98,19 +98,19 @@ func (m *laneModel) load(t *rapid.T) {
 	used := m.w.memory.used
 	before := m.l.bytes
 	m.l.state = loading
-	reach, newer := m.l.reach, m.l.newer
-	m.l.reach, m.l.newer = 0, &queue.Newer{} // else the lane asks its claim whether it may go on
+	reach, newer := m.l.resendThrough, m.l.versions
+	m.l.resendThrough, m.l.versions = 0, &queue.Newer{} // else the lane asks its claim whether it may go on
 	m.w.loaded(m.l, m.bodies[m.l.loaded:m.l.loaded+n], nil)
-	m.l.reach, m.l.newer = reach, newer
+	m.l.resendThrough, m.l.versions = reach, newer
 	if m.w.memory.used-used != m.l.bytes-before {
 		t.Fatal("the memory's count and the lane's differ")
 	}
-	m.w.ready, m.w.burials.errands, m.l.partition.busy = laneQueue{}, nil, 0
+	m.w.ready, m.w.archivers.errands, m.l.partition.busy = laneQueue{}, nil, 0
 }
 
 // merge does what the worker does where memory is short.
 func (m *laneModel) merge(*rapid.T) {
-	if m.l.reach == 0 && m.w.mayFold(m.l) {
+	if m.l.resendThrough == 0 && m.w.mayFold(m.l) {
 		m.l.merge()
 	}
 }
@@ -133,8 +133,8 @@ func (m *laneModel) compared(t *rapid.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.l.reduce(&m.l.events[i], &rest)
-		m.l.newer, m.l.cleared = &queue.Newer{}, i+1
+		m.l.setRemainder(&m.l.events[i], &rest)
+		m.l.versions, m.l.checked = &queue.Newer{}, i+1
 		if rapid.Bool().Draw(t, "enough") {
 			break
 		}
@@ -148,7 +148,7 @@ func (m *laneModel) mayCall(i int) bool {
 	if i < m.l.loaded && !x.inMemory() {
 		return true // it is part of what was merged
 	}
-	compared := m.l.newer != nil && i < m.l.cleared && x.more().rest != nil
+	compared := m.l.versions != nil && i < m.l.checked && x.more().remainder != nil
 	return i < m.l.loaded && x.more().death == nil && (x.more().past == nil || compared)
 }
 
@@ -158,7 +158,7 @@ func (m *laneModel) take(t *rapid.T) {
 		return
 	}
 	coalesce := rapid.Bool().Draw(t, "coalesce")
-	m.l.narrow = narrowing{suspects: rapid.IntRange(0, 9).Draw(t, "suspects")}
+	m.l.bisection = bisection{candidates: rapid.IntRange(0, 9).Draw(t, "suspects")}
 	if m.w.config.NoCoalesce = !coalesce; m.l.folded && !m.w.mayFold(m.l) {
 		m.settle()
 		return
@@ -172,7 +172,7 @@ func (m *laneModel) take(t *rapid.T) {
 		t.Fatalf("a call of %d events, %d are loaded", n, m.l.loaded)
 	}
 	must := 0 // loaded events that have to go along
-	for must < m.l.loaded && m.l.events[must].Sequence <= m.l.reach && m.mayCall(must) && (m.l.newer == nil || must < m.l.cleared) {
+	for must < m.l.loaded && m.l.events[must].Sequence <= m.l.resendThrough && m.mayCall(must) && (m.l.versions == nil || must < m.l.checked) {
 		must++
 	}
 	for i := range n {
@@ -182,7 +182,7 @@ func (m *laneModel) take(t *rapid.T) {
 	}
 	most := 1
 	if coalesce {
-		most = min(m.l.narrow.size(), maxMerge)
+		most = min(m.l.bisection.size(), maxMerge)
 	}
 	if n < must || n > max(must, most) {
 		t.Fatalf("a call of %d events, where %d must go along and %d may", n, must, most)
@@ -217,8 +217,8 @@ func (m *laneModel) check(t *rapid.T) {
 			if x.event != nil {
 				loaded += int64(len(x.event.UserID()))
 			}
-			if x.more().rest != nil {
-				loaded += int64(len(x.more().rest.Body()))
+			if x.more().remainder != nil {
+				loaded += int64(len(x.more().remainder.Body()))
 			}
 			if !bytes.Equal(x.body(), m.bodies[i]) {
 				t.Fatalf("event %d has another one's body", i)
@@ -252,7 +252,7 @@ func (m *laneModel) isMerged(t *rapid.T, first int) {
 // called checks what a call of the first n events is.
 func (m *laneModel) called(t *rapid.T, n int) {
 	for i := range n {
-		if m.l.events[i].more().rest != nil {
+		if m.l.events[i].more().remainder != nil {
 			return // it says less than its body
 		}
 	}
@@ -270,14 +270,14 @@ func (m *laneModel) called(t *rapid.T, n int) {
 		t.Fatalf("a call of %d events holds %d, want %d", n, c.n(), held)
 	}
 	if rapid.Bool().Draw(t, "failed") {
-		m.l.reach = max(m.l.reach, c.last())
+		m.l.resendThrough = max(m.l.resendThrough, c.last())
 	}
 }
 
 func (m *laneModel) mustLoad() bool {
 	for i := range m.l.events {
 		x := &m.l.events[i]
-		if i >= m.l.loaded && (i == 0 || x.Sequence <= m.l.reach) {
+		if i >= m.l.loaded && (i == 0 || x.Sequence <= m.l.resendThrough) {
 			return true
 		}
 	}
@@ -293,7 +293,7 @@ func TestLaneModel(t *testing.T) {
 		m := &laneModel{share: rapid.Int64Range(0, 20_000).Draw(t, "share"), w: idle(t, Config{})}
 		m.l = &lane{user: user, partition: newPartition(&queue.Claim{})}
 		if user != "" {
-			m.l.reach = rapid.Uint64Range(0, 30).Draw(t, "reach")
+			m.l.resendThrough = rapid.Uint64Range(0, 30).Draw(t, "reach")
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"push": m.push, "merge": m.merge, "drop": m.drop, "shrink": m.shrink, "load": m.load, "take": m.take, "compared": m.compared, "": m.check,
@@ -442,7 +442,7 @@ func TestRevokeMakesRoom(t *testing.T) {
 	withClaims(t, func(t *testing.T, given, kept *queue.Claim) {
 		w := idle(t, Config{Concurrency: 1})
 		p := w.partition(given)
-		for i := range w.readAhead() + 10 {
+		for i := range w.highWater() + 10 {
 			l := stocked(w, p, fmt.Sprint(i), 1)
 			l.state = ready
 			w.ready.push(l)
@@ -463,7 +463,7 @@ func TestRevokeMakesRoom(t *testing.T) {
 			t.Error("the delivery waits for ever")
 		}
 		w.mu.Lock()
-		w.memory.announce() // lets the goroutine go all the same
+		w.memory.signalRoom() // lets the goroutine go all the same
 		w.mu.Unlock()
 	})
 }
@@ -492,7 +492,7 @@ func TestOutageDuringSearch(t *testing.T) {
 		for range 10 {
 			fail(1)
 		}
-		if n := len(w.burials.errands); n != 0 {
+		if n := len(w.archivers.errands); n != 0 {
 			t.Errorf("%d dead after %d attempts", n, l.attempts)
 		}
 	})

@@ -32,7 +32,7 @@ func TestBucketKeepsItsTokens(t *testing.T) {
 			}
 		}
 		begun := time.Now()
-		if slot, err := b.Take(t.Context(), 1); err != nil || slot.Void() {
+		if slot, err := b.Take(t.Context(), 1); err != nil || slot.Expired() {
 			t.Fatal(err)
 		}
 		if d := time.Since(begun); d > time.Millisecond {

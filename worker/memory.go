@@ -14,12 +14,12 @@ func (m *memory) add(bytes int64) {
 	was := m.full()
 	m.used += bytes
 	if was && !m.full() {
-		m.announce()
+		m.signalRoom()
 	}
 }
 
 // announce lets all look again who wait for room.
-func (m *memory) announce() {
+func (m *memory) signalRoom() {
 	close(m.room)
 	m.room = make(chan struct{})
 }

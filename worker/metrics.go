@@ -15,16 +15,16 @@ import (
 
 // metrics are what the worker counts. No label ever carries a user.
 type metrics struct {
-	outcomes  *prometheus.CounterVec
-	deliver   prometheus.Counter
-	calls     *prometheus.CounterVec
-	ok        prometheus.Counter
-	duration  prometheus.Histogram
-	latency   prometheus.Histogram
-	coalesced prometheus.Counter
-	groups    prometheus.Counter
-	unburied  prometheus.Counter
-	unmade    *prometheus.CounterVec
+	outcomes        *prometheus.CounterVec
+	deliver         prometheus.Counter
+	calls           *prometheus.CounterVec
+	ok              prometheus.Counter
+	duration        prometheus.Histogram
+	latency         prometheus.Histogram
+	coalesced       prometheus.Counter
+	groups          prometheus.Counter
+	archiveFailures prometheus.Counter
+	unmade          *prometheus.CounterVec
 
 	// The same counts for Snapshot, which client_golang has no cheap way to read.
 	deliveredEvents, mergedEvents, deadEvents, madeCalls atomic.Uint64
@@ -49,7 +49,7 @@ func newMetrics() *metrics {
 		coalesced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "identify_coalesced_events_total", Help: "Events that were delivered in the call of another one.",
 		}),
-		unburied: prometheus.NewCounter(prometheus.CounterOpts{
+		archiveFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "identify_dead_letter_failures_total", Help: "Times that a dead letter could not be stored. Its event waits and is tried again.",
 		}),
 	}
@@ -125,7 +125,7 @@ func (m *metrics) died(first bool) {
 func (m *metrics) superseded(n int) { m.outcomes.WithLabelValues("superseded").Add(float64(n)) }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups, m.unburied, m.unmade}
+	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups, m.archiveFailures, m.unmade}
 }
 
 // gauges describe the metrics that are read when they are asked for.

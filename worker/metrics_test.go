@@ -50,14 +50,14 @@ func busy(t *testing.T) *Worker {
 	w.gate.hold("unauthorized", time.Now(), time.Now())
 	w.gate.open = true
 	w.stall.reason = stalledPacing
-	for _, err := range []error{nil, errors.New("odd"), &userpilot.Failure{Err: errVoid}, &userpilot.Failure{Sent: true}, &userpilot.Failure{Status: 302},
+	for _, err := range []error{nil, errors.New("odd"), &userpilot.Failure{Err: errSlotExpired}, &userpilot.Failure{Sent: true}, &userpilot.Failure{Status: 302},
 		&userpilot.Failure{Status: 400}, &userpilot.Failure{Status: 429}, &userpilot.Failure{Status: 503}} {
 		w.metrics.called(err, time.Second)
 	}
 	w.metrics.delivered(make([]queue.Delivery, 3), time.Now())
 	w.metrics.died(true)
-	w.metrics.unburied.Inc()
-	w.metrics.notMade(slotVoid)
+	w.metrics.archiveFailures.Inc()
+	w.metrics.notMade(slotExpired)
 	return w
 }
 

@@ -10,7 +10,7 @@ type partition struct {
 	lanes map[string]*lane
 	// barred are lanes that wait until a merged call that the last holder began can be
 	// repeated whole.
-	barred  []*lane
+	blocked []*lane
 	busy    int           // calls in flight and bodies or dead letters under way
 	leaving int           // settlements under way
 	changed chan struct{} // tells Revoke that one of these fell
@@ -27,7 +27,7 @@ func (p *partition) lane(user string) *lane {
 	if !ok {
 		l = &lane{user: user, partition: p}
 		if user != "" {
-			l.reach, l.guarded = p.claim.Reach(user), p.claim.Guarded(user)
+			l.resendThrough, l.tracked = p.claim.ResendThrough(user), p.claim.Tracked(user)
 		}
 		p.lanes[user] = l
 	}
@@ -42,14 +42,14 @@ func (p *partition) ended(count *int) {
 
 // bar lets a lane wait until its reach has arrived. If that is gone from the stream, there is
 // nothing to wait for.
-func (w *Worker) bar(l *lane) {
-	if l.barred {
+func (w *Worker) block(l *lane) {
+	if l.blocked {
 		return
 	}
-	p, reach := l.partition, l.reach
-	l.barred = true
-	p.barred = append(p.barred, l)
-	w.barred++
+	p, reach := l.partition, l.resendThrough
+	l.blocked = true
+	p.blocked = append(p.blocked, l)
+	w.blocked++
 	p.busy++
 	w.errands.send(&w.mu, &w.background, func() {
 		exists, err := p.claim.Exists(p.claim.Active(), reach)
@@ -60,30 +60,30 @@ func (w *Worker) bar(l *lane) {
 		case p.closed, p.claim.Active().Err() != nil:
 		case err != nil:
 			p.claim.Fail(err)
-		case !exists && l.barred:
-			l.reach = 0
-			w.unbar()
+		case !exists && l.blocked:
+			l.resendThrough = 0
+			w.unblock()
 		}
 	})
 }
 
 // unbar moves the lanes on whose reach has arrived. Partitions may share a consumer, so an
 // event of one can tell about another.
-func (w *Worker) unbar() {
-	if w.barred == 0 {
+func (w *Worker) unblock() {
+	if w.blocked == 0 {
 		return
 	}
 	for _, p := range w.partitions {
-		still := p.barred[:0]
-		for _, l := range p.barred {
-			if p.claim.Past(l.reach) {
-				l.barred = false
-				w.barred--
+		still := p.blocked[:0]
+		for _, l := range p.blocked {
+			if p.claim.DeliveredThrough(l.resendThrough) {
+				l.blocked = false
+				w.blocked--
 				w.advance(l)
 			} else {
 				still = append(still, l)
 			}
 		}
-		p.barred = still
+		p.blocked = still
 	}
 }

@@ -12,9 +12,9 @@ func (w *Worker) report() queue.Report {
 	now, s := time.Now(), w.Snapshot()
 	w.mu.Lock()
 	sending := w.sending.total(now)
-	recent := w.history.recent(tally{
+	recent := w.history.recent(counters{
 		at: now, delivered: s.Delivered, merged: s.Merged, dead: s.Dead, calls: s.Calls,
-		sending: sending, resting: w.resting.total(now),
+		sending: sending, resting: w.idle.total(now),
 	})
 	w.mu.Unlock()
 	return queue.Report{
@@ -33,8 +33,8 @@ func (w *Worker) report() queue.Report {
 // historySpan is how far back recent goes.
 const historySpan = time.Minute
 
-// tally is what has been counted by a moment, since the worker began.
-type tally struct {
+// counters is what has been counted by a moment, since the worker began.
+type counters struct {
 	at                             time.Time
 	span                           time.Duration // of a difference
 	delivered, merged, dead, calls uint64
@@ -43,13 +43,13 @@ type tally struct {
 }
 
 // history holds the tallies of the last minute, oldest first. It is guarded by the worker's mutex.
-type history []tally
+type history []counters
 
 // historyStep is how far apart its tallies are at least, however often they are asked for.
 const historyStep = 500 * time.Millisecond
 
 // recent takes in what there is now and returns what of it is of the last minute.
-func (h *history) recent(now tally) tally {
+func (h *history) recent(now counters) counters {
 	if len(*h) == 0 {
 		*h = history{now}
 	}
@@ -62,8 +62,8 @@ func (h *history) recent(now tally) tally {
 	return now.since((*h)[0])
 }
 
-func (t tally) since(before tally) tally {
-	return tally{
+func (t counters) since(before counters) counters {
+	return counters{
 		span:      t.at.Sub(before.at),
 		delivered: t.delivered - before.delivered, merged: t.merged - before.merged,
 		dead: t.dead - before.dead, calls: t.calls - before.calls,
@@ -74,7 +74,7 @@ func (t tally) since(before tally) tally {
 // load is how much of the replica the calls of a difference took, from 0 to 1: of its senders, or of
 // the time in which the dispatcher found something to call and nothing but the senders, or the
 // processor, kept it from that. Waiting for the limit, for a hold's end or for work is no load.
-func (t tally) load(senders int) float64 {
+func (t counters) load(senders int) float64 {
 	if t.span <= 0 {
 		return 0
 	}

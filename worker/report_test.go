@@ -13,8 +13,8 @@ func TestHistoryForgets(t *testing.T) {
 	t.Parallel()
 	var h history
 	begun := time.Now()
-	at := func(s int, delivered uint64) tally {
-		return h.recent(tally{at: begun.Add(time.Duration(s) * time.Second), delivered: delivered})
+	at := func(s int, delivered uint64) counters {
+		return h.recent(counters{at: begun.Add(time.Duration(s) * time.Second), delivered: delivered})
 	}
 	if d := at(0, 5); d.span != 0 || d.delivered != 0 {
 		t.Errorf("the beginning is %+v", d)
@@ -47,12 +47,12 @@ func TestLoad(t *testing.T) {
 		"more than can be":  {65 * time.Minute, 61 * time.Second, 1},
 		"clocks that drift": {0, 61 * time.Second, 0},
 	} {
-		got := tally{span: time.Minute, sending: test.sending, resting: test.resting}.load(64)
+		got := counters{span: time.Minute, sending: test.sending, resting: test.resting}.load(64)
 		if math.Abs(got-test.want) > 0.001 {
 			t.Errorf("%s: %v, want %v", name, got, test.want)
 		}
 	}
-	if n := (tally{}).load(64); n != 0 {
+	if n := (counters{}).load(64); n != 0 {
 		t.Errorf("of no time: %v", n)
 	}
 }

@@ -36,12 +36,12 @@ type Snapshot struct {
 	UnburiedDetail string    // the last error
 }
 
-// burialPatience is how long dead letters may not be stored before it is more than a hiccup.
-const burialPatience = 5 * time.Second
+// archiveFailureDelay is how long dead letters may not be stored before it is more than a hiccup.
+const archiveFailureDelay = 5 * time.Second
 
 // Snapshot returns what the worker is doing now.
 func (w *Worker) Snapshot() Snapshot {
-	quiet, _ := w.queue.QuietUntil()
+	quiet, _ := w.queue.CooldownUntil()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := Snapshot{
@@ -51,7 +51,7 @@ func (w *Worker) Snapshot() Snapshot {
 		Stall: w.stall.reason, StallDetail: w.stall.detail, StallSince: w.stall.since,
 		Hold: w.gate.holding, BreakerOpen: w.gate.open, Quiet: max(0, time.Until(quiet)),
 	}
-	if g := w.graves; g.users > 0 && time.Since(g.since) >= burialPatience {
+	if g := w.archiveFailures; g.users > 0 && time.Since(g.since) >= archiveFailureDelay {
 		s.Unburied, s.UnburiedSince, s.UnburiedFull, s.UnburiedDetail = g.users, g.since, g.full, g.last
 	}
 	if s.Hold != "" {
@@ -108,11 +108,11 @@ type gateState struct {
 }
 
 // announce logs a change of the gate. The mutex is held.
-func (w *Worker) announce(now time.Time, quietUntil time.Time) {
-	is, was := gateState{hold: w.gate.holding, open: w.gate.open, quiet: now.Before(quietUntil)}, w.announced
-	w.announced = is
+func (w *Worker) logTransitions(now time.Time, quietUntil time.Time) {
+	is, was := gateState{hold: w.gate.holding, open: w.gate.open, quiet: now.Before(quietUntil)}, w.logged
+	w.logged = is
 	if is.hold != was.hold || is.open != was.open {
-		signal(w.news)
+		signal(w.reportChanged)
 	}
 	switch {
 	case is.hold != was.hold && is.hold != "":

@@ -28,8 +28,8 @@ const (
 	stalledComparing  = "record"
 	stalledLoading    = "body"
 	stalledSettling   = "settlement"
-	stalledBurying    = "dead_letter"
-	stalledBarred     = "order"
+	stalledArchiving  = "dead_letter"
+	stalledBlocked    = "order"
 	stalledReady      = "dispatch"
 )
 
@@ -44,8 +44,8 @@ func StallText(reason string) string {
 		stalledComparing:  "what newer events have set is not read",
 		stalledLoading:    "events are not read again",
 		stalledSettling:   "NATS does not confirm what is delivered",
-		stalledBurying:    "dead letters are not stored",
-		stalledBarred:     "the last events of a merged call have not arrived",
+		stalledArchiving:  "dead letters are not stored",
+		stalledBlocked:    "the last events of a merged call have not arrived",
 		stalledReady:      "calls are not begun",
 	}[reason]
 	if !known {
@@ -68,10 +68,10 @@ func (w *Worker) watchStall(ctx context.Context) {
 			case is.reason != "" && is.reason != was.reason:
 				w.log.Error("no call is made, although there is work and calls are allowed: "+StallText(is.reason),
 					slog.String("reason", is.reason), slog.Duration("for", now.Sub(is.since).Round(time.Second)), slog.String("error", is.detail))
-				signal(w.news)
+				signal(w.reportChanged)
 			case is.reason == "" && was.reason != "":
 				w.log.Info("calls are made again")
-				signal(w.news)
+				signal(w.reportChanged)
 			}
 		}
 	}
@@ -83,11 +83,11 @@ func (w *Worker) findStall(now time.Time) (was, is stall) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	was = w.stall
-	quiet, _ := w.queue.QuietUntil()
+	quiet, _ := w.queue.CooldownUntil()
 	if w.waiting == 0 || w.sending.count > 0 || w.gate.holding != "" || w.gate.open || now.Before(quiet) {
-		w.moved = now
+		w.lastProgress = now
 	}
-	if now.Sub(w.moved) < patience {
+	if now.Sub(w.lastProgress) < patience {
 		w.stall = stall{}
 		return was, w.stall
 	}
@@ -95,7 +95,7 @@ func (w *Worker) findStall(now time.Time) (was, is stall) {
 	if reason == "" {
 		w.stall = stall{}
 	} else {
-		w.stall = stall{reason: reason, detail: w.stallDetail(reason), since: w.moved}
+		w.stall = stall{reason: reason, detail: w.stallDetail(reason), since: w.lastProgress}
 	}
 	return was, w.stall
 }
@@ -124,30 +124,30 @@ func (w *Worker) waitsFor(l *lane) string {
 		return stalledComparing
 	case loading:
 		return stalledLoading
-	case burying:
-		return stalledBurying
+	case archiving:
+		return stalledArchiving
 	case settling:
 		return stalledSettling
 	case calling:
 		return [...]string{recording: stalledRecording, connecting: stalledConnecting, pacing: stalledPacing, asking: ""}[l.call.stage.Load()]
 	case ready:
 		switch {
-		case l.partition.claim.Certain() != nil:
+		case l.partition.claim.Valid() != nil:
 			return stalledMembership
 		case w.pending > 0: // the first of them tells why
 			return ""
 		}
 		return stalledReady
-	case backing:
+	case backingOff:
 		switch {
 		case l.head().more().death != nil:
-			return stalledBurying
+			return stalledArchiving
 		case l.needsCheck():
 			return stalledComparing
 		}
 	case parked:
-		if l.barred {
-			return stalledBarred
+		if l.blocked {
+			return stalledBlocked
 		}
 	}
 	return ""
@@ -157,9 +157,9 @@ func (w *Worker) waitsFor(l *lane) string {
 func (w *Worker) stallDetail(reason string) string {
 	switch reason {
 	case stalledComparing:
-		return w.guarding.last
-	case stalledBurying:
-		return w.graves.last
+		return w.versionsTrouble.last
+	case stalledArchiving:
+		return w.archiveFailures.last
 	case stalledConnecting:
 		return w.unconnected
 	case stalledPacing:

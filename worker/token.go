@@ -16,7 +16,7 @@ const (
 // token. Nothing but the first byte comes after it.
 func (w *Worker) begin(c *call) error {
 	lead := time.Since(c.popped)
-	if c.begun && !c.slot.Void() {
+	if c.begun && !c.slot.Expired() {
 		return nil // its connection was gone: the token serves another one
 	}
 	if w.limiter.Interval() == 0 {
@@ -25,8 +25,8 @@ func (w *Worker) begin(c *call) error {
 	c.stage.Store(pacing)
 	active := c.lane.partition.claim.Active()
 	select {
-	case w.turn <- struct{}{}:
-		defer func() { <-w.turn }()
+	case w.tokenTurn <- struct{}{}:
+		defer func() { <-w.tokenTurn }()
 	case <-active.Done():
 		return errGivenUp
 	}
@@ -47,8 +47,8 @@ func (w *Worker) begin(c *call) error {
 func (w *Worker) due(c *call) (waiting int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.shut(c, time.Now()) {
-		return 0, errShut
+	if w.gateClosed(c, time.Now()) {
+		return 0, errGateClosed
 	}
 	return w.ready.len() + max(1, w.pending), nil
 }
@@ -58,8 +58,8 @@ func (w *Worker) start(c *call, lead time.Duration) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	if w.shut(c, now) {
-		return errShut
+	if w.gateClosed(c, now) {
+		return errGateClosed
 	}
 	if !c.begun {
 		c.begun = true
@@ -74,7 +74,7 @@ func (w *Worker) start(c *call, lead time.Duration) error {
 }
 
 // shut reports whether the gate has been closed to a call since it was popped. The mutex is held.
-func (w *Worker) shut(c *call, now time.Time) bool {
-	quiet, _ := w.queue.QuietUntil()
+func (w *Worker) gateClosed(c *call, now time.Time) bool {
+	quiet, _ := w.queue.CooldownUntil()
 	return now.Before(quiet) || !c.probe && (w.gate.holding != "" || w.gate.open)
 }

@@ -27,7 +27,7 @@ type traces struct {
 	tracer   trace.Tracer
 	subject  string // of plain events: those of keyed ones hold the user
 	wait     string // names of spans
-	bury     string
+	archive  string
 	endpoint []attribute.KeyValue
 }
 
@@ -46,7 +46,7 @@ func newTraces(c *Config) *traces {
 		return nil
 	}
 	subject := c.Queue.Topology().PlainSubject()
-	t := &traces{tracer: c.Tracer, subject: subject, wait: "wait " + subject, bury: "bury " + subject + "-dlq"}
+	t := &traces{tracer: c.Tracer, subject: subject, wait: "wait " + subject, archive: "bury " + subject + "-dlq"}
 	if u, err := url.Parse(c.URL); err == nil && u.Hostname() != "" {
 		port, err := strconv.Atoi(u.Port())
 		if err != nil {
@@ -161,10 +161,10 @@ func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Spa
 
 // died makes the span that ends the trace of an event whose dead letter is stored, with what its burial
 // took. Where it was never called for, its wait has ended with the burial.
-func (t *traces) died(x *waiting, partition string, begun time.Time) {
-	wait, death := x.over(t, partition, begun), x.more().death
+func (t *traces) died(x *queuedEvent, partition string, begun time.Time) {
+	wait, death := x.endWait(t, partition, begun), x.more().death
 	ctx := trace.ContextWithSpanContext(context.Background(), wait)
-	_, span := t.tracer.Start(ctx, t.bury, trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(begun))
+	_, span := t.tracer.Start(ctx, t.archive, trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(begun))
 	if !span.IsRecording() {
 		return
 	}
@@ -184,7 +184,7 @@ func (t *traces) died(x *waiting, partition string, begun time.Time) {
 }
 
 // over is the span of an event's wait. If that has not ended yet it ends now, with these attributes.
-func (x *waiting) over(t *traces, partition string, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
+func (x *queuedEvent) endWait(t *traces, partition string, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
 	if called := x.more().traced; called != nil && called.wait.IsValid() {
 		return called.wait
 	}
@@ -195,10 +195,10 @@ func (x *waiting) over(t *traces, partition string, now time.Time, attributes ..
 }
 
 // superseded ends the waits of events that need no call.
-func (t *traces) superseded(events []waiting, partition string) {
+func (t *traces) superseded(events []queuedEvent, partition string) {
 	now := time.Now()
 	for i := range events {
-		events[i].over(t, partition, now, attribute.String("identify.outcome", string(queue.OutcomeSuperseded)))
+		events[i].endWait(t, partition, now, attribute.String("identify.outcome", string(queue.OutcomeSuperseded)))
 	}
 }
 

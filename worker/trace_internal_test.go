@@ -27,7 +27,7 @@ func TestNoTracesNoCost(t *testing.T) {
 	if w.traces != nil {
 		t.Fatal("there are traces")
 	}
-	x := &waiting{}
+	x := &queuedEvent{}
 	if n := testing.AllocsPerRun(100, func() { _ = x.stub() }); n != 0 {
 		t.Errorf("%v allocations for an event", n)
 	}

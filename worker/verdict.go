@@ -27,7 +27,7 @@ func (v verdict) String() string {
 }
 
 // judge is the table of answers. err is what a Caller returned.
-func judge(err error) verdict {
+func classify(err error) verdict {
 	if err == nil {
 		return delivered
 	}
@@ -37,7 +37,7 @@ func judge(err error) verdict {
 	failure, ok := errors.AsType[*userpilot.Failure](err)
 	switch {
 	case ok && failure.Status != 0:
-		return judgeStatus(failure.Status)
+		return classifyStatus(failure.Status)
 	case errors.Is(err, errNotNow) && !(ok && failure.Sent):
 		return notSent
 	default:
@@ -45,7 +45,7 @@ func judge(err error) verdict {
 	}
 }
 
-func judgeStatus(status int) verdict {
+func classifyStatus(status int) verdict {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
 		return held
@@ -85,26 +85,26 @@ func holdReason(status int) string {
 // errNotNow ends an attempt before anything was sent, and nothing is known of the events by it. The
 // others say why.
 var (
-	errNotNow    = errors.New("not now")
-	errVoid      = fmt.Errorf("%w: its slot is void", errNotNow)
-	errUncertain = fmt.Errorf("%w: the membership is not certain", errNotNow)
-	errGivenUp   = fmt.Errorf("%w: its claim is being given up", errNotNow)
-	errShut      = fmt.Errorf("%w: calls are stopped", errNotNow)
+	errNotNow            = errors.New("not now")
+	errSlotExpired       = fmt.Errorf("%w: its slot is void", errNotNow)
+	errMembershipExpired = fmt.Errorf("%w: the membership is not certain", errNotNow)
+	errGivenUp           = fmt.Errorf("%w: its claim is being given up", errNotNow)
+	errGateClosed        = fmt.Errorf("%w: calls are stopped", errNotNow)
 )
 
 // Why a call that was prepared was not made: the reasons of the metric.
 const (
-	slotVoid       = "slot_void"
-	notCertain     = "membership"
-	givenUp        = "given_up"
-	gateShut       = "gate"
-	noConnection   = "no_connection"
-	lostConnection = "lost_connection"
-	notRecorded    = "journal"
+	slotExpired       = "slot_void"
+	membershipExpired = "membership"
+	givenUp           = "given_up"
+	gateClosed        = "gate"
+	noConnection      = "no_connection"
+	lostConnection    = "lost_connection"
+	notRecorded       = "journal"
 )
 
 func unmadeReasons() []string {
-	return []string{slotVoid, notCertain, givenUp, gateShut, noConnection, lostConnection, notRecorded}
+	return []string{slotExpired, membershipExpired, givenUp, gateClosed, noConnection, lostConnection, notRecorded}
 }
 
 // unmade returns why an attempt has not become a call, or "" if it may have.
@@ -113,14 +113,14 @@ func unmade(err error) string {
 	switch {
 	case err == nil, ok && (failure.Sent || failure.Status != 0):
 		return ""
-	case errors.Is(err, errVoid):
-		return slotVoid
-	case errors.Is(err, errUncertain):
-		return notCertain
+	case errors.Is(err, errSlotExpired):
+		return slotExpired
+	case errors.Is(err, errMembershipExpired):
+		return membershipExpired
 	case errors.Is(err, errGivenUp):
 		return givenUp
-	case errors.Is(err, errShut):
-		return gateShut
+	case errors.Is(err, errGateClosed):
+		return gateClosed
 	case ok && failure.Unconnected:
 		return noConnection
 	case ok:

@@ -24,7 +24,7 @@ func TestJudgeEveryStatus(t *testing.T) {
 		}
 		failure := &userpilot.Failure{Status: status, Sent: true}
 		for _, err := range []error{failure, fmt.Errorf("attempt: %w", failure)} {
-			if got := judge(err); got != want {
+			if got := classify(err); got != want {
 				t.Errorf("status %d: verdict %d, want %d", status, got, want)
 			}
 		}
@@ -49,7 +49,7 @@ func TestJudgeWithoutAStatus(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := judge(test.err); got != test.want {
+			if got := classify(test.err); got != test.want {
 				t.Errorf("verdict %d, want %d", got, test.want)
 			}
 		})
@@ -69,7 +69,7 @@ func TestHoldReasonsAreFew(t *testing.T) {
 	want := map[string]bool{"unauthorized": true, "forbidden": true, "not_found": true, "method_not_allowed": true, "redirect": true}
 	got := map[string]bool{}
 	for status := range 1000 {
-		if judgeStatus(status) == held {
+		if classifyStatus(status) == held {
 			got[holdReason(status)] = true
 		}
 	}

@@ -95,39 +95,39 @@ type Worker struct {
 	gauges  gauges
 	traces  *traces // nil without a tracer
 	counts  atomic.Pointer[queue.Counts]
-	resting stopwatch // the dispatcher's: it waits for work, for the gate or for a token
+	idle    stopwatch // the dispatcher's: it waits for work, for the gate or for a token
 	log     *slog.Logger
 
-	senders chan struct{} // one token for each call that is prepared or in flight
-	calls   chan *call
-	turn    chan struct{} // whose call takes the next token; holds one
-	wake    chan struct{} // tells the dispatcher that something has changed
-	news    chan struct{} // tells the fleet that there is something new to report
+	senders       chan struct{} // one token for each call that is prepared or in flight
+	calls         chan *call
+	tokenTurn     chan struct{} // whose call takes the next token; holds one
+	wake          chan struct{} // tells the dispatcher that something has changed
+	reportChanged chan struct{} // tells the fleet that there is something new to report
 
 	background sync.WaitGroup // errands, and a silence announced
 
-	mu          sync.Mutex
-	partitions  map[*queue.Claim]*partition
-	ready       laneQueue
-	errands     crew // that read what lanes wait for
-	burials     crew // beside them: a full dead-letter stream must not keep others waiting
-	reburials   crew // of those whose bodies are read again
-	memory      memory
-	gate        gate
-	waiting     int           // events in all lanes
-	barred      int           // lanes in all partitions that are barred
-	pending     int           // calls that have no token yet
-	lead        time.Duration // that the slowest of the last calls took until it was prepared for its token
-	unsure      time.Time     // until then no call begins: the membership was not certain
-	sending     integral      // calls in flight
-	moved       time.Time     // when something was last called, settled or stored, or there was nothing to call
-	stall       stall
-	unconnected string // why the last connection could not be made; empty after a call
-	history     history
-	announced   gateState
-	graves      graves
-	deaths      deathLog
-	guarding    trouble
+	mu                 sync.Mutex
+	partitions         map[*queue.Claim]*partition
+	ready              laneQueue
+	errands            crew // that read what lanes wait for
+	archivers          crew // beside them: a full dead-letter stream must not keep others waiting
+	reloadingArchivers crew // of those whose bodies are read again
+	memory             memory
+	gate               gate
+	waiting            int           // events in all lanes
+	blocked            int           // lanes in all partitions that are barred
+	pending            int           // calls that have no token yet
+	lead               time.Duration // that the slowest of the last calls took until it was prepared for its token
+	unsureUntil        time.Time     // until then no call begins: the membership was not certain
+	sending            integral      // calls in flight
+	lastProgress       time.Time     // when something was last called, settled or stored, or there was nothing to call
+	stall              stall
+	unconnected        string // why the last connection could not be made; empty after a call
+	history            history
+	logged             gateState
+	archiveFailures    archiveFailures
+	deaths             deathLog
+	versionsTrouble    trouble
 }
 
 // New checks the configuration and returns a worker that does not run yet.
@@ -137,17 +137,17 @@ func New(config Config) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), resting: newStopwatch(),
-		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call), turn: make(chan struct{}, 1),
-		wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		errands: crew{size: errandsAtOnce}, burials: crew{size: burialsAtOnce}, reburials: crew{size: reburialsAtOnce},
-		partitions: map[*queue.Claim]*partition{},
-		memory:     newMemory(config.Memory),
-		gate:       gate{initial: config.BackoffInitial, longest: config.BackoffMax},
-		guarding:   trouble{begun: "what newer events have set cannot be read, users with dead letters wait", over: "what newer events have set can be read again"},
+		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), idle: newStopwatch(),
+		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call), tokenTurn: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), reportChanged: make(chan struct{}, 1),
+		errands: crew{size: errandsAtOnce}, archivers: crew{size: archiversAtOnce}, reloadingArchivers: crew{size: reloadingArchiversAtOnce},
+		partitions:      map[*queue.Claim]*partition{},
+		memory:          newMemory(config.Memory),
+		gate:            gate{initial: config.BackoffInitial, longest: config.BackoffMax},
+		versionsTrouble: trouble{begun: "what newer events have set cannot be read, users with dead letters wait", over: "what newer events have set can be read again"},
 	}
 	member := &w.config.Member
-	member.Report, member.Changed = w.report, w.news
+	member.Report, member.Changed = w.report, w.reportChanged
 	switch {
 	case !config.RatePerReplica: // without a rate too: other replicas may have one
 		w.limiter = config.Queue.NewLedger(config.Rate, config.Burst)
@@ -172,7 +172,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stop()
 	w.report() // the history begins
 	w.mu.Lock()
-	w.moved = time.Now()
+	w.lastProgress = time.Now()
 	w.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { w.dispatch(dispatching) })
@@ -186,7 +186,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	stop()
 	wg.Wait()
 	w.background.Wait()
-	w.tellDeaths()
+	w.logDeaths()
 	closing, done := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer done()
 	w.limiter.Close(closing)

@@ -371,7 +371,7 @@ func (h half) Deliver(c *queue.Claim, d queue.Delivery) {
 	if user == nil || !bytes.Contains(d.Body, []byte("dies")) {
 		return
 	}
-	if err := c.Bury(h.t.Context(), d, d.Body, queue.Death{Reason: queue.Rejected, Status: 422, User: string(user[1])}); err != nil {
+	if err := c.StoreDeadLetter(h.t.Context(), d, d.Body, queue.Death{Reason: queue.Rejected, Status: 422, User: string(user[1])}); err != nil {
 		h.t.Error(err)
 	}
 	c.Settle(string(user[1]), []queue.Delivery{d}, func(int) { h.died <- struct{}{} })

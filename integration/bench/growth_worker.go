@@ -120,7 +120,7 @@ func knowsAll(ctx context.Context, _ *bench, users int) (float64, error) {
 		var err error
 		select {
 		case c := <-claims:
-			err = poll(ctx, func() (bool, error) { return !c.Guarded("nobody"), nil })
+			err = poll(ctx, func() (bool, error) { return !c.Tracked("nobody"), nil })
 		case err = <-worked:
 			return 0, err
 		}

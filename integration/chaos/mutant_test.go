@@ -34,19 +34,19 @@ func mutants() []mutant {
 		{"a takeover joins the dead one's consumer", "kills", []edit{
 			{"queue/fleet.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
 			{"queue/fleet.go", "\t}, f.q.topology.toClaim())", "\t}, f.q.topology.toClaim())\n\tfor subject := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[subject].partition {\n\t\t\t\tt.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}"},
-			{"queue/tenure.go", "if at.consumer != t.next || at.deliveries != 1 {", "if t.next = at.consumer; false {"},
+			{"queue/assignment.go", "if at.consumer != t.next || at.deliveries != 1 {", "if t.next = at.consumer; false {"},
 		}},
 		{"a failed event is handed back for later", "failures", []edit{
 			{"worker/call.go", "\tw.backOff(l, f.RetryAfter)\n}\n\n// searchAttempts", "\tl.partition.claim.Nak(c.deliveries)\n\tl.reach = 0\n\tl.drop(c.n())\n\tw.waiting -= c.n()\n\tw.advance(l)\n}\n\n// searchAttempts"},
 			{"queue/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply(), []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
-			{"queue/tenure.go", "at.deliveries != 1 {", "false {"},
+			{"queue/assignment.go", "at.deliveries != 1 {", "false {"},
 		}},
 		{"a retry takes no token", "saturated", []edit{
 			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(c.lane.partition.claim.Context(), userpilot.Call{Body: body, Timeout: w.config.Timeout, Guard: c.lane.partition.claim.Certain})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
 		}},
 		{"the ledger starts full in each process", "restarts", []edit{
 			{"queue/ledger.go", "\tlost    atomic.Uint64\n", "\tlost    atomic.Uint64\n\tbegun   int\n"},
-			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.learn()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.learn()\n"},
+			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.readNeighbours()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.readNeighbours()\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
 			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters)) })"},
@@ -55,14 +55,14 @@ func mutants() []mutant {
 			{"worker/call.go", "failure.RetryAfter))\n\t\tw.advance(l)", "failure.RetryAfter))\n\t\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\t\tw.spent(c, failure)\n\t\t\treturn\n\t\t}\n\t\tw.advance(l)"},
 		}},
 		{"the others ignore a 429", "429", []edit{
-			{"queue/quiet.go", "q.quiet.extend(local)", "_ = local"},
+			{"queue/cooldown.go", "q.cooldown.extend(local)", "_ = local"},
 		}},
 		{"calls are merged across companies", "429", []edit{
 			{"userpilot/merge.go", "e.sameCompany(next))", "e.companyName == next.companyName)"},
 		}},
 		{"a member that cannot renew goes on", "freezes", []edit{
-			{"queue/certainty.go", "if c.age() >= c.ttl*3/4 {", "if false {"},
-			{"queue/certainty.go", "return c.ttl - c.age() }", "return c.ttl }"},
+			{"queue/validity.go", "if c.age() >= c.ttl*3/4 {", "if false {"},
+			{"queue/validity.go", "return c.ttl - c.age() }", "return c.ttl }"},
 		}},
 		{"a merged call is not written down", "kills", []edit{
 			{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim := ", "\tif false {\n\t\tclaim := "},
@@ -77,7 +77,7 @@ func mutants() []mutant {
 			{"worker/lane.go", "case again > 1:", "case false:"},
 		}},
 		{"a merged call's last event is not waited for", "large", []edit{
-			{"worker/deliver.go", "case l.reach != 0 && !p.claim.Past(l.reach):", "case false:"},
+			{"worker/deliver.go", "case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):", "case false:"},
 		}},
 		{"what the last holder had begun is not read", "large", []edit{
 			{"queue/journal.go", "if record.Stream.Equal(created) && record.Open != nil {", "if false {"},
@@ -89,7 +89,7 @@ func mutants() []mutant {
 			{"queue/reserve.go", "b.revision, err = compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
 		}},
 		{"slots come too close together", "saturated", []edit{
-			{"queue/reserve.go", "s.next = at.Add(p.pace.every[i])", "s.next = at.Add(p.pace.every[i] * 3 / 4)"},
+			{"queue/reserve.go", "s.next = at.Add(p.schedule.every[i])", "s.next = at.Add(p.schedule.every[i] * 3 / 4)"},
 		}},
 		{"a partition is handed back with settlements under way", "hand-overs", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},
@@ -98,7 +98,7 @@ func mutants() []mutant {
 			{"queue/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && (len(m.Data) > 0 || m.Header.Get(\"Status\") == \"\") {"},
 		}},
 		{"the log names a user", "failures", []edit{
-			{"worker/burial.go", "slog.Int(\"status\", death.Status))", "slog.Int(\"status\", death.Status), slog.String(\"user\", l.user))"},
+			{"worker/archive.go", "slog.Int(\"status\", death.Status))", "slog.Int(\"status\", death.Status), slog.String(\"user\", l.user))"},
 		}},
 	}
 }

@@ -57,27 +57,27 @@ func deadLetterMutants() []mutant {
 		},
 		{
 			"a forged origin that is newer than its event is believed", "a replay never overwrites newer data",
-			[]edit{{"queue/guard.go", "d.Past.Forced || d.Past.Origin.Compare(own) > 0 {", "d.Past.Forced {"}},
+			[]edit{{"queue/tracked_users.go", "d.Past.Forced || d.Past.Origin.Compare(own) > 0 {", "d.Past.Forced {"}},
 			"queue", "TestOriginIsNeverNewer",
 		},
 		{
 			"a later verdict overwrites the first", "a replay is judged once: history and canary tell what happened",
-			[]edit{{"queue/verdict.go", "m, jetstream.WithExpectLastSequencePerSubject(before))", "m)\n\t\t_ = before"}},
+			[]edit{{"queue/outcome.go", "m, jetstream.WithExpectLastSequencePerSubject(before))", "m)\n\t\t_ = before"}},
 			"queue", "TestFirstVerdictStands",
 		},
 		{
 			"a replay that dies again leaves its old letter open", "a user whose letters are gone is guarded no longer",
-			[]edit{{"queue/guard.go", "if r.open(c.place(d), until); d.Past != nil {", "if r.open(c.place(d), until); false {"}},
+			[]edit{{"queue/tracked_users.go", "if r.open(c.place(d), until); d.Past != nil {", "if r.open(c.place(d), until); false {"}},
 			"queue", "TestNewerAfterDyingAgain",
 		},
 		{
 			"a copy of the audit trail without the run's record is believed", "an event is replayed once",
-			[]edit{{"queue/replay_verdicts.go", "if run == 0 || upTo < r.heard {", "if upTo < r.heard {"}},
+			[]edit{{"queue/replay_outcomes.go", "if run == 0 || upTo < r.readThrough {", "if upTo < r.readThrough {"}},
 			"queue", "TestReplayAsksAgainWhoLags",
 		},
 		{
 			"a copy of the audit trail that is older than what was heard is believed", "an event is replayed once",
-			[]edit{{"queue/replay_verdicts.go", "if run == 0 || upTo < r.heard {", "if run == 0 || upTo == 0 {"}},
+			[]edit{{"queue/replay_outcomes.go", "if run == 0 || upTo < r.readThrough {", "if run == 0 || upTo == 0 {"}},
 			"queue", "TestVerdictsAreNotOlderThanWhatWasHeard",
 		},
 		{
@@ -117,7 +117,7 @@ func deadLetterMutants() []mutant {
 		},
 		{
 			"whatever lies in a verdict's place is one", "nothing accepted is lost",
-			[]edit{{"queue/replay_verdicts.go", "v, err == nil && subject == t.verdictSubject(v.Letter) && v.Outcome.known()", "v, err == nil || true"}},
+			[]edit{{"queue/replay_outcomes.go", "v, err == nil && subject == t.outcomeSubject(v.Letter) && v.Outcome.known()", "v, err == nil || true"}},
 			"queue", "TestForgedVerdicts",
 		},
 	}
@@ -158,7 +158,7 @@ func stuckMutants() []mutant {
 		},
 		{
 			"the guard forgets how far it has read", "a replay never overwrites newer data",
-			[]edit{{"queue/guard.go", "g.seen = max(g.seen, at.stream)", ""}},
+			[]edit{{"queue/tracked_users.go", "g.seen = max(g.seen, at.stream)", ""}},
 			"queue", "TestGuardCatchesUp",
 		},
 		{
@@ -173,12 +173,12 @@ func stuckMutants() []mutant {
 		},
 		{
 			"the guard is never free again", "a replay never overwrites newer data",
-			[]edit{{"queue/guard.go", "defer func() { <-g.reading }()", ""}},
+			[]edit{{"queue/tracked_users.go", "defer func() { <-g.reading }()", ""}},
 			"queue", "TestGuardCatchesUp",
 		},
 		{
 			"a verdict that has come is awaited still", "a replay ends when its events are judged",
-			[]edit{{"queue/replay_verdicts.go", "r.waiting--\n\treturn true", "return true"}},
+			[]edit{{"queue/replay_outcomes.go", "r.expected--\n\treturn true", "return true"}},
 			"queue", "TestReplayWaits",
 		},
 		{

@@ -5,12 +5,12 @@ func claimMutants() []mutant {
 	return []mutant{
 		{
 			"the wall clock is not asked how long a membership is certain", "order for each user",
-			[]edit{{"queue/certainty.go", "return max(now.Sub(t.monotonic), now.Round(0).Sub(t.wall))", "return now.Sub(t.monotonic)"}},
+			[]edit{{"queue/validity.go", "return max(now.Sub(t.monotonic), now.Round(0).Sub(t.wall))", "return now.Sub(t.monotonic)"}},
 			"queue", "TestCertainty$",
 		},
 		{
 			"a renewal counts from its answer", "order for each user",
-			[]edit{{"queue/member.go", "m.certainty.renew(begun)", "m.certainty.renew(begun.Add(time.Since(begun)))"}},
+			[]edit{{"queue/member.go", "m.validity.renew(begun)", "m.validity.renew(begun.Add(time.Since(begun)))"}},
 			"queue", "TestCertaintyCountsFromTheRequest",
 		},
 		{
@@ -25,7 +25,7 @@ func claimMutants() []mutant {
 		},
 		{
 			"half a view of the fleet counts", "no window holds more calls than the limit",
-			[]edit{{"queue/roster.go", "\tif err != nil {\n\t\treturn false, err\n\t}\n\tfor id := range r.left {", "\tfor id := range r.left {"}},
+			[]edit{{"queue/membership.go", "\tif err != nil {\n\t\treturn false, err\n\t}\n\tfor id := range r.left {", "\tfor id := range r.left {"}},
 			"queue", "TestRosterOfWhichAPartCannotBeRead",
 		},
 		{
@@ -40,7 +40,7 @@ func claimMutants() []mutant {
 		},
 		{
 			"nobody looks whether a key is renewed", "the dead are replaced",
-			[]edit{{"queue/fleet.go", "changed, err := f.roster.visit(ctx)", "changed, err := false, error(nil)"}},
+			[]edit{{"queue/fleet.go", "changed, err := f.roster.readNext(ctx)", "changed, err := false, error(nil)"}},
 			"queue", "TestFleetStuckKey",
 		},
 		{
@@ -50,7 +50,7 @@ func claimMutants() []mutant {
 		},
 		{
 			"a pause that nobody can have asked for is believed", "a pause silences the fleet",
-			[]edit{{"queue/quiet.go", "if err != nil || until.After(now.Add(maxQuiet)) {", "if err != nil {"}},
+			[]edit{{"queue/cooldown.go", "if err != nil || until.After(now.Add(cooldownTTL)) {", "if err != nil {"}},
 			"queue", "TestQuietFarAhead",
 		},
 	}
@@ -61,7 +61,7 @@ func eventMutants() []mutant {
 	return []mutant{
 		{
 			"a gap in the consumer's sequence is overlooked", "nothing accepted is lost",
-			[]edit{{"queue/tenure.go", "if at.consumer != t.next || at.deliveries != 1 {", "if at.deliveries != 1 {"}},
+			[]edit{{"queue/assignment.go", "if at.consumer != t.next || at.deliveries != 1 {", "if at.deliveries != 1 {"}},
 			"queue", "TestGapInTheConsumersSequence",
 		},
 		{
@@ -71,12 +71,12 @@ func eventMutants() []mutant {
 		},
 		{
 			"an event that comes to no claim is awaited for ever", "one bad event harms nobody else",
-			[]edit{{"queue/tenure.go", "t.q.setbacks.hadGap(t.what) && !t.fill", "false && !t.fill"}},
+			[]edit{{"queue/assignment.go", "t.q.setbacks.hadGap(t.what) && !t.fill", "false && !t.fill"}},
 			"queue", "TestEventThatNeverComes/one",
 		},
 		{
 			"events that did not come are taken for asked for", "nobody waits for ever",
-			[]edit{{"queue/tenure.go", "p.missed(t.next - due)", "_ = due"}},
+			[]edit{{"queue/assignment.go", "p.missed(t.next - due)", "_ = due"}},
 			"queue", "TestPullAfterManyGaps",
 		},
 		{
@@ -106,22 +106,22 @@ func eventMutants() []mutant {
 		},
 		{
 			"an event has arrived before it is in its lane", "order for each user",
-			[]edit{{"queue/tenure.go", "\th.Deliver(c, Delivery{", "\tc.Arrived(at.stream)\n\th.Deliver(c, Delivery{"}},
+			[]edit{{"queue/assignment.go", "\th.Deliver(c, Delivery{", "\tc.Arrived(at.stream)\n\th.Deliver(c, Delivery{"}},
 			"worker", "TestReachIsInItsLane",
 		},
 		{
 			"a bucket of records that was made anew is not noticed", "a replay never overwrites newer data",
-			[]edit{{"queue/guard.go", "if last.Sequence < g.seen {", "if false {"}},
+			[]edit{{"queue/tracked_users.go", "if last.Sequence < g.seen {", "if false {"}},
 			"queue", "TestGuardOfABucketMadeAnew",
 		},
 		{
 			"users are taken for unguarded before the guard was read", "a replay never overwrites newer data",
-			[]edit{{"queue/guard.go", "(!c.informed.Load() || ", "("}},
+			[]edit{{"queue/tracked_users.go", "(!c.informed.Load() || ", "("}},
 			"queue", "TestGuardIsNotWaitedFor",
 		},
 		{
 			"what is read late undoes what was written since", "a replay never overwrites newer data",
-			[]edit{{"queue/guard.go", "else if _, newer := g.opened[key]; !newer {", "else {"}},
+			[]edit{{"queue/tracked_users.go", "else if _, newer := g.opened[key]; !newer {", "else {"}},
 			"queue", "TestGuardReadsLate",
 		},
 	}
@@ -133,12 +133,12 @@ func clockMutants() []mutant {
 	return []mutant{
 		{
 			"who takes a shard over does not wait for the last owner's late calls", promise,
-			[]edit{{"queue/shard.go", "max(0, l.shards[i].record.Uncertainty-l.pace.foreign) + m.early", "m.early"}},
+			[]edit{{"queue/shard.go", "max(0, l.shards[i].record.Uncertainty-l.schedule.foreign) + m.early", "m.early"}},
 			"queue", "TestShardsHoldInEveryWindow",
 		},
 		{
 			"who takes a shard over does not wait for its own early calls", promise,
-			[]edit{{"queue/shard.go", "l.pace.foreign) + m.early + step", "l.pace.foreign) + step"}},
+			[]edit{{"queue/shard.go", "l.schedule.foreign) + m.early + step", "l.schedule.foreign) + step"}},
 			"queue", "TestShardsHoldInEveryWindow",
 		},
 		{
@@ -154,7 +154,7 @@ func clockMutants() []mutant {
 		{
 			"a clock is believed that stood still while the machine slept", promise,
 			[]edit{
-				{"queue/clock.go", "now.Sub(c.last.got) < worseClockAge && !c.last.slept(now)", "now.Sub(c.last.got) < worseClockAge"},
+				{"queue/clock.go", "now.Sub(c.last.got) < maxPoorClockAge && !c.last.slept(now)", "now.Sub(c.last.got) < maxPoorClockAge"},
 			},
 			"queue", "TestLedgerAfterSleep",
 		},
@@ -167,7 +167,7 @@ func ledgerMutants() []mutant {
 	return []mutant{
 		{
 			"a slot is good for longer than the distances allow", promise,
-			[]edit{{"queue/reserve.go", "slotUntil(at.Add(p.pace.late))", "slotUntil(at.Add(2*p.pace.late))"}},
+			[]edit{{"queue/reserve.go", "slotUntil(at.Add(p.schedule.late))", "slotUntil(at.Add(2*p.schedule.late))"}},
 			"queue", "TestShardsHoldInEveryWindow",
 		},
 		{
@@ -187,7 +187,7 @@ func ledgerMutants() []mutant {
 		},
 		{
 			"slots of a faster pace are kept", promise,
-			[]edit{{"queue/ledger.go", "l.pace, l.slots = now, nil", "l.pace = now"}},
+			[]edit{{"queue/ledger.go", "l.schedule, l.slots = now, nil", "l.schedule = now"}},
 			"queue", "TestLedgerDropsSlots",
 		},
 	}

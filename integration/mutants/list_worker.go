@@ -29,12 +29,12 @@ func callMutants() []mutant {
 	return []mutant{
 		{
 			"a void slot is not noticed at the first byte", "no window holds more calls than the limit",
-			[]edit{{"worker/call.go", "if c.slot.Void() {", "if false {"}},
+			[]edit{{"worker/call.go", "if c.slot.Expired() {", "if false {"}},
 			"worker", "TestSlotIsAskedAtTheFirstByte",
 		},
 		{
 			"an uncertain claim is not noticed at the first byte", "order for each user",
-			[]edit{{"worker/call.go", "if claim.Certain() != nil {", "if false {"}},
+			[]edit{{"worker/call.go", "if claim.Valid() != nil {", "if false {"}},
 			"worker", "TestClaimIsAskedAtTheFirstByte",
 		},
 		{
@@ -60,7 +60,7 @@ func callMutants() []mutant {
 		},
 		{
 			"a standstill is never noticed", "a worker that stands still says why",
-			[]edit{{"worker/stall.go", "if now.Sub(w.moved) < patience {", "if now.Sub(w.moved) < patience || true {"}},
+			[]edit{{"worker/stall.go", "if now.Sub(w.lastProgress) < patience {", "if now.Sub(w.lastProgress) < patience || true {"}},
 			"worker", "TestStall",
 		},
 	}
@@ -86,12 +86,12 @@ func handOverMutants() []mutant {
 		},
 		{
 			"a dead letter is stored without a claim", "a dead letter is made exactly once",
-			[]edit{{"worker/burial.go", "active, begun, first := p.claim.Active(), time.Now(), false", "active, begun, first := context.Background(), time.Now(), false"}},
+			[]edit{{"worker/archive.go", "active, begun, first := p.claim.Active(), time.Now(), false", "active, begun, first := context.Background(), time.Now(), false"}},
 			"worker", "TestNoBurialWithoutClaim",
 		},
 		{
 			"a settlement after the hand-over changes the account of the memory", "the memory is bounded",
-			[]edit{{"worker/call.go", "\t\tif p.closed {\n\t\t\treturn\n\t\t}\n\t\tw.moved", "\t\tw.moved"}},
+			[]edit{{"worker/call.go", "\t\tif p.closed {\n\t\t\treturn\n\t\t}\n\t\tw.lastProgress", "\t\tw.lastProgress"}},
 			"worker", "TestMemoryAfterLateSettlement",
 		},
 		{
@@ -101,7 +101,7 @@ func handOverMutants() []mutant {
 		},
 		{
 			"nothing is let in for users who are barred", "nobody waits for ever",
-			[]edit{{"worker/deliver.go", "for w.crowded() && w.barred == 0 {", "for w.crowded() {"}},
+			[]edit{{"worker/deliver.go", "for w.isFull() && w.blocked == 0 {", "for w.isFull() {"}},
 			"worker", "TestBarredUsersFillTheMemory",
 		},
 		{

@@ -11,7 +11,7 @@ import (
 // before a border, as events on both sides of it do not merge.
 type trial struct {
 	guilty, border []bool
-	narrow         narrowing
+	narrow         bisection
 	done           int // events delivered or dead
 	calls          int
 	dead           []int
@@ -135,7 +135,7 @@ func TestNarrowingCosts(t *testing.T) {
 // A refusal that does not come again ends the search all the same.
 func TestNarrowingOfNobody(t *testing.T) {
 	t.Parallel()
-	var n narrowing
+	var n bisection
 	n.refused(4)
 	for _, events := range []int{2, 1, 1} {
 		if !n.searching() || n.size() != events {
@@ -149,7 +149,7 @@ func TestNarrowingOfNobody(t *testing.T) {
 	for range 20 {
 		n.delivered(n.size())
 	}
-	if n != (narrowing{}) {
+	if n != (bisection{}) {
 		t.Errorf("after a series of successes there is still a limit: %+v", n)
 	}
 }

@@ -10,30 +10,30 @@ import (
 )
 
 const (
-	// burialsAtOnce is how many dead letters are stored at the same time. Each takes two round trips.
-	burialsAtOnce = 256
-	// reburialsAtOnce is that of those whose bodies must be read again: nobody counts the memory
+	// archiversAtOnce is how many dead letters are stored at the same time. Each takes two round trips.
+	archiversAtOnce = 256
+	// reloadingArchiversAtOnce is that of those whose bodies must be read again: nobody counts the memory
 	// that they take meanwhile.
-	reburialsAtOnce = 32
+	reloadingArchiversAtOnce = 32
 )
 
-// beginBurial stores the dead letter of a lane's oldest event when its turn comes.
-func (w *Worker) beginBurial(l *lane) {
-	l.state = burying
+// startArchive stores the dead letter of a lane's oldest event when its turn comes.
+func (w *Worker) startArchive(l *lane) {
+	l.state = archiving
 	l.partition.busy++
-	crew := &w.burials
-	if l.head().isStripped() {
-		crew = &w.reburials
+	crew := &w.archivers
+	if l.head().lacksBody() {
+		crew = &w.reloadingArchivers
 	}
-	crew.send(&w.mu, &w.background, func() { w.buryHead(l) })
+	crew.send(&w.mu, &w.background, func() { w.archiveHead(l) })
 }
 
-// buryHead stores the dead letter of a lane's oldest event, and only then settles the event.
+// archiveHead stores the dead letter of a lane's oldest event, and only then settles the event.
 // While that is impossible the original stays where it is, and its lane waits.
-func (w *Worker) buryHead(l *lane) {
+func (w *Worker) archiveHead(l *lane) {
 	w.mu.Lock()
 	p, x := l.partition, *l.head()
-	body, death, stripped := x.body(), *x.more().death, x.isStripped()
+	body, death, stripped := x.body(), *x.more().death, x.lacksBody()
 	w.mu.Unlock()
 	active, begun, first := p.claim.Active(), time.Now(), false
 	err := active.Err()
@@ -41,27 +41,27 @@ func (w *Worker) buryHead(l *lane) {
 		body, err = p.claim.Load(active, x.delivery())
 	}
 	if err == nil {
-		err = p.claim.Bury(active, x.delivery(), body, death)
+		err = p.claim.StoreDeadLetter(active, x.delivery(), body, death)
 	}
 	if err == nil {
 		if w.traces != nil {
 			w.traces.died(&x, p.claim.Partition(), begun)
 		}
-		first = w.isNews(active, p.claim, death)
+		first = w.isFirstOfGroup(active, p.claim, death)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p.ended(&p.busy)
 	if err == nil {
-		w.buried(l, &x, death, first)
+		w.archived(l, &x, death, first)
 	} else if !p.closed {
-		w.unburied(active, l, err)
+		w.archiveFailed(active, l, err)
 	}
 }
 
-// isNews reports whether an event died of something that the fleet has not seen before. Where that
+// isFirstOfGroup reports whether an event died of something that the fleet has not seen before. Where that
 // cannot be found out it is none: the dead letter is what counts.
-func (w *Worker) isNews(ctx context.Context, c *queue.Claim, death queue.Death) bool {
+func (w *Worker) isFirstOfGroup(ctx context.Context, c *queue.Claim, death queue.Death) bool {
 	first, err := c.FirstOfItsGroup(ctx, death)
 	if err != nil {
 		w.log.Debug("not known whether this is the first of its group", errAttr(err))
@@ -71,9 +71,9 @@ func (w *Worker) isNews(ctx context.Context, c *queue.Claim, death queue.Death) 
 
 // buried settles a lane's oldest event, whose dead letter is stored: perhaps the first of its group.
 // w.mu must be held.
-func (w *Worker) buried(l *lane, x *waiting, death queue.Death, first bool) {
-	if w.graves.dug(l) {
-		signal(w.news)
+func (w *Worker) archived(l *lane, x *queuedEvent, death queue.Death, first bool) {
+	if w.archiveFailures.resolve(l) {
+		signal(w.reportChanged)
 		w.log.Info("dead letters are stored again")
 	}
 	w.metrics.died(first)
@@ -82,37 +82,37 @@ func (w *Worker) buried(l *lane, x *waiting, death queue.Death, first bool) {
 			slog.String("reason", string(death.Reason)), slog.Int("status", death.Status))
 	}
 	l.backoff = nil
-	l.guarded = l.user != ""
+	l.tracked = l.user != ""
 	w.settle(l, []queue.Delivery{x.delivery()})
 }
 
 // unburied lets a lane wait whose dead letter cannot be stored. w.mu must be held.
-func (w *Worker) unburied(active context.Context, l *lane, err error) {
+func (w *Worker) archiveFailed(active context.Context, l *lane, err error) {
 	if active.Err() == nil {
-		w.metrics.unburied.Inc()
-		if w.graves.lacking(l, err, time.Now()) {
-			signal(w.news)
+		w.metrics.archiveFailures.Inc()
+		if w.archiveFailures.note(l, err, time.Now()) {
+			signal(w.reportChanged)
 			w.log.Error("dead letters cannot be stored, their events wait", errAttr(err))
 		}
 	}
 	if w.memory.used > w.memory.limit/2 { // the living need it
 		before := l.bytes
-		l.strip()
+		l.dropBodies()
 		w.memory.add(l.bytes - before)
 	}
 	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
 }
 
 // body is the original bytes.
-func (x *waiting) body() []byte {
+func (x *queuedEvent) body() []byte {
 	if x.event != nil {
 		return x.event.Body()
 	}
 	return x.more().body
 }
 
-// graves are what is known of dead letters that cannot be stored. The zero value is that all can.
-type graves struct {
+// archiveFailures are what is known of dead letters that cannot be stored. The zero value is that all can.
+type archiveFailures struct {
 	users int       // whose events wait for it
 	since time.Time // the first of them
 	full  bool      // their stream is full
@@ -121,7 +121,7 @@ type graves struct {
 
 // lacking notes that a lane's dead letter cannot be stored, and reports whether that is to be told:
 // once when it begins, and once when it turns out to be for want of room.
-func (g *graves) lacking(l *lane, err error, now time.Time) (tell bool) {
+func (g *archiveFailures) note(l *lane, err error, now time.Time) (tell bool) {
 	if errors.Is(err, context.Canceled) {
 		return false
 	}
@@ -130,8 +130,8 @@ func (g *graves) lacking(l *lane, err error, now time.Time) (tell bool) {
 	if g.users == 0 {
 		g.since = now
 	}
-	if !l.unburied {
-		l.unburied = true
+	if !l.unarchived {
+		l.unarchived = true
 		g.users++
 	}
 	g.full, g.last = g.full || full, err.Error()
@@ -139,13 +139,13 @@ func (g *graves) lacking(l *lane, err error, now time.Time) (tell bool) {
 }
 
 // dug notes that a lane waits no longer, and reports whether it was the last.
-func (g *graves) dug(l *lane) (over bool) {
-	if !l.unburied {
+func (g *archiveFailures) resolve(l *lane) (over bool) {
+	if !l.unarchived {
 		return false
 	}
-	l.unburied = false
+	l.unarchived = false
 	if g.users--; g.users == 0 {
-		*g = graves{}
+		*g = archiveFailures{}
 		return true
 	}
 	return false

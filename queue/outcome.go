@@ -42,28 +42,28 @@ type Verdict struct {
 	Next    string    `json:"next,omitempty"` // the new dead letter's name, if it died again
 }
 
-// verdictTTL is how long a verdict is kept: longer than a dead letter, whose replay could be
+// outcomeTTL is how long a verdict is kept: longer than a dead letter, whose replay could be
 // repeated for so long.
-const verdictTTL = 2 * deadLetterAge
+const outcomeTTL = 2 * deadLetterRetention
 
-func (t Topology) verdictSubject(letter Age) string {
+func (t Topology) outcomeSubject(letter Age) string {
 	return t.auditSubject("verdict", letter.String())
 }
 
 // Judged reports whether a replayed event has its verdict already: then it is a second copy, or the
 // settlement was cut short, and nothing is left to do but to settle it. It blocks for a round trip
 // where the event is a replay.
-func (c *Claim) Judged(ctx context.Context, d Delivery) (bool, error) {
+func (c *Claim) HasOutcome(ctx context.Context, d Delivery) (bool, error) {
 	if d.Past == nil || d.Past.Letter.IsZero() {
 		return false, nil
 	}
-	judged, _, err := c.q.judged(ctx, d.Past.Letter)
+	judged, _, err := c.q.outcomeOf(ctx, d.Past.Letter)
 	return judged, err
 }
 
 // judged reports whether a letter has a verdict, and the sequence of what lies in its place.
-func (q *Queue) judged(ctx context.Context, letter Age) (judged bool, sequence uint64, err error) {
-	subject := q.topology.verdictSubject(letter)
+func (q *Queue) outcomeOf(ctx context.Context, letter Age) (judged bool, sequence uint64, err error) {
+	subject := q.topology.outcomeSubject(letter)
 	m, err := q.readLeader(ctx, q.topology.AuditStreamName(), lastBySubject{subject})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return false, 0, nil
@@ -71,13 +71,13 @@ func (q *Queue) judged(ctx context.Context, letter Age) (judged bool, sequence u
 	if err != nil {
 		return false, 0, fmt.Errorf("read the verdict on a replay: %w", err)
 	}
-	_, judged = q.topology.readVerdict(subject, m.Data)
+	_, judged = q.topology.readOutcome(subject, m.Data)
 	return judged, m.Sequence, nil
 }
 
 // Judge writes down what became of a replayed event, and blocks until the server has it on disk.
 // For other events it does nothing. A verdict that is there already stands.
-func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
+func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) error {
 	if d.Past == nil || d.Past.Letter.IsZero() {
 		return nil
 	}
@@ -85,7 +85,7 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 	if outcome == OutcomeDead {
 		next = c.place(d).String()
 	}
-	m, err := c.q.verdict(d.Past, outcome, next)
+	m, err := c.q.outcomeRecord(d.Past, outcome, next)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 		if !isWrongRevision(err) {
 			return fmt.Errorf("write the verdict on a replay: %w", err)
 		}
-		judged, revision, err := c.q.judged(ctx, d.Past.Letter)
+		judged, revision, err := c.q.outcomeOf(ctx, d.Past.Letter)
 		if judged || err != nil {
 			return err // else it is no verdict: it is replaced
 		}
@@ -107,12 +107,12 @@ func (c *Claim) Judge(ctx context.Context, d Delivery, outcome Outcome) error {
 
 // verdict is the record of what became of a replayed event. next is the name of its next dead
 // letter. The server's clock must have been read.
-func (q *Queue) verdict(past *Past, outcome Outcome, next string) (*nats.Msg, error) {
+func (q *Queue) outcomeRecord(past *Past, outcome Outcome, next string) (*nats.Msg, error) {
 	text, err := json.Marshal(Verdict{
 		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: q.clock.now().UTC(), Replays: past.Replays, Next: next,
 	})
-	m := nats.NewMsg(q.topology.verdictSubject(past.Letter))
-	m.Header.Set(jetstream.MsgTTLHeader, verdictTTL.String())
+	m := nats.NewMsg(q.topology.outcomeSubject(past.Letter))
+	m.Header.Set(jetstream.MsgTTLHeader, outcomeTTL.String())
 	m.Data = text
 	return m, err
 }

@@ -18,7 +18,7 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 			s.must(err)
 			return m
 		}
-		r := newRoster(join(q, fast))
+		r := newMembership(join(q, fast))
 		join(near, slow)
 		direct := func(allowed bool) {
 			config := s.info(near, kvName).Config
@@ -27,18 +27,18 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 			s.must(err)
 		}
 		direct(false)
-		if _, err := r.look(t.Context()); err == nil || q.others.Load() != nil || len(q.Replicas()) != 0 {
+		if _, err := r.refresh(t.Context()); err == nil || q.others.Load() != nil || len(q.Replicas()) != 0 {
 			t.Errorf("before anything is known: %v, %v, %v", err, q.others.Load(), q.Replicas())
 		}
 		direct(true)
-		_, err := r.look(t.Context())
+		_, err := r.refresh(t.Context())
 		s.must(err)
 		direct(false)
 		join(near, fast)
-		if _, err := r.look(t.Context()); err == nil || len(q.Replicas()) != 2 {
+		if _, err := r.refresh(t.Context()); err == nil || len(q.Replicas()) != 2 {
 			t.Errorf("after that: %v, %v", err, q.Replicas())
 		}
-		if p := fast.pace(0).and(q.othersPace()); p.interval < time.Second {
+		if p := fast.schedule(0).strictest(q.othersPace()); p.interval < time.Second {
 			t.Errorf("a slot every %v", p.interval)
 		}
 	})
@@ -69,13 +69,13 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 		if free() {
 			t.Error("taken from a holder who lives")
 		}
-		f.failAll(errGivenUp)
+		f.revokeAll(errGivenUp)
 		f.serving.Wait()
 		s.must(holder.leave(t.Context()))
 		if !free() {
 			t.Error("not taken from a holder who is gone")
 		}
-		f.failAll(errGivenUp)
+		f.revokeAll(errGivenUp)
 		f.serving.Wait()
 	})
 }
@@ -90,11 +90,11 @@ func TestLowerRateIsHeardAtOnce(t *testing.T) {
 			s.await(10*time.Second, "at work", func() bool { return a.Held() > 0 })
 			m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: time.Minute, Rate: slow})
 			s.must(err)
-			if d := s.await(time.Second, "heard", func() bool { return LowestRate(a.Replicas()) == slow }); d > settleTime/2 {
+			if d := s.await(time.Second, "heard", func() bool { return LowestRate(a.Replicas()) == slow }); d > rebalanceDelay/2 {
 				t.Errorf("heard after %v", d)
 			}
 			s.must(m.leave(t.Context()))
-			if d := s.await(3*time.Second, "gone", func() bool { return len(a.Replicas()) == 1 }); d > settleTime/2 {
+			if d := s.await(3*time.Second, "gone", func() bool { return len(a.Replicas()) == 1 }); d > rebalanceDelay/2 {
 				t.Errorf("gone after %v", d)
 			}
 		}
@@ -152,7 +152,7 @@ func TestStreamMadeAnewWhileItIsClaimed(t *testing.T) {
 		if err := f.claim(t.Context(), stream, f.reserve(stream, "0", "0")); err == nil || f.active() != 0 {
 			t.Errorf("claimed: %v", err)
 		}
-		f.failAll(errGivenUp)
+		f.revokeAll(errGivenUp)
 		f.serving.Wait()
 	})
 }
@@ -163,7 +163,7 @@ func TestCertaintyCountsFromTheRequest(t *testing.T) {
 		q := s.queueOf(&line{far: func() time.Duration { return 400 * time.Millisecond }}, Topology{})
 		m, err := q.join(t.Context(), MemberConfig{TTL: 2 * time.Second})
 		s.must(err)
-		if left := m.certainty.left(); left > 1600*time.Millisecond {
+		if left := m.validity.left(); left > 1600*time.Millisecond {
 			t.Errorf("certain for %v after a renewal that took 400ms", left)
 		}
 	})
@@ -180,13 +180,13 @@ func TestGuardOfABucketMadeAnew(t *testing.T) {
 			}
 		}
 		record("ann", "bob", "cyd")
-		s.must(q.guard.catchUp(t.Context()))
+		s.must(q.tracked.catchUp(t.Context()))
 		s.must(q.js.DeleteStream(t.Context(), q.topology.newerStreamName()))
 		_, err := q.Setup(t.Context(), false)
 		s.must(err)
 		record("dan")
-		s.must(q.guard.catchUp(t.Context()))
-		if !q.guard.knows("dan") {
+		s.must(q.tracked.catchUp(t.Context()))
+		if !q.tracked.knows("dan") {
 			t.Error("who is in the new bucket is not known")
 		}
 	})

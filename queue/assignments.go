@@ -9,43 +9,43 @@ import (
 	"time"
 )
 
-// holdings are the claims that a member has, those that it is making and giving up among them. They
+// assignments are the claims that a member has, those that it is making and giving up among them. They
 // are safe for concurrent use.
-type holdings struct {
+type assignments struct {
 	topology Topology
 
-	mu       sync.Mutex
-	tenures  map[string]*tenure // by consumer
-	tries    int
-	failures map[failure]int // claims given up since the last report, by reason
+	mu         sync.Mutex
+	byConsumer map[string]*assignment // by consumer
+	numbered   int
+	failures   map[failure]int // claims given up since the last report, by reason
 }
 
-func newHoldings(t Topology) *holdings {
-	return &holdings{topology: t, tenures: map[string]*tenure{}, failures: map[failure]int{}}
+func newAssignments(t Topology) *assignments {
+	return &assignments{topology: t, byConsumer: map[string]*assignment{}, failures: map[failure]int{}}
 }
 
 // try numbers a claim.
-func (h *holdings) try() int {
+func (h *assignments) nextNumber() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.tries++
-	return h.tries
+	h.numbered++
+	return h.numbered
 }
 
-func (h *holdings) add(t *tenure) {
+func (h *assignments) add(t *assignment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.tenures[t.consumer] = t
+	h.byConsumer[t.consumer] = t
 }
 
-func (h *holdings) forget(t *tenure) {
+func (h *assignments) forget(t *assignment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.tenures, t.consumer)
+	delete(h.byConsumer, t.consumer)
 }
 
 // failed notes why claims were given up.
-func (h *holdings) failed(t *tenure, err error) {
+func (h *assignments) noteRevoked(t *assignment, err error) {
 	news := t.q.setbacks.note(t.what, err, time.Now())
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -60,7 +60,7 @@ type failure struct {
 
 // reportFailures logs why claims were given up: one line for each reason, as one cause often
 // takes all of them.
-func (h *holdings) reportFailures(log *slog.Logger) {
+func (h *assignments) reportFailures(log *slog.Logger) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for f, n := range h.failures {
@@ -74,18 +74,18 @@ func (h *holdings) reportFailures(log *slog.Logger) {
 }
 
 // holds reports whether the consumer is one of the claims.
-func (h *holdings) holds(consumer string) bool {
+func (h *assignments) holds(consumer string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.tenures[consumer] != nil
+	return h.byConsumer[consumer] != nil
 }
 
 // held reports whether there is a claim on the partition.
-func (h *holdings) held(partition string) bool {
+func (h *assignments) held(partition string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	subject := h.topology.partitionSubject(partition)
-	for _, t := range h.tenures {
+	for _, t := range h.byConsumer {
 		if t.claims[subject] != nil {
 			return true
 		}
@@ -94,11 +94,11 @@ func (h *holdings) held(partition string) bool {
 }
 
 // partitions lists what is claimed, in the order of all.
-func (h *holdings) partitions() []string {
+func (h *assignments) partitions() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	claimed := map[string]bool{}
-	for _, t := range h.tenures {
+	for _, t := range h.byConsumer {
 		for _, c := range t.claims {
 			claimed[c.partition] = true
 		}
@@ -107,15 +107,15 @@ func (h *holdings) partitions() []string {
 }
 
 // reserved counts the partitions of all claims.
-func (h *holdings) reserved() int { return h.count(func(*tenure) bool { return true }) }
+func (h *assignments) reserved() int { return h.count(func(*assignment) bool { return true }) }
 
 // active counts the partitions that are not being given up.
-func (h *holdings) active() int { return h.count(func(t *tenure) bool { return !t.isDone() }) }
+func (h *assignments) active() int { return h.count(func(t *assignment) bool { return !t.isEnding() }) }
 
-func (h *holdings) count(counts func(*tenure) bool) (n int) {
+func (h *assignments) count(counts func(*assignment) bool) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range h.tenures {
+	for _, t := range h.byConsumer {
 		if counts(t) {
 			n += len(t.claims)
 		}
@@ -125,27 +125,27 @@ func (h *holdings) count(counts func(*tenure) bool) (n int) {
 
 // handBack gives n partitions back in peace. A consumer on all of them cannot give up some: it
 // goes whole, and the member's share is claimed again one by one.
-func (h *holdings) handBack(n int) {
+func (h *assignments) release(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range h.tenures {
+	for _, t := range h.byConsumer {
 		if n <= 0 {
 			return
 		}
-		if !t.isDone() {
-			t.handBack()
+		if !t.isEnding() {
+			t.release()
 			n -= len(t.claims)
 		}
 	}
 }
 
-func (h *holdings) handBackAll() { h.handBack(math.MaxInt) }
+func (h *assignments) releaseAll() { h.release(math.MaxInt) }
 
 // failAll gives everything up because something is not as it must be.
-func (h *holdings) failAll(err error) {
+func (h *assignments) revokeAll(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range h.tenures {
-		t.fail(err)
+	for _, t := range h.byConsumer {
+		t.revoke(err)
 	}
 }

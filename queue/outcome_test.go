@@ -10,16 +10,16 @@ func TestFirstVerdictStands(t *testing.T) {
 		q := s.queue(nil)
 		d := Delivery{Sequence: 9, Past: &Past{Letter: Age{made, 7}, ID: 1, Run: "r1", Replays: 1}}
 		for _, by := range []*Queue{q, s.queue(nil)} {
-			c := &Claim{tenure: &tenure{q: by, created: made}}
+			c := &Claim{assignment: &assignment{q: by, created: made}}
 			for _, outcome := range []Outcome{OutcomeDelivered, OutcomeDead, OutcomeSuperseded} {
-				s.must(c.Judge(t.Context(), d, outcome))
+				s.must(c.RecordOutcome(t.Context(), d, outcome))
 			}
-			if judged, err := c.Judged(t.Context(), d); err != nil || !judged {
+			if judged, err := c.HasOutcome(t.Context(), d); err != nil || !judged {
 				t.Errorf("the verdict is not found (%v)", err)
 			}
 		}
 		trail := s.stored(q, q.topology.AuditStreamName())
-		v, ok := q.topology.readVerdict(trail[0].Subject, trail[0].Data)
+		v, ok := q.topology.readOutcome(trail[0].Subject, trail[0].Data)
 		if len(trail) != 1 || !ok || v.Outcome != OutcomeDelivered {
 			t.Fatalf("the audit trail holds %d verdicts, the first is %+v", len(trail), v)
 		}

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Events are served while the guard still reads who has dead letters. Until then everybody may have some.
+// Events are served while a replica still reads which users are tracked. Until then everybody may be.
 func TestGuardIsNotWaitedFor(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.publish(q, "bob")
 		_, err := q.js.Publish(t.Context(), q.topology.newerSubject("ann"), []byte("{}"))
 		s.must(err)
-		q.guard.reading <- struct{}{} // readings wait
+		q.tracked.reading <- struct{}{} // readings wait
 		ctx, cancel := context.WithCancel(t.Context())
 		claims, done := make(firstClaim, 1), make(chan error, 1)
 		go func() { done <- q.Work(ctx, MemberConfig{}, claims) }()
@@ -29,12 +29,12 @@ func TestGuardIsNotWaitedFor(t *testing.T) {
 		case <-time.After(15 * time.Second):
 			t.Fatal("nothing is served before the guard has been read")
 		}
-		if !c.Guarded("ann") || !c.Guarded("bob") {
+		if !c.Tracked("ann") || !c.Tracked("bob") {
 			t.Error("a user is told to have no dead letters before that is known")
 		}
-		<-q.guard.reading
-		s.await(time.Second, "read", func() bool { return !c.Guarded("bob") })
-		if !c.Guarded("ann") {
+		<-q.tracked.reading
+		s.await(time.Second, "read", func() bool { return !c.Tracked("bob") })
+		if !c.Tracked("ann") {
 			t.Error("a user's dead letters are not known")
 		}
 	})
@@ -52,10 +52,10 @@ func (f firstClaim) Deliver(c *Claim, _ Delivery) {
 
 func (f firstClaim) Revoke(*Claim) {}
 
-// A record that is written while the guard reads what there was before is newer than all of that.
+// A record that is written while the tracked users are being read is newer than all of that.
 func TestGuardReadsLate(t *testing.T) {
 	t.Parallel()
-	g := newGuard(nil)
+	g := newTrackedUsers(nil)
 	ann, bob := guardKey("ann"), guardKey("bob")
 	g.set(bob, true)
 	g.readingOf(map[uint64]struct{}{})

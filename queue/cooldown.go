@@ -15,7 +15,7 @@ const quietKey = "quiet"
 
 // quiet is the fleet's silence after a 429: a watched key holds the instant until which no
 // replica calls. It is safe for concurrent use.
-type quiet struct {
+type cooldown struct {
 	mu    sync.Mutex
 	until time.Time // here
 	woken chan struct{}
@@ -23,30 +23,30 @@ type quiet struct {
 
 // QuietUntil returns the time until which the whole fleet must not call, and a channel that is
 // closed when that changes.
-func (q *Queue) QuietUntil() (time.Time, <-chan struct{}) {
-	q.quiet.mu.Lock()
-	defer q.quiet.mu.Unlock()
-	return q.quiet.until, q.quiet.woken
+func (q *Queue) CooldownUntil() (time.Time, <-chan struct{}) {
+	q.cooldown.mu.Lock()
+	defer q.cooldown.mu.Unlock()
+	return q.cooldown.until, q.cooldown.woken
 }
 
 // longestQuiet is how long all can be silent at once, and maxQuiet how far ahead an instant is believed, which
 // bounds what a damaged key can do, or one that was written while the server's clock was wrong.
 const (
-	longestQuiet = 15 * time.Minute
-	maxQuiet     = longestQuiet + time.Minute
+	maxCooldown = 15 * time.Minute
+	cooldownTTL = maxCooldown + time.Minute
 )
 
 // BeQuiet silences this replica for d from now, or for 15 minutes if that is less. The function
 // that it returns tells the others: it blocks for a few round trips.
-func (q *Queue) BeQuiet(d time.Duration) (tell func(context.Context) error) {
-	d = min(d, longestQuiet)
-	if !q.quiet.extend(time.Now().Add(d)) {
+func (q *Queue) StartCooldown(d time.Duration) (tell func(context.Context) error) {
+	d = min(d, maxCooldown)
+	if !q.cooldown.extend(time.Now().Add(d)) {
 		return func(context.Context) error { return nil }
 	}
-	return func(ctx context.Context) error { return q.tellQuiet(ctx, d) }
+	return func(ctx context.Context) error { return q.broadcastCooldown(ctx, d) }
 }
 
-func (q *Queue) tellQuiet(ctx context.Context, d time.Duration) error {
+func (q *Queue) broadcastCooldown(ctx context.Context, d time.Duration) error {
 	if err := q.clock.read(ctx); err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (q *Queue) tellQuiet(ctx context.Context, d time.Duration) error {
 	}
 	until := q.clock.now().Add(d)
 	for ctx.Err() == nil {
-		known, revision, err := readQuiet(ctx, kv, q.clock.now())
+		known, revision, err := readCooldown(ctx, kv, q.clock.now())
 		if err != nil {
 			return fmt.Errorf("read the fleet's pause: %w", err)
 		}
@@ -72,7 +72,7 @@ func (q *Queue) tellQuiet(ctx context.Context, d time.Duration) error {
 }
 
 // readQuiet returns the fleet's pause, which is zero if there is none, or none that anybody believes.
-func readQuiet(ctx context.Context, kv jetstream.KeyValue, now time.Time) (until time.Time, revision uint64, err error) {
+func readCooldown(ctx context.Context, kv jetstream.KeyValue, now time.Time) (until time.Time, revision uint64, err error) {
 	entry, err := kv.Get(ctx, quietKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return time.Time{}, 0, nil
@@ -81,14 +81,14 @@ func readQuiet(ctx context.Context, kv jetstream.KeyValue, now time.Time) (until
 		return time.Time{}, 0, err
 	}
 	until, err = time.Parse(time.RFC3339Nano, string(entry.Value()))
-	if err != nil || until.After(now.Add(maxQuiet)) {
+	if err != nil || until.After(now.Add(cooldownTTL)) {
 		until = time.Time{} // it is to be replaced
 	}
 	return until, entry.Revision(), nil
 }
 
 // extend moves the end of the silence later, never earlier.
-func (x *quiet) extend(until time.Time) bool {
+func (x *cooldown) extend(until time.Time) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !until.After(x.until) {
@@ -101,7 +101,7 @@ func (x *quiet) extend(until time.Time) bool {
 }
 
 // learnQuiet takes in what another replica wrote. It does not block: who tells of the fleet waits.
-func (q *Queue) learnQuiet(entry jetstream.KeyValueEntry) {
+func (q *Queue) cooldownChanged(entry jetstream.KeyValueEntry) {
 	if entry.Operation() != jetstream.KeyValuePut {
 		return
 	}
@@ -112,7 +112,7 @@ func (q *Queue) learnQuiet(entry jetstream.KeyValueEntry) {
 	}
 	// A member has read the clock when it joined. What it does not know better makes the pause longer.
 	local, late := q.clock.local(until)
-	if left := time.Until(local) - late; left > 0 && left < maxQuiet {
-		q.quiet.extend(local)
+	if left := time.Until(local) - late; left > 0 && left < cooldownTTL {
+		q.cooldown.extend(local)
 	}
 }

@@ -12,16 +12,16 @@ import (
 )
 
 // unsendable says why a letter is left where it is. The text holds no user's data.
-type unsendable string
+type skipReason string
 
 // Error implements error.
-func (u unsendable) Error() string { return string(u) }
+func (u skipReason) Error() string { return string(u) }
 
 // errExhausted says that a letter has been replayed as often as is allowed.
-const errExhausted = unsendable("was replayed as often as is allowed")
+const errExhausted = skipReason("was replayed as often as is allowed")
 
 // sending is what is published of a letter.
-type sending struct {
+type outgoing struct {
 	letter *DeadLetter
 	event  userpilot.Event
 	edited bool
@@ -29,38 +29,38 @@ type sending struct {
 }
 
 // prepare makes what is published of a letter, or tells by an unsendable why nothing can be.
-func (c *SelectConfig) prepare(l *DeadLetter) (sending, error) {
+func (c *SelectConfig) prepare(l *DeadLetter) (outgoing, error) {
 	switch {
 	case l.Letter.IsZero():
-		return sending{}, unsendable("no worker has stored it: its subject is not a dead letter's")
+		return outgoing{}, skipReason("no worker has stored it: its subject is not a dead letter's")
 	case c.MaxReplays >= 0 && l.Replays >= c.MaxReplays:
-		return sending{}, errExhausted
+		return outgoing{}, errExhausted
 	}
 	event, err := userpilot.Parse(l.Body)
 	if c.Edit == nil {
-		return sending{letter: l, event: event}, refused("", err)
+		return outgoing{letter: l, event: event}, refused("", err)
 	}
 	after, errEdit := c.Edit(l)
 	if errEdit != nil {
-		return sending{}, refused("edit: ", errEdit)
+		return outgoing{}, refused("edit: ", errEdit)
 	}
 	if bytes.Equal(after, l.Body) {
-		return sending{letter: l, event: event}, refused("", err)
+		return outgoing{letter: l, event: event}, refused("", err)
 	}
 	user := event.UserID()
 	if user == "" {
 		user = l.user()
 	}
 	if event, err = userpilot.Parse(after); err != nil {
-		return sending{}, refused("after the edit: ", err)
+		return outgoing{}, refused("after the edit: ", err)
 	}
 	switch {
 	case c.Force || event.UserID() == user:
-		return sending{letter: l, event: event, edited: true}, nil
+		return outgoing{letter: l, event: event, edited: true}, nil
 	case user == "":
-		return sending{}, unsendable("the edit names a user where the letter does not: needs --force")
+		return outgoing{}, skipReason("the edit names a user where the letter does not: needs --force")
 	}
-	return sending{}, unsendable("the edit names another user: needs --force")
+	return outgoing{}, skipReason("the edit names another user: needs --force")
 }
 
 // refused is err as the reason for which a letter is left where it is.
@@ -68,11 +68,11 @@ func refused(prefix string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return unsendable(prefix + clean(err.Error()))
+	return skipReason(prefix + clean(err.Error()))
 }
 
 // sealed is what the event of a replay brings along.
-func (s sending) sealed(key seal, run string, force bool) *Past {
+func (s outgoing) sealed(key seal, run string, force bool) *Past {
 	past := s.past()
 	past.Letter, past.ID, past.Run, past.Forced = s.letter.Letter, s.letter.ID, run, force
 	past.sealed = past.mark(key, s.event.Body())
@@ -80,16 +80,16 @@ func (s sending) sealed(key seal, run string, force bool) *Past {
 }
 
 // past is what the event brings along from the letter, whoever publishes it.
-func (s sending) past() *Past {
+func (s outgoing) past() *Past {
 	l := s.letter
 	return &Past{
 		Origin: l.Origin, Published: l.Published, Replays: l.Replays + 1, Untracked: !l.Tracked,
-		History: append(slices.Clip(l.History), l.obituary()),
+		History: append(slices.Clip(l.History), l.summary()),
 	}
 }
 
 // obituary tells of this death in one line.
-func (l *DeadLetter) obituary() string {
+func (l *DeadLetter) summary() string {
 	line := l.At.UTC().Format("2006-01-02T15:04:05Z ") + string(l.Reason)
 	if l.Status != 0 {
 		line += fmt.Sprint(" ", l.Status)
@@ -148,7 +148,7 @@ const maxSkips = 100
 
 // add counts err if it is an unsendable, and reports whether it is.
 func (s skips) add(err error) bool {
-	reason, ok := errors.AsType[unsendable](err)
+	reason, ok := errors.AsType[skipReason](err)
 	if !ok {
 		return false
 	}

@@ -20,13 +20,13 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// guard knows which users there is a [Newer] of, so that the events of all others cost nothing. It
+// trackedUsers knows which users there is a [Newer] of, so that the events of all others cost nothing. It
 // may know too many: then their next event looks, and finds none.
 //
 // Only the holder of a user's partition makes records, always before the dead letter's original
 // leaves the stream. So a reading that begins after a partition was claimed tells of all. There may be
 // millions: calls do not wait for it. Until it has ended the claim takes every user for one of them.
-type guard struct {
+type trackedUsers struct {
 	q       *Queue
 	some    atomic.Bool   // there is one at all
 	begun   atomic.Uint64 // how many readings
@@ -42,8 +42,8 @@ type guard struct {
 	opened map[uint64]struct{}
 }
 
-func newGuard(q *Queue) *guard {
-	return &guard{q: q, reading: make(chan struct{}, 1), users: map[uint64]struct{}{}}
+func newTrackedUsers(q *Queue) *trackedUsers {
+	return &trackedUsers{q: q, reading: make(chan struct{}, 1), users: map[uint64]struct{}{}}
 }
 
 // guardKey stands for a user. Two users who share one cost each other a round trip now and then.
@@ -61,7 +61,7 @@ func guardKeyOf(hash string) (key uint64, ok bool) {
 	return binary.BigEndian.Uint64(sum), true
 }
 
-func (g *guard) knows(userID string) bool {
+func (g *trackedUsers) knows(userID string) bool {
 	if !g.some.Load() {
 		return false
 	}
@@ -72,7 +72,7 @@ func (g *guard) knows(userID string) bool {
 }
 
 // set notes what this replica has written.
-func (g *guard) set(key uint64, known bool) {
+func (g *trackedUsers) set(key uint64, known bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !known {
@@ -86,7 +86,7 @@ func (g *guard) set(key uint64, known bool) {
 }
 
 // learn notes what a reading tells.
-func (g *guard) learn(key uint64, known bool) {
+func (g *trackedUsers) learn(key uint64, known bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if known {
@@ -96,13 +96,13 @@ func (g *guard) learn(key uint64, known bool) {
 	}
 }
 
-func (g *guard) add(key uint64) {
+func (g *trackedUsers) add(key uint64) {
 	g.users[key] = struct{}{}
 	g.some.Store(true)
 }
 
 // readingOf begins or ends a reading.
-func (g *guard) readingOf(opened map[uint64]struct{}) {
+func (g *trackedUsers) readingOf(opened map[uint64]struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.opened = opened
@@ -117,9 +117,9 @@ const (
 
 // follow reads what was in the bucket when it was called, and tries again until that has succeeded or
 // ctx ends.
-func (g *guard) follow(ctx context.Context) {
+func (g *trackedUsers) follow(ctx context.Context) {
 	for {
-		err := insist(ctx, electionPatience, g.catchUp)
+		err := retry(ctx, electionTimeout, g.catchUp)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -136,7 +136,7 @@ func (g *guard) follow(ctx context.Context) {
 // catchUp reads what has been added since the last time. It blocks for one round trip where
 // nothing has been. Claims that are made at the same time share a reading: any that begins after
 // they have been made tells them all.
-func (g *guard) catchUp(ctx context.Context) error {
+func (g *trackedUsers) catchUp(ctx context.Context) error {
 	before := g.begun.Load()
 	select {
 	case g.reading <- struct{}{}:
@@ -159,7 +159,7 @@ func (g *guard) catchUp(ctx context.Context) error {
 
 // readOn reads up to what was last in the bucket after it began. What is last can go meanwhile: the
 // marker of a record that was removed has its time.
-func (g *guard) readOn(ctx context.Context) error {
+func (g *trackedUsers) readOn(ctx context.Context) error {
 	stream := g.q.topology.newerStreamName()
 	for {
 		last, err := g.q.readLeader(ctx, stream, lastBySubject{"$KV." + g.q.topology.NewerBucket() + ".>"})
@@ -193,14 +193,14 @@ func (g *guard) readOn(ctx context.Context) error {
 // read reads on to a sequence, or to what is last where that has gone. It does so through a consumer of
 // its own, which the server walks on message by message: for each batch of a direct get it would look
 // at every subject of the bucket, if a single record was ever written anew.
-func (g *guard) read(ctx context.Context, to uint64) error {
+func (g *trackedUsers) read(ctx context.Context, to uint64) error {
 	stream := g.q.topology.newerStreamName()
 	config := jetstream.ConsumerConfig{
 		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: g.seen + 1,
 		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: guardLife,
 	}
 	var consumer jetstream.Consumer
-	err := g.q.attend(ctx, func(ctx context.Context) (err error) {
+	err := g.q.withPermissionCheck(ctx, func(ctx context.Context) (err error) {
 		consumer, err = g.q.js.CreateConsumer(ctx, stream, config)
 		return err
 	}, g.q.topology.toReadNewer())
@@ -218,7 +218,7 @@ func (g *guard) read(ctx context.Context, to uint64) error {
 const guardLife = 30 * time.Second
 
 // receive takes in what a consumer of the bucket sends.
-func (g *guard) receive(ctx context.Context, consumer string, to uint64) error {
+func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
 	p, err := g.q.newPull(g.q.topology.newerStreamName(), consumer)
 	if err != nil {
 		return err
@@ -241,7 +241,7 @@ func (g *guard) receive(ctx context.Context, consumer string, to uint64) error {
 		case m := <-p.messages:
 			event, err := p.take(m)
 			switch {
-			case errors.Is(err, nats.ErrNoResponders) && next == 1 && time.Since(begun) < interestPatience:
+			case errors.Is(err, nats.ErrNoResponders) && next == 1 && time.Since(begun) < interestTimeout:
 				pause(ctx, interestPause)
 				continue
 			case err != nil:
@@ -259,7 +259,7 @@ func (g *guard) receive(ctx context.Context, consumer string, to uint64) error {
 }
 
 // take takes in one record. It reports whether there are more.
-func (g *guard) take(m *nats.Msg, next, to uint64) (more bool, err error) {
+func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error) {
 	at, err := parseReply(m.Reply)
 	if err != nil {
 		return false, err
@@ -276,9 +276,9 @@ func (g *guard) take(m *nats.Msg, next, to uint64) (more bool, err error) {
 }
 
 // Guarded reports whether the user may have dead letters, so that what is delivered must be
-// written down. At first every user may: see guard. It asks no one and does not block.
-func (c *Claim) Guarded(userID string) bool {
-	return c.tenure != nil && (!c.informed.Load() || c.q.guard.knows(userID))
+// written down. At first every user may: see trackedUsers. It asks no one and does not block.
+func (c *Claim) Tracked(userID string) bool {
+	return c.assignment != nil && (!c.informed.Load() || c.q.tracked.knows(userID))
 }
 
 // Newer reads what is known of a user. It blocks for a round trip.
@@ -311,7 +311,7 @@ type Sent struct {
 //
 // Once none of the user's dead letters needs the record any more it is removed with the next event,
 // and the user is guarded no longer.
-func (c *Claim) Remember(ctx context.Context, userID string, n *Newer, sent []Sent) error {
+func (c *Claim) RecordVersions(ctx context.Context, userID string, n *Newer, sent []Sent) error {
 	replayed := false
 	for _, s := range sent {
 		replayed = replayed || s.Past != nil
@@ -339,7 +339,7 @@ func (c *Claim) Remember(ctx context.Context, userID string, n *Newer, sent []Se
 		return storeNewer
 	})
 	if err == nil && dropped {
-		c.q.guard.set(guardKey(userID), false)
+		c.q.tracked.set(guardKey(userID), false)
 	}
 	return err
 }
@@ -356,7 +356,7 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 		until = c.q.clock.now().Add(age + replayMargin)
 	}
 	var known *Newer // is read
-	if !c.q.guard.knows(userID) {
+	if !c.q.tracked.knows(userID) {
 		known = &Newer{} // there is none, as a rule; if there is, the server refuses another one
 	}
 	err = c.q.changeNewer(ctx, userID, known, func(r *newerRecord) newerChange {
@@ -366,7 +366,7 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 		return storeNewer
 	})
 	if err == nil {
-		c.q.guard.set(guardKey(userID), true)
+		c.q.tracked.set(guardKey(userID), true)
 	}
 	return err
 }
@@ -399,7 +399,7 @@ type deadAge struct {
 // deadAgeLife is how long that is believed. It changes once in a blue moon, and deaths come by thousands.
 const deadAgeLife = 10 * time.Second
 
-// deadLetterAge is how long the stream keeps dead letters; 0 is for ever.
+// deadLetterRetention is how long the stream keeps dead letters; 0 is for ever.
 func (q *Queue) deadLetterAge(ctx context.Context) (time.Duration, error) {
 	now := time.Now()
 	if known := q.deadAge.Load(); known != nil && now.Sub(known.read) < deadAgeLife {

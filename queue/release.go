@@ -26,17 +26,17 @@ type recallRecord struct {
 }
 
 const (
-	// recallPatience is longer than any call, and than a replica's absence that the fleet tolerates.
-	recallPatience = 2 * time.Minute
-	// recallLook is how often it is looked whether the claims are given back.
-	recallLook = 250 * time.Millisecond
-	// recallAgain is how often the record is written: two who recall at once share it.
-	recallAgain = 5 * time.Second
+	// releaseTimeout is longer than any call, and than a replica's absence that the fleet tolerates.
+	releaseTimeout = 2 * time.Minute
+	// releaseInterval is how often it is looked whether the claims are given back.
+	releaseInterval = 250 * time.Millisecond
+	// releaseRepeat is how often the record is written: two who recall at once share it.
+	releaseRepeat = 5 * time.Second
 )
 
 // recall makes replicas give back what they have claimed of some partitions, and blocks until they
 // have, or are gone. It returns how many claims these were.
-func (q *Queue) recall(ctx context.Context, partitions []string) (claims uint64, err error) {
+func (q *Queue) releaseAll(ctx context.Context, partitions []string) (claims uint64, err error) {
 	if len(partitions) == 0 {
 		return 0, nil
 	}
@@ -45,33 +45,33 @@ func (q *Queue) recall(ctx context.Context, partitions []string) (claims uint64,
 		return 0, err
 	}
 	left, asked := held, time.Time{}
-	for end := time.Now().Add(recallPatience); len(left) > 0; pause(ctx, recallLook) {
+	for end := time.Now().Add(releaseTimeout); len(left) > 0; pause(ctx, releaseInterval) {
 		switch {
 		case ctx.Err() != nil:
 			return 0, context.Cause(ctx)
 		case time.Now().After(end):
-			return 0, fmt.Errorf("replicas have not let go of what they had read ahead within %v: restart those that hold %s, and do it again", recallPatience, strings.Join(left, ", "))
-		case time.Since(asked) > recallAgain:
-			if err := q.askBack(ctx, left); err != nil {
+			return 0, fmt.Errorf("replicas have not let go of what they had read ahead within %v: restart those that hold %s, and do it again", releaseTimeout, strings.Join(left, ", "))
+		case time.Since(asked) > releaseRepeat:
+			if err := q.requestRelease(ctx, left); err != nil {
 				return 0, err
 			}
 			asked = time.Now()
 		}
-		if left, err = q.stillHeld(ctx, left); err != nil {
+		if left, err = q.unreleased(ctx, left); err != nil {
 			return 0, err
 		}
 	}
 	return uint64(len(held)), nil
 }
 
-func (q *Queue) askBack(ctx context.Context, consumers []string) error {
+func (q *Queue) requestRelease(ctx context.Context, consumers []string) error {
 	record, err := json.Marshal(recallRecord{consumers})
 	if err != nil {
 		return err
 	}
 	m := &nats.Msg{Subject: q.topology.keySubject(recallKey), Data: record}
-	if _, err := q.store(ctx, q.topology.toKey(recallKey), m, jetstream.WithMsgTTL(recallPatience)); err != nil {
-		return fmt.Errorf("ask replicas to give claims back: %w", inSilence(ctx, m.Subject, err))
+	if _, err := q.store(ctx, q.topology.toKey(recallKey), m, jetstream.WithMsgTTL(releaseTimeout)); err != nil {
+		return fmt.Errorf("ask replicas to give claims back: %w", asNoReply(ctx, m.Subject, err))
 	}
 	return nil
 }
@@ -96,7 +96,7 @@ func (q *Queue) holding(ctx context.Context, partitions []string) (consumers []s
 }
 
 // stillHeld lists those of the consumers that are still there and whose replica's key is.
-func (q *Queue) stillHeld(ctx context.Context, consumers []string) (left []string, err error) {
+func (q *Queue) unreleased(ctx context.Context, consumers []string) (left []string, err error) {
 	there, err := q.holding(ctx, q.topology.partitions())
 	if err != nil {
 		return nil, err
@@ -115,21 +115,21 @@ func (q *Queue) stillHeld(ctx context.Context, consumers []string) (left []strin
 }
 
 // learnRecall gives back what this member is asked for.
-func (f *fleet) learnRecall(entry jetstream.KeyValueEntry) {
+func (f *fleet) releaseRequested(entry jetstream.KeyValueEntry) {
 	var record recallRecord
 	if entry.Operation() == jetstream.KeyValuePut && json.Unmarshal(entry.Value(), &record) == nil && f.recall(record.Consumers) {
 		f.m.log.Info("partitions are given back to forget what was read ahead, they are claimed anew")
-		f.due = true
+		f.dirty = true
 	}
 }
 
 // recall gives claims back in peace, and reports whether there are any.
-func (h *holdings) recall(consumers []string) (some bool) {
+func (h *assignments) recall(consumers []string) (some bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, name := range consumers {
-		if t := h.tenures[name]; t != nil && !t.isDone() {
-			t.handBack()
+		if t := h.byConsumer[name]; t != nil && !t.isEnding() {
+			t.release()
 			some = true
 		}
 	}

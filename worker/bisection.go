@@ -1,18 +1,18 @@
 package worker
 
-// narrowing finds the guilty event of a merged call that was refused: it halves the call
+// bisection finds the guilty event of a merged call that was refused: it halves the call
 // until that event is alone, and doubles it again on success. One guilty event
 // among n costs about log2(n) calls. The zero value does not narrow.
-type narrowing struct {
-	suspects int // of the oldest events one at least is guilty, as far as is known
-	limit    int // how many may merge; 0 is no limit
+type bisection struct {
+	candidates int // of the oldest events one at least is guilty, as far as is known
+	limit      int // how many may merge; 0 is no limit
 }
 
 // size is how many events the next call may hold.
-func (n *narrowing) size() int {
+func (n *bisection) size() int {
 	switch {
-	case n.suspects > 0:
-		return max(1, n.suspects/2)
+	case n.candidates > 0:
+		return max(1, n.candidates/2)
 	case n.limit > 0:
 		return n.limit
 	default:
@@ -20,21 +20,21 @@ func (n *narrowing) size() int {
 	}
 }
 
-func (n *narrowing) searching() bool { return n.suspects > 0 }
+func (n *bisection) searching() bool { return n.candidates > 0 }
 
 // refused says that a call of several events was refused.
-func (n *narrowing) refused(events int) { n.suspects = events }
+func (n *bisection) refused(events int) { n.candidates = events }
 
 // delivered says that a call of this many events succeeded.
-func (n *narrowing) delivered(events int) {
+func (n *bisection) delivered(events int) {
 	switch {
-	case n.suspects == 0 && n.limit == 0:
+	case n.candidates == 0 && n.limit == 0:
 		return
-	case n.suspects > events:
-		n.suspects -= events
+	case n.candidates > events:
+		n.candidates -= events
 		return
 	}
-	n.suspects = 0
+	n.candidates = 0
 	n.limit = 2 * max(n.limit, events)
 	if n.limit >= maxMerge {
 		n.limit = 0
@@ -43,4 +43,4 @@ func (n *narrowing) delivered(events int) {
 
 // died says that one event alone was refused. In a series of bad events the next
 // is tried alone too, which costs one call for each and not a search.
-func (n *narrowing) died() { n.suspects, n.limit = 0, 1 }
+func (n *bisection) died() { n.candidates, n.limit = 0, 1 }

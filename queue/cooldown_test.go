@@ -9,7 +9,7 @@ import (
 
 // quietFor is how long a replica is silent from now on.
 func quietFor(q *Queue) time.Duration {
-	until, _ := q.QuietUntil()
+	until, _ := q.CooldownUntil()
 	return max(0, time.Until(until))
 }
 
@@ -20,9 +20,9 @@ func TestQuietReachesTheOthers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
 		s.await(10*time.Second, "at work", func() bool { return a.Held()+b.Held() == 17 })
-		_, woken := b.QuietUntil()
+		_, woken := b.CooldownUntil()
 
-		tell := a.BeQuiet(10 * time.Second)
+		tell := a.StartCooldown(10 * time.Second)
 		if !near(quietFor(a.Queue), 10*time.Second) || quietFor(b.Queue) != 0 {
 			t.Errorf("before it is told: %v here, %v there", quietFor(a.Queue), quietFor(b.Queue))
 		}
@@ -50,10 +50,10 @@ func TestQuietIsNeverShortened(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		a := s.replica(MemberConfig{})
 		s.await(10*time.Second, "at work", func() bool { return a.Held() == 17 })
-		s.must(a.BeQuiet(time.Minute)(t.Context()))
-		s.must(a.BeQuiet(time.Second)(t.Context()))
+		s.must(a.StartCooldown(time.Minute)(t.Context()))
+		s.must(a.StartCooldown(time.Second)(t.Context()))
 		stranger := s.queue(nil) // has not heard of it yet
-		s.must(stranger.BeQuiet(2 * time.Second)(t.Context()))
+		s.must(stranger.StartCooldown(2 * time.Second)(t.Context()))
 		time.Sleep(100 * time.Millisecond)
 		if d := quietFor(a.Queue); d < 59*time.Second {
 			t.Errorf("silent for %v, a minute was asked for", d)
@@ -108,16 +108,16 @@ func TestQuietFarAhead(t *testing.T) {
 			if quietFor(a.Queue) > 0 || quietFor(b.Queue) > 0 {
 				t.Fatalf("%v ahead: a is silent for %v, b for %v", ahead, quietFor(a.Queue), quietFor(b.Queue))
 			}
-			s.must(a.BeQuiet(time.Minute)(t.Context()))
+			s.must(a.StartCooldown(time.Minute)(t.Context()))
 			time.Sleep(time.Second)
 			if d := quietFor(b.Queue); !near(d, 59*time.Second) {
 				t.Errorf("%v ahead: b is silent for %v", ahead, d)
 			}
 			time.Sleep(time.Minute)
 		}
-		s.must(a.BeQuiet(24 * time.Hour)(t.Context()))
+		s.must(a.StartCooldown(24 * time.Hour)(t.Context()))
 		time.Sleep(time.Second)
-		if d := quietFor(b.Queue); !near(d, quietFor(a.Queue)) || d > longestQuiet {
+		if d := quietFor(b.Queue); !near(d, quietFor(a.Queue)) || d > maxCooldown {
 			t.Errorf("a day: a is silent for %v, b for %v", quietFor(a.Queue), d)
 		}
 	})
@@ -135,9 +135,9 @@ func TestQuietIsLearntAtOnce(t *testing.T) {
 		s.must(err)
 		q := s.queue(nil)
 		s.must(q.clock.read(t.Context()))
-		time.Sleep(clockAge) // the next reading would be due
+		time.Sleep(maxClockAge) // the next reading would be due
 		q.nc.Close()
-		q.learnQuiet(entry)
+		q.cooldownChanged(entry)
 		if d := quietFor(q); !near(d, 50*time.Second) {
 			t.Errorf("silent for %v", d)
 		}

@@ -22,7 +22,7 @@ func TestFirstPullFindsNobody(t *testing.T) {
 	for name, test := range map[string]struct {
 		away time.Duration
 		want bool
-	}{"for a moment": {interestPatience / 2, true}, "for good": {10 * interestPatience, false}} {
+	}{"for a moment": {interestTimeout / 2, true}, "for good": {10 * interestTimeout, false}} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
@@ -38,10 +38,10 @@ func TestFirstPullFindsNobody(t *testing.T) {
 				defer back.Stop()
 				h := &taker{}
 				defer s.consume(x, h)()
-				time.Sleep(2 * interestPatience)
+				time.Sleep(2 * interestTimeout)
 				synctest.Wait()
-				if got := len(h.got) == 1 && x.failure() == nil; got != test.want {
-					t.Errorf("got %v, %v", h.got, x.failure())
+				if got := len(h.got) == 1 && x.err() == nil; got != test.want {
+					t.Errorf("got %v, %v", h.got, x.err())
 				}
 			})
 		})

@@ -18,23 +18,23 @@ var errLags = fmt.Errorf("a copy of the audit trail is behind the others: %w", e
 
 // verdicts reads what became of letters that were replayed before, by verdictSubject. It asks for
 // the record of this run, too: whoever has not got that yet cannot tell.
-func (r *replaying) verdicts(ctx context.Context, letters []*DeadLetter) (map[string]Outcome, error) {
+func (r *replaying) outcomes(ctx context.Context, letters []*DeadLetter) (map[string]Outcome, error) {
 	t := r.q.topology
 	begun := t.begunSubject(r.result.Run)
 	request := directRequest{Last: []string{begun}}
 	for _, l := range letters {
 		if !l.Letter.IsZero() {
-			request.Last = append(request.Last, t.verdictSubject(l.Letter))
+			request.Last = append(request.Last, t.outcomeSubject(l.Letter))
 		}
 	}
 	var judged map[string]Outcome
-	err := insist(ctx, electionPatience, func(ctx context.Context) error {
+	err := retry(ctx, electionTimeout, func(ctx context.Context) error {
 		var run uint64
 		judged = map[string]Outcome{}
 		end, err := r.q.direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
 			if subject := m.Header.Get(jetstream.SubjectHeader); subject == begun {
 				run = sequenceOf(m)
-			} else if v, ok := t.readVerdict(subject, m.Data); ok {
+			} else if v, ok := t.readOutcome(subject, m.Data); ok {
 				judged[subject] = v.Outcome
 			}
 			return true
@@ -43,10 +43,10 @@ func (r *replaying) verdicts(ctx context.Context, letters []*DeadLetter) (map[st
 			return err
 		}
 		upTo, _ := strconv.ParseUint(end.Get("Nats-UpTo-Sequence"), 10, 64)
-		if run == 0 || upTo < r.heard {
+		if run == 0 || upTo < r.readThrough {
 			return errLags
 		}
-		r.heard = max(r.heard, run) // no verdict that was not asked for is older
+		r.readThrough = max(r.readThrough, run) // no verdict that was not asked for is older
 		return nil
 	})
 	if err != nil {
@@ -73,15 +73,15 @@ func (r *replaying) confirm(ctx context.Context, l *DeadLetter, sequence uint64)
 	if !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("look at the event that was stored before: %w", err)
 	}
-	return r.q.awaitVerdict(ctx, l.Letter) // it has left the stream, and not without one
+	return r.q.awaitOutcome(ctx, l.Letter) // it has left the stream, and not without one
 }
 
 // errOtherEvent says that a letter was not sent, as its message id is taken.
-const errOtherEvent = unsendable("another event has its message id: replay it again in two minutes")
+const errOtherEvent = skipReason("another event has its message id: replay it again in two minutes")
 
 // stored reads an event of the work stream.
 func (q *Queue) stored(ctx context.Context, sequence uint64) (m *storedMessage, err error) {
-	err = insist(ctx, electionPatience, func(ctx context.Context) error {
+	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
 		m, err = q.readLeader(ctx, q.topology.StreamName(), bySequence{sequence})
 		return err
 	})
@@ -90,18 +90,18 @@ func (q *Queue) stored(ctx context.Context, sequence uint64) (m *storedMessage, 
 
 // awaitVerdict returns nil if a letter has a verdict. A copy of the audit trail that lags has a second to learn
 // of it.
-func (q *Queue) awaitVerdict(ctx context.Context, letter Age) error {
-	subject, begun := q.topology.verdictSubject(letter), time.Now()
-	return insist(ctx, electionPatience, func(ctx context.Context) error {
+func (q *Queue) awaitOutcome(ctx context.Context, letter Age) error {
+	subject, begun := q.topology.outcomeSubject(letter), time.Now()
+	return retry(ctx, electionTimeout, func(ctx context.Context) error {
 		judged := false
 		_, err := q.direct(ctx, q.topology.AuditStreamName(), directRequest{Last: []string{subject}}, func(m *nats.Msg) bool {
-			_, judged = q.topology.readVerdict(subject, m.Data)
+			_, judged = q.topology.readOutcome(subject, m.Data)
 			return true
 		})
 		switch {
 		case err != nil || judged:
 			return err
-		case time.Since(begun) < lagPatience:
+		case time.Since(begun) < lagTimeout:
 			return errTryAgain
 		}
 		return errOtherEvent
@@ -110,13 +110,13 @@ func (q *Queue) awaitVerdict(ctx context.Context, letter Age) error {
 
 // readVerdict reads what lies on a subject of the audit trail. It is not ok if that is not the verdict
 // which a worker writes there: then it counts as none.
-func (t Topology) readVerdict(subject string, text []byte) (v Verdict, ok bool) {
+func (t Topology) readOutcome(subject string, text []byte) (v Verdict, ok bool) {
 	err := json.Unmarshal(text, &v)
-	return v, err == nil && subject == t.verdictSubject(v.Letter) && v.Outcome.known()
+	return v, err == nil && subject == t.outcomeSubject(v.Letter) && v.Outcome.known()
 }
 
 // judge counts an outcome.
-func (r *ReplayResult) judge(outcome Outcome) {
+func (r *ReplayResult) count(outcome Outcome) {
 	switch outcome {
 	case OutcomeDelivered:
 		r.Delivered++
@@ -130,32 +130,32 @@ func (r *ReplayResult) judge(outcome Outcome) {
 }
 
 // await notes that a verdict is to come.
-func (r *replaying) await(id uint64) {
+func (r *replaying) expect(id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if place, _ := slices.BinarySearch(r.s.ids, id); r.awaited != nil {
-		r.awaited[place] = true
-		r.waiting++
+	if place, _ := slices.BinarySearch(r.s.ids, id); r.awaiting != nil {
+		r.awaiting[place] = true
+		r.expected++
 	}
 }
 
 // unawait notes that a verdict is there or will not come, and reports whether one was to.
-func (r *replaying) unawait(id uint64) bool {
+func (r *replaying) resolve(id uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	place, selected := slices.BinarySearch(r.s.ids, id)
-	if !selected || r.awaited == nil || !r.awaited[place] {
+	if !selected || r.awaiting == nil || !r.awaiting[place] {
 		return false
 	}
-	r.awaited[place] = false
-	r.waiting--
+	r.awaiting[place] = false
+	r.expected--
 	return true
 }
 
-func (r *replaying) unjudged() int {
+func (r *replaying) pending() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.waiting
+	return r.expected
 }
 
 // How often verdicts are looked for: more seldom as long as there are none.
@@ -165,13 +165,13 @@ const (
 )
 
 // awaitVerdicts blocks until everything that was replayed has its verdict, or ctx ends.
-func (r *replaying) awaitVerdicts(ctx context.Context) error {
+func (r *replaying) awaitOutcomes(ctx context.Context) error {
 	wait := leastListening
-	for before := r.unjudged(); before > 0; {
-		if err := r.hear(ctx); err != nil {
+	for before := r.pending(); before > 0; {
+		if err := r.readOutcomes(ctx); err != nil {
 			return err
 		}
-		left := r.unjudged()
+		left := r.pending()
 		if left == 0 {
 			break
 		}
@@ -188,18 +188,18 @@ func (r *replaying) awaitVerdicts(ctx context.Context) error {
 }
 
 // hear takes in the verdicts that have come since the last time.
-func (r *replaying) hear(ctx context.Context) error {
-	err := insist(ctx, electionPatience, func(ctx context.Context) error {
-		for m, err := range r.q.auditTrail(ctx, "verdict.*.*", r.heard+1) {
+func (r *replaying) readOutcomes(ctx context.Context) error {
+	err := retry(ctx, electionTimeout, func(ctx context.Context) error {
+		for m, err := range r.q.auditTrail(ctx, "verdict.*.*", r.readThrough+1) {
 			if err != nil {
 				return err
 			}
-			r.heard = sequenceOf(m)
-			v, ok := r.q.topology.readVerdict(m.Header.Get(jetstream.SubjectHeader), m.Data)
-			if !ok || !r.unawait(v.ID) {
+			r.readThrough = sequenceOf(m)
+			v, ok := r.q.topology.readOutcome(m.Header.Get(jetstream.SubjectHeader), m.Data)
+			if !ok || !r.resolve(v.ID) {
 				continue // of another run
 			}
-			r.count(func(x *ReplayResult) { x.judge(v.Outcome) })
+			r.count(func(x *ReplayResult) { x.count(v.Outcome) })
 			if v.Outcome == OutcomeDead {
 				r.noteDeath(ctx, v.Next)
 			}
@@ -232,8 +232,8 @@ func (r *replaying) noteDeath(ctx context.Context, name string) {
 	})
 }
 
-// lagPatience is how long a copy of the dead letters that seems to lack some may have to catch up.
-const lagPatience = time.Second
+// lagTimeout is how long a copy of the dead letters that seems to lack some may have to catch up.
+const lagTimeout = time.Second
 
 // readSelected reads letters of a selection from a place in it on, of so many messages of the
 // stream at most. It returns the place after those that it has covered: what is before it and not
@@ -242,7 +242,7 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 	stream := q.topology.DeadStreamName()
 	from := s.ids[place]
 	begun := time.Now()
-	err = insist(ctx, electionPatience, func(ctx context.Context) error {
+	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
 		letters, next = nil, place
 		var unreadable error
 		end, err := q.direct(ctx, stream, directRequest{Sequence: from, Batch: most, MaxBytes: scanBytes}, func(m *nats.Msg) bool {
@@ -264,7 +264,7 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 		if more, err := nextBatch(end); more > 0 || err != nil || next == len(s.ids) {
 			return err
 		}
-		if time.Since(begun) < lagPatience {
+		if time.Since(begun) < lagTimeout {
 			return errTryAgain
 		}
 		next = len(s.ids)
@@ -284,5 +284,5 @@ func (q *Queue) keepOriginal(ctx context.Context, l *DeadLetter, run string) err
 		m.Header[headerUser] = user
 	}
 	m.Data = l.Body
-	return q.audit(ctx, electionPatience, m)
+	return q.audit(ctx, electionTimeout, m)
 }

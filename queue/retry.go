@@ -12,33 +12,33 @@ import (
 )
 
 const (
-	// electionPatience is how long a request is repeated while nobody answers it: longer than a
+	// electionTimeout is how long a request is repeated while nobody answers it: longer than a
 	// cluster takes to elect a leader after a server has died.
-	electionPatience = 30 * time.Second
-	// firstPatience is that for the first request of a command, which somebody waits for who may
+	electionTimeout = 30 * time.Second
+	// firstTimeout is that for the first request of a command, which somebody waits for who may
 	// have mistaken the server or the name.
-	firstPatience = 5 * time.Second
+	firstTimeout = 5 * time.Second
 )
 
-// insist repeats a request while nobody answers it. What the server forbids it does not repeat:
-// that is answered, see attend.
-func insist(ctx context.Context, patience time.Duration, ask func(context.Context) error) error {
+// retry repeats a request while nobody answers it. What the server forbids it does not repeat:
+// that is answered, see withPermissionCheck.
+func retry(ctx context.Context, patience time.Duration, ask func(context.Context) error) error {
 	for end := time.Now().Add(patience); ; {
 		err := ask(ctx)
-		if err == nil || !unanswered(err) || time.Now().After(end) {
+		if err == nil || !mayRetry(err) || time.Now().After(end) {
 			return err
 		}
-		pause(ctx, againPause)
+		pause(ctx, retryDelay)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// inSilence says of an error of nats.go which subject had no answer in time, if that is what it means.
-func inSilence(ctx context.Context, subject string, err error) error {
+// asNoReply says of an error of nats.go which subject had no answer in time, if that is what it means.
+func asNoReply(ctx context.Context, subject string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return silence(subject)
+		return noReply(subject)
 	}
 	return err
 }
@@ -51,10 +51,10 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
-// unanswered reports whether nobody has carried out a request, as far as can be told, and somebody
+// mayRetry reports whether nobody has carried out a request, as far as can be told, and somebody
 // may the next time.
-func unanswered(err error) bool {
-	if errors.Is(err, errSilence) || errors.Is(err, errTryAgain) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
+func mayRetry(err error) bool {
+	if errors.Is(err, errNoReply) || errors.Is(err, errTryAgain) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
 		return true
 	}
 	refused, ok := errors.AsType[*jetstream.APIError](err)
@@ -67,7 +67,7 @@ func (q *Queue) remove(ctx context.Context, stream string, sequence uint64, eras
 	subject := "$JS.API.STREAM.MSG.DELETE." + stream
 	request := fmt.Appendf(nil, `{"seq":%d,"no_erase":%t}`, sequence, !erase)
 	tries := 0
-	err = insist(ctx, electionPatience, func(ctx context.Context) error {
+	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
 		tries++
 		answer, err := q.ask(ctx, subject, request)
 		if err != nil {
@@ -88,7 +88,7 @@ func (q *Queue) remove(ctx context.Context, stream string, sequence uint64, eras
 // has. found is how many there were; if a try had no answer, it is as many as can be.
 func (q *Queue) removeBelow(ctx context.Context, stream string, sequence uint64) (found int, err error) {
 	tries := 0
-	err = insist(ctx, electionPatience, func(ctx context.Context) error {
+	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
 		tries++
 		var answer struct {
 			Error  *jetstream.APIError `json:"error"`

@@ -12,23 +12,23 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// tenure is one consumer and the claims that it is: on a single partition, or on all of them.
+// assignment is one consumer and the claims that it is: on a single partition, or on all of them.
 //
 // A replica that is alone holds all partitions through one consumer without a filter. With one
 // for each, the server would search the whole stream sixteen times over: 8 of the 26
 // microseconds that an event costs it (go run ./integration/bench -run throughput).
-type tenure struct {
+type assignment struct {
 	q         *Queue
 	what      string            // it is on: a partition, or allPartitions
 	consumer  string            // its name
 	claims    map[string]*Claim // by the subject under which the partition's events are stored
 	created   time.Time         // of the work stream
 	oldest    uint64            // event in it when the claims were made
-	certainty *certainty
+	certainty *validity
 	settler   settler
 	ctx       context.Context // of the calls: ends when the membership lapses
 	active    context.Context // part of that: ends when the claims are being given up
-	handBack  func()          // ends active: gives the claims up in peace, what is in flight may still be settled
+	release   func()          // ends active: gives the claims up in peace, what is in flight may still be settled
 
 	reconnects uint64 // of the connection when the claims were made
 
@@ -38,11 +38,11 @@ type tenure struct {
 	acks    *acks         // of the first delivery on
 	arrived atomic.Uint64 // the newest event that its handler has where its lane can find it
 
-	informed atomic.Bool // the guard knows of all that the last holders have written
+	informed atomic.Bool // the tracked users include all that the last holders have written
 
-	lost   chan struct{}
-	failed sync.Once
-	why    error // set before lost is closed
+	revoked chan struct{}
+	failed  sync.Once
+	cause   error // set before lost is closed
 }
 
 var (
@@ -51,29 +51,29 @@ var (
 )
 
 // fail gives the claims up because something is not as it must be. Only the first call counts.
-func (t *tenure) fail(err error) {
+func (t *assignment) revoke(err error) {
 	t.failed.Do(func() {
-		t.why = err
-		close(t.lost)
+		t.cause = err
+		close(t.revoked)
 	})
-	t.handBack()
+	t.release()
 }
 
 // isDone reports whether the claims are being given up.
-func (t *tenure) isDone() bool { return t.active.Err() != nil }
+func (t *assignment) isEnding() bool { return t.active.Err() != nil }
 
 // failure is why the claims had to be given up; nil if they were handed back in peace.
-func (t *tenure) failure() error {
+func (t *assignment) err() error {
 	select {
-	case <-t.lost:
-		return t.why
+	case <-t.revoked:
+		return t.cause
 	default:
 		return nil
 	}
 }
 
 // serve hands events to h until the claims are given up, and then waits until h has let go.
-func (t *tenure) serve(h Handler) {
+func (t *assignment) serve(h Handler) {
 	served := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() { t.watch(served) })
@@ -87,32 +87,32 @@ func (t *tenure) serve(h Handler) {
 	t.settler.close()
 }
 
-// inform lets the guard read what the last holders have written: they are fenced by now.
-func (t *tenure) inform() {
-	if t.q.guard.follow(t.active); t.active.Err() == nil {
+// inform reads which users the last holders have written records for: they are fenced by now.
+func (t *assignment) inform() {
+	if t.q.tracked.follow(t.active); t.active.Err() == nil {
 		t.informed.Store(true)
 	}
 }
 
-// interestPatience is how long nobody may answer the first pulls: in a cluster the answer to a
+// interestTimeout is how long nobody may answer the first pulls: in a cluster the answer to a
 // creation can be here before our server knows where the consumer lives.
 const (
-	interestPatience = 2 * time.Second
-	interestPause    = 100 * time.Millisecond
+	interestTimeout = 2 * time.Second
+	interestPause   = 100 * time.Millisecond
 )
 
 // consume blocks until the claims are given up and no delivery is under way.
-func (t *tenure) consume(h Handler) {
+func (t *assignment) consume(h Handler) {
 	begun := time.Now()
 	p, err := t.q.newPull(t.q.topology.StreamName(), t.consumer)
 	if err != nil {
-		t.fail(err)
+		t.revoke(err)
 		return
 	}
 	defer p.end()
 	look := time.NewTicker(pullHeartbeat / 2)
 	defer look.Stop()
-	for err == nil && !t.isDone() {
+	for err == nil && !t.isEnding() {
 		if err = p.ask(); err != nil {
 			break
 		}
@@ -128,30 +128,30 @@ func (t *tenure) consume(h Handler) {
 				t.deliver(h, m)
 				p.missed(t.next - due)
 			}
-			if errors.Is(err, nats.ErrNoResponders) && t.next == 1 && time.Since(begun) < interestPatience {
+			if errors.Is(err, nats.ErrNoResponders) && t.next == 1 && time.Since(begun) < interestTimeout {
 				pause(t.active, interestPause)
 				err = nil
 			}
 		}
 	}
 	if err != nil {
-		t.fail(because(CausePull, err))
+		t.revoke(because(CausePull, err))
 	}
 }
 
 // deliver checks that nothing is missing, doubled or out of order, and hands over.
-func (t *tenure) deliver(h Handler, m *nats.Msg) {
-	if t.isDone() {
+func (t *assignment) deliver(h Handler, m *nats.Msg) {
+	if t.isEnding() {
 		return
 	}
 	at, err := parseReply(m.Reply)
 	if err != nil {
-		t.fail(err)
+		t.revoke(err)
 		return
 	}
 	if t.next == 1 {
 		if err := t.q.maySettle(t.ctx, m.Reply); err != nil {
-			t.fail(err)
+			t.revoke(err)
 			return
 		}
 	}
@@ -162,17 +162,17 @@ func (t *tenure) deliver(h Handler, m *nats.Msg) {
 		return
 	}
 	if at.consumer != t.next || at.deliveries != 1 {
-		t.fail(because(CauseGap, fmt.Errorf("the server sent delivery %d of consumer sequence %d where %d was due", at.deliveries, at.consumer, t.next)))
+		t.revoke(because(CauseGap, fmt.Errorf("the server sent delivery %d of consumer sequence %d where %d was due", at.deliveries, at.consumer, t.next)))
 		return
 	}
 	t.handOver(h, at, m)
 }
 
 // handOver gives an event to h, which is the next.
-func (t *tenure) handOver(h Handler, at position, m *nats.Msg) (ok bool) {
+func (t *assignment) handOver(h Handler, at position, m *nats.Msg) (ok bool) {
 	c := t.claims[m.Subject]
 	if c == nil {
-		t.fail(because(CauseGap, errors.New("the server sent an event of no partition")))
+		t.revoke(because(CauseGap, errors.New("the server sent an event of no partition")))
 		return false
 	}
 	t.next, t.last = at.consumer+1, at.stream
@@ -192,7 +192,7 @@ func bodyOf(m *nats.Msg) []byte {
 
 // watch fails the claims when their membership lapses, the connection is another one or a
 // confirmation is overdue, until they are no longer served.
-func (t *tenure) watch(served <-chan struct{}) {
+func (t *assignment) watch(served <-chan struct{}) {
 	tick := time.NewTicker(settleTimeout / 5)
 	defer tick.Stop()
 	for {
@@ -200,14 +200,14 @@ func (t *tenure) watch(served <-chan struct{}) {
 		case <-served:
 			return
 		case <-t.ctx.Done():
-			t.fail(context.Cause(t.ctx))
+			t.revoke(context.Cause(t.ctx))
 			return
 		case now := <-tick.C:
 			switch {
 			case t.settler.overdue(now):
-				t.fail(because(CauseSettlement, errors.New("the server has not confirmed a settlement")))
+				t.revoke(because(CauseSettlement, errors.New("the server has not confirmed a settlement")))
 			case t.q.nc.Stats().Reconnects != t.reconnects:
-				t.fail(errInterrupted)
+				t.revoke(errInterrupted)
 			}
 		}
 	}

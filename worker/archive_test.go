@@ -16,13 +16,13 @@ func TestNoBurialWithoutClaim(t *testing.T) {
 		p := w.partition(claim)
 		l := stocked(w, p, "u", 1)
 		l.head().change().death = &queue.Death{Reason: queue.Rejected, User: "u"}
-		l.state = burying
+		l.state = archiving
 		p.busy++
 		claim.Fail(errors.New("lost"))
 		revoked := make(chan struct{})
 		go func() { w.Revoke(claim); close(revoked) }()
 		synctest.Wait()
-		w.buryHead(l)
+		w.archiveHead(l)
 		synctest.Wait()
 		if n := w.Snapshot().Dead; n != 0 {
 			t.Errorf("%d dead letters were stored for a claim that was lost", n)
