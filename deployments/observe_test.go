@@ -136,13 +136,13 @@ func TestRunbookSections(t *testing.T) {
 		if strings.HasPrefix(strings.TrimSpace(text), "See [Identify") {
 			continue
 		}
-		for _, lead := range []string{"**It means**", "**Users notice**", "**Type:**", "**Do not**"} {
+		for _, lead := range []string{"**It means**", "**Users notice**", "**Do:**", "**Do not**"} {
 			if strings.Count(text, lead) != 1 {
 				t.Errorf("%s: says %s %d times", anchor, lead, strings.Count(text, lead))
 			}
 		}
 		if !strings.Contains(text, "```sh\n") && anchor != "quiet" {
-			t.Errorf("%s: there is nothing to type", anchor)
+			t.Errorf("%s: there is no command", anchor)
 		}
 	}
 }
