@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,52 +16,32 @@ const (
 	exitUsage  = 2
 )
 
-// program is what a process has that its commands share.
-type program struct {
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	env            func(string) string
-	started        bool           // the flags were good and a command has begun
-	logs           []*slog.Logger // are written when the command has ended
-}
-
-// usageError is the caller's mistake: a flag, a variable or an argument.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-func usage(format string, args ...any) error {
-	return &usageError{fmt.Errorf(format, args...)}
-}
-
-// run is the whole command. It blocks until the command is done or ctx has ended and the
+// Run runs the whole command. It blocks until the command is done or ctx has ended and the
 // command has stopped cleanly, and returns the exit status. An error is one line on
-// stderr.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env func(string) string) int {
-	p := &program{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
-	root := p.root()
+// stderr. The version is the linker's, or empty.
+func Run(ctx context.Context, args []string, env Env) int {
+	env.Version = buildVersion(env.Version)
+	started := false
+	root := newRoot(&env, &started)
 	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
 	err := root.ExecuteContext(ctx)
-	p.flushLogs()
+	env.FlushLogs()
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(stderr, "identify-worker:", oneLine(err))
-	if _, ok := errors.AsType[*usageError](err); ok || !p.started {
+	fmt.Fprintln(env.Stderr, "identify-worker:", oneLine(err))
+	if _, ok := errors.AsType[*usageError](err); ok || !started {
 		return exitUsage
 	}
 	return exitFailed
 }
 
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
-}
-
-func (p *program) root() *cobra.Command {
+// newRoot makes the command with all its verbs. It sets started when the flags were good and a
+// verb begins.
+func newRoot(env *Env, started *bool) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "identify-worker",
 		Short: "Deliver identify events from NATS JetStream to Userpilot",
@@ -84,7 +61,11 @@ Exit status: 0 done, 1 failed, 2 wrong flags or environment.`,
 		SilenceErrors:      true,
 		SilenceUsage:       true,
 		DisableSuggestions: true, // they would make two lines of one error
-		PersistentPreRunE:  p.start,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			err := applyEnvironment(cmd.Flags(), env.Getenv)
+			*started = err == nil
+			return err
+		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
@@ -92,15 +73,6 @@ Exit status: 0 done, 1 failed, 2 wrong flags or environment.`,
 		}
 		return usage("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(p.up(), p.work(), p.publish(), p.status(), p.dlq(), p.doctor(), p.setup(), p.fakeUserpilot(), p.version())
+	root.AddCommand(newUp(env), newWork(env), newPublish(env), newStatus(env), newDLQ(env), newDoctor(env), newSetup(env), newFake(env), newVersion(env))
 	return root
-}
-
-// start runs before each command, when its flags have been read.
-func (p *program) start(cmd *cobra.Command, _ []string) error {
-	if err := applyEnvironment(cmd.Flags(), p.env); err != nil {
-		return err
-	}
-	p.started = true
-	return nil
 }

@@ -1,6 +1,9 @@
 package main
 
-import "strconv"
+import (
+	"fmt"
+	"strconv"
+)
 
 // thousands writes a number with commas: 1,234,567.
 func thousands[T int | uint64](n T) string {
@@ -17,4 +20,17 @@ func counted[T int | uint64](n T, what string) string {
 		return "1 " + what
 	}
 	return thousands(n) + " " + what + "s"
+}
+
+// roughSize is a size to one digit after the point.
+func roughSize(bytes int64) string {
+	const units = "KMGT"
+	size, unit := float64(bytes), -1
+	for ; size >= 1024 && unit+1 < len(units); unit++ {
+		size /= 1024
+	}
+	if unit < 0 {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	return fmt.Sprintf("%.1f %siB", size, units[unit:unit+1])
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"time"
 
@@ -32,111 +32,65 @@ const (
 // a minute.
 func demoRate() queue.Rate { return queue.Rate{Calls: 400, Window: 10 * time.Second} }
 
+// demoConfig is where a demo takes place.
+type demoConfig struct {
+	Conn   *nats.Conn
+	Queue  *queue.Queue
+	Rate   queue.Rate   // that the stand-in allows
+	Tracer trace.Tracer // nil without traces
+	Log    *slog.Logger
+}
+
 // demo is one showing: the pipeline, the stand-in, and what came of it.
 type demo struct {
-	*base
-	rate      queue.Rate
+	demoConfig
 	sample    []sampleEvent
 	publisher *queue.Publisher
 	api       *userpilottest.Server
 	dead      *nats.Subscription // sees each dead letter as it is stored
-	tracer    trace.Tracer       // nil without traces
-	log       *slog.Logger
 	began     time.Time
 	published time.Duration // how long it took
 	delivered time.Duration
 }
 
-// runDemo shows the product at work until all sample events are delivered or dead, and
-// sums up. It ends early with ctx.
-func (p *program) runDemo(ctx context.Context, s *upSettings) error {
-	cleanUp, err := s.forDemo()
+// prepareDemo starts the stand-in and listens for dead letters. The caller calls close.
+func prepareDemo(ctx context.Context, c demoConfig) (*demo, error) {
+	d := &demo{demoConfig: c, sample: sampleEvents()}
+	counts, err := d.Queue.Counts(ctx)
 	if err != nil {
-		return err
-	}
-	defer cleanUp()
-	line, log := p.screen(s.logs)
-	p.limitMemory(s.replica.config.Memory, serverMemory)
-	b, err := s.boot(ctx, log)
-	if err != nil {
-		return err
-	}
-	defer b.close()
-	d := &demo{base: b, rate: s.replica.config.Rate, sample: sampleEvents(), log: log}
-	if err := d.prepare(ctx); err != nil {
-		return err
-	}
-	defer d.api.Close()
-	traces := p.startTracing(ctx, log)
-	defer traces.close()
-	d.tracer, s.replica.config.Tracer = traces.tracer(), traces.tracer()
-
-	s.replica.endpoint = d.api.URL()
-	client, err := s.replica.client(s.key)
-	if err != nil {
-		return err
-	}
-	r, err := s.replica.start(b.queue, client, b.http, log)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(p.stdout, "%s of %s go to a stand-in for Userpilot at %s calls. The real API takes 600/1m.\n",
-		counted(len(d.sample), "sample event"), counted(sampleUsers, "user"), d.rate)
-	report := &reporter{queue: b.queue, rate: d.rate, line: line, log: log}
-	if err := d.show(ctx, r, s.key, report); err != nil {
-		return err
-	}
-	return d.summarize(ctx, p.stdout, r.worker, s)
-}
-
-// forDemo sets what was not given: a temporary store, free ports, a raised rate, and a
-// failing event that does not take minutes to be given up.
-func (s *upSettings) forDemo() (cleanUp func(), err error) {
-	cleanUp = func() {}
-	if !s.changed("store") {
-		if s.store, err = os.MkdirTemp("", "identify-demo-"); err != nil {
-			return nil, fmt.Errorf("create a store for the demo: %w", err)
-		}
-		dir := s.store
-		cleanUp = func() { _ = os.RemoveAll(dir) }
-	}
-	if !s.changed("nats-listen") {
-		s.natsListen = "127.0.0.1:0"
-	}
-	if !s.changed("listen") {
-		s.replica.listen = "127.0.0.1:0"
-	}
-	if !s.changed("rate") {
-		s.replica.config.Rate = demoRate()
-	}
-	if !s.changed("max-attempts") {
-		s.replica.config.MaxAttempts = 3
-	}
-	s.key = &keySource{env: "demo"}
-	return cleanUp, nil
-}
-
-// prepare starts the stand-in and listens for dead letters.
-func (d *demo) prepare(ctx context.Context) error {
-	counts, err := d.queue.Counts(ctx)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	if counts.Backlog > 0 { // they may be real
-		return fmt.Errorf("--store: %s wait there, which the demo would hand to its stand-in: give it an empty folder", counted(counts.Backlog, "event"))
+		return nil, fmt.Errorf("--store: %s wait there, which the demo would hand to its stand-in: give it an empty folder", counted(counts.Backlog, "event"))
 	}
 	d.api = userpilottest.New(userpilottest.Options{
-		Limit: d.rate.Calls, Window: d.rate.Window, Latency: 30 * time.Millisecond, Faults: new(badDay).fault,
+		Limit: d.Rate.Calls, Window: d.Rate.Window, Latency: 30 * time.Millisecond, Faults: new(badDay).fault,
 	})
 	if err := d.api.Start(); err != nil {
-		return fmt.Errorf("start the stand-in for Userpilot: %w", err)
+		return nil, fmt.Errorf("start the stand-in for Userpilot: %w", err)
 	}
-	d.dead, err = d.conn.SubscribeSync(d.queue.Topology().PlainSubject() + "-dlq.>")
-	return err
+	if d.dead, err = d.Conn.SubscribeSync(d.Queue.Topology().PlainSubject() + "-dlq.>"); err != nil {
+		d.api.Close()
+		return nil, err
+	}
+	return d, nil
 }
 
-// show delivers while it publishes, and ends when nothing waits any more.
-func (d *demo) show(ctx context.Context, r *replica, key *keySource, report *reporter) error {
+// URL is where the stand-in listens.
+func (d *demo) URL() string { return d.api.URL() }
+
+// close stops the stand-in.
+func (d *demo) close() { d.api.Close() }
+
+// announce says what is about to be shown.
+func (d *demo) announce(out io.Writer) {
+	fmt.Fprintf(out, "%s of %s go to a stand-in for Userpilot at %s calls. The real API takes 600/1m.\n",
+		counted(len(d.sample), "sample event"), counted(sampleUsers, "user"), d.Rate)
+}
+
+// show delivers while it publishes, and ends when nothing waits any more. deliver blocks until its
+// context ends.
+func (d *demo) show(ctx context.Context, deliver func(context.Context) error) error {
 	d.began = time.Now()
 	working, stop := context.WithCancel(ctx)
 	defer stop()
@@ -145,7 +99,7 @@ func (d *demo) show(ctx context.Context, r *replica, key *keySource, report *rep
 		defer stop()
 		played <- d.play(working)
 	}()
-	err := r.run(working, key, report.run)
+	err := deliver(working)
 	d.delivered = time.Since(d.began)
 	stop()
 	err = errors.Join(err, <-played)
@@ -157,17 +111,17 @@ func (d *demo) show(ctx context.Context, r *replica, key *keySource, report *rep
 
 // play publishes all sample events and waits until the stream is empty.
 func (d *demo) play(ctx context.Context) error {
-	d.publisher = d.queue.NewPublisher(queue.PublisherConfig{Tracer: d.tracer})
+	d.publisher = d.Queue.NewPublisher(queue.PublisherConfig{Tracer: d.Tracer})
 	defer func() { _ = d.publisher.Close(ctx) }() // what it published is acknowledged by then
 	if err := d.publishAll(ctx); err != nil {
 		return err
 	}
 	d.published = time.Since(d.began)
-	d.log.Info("all sample events are published", "events", len(d.sample))
+	d.Log.Info("all sample events are published", "events", len(d.sample))
 	tick := time.NewTicker(demoPoll)
 	defer tick.Stop()
 	for polls := 1; ; polls++ {
-		counts, err := d.queue.Counts(ctx)
+		counts, err := d.Queue.Counts(ctx)
 		if err != nil {
 			return err
 		}
@@ -199,8 +153,8 @@ func (d *demo) publishMore(ctx context.Context) error {
 // publishAll publishes at a steady pace.
 func (d *demo) publishAll(ctx context.Context) error {
 	perTick := len(d.sample)
-	if !d.rate.Unlimited() {
-		perTick = max(1, int(demoPace*float64(d.rate.Calls)*demoTick.Seconds()/d.rate.Window.Seconds()))
+	if !d.Rate.Unlimited() {
+		perTick = max(1, int(demoPace*float64(d.Rate.Calls)*demoTick.Seconds()/d.Rate.Window.Seconds()))
 	}
 	tick := time.NewTicker(demoTick)
 	defer tick.Stop()
@@ -225,7 +179,7 @@ func (d *demo) publish(ctx context.Context, event sampleEvent) error {
 		_, err := d.publisher.PublishAsync(ctx, event.body)
 		return err
 	}
-	_, err := d.conn.RequestWithContext(ctx, d.queue.Topology().PlainSubject(), event.body)
+	_, err := d.Conn.RequestWithContext(ctx, d.Queue.Topology().PlainSubject(), event.body)
 	return err
 }
 
@@ -261,7 +215,7 @@ func (d *demo) sameProfiles(ctx context.Context) (users int, same bool, err erro
 // deadLetters are those that were stored during the demo. A worker that has had no answer in time
 // tries again, which is seen here and stores nothing: a letter's subject is its own.
 func (d *demo) deadLetters() (letters []*nats.Msg, err error) {
-	if err := d.conn.FlushTimeout(5 * time.Second); err != nil {
+	if err := d.Conn.FlushTimeout(5 * time.Second); err != nil {
 		return nil, fmt.Errorf("read the dead letters: %w", err)
 	}
 	tries, _, err := d.dead.Pending()

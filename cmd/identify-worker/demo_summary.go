@@ -16,8 +16,9 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// summarize says what happened, for somebody who sees this for the first time.
-func (d *demo) summarize(ctx context.Context, out io.Writer, w *worker.Worker, s *upSettings) error {
+// summarize says what happened, for somebody who sees this for the first time. The store is empty
+// if it was temporary.
+func (d *demo) summarize(ctx context.Context, out io.Writer, s worker.Snapshot, store string) error {
 	letters, err := d.deadLetters()
 	if err != nil {
 		return err
@@ -27,13 +28,13 @@ func (d *demo) summarize(ctx context.Context, out io.Writer, w *worker.Worker, s
 		return err
 	}
 	fmt.Fprintln(out)
-	d.printDeliveries(out, w.Snapshot(), len(letters))
+	d.printDeliveries(out, s, len(letters))
 	printDeadLetters(out, letters)
 	if !same {
 		return errors.New("a user's profile is not what one call for each event would have made: please report this")
 	}
 	fmt.Fprintf(out, "Profiles: each of the %d users' is what one call for each event would have made: ok\n", users)
-	d.printNext(out, letters, s)
+	printNext(out, letters, store)
 	return nil
 }
 
@@ -43,11 +44,11 @@ func (d *demo) printDeliveries(out io.Writer, s worker.Snapshot, dead int) {
 		thousands(len(d.sample)), d.published.Round(100*time.Millisecond), thousands(s.Delivered), thousands(dead))
 	fmt.Fprintf(out, "Calls: %s in %s, for %s events were merged into the call of the same user\n",
 		thousands(s.Calls), d.delivered.Round(100*time.Millisecond), thousands(s.Merged))
-	if d.rate.Unlimited() {
+	if d.Rate.Unlimited() {
 		return
 	}
 	fmt.Fprintf(out, "Rate: at most %s calls in any %s of %s allowed\n",
-		thousands(stats.MaxInWindow), d.rate.Window, thousands(d.rate.Calls))
+		thousands(stats.MaxInWindow), d.Rate.Window, thousands(d.Rate.Calls))
 	fmt.Fprintf(out, "Trouble: %s asked for a pause, %s failed, and no event was lost or overtaken\n",
 		counted(stats.ByStatus[429], "answer"), counted(stats.ByStatus[500]+stats.ByStatus[503], "call"))
 }
@@ -67,13 +68,13 @@ func printDeadLetters(out io.Writer, letters []*nats.Msg) {
 }
 
 // printNext shows one dead letter and the way to the real thing.
-func (d *demo) printNext(out io.Writer, letters []*nats.Msg, s *upSettings) {
+func printNext(out io.Writer, letters []*nats.Msg, store string) {
 	if len(letters) > 0 {
 		fmt.Fprintf(out, "\nA dead letter is the original event, with headers that say what happened. One of them:\n")
 		printMessage(out, letters[0])
 	}
-	if s.changed("store") {
-		fmt.Fprintf(out, "They stay in %s. To look at them, run `identify-worker up --store %s`\nand beside it identify-worker dlq stats\n", s.store, s.store)
+	if store != "" {
+		fmt.Fprintf(out, "They stay in %s. To look at them, run `identify-worker up --store %s`\nand beside it identify-worker dlq stats\n", store, store)
 	} else {
 		fmt.Fprintf(out, "This demo's store was temporary. With --store DIR it stays; then run `identify-worker up --store DIR`\nand beside it identify-worker dlq stats\n")
 	}

@@ -2,19 +2,31 @@
 
 package main
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/identify-worker/identify-worker/queue/embedded"
+)
 
 // A letter that was tried twice is one letter.
 func TestDemoCountsLetters(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	d := &demo{base: &base{conn: f.conn}}
-	var err error
-	if d.dead, err = f.conn.SubscribeSync("userpilot.identify-dlq.>"); err != nil {
+	server, err := embedded.Start(embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Shutdown)
+	conn, err := server.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	d := &demo{demoConfig: demoConfig{Conn: conn}}
+	if d.dead, err = conn.SubscribeSync("userpilot.identify-dlq.>"); err != nil {
 		t.Fatal(err)
 	}
 	for _, letter := range []string{"1.7", "1.8", "1.7"} {
-		if err := f.conn.Publish("userpilot.identify-dlq."+letter, nil); err != nil {
+		if err := conn.Publish("userpilot.identify-dlq."+letter, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

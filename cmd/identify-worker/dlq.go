@@ -11,7 +11,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func (p *program) dlq() *cobra.Command {
+func newDLQ(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dlq",
 		Short: "Look at dead letters, replay them, discard them",
@@ -40,7 +40,7 @@ they did is in history.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.dlqStats(), p.dlqLs(), p.dlqShow(), p.dlqReplay(), p.dlqDiscard(), p.dlqExport(), p.dlqPurge(), p.dlqHistory())
+	cmd.AddCommand(newStats(env), newLs(env), newShow(env), newReplay(env), newDiscard(env), newExport(env), newPurge(env), newHistory(env))
 	return cmd
 }
 
@@ -70,11 +70,11 @@ func (b *letterbox) newReveal(cmd *cobra.Command) {
 }
 
 // open connects. The caller calls shut.
-func (b *letterbox) open(ctx context.Context, p *program) (q *queue.Queue, shut func(), err error) {
+func (b *letterbox) open(ctx context.Context, env *Env) (q *queue.Queue, shut func(), err error) {
 	if err := checkTopology(b.pipeline); err != nil {
 		return nil, nil, err
 	}
-	q, nc, err := b.conn.open(ctx, *b.pipeline, b.log(p))
+	q, nc, err := b.conn.open(ctx, *b.pipeline, b.log(env))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -83,12 +83,12 @@ func (b *letterbox) open(ctx context.Context, p *program) (q *queue.Queue, shut 
 
 // read connects to read what the filter selects, and closes the connection. reveal says whether
 // the filter may tell users' data in its errors.
-func (b *letterbox) read(ctx context.Context, p *program, filter *letterFilter, reveal bool, read func(*queue.Queue, queue.Filter) error) error {
+func (b *letterbox) read(ctx context.Context, env *Env, filter *letterFilter, reveal bool, read func(*queue.Queue, queue.Filter) error) error {
 	query, err := filter.query(ctx, reveal)
 	if err != nil {
 		return err
 	}
-	q, shut, err := b.open(ctx, p)
+	q, shut, err := b.open(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (b *letterbox) read(ctx context.Context, p *program, filter *letterFilter, 
 	return stoppedReading(ctx, read(q, query))
 }
 
-func (b *letterbox) log(p *program) *slog.Logger { return p.logger(b.logs, p.stderr) }
+func (b *letterbox) log(env *Env) *slog.Logger { return env.Logger(b.logs, env.Stderr) }
 
 // stoppedReading says it in one word if a command was interrupted.
 func stoppedReading(ctx context.Context, err error) error {

@@ -34,7 +34,7 @@ func newConsent(cmd *cobra.Command) *consent {
 }
 
 // by is who does it, and on which machine.
-func (c *consent) by(p *program) (name, host string) {
+func (c *consent) by(env *Env) (name, host string) {
 	host, _ = os.Hostname()
 	if c.as != "" {
 		return c.as, host
@@ -42,7 +42,7 @@ func (c *consent) by(p *program) (name, host string) {
 	if u, err := user.Current(); err == nil {
 		return u.Username, host
 	}
-	return cmp.Or(p.env("USER"), "unknown"), host
+	return cmp.Or(env.Getenv("USER"), "unknown"), host
 }
 
 // newAll adds the flag without which no filter is a mistake.
@@ -60,19 +60,19 @@ func checkAll(q queue.Filter, all bool) error {
 }
 
 // ask puts a question to the terminal and returns nil if the answer is yes.
-func (p *program) ask(ctx context.Context, question string) error {
-	if !isTerminal(p.stdin) {
+func ask(ctx context.Context, env *Env, question string) error {
+	if !isTerminal(env.Stdin) {
 		return errors.New("nothing was done: there is no terminal to ask on; --yes does it without asking")
 	}
-	fmt.Fprintf(p.stderr, "%s [y/N] ", question)
+	fmt.Fprintf(env.Stderr, "%s [y/N] ", question)
 	answer := make(chan string, 1)
 	go func() { // reading a terminal cannot be interrupted, and ends with the process
-		line, _ := bufio.NewReader(p.stdin).ReadString('\n')
+		line, _ := bufio.NewReader(env.Stdin).ReadString('\n')
 		answer <- strings.ToLower(strings.TrimSpace(line))
 	}()
 	select {
 	case <-ctx.Done():
-		fmt.Fprintln(p.stderr)
+		fmt.Fprintln(env.Stderr)
 		return errors.New("stopped; nothing was done")
 	case line := <-answer:
 		if line == "y" || line == "yes" {
@@ -83,14 +83,14 @@ func (p *program) ask(ctx context.Context, question string) error {
 }
 
 // permit asks unless there is nothing to ask. It reports whether to go on.
-func (c *consent) permit(ctx context.Context, p *program, question string) (bool, error) {
+func (c *consent) permit(ctx context.Context, env *Env, question string) (bool, error) {
 	switch {
 	case c.dryRun:
 		return false, nil
 	case c.yes:
 		return true, nil
 	}
-	err := p.ask(ctx, question)
+	err := ask(ctx, env, question)
 	return err == nil, err
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func (p *program) dlqDiscard() *cobra.Command {
+func newDiscard(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "discard --reason TEXT",
 		Short: "Throw dead letters away",
@@ -37,7 +37,7 @@ With --json it prints one object, and what it says and asks goes to standard err
 	}
 	b := newLetterbox(cmd, "print JSON, one object")
 	b.newReveal(cmd)
-	d := &discarding{program: p, box: b, filter: newLetterFilter(cmd, false), consent: newConsent(cmd), all: newAll(cmd)}
+	d := &discarding{env: env, box: b, filter: newLetterFilter(cmd, false), consent: newConsent(cmd), all: newAll(cmd)}
 	flags{cmd: cmd, prefix: dlqPrefix}.text(&d.reason, "reason", "text", "`text` that says why, for the history; required")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) }
 	return cmd
@@ -45,7 +45,7 @@ With --json it prints one object, and what it says and asks goes to standard err
 
 // discarding is one run of discard.
 type discarding struct {
-	*program
+	env     *Env
 	box     *letterbox
 	filter  *letterFilter
 	consent *consent
@@ -64,7 +64,7 @@ func (d *discarding) run(ctx context.Context) error {
 	if err := checkAll(query, *d.all); err != nil {
 		return err
 	}
-	q, shut, err := d.box.open(ctx, d.program)
+	q, shut, err := d.box.open(ctx, d.env)
 	if err != nil {
 		return err
 	}
@@ -84,19 +84,19 @@ func (d *discarding) run(ctx context.Context) error {
 }
 
 func (d *discarding) present(ctx context.Context, s *queue.Selection) (bool, error) {
-	out := d.talk(d.box.json)
+	out := talk(d.env, d.box.json)
 	if s.Letters == 0 {
 		fmt.Fprintln(out, "no dead letter is meant")
 		return false, nil
 	}
 	printSelection(out, s, newMask(d.box.reveal, false))
 	fmt.Fprintln(out)
-	return d.consent.permit(ctx, d.program, fmt.Sprintf("discard %s for ever?", counted(s.Letters, "dead letter")))
+	return d.consent.permit(ctx, d.env, fmt.Sprintf("discard %s for ever?", counted(s.Letters, "dead letter")))
 }
 
 func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selection) error {
-	bar := newLetterBar(d.stderr, s.Letters)
-	name, host := d.consent.by(d.program)
+	bar := newLetterBar(d.env.Stderr, s.Letters)
+	name, host := d.consent.by(d.env)
 	result, err := q.Discard(ctx, s, queue.DiscardConfig{
 		Reason: address.ReplaceAllString(d.reason, hidden), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r queue.DiscardResult) {
@@ -126,7 +126,7 @@ type discardView struct {
 
 func (d *discarding) report(v *discardView) error {
 	if d.box.json {
-		return printJSON(d.stdout, v, "  ")
+		return printJSON(d.env.Stdout, v, "  ")
 	}
 	if v.Run == "" {
 		return nil // all was said
@@ -135,7 +135,7 @@ func (d *discarding) report(v *discardView) error {
 	if v.Gone > 0 {
 		gone = fmt.Sprintf(", %s gone meanwhile", thousands(v.Gone))
 	}
-	_, err := fmt.Fprintf(d.stdout, "discarded %s of %s%s (run %s)\n", thousands(v.Discarded), counted(v.Selected, "dead letter"), gone, v.Run)
+	_, err := fmt.Fprintf(d.env.Stdout, "discarded %s of %s%s (run %s)\n", thousands(v.Discarded), counted(v.Selected, "dead letter"), gone, v.Run)
 	return err
 }
 

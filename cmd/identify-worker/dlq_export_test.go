@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/identify-worker/identify-worker/queue"
 )
@@ -64,7 +66,7 @@ func TestReadExported(t *testing.T) {
 		case err != nil:
 			got = err.Error()
 		case e != nil:
-			got = string(e.event)
+			got = string(e.body)
 		}
 		if got != want {
 			t.Errorf("%s: %s, want %s", line, got, want)
@@ -82,11 +84,12 @@ func FuzzExport(f *testing.F) {
 			t.Fatal(err)
 		}
 		text, found := strings.CutSuffix(string(line), "\n")
-		if !found || !isVisible(strings.ReplaceAll(text, "\t", "")) || !json.Valid(line) {
+		unprintable := func(r rune) bool { return !unicode.IsPrint(r) && r != '\t' }
+		if !found || !utf8.ValidString(text) || strings.ContainsFunc(text, unprintable) || !json.Valid(line) {
 			t.Fatalf("%q becomes %q", body, line)
 		}
 		back, err := readExported(line)
-		if err != nil || back == nil || !bytes.Equal(back.event, body) {
+		if err != nil || back == nil || !bytes.Equal(back.body, body) {
 			t.Fatalf("%q comes back as %+v, %v", body, back, err)
 		}
 	})

@@ -38,9 +38,9 @@ func newLetterFilter(cmd *cobra.Command, reason bool) *letterFilter {
 	f.add(list[int]{&l.filter.Statuses, "status", parseStatuses}, "status", "`status` of Userpilot's answer; 0 is none")
 	f.add(list[string]{&l.filter.Users, "id", parseUser}, "user", "the user's `id`")
 	f.add(list[uint64]{&l.filter.IDs, "number", parseIDs}, "id", "`number` of the dead letter, as ls shows it")
-	f.moment(&l.filter.Since, "since", "it died not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
-	f.moment(&l.filter.Until, "until", "it died before this `time`")
-	f.add(value[string]{&l.text, "jq", l.parseMatch, asIs}, "match", "`expression` of jq over {headers, event} that is true of it")
+	moment(f, &l.filter.Since, "since", "it died not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	moment(f, &l.filter.Until, "until", "it died before this `time`")
+	f.add(newValue(&l.text, "jq", l.parseMatch, func(text string) string { return text }), "match", "`expression` of jq over {headers, event} that is true of it")
 	return l
 }
 
@@ -142,8 +142,8 @@ func parseID(text string) (uint64, bool) {
 	return id, err == nil && id > 0
 }
 
-// moment is a time, or an age: how long ago that time is.
-func (f flags) moment(target *time.Time, name, usage string) {
+// moment adds the flag of a time, which may be given as an age: how long ago that time is.
+func moment(f flags, target *time.Time, name, usage string) {
 	parse := func(text string) (time.Time, error) { return parseMoment(text, time.Now()) }
 	format := func(t time.Time) string {
 		if t.IsZero() {
@@ -151,7 +151,7 @@ func (f flags) moment(target *time.Time, name, usage string) {
 		}
 		return t.Format(time.RFC3339)
 	}
-	f.add(value[time.Time]{target, "time", parse, format}, name, usage)
+	f.add(newValue(target, "time", parse, format), name, usage)
 }
 
 func parseMoment(text string, now time.Time) (time.Time, error) {

@@ -15,7 +15,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func (p *program) dlqHistory() *cobra.Command {
+func newHistory(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history",
 		Short: "Show what was done with dead letters, and by whom",
@@ -37,9 +37,9 @@ With --json it prints an object in each line:
 	b := newLetterbox(cmd, "print JSON, an object in each line")
 	b.newReveal(cmd)
 	var since time.Time
-	flags{cmd: cmd, prefix: dlqPrefix}.moment(&since, "since", "it began not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	moment(flags{cmd: cmd, prefix: dlqPrefix}, &since, "since", "it began not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		q, shut, err := b.open(cmd.Context(), p)
+		q, shut, err := b.open(cmd.Context(), env)
 		if err != nil {
 			return err
 		}
@@ -49,7 +49,7 @@ With --json it prints an object in each line:
 			return stoppedReading(cmd.Context(), err)
 		}
 		actions = slices.DeleteFunc(actions, func(a queue.Action) bool { return a.Begun.Before(since) })
-		return printHistory(p.stdout, actions, newMask(b.reveal, b.json), b.json)
+		return printHistory(env.Stdout, actions, newMask(b.reveal, b.json), b.json)
 	}
 	return cmd
 }

@@ -108,25 +108,6 @@ func letterValue(l *queue.DeadLetter) map[string]any {
 	return map[string]any{"headers": headerValues(l.Header), "event": event}
 }
 
-// headerValues are strings, and arrays of strings where there are several.
-func headerValues(h map[string][]string) map[string]any {
-	values := map[string]any{}
-	for name, all := range h {
-		switch len(all) {
-		case 0:
-		case 1:
-			values[name] = all[0]
-		default:
-			list := make([]any, len(all))
-			for i, one := range all {
-				list[i] = one
-			}
-			values[name] = list
-		}
-	}
-	return values
-}
-
 // matcher is what --match means: a letter is meant if the expression has a result that is neither
 // false nor null. What jq says of an event may quote it, so that is told to those alone who asked
 // to see the data.

@@ -13,7 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func (p *program) dlqLs() *cobra.Command {
+func newLs(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List dead letters",
@@ -38,8 +38,8 @@ With --json it prints an object in each line:
 	b.newReveal(cmd)
 	filter := newLetterFilter(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		l := &letterList{out: p.stdout, mask: newMask(b.reveal, b.json), json: b.json}
-		return b.read(cmd.Context(), p, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
+		l := &letterList{out: env.Stdout, mask: newMask(b.reveal, b.json), json: b.json}
+		return b.read(cmd.Context(), env, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
 			return l.all(cmd.Context(), q, query)
 		})
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func (p *program) dlqPurge() *cobra.Command {
+func newPurge(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge --user ID",
 		Short: "Erase all that is stored of a user",
@@ -43,7 +43,7 @@ With --json it prints one object, and what it says and asks goes to standard err
 		Args: cobra.NoArgs,
 	}
 	b := newLetterbox(cmd, "print JSON, one object")
-	u := &purging{program: p, box: b, consent: newConsent(cmd)}
+	u := &purging{env: env, box: b, consent: newConsent(cmd)}
 	flags{cmd: cmd, prefix: dlqPrefix}.text(&u.user, "user", "id", "the user's `id`; required")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return u.run(cmd.Context()) }
 	return cmd
@@ -51,7 +51,7 @@ With --json it prints one object, and what it says and asks goes to standard err
 
 // purging is one run of purge.
 type purging struct {
-	*program
+	env     *Env
 	box     *letterbox
 	consent *consent
 	user    string
@@ -61,12 +61,12 @@ func (u *purging) run(ctx context.Context) error {
 	if u.user == "" {
 		return usage("--user: must be the id of the user to erase")
 	}
-	q, shut, err := u.box.open(ctx, u.program)
+	q, shut, err := u.box.open(ctx, u.env)
 	if err != nil {
 		return err
 	}
 	defer shut()
-	name, host := u.consent.by(u.program)
+	name, host := u.consent.by(u.env)
 	c := queue.PurgeConfig{By: name, Host: host, DryRun: true}
 	plan, err := q.PurgeUser(ctx, u.user, c)
 	if err != nil {
@@ -99,13 +99,13 @@ func (u *purging) run(ctx context.Context) error {
 // present says what would be erased, and reports whether it may. Where nothing is stored there is
 // nothing to ask, and the history tells all the same that the request was seen to.
 func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, error) {
-	out := u.talk(u.box.json)
+	out := talk(u.env, u.box.json)
 	if plan.DeadLetters+plan.Waiting+plan.Originals+plan.Newer == 0 {
 		fmt.Fprintln(out, "nothing is stored of this user")
 		return !u.consent.dryRun, nil
 	}
 	fmt.Fprintf(out, "stored of this user: %s\n", newPurgeView("", plan).describe())
-	return u.consent.permit(ctx, u.program, "erase this for ever?")
+	return u.consent.permit(ctx, u.env, "erase this for ever?")
 }
 
 // purgeView is what purge reports. Its JSON is a promise to scripts: see the command's help.
@@ -124,12 +124,12 @@ func newPurgeView(outcome string, r *queue.PurgeResult) *purgeView {
 
 func (u *purging) report(v *purgeView) error {
 	if u.box.json {
-		return printJSON(u.stdout, v, "  ")
+		return printJSON(u.env.Stdout, v, "  ")
 	}
 	if v.Run == "" || v.Outcome != "done" {
 		return nil // all is said otherwise
 	}
-	_, err := fmt.Fprintf(u.stdout, "erased %s (run %s)\n", v.describe(), v.Run)
+	_, err := fmt.Fprintf(u.env.Stdout, "erased %s (run %s)\n", v.describe(), v.Run)
 	return err
 }
 

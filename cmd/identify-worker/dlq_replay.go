@@ -13,7 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func (p *program) dlqReplay() *cobra.Command {
+func newReplay(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay",
 		Short: "Publish dead letters again",
@@ -62,7 +62,7 @@ In a dry run skipped, skips and superseded are what would happen.`,
 	b := newLetterbox(cmd, "print JSON, one object")
 	b.newReveal(cmd)
 	f := flags{cmd: cmd, prefix: dlqPrefix}
-	r := &replaying{program: p, box: b, filter: newLetterFilter(cmd, true), consent: newConsent(cmd), repair: newRepair(cmd), maxReplays: 3}
+	r := &replaying{env: env, box: b, filter: newLetterFilter(cmd, true), consent: newConsent(cmd), repair: newRepair(cmd), maxReplays: 3}
 	r.all = newAll(cmd)
 	f.rate(&r.rate, "rate", "most events in a window, a tenth of the fleet's limit unless it is given; 0 is no limit")
 	f.number(&r.canary, 0, 1_000_000, "canary", "`number` of dead letters to replay first, and await")
@@ -80,7 +80,7 @@ In a dry run skipped, skips and superseded are what would happen.`,
 
 // replaying is one run of replay.
 type replaying struct {
-	*program
+	env                *Env
 	box                *letterbox
 	filter             *letterFilter
 	consent            *consent
@@ -100,7 +100,7 @@ func (r *replaying) run(ctx context.Context) error {
 	if err := checkAll(query, *r.all); err != nil {
 		return err
 	}
-	q, shut, err := r.box.open(ctx, r.program)
+	q, shut, err := r.box.open(ctx, r.env)
 	if err != nil {
 		return err
 	}
@@ -134,16 +134,16 @@ func (r *replaying) plan(ctx context.Context, q *queue.Queue, f queue.Filter) (*
 }
 
 // talk is where a verb says what it does: with --json standard output is for the object.
-func (p *program) talk(json bool) io.Writer {
+func talk(env *Env, json bool) io.Writer {
 	if json {
-		return p.stderr
+		return env.Stderr
 	}
-	return p.stdout
+	return env.Stdout
 }
 
 // present says what would happen, and reports whether it may.
 func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error) {
-	out, s := r.talk(r.box.json), plan.selection
+	out, s := talk(r.env, r.box.json), plan.selection
 	if s.Letters == 0 {
 		fmt.Fprintln(out, "no dead letter is meant")
 		return false, nil
@@ -159,12 +159,12 @@ func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error)
 		fmt.Fprintln(out, "none of them can be replayed")
 		return false, nil
 	}
-	return r.consent.permit(ctx, r.program, fmt.Sprintf("replay %s?", counted(s.Sendable(), "dead letter")))
+	return r.consent.permit(ctx, r.env, fmt.Sprintf("replay %s?", counted(s.Sendable(), "dead letter")))
 }
 
 func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan) error {
-	bar := newLetterBar(r.stderr, plan.selection.Letters)
-	name, host := r.consent.by(r.program)
+	bar := newLetterBar(r.env.Stderr, plan.selection.Letters)
+	name, host := r.consent.by(r.env)
 	result, err := q.Replay(ctx, plan.selection, queue.ReplayConfig{
 		Rate: plan.pace.rate, Canary: r.canary, Wait: r.wait,
 		By: name, Host: host, Filter: r.filter.words, EditText: r.repair.String(),
@@ -248,12 +248,12 @@ func (r *replayPlan) withoutRun(outcome string) *replayView {
 
 func (r *replaying) report(v *replayView) error {
 	if r.box.json {
-		return printJSON(r.stdout, v, "  ")
+		return printJSON(r.env.Stdout, v, "  ")
 	}
 	if v.Run == "" {
 		return nil // all was said
 	}
-	_, err := fmt.Fprint(r.stdout, v.describe())
+	_, err := fmt.Fprint(r.env.Stdout, v.describe())
 	return err
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-func (p *program) dlqShow() *cobra.Command {
+func newShow(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [ID...]",
 		Short: "Tell the whole story of dead letters",
@@ -57,12 +57,12 @@ With --json it prints an object in each line: all that ls prints, and
 		if query.IsZero() {
 			return usage("give the number of a dead letter, as identify-worker dlq ls shows it, or a filter")
 		}
-		q, shut, err := b.open(cmd.Context(), p)
+		q, shut, err := b.open(cmd.Context(), env)
 		if err != nil {
 			return err
 		}
 		defer shut()
-		s := &story{out: p.stdout, mask: newMask(b.reveal, b.json), json: b.json}
+		s := &story{out: env.Stdout, mask: newMask(b.reveal, b.json), json: b.json}
 		return stoppedReading(cmd.Context(), s.all(cmd.Context(), q, query))
 	}
 	return cmd

@@ -11,7 +11,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func (p *program) dlqStats() *cobra.Command {
+func newStats(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats",
 		Short: "Group dead letters by what they died of",
@@ -36,16 +36,16 @@ Of very many groups the smallest are one at the end, without a name.`,
 	b.newReveal(cmd)
 	filter := newLetterFilter(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return b.read(cmd.Context(), p, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
+		return b.read(cmd.Context(), env, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
 			groups, err := q.DeadStats(cmd.Context(), query)
 			if err != nil {
 				return err
 			}
 			views := newGroupViews(groups, time.Now(), newMask(b.reveal, b.json))
 			if b.json {
-				return printJSON(p.stdout, views, "  ")
+				return printJSON(env.Stdout, views, "  ")
 			}
-			return printGroups(p.stdout, views)
+			return printGroups(env.Stdout, views)
 		})
 	}
 	return cmd

@@ -57,6 +57,19 @@ func cutTo(text string, limit int) string {
 	return text
 }
 
+// oneLine is an error in one line, as a terminal or a log takes it.
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// orDash stands in a table for what is empty, too.
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
 // printJSON writes a value in one line, or with an indent in several. It is JSON that a terminal
 // can take: what encoding/json leaves as it is although it is not printable is escaped.
 func printJSON(out io.Writer, value any, indent string) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-func (p *program) doctor() *cobra.Command {
+func newDoctor(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check whether a worker could work here, and what to do if not",
@@ -48,7 +48,7 @@ Exit status: 1 if anything has failed, 0 otherwise. With --json it prints one ob
 		Args: cobra.NoArgs,
 	}
 	f := flags{cmd: cmd}
-	d := &doctor{env: p.env, key: newKeySource(f, p.env)}
+	d := &doctor{env: env, key: newKeySource(f, env.Getenv)}
 	d.conn = newPlace(f)
 	// A worker waits for ever where nobody says otherwise; a check should not.
 	d.conn.addWait(flags{cmd: cmd, prefix: "DOCTOR_"}, "wait", 0)
@@ -60,13 +60,13 @@ Exit status: 1 if anything has failed, 0 otherwise. With --json it prints one ob
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		e := &examination{}
 		if !asJSON {
-			e.out = p.stdout
+			e.out = env.Stdout
 		}
-		if err := d.run(cmd.Context(), e, p.logger(logs, p.stderr)); err != nil {
+		if err := d.run(cmd.Context(), e, env.Logger(logs, env.Stderr)); err != nil {
 			return err
 		}
 		if asJSON {
-			if err := e.printJSON(p.stdout); err != nil {
+			if err := e.printJSON(env.Stdout); err != nil {
 				return err
 			}
 		}
@@ -77,7 +77,7 @@ Exit status: 1 if anything has failed, 0 otherwise. With --json it prints one ob
 
 // doctor are the settings of a worker that is to be.
 type doctor struct {
-	env      otlpEnvironment
+	env      *Env
 	key      *keySource
 	conn     *connection
 	topology *queue.Topology
@@ -103,7 +103,7 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 		n = d.askNATS(ctx, e, q)
 	}
 	c := d.replica.config
-	e.judgeRate(c.Rate, c.Burst, d.replica.scope == "replica", n.trip)
+	e.judgeRate(c.Rate, c.Burst, d.replica.perReplica(), n.trip)
 	if errKey != nil {
 		e.fail("key", "%v", errKey)
 		e.warn("api", "not tried without a key")
@@ -189,8 +189,8 @@ func (d *doctor) askFleet(ctx context.Context, e *examination, q *queue.Queue, c
 		e.fail("workers", "%v", err)
 		return
 	}
-	own := queue.Replica{Version: buildVersion(), Rate: d.replica.config.Rate}
-	if d.replica.scope == "replica" {
+	own := queue.Replica{Version: d.env.Version, Rate: d.replica.config.Rate}
+	if d.replica.perReplica() {
 		own.Rate, own.OwnRate = queue.Rate{}, own.Rate
 	}
 	if !e.failed("key") {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"net"
 	"net/url"
 	"time"
@@ -211,16 +210,4 @@ func round(d time.Duration) time.Duration {
 		return d.Round(time.Microsecond)
 	}
 	return d.Round(100 * time.Microsecond)
-}
-
-// roughSize is a size to one digit after the point.
-func roughSize(bytes int64) string {
-	size, unit := float64(bytes), -1
-	for ; size >= 1024 && unit+1 < len(sizeUnits); unit++ {
-		size /= 1024
-	}
-	if unit < 0 {
-		return fmt.Sprintf("%d B", bytes)
-	}
-	return fmt.Sprintf("%.1f %siB", size, sizeUnits[unit:unit+1])
 }

@@ -222,12 +222,3 @@ func TestJudgeFleet(t *testing.T) {
 	own.Key = "" // not known
 	expect(t, "without a key here", judge(replica("v1", "bbbb", 600)), "ok workers 1 replica, all partitions are worked")
 }
-
-func TestRoughSize(t *testing.T) {
-	t.Parallel()
-	for bytes, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1 << 20: "1.0 MiB", 3 << 29: "1.5 GiB", 1 << 40: "1.0 TiB", 1 << 52: "4096.0 TiB"} {
-		if got := roughSize(bytes); got != want {
-			t.Errorf("%d: %s, want %s", bytes, got, want)
-		}
-	}
-}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -18,7 +19,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-func (p *program) fakeUserpilot() *cobra.Command {
+func newFake(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fake-userpilot",
 		Short: "Serve a stand-in for Userpilot's API",
@@ -45,7 +46,7 @@ which calls (every=10, from=100, to=120, user=ID, p=0.01 with seed=7). The first
 	f.add(faultRules{&s.faults}, "fault", "a fault; may be given several times")
 	logs := newLogSettings(flags{cmd: cmd})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return p.serveFake(cmd.Context(), s, p.logger(logs, p.stderr))
+		return serveFake(cmd.Context(), env, s, env.Logger(logs, env.Stderr))
 	}
 	return cmd
 }
@@ -75,7 +76,7 @@ func (r faultRules) Set(text string) error {
 }
 
 // serveFake serves until ctx ends.
-func (p *program) serveFake(ctx context.Context, s *fakeSettings, log *slog.Logger) error {
+func serveFake(ctx context.Context, env *Env, s *fakeSettings, log *slog.Logger) error {
 	api := userpilottest.New(userpilottest.Options{
 		Key: s.key, Limit: s.rate.Calls, Window: s.rate.Window, RetryAfter: s.retryAfter,
 		Latency: s.latency, Faults: s.faults.Fault,
@@ -91,7 +92,7 @@ func (p *program) serveFake(ctx context.Context, s *fakeSettings, log *slog.Logg
 	if err := server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)
 	}
-	return printStats(p, api.Stats())
+	return printStats(env.Stdout, api.Stats())
 }
 
 // logRefusals logs what is not accepted. It says nothing of the user.
@@ -125,15 +126,15 @@ func (s *statusRecorder) WriteHeader(status int) {
 // Unwrap lets http.ResponseController reach the connection.
 func (s *statusRecorder) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-func printStats(p *program, s userpilottest.Stats) error {
-	fmt.Fprintf(p.stdout, "%s, %s, at most %s in one window\n",
+func printStats(out io.Writer, s userpilottest.Stats) error {
+	fmt.Fprintf(out, "%s, %s, at most %s in one window\n",
 		counted(s.Calls, "call"), counted(s.Users, "user"), thousands(s.MaxInWindow))
 	for _, status := range slices.Sorted(maps.Keys(s.ByStatus)) {
 		name := fmt.Sprintf("answered %d", status)
 		if status == 0 {
 			name = "cut off"
 		}
-		fmt.Fprintf(p.stdout, "  %s: %s\n", name, thousands(s.ByStatus[status]))
+		fmt.Fprintf(out, "  %s: %s\n", name, thousands(s.ByStatus[status]))
 	}
 	return nil
 }

@@ -78,6 +78,11 @@ func applyEnvironment(set *pflag.FlagSet, env func(string) string) error {
 	return first
 }
 
+// newValue makes a flag of any type. The errors of parse go on from the flag's name: "must be".
+func newValue[T any](target *T, kind string, parse func(string) (T, error), format func(T) string) pflag.Value {
+	return value[T]{target, kind, parse, format}
+}
+
 // value is a flag of any type. The errors of parse go on from the flag's name: "must be".
 type value[T any] struct {
 	target *T

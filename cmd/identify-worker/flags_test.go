@@ -22,15 +22,3 @@ func TestParseSize(t *testing.T) {
 		}
 	}
 }
-
-func TestThousands(t *testing.T) {
-	t.Parallel()
-	for n, want := range map[int]string{0: "0", 7: "7", 999: "999", 1000: "1,000", 12345: "12,345", 1234567: "1,234,567"} {
-		if got := thousands(n); got != want {
-			t.Errorf("thousands(%d) = %s", n, got)
-		}
-	}
-	if got := counted(1, "call") + counted(2, "call"); got != "1 call2 calls" {
-		t.Error(got)
-	}
-}

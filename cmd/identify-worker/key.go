@@ -37,6 +37,9 @@ func newKeySource(f flags, env func(string) string) *keySource {
 	return k
 }
 
+// fixedKey is a key that is given neither by a file nor by the environment.
+func fixedKey(key string) *keySource { return &keySource{env: key} }
+
 // read returns the key of now.
 func (k *keySource) read() (userpilot.Key, error) {
 	if k.file == "" && k.env == "" {

@@ -14,7 +14,7 @@ func TestTheLiveLineStaysBelowTheLog(t *testing.T) {
 	t.Parallel()
 	var screen strings.Builder
 	line := &liveLine{out: &screen}
-	logger := slog.New((&logSettings{format: "text", level: "info"}).handler(line))
+	logger := slog.New(slog.NewTextHandler(line, nil))
 	logger.Info("before")
 	line.show("one")
 	line.show("one") // nothing new, nothing written

@@ -1,17 +1,10 @@
 package main
 
 import (
-	"context"
 	"io"
-	"log"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/term"
-
-	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
 // logSettings say how to log. Logs go to stderr and never hold a user's data.
@@ -32,27 +25,6 @@ func (s *logSettings) handler(w io.Writer) slog.Handler {
 		return slog.NewJSONHandler(w, options)
 	}
 	return slog.NewTextHandler(w, options)
-}
-
-// logger returns a logger that never blocks. What was logged is written when the program ends.
-func (p *program) logger(s *logSettings, w io.Writer) *slog.Logger {
-	logger := asynclog.Wrap(slog.New(s.handler(w)))
-	p.logs = append(p.logs, logger)
-	if w == io.Writer(os.Stderr) { // the process's own, and no test's
-		log.SetOutput(&libraryLog{log: logger})
-	}
-	return logger
-}
-
-// logPatience is how long the end of the program waits for its log to be written.
-const logPatience = 2 * time.Second
-
-func (p *program) flushLogs() {
-	ctx, cancel := context.WithTimeout(context.Background(), logPatience)
-	defer cancel()
-	for _, logger := range p.logs {
-		asynclog.Flush(ctx, logger)
-	}
 }
 
 // libraryLog takes what libraries write to Go's standard logger. It passes on that something was
@@ -87,10 +59,4 @@ func (l *libraryLog) count(now time.Time) (lines int) {
 	}
 	lines, l.lines, l.next = l.lines, 0, now.Add(libraryPause)
 	return lines
-}
-
-// isTerminal reports whether a person looks at w, or types into it.
-func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -15,8 +15,12 @@ import (
 	_ "golang.org/x/crypto/x509roots/fallback" // for an image that holds nothing but this binary
 )
 
+// version is what the Makefile and a release tell the linker. It is empty in a build of
+// "go install", which knows the module's version by itself.
+var version string
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+	os.Exit(Run(ctx, os.Args[1:], Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version}))
 }

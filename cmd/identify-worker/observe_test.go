@@ -44,7 +44,7 @@ func scrape(t *testing.T) metricSet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen("127.0.0.1:0", slog.New(slog.DiscardHandler))
+	l, err := listen("127.0.0.1:0", "v1", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // stopPatience is how long an interrupted publish waits for acknowledgements.
 const stopPatience = 5 * time.Second
 
-func (p *program) publish() *cobra.Command {
+func newPublish(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "publish [FILE...]",
 		Short: "Publish identify events from NDJSON or CSV",
@@ -61,7 +61,7 @@ an event that is stored twice does no harm.`,
 		if err := checkTopology(s.topology); err != nil {
 			return err
 		}
-		return p.runPublish(cmd.Context(), s, files, p.logger(logs, p.stderr))
+		return runPublish(cmd.Context(), env, s, files, env.Logger(logs, env.Stderr))
 	}
 	return cmd
 }
@@ -74,13 +74,13 @@ type publishSettings struct {
 	topology                        *queue.Topology
 }
 
-func (p *program) runPublish(ctx context.Context, s *publishSettings, files []string, log *slog.Logger) error {
-	in, err := p.openInputs(ctx, s, files)
+func runPublish(ctx context.Context, env *Env, s *publishSettings, files []string, log *slog.Logger) error {
+	in, err := openInputs(ctx, env, s, files)
 	if err != nil {
 		return err
 	}
 	defer in.close()
-	report, err := newBadLines(p.stderr, s.errors)
+	report, err := newBadLines(env.Stderr, s.errors)
 	if err != nil {
 		return err
 	}
@@ -91,16 +91,16 @@ func (p *program) runPublish(ctx context.Context, s *publishSettings, files []st
 			return err
 		}
 		defer nc.Close()
-		traces := p.startTracing(ctx, log)
+		traces := startTracing(ctx, env.Getenv, env.Version, log)
 		defer traces.close()
 		t = newSender(q.NewPublisher(queue.PublisherConfig{Window: publishWindow, Tracer: traces.tracer()}), s.messageID == "none")
 	}
-	run := &publishing{settings: s, target: t, bad: report, progress: newProgress(p.stderr, in.size, report)}
+	run := &publishing{settings: s, target: t, bad: report, progress: newProgress(env.Stderr, in.size, report)}
 	err = run.all(ctx, in)
 	if errReport := report.close(); err == nil {
 		err = errReport
 	}
-	return run.conclude(ctx, p, err)
+	return run.conclude(ctx, env, err)
 }
 
 // target is where good events go.
@@ -189,7 +189,7 @@ func (r *publishing) check(record *record) error {
 		case errExported != nil:
 			return errExported
 		case exported != nil:
-			record.body, record.export = exported.event, exported.option
+			record.body, record.export = exported.body, exported.option
 			event, err = userpilot.Parse(record.body)
 		}
 	}
@@ -200,7 +200,7 @@ func (r *publishing) check(record *record) error {
 }
 
 // conclude prints the count and says whether all went well.
-func (r *publishing) conclude(ctx context.Context, p *program, err error) error {
+func (r *publishing) conclude(ctx context.Context, env *Env, err error) error {
 	notes := ""
 	if r.duplicates > 0 {
 		notes += ", " + counted(r.duplicates, "duplicate")
@@ -212,9 +212,9 @@ func (r *publishing) conclude(ctx context.Context, p *program, err error) error 
 		notes = " (" + notes[2:] + ")"
 	}
 	if r.settings.dryRun {
-		fmt.Fprintf(p.stdout, "would publish %s%s\n", counted(r.good, "event"), notes)
+		fmt.Fprintf(env.Stdout, "would publish %s%s\n", counted(r.good, "event"), notes)
 	} else {
-		fmt.Fprintf(p.stdout, "published %s%s\n", counted(r.sent, "event"), notes)
+		fmt.Fprintf(env.Stdout, "published %s%s\n", counted(r.sent, "event"), notes)
 	}
 	switch {
 	case ctx.Err() != nil && !r.settings.dryRun:

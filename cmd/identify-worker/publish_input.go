@@ -59,25 +59,25 @@ type input struct {
 const stdinName = "standard input"
 
 // openInputs opens all files before anything is published.
-func (p *program) openInputs(ctx context.Context, s *publishSettings, names []string) (*inputs, error) {
+func openInputs(ctx context.Context, env *Env, s *publishSettings, names []string) (*inputs, error) {
 	in := &inputs{records: make(chan record, 256), stop: make(chan struct{})}
 	if len(names) == 0 {
 		names = []string{"-"}
 	}
 	for _, name := range names {
-		if err := in.open(ctx, p, s.format, name); err != nil {
+		if err := in.open(ctx, env, s.format, name); err != nil {
 			in.close()
 			return nil, err
 		}
 	}
-	if names[0] == "-" && isTerminal(p.stdin) {
-		fmt.Fprintln(p.stderr, "reading events from the terminal; Ctrl-D ends them")
+	if names[0] == "-" && isTerminal(env.Stdin) {
+		fmt.Fprintln(env.Stderr, "reading events from the terminal; Ctrl-D ends them")
 	}
 	go in.read(s)
 	return in, nil
 }
 
-func (in *inputs) open(ctx context.Context, p *program, format, name string) error {
+func (in *inputs) open(ctx context.Context, env *Env, format, name string) error {
 	if format == "auto" {
 		format = "ndjson"
 		if strings.EqualFold(filepath.Ext(name), ".csv") {
@@ -86,7 +86,7 @@ func (in *inputs) open(ctx context.Context, p *program, format, name string) err
 	}
 	if name == "-" {
 		in.size = -1
-		in.files = append(in.files, input{stdinName, p.stdin, func() error { return nil }, format})
+		in.files = append(in.files, input{stdinName, env.Stdin, func() error { return nil }, format})
 		return nil
 	}
 	f, err := openFile(ctx, name)

@@ -24,7 +24,7 @@ func TestPublishFromPipeEnds(t *testing.T) {
 	defer cancel()
 	failed := make(chan error, 1)
 	go func() {
-		_, err := (&program{}).openInputs(ctx, &publishSettings{format: "auto"}, []string{name})
+		_, err := openInputs(ctx, &Env{}, &publishSettings{format: "auto"}, []string{name})
 		failed <- err
 	}()
 	select {

@@ -661,7 +661,7 @@ func TestHelpListsTheLines(t *testing.T) {
 // rightsInHelp are the subjects that a command's help lists, for the name identify.
 func rightsInHelp(t *testing.T, command string) []string {
 	t.Helper()
-	cmd, _, err := (&program{env: func(string) string { return "" }}).root().Find(strings.Fields(command))
+	cmd, _, err := newRoot(&Env{Getenv: func(string) string { return "" }}, new(bool)).Find(strings.Fields(command))
 	if err != nil {
 		t.Fatal(err)
 	}

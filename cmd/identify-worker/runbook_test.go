@@ -74,7 +74,7 @@ func fill(words []string, group string) []string {
 func TestRunbookCommandsAreRight(t *testing.T) {
 	t.Parallel()
 	for _, words := range runbookCommands(t) {
-		root := (&program{env: func(string) string { return "" }}).root()
+		root := newRoot(&Env{Getenv: func(string) string { return "" }}, new(bool))
 		cmd, rest, err := root.Find(fill(words, "4be1d07a"))
 		if err == nil {
 			err = cmd.ParseFlags(rest)

@@ -43,6 +43,11 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// run runs the whole command.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
+	return Run(ctx, args, Env{Stdin: stdin, Stdout: stdout, Stderr: stderr, Getenv: getenv})
+}
+
 // patience is for a machine that is busy; nothing takes as long where all is well.
 const patience = time.Minute
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func (p *program) setup() *cobra.Command {
+func newSetup(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "setup",
 		Short: "Create or update the streams",
@@ -44,7 +45,7 @@ The rights that it needs, to publish to:
 		if err := checkTopology(topology); err != nil {
 			return err
 		}
-		log := p.logger(logs, p.stderr)
+		log := env.Logger(logs, env.Stderr)
 		q, nc, err := conn.open(cmd.Context(), *topology, log)
 		if err != nil {
 			return err
@@ -56,9 +57,9 @@ The rights that it needs, to publish to:
 			}
 		}
 		changes, err := q.AwaitSetup(cmd.Context(), conn.wait, update)
-		p.printChanges(changes)
+		printChanges(env.Stdout, changes)
 		if err == nil && len(changes) == 0 {
-			fmt.Fprintln(p.stdout, "nothing to do")
+			fmt.Fprintln(env.Stdout, "nothing to do")
 		}
 		return err
 	}
@@ -77,12 +78,12 @@ func keepPartitions(ctx context.Context, q *queue.Queue, nc *nats.Conn, log *slo
 }
 
 // printChanges prints each change in a line.
-func (p *program) printChanges(changes []queue.Change) {
+func printChanges(out io.Writer, changes []queue.Change) {
 	for _, c := range changes {
 		if c.Field == "" {
-			fmt.Fprintln(p.stdout, c)
+			fmt.Fprintln(out, c)
 		} else {
-			fmt.Fprintf(p.stdout, "stream %s: %s changed from %s to %s\n", c.Stream, c.Field, c.Have, c.Want)
+			fmt.Fprintf(out, "stream %s: %s changed from %s to %s\n", c.Stream, c.Field, c.Have, c.Want)
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 // watchInterval is how often --watch looks again.
 const watchInterval = 2 * time.Second
 
-func (p *program) status() *cobra.Command {
+func newStatus(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what is waiting, what is wrong, and who works",
@@ -54,12 +54,12 @@ Exit status: 0 if the state could be read, whatever it is. With --json it prints
 		if err := checkTopology(pipeline); err != nil {
 			return err
 		}
-		q, nc, err := conn.open(cmd.Context(), *pipeline, p.logger(logs, p.stderr))
+		q, nc, err := conn.open(cmd.Context(), *pipeline, env.Logger(logs, env.Stderr))
 		if err != nil {
 			return err
 		}
 		defer nc.Close()
-		return s.run(cmd.Context(), q, p.stdout)
+		return s.run(cmd.Context(), q, env.Stdout)
 	}
 	return cmd
 }

@@ -5,12 +5,9 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"github.com/identify-worker/identify-worker/queue"
 )
 
 // print writes the view for a person.
@@ -123,61 +120,4 @@ func (r statusReplica) state() string {
 	}
 }
 
-func replicaName(r queue.Replica) string { return shortName(r.Host, r.ID) }
-
-// shortName tells replicas on one host apart by the end of their ids, where these differ.
-func shortName(host, id string) string {
-	if host == "" {
-		return id
-	}
-	return host + "/" + id[max(0, len(id)-4):]
-}
-
-func orDash(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
-}
-
-// partitionList is short: "0-3 7 plain". The names are in order.
-func partitionList(names []string) string {
-	if len(names) == 0 {
-		return "-"
-	}
-	var parts []string
-	for i := 0; i < len(names); {
-		first, err := strconv.Atoi(names[i])
-		next := i + 1
-		for err == nil && next < len(names) && names[next] == strconv.Itoa(first+next-i) {
-			next++
-		}
-		switch next - i {
-		case 1:
-			parts = append(parts, names[i])
-		case 2:
-			parts = append(parts, names[i], names[i+1])
-		default:
-			parts = append(parts, names[i]+"-"+names[next-1])
-		}
-		i = next
-	}
-	return strings.Join(parts, " ")
-}
-
 func fromSeconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
-// age is a time to two units: 3s, 2m10s, 4h5m, 3d2h.
-func age(d time.Duration) string {
-	d = max(0, d)
-	switch day := 24 * time.Hour; {
-	case d < time.Second:
-		return d.Round(time.Millisecond).String()
-	case d < time.Hour:
-		return d.Round(time.Second).String()
-	case d < day:
-		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
-	default:
-		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
-	}
-}

@@ -99,14 +99,6 @@ func newCountsView(r queue.Recent) countsView {
 	return countsView{Delivered: r.Delivered, Merged: r.Merged, Dead: r.Dead, Calls: r.Calls}
 }
 
-// known is nil for the zero time, which is null in JSON.
-func known(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}
-
 // seconds are rounded to milliseconds, and never below zero: the server's clock is known up to a
 // round trip only.
 func seconds(d time.Duration) float64 { return max(0, d.Round(time.Millisecond)).Seconds() }

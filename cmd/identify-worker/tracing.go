@@ -21,17 +21,17 @@ const flushPatience = 5 * time.Second
 
 // tracing makes spans and sends them to a collector. A nil tracing makes none.
 //
-// This package alone imports OpenTelemetry's SDK, and creates it only where the environment names a
-// collector. It has none of OpenTelemetry's global state: a command's tracing is its own.
+// It has none of OpenTelemetry's global state: a command's tracing is its own.
 type tracing struct {
 	provider  *sdktrace.TracerProvider
 	collector *collector
+	version   string
 }
 
-// startTracing reads OpenTelemetry's variables. Where they ask for what cannot be had, it says so and
+// startTracing reads OpenTelemetry's variables with getenv, and starts tracing for that version of the program. Where they ask for what cannot be had, it says so and
 // makes no spans: they are no reason to deliver nothing.
-func (p *program) startTracing(ctx context.Context, log *slog.Logger) *tracing {
-	o, err := readOTLP(p.env)
+func startTracing(ctx context.Context, getenv func(string) string, version string, log *slog.Logger) *tracing {
+	o, err := readOTLP(getenv, version)
 	if err != nil {
 		log.Error("there are no traces", "error", err)
 		return nil
@@ -47,19 +47,19 @@ func (p *program) startTracing(ctx context.Context, log *slog.Logger) *tracing {
 	}
 	log.Info("traces are sent", "collector", o.url.Host)
 	// The SDK reads the sampler, the sizes of batches and the limits of spans from the environment.
-	return &tracing{collector: c, provider: sdktrace.NewTracerProvider(
-		sdktrace.WithResource(describeProcess(ctx, log)), sdktrace.WithBatcher(exporter),
+	return &tracing{collector: c, version: version, provider: sdktrace.NewTracerProvider(
+		sdktrace.WithResource(describeProcess(ctx, version, log)), sdktrace.WithBatcher(exporter),
 	)}
 }
 
 // describeProcess is what all spans tell of who made them. The environment has the last word.
-func describeProcess(ctx context.Context, log *slog.Logger) *resource.Resource {
+func describeProcess(ctx context.Context, version string, log *slog.Logger) *resource.Resource {
 	host, _ := os.Hostname()
 	r, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
 		resource.WithAttributes(
 			attribute.String("service.name", "identify-worker"),
-			attribute.String("service.version", buildVersion()),
+			attribute.String("service.version", version),
 			attribute.String("host.name", host),
 		),
 		resource.WithFromEnv(),
@@ -75,7 +75,7 @@ func (t *tracing) tracer() trace.Tracer {
 	if t == nil {
 		return nil
 	}
-	return t.provider.Tracer("github.com/identify-worker/identify-worker", trace.WithInstrumentationVersion(buildVersion()))
+	return t.provider.Tracer("github.com/identify-worker/identify-worker", trace.WithInstrumentationVersion(t.version))
 }
 
 // close sends what is left, for flushPatience at most. It does not wait for a collector that is away.
@@ -109,7 +109,7 @@ func (env otlpEnvironment) get(variable string) (name, text string) {
 
 // readOTLP reads where spans go; nil if nowhere. Its errors name variables, and never hold what is in
 // them: headers are secrets.
-func readOTLP(env otlpEnvironment) (*otlp, error) {
+func readOTLP(env otlpEnvironment, version string) (*otlp, error) {
 	_, endpoint := env.get("ENDPOINT")
 	if endpoint == "" || strings.EqualFold(strings.TrimSpace(env("OTEL_SDK_DISABLED")), "true") {
 		return nil, nil
@@ -124,5 +124,18 @@ func readOTLP(env otlpEnvironment) (*otlp, error) {
 	if name, protocol := env.get("PROTOCOL"); protocol != "" && protocol != "http/protobuf" {
 		return nil, fmt.Errorf("%s: %.20q is not supported: set it to http/protobuf, and the endpoint to the collector's port for that, usually 4318", name, protocol)
 	}
-	return newOTLP(env)
+	return newOTLP(env, version)
+}
+
+// probeCollector asks the collector that the environment names whether it takes spans. The host is empty
+// where there is none, or where the variables are wrong, as the error says.
+func probeCollector(ctx context.Context, getenv func(string) string, version string) (host string, err error) {
+	o, err := readOTLP(getenv, version)
+	if err != nil || o == nil {
+		return "", err
+	}
+	c := newCollector(o, slog.New(slog.DiscardHandler))
+	defer c.close()
+	_, _, err = c.post(ctx, nil) // no spans, in protobuf
+	return o.url.Host, err
 }

@@ -36,7 +36,7 @@ type otlp struct {
 const defaultOTLPTimeout = 10 * time.Second
 
 // newOTLP reads the variables of OpenTelemetry's exporter.
-func newOTLP(env otlpEnvironment) (*otlp, error) {
+func newOTLP(env otlpEnvironment, version string) (*otlp, error) {
 	o := &otlp{timeout: defaultOTLPTimeout, header: http.Header{}, tls: &tls.Config{MinVersion: tls.VersionTLS12}}
 	for _, read := range []func(otlpEnvironment) error{o.readEndpoint, o.readHeaders, o.readManner, o.readTLS} {
 		if err := read(env); err != nil {
@@ -44,7 +44,7 @@ func newOTLP(env otlpEnvironment) (*otlp, error) {
 		}
 	}
 	o.header.Set("Content-Type", "application/x-protobuf")
-	o.header.Set("User-Agent", "identify-worker/"+buildVersion())
+	o.header.Set("User-Agent", "identify-worker/"+version)
 	return o, nil
 }
 

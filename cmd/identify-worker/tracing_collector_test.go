@@ -1,5 +1,3 @@
-//go:build !noembed
-
 package main
 
 import (
@@ -110,10 +108,10 @@ func TestTracingEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		p := &program{env: func(name string) string {
+		getenv := func(name string) string {
 			return map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}[name]
-		}}
-		traces := p.startTracing(t.Context(), slog.New(slog.NewTextHandler(&log, nil)))
+		}
+		traces := startTracing(t.Context(), getenv, "v1", slog.New(slog.NewTextHandler(&log, nil)))
 		asked := 0
 		traces.collector.client.Transport = roundTrips(func(r *http.Request) (*http.Response, error) {
 			asked++

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"io"
-	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -16,7 +15,6 @@ import (
 	"sync"
 	"testing"
 
-	"go.opentelemetry.io/otel/trace"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
@@ -200,120 +198,4 @@ func TestDeliveryNeedsNoCollector(t *testing.T) {
 			}
 		})
 	}
-}
-
-// The SDK takes its own variables from the process's environment, which has the last word.
-func TestTracingEnvironment(t *testing.T) {
-	collector := newStandIn(t)
-	env := map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.URL + "/mine"}
-	for name, text := range map[string]string{
-		"OTEL_SERVICE_NAME": "delivery", "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,service.name=no",
-		"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0",
-	} {
-		t.Setenv(name, text)
-	}
-	p := &program{env: func(name string) string { return env[name] }}
-	tracing := p.startTracing(t.Context(), slog.New(slog.DiscardHandler))
-	_, none := tracing.tracer().Start(t.Context(), "not sampled")
-	none.End()
-	parent := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: trace.FlagsSampled})
-	_, some := tracing.tracer().Start(trace.ContextWithRemoteSpanContext(t.Context(), parent), "sampled")
-	some.End()
-	tracing.close()
-	spans := collector.named("")
-	if len(spans) != 1 || spans[0].GetName() != "sampled" || !slices.Equal(collector.paths, []string{"/mine"}) {
-		t.Fatalf("%d spans at %v", len(spans), collector.paths)
-	}
-	resource := collector.of[spans[0]].GetResource().GetAttributes()
-	for key, want := range map[string]string{"service.name": "delivery", "deployment.environment.name": "test", "service.version": buildVersion(), "telemetry.sdk.language": "go"} {
-		if got := valueOf(resource, key); got != want {
-			t.Errorf("%s is %q, want %q", key, got, want)
-		}
-	}
-}
-
-// What is named wrongly is said by the variable's name, without what is in it.
-func TestReadOTLP(t *testing.T) {
-	t.Parallel()
-	const here = "http://collector:4318"
-	for name, test := range map[string]struct {
-		env  map[string]string // besides an endpoint for all
-		want string            // URL, error, or empty for none
-	}{
-		"base":               {nil, here + "/v1/traces"},
-		"base with a path":   {map[string]string{"ENDPOINT": here + "/otlp/"}, here + "/otlp/v1/traces"},
-		"traces alone":       {map[string]string{"TRACES_ENDPOINT": here + "/in"}, here + "/in"},
-		"no path":            {map[string]string{"TRACES_ENDPOINT": here}, here},
-		"nowhere":            {map[string]string{"ENDPOINT": ""}, ""},
-		"disabled":           {map[string]string{"SDK_DISABLED": "TRUE"}, ""},
-		"no exporter":        {map[string]string{"TRACES_EXPORTER": "none"}, ""},
-		"another exporter":   {map[string]string{"TRACES_EXPORTER": "MARK"}, "OTEL_TRACES_EXPORTER: must be otlp or none"},
-		"no scheme":          {map[string]string{"ENDPOINT": "MARK:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT: is not a URL such as http://collector:4318"},
-		"gRPC":               {map[string]string{"TRACES_PROTOCOL": "grpc"}, `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: "grpc" is not supported`},
-		"JSON":               {map[string]string{"PROTOCOL": "http/json"}, `OTEL_EXPORTER_OTLP_PROTOCOL: "http/json" is not supported`},
-		"the right protocol": {map[string]string{"PROTOCOL": "grpc", "TRACES_PROTOCOL": "http/protobuf"}, here + "/v1/traces"},
-		"a broken header":    {map[string]string{"HEADERS": "a=b,MARK"}, "OTEL_EXPORTER_OTLP_HEADERS: must be name=value pairs"},
-		"a header's end":     {map[string]string{"HEADERS": "a=b%0aMARK"}, "OTEL_EXPORTER_OTLP_HEADERS: must be name=value pairs"},
-		"headers":            {map[string]string{"HEADERS": "a=b=c,,d=%20"}, here + "/v1/traces"},
-		"no time":            {map[string]string{"TIMEOUT": "10s"}, "OTEL_EXPORTER_OTLP_TIMEOUT: must be milliseconds"},
-		"compression":        {map[string]string{"COMPRESSION": "zstd"}, "OTEL_EXPORTER_OTLP_COMPRESSION: must be gzip or none"},
-		"no file":            {map[string]string{"CERTIFICATE": "/nowhere/ca.pem"}, "OTEL_EXPORTER_OTLP_CERTIFICATE: open /nowhere/ca.pem"},
-		"no certificate":     {map[string]string{"CERTIFICATE": "tracing_test.go"}, "OTEL_EXPORTER_OTLP_CERTIFICATE: the file holds no certificate"},
-		"no key":             {map[string]string{"CLIENT_CERTIFICATE": "/nowhere/cert.pem"}, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: open "},
-	} {
-		env := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": here}
-		for variable, text := range test.env {
-			switch variable {
-			case "SDK_DISABLED", "TRACES_EXPORTER":
-				env["OTEL_"+variable] = text
-			default:
-				env["OTEL_EXPORTER_OTLP_"+variable] = text
-			}
-		}
-		o, err := readOTLP(func(name string) string { return env[name] })
-		got := ""
-		switch {
-		case err != nil:
-			got = err.Error()
-		case o != nil:
-			got = o.url.String()
-		}
-		if err == nil && got != test.want || err != nil && (test.want == "" || !strings.HasPrefix(got, test.want)) || strings.Contains(got, "MARK") {
-			t.Errorf("%s: got %q, want %q", name, got, test.want)
-		}
-	}
-	p := &program{env: func(string) string { return "" }}
-	if tracing := p.startTracing(t.Context(), nil); tracing != nil || tracing.tracer() != nil {
-		t.Error("there is tracing without a collector")
-	}
-}
-
-func testCollector(t *testing.T, url string, log io.Writer) *collector {
-	t.Helper()
-	o, err := readOTLP(func(name string) string { return map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": url}[name] })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newCollector(o, slog.New(slog.NewTextHandler(log, nil)))
-}
-
-func oneSpan() []*tracepb.ResourceSpans {
-	return []*tracepb.ResourceSpans{{ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{{Name: "x"}}}}}}
-}
-
-func TestDoctorAsksTheCollector(t *testing.T) {
-	t.Parallel()
-	collector := newStandIn(t)
-	host := strings.TrimPrefix(collector.URL, "http://")
-	ask := func(env map[string]string) func(*examination) {
-		d := &doctor{env: func(name string) string { return env[name] }}
-		return func(e *examination) { d.askCollector(t.Context(), e) }
-	}
-	expect(t, "none", ask(nil))
-	expect(t, "there", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL}), "ok traces "+host+" takes them")
-	expect(t, "gRPC", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
-		"warn traces there are none: OTEL_EXPORTER_OTLP_PROTOCOL: ...set it to http/protobuf")
-	refusing := httptest.NewServer(http.NotFoundHandler())
-	defer refusing.Close()
-	expect(t, "refused", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": refusing.URL}), "warn traces ...does not take them: it answers 404")
 }

@@ -14,7 +14,7 @@ import (
 // serverMemory is what the embedded server may take beside the worker.
 const serverMemory = 128 << 20
 
-func (p *program) up() *cobra.Command {
+func newUp(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run everything in one process: NATS JetStream on disk, and a worker",
@@ -33,7 +33,7 @@ is given, its ports are free ones unless given.`,
 	f := flags{cmd: cmd}
 	s := &upSettings{store: "identify-data", natsListen: "127.0.0.1:4222", changed: cmd.Flags().Changed}
 	f.toggle(&s.demo, "demo", "show it working, with a stand-in for Userpilot and sample events")
-	s.key = newKeySource(f, p.env)
+	s.key = newKeySource(f, env.Getenv)
 	f.text(&s.store, "store", "dir", "`folder` of the streams")
 	f.address(&s.natsListen, "nats-listen", "`address` for NATS clients, which need no password")
 	s.topology = newPipeline(f)
@@ -45,9 +45,9 @@ is given, its ports are free ones unless given.`,
 			return err
 		}
 		if s.demo {
-			return p.runDemo(cmd.Context(), s)
+			return runDemo(cmd.Context(), env, s)
 		}
-		return p.runUp(cmd.Context(), s)
+		return runUp(cmd.Context(), env, s)
 	}
 	return cmd
 }
@@ -62,22 +62,22 @@ type upSettings struct {
 	changed           func(flag string) bool // whether a flag or its variable was given
 }
 
-func (p *program) runUp(ctx context.Context, s *upSettings) error {
+func runUp(ctx context.Context, env *Env, s *upSettings) error {
 	client, err := s.replica.client(s.key)
 	if err != nil {
 		return err
 	}
-	line, log := p.screen(s.logs)
-	p.limitMemory(s.replica.config.Memory, serverMemory)
-	b, err := s.boot(ctx, log)
+	line, log := screen(env, s.logs)
+	limitMemory(env, s.replica.config.Memory, serverMemory)
+	b, err := s.boot(ctx, env.Version, log)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	traces := p.startTracing(ctx, log)
+	traces := startTracing(ctx, env.Getenv, env.Version, log)
 	defer traces.close()
 	s.replica.config.Tracer = traces.tracer()
-	r, err := s.replica.start(b.queue, client, b.http, log)
+	r, err := startReplica(s.replica.workerConfig(), env.Version, b.queue, client, b.http, log)
 	if err != nil {
 		return err
 	}
@@ -86,12 +86,12 @@ func (p *program) runUp(ctx context.Context, s *upSettings) error {
 }
 
 // screen is where up logs to: above a live line where there is a terminal.
-func (p *program) screen(s *logSettings) (*liveLine, *slog.Logger) {
-	if !isTerminal(p.stderr) {
-		return nil, p.logger(s, p.stderr)
+func screen(env *Env, s *logSettings) (*liveLine, *slog.Logger) {
+	if !isTerminal(env.Stderr) {
+		return nil, env.Logger(s, env.Stderr)
 	}
-	line := &liveLine{out: p.stderr}
-	return line, p.logger(s, line)
+	line := &liveLine{out: env.Stderr}
+	return line, env.Logger(s, line)
 }
 
 // base is a running server with the pipeline on it, and the HTTP listener.
@@ -103,8 +103,8 @@ type base struct {
 }
 
 // boot listens, starts the embedded server and creates the streams.
-func (s *upSettings) boot(ctx context.Context, log *slog.Logger) (*base, error) {
-	http, err := listen(s.replica.listen, log)
+func (s *upSettings) boot(ctx context.Context, version string, log *slog.Logger) (*base, error) {
+	http, err := listen(s.replica.listen, version, log)
 	if err != nil {
 		return nil, err
 	}
