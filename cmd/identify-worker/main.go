@@ -2,8 +2,8 @@
 // delivers them to Userpilot: in order for each user, within the rate limit, with the bad
 // ones set aside as dead letters.
 //
-// This package is wiring and output: flags, files, logs and terminals. What is promised
-// about events is kept by the packages userpilot, queue and worker.
+// What is below this folder is wiring and output: flags, files, logs and terminals. What is
+// promised about events is kept by the packages userpilot, queue and worker.
 package main
 
 import (
@@ -13,6 +13,9 @@ import (
 	"syscall"
 
 	_ "golang.org/x/crypto/x509roots/fallback" // for an image that holds nothing but this binary
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/cli"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 )
 
 // version is what the Makefile and a release tell the linker. It is empty in a build of
@@ -22,5 +25,7 @@ var version string
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	os.Exit(Run(ctx, os.Args[1:], Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version}))
+	os.Exit(cli.Run(ctx, os.Args[1:], flags.Env{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version,
+	}))
 }

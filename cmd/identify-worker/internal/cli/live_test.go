@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+func TestTheLiveLineStaysBelowTheLog(t *testing.T) {
+	t.Parallel()
+	var screen strings.Builder
+	line := &liveLine{out: &screen}
+	logger := slog.New(slog.NewTextHandler(line, nil))
+	logger.Info("before")
+	line.show("one")
+	line.show("one") // nothing new, nothing written
+	logger.Info("between")
+	line.show("two")
+	line.show("")
+
+	var got []string
+	for part := range strings.SplitSeq(screen.String(), clearLine) {
+		_, part, _ = strings.Cut("msg="+part, "msg=")
+		if _, after, found := strings.Cut(part, "msg="); found {
+			part = after
+		}
+		got = append(got, strings.TrimSpace(strings.ReplaceAll(part, "\n", "/")))
+	}
+	if want := "before/|one|between/one|two|"; strings.Join(got, "|") != want {
+		t.Errorf("got %q, want %q", strings.Join(got, "|"), want)
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	t.Parallel()
+	r := &reporter{rate: queue.Rate{Calls: 600, Window: time.Minute}}
+	s := worker.Snapshot{Delivered: 1234, Merged: 200, Dead: 3}
+	want := "waiting 5,000 · delivered 1,234 · merged 200 · dead 3 · 9.9 of 10.0 calls/s"
+	for suffix, change := range map[string]func(*worker.Snapshot){
+		"":                         func(*worker.Snapshot) {},
+		" · ON HOLD: unauthorized": func(s *worker.Snapshot) { s.Hold = "unauthorized" },
+		" · Userpilot is down":     func(s *worker.Snapshot) { s.BreakerOpen = true },
+		" · pause of 2s":           func(s *worker.Snapshot) { s.Quiet = 2 * time.Second },
+	} {
+		s := s
+		change(&s)
+		if got := r.describe(s, queue.Counts{Backlog: 5000}, 9.9); got != want+suffix {
+			t.Errorf("got  %s\nwant %s", got, want+suffix)
+		}
+	}
+}
+
+func TestSpeedometer(t *testing.T) {
+	t.Parallel()
+	var s rateMeter
+	now := time.Unix(0, 0)
+	if got := s.measure(now, 100); got != 0 {
+		t.Errorf("after one reading: %v", got)
+	}
+	for i := range 20 {
+		now = now.Add(time.Second)
+		if got := s.measure(now, 100+uint64(i+1)*10); got != 10 {
+			t.Errorf("reading %d: %v", i, got)
+		}
+	}
+	for range 5 {
+		now = now.Add(time.Second)
+		s.measure(now, 300)
+	}
+	if got := s.measure(now.Add(time.Second), 300); got != 0 {
+		t.Errorf("long after the last call: %v", got)
+	}
+}

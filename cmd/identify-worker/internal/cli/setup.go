@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func newSetup(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "setup",
+		Short: "Create or update the streams",
+		Long: `Create the streams that are missing, and say what was done. Where a stream exists and
+differs from what the flags say, nothing is changed unless --update is given. Workers
+create what is missing by themselves; they never change a stream.
+
+Another number of partitions must not bring a user's events out of order. It is refused while
+events wait or workers run: stop publishing, wait until the backlog is empty, stop the workers,
+run setup --update --partitions N, and start the workers with --partitions N.
+
+The rights that it needs, to publish to:
+  $JS.API.STREAM.INFO.* and
+  $JS.API.STREAM.CREATE.*         for the streams of the pipeline
+  $JS.API.STREAM.UPDATE.*         for --update
+  $JS.API.DIRECT.GET.KV_<bucket>  for another number of partitions`,
+		Example: `  identify-worker setup
+  identify-worker setup --nats-url nats://nats:4222 --replicas 3
+  identify-worker setup --update --partitions 32`,
+		Args: cobra.NoArgs,
+	}
+	f := flags.Set{Cmd: cmd}
+	conn := flags.NewWaitingConnection(f, 10*time.Second)
+	topology := flags.NewTopology(f)
+	logs := flags.NewLogSettings(f)
+	var update bool
+	f.Toggle(&update, "update", "change streams that differ")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := flags.CheckTopology(topology); err != nil {
+			return err
+		}
+		log := env.Logger(logs, env.Stderr)
+		q, nc, err := conn.Open(cmd.Context(), *topology, log)
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		if update && !cmd.Flags().Changed("partitions") {
+			if q, err = keepPartitions(cmd.Context(), q, nc, log); err != nil {
+				return err
+			}
+		}
+		changes, err := q.AwaitSetup(cmd.Context(), conn.Wait, update)
+		printChanges(env.Stdout, changes)
+		if err == nil && len(changes) == 0 {
+			fmt.Fprintln(env.Stdout, "nothing to do")
+		}
+		return err
+	}
+	return cmd
+}
+
+// keepPartitions is the queue with as many partitions as its stream has.
+func keepPartitions(ctx context.Context, q *queue.Queue, nc *nats.Conn, log *slog.Logger) (*queue.Queue, error) {
+	partitions, err := q.StreamPartitions(ctx)
+	if err != nil || partitions == 0 {
+		return q, err
+	}
+	t := q.Topology()
+	t.Partitions = partitions
+	return queue.New(nc, t, log)
+}
+
+// printChanges prints each change in a line.
+func printChanges(out io.Writer, changes []queue.Change) {
+	for _, c := range changes {
+		if c.Field == "" {
+			fmt.Fprintln(out, c)
+		} else {
+			fmt.Fprintf(out, "stream %s: %s changed from %s to %s\n", c.Stream, c.Field, c.Have, c.Want)
+		}
+	}
+}

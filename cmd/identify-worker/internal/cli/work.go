@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/tracing"
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+func newWork(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "work",
+		Short: "Run one worker replica against a NATS server",
+		Long: `Run one replica. Start as many as you like: they share the partitions and the rate
+limit, and take over from one another. The streams are created if they are missing;
+if they differ from the flags, it says what differs and stops.
+
+Where OTEL_EXPORTER_OTLP_ENDPOINT names a collector, each event's trace goes there, by OTLP
+over http/protobuf. OpenTelemetry's other variables are honoured.
+
+On SIGTERM or SIGINT it finishes the calls in flight, hands its partitions over and
+exits with status 0.`,
+		Example: `  USERPILOT_API_KEY=... identify-worker work
+  identify-worker work --nats-url nats://nats:4222 --api-key-file /run/secrets/userpilot
+  identify-worker work --endpoint https://analytex-eu.userpilot.io --rate 600/1m`,
+		Args: cobra.NoArgs,
+	}
+	f := flags.Set{Cmd: cmd}
+	key := flags.NewKeySource(f, env.Getenv)
+	conn := flags.NewWaitingConnection(f, -1)
+	topology := flags.NewTopology(f)
+	s := flags.NewReplica(f)
+	logs := flags.NewLogSettings(f)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := flags.CheckTopology(topology); err != nil {
+			return err
+		}
+		log := env.Logger(logs, env.Stderr)
+		client, err := s.Client(key)
+		if err != nil {
+			return err
+		}
+		limitMemory(env, s.Config.Memory, 0)
+		http, err := listen(s.Listen, env.Version, log)
+		if err != nil {
+			return err
+		}
+		defer http.close()
+		q, nc, err := conn.Open(cmd.Context(), *topology, log)
+		if err != nil {
+			return stopped(cmd.Context(), err)
+		}
+		defer nc.Close()
+		traces := tracing.Start(cmd.Context(), env.Getenv, env.Version, log)
+		defer traces.Close()
+		s.Config.Tracer = traces.Tracer()
+		if _, err := q.AwaitSetup(cmd.Context(), conn.Wait, false); err != nil {
+			return stopped(cmd.Context(), err)
+		}
+		r, err := startReplica(s.WorkerConfig(), env.Version, q, client, http, log)
+		if err != nil {
+			return err
+		}
+		return r.run(cmd.Context(), key, noReport)
+	}
+	return cmd
+}
+
+// stopped is nil where the error is only that we were asked to stop.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = nil
+	}
+	return err
+}
+
+// limitMemory sets Go's soft limit, unless the environment does: what waits in memory, half
+// as much again for what is on its way and for garbage, and a floor for the rest of
+// the process. Go's default would let garbage grow to as much as all that is in use.
+func limitMemory(env *flags.Env, waiting, more int64) {
+	const floor = 96 << 20
+	if env.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(waiting + waiting/2 + floor + more)
+	}
+}
+
+// replica is a worker with its client and its HTTP listener.
+type replica struct {
+	worker  *worker.Worker
+	client  *userpilot.Client
+	http    *listener
+	changed chan struct{}
+	log     *slog.Logger
+}
+
+// startReplica makes a worker of that version and has it served by http. Nothing is delivered before run.
+func startReplica(c worker.Config, version string, q *queue.Queue, client *userpilot.Client, http *listener, log *slog.Logger) (*replica, error) {
+	r := &replica{client: client, http: http, changed: make(chan struct{}, 1), log: log}
+	c.Queue, c.Client, c.URL, c.Log, c.KeyChanged = q, client, client.URL(), log, r.changed
+	c.Key, c.Member.Version = client.KeyFingerprint, version
+	c.Member.Host, _ = os.Hostname() // shown to operators only
+	w, err := worker.New(c)
+	if err != nil {
+		return nil, err
+	}
+	r.worker = w
+	http.show(w)
+	return r, nil
+}
+
+// run delivers until ctx ends and all is handed over. report runs beside it, until its
+// own context ends.
+func (r *replica) run(ctx context.Context, key *flags.KeySource, report func(context.Context, *worker.Worker)) error {
+	r.log.Info("working", "metrics", r.http.url()+"/metrics", "key", r.client.KeyFingerprint())
+	beside, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { key.Watch(beside, r.client, r.changed, r.log) })
+	wg.Go(func() { report(beside, r.worker) })
+	err := r.worker.Run(ctx)
+	stop()
+	wg.Wait()
+	r.client.CloseIdleConnections()
+	if err != nil {
+		return fmt.Errorf("work: %w", err)
+	}
+	r.log.Info("stopped")
+	return nil
+}
+
+func noReport(context.Context, *worker.Worker) {}

@@ -1,0 +1,238 @@
+// Package demo is what up --demo shows: sample events, a stand-in for Userpilot that fails now and then,
+// and a summary of what became of the events.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+)
+
+const (
+	// pace is how many events are published for each call that the rate allows: so
+	// much more than could be sent one by one that merging has to do the rest.
+	pace = 7.5
+	// publishInterval is how often some of them are published.
+	publishInterval = 20 * time.Millisecond
+	// pollInterval is how often it is asked whether all has been delivered.
+	pollInterval  = 200 * time.Millisecond
+	pollsPerEvent = 5
+)
+
+// DefaultRate is four times what the real API allows, to be done in 15 seconds and not in
+// a minute.
+func DefaultRate() queue.Rate { return queue.Rate{Calls: 400, Window: 10 * time.Second} }
+
+// Config is where a demo takes place.
+type Config struct {
+	Conn   *nats.Conn
+	Queue  *queue.Queue
+	Rate   queue.Rate   // that the stand-in allows
+	Tracer trace.Tracer // nil without traces
+	Log    *slog.Logger
+}
+
+// Demo is one showing: the pipeline, the stand-in, and what came of it.
+type Demo struct {
+	Config
+	sample    []sampleEvent
+	publisher *queue.Publisher
+	api       *userpilottest.Server
+	dead      *nats.Subscription // sees each dead letter as it is stored
+	began     time.Time
+	published time.Duration // how long it took
+	delivered time.Duration
+}
+
+// New starts the stand-in and listens for dead letters. The caller calls close.
+func New(ctx context.Context, c Config) (*Demo, error) {
+	d := &Demo{Config: c, sample: sampleEvents()}
+	counts, err := d.Queue.Counts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if counts.Backlog > 0 { // they may be real
+		return nil, fmt.Errorf("--store: %s wait there, which the demo would hand to its stand-in: give it an empty folder", render.Counted(counts.Backlog, "event"))
+	}
+	d.api = userpilottest.New(userpilottest.Options{
+		Limit: d.Rate.Calls, Window: d.Rate.Window, Latency: 30 * time.Millisecond, Faults: new(faults).fault,
+	})
+	if err := d.api.Start(); err != nil {
+		return nil, fmt.Errorf("start the stand-in for Userpilot: %w", err)
+	}
+	if d.dead, err = d.Conn.SubscribeSync(d.Queue.Topology().PlainSubject() + "-dlq.>"); err != nil {
+		d.api.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// URL is where the stand-in listens.
+func (d *Demo) URL() string { return d.api.URL() }
+
+// Close stops the stand-in.
+func (d *Demo) Close() { d.api.Close() }
+
+// Announce says what is about to be shown.
+func (d *Demo) Announce(out io.Writer) {
+	fmt.Fprintf(out, "%s of %s go to a stand-in for Userpilot at %s calls. The real API takes 600/1m.\n",
+		render.Counted(len(d.sample), "sample event"), render.Counted(sampleUsers, "user"), d.Rate)
+}
+
+// Show delivers while it publishes, and ends when nothing waits any more. deliver blocks until its
+// context ends.
+func (d *Demo) Show(ctx context.Context, deliver func(context.Context) error) error {
+	d.began = time.Now()
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	played := make(chan error, 1)
+	go func() {
+		defer stop()
+		played <- d.play(working)
+	}()
+	err := deliver(working)
+	d.delivered = time.Since(d.began)
+	stop()
+	err = errors.Join(err, <-played)
+	if ctx.Err() != nil {
+		return errors.New("the demo was stopped before its end")
+	}
+	return err
+}
+
+// play publishes all sample events and waits until the stream is empty.
+func (d *Demo) play(ctx context.Context) error {
+	d.publisher = d.Queue.NewPublisher(queue.PublisherConfig{Tracer: d.Tracer})
+	defer func() { _ = d.publisher.Close(ctx) }() // what it published is acknowledged by then
+	if err := d.publishAll(ctx); err != nil {
+		return err
+	}
+	d.published = time.Since(d.began)
+	d.Log.Info("all sample events are published", "events", len(d.sample))
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for polls := 1; ; polls++ {
+		counts, err := d.Queue.Counts(ctx)
+		if err != nil {
+			return err
+		}
+		if counts.Backlog == 0 {
+			return nil
+		}
+		if polls%pollsPerEvent == 0 {
+			if err := d.publishMore(ctx); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// publishMore lets life go on while something waits: were no other user's call to succeed, the
+// failing event could as well mean an outage, and would rightly wait for ever.
+func (d *Demo) publishMore(ctx context.Context) error {
+	event := goodEvent(sampleRandom())
+	d.sample = append(d.sample, event)
+	_, err := d.publisher.Publish(ctx, event.body)
+	return err
+}
+
+// publishAll publishes at a steady pace.
+func (d *Demo) publishAll(ctx context.Context) error {
+	perTick := len(d.sample)
+	if !d.Rate.Unlimited() {
+		perTick = max(1, int(pace*float64(d.Rate.Calls)*publishInterval.Seconds()/d.Rate.Window.Seconds()))
+	}
+	tick := time.NewTicker(publishInterval)
+	defer tick.Stop()
+	for i, event := range d.sample {
+		if i%perTick == 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-tick.C:
+			}
+		}
+		if err := d.publish(ctx, event); err != nil {
+			return err
+		}
+	}
+	return d.publisher.Flush(ctx)
+}
+
+// publish sends what our publisher would refuse as any other NATS client could.
+func (d *Demo) publish(ctx context.Context, event sampleEvent) error {
+	if !event.unreadable {
+		_, err := d.publisher.PublishAsync(ctx, event.body)
+		return err
+	}
+	_, err := d.Conn.RequestWithContext(ctx, d.Queue.Topology().PlainSubject(), event.body)
+	return err
+}
+
+// sameProfiles makes one call for each event, in a second stand-in without limit and
+// faults, and compares all profiles.
+func (d *Demo) sameProfiles(ctx context.Context) (users int, same bool, err error) {
+	reference := userpilottest.New(userpilottest.Options{})
+	key, err := userpilot.NewKey("demo")
+	if err != nil {
+		return 0, false, err
+	}
+	client, err := userpilot.NewClient(userpilot.ClientConfig{Key: key, Transport: reference.Transport()})
+	if err != nil {
+		return 0, false, err
+	}
+	seen := map[string]bool{}
+	for _, event := range d.sample {
+		if event.unreadable || event.user == doomedUser {
+			continue
+		}
+		_ = client.Identify(ctx, event.body) // a refusal here was a refusal there
+		seen[event.user] = true
+	}
+	for user := range seen {
+		want, _ := reference.Profile(user)
+		if got, _ := d.api.Profile(user); !equalProfiles(got, want) {
+			return len(seen), false, nil
+		}
+	}
+	return len(seen), true, nil
+}
+
+// deadLetters are those that were stored during the demo. A worker that has had no answer in time
+// tries again, which is seen here and stores nothing: a letter's subject is its own.
+func (d *Demo) deadLetters() (letters []*nats.Msg, err error) {
+	if err := d.Conn.FlushTimeout(5 * time.Second); err != nil {
+		return nil, fmt.Errorf("read the dead letters: %w", err)
+	}
+	tries, _, err := d.dead.Pending()
+	if err != nil {
+		return nil, err
+	}
+	for range tries {
+		m, err := d.dead.NextMsg(5 * time.Second)
+		if err != nil {
+			return nil, fmt.Errorf("read a dead letter: %w", err)
+		}
+		if !slices.ContainsFunc(letters, func(l *nats.Msg) bool { return l.Subject == m.Subject }) {
+			letters = append(letters, m)
+		}
+	}
+	return letters, nil
+}

@@ -1,0 +1,156 @@
+package dlq
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// confirmation is what the verbs share that change something: whether they may, and who does it.
+type confirmation struct {
+	yes, dryRun bool
+	as          string
+}
+
+func newConfirmation(cmd *cobra.Command) *confirmation {
+	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
+	c := &confirmation{}
+	f.Toggle(&c.yes, "yes", "do not ask")
+	f.Toggle(&c.dryRun, "dry-run", "say what would happen, and stop")
+	f.Text(&c.as, "as", "name", "`name` for the history; the system's user if empty")
+	return c
+}
+
+// by is who does it, and on which machine.
+func (c *confirmation) by(env *flags.Env) (name, host string) {
+	host, _ = os.Hostname()
+	if c.as != "" {
+		return c.as, host
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username, host
+	}
+	return cmp.Or(env.Getenv("USER"), "unknown"), host
+}
+
+// newAll adds the flag without which no filter is a mistake.
+func newAll(cmd *cobra.Command) *bool {
+	all := new(bool)
+	flags.Set{Cmd: cmd, Prefix: envPrefix}.Toggle(all, "all", "mean all dead letters, where there is no filter")
+	return all
+}
+
+func checkAll(q queue.Filter, all bool) error {
+	if q.IsZero() && !all {
+		return errors.New("without a filter this means all dead letters: say so with --all, or give a filter such as --group")
+	}
+	return nil
+}
+
+// ask puts a question to the terminal and returns nil if the answer is yes.
+func ask(ctx context.Context, env *flags.Env, question string) error {
+	if !render.IsTerminal(env.Stdin) {
+		return errors.New("nothing was done: there is no terminal to ask on; --yes does it without asking")
+	}
+	fmt.Fprintf(env.Stderr, "%s [y/N] ", question)
+	answer := make(chan string, 1)
+	go func() { // reading a terminal cannot be interrupted, and ends with the process
+		line, _ := bufio.NewReader(env.Stdin).ReadString('\n')
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(env.Stderr)
+		return errors.New("stopped; nothing was done")
+	case line := <-answer:
+		if line == "y" || line == "yes" {
+			return nil
+		}
+	}
+	return errors.New("nothing was done")
+}
+
+// confirm asks unless there is nothing to ask. It reports whether to go on.
+func (c *confirmation) confirm(ctx context.Context, env *flags.Env, question string) (bool, error) {
+	switch {
+	case c.dryRun:
+		return false, nil
+	case c.yes:
+		return true, nil
+	}
+	err := ask(ctx, env, question)
+	return err == nil, err
+}
+
+// outcome is that of a run in which nothing was to be done.
+func (c *confirmation) outcome() string {
+	if c.dryRun {
+		return "dry run"
+	}
+	return "nothing"
+}
+
+// endOf is the outcome of a run in which something was done.
+func endOf(ctx context.Context, err error) string {
+	switch {
+	case errors.Is(err, queue.ErrCanaryDied):
+		return "canary died"
+	case ctx.Err() != nil:
+		return "stopped"
+	case err != nil:
+		return "failed"
+	}
+	return "done"
+}
+
+// stoppedEarly is for a command that was interrupted before it did anything.
+func stoppedEarly(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.New("stopped; nothing was done")
+	}
+	return err
+}
+
+// progressBar shows how far a verb is, on a terminal; without one it shows nothing.
+type progressBar struct{ bar *progressbar.ProgressBar }
+
+func newProgressBar(out io.Writer, total uint64) *progressBar {
+	if !render.IsTerminal(out) {
+		return &progressBar{}
+	}
+	return &progressBar{progressbar.NewOptions64(int64(total),
+		progressbar.OptionSetWriter(out),
+		progressbar.OptionShowCount(),
+		progressbar.OptionSetPredictTime(true),
+		progressbar.OptionFullWidth(),
+		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionClearOnFinish(),
+	)}
+}
+
+func (b *progressBar) at(done uint64, what string) {
+	if b.bar != nil {
+		b.bar.Describe(what)
+		_ = b.bar.Set64(int64(done))
+	}
+}
+
+func (b *progressBar) done() {
+	if b.bar != nil {
+		_ = b.bar.Clear()
+	}
+}

@@ -1,0 +1,155 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func newDiscard(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "discard --reason TEXT",
+		Short: "Throw dead letters away",
+		Long: `Throw dead letters away: their events are gone for ever. It says first how many and of which
+groups, and asks. --reason says why, for the history, which keeps it for a year but for addresses of
+e-mail: name no user in it. The filter by the reason of death is --dead-reason here, as
+it can be for all verbs.
+
+The rights that it needs, to publish to:
+  $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
+  $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
+  $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
+  userpilot.<name>-audit.action.>             for the history
+  $JS.API.DIRECT.GET.KV_<bucket>_newer, $JS.API.STREAM.MSG.GET.KV_<bucket>_newer,
+  $JS.API.STREAM.INFO.KV_<bucket> and $KV.<bucket>_newer.>
+                                              for what newer events have set
+
+With --json it prints one object, and what it says and asks goes to standard error:
+  run, outcome (done, nothing, dry run, stopped or failed), selected, discarded,
+  gone (done by somebody else meanwhile), doubtful`,
+		Example: `  identify-worker dlq discard --group 4be1d07a --reason "the old app, see the incident"
+  identify-worker dlq discard --dead-reason invalid --until 7d --reason "looked at" --yes`,
+		Args: cobra.NoArgs,
+	}
+	b := newCommand(cmd, "print JSON, one object")
+	b.newReveal(cmd)
+	d := &discarding{env: env, box: b, filter: newLetterFilter(cmd, false), confirmation: newConfirmation(cmd), all: newAll(cmd)}
+	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&d.reason, "reason", "text", "`text` that says why, for the history; required")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) }
+	return cmd
+}
+
+// discarding is one run of discard.
+type discarding struct {
+	env          *flags.Env
+	box          *command
+	filter       *letterFilter
+	confirmation *confirmation
+	all          *bool
+	reason       string
+}
+
+func (d *discarding) run(ctx context.Context) error {
+	if d.reason == "" {
+		return flags.Usagef("--reason: must say why, for the history; the filter by the reason of death is --dead-reason here")
+	}
+	query, err := d.filter.query(ctx, d.box.reveal)
+	if err != nil {
+		return err
+	}
+	if err := checkAll(query, *d.all); err != nil {
+		return err
+	}
+	q, shut, err := d.box.open(ctx, d.env)
+	if err != nil {
+		return err
+	}
+	defer shut()
+	s, err := q.Select(ctx, query, queue.SelectConfig{MaxReplays: -1})
+	if err != nil {
+		return stoppedEarly(ctx, err)
+	}
+	goOn, err := d.present(ctx, s)
+	if err != nil {
+		return err
+	}
+	if !goOn {
+		return d.report(&discardView{Outcome: d.confirmation.outcome(), Selected: s.Letters})
+	}
+	return d.discard(ctx, q, s)
+}
+
+func (d *discarding) present(ctx context.Context, s *queue.Selection) (bool, error) {
+	out := messages(d.env, d.box.json)
+	if s.Letters == 0 {
+		fmt.Fprintln(out, "no dead letter is meant")
+		return false, nil
+	}
+	printSelection(out, s, newMask(d.box.reveal, false))
+	fmt.Fprintln(out)
+	return d.confirmation.confirm(ctx, d.env, fmt.Sprintf("discard %s for ever?", render.Counted(s.Letters, "dead letter")))
+}
+
+func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selection) error {
+	bar := newProgressBar(d.env.Stderr, s.Letters)
+	name, host := d.confirmation.by(d.env)
+	result, err := q.Discard(ctx, s, queue.DiscardConfig{
+		Reason: address.ReplaceAllString(d.reason, hidden), By: name, Host: host, Filter: d.filter.words,
+		Progress: func(r queue.DiscardResult) {
+			bar.at(r.Discarded+r.Gone+r.Doubtful, render.Thousands(r.Discarded)+" discarded")
+		},
+	})
+	bar.done()
+	if result == nil || result.Run == "" && err != nil {
+		return stoppedEarly(ctx, err)
+	}
+	v := &discardView{result.Run, endOf(ctx, err), result.Selected, result.Discarded, result.Gone, result.Doubtful}
+	if errReport := d.report(v); err == nil {
+		err = errReport
+	}
+	return v.conclude(ctx, err)
+}
+
+// discardView is what discard reports. Its JSON is a promise to scripts: see the command's help.
+type discardView struct {
+	Run       string `json:"run"`
+	Outcome   string `json:"outcome"`
+	Selected  uint64 `json:"selected"`
+	Discarded uint64 `json:"discarded"`
+	Gone      uint64 `json:"gone"`
+	Doubtful  uint64 `json:"doubtful"`
+}
+
+func (d *discarding) report(v *discardView) error {
+	if d.box.json {
+		return render.JSON(d.env.Stdout, v, "  ")
+	}
+	if v.Run == "" {
+		return nil // all was said
+	}
+	gone := ""
+	if v.Gone > 0 {
+		gone = fmt.Sprintf(", %s gone meanwhile", render.Thousands(v.Gone))
+	}
+	_, err := fmt.Fprintf(d.env.Stdout, "discarded %s of %s%s (run %s)\n", render.Thousands(v.Discarded), render.Counted(v.Selected, "dead letter"), gone, v.Run)
+	return err
+}
+
+func (v *discardView) conclude(ctx context.Context, err error) error {
+	left := v.Selected - min(v.Selected, v.Discarded+v.Gone)
+	switch {
+	case ctx.Err() != nil:
+		err = errors.New("stopped")
+	case err == nil && v.Doubtful > 0:
+		err = errors.New("the server did not answer in time")
+	case err == nil:
+		return nil
+	}
+	return fmt.Errorf("%w: %s discarded, %s left; run it again to go on", err, render.Thousands(v.Discarded), render.Thousands(left))
+}

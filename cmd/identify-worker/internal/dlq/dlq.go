@@ -1,0 +1,111 @@
+// Package dlq is the command dlq, whose verbs look at dead letters, replay, discard and erase them. It
+// decides what of users' data is shown: all that it prints goes through a mask.
+package dlq
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// New returns the command dlq, with its verbs.
+func New(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dlq",
+		Short: "Look at dead letters, replay them, discard them",
+		Long: `Look at dead letters: events that Userpilot refused, that failed too often or that can be
+no identify. Correct what was wrong, and replay them or discard them.
+
+What died of the same is one group. All verbs but purge and history take the same
+filters, of which all that are given must be true; one that is given several times
+means any of its values.
+  --group, --reason, --status, --user, --id   equal
+  --since, --until                            when it died: a time, or an age such as 2h
+  --match                                     a jq expression over {headers, event}
+The headers are those of the dead letter, such as .headers["Dead-Code"]; the event is null if
+it is not JSON. jq sees numbers as they were written.
+
+Personal data is masked on the screen and in --json unless --reveal is given: the values of
+properties; in errors what is quoted, e-mail addresses and words with digits; user ids that
+look like an e-mail address. export masks nothing.
+
+Verbs that change something say first what they would do, and ask; --yes answers. What
+they did is in history.`,
+		Example: `  identify-worker dlq stats
+  identify-worker dlq show 12
+  identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5
+  identify-worker dlq discard --group 4be1d07a --until 7d --reason "the old app, see the incident"`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newStats(env), newLs(env), newShow(env), newReplay(env), newDiscard(env), newExport(env), newPurge(env), newHistory(env))
+	return cmd
+}
+
+// command is what all verbs share: how to reach the dead letters, and how to print.
+type command struct {
+	conn         *flags.Connection
+	pipeline     *queue.Topology
+	logs         *flags.LogSettings
+	json, reveal bool
+}
+
+// newCommand adds the flags of all verbs.
+func newCommand(cmd *cobra.Command, json string) *command {
+	b := &command{}
+	f := flags.Set{Cmd: cmd}
+	b.conn = flags.NewConnection(f)
+	b.conn.AddWait(f, "connect-wait", 10*time.Second)
+	b.pipeline = flags.NewPipeline(f)
+	b.logs = flags.NewLogSettings(f)
+	f.Toggle(&b.json, "json", json)
+	return b
+}
+
+// newReveal adds the flag of the verbs that would mask something.
+func (b *command) newReveal(cmd *cobra.Command) {
+	flags.Set{Cmd: cmd, Prefix: envPrefix}.Toggle(&b.reveal, "reveal", "show personal data")
+}
+
+// open connects. The caller calls shut.
+func (b *command) open(ctx context.Context, env *flags.Env) (q *queue.Queue, shut func(), err error) {
+	if err := flags.CheckTopology(b.pipeline); err != nil {
+		return nil, nil, err
+	}
+	q, nc, err := b.conn.Open(ctx, *b.pipeline, b.log(env))
+	if err != nil {
+		return nil, nil, err
+	}
+	return q, nc.Close, nil
+}
+
+// read connects to read what the filter selects, and closes the connection. reveal says whether
+// the filter may tell users' data in its errors.
+func (b *command) read(ctx context.Context, env *flags.Env, filter *letterFilter, reveal bool, read func(*queue.Queue, queue.Filter) error) error {
+	query, err := filter.query(ctx, reveal)
+	if err != nil {
+		return err
+	}
+	q, shut, err := b.open(ctx, env)
+	if err != nil {
+		return err
+	}
+	defer shut()
+	return stoppedReading(ctx, read(q, query))
+}
+
+func (b *command) log(env *flags.Env) *slog.Logger { return env.Logger(b.logs, env.Stderr) }
+
+// stoppedReading says it in one word if a command was interrupted.
+func stoppedReading(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.New("stopped")
+	}
+	return err
+}

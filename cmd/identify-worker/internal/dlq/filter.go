@@ -1,0 +1,191 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// envPrefix begins the environment variables of dlq's own flags: --rate and --wait mean something
+// else elsewhere, and a filter must not be set by accident.
+const envPrefix = "DLQ_"
+
+// letterFilter is the filter flags.
+type letterFilter struct {
+	filter queue.Filter // all but Match
+	match  *jq
+	text   string // of match
+	words  string // of match, for the history
+}
+
+// newLetterFilter adds the filter flags. --dead-reason is --reason, for the verb that has another.
+func newLetterFilter(cmd *cobra.Command, reason bool) *letterFilter {
+	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
+	l := &letterFilter{}
+	f.Add(list[string]{&l.filter.Groups, "group", parseGroups}, "group", "`fingerprint` of what it died of, as stats shows it")
+	f.Add(list[queue.Reason]{&l.filter.Reasons, "reason", parseReasons}, "dead-reason", "`reason` for which it died: "+joinReasons(", "))
+	if reason {
+		f.Add(list[queue.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "the same as --dead-reason")
+	}
+	f.Add(list[int]{&l.filter.Statuses, "status", parseStatuses}, "status", "`status` of Userpilot's answer; 0 is none")
+	f.Add(list[string]{&l.filter.Users, "id", parseUser}, "user", "the user's `id`")
+	f.Add(list[uint64]{&l.filter.IDs, "number", parseIDs}, "id", "`number` of the dead letter, as ls shows it")
+	moment(f, &l.filter.Since, "since", "it died not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	moment(f, &l.filter.Until, "until", "it died before this `time`")
+	f.Add(flags.NewValue(&l.text, "jq", l.parseMatch, func(text string) string { return text }), "match", "`expression` of jq over {headers, event} that is true of it")
+	return l
+}
+
+func (l *letterFilter) parseMatch(text string) (string, error) {
+	match, err := compileJQ(text)
+	if err != nil {
+		return "", err
+	}
+	l.match, l.words = match, withoutValues(text)
+	return text, nil
+}
+
+// query is the filter for a command that ends with ctx.
+func (l *letterFilter) query(ctx context.Context, reveal bool) (queue.Filter, error) {
+	f := l.filter
+	if !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until) {
+		return f, flags.Usagef("--until: must be after --since")
+	}
+	if l.match != nil {
+		f.Match = l.match.matcher(ctx, reveal)
+	}
+	return f, nil
+}
+
+// list is a flag that may be given several times.
+type list[T any] struct {
+	target *[]T
+	kind   string
+	parse  func(string) ([]T, error)
+}
+
+func (l list[T]) Type() string { return l.kind }
+func (list[T]) String() string { return "" }
+
+func (l list[T]) Set(text string) error {
+	parsed, err := l.parse(text)
+	if err != nil {
+		return err
+	}
+	*l.target = append(*l.target, parsed...)
+	return nil
+}
+
+// each reads values with commas between.
+func each[T any](text string, parse func(string) (T, bool), must string) ([]T, error) {
+	var all []T
+	for part := range strings.SplitSeq(text, ",") {
+		one, ok := parse(strings.TrimSpace(part))
+		if !ok {
+			return nil, errors.New(must)
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+var groupForm = regexp.MustCompile(`^[0-9a-f]+$`)
+
+func parseGroups(text string) ([]string, error) {
+	return each(strings.ToLower(text), func(part string) (string, bool) { return part, groupForm.MatchString(part) },
+		"must be a fingerprint as stats shows it")
+}
+
+func joinReasons(between string) string {
+	var names []string
+	for _, r := range queue.Reasons() {
+		names = append(names, string(r))
+	}
+	return strings.Join(names, between)
+}
+
+func parseReasons(text string) ([]queue.Reason, error) {
+	return each(text, func(part string) (queue.Reason, bool) {
+		return queue.Reason(part), slices.Contains(queue.Reasons(), queue.Reason(part))
+	}, "must be "+joinReasons(" or "))
+}
+
+func parseStatuses(text string) ([]int, error) {
+	return each(text, func(part string) (int, bool) {
+		n, err := strconv.Atoi(part)
+		return n, err == nil && (n == 0 || n >= 100 && n <= 999)
+	}, "must be a status such as 422, or 0 for none")
+}
+
+// parseUser takes commas as a part of the id.
+func parseUser(text string) ([]string, error) {
+	if text == "" {
+		return nil, errors.New("must be a user's id")
+	}
+	return []string{text}, nil
+}
+
+func parseIDs(text string) ([]uint64, error) {
+	return each(text, parseID, "must be a number as ls shows it")
+}
+
+func parseID(text string) (uint64, bool) {
+	id, err := strconv.ParseUint(text, 10, 64)
+	return id, err == nil && id > 0
+}
+
+// moment adds the flag of a time, which may be given as an age: how long ago that time is.
+func moment(f flags.Set, target *time.Time, name, usage string) {
+	parse := func(text string) (time.Time, error) { return parseMoment(text, time.Now()) }
+	format := func(t time.Time) string {
+		if t.IsZero() {
+			return ""
+		}
+		return t.Format(time.RFC3339)
+	}
+	f.Add(flags.NewValue(target, "time", parse, format), name, usage)
+}
+
+func parseMoment(text string, now time.Time) (time.Time, error) {
+	if age, ok := parseAge(text); ok {
+		return now.Add(-age), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil { // UTC where it does not say
+			return t, nil
+		}
+	}
+	return time.Time{}, errors.New("must be a time such as 2026-01-02T15:04:05Z, 2026-01-02 15:04 or 2026-01-02, in UTC unless it says another zone, or an age such as 90s, 2h, 3d or 1d12h")
+}
+
+// parseAge reads a duration that may begin with days.
+func parseAge(text string) (age time.Duration, ok bool) {
+	if text == "" || text[0] < '0' || text[0] > '9' { // no sign
+		return 0, false
+	}
+	rest := text
+	if days, after, found := strings.Cut(text, "d"); found {
+		n, err := strconv.Atoi(days)
+		if err != nil || n > 36_500 {
+			return 0, false
+		}
+		age, rest = time.Duration(n)*24*time.Hour, after
+		if rest == "" {
+			return age, true
+		}
+	}
+	d, err := time.ParseDuration(rest)
+	if err != nil || d < 0 || rest == "0" && age == 0 {
+		return 0, false
+	}
+	return age + d, true
+}

@@ -1,0 +1,139 @@
+package dlq
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func newHistory(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "history",
+		Short: "Show what was done with dead letters, and by whom",
+		Long: `Show what was done with dead letters in the last year, newest last: replays, discards and
+purges, who did them, to which dead letters and why, and how they ended. What has neither
+ended nor is under way was killed. It has no values of edits and filters: for them there
+is …. What may be personal data in reasons is masked unless --reveal is given.
+
+It reads from NATS alone and changes nothing. The right that it needs, to publish to:
+  $JS.API.DIRECT.GET.<stream>_AUDIT
+
+With --json it prints an object in each line:
+  run, kind (replay, discard or purge), by, host, begun, ended (null if it has not), selection,
+  edit, reason, rate, force, counts {name: number} (those that the verb reports), outcome`,
+		Example: `  identify-worker dlq history
+  identify-worker dlq history --since 1d --json`,
+		Args: cobra.NoArgs,
+	}
+	b := newCommand(cmd, "print JSON, an object in each line")
+	b.newReveal(cmd)
+	var since time.Time
+	moment(flags.Set{Cmd: cmd, Prefix: envPrefix}, &since, "since", "it began not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		q, shut, err := b.open(cmd.Context(), env)
+		if err != nil {
+			return err
+		}
+		defer shut()
+		actions, err := q.History(cmd.Context())
+		if err != nil {
+			return stoppedReading(cmd.Context(), err)
+		}
+		actions = slices.DeleteFunc(actions, func(a queue.Action) bool { return a.Begun.Before(since) })
+		return printHistory(env.Stdout, actions, newMask(b.reveal, b.json), b.json)
+	}
+	return cmd
+}
+
+// actionView is a line of history. Its JSON is a promise to scripts: see the command's help.
+type actionView struct {
+	Run       string            `json:"run"`
+	Kind      queue.ActionKind  `json:"kind"`
+	By        string            `json:"by"`
+	Host      string            `json:"host"`
+	Begun     time.Time         `json:"begun"`
+	Ended     *time.Time        `json:"ended"`
+	Selection string            `json:"selection"`
+	Edit      string            `json:"edit"`
+	Reason    string            `json:"reason"`
+	Rate      queue.Rate        `json:"rate"`
+	Force     bool              `json:"force"`
+	Counts    map[string]uint64 `json:"counts"`
+	Outcome   string            `json:"outcome"`
+}
+
+func newActionView(a queue.Action, m *mask) *actionView {
+	return &actionView{
+		Run: m.fit(a.Run), Kind: queue.ActionKind(m.fit(string(a.Kind))),
+		By: m.fit(a.By), Host: m.fit(a.Host), Begun: a.Begun.UTC(), Ended: render.TimeOrNull(a.Ended.UTC()),
+		Selection: m.note(a.Selection), Edit: m.note(a.Edit), Reason: m.note(a.Reason), Rate: a.Rate, Force: a.Force,
+		Counts: a.Counts, Outcome: m.fit(a.Outcome),
+	}
+}
+
+func printHistory(out io.Writer, actions []queue.Action, m *mask, json bool) error {
+	if len(actions) == 0 && !json {
+		_, err := fmt.Fprintln(out, "nothing was done")
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if !json {
+		fmt.Fprintln(table, "BEGUN\tRUN\tVERB\tBY\tOUTCOME\tCOUNTS\tWHAT")
+	}
+	for _, a := range actions {
+		v := newActionView(a, m)
+		if json {
+			if err := render.JSON(out, v, ""); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Begun.Format(time.RFC3339), v.Run, v.Kind, v.describeActor(),
+			cmp.Or(v.Outcome, "not ended"), render.OrDash(v.describeCounts()), render.OrDash(v.describeWhat()))
+	}
+	return table.Flush()
+}
+
+func (v *actionView) describeActor() string {
+	if v.Host == "" {
+		return render.OrDash(v.By)
+	}
+	return v.By + " on " + v.Host
+}
+
+func (v *actionView) describeCounts() string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(v.Counts)) {
+		if n := v.Counts[name]; n > 0 {
+			parts = append(parts, render.Visible(name, render.MaxText)+" "+render.Thousands(n))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (v *actionView) describeWhat() string {
+	var parts []string
+	for _, part := range []string{v.Selection, v.Edit, v.Reason} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	if !v.Rate.Unlimited() {
+		parts = append(parts, "at "+v.Rate.String())
+	}
+	if v.Force {
+		parts = append(parts, "forced")
+	}
+	return strings.Join(parts, "; ")
+}

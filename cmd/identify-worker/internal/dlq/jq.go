@@ -1,0 +1,135 @@
+package dlq
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/itchyny/gojq"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/export"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// jq is a compiled expression. It reads neither files nor the environment, and its now stands
+// still: the same input has the same results. It is safe for concurrent use.
+type jq struct {
+	code *gojq.Code
+	now  float64
+}
+
+func compileJQ(text string, variables ...string) (*jq, error) {
+	// As it stands, so that an error speaks of what was given.
+	if _, err := gojq.Parse(text); err != nil {
+		return nil, fmt.Errorf("must be a jq expression: %w", err)
+	}
+	query, err := gojq.Parse("def now: $__now; " + text)
+	if err != nil {
+		return nil, fmt.Errorf("must be a jq expression: %w", err)
+	}
+	code, err := gojq.Compile(query, gojq.WithVariables(append([]string{"$__now"}, variables...)))
+	if err != nil {
+		return nil, fmt.Errorf("must be a jq expression: %w", err)
+	}
+	return &jq{code, float64(time.Now().UnixMicro()) / 1e6}, nil
+}
+
+// run returns the results for one input, the values of the variables after it. ctx ends an expression
+// that would go on for ever.
+func (j *jq) run(ctx context.Context, input any, values ...any) (results []any, err error) {
+	for i := j.code.RunWithContext(ctx, input, append([]any{j.now}, values...)...); ; {
+		result, ok := i.Next()
+		if !ok {
+			return results, nil
+		}
+		if err, failed := result.(error); failed {
+			return results, err
+		}
+		results = append(results, result)
+	}
+}
+
+// withoutValues is an expression as the history keeps it, for a year in which its user may ask to be
+// erased: for each text and number, which may be a user's, there is …. The names of properties stay
+// where they are not in quotes.
+func withoutValues(text string) string {
+	query, err := gojq.Parse(text)
+	if err != nil {
+		return "…"
+	}
+	hideValues(reflect.ValueOf(query))
+	return query.String()
+}
+
+// hideValues goes through all that an expression is made of.
+func hideValues(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			hideValues(v.Elem())
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			hideValues(v.Index(i))
+		}
+	case reflect.Struct:
+		for field, value := range v.Fields() {
+			if isValue := field.Name == "Str" || field.Name == "Number"; isValue && value.Kind() == reflect.String && value.Len() > 0 {
+				value.SetString("…")
+			} else {
+				hideValues(value)
+			}
+		}
+	}
+}
+
+// decodeJSON reads one JSON value, its numbers as they were written, which jq hands on to the
+// digit. Of names that are there twice it reads the last.
+func decodeJSON(text []byte) (value any, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&value); err != nil {
+		return nil, err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("goes on after its end")
+	}
+	return value, nil
+}
+
+// letterValue is what --match looks at.
+func letterValue(l *queue.DeadLetter) map[string]any {
+	event, _ := decodeJSON(l.Body) // null if it is not JSON
+	return map[string]any{"headers": export.HeaderValues(l.Header), "event": event}
+}
+
+// matcher is what --match means: a letter is meant if the expression has a result that is neither
+// false nor null. What jq says of an event may quote it, so that is told to those alone who asked
+// to see the data.
+func (j *jq) matcher(ctx context.Context, reveal bool) func(*queue.DeadLetter) (bool, error) {
+	return func(l *queue.DeadLetter) (bool, error) {
+		results, err := j.run(ctx, letterValue(l))
+		switch {
+		case ctx.Err() != nil:
+			return false, ctx.Err()
+		case err != nil:
+			return false, fmt.Errorf("--match: does not work on the dead letter %d%s; (...)? passes over what fails", l.ID, quoteJQ(err, reveal))
+		}
+		return slices.ContainsFunc(results, func(v any) bool { return v != nil && v != false }), nil
+	}
+}
+
+// quoteJQ is jq's own words where they may be shown.
+func quoteJQ(err error, reveal bool) string {
+	if !reveal {
+		return ", and --reveal says why"
+	}
+	return ": " + render.Visible(err.Error(), render.MaxText)
+}

@@ -1,0 +1,241 @@
+package dlq
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/itchyny/gojq"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// mask hides personal data from a screen, unless it was asked for: the values of properties, user
+// ids that look like an e-mail address, and in texts what [queue.Pattern] leaves out. What it returns for a screen is fit for one, hidden or not; JSON is made so by
+// printJSON.
+type mask struct {
+	reveal bool
+	screen bool
+	seed   maphash.Seed
+	// literals are values, as JSON, that are shown all the same: see edits.
+	literals map[string]bool
+}
+
+func newMask(reveal, json bool) *mask {
+	return &mask{reveal: reveal, screen: !json, seed: maphash.MakeSeed()}
+}
+
+// fit makes text fit for the screen, if it is for one.
+func (m *mask) fit(text string) string {
+	if m.screen {
+		return render.Visible(text, render.MaxText)
+	}
+	return text
+}
+
+const hidden = "***"
+
+// address is an e-mail address, and whatever looks like one.
+var address = regexp.MustCompile(`[^\s,;:()<>"']*(?:[@＠]|%40)[^\s,;:()<>"']*`)
+
+// quoted is what is in quotes, up to the end where they do not close.
+var quoted = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*(?:"|\\?$)`)
+
+// longDigits is a phone number and its like.
+var longDigits = regexp.MustCompile(`\pN([ .\-/()]{0,2}\pN){6,}`)
+
+// user is a user id. An e-mail address becomes a name that is the same throughout one output and
+// tells nothing in the next: a hash that stays could be guessed.
+func (m *mask) user(id string) string {
+	if !m.reveal && looksLikeEmail(id) {
+		return fmt.Sprintf("<e-mail %06x>", maphash.String(m.seed, id)&0xffffff)
+	}
+	return m.fit(id)
+}
+
+// looksLikeEmail errs on the side of hiding.
+func looksLikeEmail(text string) bool {
+	return strings.ContainsAny(text, "@＠") || strings.Contains(text, "%40")
+}
+
+// text is what somebody said of an event, such as Userpilot's error.
+func (m *mask) text(text string) string {
+	if !m.reveal {
+		text = address.ReplaceAllString(queue.Pattern(text, ""), "…")
+	}
+	return m.fit(text)
+}
+
+// note is what one of us wrote, or this program about what one of us did.
+func (m *mask) note(text string) string {
+	if !m.reveal {
+		text = quoted.ReplaceAllString(longDigits.ReplaceAllString(address.ReplaceAllString(text, hidden), hidden), `"…"`)
+	}
+	return m.fit(text)
+}
+
+// death is a line of a dead letter's history: when, reason, status and code, and the error.
+func (m *mask) death(line string) string {
+	what, err, _ := strings.Cut(line, ": ")
+	return strings.TrimSuffix(m.when(what)+": "+m.text(err), ": ")
+}
+
+// when is a note after a time of our own.
+func (m *mask) when(text string) string {
+	at, rest, found := strings.Cut(text, " ")
+	if _, err := time.Parse(time.RFC3339, at); found && err == nil {
+		return at + " " + m.note(rest)
+	}
+	return m.note(text)
+}
+
+// name is a property's. It is seldom personal, but can be an address or a number of somebody.
+func (m *mask) name(text string) string {
+	if !m.reveal {
+		text = hiddenName(text)
+	}
+	return m.fit(text)
+}
+
+func hiddenName(text string) string {
+	if looksLikeEmail(text) || longDigits.MatchString(text) {
+		return hidden
+	}
+	return text
+}
+
+// value is a property's value as JSON in one line.
+func (m *mask) value(v any) string {
+	text, err := gojq.Marshal(v)
+	if err != nil {
+		return "?"
+	}
+	if !m.reveal && !m.literals[string(text)] {
+		if text, err = gojq.Marshal(hide(v)); err != nil {
+			return "?"
+		}
+		if s, ok := hide(v).(string); ok {
+			return s // no quotes: it is no string of the event
+		}
+	}
+	return render.Visible(string(text), render.MaxText)
+}
+
+// hide leaves the shape of a value.
+func hide(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		shape := map[string]any{}
+		for name, member := range v {
+			shape[hiddenName(name)] = hide(member)
+		}
+		return shape
+	case []any:
+		shape := make([]any, len(v))
+		for i, element := range v {
+			shape[i] = hide(element)
+		}
+		return shape
+	case nil:
+		return nil
+	case bool:
+		return "<boolean>"
+	case string:
+		return hiddenString(v)
+	}
+	return "<number>"
+}
+
+func hiddenString(s string) string {
+	return "<string, " + render.Counted(utf8.RuneCountInString(s), "character") + ">"
+}
+
+// maxShownEvent is how much of an event is shown, in bytes.
+const maxShownEvent = 16 << 10
+
+// errCut says that an event is larger than what is shown of it.
+var errCut = errors.New("cut")
+
+// event writes an event in the order of its members, with an indent in several lines. On a screen
+// what is above the limit of bytes is cut, with errCut. Any other error says that the body is not
+// JSON.
+func (m *mask) event(body []byte, indent string, limit int64) (text string, err error) {
+	var b bytes.Buffer
+	options := []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+	in := jsontext.NewDecoder(bytes.NewReader(body), options...)
+	if indent != "" {
+		options = append(options, jsontext.WithIndent(indent))
+	}
+	out := jsontext.NewEncoder(&b, options...)
+	for begun := false; err == nil && (!begun || in.StackDepth() > 0); begun = true {
+		var token jsontext.Token
+		if token, err = in.ReadToken(); err != nil {
+			return "", err
+		}
+		if err := out.WriteToken(m.token(in, token)); err != nil {
+			return "", err
+		}
+		if m.screen && out.OutputOffset() > limit {
+			err = errCut
+		}
+	}
+	if err == nil {
+		if _, errMore := in.ReadToken(); !errors.Is(errMore, io.EOF) {
+			return "", errors.New("goes on after its end")
+		}
+	}
+	if err := closeJSON(out); err != nil {
+		return "", err
+	}
+	return string(render.Printable(bytes.TrimSpace(b.Bytes()))), err
+}
+
+// closeJSON ends what is open.
+func closeJSON(out *jsontext.Encoder) error {
+	for depth := out.StackDepth(); depth > 0; depth-- {
+		end := jsontext.EndArray
+		if within, length := out.StackIndex(depth); within == '{' {
+			end = jsontext.EndObject
+			if length%2 == 1 { // after a name
+				if err := out.WriteToken(jsontext.String("…")); err != nil {
+					return err
+				}
+			}
+		}
+		if err := out.WriteToken(end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// token is what is shown for a token.
+func (m *mask) token(in *jsontext.Decoder, token jsontext.Token) jsontext.Token {
+	kind := token.Kind()
+	within, length := in.StackIndex(in.StackDepth())
+	switch {
+	case kind == '{', kind == '}', kind == '[', kind == ']', kind == 'n':
+		return token
+	case within == '{' && length%2 == 1: // a name
+		return jsontext.String(m.name(token.String()))
+	case kind == '"' && in.StackDepth() == 1 && in.StackPointer() == "/user_id":
+		return jsontext.String(m.user(token.String()))
+	case m.reveal && kind == '"':
+		return jsontext.String(m.fit(token.String()))
+	case m.reveal:
+		return token
+	case kind == '"':
+		return jsontext.String(hiddenString(token.String()))
+	case kind == '0':
+		return jsontext.String("<number>")
+	}
+	return jsontext.String("<boolean>")
+}

@@ -1,0 +1,92 @@
+package dlq
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// letterWithNewer is a dead letter, and what newer events have set of it since.
+type letterWithNewer struct {
+	*queue.DeadLetter
+	newer queue.Supersession
+}
+
+// Of how many letters it is asked at a time what newer events have set.
+const (
+	askedAtOnce = 250
+	askedBytes  = 4 << 20
+)
+
+// lettersWithNewer reads the dead letters that are meant, as [queue.Queue.DeadLetters] does.
+func lettersWithNewer(ctx context.Context, q *queue.Queue, f queue.Filter) iter.Seq2[letterWithNewer, error] {
+	return func(yield func(letterWithNewer, error) bool) {
+		var some []*queue.DeadLetter
+		bytes := 0
+		flush := func() bool {
+			newer, err := q.Supersessions(ctx, some)
+			if err != nil {
+				yield(letterWithNewer{}, err)
+				return false
+			}
+			for i, l := range some {
+				if !yield(letterWithNewer{l, newer[i]}, nil) {
+					return false
+				}
+			}
+			clear(some)
+			some, bytes = some[:0], 0
+			return true
+		}
+		for l, err := range q.DeadLetters(ctx, f) {
+			if err != nil {
+				if flush() {
+					yield(letterWithNewer{}, err)
+				}
+				return
+			}
+			some = append(some, l)
+			if bytes += len(l.Body); (len(some) == askedAtOnce || bytes > askedBytes) && !flush() {
+				return
+			}
+		}
+		flush()
+	}
+}
+
+// propertyView is one thing that an event sets, and whether a newer event has set it since.
+type propertyView struct {
+	Property   string `json:"property"`
+	Superseded bool   `json:"superseded"`
+}
+
+func newPropertyViews(s *queue.Supersession, m *mask) []propertyView {
+	views := []propertyView{}
+	for _, p := range s.Properties {
+		views = append(views, propertyView{m.property(p.Path), p.Superseded})
+	}
+	return views
+}
+
+// property is a place in an event, as jq writes it. The id of a company that is in the path is left
+// out: it is a value.
+func (m *mask) property(path string) string {
+	if path == "" {
+		return ".user_id"
+	}
+	steps := strings.Split(path, "/")[1:]
+	switch {
+	case path == "/company":
+		steps = []string{"company", "id"}
+	case strings.HasPrefix(path, "/company/") && len(steps) > 2:
+		steps = slices.Delete(steps, 1, 2)
+	}
+	var place strings.Builder
+	for _, step := range steps {
+		place.WriteString(m.step(strings.NewReplacer("~1", "/", "~0", "~").Replace(step)))
+	}
+	return place.String()
+}

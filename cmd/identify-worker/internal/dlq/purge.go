@@ -1,0 +1,141 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func newPurge(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "purge --user ID",
+		Short: "Erase all that is stored of a user",
+		Long: `Erase all that is stored of one user, as a request for erasure asks: dead letters, events that
+wait in the work stream, the originals of events that were edited, and the record of
+what newer events have set. It says first how many, and asks. The history
+says that it was done, and tells the user by a hash only. What else it tells holds no
+values of edits and filters; the reasons of discards it has as they were typed.
+
+It ends when the workers, too, have let go of what they had read: for that they give partitions
+back, and claim them anew. Then nothing of what was stored is sent any more. It does not
+hold up what producers go on publishing, nor a replay that is under way: stop both first.
+It erases nothing at Userpilot.
+
+The rights that it needs, to publish to:
+  $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.* and
+  $JS.API.STREAM.MSG.DELETE.*         for the streams of the pipeline
+  $JS.API.DIRECT.GET.<stream>, $JS.API.DIRECT.GET.<stream>_DLQ and
+  $JS.API.DIRECT.GET.<stream>_AUDIT
+  $JS.API.CONSUMER.NAMES.<stream>     for who has read what waits
+  userpilot.<name>-audit.action.> and
+  userpilot.<name>-audit.verdict.>    for the history
+  $KV.<bucket>.recall                 to have workers forget what they have read
+  $KV.<bucket>_newer.>                for the record of newer events
+
+With --json it prints one object, and what it says and asks goes to standard error:
+  run, outcome (done, dry run, stopped or failed), waiting, dead_letters, originals, newer`,
+		Example: `  identify-worker dlq purge --user ann
+  identify-worker dlq purge --user ann@example.com --yes --json`,
+		Args: cobra.NoArgs,
+	}
+	b := newCommand(cmd, "print JSON, one object")
+	u := &purging{env: env, box: b, confirmation: newConfirmation(cmd)}
+	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&u.user, "user", "id", "the user's `id`; required")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return u.run(cmd.Context()) }
+	return cmd
+}
+
+// purging is one run of purge.
+type purging struct {
+	env          *flags.Env
+	box          *command
+	confirmation *confirmation
+	user         string
+}
+
+func (u *purging) run(ctx context.Context) error {
+	if u.user == "" {
+		return flags.Usagef("--user: must be the id of the user to erase")
+	}
+	q, shut, err := u.box.open(ctx, u.env)
+	if err != nil {
+		return err
+	}
+	defer shut()
+	name, host := u.confirmation.by(u.env)
+	c := queue.PurgeConfig{By: name, Host: host, DryRun: true}
+	plan, err := q.PurgeUser(ctx, u.user, c)
+	if err != nil {
+		return stoppedEarly(ctx, err)
+	}
+	goOn, err := u.present(ctx, plan)
+	switch {
+	case err != nil:
+		return err
+	case !goOn:
+		return u.report(newPurgeView(u.confirmation.outcome(), plan))
+	}
+	c.DryRun, c.Found = false, plan
+	result, err := q.PurgeUser(ctx, u.user, c)
+	if result == nil || result.Run == "" && err != nil {
+		return stoppedEarly(ctx, err)
+	}
+	if errReport := u.report(newPurgeView(endOf(ctx, err), result)); err == nil {
+		err = errReport
+	}
+	switch {
+	case ctx.Err() != nil:
+		err = errors.New("stopped")
+	case err == nil:
+		return nil
+	}
+	return fmt.Errorf("%w; erased so far: %s; run it again for the rest", err, newPurgeView("", result).describe())
+}
+
+// present says what would be erased, and reports whether it may. Where nothing is stored there is
+// nothing to ask, and the history tells all the same that the request was seen to.
+func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, error) {
+	out := messages(u.env, u.box.json)
+	if plan.DeadLetters+plan.Waiting+plan.Originals+plan.Newer == 0 {
+		fmt.Fprintln(out, "nothing is stored of this user")
+		return !u.confirmation.dryRun, nil
+	}
+	fmt.Fprintf(out, "stored of this user: %s\n", newPurgeView("", plan).describe())
+	return u.confirmation.confirm(ctx, u.env, "erase this for ever?")
+}
+
+// purgeView is what purge reports. Its JSON is a promise to scripts: see the command's help.
+type purgeView struct {
+	Run         string `json:"run"`
+	Outcome     string `json:"outcome"`
+	Waiting     uint64 `json:"waiting"`
+	DeadLetters uint64 `json:"dead_letters"`
+	Originals   uint64 `json:"originals"`
+	Newer       uint64 `json:"newer"`
+}
+
+func newPurgeView(outcome string, r *queue.PurgeResult) *purgeView {
+	return &purgeView{r.Run, outcome, r.Waiting, r.DeadLetters, r.Originals, r.Newer}
+}
+
+func (u *purging) report(v *purgeView) error {
+	if u.box.json {
+		return render.JSON(u.env.Stdout, v, "  ")
+	}
+	if v.Run == "" || v.Outcome != "done" {
+		return nil // all is said otherwise
+	}
+	_, err := fmt.Fprintf(u.env.Stdout, "erased %s (run %s)\n", v.describe(), v.Run)
+	return err
+}
+
+func (v *purgeView) describe() string {
+	return fmt.Sprintf("%s, %s, %s of edited events, %s of newer events", render.Counted(v.DeadLetters, "dead letter"),
+		render.Counted(v.Waiting, "waiting event"), render.Counted(v.Originals, "original"), render.Counted(v.Newer, "record"))
+}

@@ -1,0 +1,306 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func newReplay(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "replay",
+		Short: "Publish dead letters again",
+		Long: `Publish dead letters again, oldest first, and take them out of the dead letters. It says first
+what would happen, and asks. An event keeps its place in the order of its user's events: what
+a newer one has set since stays as it is, and an event of which nothing is left is
+superseded without a call. Where it is not known what newer events set, it becomes a
+dead letter again, unguarded, unless --force is given.
+
+Each event is published once, however often this is interrupted and run again. Those that
+were replayed --max-replays times before are left alone.
+
+--set, --delete and --edit correct the events, in the order in which they are given. An edit
+must make a valid event of the same user, or the dead letter is left alone. The history
+tells of them and of --match without the values in them, which may be a user's data.
+
+--canary N replays N first and waits for their verdicts; if one dies again, it ends there,
+with status 1. --wait waits for all verdicts. The verdicts delivered, superseded and dead are
+known of the canary, and of all with --wait.
+
+The rights that it needs, to publish to:
+  userpilot.<name>.*, userpilot.<name>        for the events
+  userpilot.<name>-audit.action.>             for the history
+  userpilot.<name>-audit.original.>           for what events were before an edit
+  $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
+  $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
+  $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
+  $JS.API.DIRECT.GET.<stream>_AUDIT           for the verdicts
+  $JS.API.DIRECT.GET.KV_<bucket>_newer        for what newer events have set
+  $JS.API.STREAM.MSG.GET.KV_<bucket>          for what it is sealed with
+  $JS.API.STREAM.MSG.GET.<stream>             for what a replay that was cut short has stored
+  those of identify-worker status             for the fleet's limit, unless --rate is given
+
+With --json it prints one object, and what it says and asks goes to standard error:
+  run, outcome (done, nothing, dry run, stopped, canary died or failed), selected, replayed,
+  already (by a run that was cut short), gone (done by somebody else meanwhile), skipped,
+  skips {why: count}, doubtful, delivered, superseded, purged (erased
+  for its user before it was delivered), dead, died_again [id]
+In a dry run skipped, skips and superseded are what would happen.`,
+		Example: `  identify-worker dlq replay --group 4be1d07a --dry-run
+  identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5
+  identify-worker dlq replay --status 400 --edit '.metadata.seats |= tonumber' --wait
+  identify-worker dlq replay --all --rate 50/1m --yes --json`,
+		Args: cobra.NoArgs,
+	}
+	b := newCommand(cmd, "print JSON, one object")
+	b.newReveal(cmd)
+	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
+	r := &replaying{env: env, box: b, filter: newLetterFilter(cmd, true), confirmation: newConfirmation(cmd), edits: newEdits(cmd), maxReplays: 3}
+	r.all = newAll(cmd)
+	f.Rate(&r.rate, "rate", "most events in a window, a tenth of the fleet's limit unless it is given; 0 is no limit")
+	f.Number(&r.canary, 0, 1_000_000, "canary", "`number` of dead letters to replay first, and await")
+	f.Number(&r.maxReplays, 0, 1_000_000, "max-replays", "`times` after which a dead letter is left alone; 0 is no limit")
+	f.Toggle(&r.force, "force", "overwrite newer data, and let an edit name another user")
+	f.Toggle(&r.wait, "wait", "stay until each event has its verdict")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("rate") {
+			r.given = &r.rate
+		}
+		return r.run(cmd.Context())
+	}
+	return cmd
+}
+
+// replaying is one run of replay.
+type replaying struct {
+	env                *flags.Env
+	box                *command
+	filter             *letterFilter
+	confirmation       *confirmation
+	edits              *edits
+	all                *bool
+	rate               queue.Rate
+	given              *queue.Rate // nil: the default
+	canary, maxReplays int
+	force, wait        bool
+}
+
+func (r *replaying) run(ctx context.Context) error {
+	query, err := r.filter.query(ctx, r.box.reveal)
+	if err != nil {
+		return err
+	}
+	if err := checkAll(query, *r.all); err != nil {
+		return err
+	}
+	q, shut, err := r.box.open(ctx, r.env)
+	if err != nil {
+		return err
+	}
+	defer shut()
+	plan, err := r.plan(ctx, q, query)
+	if err != nil {
+		return stoppedEarly(ctx, err)
+	}
+	goOn, err := r.present(ctx, plan)
+	if err != nil {
+		return err
+	}
+	if !goOn {
+		return r.report(plan.withoutRun(r.confirmation.outcome()))
+	}
+	return r.replay(ctx, q, plan)
+}
+
+func (r *replaying) plan(ctx context.Context, q *queue.Queue, f queue.Filter) (*replayPlan, error) {
+	c := queue.SelectConfig{Edit: r.edits.editFunc(ctx), MaxReplays: r.maxReplays, Force: r.force}
+	if c.MaxReplays == 0 {
+		c.MaxReplays = -1
+	}
+	selection, err := q.Select(ctx, f, c)
+	if err != nil {
+		return nil, err
+	}
+	plan := &replayPlan{selection: selection, canary: r.canary, maxReplays: r.maxReplays, force: r.force}
+	plan.pace, plan.replicas, err = readPace(ctx, q, r.given, r.wait || r.canary > 0)
+	return plan, err
+}
+
+// messages is where a verb says what it does: with --json standard output is for the object.
+func messages(env *flags.Env, json bool) io.Writer {
+	if json {
+		return env.Stderr
+	}
+	return env.Stdout
+}
+
+// present says what would happen, and reports whether it may.
+func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error) {
+	out, s := messages(r.env, r.box.json), plan.selection
+	if s.Letters == 0 {
+		fmt.Fprintln(out, "no dead letter is meant")
+		return false, nil
+	}
+	m := newMask(r.box.reveal, false)
+	m.literals = r.edits.literals
+	plan.print(out, m)
+	if !r.edits.empty() {
+		printEdits(out, s.Edits, m)
+	}
+	fmt.Fprintln(out)
+	if s.Sendable() == 0 {
+		fmt.Fprintln(out, "none of them can be replayed")
+		return false, nil
+	}
+	return r.confirmation.confirm(ctx, r.env, fmt.Sprintf("replay %s?", render.Counted(s.Sendable(), "dead letter")))
+}
+
+func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan) error {
+	bar := newProgressBar(r.env.Stderr, plan.selection.Letters)
+	name, host := r.confirmation.by(r.env)
+	result, err := q.Replay(ctx, plan.selection, queue.ReplayConfig{
+		Rate: plan.pace.rate, Canary: r.canary, Wait: r.wait,
+		By: name, Host: host, Filter: r.filter.words, EditText: r.edits.String(),
+		Progress: func(p queue.ReplayResult) { bar.at(settledLetters(&p), describeProgress(&p)) },
+	})
+	bar.done()
+	if result == nil || result.Run == "" && err != nil {
+		return stoppedEarly(ctx, err)
+	}
+	v := newReplayView(result)
+	v.Outcome = endOf(ctx, err)
+	if errReport := r.report(v); err == nil {
+		err = errReport
+	}
+	return v.conclude(ctx, err)
+}
+
+// settledLetters are those that nothing more is done with.
+func settledLetters(r *queue.ReplayResult) uint64 {
+	return r.Replayed + r.Already + r.Gone + r.Skipped + r.Doubtful
+}
+
+func describeProgress(r *queue.ReplayResult) string {
+	text := render.Thousands(r.Replayed) + " replayed"
+	if verdicts := r.Delivered + r.Superseded + r.Purged + r.Dead; verdicts > 0 {
+		text += fmt.Sprintf(", %s delivered, %s dead", render.Thousands(r.Delivered+r.Superseded), render.Thousands(r.Dead))
+	}
+	return text
+}
+
+// replayView is what replay reports. Its JSON is a promise to scripts: see the command's help.
+type replayView struct {
+	Run        string            `json:"run"`
+	Outcome    string            `json:"outcome"`
+	Selected   uint64            `json:"selected"`
+	Replayed   uint64            `json:"replayed"`
+	Already    uint64            `json:"already"`
+	Gone       uint64            `json:"gone"`
+	Skipped    uint64            `json:"skipped"`
+	Skips      map[string]uint64 `json:"skips"`
+	Doubtful   uint64            `json:"doubtful"`
+	Delivered  uint64            `json:"delivered"`
+	Superseded uint64            `json:"superseded"`
+	Purged     uint64            `json:"purged"`
+	Dead       uint64            `json:"dead"`
+	DiedAgain  []string          `json:"died_again"`
+}
+
+func newReplayView(r *queue.ReplayResult) *replayView {
+	v := &replayView{
+		Run: r.Run, Selected: r.Selected, Replayed: r.Replayed, Already: r.Already, Gone: r.Gone, Skipped: r.Skipped,
+		Skips: notNil(r.Skips), Doubtful: r.Doubtful, Delivered: r.Delivered, Superseded: r.Superseded, Purged: r.Purged, Dead: r.Dead,
+		DiedAgain: []string{},
+	}
+	for _, id := range r.DiedAgain {
+		v.DiedAgain = append(v.DiedAgain, letterID(id))
+	}
+	return v
+}
+
+// notNil is {} in JSON, and not null.
+func notNil(counts map[string]uint64) map[string]uint64 {
+	if counts == nil {
+		return map[string]uint64{}
+	}
+	return counts
+}
+
+// withoutRun is the report where nothing was replayed.
+func (r *replayPlan) withoutRun(outcome string) *replayView {
+	s := r.selection
+	v := &replayView{
+		Outcome: outcome, Selected: s.Letters, Skipped: s.Exhausted + s.Unsendable, Skips: notNil(maps.Clone(s.Skips)),
+		Superseded: s.Superseded, DiedAgain: []string{},
+	}
+	if s.Exhausted > 0 {
+		v.Skips["was replayed too often"] = s.Exhausted
+	}
+	return v
+}
+
+func (r *replaying) report(v *replayView) error {
+	if r.box.json {
+		return render.JSON(r.env.Stdout, v, "  ")
+	}
+	if v.Run == "" {
+		return nil // all was said
+	}
+	_, err := fmt.Fprint(r.env.Stdout, v.describe())
+	return err
+}
+
+// describe is the end of a run, in a line or two.
+func (v *replayView) describe() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "replayed %s of %s", render.Thousands(v.Replayed), render.Counted(v.Selected, "dead letter"))
+	for _, part := range []struct {
+		n    uint64
+		what string
+	}{
+		{v.Already, "by a run before"}, {v.Gone, "gone meanwhile"}, {v.Skipped, "skipped"}, {v.Doubtful, "in doubt"},
+	} {
+		if part.n > 0 {
+			fmt.Fprintf(&b, ", %s %s", render.Thousands(part.n), part.what)
+		}
+	}
+	fmt.Fprintf(&b, " (run %s)\n", v.Run)
+	if v.Delivered+v.Superseded+v.Purged+v.Dead > 0 {
+		fmt.Fprintf(&b, "verdicts: %s delivered, %s superseded, %s dead again", render.Thousands(v.Delivered), render.Thousands(v.Superseded), render.Thousands(v.Dead))
+		if v.Purged > 0 {
+			fmt.Fprintf(&b, ", %s purged", render.Thousands(v.Purged))
+		}
+		if len(v.DiedAgain) > 0 {
+			fmt.Fprintf(&b, "; see identify-worker dlq show %s", strings.Join(v.DiedAgain, " "))
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// conclude is the error with which a run ends.
+func (v *replayView) conclude(ctx context.Context, err error) error {
+	left := v.Selected - min(v.Selected, v.Replayed+v.Already+v.Gone+v.Skipped)
+	switch {
+	case errors.Is(err, queue.ErrCanaryDied):
+		return queue.ErrCanaryDied // which ones is said already
+	case ctx.Err() != nil && left == 0:
+		return errors.New("stopped: all are replayed, but not all verdicts are known")
+	case ctx.Err() != nil:
+		return fmt.Errorf("stopped: %s replayed, %s left where they are; run it again to go on", render.Thousands(v.Replayed+v.Already), render.Thousands(left))
+	case err != nil:
+		return fmt.Errorf("%w; %s replayed, %s left where they are; run it again to go on", err, render.Thousands(v.Replayed+v.Already), render.Thousands(left))
+	case v.Doubtful > 0:
+		return fmt.Errorf("of %s it is not known whether they were replayed: run it again, it does no harm", render.Counted(v.Doubtful, "dead letter"))
+	}
+	return nil
+}

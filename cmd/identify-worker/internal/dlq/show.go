@@ -1,0 +1,274 @@
+package dlq
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+func newShow(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show [ID...]",
+		Short: "Tell the whole story of dead letters",
+		Long: `Tell all that is known of dead letters, given by their numbers or by filters: why it died and
+what Userpilot answered, when it was published and when it died, its replays before, and
+the event. Then, property by property, whether a newer event of the user has
+set it since: a replay leaves those alone.
+
+Personal data is masked unless --reveal is given. Texts and events that are very long are
+cut, but not in JSON; export has them byte by byte.
+
+It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
+  $JS.API.DIRECT.GET.<stream>_DLQ       for the dead letters
+  $JS.API.DIRECT.GET.KV_<bucket>_newer  for what newer events have set
+
+With --json it prints an object in each line: all that ls prints, and
+  code, request_id, attempts, published, partition, sequence (where the event was stored first),
+  tracked (newer events are written down), history (a text for each earlier death),
+  properties [{property, superseded}], event (null if it is not JSON), bytes`,
+		Example: `  identify-worker dlq show 12
+  identify-worker dlq show 12 --reveal
+  identify-worker dlq show --user ann --json | jq .event`,
+	}
+	b := newCommand(cmd, "print JSON, an object in each line")
+	b.newReveal(cmd)
+	filter := newLetterFilter(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		for _, arg := range args {
+			id, ok := parseID(arg)
+			if !ok {
+				return flags.Usagef("%q: must be the number of a dead letter, as identify-worker dlq ls shows it", arg)
+			}
+			filter.filter.IDs = append(filter.filter.IDs, id)
+		}
+		query, err := filter.query(cmd.Context(), b.reveal)
+		if err != nil {
+			return err
+		}
+		if query.IsZero() {
+			return flags.Usagef("give the number of a dead letter, as identify-worker dlq ls shows it, or a filter")
+		}
+		q, shut, err := b.open(cmd.Context(), env)
+		if err != nil {
+			return err
+		}
+		defer shut()
+		s := &detail{out: env.Stdout, mask: newMask(b.reveal, b.json), json: b.json}
+		return stoppedReading(cmd.Context(), s.all(cmd.Context(), q, query))
+	}
+	return cmd
+}
+
+// detailView is what show tells. Its JSON is a promise to scripts: see the command's help.
+type detailView struct {
+	letterView
+	Code       string          `json:"code"`
+	RequestID  string          `json:"request_id"`
+	Attempts   int             `json:"attempts"`
+	Published  *time.Time      `json:"published"`
+	Partition  string          `json:"partition"`
+	Sequence   uint64          `json:"sequence"`
+	Tracked    bool            `json:"tracked"`
+	History    []string        `json:"history"`
+	Properties []propertyView  `json:"properties"`
+	Event      json.RawMessage `json:"event"`
+	Bytes      int             `json:"bytes"`
+}
+
+// detail prints all that is known of dead letters.
+type detail struct {
+	out  io.Writer
+	mask *mask
+	json bool
+	told int
+}
+
+func (s *detail) all(ctx context.Context, q *queue.Queue, f queue.Filter) error {
+	for letter, err := range lettersWithNewer(ctx, q, f) {
+		if err != nil {
+			return err
+		}
+		v := s.view(letter)
+		if s.json {
+			err = s.printJSON(letter.Body, v)
+		} else {
+			err = s.print(letter.Body, v)
+		}
+		if err != nil {
+			return err
+		}
+		s.told++
+	}
+	if s.told == 0 {
+		return queue.ErrNoDeadLetter
+	}
+	return nil
+}
+
+func (s *detail) view(l letterWithNewer) *detailView {
+	m := s.mask
+	v := &detailView{
+		letterView: newLetterView(l, m),
+		Code:       m.text(l.Code), RequestID: m.fit(l.RequestID), Attempts: l.Attempts,
+		Partition: m.fit(l.Partition), Sequence: l.Origin.Sequence, Tracked: l.Tracked,
+		History: []string{}, Properties: newPropertyViews(&l.newer, m), Bytes: len(l.Body),
+	}
+	if !l.Published.IsZero() {
+		published := l.Published.UTC()
+		v.Published = &published
+	}
+	for _, line := range l.History {
+		v.History = append(v.History, m.death(line))
+	}
+	return v
+}
+
+func (s *detail) printJSON(body []byte, v *detailView) error {
+	if text, err := s.mask.event(body, "", 0); err == nil {
+		v.Event = json.RawMessage(text)
+	}
+	return render.JSON(s.out, v, "")
+}
+
+func (s *detail) print(body []byte, v *detailView) error {
+	if s.told > 0 {
+		fmt.Fprintln(s.out)
+	}
+	fmt.Fprintf(s.out, "dead letter %s of group %s\n\n", v.ID, v.Group)
+	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	line := func(name, text string) {
+		if text != "" {
+			fmt.Fprintf(table, "%s\t%s\n", name, text)
+		}
+	}
+	line("why", v.why())
+	line("request id", v.RequestID)
+	line("user", orUnknown(v.User))
+	line("published", v.describePublished())
+	line("died", v.describeDeath())
+	line("attempts", v.describeAttempts())
+	line("replays", v.describeReplays())
+	for _, death := range v.History {
+		line("", death)
+	}
+	line("newer data", v.describeNewer(body))
+	for _, p := range v.Properties {
+		if v.SupersededInPart || v.Superseded {
+			line("", p.Property+": "+p.describe())
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return s.printEvent(body, v.ID)
+}
+
+func orUnknown(text string) string {
+	if text == "" {
+		return "not known"
+	}
+	return text
+}
+
+// why is the reason and what was said, in a sentence.
+func (v *detailView) why() string {
+	text := orUnknown(string(v.Reason))
+	if v.Status != 0 {
+		text += fmt.Sprintf(": Userpilot answered %d", v.Status)
+	}
+	if v.Code != "" {
+		text += ", code " + v.Code
+	}
+	if v.Error != "" {
+		text += ": " + v.Error
+	}
+	return text
+}
+
+func (v *detailView) describePublished() string {
+	if v.Published == nil {
+		return "not known"
+	}
+	text := v.Published.Format(time.RFC3339)
+	if v.Partition != "" {
+		text += ", in partition " + v.Partition
+	}
+	return text
+}
+
+func (v *detailView) describeDeath() string {
+	text := v.At.Format(time.RFC3339)
+	if v.Published != nil {
+		text += ", " + render.Duration(v.At.Sub(*v.Published)) + " later"
+	}
+	return text
+}
+
+func (v *detailView) describeAttempts() string {
+	if v.Attempts == 0 {
+		return "none that counted"
+	}
+	return render.Thousands(v.Attempts)
+}
+
+func (v *detailView) describeReplays() string {
+	if v.Replays == 0 {
+		return "none"
+	}
+	return render.Thousands(v.Replays)
+}
+
+func (v *detailView) describeNewer(body []byte) string {
+	_, err := userpilot.Parse(body)
+	switch {
+	case err != nil:
+		return "not known: the event is no identify, " + err.Error()
+	case !v.Tracked:
+		return "not known: it died before that was written down"
+	case !v.NewerKnown:
+		return "not known: a replay dies again, unguarded, unless --force is given"
+	case v.Superseded:
+		return "has set all of it since: a replay makes no call"
+	case v.SupersededInPart:
+		return "has set some of it since: a replay leaves that alone"
+	}
+	return "none since"
+}
+
+func (p propertyView) describe() string {
+	if p.Superseded {
+		return "newer"
+	}
+	return "as in this event"
+}
+
+func (s *detail) printEvent(body []byte, id string) error {
+	size := render.Counted(len(body), "byte")
+	text, err := s.mask.event(body, "  ", maxShownEvent)
+	switch {
+	case errors.Is(err, errCut):
+		fmt.Fprintf(s.out, "\nevent, %s, cut; all of it: identify-worker dlq export --id %s\n%s\n", size, id, text)
+	case err == nil:
+		fmt.Fprintf(s.out, "\nevent, %s\n%s\n", size, text)
+	case s.mask.reveal:
+		fmt.Fprintf(s.out, "\nevent, %s, not JSON\n%s\n", size, render.Visible(string(body), 10*render.MaxText))
+	default:
+		fmt.Fprintf(s.out, "\nevent, %s, not JSON: --reveal shows it\n", size)
+	}
+	if !s.mask.reveal {
+		_, err = fmt.Fprintln(s.out, "\npersonal data is masked; --reveal shows it")
+		return err
+	}
+	return nil
+}

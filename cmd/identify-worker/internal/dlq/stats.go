@@ -1,0 +1,123 @@
+package dlq
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func newStats(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "stats",
+		Short: "Group dead letters by what they died of",
+		Long: `Group dead letters by what they died of: the reason, the status of Userpilot's answer, and its
+error without the parts that vary. Of each group it says how many dead letters there
+are, how many users', when the first and the last died, and one of them. The group that
+appeared last comes first; it is new if that was within the last hour.
+
+It reads from NATS alone and changes nothing. The right that it needs, to publish to:
+  $JS.API.DIRECT.GET.<stream>_DLQ
+
+With --json it prints one array:
+  [{group, new, reason, status (0 is no answer), error, count, users, users_at_least,
+  first, last, example (the number of the newest)}]
+Of very many groups the smallest are one at the end, without a name.`,
+		Example: `  identify-worker dlq stats
+  identify-worker dlq stats --since 1h
+  identify-worker dlq stats --json | jq '.[] | select(.new)'`,
+		Args: cobra.NoArgs,
+	}
+	b := newCommand(cmd, "print JSON, one array")
+	b.newReveal(cmd)
+	filter := newLetterFilter(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return b.read(cmd.Context(), env, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
+			groups, err := q.DeadStats(cmd.Context(), query)
+			if err != nil {
+				return err
+			}
+			views := newGroupViews(groups, time.Now(), newMask(b.reveal, b.json))
+			if b.json {
+				return render.JSON(env.Stdout, views, "  ")
+			}
+			return printGroups(env.Stdout, views)
+		})
+	}
+	return cmd
+}
+
+// groupView is a line of stats. Its JSON is a promise to scripts: see the command's help.
+type groupView struct {
+	Group        string       `json:"group"`
+	New          bool         `json:"new"`
+	Reason       queue.Reason `json:"reason"`
+	Status       int          `json:"status"`
+	Error        string       `json:"error"`
+	Count        uint64       `json:"count"`
+	Users        uint64       `json:"users"`
+	UsersAtLeast bool         `json:"users_at_least"`
+	First        *time.Time   `json:"first"`
+	Last         *time.Time   `json:"last"`
+	Example      string       `json:"example"`
+}
+
+func newGroupViews(groups []queue.Group, now time.Time, m *mask) []groupView {
+	views := make([]groupView, len(groups))
+	for i, g := range groups {
+		views[i] = groupView{
+			Group: g.ID, New: g.New(now), Reason: queue.Reason(m.fit(string(g.Reason))), Status: g.Status, Error: m.text(g.Error),
+			Count: g.Count, Users: g.Users, UsersAtLeast: g.UsersAtLeast,
+			First: render.TimeOrNull(g.First.UTC()), Last: render.TimeOrNull(g.Last.UTC()), Example: letterID(g.Example),
+		}
+	}
+	return views
+}
+
+func printGroups(out io.Writer, groups []groupView) error {
+	if len(groups) == 0 {
+		_, err := fmt.Fprintln(out, "no dead letters")
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "GROUP\tNEW\tCOUNT\tUSERS\tFIRST\tLAST\tEXAMPLE\tREASON\tSTATUS\tERROR")
+	for _, g := range groups {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", g.describeName(), g.describeNew(), render.Thousands(g.Count), g.describeUsers(),
+			timeOrDash(g.First), timeOrDash(g.Last), g.Example, render.OrDash(string(g.Reason)), statusOrDash(g.Status), render.OrDash(render.Truncate(g.Error, 100)))
+	}
+	return table.Flush()
+}
+
+func timeOrDash(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.Format(time.RFC3339)
+}
+
+func (g *groupView) describeName() string {
+	if g.Group == "" {
+		return "others"
+	}
+	return g.Group
+}
+
+func (g *groupView) describeNew() string {
+	if g.New {
+		return "new"
+	}
+	return "-"
+}
+
+func (g *groupView) describeUsers() string {
+	if g.UsersAtLeast {
+		return "at least " + render.Thousands(g.Users)
+	}
+	return render.Thousands(g.Users)
+}

@@ -1,0 +1,271 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// hostile is text as it may stand in anything that others have written.
+const hostile = "\x1b[2J\x1b]0;x\x07a\r\nb\u202e\u009b\xff\x00"
+
+// hostileLetter has it everywhere, and more of it than any header can hold.
+func hostileLetter(body string) *queue.DeadLetter {
+	long := hostile + strings.Repeat("y\x1b", 4<<10)
+	return &queue.DeadLetter{
+		ID: 1, Death: queue.Death{Reason: queue.Reason(long), Status: 422, Code: long, Error: long, RequestID: long, User: long},
+		Partition: long, History: []string{long, hostile}, Header: map[string][]string{hostile: {long}}, Body: []byte(body),
+	}
+}
+
+// Whatever a dead letter holds, a terminal is shown lines of printable characters, and few.
+func TestHostileLettersAreHarmless(t *testing.T) {
+	t.Parallel()
+	bodies := map[string]string{
+		"not JSON": hostile + strings.Repeat("\x1b", 1<<16),
+		"JSON":     `{"user_id":"` + strings.Repeat("\u202e", 1<<16) + `","\u001b[2J":{"\u009b":["` + strings.Repeat("z\u009b", 1<<16) + `"]}}`,
+	}
+	for name, body := range bodies {
+		for _, reveal := range []bool{false, true} {
+			l := letterWithNewer{hostileLetter(body), queue.Supersession{Known: true, Partly: true, Properties: []queue.PropertyStanding{{Path: "/metadata/" + hostile, Superseded: true}}}}
+			var screen strings.Builder
+			list := &letterList{out: &screen, mask: newMask(reveal, false)}
+			story := &detail{out: &screen, mask: newMask(reveal, false)}
+			err := errors.Join(
+				list.print(newLetterView(l, list.mask)), list.table.Flush(),
+				story.print(l.Body, story.view(l)),
+				printGroups(&screen, newGroupViews([]queue.Group{{ID: "4f5872fa", Reason: hostile, Error: l.Error}}, time.Now(), list.mask)),
+				printHistory(&screen, []queue.Action{{
+					Run: hostile, Kind: hostile, By: l.Error, Host: hostile, Selection: l.Error, Edit: hostile, Reason: hostile,
+					Counts: map[string]uint64{hostile: 1}, Outcome: hostile,
+				}}, list.mask, false),
+			)
+			plan := &replayPlan{selection: &queue.Selection{
+				Letters: 1, Groups: []queue.GroupCount{{Group: "4f5872fa", Reason: hostile, Error: l.Error, Count: 1}}, Skips: map[string]uint64{l.Error: 1},
+			}}
+			plan.print(&screen, list.mask)
+			printEdits(&screen, []queue.Edited{{ID: 1, Before: []byte("{}"), After: []byte(bodies["JSON"])}}, list.mask)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.SplitSeq(screen.String(), "\n") {
+				if !isVisible(line) || len(line) > 20_000 {
+					t.Errorf("%s, reveal %v: %.1000q", name, reveal, line)
+				}
+			}
+			if n := strings.Count(screen.String(), "\n"); n > 60 || screen.Len() > 100_000 {
+				t.Errorf("%s, reveal %v: %d lines, %d bytes", name, reveal, n, screen.Len())
+			}
+		}
+	}
+}
+
+// In JSON it is whole, and as harmless.
+func TestHostileLettersForScripts(t *testing.T) {
+	t.Parallel()
+	l := letterWithNewer{DeadLetter: hostileLetter(`{"a":"\u001b\u202e"}`)}
+	for _, reveal := range []bool{false, true} {
+		var out strings.Builder
+		m := newMask(reveal, true)
+		s := &detail{out: &out, mask: m, json: true}
+		err := errors.Join(
+			render.JSON(&out, newLetterView(l, m), ""), s.printJSON(l.Body, s.view(l)),
+			printHistory(&out, []queue.Action{{Run: hostile, Kind: hostile, Reason: hostile, Counts: map[string]uint64{hostile: 1}}}, m, true),
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+		if len(lines) != 3 {
+			t.Fatalf("%d lines", len(lines))
+		}
+		for _, line := range lines {
+			value, err := decodeJSON([]byte(line))
+			if err != nil || !isVisible(line) {
+				t.Errorf("%.300q: %v", line, err)
+			}
+			if object := value.(map[string]any); reveal && object["user"] != nil && object["user"] != strings.ToValidUTF8(l.User, "\ufffd") {
+				t.Errorf("the user is %.100q", object["user"])
+			}
+		}
+	}
+}
+
+func TestShowWhatIsNotJSON(t *testing.T) {
+	t.Parallel()
+	for reveal, want := range map[bool]string{
+		true:  "event, 13 bytes, not JSON\nann@x.org\\n\\x1b[0\n",
+		false: "event, 13 bytes, not JSON: --reveal shows it\n\npersonal data is masked; --reveal shows it\n",
+	} {
+		var out strings.Builder
+		s := &detail{out: &out, mask: newMask(reveal, false)}
+		l := letterWithNewer{DeadLetter: &queue.DeadLetter{Body: []byte("ann@x.org\n\x1b[0")}}
+		if err := s.print(l.Body, s.view(l)); err != nil {
+			t.Fatal(err)
+		}
+		if _, got, _ := strings.Cut(out.String(), "\n\nevent"); "event"+got != want {
+			t.Errorf("reveal %v: %q, want %q", reveal, "event"+got, want)
+		}
+	}
+}
+
+func TestDescribeNewer(t *testing.T) {
+	t.Parallel()
+	const event = `{"user_id":"ann","metadata":{"plan":"pro"}}`
+	for name, test := range map[string]struct {
+		body    string
+		tracked bool
+		newer   queue.Supersession
+		want    string
+	}{
+		"none":       {event, true, queue.Supersession{Known: true}, "none since"},
+		"some":       {event, true, queue.Supersession{Known: true, Partly: true}, "has set some of it since: a replay leaves that alone"},
+		"all":        {event, true, queue.Supersession{Known: true, Wholly: true}, "has set all of it since: a replay makes no call"},
+		"untracked":  {event, false, queue.Supersession{}, "not known: it died before that was written down"},
+		"forgotten":  {event, true, queue.Supersession{}, "not known: a replay dies again, unguarded, unless --force is given"},
+		"unreadable": {"{", true, queue.Supersession{}, "not known: the event is no identify, body: is not JSON: it ends too early, after byte 1"},
+	} {
+		s := &detail{mask: newMask(false, false)}
+		v := s.view(letterWithNewer{&queue.DeadLetter{Tracked: test.tracked, Body: []byte(test.body)}, test.newer})
+		if got := v.describeNewer([]byte(test.body)); got != test.want {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestProperty(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]string{
+		"": ".user_id", "/metadata/plan": ".metadata.plan", "/metadata": ".metadata", "/metadata/a b": `.metadata["a b"]`,
+		"/metadata/a~1b~0c": `.metadata["a/b~c"]`, "/metadata/me@x.org": `.metadata["***"]`,
+		"/company": ".company.id", "/company/acme/plan": ".company.plan", "/company/a~1b/plan": ".company.plan", "/other": ".other",
+	} {
+		if got := newMask(false, false).property(path); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
+
+func TestTenth(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		fleet    string
+		replicas int
+		want     string
+		minute   time.Duration // for 60 events
+	}{
+		{"600/1m", 3, "60/1m", time.Minute},
+		{"10/1s", 1, "1/1s", time.Minute},
+		{"105/1m", 1, "10/1m", 6 * time.Minute},
+		{"5/1s", 1, "1/2s", 2 * time.Minute},
+		{"1/1m", 1, "1/10m", 10 * time.Hour},
+		{"0", 2, "0", 0},
+		{"0", 0, "60/1m", time.Minute},
+	} {
+		fleet, err := queue.ParseRate(test.fleet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := tenth(fleet, test.replicas)
+		if p.rate.String() != test.want || p.takes(60) != test.minute {
+			t.Errorf("a tenth of %s is %s, 60 take %v", test.fleet, p.rate, p.takes(60))
+		}
+	}
+}
+
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	many := &queue.Selection{
+		Letters: 1234, Users: 1200, Oldest: at, Newest: at.Add(time.Hour), Exhausted: 30, Unsendable: 4,
+		Skips: map[string]uint64{"user_id: is missing": 3, "edit: --edit does not work on it": 1}, Superseded: 20, Partly: 5, Untracked: 7,
+	}
+	for i := range 12 {
+		many.Groups = append(many.Groups, queue.GroupCount{Group: "0000000" + string(rune('a'+i)), Reason: queue.Rejected, Status: 422, Error: `no plan "gold"`, Count: 100})
+	}
+	const groups = `1,234 dead letters of 1,200 users, died from 2026-01-02T03:04:05Z to 2026-01-02T04:04:05Z
+  GROUP     COUNT  REASON    STATUS  ERROR
+`
+	one := func(group string) string { return "  " + group + "  100    rejected  422     no plan \"…\"\n" }
+	var ten strings.Builder
+	for i := range 10 {
+		ten.WriteString(one("0000000" + string(rune('a'+i))))
+	}
+	for name, test := range map[string]struct {
+		plan replayPlan
+		want string
+	}{
+		"all of it": {replayPlan{selection: many, pace: tenth(queue.Rate{Calls: 600, Window: time.Minute}, 1), canary: 5, maxReplays: 3, replicas: 1}, `
+replay      1,200, of which 5 first: if one of these dies again, no other is touched
+rate        60/1m, as a tenth of the fleet's 600/1m: this takes 20m0s
+newer data  supersedes 20, so that no call is made, and 5 in part: what is newer stays; not known of 7, which died before that was written down
+skip        30: was replayed 3 times already, see --max-replays
+skip        3: user_id: is missing
+skip        1: edit: --edit does not work on it
+`},
+		"by force": {replayPlan{selection: &queue.Selection{Letters: 1, Exhausted: 1, Groups: many.Groups[:1]}, maxReplays: 1, canary: 1, force: true}, `
+replay      0
+rate        no limit
+newer data  is overwritten, as --force says
+skip        1: was replayed once already, see --max-replays
+workers     none is running: what is replayed waits
+`},
+		"a canary of all": {replayPlan{selection: &queue.Selection{Letters: 2, Groups: many.Groups[:1]}, canary: 9, replicas: -1}, `
+replay      2, and wait for their verdicts
+rate        no limit
+newer data  none was delivered since they died
+`},
+	} {
+		var out strings.Builder
+		test.plan.print(&out, newMask(false, false))
+		if _, got, _ := strings.Cut(out.String(), "\n\n"); "\n"+got != test.want {
+			t.Errorf("%s:\n%s\nwant\n%s", name, got, test.want)
+		}
+		if name == "all of it" && !strings.HasPrefix(out.String(), groups+ten.String()+"  and 234 of other groups\n") {
+			t.Errorf("%s", out.String())
+		}
+	}
+}
+
+func TestReplayEnds(t *testing.T) {
+	t.Parallel()
+	interrupted, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, test := range map[string]struct {
+		ctx    context.Context
+		result queue.ReplayResult
+		err    error
+		text   string
+		end    string
+	}{
+		"done": {t.Context(), queue.ReplayResult{Run: "r", Selected: 3, Replayed: 3}, nil, "replayed 3 of 3 dead letters (run r)\n", ""},
+		"all kinds": {t.Context(), queue.ReplayResult{Run: "r", Selected: 9, Replayed: 3, Already: 1, Gone: 2, Skipped: 1, Doubtful: 2, Delivered: 1, Superseded: 1, Purged: 1, Dead: 1, DiedAgain: []uint64{12}}, nil,
+			"replayed 3 of 9 dead letters, 1 by a run before, 2 gone meanwhile, 1 skipped, 2 in doubt (run r)\nverdicts: 1 delivered, 1 superseded, 1 dead again, 1 purged; see identify-worker dlq show 12\n",
+			"of 2 dead letters it is not known whether they were replayed: run it again, it does no harm"},
+		"interrupted": {interrupted, queue.ReplayResult{Run: "r", Selected: 1000, Replayed: 300, Skipped: 1}, context.Canceled, "replayed 300 of 1,000 dead letters, 1 skipped (run r)\n",
+			"stopped: 300 replayed, 699 left where they are; run it again to go on"},
+		"interrupted while waiting": {interrupted, queue.ReplayResult{Run: "r", Selected: 1, Replayed: 1}, context.Canceled, "replayed 1 of 1 dead letter (run r)\n",
+			"stopped: all are replayed, but not all verdicts are known"},
+		"failed": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1}, errors.New("no stream"), "replayed 1 of 2 dead letters (run r)\n",
+			"no stream; 1 replayed, 1 left where they are; run it again to go on"},
+		"canary": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1, Dead: 1}, queue.ErrCanaryDied, "replayed 1 of 2 dead letters (run r)\nverdicts: 0 delivered, 0 superseded, 1 dead again\n",
+			"the canary died again, and nothing else was replayed"},
+	} {
+		v := newReplayView(&test.result)
+		if got := v.describe(); got != test.text {
+			t.Errorf("%s: %s, want %s", name, got, test.text)
+		}
+		end := ""
+		if err := v.conclude(test.ctx, test.err); err != nil {
+			end = err.Error()
+		}
+		if end != test.end {
+			t.Errorf("%s ends with %q, want %q", name, end, test.end)
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// documentedPerMinute is Userpilot's limit of identifies for one key.
+const documentedPerMinute = 600
+
+func (e *examination) judgeRate(r queue.Rate, burst int, own bool, trip time.Duration) {
+	whose := "for the whole fleet"
+	if own {
+		whose = "for each replica by itself"
+	}
+	a := r.Arithmetic(burst, own)
+	switch {
+	case r.Unlimited():
+		e.warn("rate", "no limit is kept, and Userpilot documents %d calls a minute for each key: see --rate", documentedPerMinute)
+		return
+	case r.PerMinute() > documentedPerMinute:
+		e.warn("rate", "%s is more than the %d calls a minute that Userpilot documents for each key: is yours another?", r, documentedPerMinute)
+	default:
+		e.ok("rate", "%s %s: at most %d calls in any %v, %.1f%% of the limit in the long run, %d at once after a pause",
+			r, whose, a.Worst, shortSpan(r), 100*a.Sustained/float64(r.Calls), a.Burst)
+	}
+	if !own && trip > 0 { // else NATS has no part in it, or is not there
+		e.judgeTrip(trip)
+	}
+}
+
+// shortSpan is the window as the flag has it: 1m, and not 1m0s.
+func shortSpan(r queue.Rate) string {
+	return queue.Rate{Calls: 1, Window: r.Window}.String()[len("1/"):]
+}
+
+func (d *doctor) askAPI(ctx context.Context, e *examination, client *userpilot.Client) {
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, d.replica.Config.Timeout)
+	defer cancel()
+	v, err := client.Validate(ctx)
+	e.judgeAPI(d.replica.Endpoint, v, err)
+	if err == nil {
+		e.judgeKey(v.Status, client.KeyFingerprint())
+	}
+}
+
+// slow is what neither a connection nor an answer takes, not even from another continent.
+const slow = time.Second
+
+func (e *examination) judgeAPI(endpoint string, v userpilot.Validation, err error) {
+	at := ""
+	if v.Address != "" {
+		at = " at " + v.Address
+	}
+	if err != nil {
+		e.fail("api", "%s%s: %v: %s", endpoint, at, err, hint(err))
+		return
+	}
+	connected, answered := round(v.Connected), round(v.Took-v.Connected)
+	if v.Connected > slow || v.Took-v.Connected > slow {
+		e.warn("api", "%s%s is slow: a connection takes %v, and then the answer %v: is the network or a proxy on the way overloaded? Calls work, but one that needs a new connection is late, and without a rate --concurrency bounds their number", endpoint, at, connected, answered)
+	} else {
+		e.ok("api", "%s%s answers: a connection takes %v, and then the answer %v", endpoint, at, connected, answered)
+	}
+	if v.TLS != "" {
+		e.judgeCertificate("api_tls", v.TLS+", the endpoint's certificate", v.Expires)
+	}
+}
+
+// hint is what to do about an API that cannot be reached.
+func hint(err error) string {
+	var (
+		dns     *net.DNSError
+		unknown *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.As(err, &dns):
+		return "is the name in --endpoint right, and does this machine's DNS know it?"
+	case errors.As(err, &unknown):
+		return "does something on the way replace certificates? Are this machine's clock and its root certificates right?"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "nothing has answered within --timeout: does a firewall let it through? See --proxy"
+	}
+	return "see --endpoint and --proxy"
+}
+
+func (e *examination) judgeKey(status int, fingerprint string) {
+	switch {
+	case status >= 200 && status <= 299:
+		e.ok("key", "%s is valid", fingerprint)
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		e.fail("key", "%s is not valid, GET /v1/validate is answered %d: see %s and --api-key-file; an app token (NX-…) is no API key", fingerprint, status, flags.KeyVariable)
+	default:
+		e.warn("key", "whether %s is valid cannot be known, as GET /v1/validate is answered %d: is --endpoint Userpilot's API? The first call will tell", fingerprint, status)
+	}
+}

@@ -1,0 +1,41 @@
+package doctor
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/health"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// judgeFleet looks at the workers that are alive, and at what one with these flags would be among
+// them. own.Key is empty if it is not known.
+func (e *examination) judgeFleet(s *queue.Status, own queue.Replica) {
+	for _, p := range health.Problems(s) {
+		switch p.Code {
+		case "hold", "outage", "stalled":
+			e.fail("workers", "%s", p.Text)
+		default:
+			e.warn("workers", "%s", p.Text)
+		}
+	}
+	if versions := health.Distinct(s.Replicas, func(r queue.Replica) string { return r.Version }); len(versions) > 1 {
+		e.warn("workers", "the replicas have different versions: %s. Normal while one is rolled out", strings.Join(versions, ", "))
+	}
+	e.compareToFleet(s.Replicas, own, "version", "this program is", func(r queue.Replica) string { return r.Version })
+	e.compareToFleet(s.Replicas, own, "rate", "these flags say", health.RateOf)
+	e.compareToFleet(s.Replicas, own, "key", "the key here is", health.KeyOf)
+	if !e.failed("workers") && !e.warned("workers") {
+		e.ok("workers", "%s, all partitions are worked", render.Counted(len(s.Replicas), "replica"))
+	}
+}
+
+// compareToFleet warns where no replica has the same as one with these flags would have.
+func (e *examination) compareToFleet(all []queue.Replica, own queue.Replica, what, here string, of func(queue.Replica) string) {
+	mine, values := of(own), health.Distinct(all, of)
+	if mine == "" || len(values) == 0 || slices.ContainsFunc(all, func(r queue.Replica) bool { return of(r) == mine }) {
+		return
+	}
+	e.warn("workers", "%s %s, and no replica has that %s: %s. Are the flags and the environment theirs?", here, mine, what, strings.Join(values, ", "))
+}

@@ -1,0 +1,214 @@
+package doctor
+
+import (
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+const (
+	near        = 150 * time.Millisecond // round trips to NATS: with what each means for the limit, see judgeTrip
+	farAway     = 300 * time.Millisecond
+	expiresSoon = 14 * 24 * time.Hour
+	clockOff    = 2 * time.Second
+	clocksApart = 100 * time.Millisecond // of servers
+	nearlyFull  = 0.80                   // of a limit
+	full        = 0.95
+	deadSoon    = 3 * 24 * time.Hour // left to a dead letter
+)
+
+func (e *examination) judgeLink(l queue.Link) {
+	who := "connected to " + l.URL + ", version " + l.Version
+	if l.Inboxes != queue.DefaultInboxPrefix+".>" {
+		who += ", answers on " + l.Inboxes
+	}
+	e.ok("nats", "%s, %v away", who, round(l.Trip))
+	switch {
+	case l.TLS != "":
+		e.judgeCertificate("nats_tls", l.TLS+", the server's certificate", l.Expires)
+	case isThisMachine(l.URL):
+		e.ok("nats_tls", "none, within this machine")
+	default:
+		e.warn("nats_tls", "none: users' data and NATS passwords can be read on the way; see --nats-ca, and tls:// in --nats-url")
+	}
+	if l.MaxEvent < userpilot.MaxEventBytes {
+		e.warn("max_payload", "events above %s cannot be published: raise the server's max_payload to 1MB", render.RoughSize(l.MaxEvent))
+	} else {
+		e.ok("max_payload", "events of every size can be published")
+	}
+}
+
+func (e *examination) judgeCertificate(check, what string, expires time.Time) {
+	switch left := time.Until(expires); {
+	case left <= 0: // but the handshake was good: it is an authority's that is not needed
+		e.warn(check, "%s: one of its chain has expired on %s", what, day(expires))
+	case left < expiresSoon:
+		e.warn(check, "%s expires in %s, on %s: see to its renewal", what, render.Duration(left), day(expires))
+	default:
+		e.ok(check, "%s is valid until %s", what, day(expires))
+	}
+}
+
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+
+// isThisMachine reports whether a server's URL is within this machine.
+func isThisMachine(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback())
+}
+
+func (e *examination) judgeRights(denied []queue.Right, of int, err error) {
+	if err != nil {
+		e.fail("rights", "%v", err)
+		return
+	}
+	for _, r := range denied {
+		switch {
+		case r.Optional:
+			e.warn("rights", "the user may not %v (%s)", r, r.Use)
+		case r.Subscribe:
+			e.fail("rights", "the user may not %v (%s): give --nats-inbox-prefix, if it has a prefix of its own; else allow it on the NATS server", r, r.Use)
+		default:
+			e.fail("rights", "the user may not %v (%s): allow it on the NATS server; SECURITY.md lists all that a worker needs", r, r.Use)
+		}
+	}
+	if !e.failed("rights") {
+		e.ok("rights", "%d of %d that a worker can use", of-len(denied), of)
+	}
+}
+
+func (e *examination) judgeStreams(streams []queue.StreamState) {
+	sound := 0
+	for _, s := range streams {
+		switch {
+		case s.Err != nil:
+			e.fail("streams", "%v", s.Err)
+		case s.Missing && s.MayCreate:
+			e.warn("streams", "%s is missing: the first worker creates it, or identify-worker setup", s.Name)
+		case s.Missing:
+			e.fail("streams", "%s is missing, and the user may not create it: run identify-worker setup as one who may", s.Name)
+		case len(s.Differences) > 0:
+			e.fail("streams", "%v", &queue.MismatchError{Differences: s.Differences})
+		default:
+			sound++
+		}
+	}
+	if sound == len(streams) {
+		e.ok("streams", "%d, as they should be", sound)
+	}
+}
+
+func (e *examination) judgeStrict(strict bool, err error) {
+	switch {
+	case err != nil:
+		e.warn("strict", "not known: %v", err)
+	case strict:
+		e.ok("strict", "requests with unknown fields are refused")
+	default:
+		e.warn("strict", "requests with unknown fields are carried out, so who publishes into the same NATS account can purge streams: take strict: false out of the servers' jetstream block")
+	}
+}
+
+// judgeLimits tells how near streams are to their limits. The first is the work stream, the second
+// the dead letters'.
+func (e *examination) judgeLimits(streams []queue.StreamState) {
+	for i, s := range streams {
+		if s.Missing || s.Err != nil {
+			continue
+		}
+		end := "then nothing more is delivered: raise the limit"
+		switch i {
+		case 0:
+			end = "then publishers are refused: let it drain, or raise the limit"
+		case 1:
+			end = "then nothing can be set aside, and what fails stops its partition: replay or discard some, or raise the limit"
+		}
+		e.judgeUse("limits", s.Name+": messages", float64(s.Messages), float64(s.MaxMessages), end)
+		e.judgeUse("limits", s.Name+": bytes", float64(s.Bytes), float64(s.MaxBytes), end)
+		if left := time.Until(s.Oldest.Add(s.MaxAge)); i == 1 && s.MaxAge > 0 && s.Messages > 0 && left < min(deadSoon, s.MaxAge/5) {
+			e.warn("limits", "%s: the oldest dead letter is deleted in %s: replay it, or keep it elsewhere", s.Name, render.Duration(left))
+		}
+	}
+	if !e.failed("limits") && !e.warned("limits") {
+		e.ok("limits", "none is near")
+	}
+}
+
+// judgeUse says something where use is near its limit, if there is one.
+func (e *examination) judgeUse(check, what string, use, limit float64, end string) {
+	switch {
+	case limit <= 0 || use < nearlyFull*limit:
+	case use < full*limit:
+		e.warn(check, "%s: %.0f%% of the limit are used; %s", what, 100*use/limit, end)
+	default:
+		e.fail(check, "%s: %.0f%% of the limit are used; %s", what, 100*use/limit, end)
+	}
+}
+
+// judgeAccount tells how near the account is to its limits. missing is how many streams are still
+// to be created.
+func (e *examination) judgeAccount(a queue.Account, missing int, err error) {
+	if err != nil {
+		e.warn("storage", "not known: %v", err)
+		return
+	}
+	const end = "raise the account's limit"
+	e.judgeUse("storage", "bytes on disk", float64(a.Bytes), float64(a.MaxBytes), "then publishers are refused and nothing can be set aside: "+end)
+	e.judgeUse("storage", "consumers", float64(a.Consumers), float64(a.MaxConsumers), "then partitions cannot be claimed: "+end)
+	if a.MaxStreams > 0 && a.Streams+missing > a.MaxStreams {
+		e.fail("storage", "%d streams are missing, and the account has %d of %d: %s", missing, a.Streams, a.MaxStreams, end)
+	}
+	if e.failed("storage") || e.warned("storage") {
+		return
+	}
+	limit := "the account has no limit of its own"
+	if a.MaxBytes > 0 {
+		limit = "of " + render.RoughSize(a.MaxBytes)
+	}
+	e.ok("storage", "%s used, %s", render.RoughSize(a.Bytes), limit)
+}
+
+// judgeTrip tells what the way to NATS means for the fleet's limit. Far away, slots are reserved further
+// ahead, and more of them are not used; but never more calls are made than the limit allows.
+func (e *examination) judgeTrip(trip time.Duration) {
+	const exact = "NATS is %v away: the limit is never exceeded, and "
+	switch {
+	case trip <= near:
+		e.ok("round_trip", exact+"at least 97%% of it can be used", round(trip))
+	case trip <= farAway:
+		e.ok("round_trip", exact+"at least 90%% of it can be used", round(trip))
+	default:
+		e.warn("round_trip", exact+"how much of it can be used is tested up to %v only, where it is 90%%: bring the worker nearer", round(trip), farAway)
+	}
+}
+
+func (e *examination) judgeClock(c queue.Clock) {
+	if c.Apart > clocksApart {
+		e.warn("clock", "the clocks of NATS servers are %v apart, at the least: when another one leads, more calls than the limit may be made once, or none for as long, and replicas may be taken for dead; see to their synchronisation", round(c.Apart))
+	}
+	off := c.Ahead.Abs()
+	direction := "behind"
+	if c.Ahead < 0 {
+		direction = "ahead of"
+	}
+	switch {
+	case off > clockOff:
+		e.warn("clock", "this machine's is %s %s the server's: logs and certificates suffer, deliveries do not; see to its synchronisation", render.Duration(off), direction)
+	case off <= c.Trip/2:
+		e.ok("clock", "the same as the server's, as far as %v allow to say", round(c.Trip/2))
+	default:
+		e.ok("clock", "this machine's is %v %s the server's", round(off), direction)
+	}
+}
+
+// round leaves as much of a time as anybody wants to read.
+func round(d time.Duration) time.Duration {
+	if d < time.Millisecond {
+		return d.Round(time.Microsecond)
+	}
+	return d.Round(100 * time.Microsecond)
+}

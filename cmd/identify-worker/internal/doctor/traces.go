@@ -1,0 +1,21 @@
+package doctor
+
+import (
+	"context"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/tracing"
+)
+
+// askCollector looks whether spans would arrive, where there is somewhere for them to go. Nothing here
+// fails: deliveries do not need it.
+func (d *doctor) askCollector(ctx context.Context, e *examination) {
+	switch host, err := tracing.Probe(ctx, d.env.Getenv, d.env.Version); {
+	case host == "" && err == nil:
+	case host == "":
+		e.warn("traces", "there are none: %v", err)
+	case err != nil:
+		e.warn("traces", "%s does not take them: %v", host, err)
+	default:
+		e.ok("traces", "%s takes them", host)
+	}
+}

@@ -1,0 +1,28 @@
+package doctor
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+)
+
+func TestDoctorAsksTheCollector(t *testing.T) {
+	t.Parallel()
+	collector := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer collector.Close()
+	host := strings.TrimPrefix(collector.URL, "http://")
+	ask := func(env map[string]string) func(*examination) {
+		d := &doctor{env: &flags.Env{Getenv: func(name string) string { return env[name] }}}
+		return func(e *examination) { d.askCollector(t.Context(), e) }
+	}
+	expect(t, "none", ask(nil))
+	expect(t, "there", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL}), "ok traces "+host+" takes them")
+	expect(t, "gRPC", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
+		"warn traces there are none: OTEL_EXPORTER_OTLP_PROTOCOL: ...set it to http/protobuf")
+	refusing := httptest.NewServer(http.NotFoundHandler())
+	defer refusing.Close()
+	expect(t, "refused", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": refusing.URL}), "warn traces ...does not take them: it answers 404")
+}

@@ -1,0 +1,96 @@
+package flags
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// Connection is how a command reaches NATS.
+type Connection struct {
+	url, creds, ca, cert, key string
+	inbox                     string
+	Wait                      time.Duration
+	waitFlag                  string
+}
+
+// NewWaitingConnection adds the flags of NewConnection, and --wait with that default.
+func NewWaitingConnection(f Set, wait time.Duration) *Connection {
+	c := NewConnection(f)
+	c.AddWait(f, "wait", wait)
+	return c
+}
+
+// NewConnection adds the flags that say where NATS is and who we are.
+func NewConnection(f Set) *Connection {
+	c := &Connection{url: nats.DefaultURL}
+	f.Text(&c.url, "nats-url", "url", "NATS `server`, or several with commas between")
+	f.Text(&c.creds, "nats-creds", "file", "`file` with NATS credentials")
+	f.Text(&c.inbox, "nats-inbox-prefix", "subject", "`subject` below which answers arrive; default _INBOX")
+	f.Text(&c.ca, "nats-ca", "file", "`file` with the certificates to trust, PEM")
+	f.Text(&c.cert, "nats-cert", "file", "`file` with our certificate, PEM; with --nats-key")
+	f.Text(&c.key, "nats-key", "file", "`file` with our certificate's key, PEM")
+	return c
+}
+
+// AddWait adds the flag that says how long to wait. It is not --wait for a command whose --wait waits
+// for something else.
+func (c *Connection) AddWait(f Set, flag string, wait time.Duration) {
+	c.Wait, c.waitFlag = wait, flag
+	f.Wait(&c.Wait, flag, "how long to wait for NATS at the start; 0 fails at once, forever waits")
+}
+
+func (c *Connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {
+	return queue.Connect(ctx, queue.ConnectConfig{
+		URL: c.url, Creds: c.creds, InboxPrefix: c.inbox, CA: c.ca, Cert: c.cert, Key: c.key,
+		Name: "identify-worker", Wait: c.Wait, WaitFlag: c.waitFlag, Log: log,
+	})
+}
+
+// Open connects, and returns the pipeline on that connection, which the caller closes.
+func (c *Connection) Open(ctx context.Context, t queue.Topology, log *slog.Logger) (*queue.Queue, *nats.Conn, error) {
+	nc, err := c.connect(ctx, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	q, err := queue.New(nc, t, log)
+	if err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	return q, nc, nil
+}
+
+// NewPipeline adds the flag that tells pipelines on one server apart.
+func NewPipeline(f Set) *queue.Topology {
+	t := &queue.Topology{Name: "identify"}
+	f.Text(&t.Name, "name", "name", "`name` of the pipeline: its streams and subjects")
+	return t
+}
+
+// NewTopology adds the flags of those that create the streams.
+func NewTopology(f Set) *queue.Topology {
+	t := NewPipeline(f)
+	AddPartitions(f, t)
+	t.Replicas = 1
+	f.Number(&t.Replicas, 1, 5, "replicas", "`copies` of each stream in a cluster: 1, 3 or 5")
+	return t
+}
+
+// AddPartitions adds the flag of the number of partitions.
+func AddPartitions(f Set, t *queue.Topology) {
+	t.Partitions = 16
+	f.Number(&t.Partitions, 1, 256, "partitions", "`number` of partitions that users are hashed into")
+}
+
+// CheckTopology comes before connecting: a wrong flag should not wait for a server.
+func CheckTopology(t *queue.Topology) error {
+	if err := t.Validate(); err != nil {
+		return Usagef("--%w", err)
+	}
+	return nil
+}

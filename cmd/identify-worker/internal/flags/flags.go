@@ -1,0 +1,273 @@
+// Package flags reads what a command is given: its flags, each with an environment variable, and the
+// process's streams ([Env]). Groups of flags that several commands share become what they describe:
+// a connection, a topology, a logger, an API key, a worker's settings.
+package flags
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// envAnnotation holds the name of a flag's environment variable.
+const envAnnotation = "identify-worker/env"
+
+// Set adds flags to one command, each with its environment variable: IDENTIFY_, the
+// prefix and the flag's name in capitals, or a name that others use too. A flag's
+// default is what its target holds when it is added.
+type Set struct {
+	Cmd    *cobra.Command
+	Prefix string
+}
+
+// conventional names of variables that other tools read as well.
+func conventionalEnv(flag string) string {
+	switch flag {
+	case "nats-url":
+		return "NATS_URL"
+	case "nats-creds":
+		return "NATS_CREDS"
+	case "nats-inbox-prefix":
+		return "NATS_INBOX_PREFIX"
+	case "endpoint":
+		return "USERPILOT_ENDPOINT"
+	case "api-key-file":
+		return "USERPILOT_API_KEY_FILE"
+	}
+	return ""
+}
+
+func (f Set) env(name string) string {
+	if env := conventionalEnv(name); env != "" {
+		return env
+	}
+	return "IDENTIFY_" + f.Prefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// Add adds a flag of any type.
+func (f Set) Add(v pflag.Value, name, usage string) *pflag.Flag {
+	env := f.env(name)
+	flag := f.Cmd.Flags().VarPF(v, name, "", fmt.Sprintf("%s [$%s]", usage, env))
+	flag.Annotations = map[string][]string{envAnnotation: {env}}
+	return flag
+}
+
+// ApplyEnvironment sets the flags that were not given from the environment.
+func ApplyEnvironment(set *pflag.FlagSet, env func(string) string) error {
+	var first error
+	set.VisitAll(func(flag *pflag.Flag) {
+		names := flag.Annotations[envAnnotation]
+		if first != nil || flag.Changed || len(names) == 0 {
+			return
+		}
+		text := env(names[0])
+		if text == "" {
+			return
+		}
+		if err := flag.Value.Set(text); err != nil {
+			first = Usagef("%s: %w", names[0], err)
+			return
+		}
+		flag.Changed = true
+	})
+	return first
+}
+
+// NewValue makes a flag of any type. The errors of parse go on from the flag's name: "must be".
+func NewValue[T any](target *T, kind string, parse func(string) (T, error), format func(T) string) pflag.Value {
+	return value[T]{target, kind, parse, format}
+}
+
+// value is a flag of any type. The errors of parse go on from the flag's name: "must be".
+type value[T any] struct {
+	target *T
+	kind   string
+	parse  func(string) (T, error)
+	format func(T) string
+}
+
+func (v value[T]) Type() string   { return v.kind }
+func (v value[T]) String() string { return v.format(*v.target) }
+
+func (v value[T]) Set(text string) error {
+	parsed, err := v.parse(text)
+	if err != nil {
+		return err
+	}
+	*v.target = parsed
+	return nil
+}
+
+// Text adds a flag whose value is taken as it is.
+func (f Set) Text(target *string, name, kind, usage string) {
+	f.Add(value[string]{target, kind, accept, asIs}, name, usage)
+}
+
+func accept(text string) (string, error) { return text, nil }
+func asIs(text string) string            { return text }
+
+// List adds a flag of several texts with commas between.
+func (f Set) List(target *[]string, name, kind, usage string) {
+	parse := func(text string) ([]string, error) {
+		if text == "" {
+			return nil, nil
+		}
+		list := strings.Split(text, ",")
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+		return list, nil
+	}
+	format := func(list []string) string { return strings.Join(list, ",") }
+	f.Add(value[[]string]{target, kind, parse, format}, name, usage)
+}
+
+// Toggle adds a flag that is true or false, and true without a value.
+func (f Set) Toggle(target *bool, name, usage string) {
+	parse := func(text string) (bool, error) {
+		on, err := strconv.ParseBool(text)
+		if err != nil {
+			return false, errors.New("must be true or false")
+		}
+		return on, nil
+	}
+	f.Add(value[bool]{target, "bool", parse, strconv.FormatBool}, name, usage).NoOptDefVal = "true"
+}
+
+// Number adds a flag of a whole number within bounds.
+func (f Set) Number(target *int, lowest, highest int, name, usage string) {
+	parse := func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < lowest || n > highest {
+			return 0, fmt.Errorf("must be a whole number from %d to %d", lowest, highest)
+		}
+		return n, nil
+	}
+	f.Add(value[int]{target, "int", parse, strconv.Itoa}, name, usage)
+}
+
+// Choice adds a flag that takes one of some words, and completes them.
+func (f Set) Choice(target *string, name, usage string, choices ...string) {
+	parse := func(text string) (string, error) {
+		if !slices.Contains(choices, text) {
+			return "", errors.New("must be " + strings.Join(choices, " or "))
+		}
+		return text, nil
+	}
+	f.Add(value[string]{target, strings.Join(choices, "|"), parse, asIs}, name, usage)
+	complete := cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp)
+	if err := f.Cmd.RegisterFlagCompletionFunc(name, complete); err != nil {
+		panic(err) // the flag was added two lines above
+	}
+}
+
+// Span adds a flag of a time above zero.
+func (f Set) Span(target *time.Duration, name, usage string) {
+	parse := func(text string) (time.Duration, error) {
+		d, err := time.ParseDuration(text)
+		if err != nil || d <= 0 {
+			return 0, errors.New("must be a time above 0, such as 500ms, 10s or 1m")
+		}
+		return d, nil
+	}
+	f.Add(value[time.Duration]{target, "duration", parse, time.Duration.String}, name, usage)
+}
+
+// Wait adds a flag of a time that may be 0, or forever, which is below 0.
+func (f Set) Wait(target *time.Duration, name, usage string) {
+	parse := func(text string) (time.Duration, error) {
+		if text == "forever" {
+			return -1, nil
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 {
+			return 0, errors.New("must be a time such as 10s, 0 or forever")
+		}
+		return d, nil
+	}
+	format := func(d time.Duration) string {
+		if d < 0 {
+			return "forever"
+		}
+		return d.String()
+	}
+	f.Add(value[time.Duration]{target, "duration", parse, format}, name, usage)
+}
+
+// MemberTTL adds a flag of whole seconds, 2 or more; 0 is the default.
+func (f Set) MemberTTL(target *time.Duration, name, usage string) {
+	parse := func(text string) (time.Duration, error) {
+		d, err := time.ParseDuration(text)
+		if err != nil || d != 0 && (d < 2*time.Second || d%time.Second != 0) {
+			return 0, errors.New("must be whole seconds, 2s or more")
+		}
+		return d, nil
+	}
+	f.Add(value[time.Duration]{target, "duration", parse, time.Duration.String}, name, usage)
+}
+
+// Rate adds a flag of calls in a window.
+func (f Set) Rate(target *queue.Rate, name, usage string) { //nolint:unparam // as all the others
+	f.Add(value[queue.Rate]{target, "calls/window", queue.ParseRate, queue.Rate.String}, name, usage)
+}
+
+// Size adds a flag of bytes, with a least value.
+func (f Set) Size(target *int64, lowest int64, name, usage string) {
+	parse := func(text string) (int64, error) {
+		n, ok := parseSize(text)
+		if !ok || n < lowest {
+			return 0, fmt.Errorf("must be a size of %s or more, such as 64MiB", FormatSize(lowest))
+		}
+		return n, nil
+	}
+	f.Add(value[int64]{target, "size", parse, FormatSize}, name, usage)
+}
+
+// Address adds a flag of a host and a port to listen on.
+func (f Set) Address(target *string, name, usage string) {
+	parse := func(text string) (string, error) {
+		_, port, err := net.SplitHostPort(text)
+		if n, errPort := strconv.Atoi(port); err != nil || errPort != nil || n < 0 || n > 65535 {
+			return "", errors.New("must be host:port, such as 127.0.0.1:8080; port 0 takes a free one")
+		}
+		return text, nil
+	}
+	f.Add(value[string]{target, "host:port", parse, asIs}, name, usage)
+}
+
+const sizeUnits = "KMGT"
+
+// parseSize reads a number of bytes such as 512KiB, 64MiB or 1048576.
+func parseSize(text string) (bytes int64, ok bool) {
+	shift := 0
+	if number, found := strings.CutSuffix(text, "iB"); found && number != "" {
+		last := len(number) - 1
+		shift = 10 * (1 + strings.IndexByte(sizeUnits, number[last]))
+		if text = number[:last]; shift == 0 {
+			return 0, false
+		}
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 || n > (1<<50)>>shift {
+		return 0, false
+	}
+	return n << shift, true
+}
+
+// FormatSize is the shortest form that parseSize reads.
+func FormatSize(bytes int64) string {
+	unit := ""
+	for i := 0; i < len(sizeUnits) && bytes >= 1024 && bytes%1024 == 0; i++ {
+		bytes, unit = bytes/1024, sizeUnits[i:i+1]+"iB"
+	}
+	return strconv.FormatInt(bytes, 10) + unit
+}

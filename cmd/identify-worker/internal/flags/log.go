@@ -1,0 +1,63 @@
+package flags
+
+import (
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// LogSettings say how to log. Logs go to stderr and never hold a user's data.
+type LogSettings struct{ format, level string }
+
+// NewLogSettings adds the flags that say how to log.
+func NewLogSettings(f Set) *LogSettings {
+	s := &LogSettings{format: "text", level: "info"}
+	f.Choice(&s.format, "log-format", "how logs are written, to stderr", "text", "json")
+	f.Choice(&s.level, "log-level", "least level that is logged", "debug", "info", "warn", "error")
+	return s
+}
+
+func (s *LogSettings) handler(w io.Writer) slog.Handler {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(s.level)) // one of the choices
+	options := &slog.HandlerOptions{Level: level}
+	if s.format == "json" {
+		return slog.NewJSONHandler(w, options)
+	}
+	return slog.NewTextHandler(w, options)
+}
+
+// libraryLog takes what libraries write to Go's standard logger. It passes on that something was
+// written, and no text: net/http quotes there what a server sent unasked, which can hold users' data
+// and even the key.
+type libraryLog struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	lines int       // since the last one of ours
+	next  time.Time // when that may be followed by another
+}
+
+// libraryPause is how long nothing is said after a line.
+const libraryPause = time.Minute
+
+// Write implements [io.Writer].
+func (l *libraryLog) Write(p []byte) (int, error) {
+	if lines := l.count(time.Now()); lines > 0 {
+		l.log.Warn("a library reports something, as an answer that was not asked for; its text is not shown, as it may hold users' data", slog.Int("times", lines))
+	}
+	return len(p), nil
+}
+
+// count returns how many lines there were since the last one of ours, if it is time for another.
+func (l *libraryLog) count(now time.Time) (lines int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines++
+	if now.Before(l.next) {
+		return 0
+	}
+	lines, l.lines, l.next = l.lines, 0, now.Add(libraryPause)
+	return lines
+}

@@ -1,0 +1,96 @@
+package flags
+
+import (
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+// Replica are the flags of one worker replica.
+type Replica struct {
+	Config   worker.Config
+	Endpoint string
+	allowed  []string // hosts that endpoint may name
+	insecure bool
+	proxy    string
+	scope    string
+	coalesce bool
+	Listen   string
+}
+
+// NewReplica adds the flags of one worker replica.
+func NewReplica(f Set) *Replica {
+	s := &Replica{
+		Endpoint: userpilot.DefaultEndpoint, scope: "fleet", coalesce: true, Listen: "127.0.0.1:8080",
+		Config: worker.Config{
+			Rate: queue.Rate{Calls: 600, Window: time.Minute}, Concurrency: 64, MaxAttempts: 10, Timeout: 10 * time.Second,
+			BackoffInitial: 500 * time.Millisecond, BackoffMax: time.Minute, Memory: 64 << 20,
+		},
+	}
+	c := &s.Config
+	f.Text(&s.Endpoint, "endpoint", "url", "Userpilot's `address`; EU: https://analytex-eu.userpilot.io")
+	f.List(&s.allowed, "allow-endpoint", "host", "`host` that --endpoint may name besides Userpilot's and this machine, or several with commas between")
+	f.Toggle(&s.insecure, "insecure-endpoint", "allow plain http to other than this machine")
+	f.Text(&s.proxy, "proxy", "url", "HTTP `proxy` to reach --endpoint through; HTTP_PROXY and the like are ignored")
+	f.Rate(&c.Rate, "rate", "most calls in any window, such as 600/1m or 10/s; 0 is no limit")
+	f.Number(&c.Burst, 0, 1000, "burst", "`calls` that may follow at once after a pause; 0 chooses, 3 at 600/1m")
+	f.Choice(&s.scope, "rate-scope", "whose limit the rate is: all replicas' together, or each one's", "fleet", "replica")
+	f.Number(&c.Concurrency, 1, 10_000, "concurrency", "most `calls` in flight")
+	f.Toggle(&s.coalesce, "coalesce", "merge a user's waiting events into one call")
+	f.Number(&c.MaxAttempts, 1, 1000, "max-attempts", "`attempts` before an event is a dead letter; an outage counts none")
+	f.Span(&c.Timeout, "timeout", "longest `time` for one call")
+	f.Span(&c.BackoffInitial, "backoff-initial", "first `pause` of a failing user's events")
+	f.Span(&c.BackoffMax, "backoff-max", "longest `pause`")
+	f.MemberTTL(&c.Member.TTL, "member-ttl", "`time` after which a silent replica is replaced; 0 chooses, 5s or 15s with --replicas above 1")
+	f.Size(&c.Memory, 1<<20, "memory", "`size` of what waits in memory; the rest stays in the stream")
+	f.Address(&s.Listen, "listen", "`address` of /metrics, /livez and /readyz")
+	return s
+}
+
+// PerReplica reports whether the rate is each replica's own.
+func (s *Replica) PerReplica() bool { return s.scope == "replica" }
+
+// WorkerConfig is what the flags say of a worker.
+func (s *Replica) WorkerConfig() worker.Config {
+	c := s.Config
+	c.RatePerReplica, c.NoCoalesce = s.PerReplica(), !s.coalesce
+	return c
+}
+
+// check refuses flags that do not go together.
+func (s *Replica) check() error {
+	c := s.Config
+	switch {
+	case c.BackoffMax < c.BackoffInitial:
+		return Usagef("--backoff-max: must not be below --backoff-initial")
+	case !c.Rate.Unlimited() && c.Burst > c.Rate.Calls:
+		return Usagef("--burst: must not be above the calls of --rate")
+	}
+	return nil
+}
+
+// Client makes Userpilot's client with the key of now.
+func (s *Replica) Client(key *KeySource) (*userpilot.Client, error) {
+	now, err := key.Read()
+	if err != nil {
+		return nil, err
+	}
+	return s.ClientWith(now)
+}
+
+// ClientWith makes Userpilot's client with a key.
+func (s *Replica) ClientWith(key userpilot.Key) (*userpilot.Client, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	client, err := userpilot.NewClient(userpilot.ClientConfig{
+		Endpoint: s.Endpoint, AllowHosts: s.allowed, AllowInsecure: s.insecure, Proxy: s.proxy,
+		Key: key, MaxConns: s.Config.Concurrency,
+	})
+	if err != nil {
+		return nil, Usagef("--%w", err)
+	}
+	return client, nil
+}

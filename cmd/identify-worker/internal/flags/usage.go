@@ -1,0 +1,17 @@
+package flags
+
+import "fmt"
+
+// UsageError is the caller's mistake: a flag, a variable or an argument.
+type UsageError struct{ err error }
+
+// Error implements error.
+func (e *UsageError) Error() string { return e.err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *UsageError) Unwrap() error { return e.err }
+
+// Usagef makes a [UsageError] as fmt.Errorf makes an error.
+func Usagef(format string, args ...any) error {
+	return &UsageError{fmt.Errorf(format, args...)}
+}

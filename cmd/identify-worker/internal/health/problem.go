@@ -1,0 +1,196 @@
+// Package health tells what is wrong with a pipeline, and what to do about it. The commands status and
+// doctor share it.
+package health
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/worker"
+)
+
+// Problem is something that somebody should know, with what to do about it. The codes are a
+// promise to scripts.
+type Problem struct {
+	Code string `json:"code"`
+	Text string `json:"text"`
+}
+
+// Problems lists what is wrong, what stops the most first.
+func Problems(s *queue.Status) []Problem {
+	found := []Problem{}
+	add := func(code, format string, args ...any) {
+		found = append(found, Problem{code, fmt.Sprintf(format, args...)})
+	}
+	if len(s.Replicas) == 0 {
+		add("no_replica", "no worker is running: start identify-worker work")
+	}
+	for _, h := range holds(s.Replicas) {
+		add("hold", "%s of %d on hold for %s: Userpilot answers %s to the key %s: give it the right key, or see --endpoint; nothing is lost",
+			render.Counted(h.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(h.since)), h.reason, h.key)
+	}
+	if down := outages(s.Replicas); down.replicas > 0 {
+		add("outage", "%s of %d: Userpilot seems to be down for %s: one call at a time tries, nothing is lost",
+			render.Counted(down.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(down.since)))
+	}
+	for _, h := range stalls(s.Replicas) {
+		add("stalled", "%s of %d: no call was made for %s, although there is work and calls are allowed: %s", render.Counted(h.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(h.since)), h.reason)
+	}
+	if g := unstoredDeadLetters(s.Replicas); g.full > 0 {
+		add("deadletters_full", "the dead-letter stream is full for %s: %s for it, live events go on: make room with identify-worker dlq replay or discard, or raise its limits",
+			render.Duration(s.Time.Sub(g.since)), waits(g.users))
+	} else if g.users > 0 {
+		add("deadletters_unstored", "dead letters cannot be stored for %s: %s for it, live events go on: %s", render.Duration(s.Time.Sub(g.since)), waits(g.users), g.detail)
+	}
+	if !s.QuietUntil.IsZero() {
+		add("quiet", "Userpilot asked for a pause (429), %s are left: does anything else use the same key? If so, lower --rate", render.Duration(s.QuietUntil.Sub(s.Time)))
+	}
+	if len(s.Unclaimed) > 0 && len(s.Replicas) > 0 {
+		add("unclaimed", "nobody works %s: normal for some seconds after a replica was lost; else see the workers' logs", PartitionList(s.Unclaimed))
+	}
+	for _, r := range s.Replicas {
+		for _, g := range r.GivenUp {
+			add("given_up", "the replica %s has to give up the partitions %s again and again, %d times in a row within %s: %s",
+				nameOf(r), PartitionList(g.Partitions), g.Times, render.Duration(s.Time.Sub(g.Since)), g.Reason)
+		}
+		if silent := s.Time.Sub(r.Heard); silent > r.TTL/2 {
+			add("silent", "the replica %s was last heard of %s ago, and is replaced after %s", nameOf(r), render.Duration(silent), r.TTL)
+		}
+	}
+	for _, advice := range Distinct(s.Replicas, func(r queue.Replica) string { return r.Advice }) {
+		add("far", "%s", advice)
+	}
+	if values := Distinct(s.Replicas, RateOf); len(values) > 1 {
+		add("rates_differ", "the replicas have different rates: %s. The lowest holds for all", strings.Join(values, ", "))
+	}
+	if values := Distinct(s.Replicas, KeyOf); len(values) > 1 {
+		add("keys_differ", "the replicas have different keys: %s. Normal while one is rolled out", strings.Join(values, ", "))
+	}
+	return found
+}
+
+// stoppedReplicas is why some replicas make no calls.
+type stoppedReplicas struct {
+	reason, key string
+	replicas    int
+	since       time.Time // of the first
+}
+
+func (h *stoppedReplicas) count(since time.Time) {
+	h.replicas++
+	if h.since.IsZero() || since.Before(h.since) {
+		h.since = since
+	}
+}
+
+// holds are those on hold, by reason and key.
+func holds(replicas []queue.Replica) []*stoppedReplicas {
+	return groupStopped(replicas, func(r queue.Replica) (stoppedReplicas, time.Time) {
+		return stoppedReplicas{reason: r.Hold, key: r.Key}, r.HoldSince
+	})
+}
+
+// stalls are those that could call and do not, by reason.
+func stalls(replicas []queue.Replica) []*stoppedReplicas {
+	return groupStopped(replicas, func(r queue.Replica) (stoppedReplicas, time.Time) {
+		if r.Stall == "" {
+			return stoppedReplicas{}, time.Time{}
+		}
+		reason := worker.StallText(r.Stall)
+		if r.StallDetail != "" {
+			reason += ": " + r.StallDetail
+		}
+		return stoppedReplicas{reason: reason}, r.StallSince
+	})
+}
+
+// groupStopped counts the replicas that are halted for the same reason; of one that is not, that is empty.
+func groupStopped(replicas []queue.Replica, of func(queue.Replica) (why stoppedReplicas, since time.Time)) []*stoppedReplicas {
+	all := map[string]*stoppedReplicas{}
+	for _, r := range replicas {
+		why, since := of(r)
+		if why.reason == "" {
+			continue
+		}
+		h := all[why.reason+why.key]
+		if h == nil {
+			h = &why
+			all[why.reason+why.key] = h
+		}
+		h.count(since)
+	}
+	var list []*stoppedReplicas
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		list = append(list, all[name])
+	}
+	return list
+}
+
+func outages(replicas []queue.Replica) (down stoppedReplicas) {
+	for _, r := range replicas {
+		if !r.OutageSince.IsZero() {
+			down.count(r.OutageSince)
+		}
+	}
+	return down
+}
+
+// waitingUsers are users whose dead letters cannot be stored.
+type waitingUsers struct {
+	users, full int // full: replicas that say that it is for want of room
+	since       time.Time
+	detail      string
+}
+
+func unstoredDeadLetters(replicas []queue.Replica) (g waitingUsers) {
+	for _, r := range replicas {
+		if r.Unburied == 0 {
+			continue
+		}
+		if g.users += r.Unburied; r.UnburiedFull {
+			g.full++
+		}
+		if g.since.IsZero() || r.UnburiedSince.Before(g.since) {
+			g.since, g.detail = r.UnburiedSince, r.UnburiedDetail
+		}
+	}
+	return g
+}
+
+func waits(users int) string {
+	if users == 1 {
+		return "1 user waits"
+	}
+	return fmt.Sprint(users, " users wait")
+}
+
+// Distinct are the values of a property, each with how many replicas have it.
+func Distinct(replicas []queue.Replica, of func(queue.Replica) string) []string {
+	counts := map[string]int{}
+	for _, r := range replicas {
+		if value := of(r); value != "" {
+			counts[value]++
+		}
+	}
+	var list []string
+	for _, value := range slices.Sorted(maps.Keys(counts)) {
+		list = append(list, fmt.Sprintf("%s (%d)", value, counts[value]))
+	}
+	return list
+}
+
+// RateOf is empty for a limit of its own, which is nobody else's affair.
+func RateOf(r queue.Replica) string {
+	if !r.OwnRate.Unlimited() {
+		return ""
+	}
+	return r.Rate.String()
+}
+
+// KeyOf is the fingerprint of a replica's key.
+func KeyOf(r queue.Replica) string { return r.Key }

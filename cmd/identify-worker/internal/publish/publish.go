@@ -1,0 +1,237 @@
+// Package publish is the command publish, which reads events from NDJSON or CSV. What it reports of bad
+// lines names files and line numbers, and never what a line says.
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/export"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/tracing"
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// stopPatience is how long an interrupted publish waits for acknowledgements.
+const stopPatience = 5 * time.Second
+
+// New returns the command publish.
+func New(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "publish [FILE...]",
+		Short: "Publish identify events from NDJSON or CSV",
+		Long: `Publish identify events from files, or from standard input without a file or for "-".
+
+NDJSON holds one event in each line: {"user_id":"ann","metadata":{"plan":"pro"}}
+A line that identify-worker dlq export has written is published as the old event that it is:
+what newer events have set stays as it is.
+CSV (a name that ends in .csv, or --format csv) has the names in its first row: user_id,
+metadata.NAME, company.NAME. Values are strings; a name that ends in :number or :bool
+makes its column's values numbers or booleans. An empty cell leaves the property out;
+--null says which text means null, which removes the property.
+
+Bad lines are reported by file and number, and the others are published all the same;
+the exit status is then 1. A line of NDJSON may have 1 MiB.
+
+--message-id content gives each event an id made of all lines up to it. A file that is
+published twice within two minutes is then stored once; so is the first part of
+one that was interrupted, or that has grown since. fresh gives each an id of its own:
+one that had to be sent again is stored once. The server keeps ids in its memory for two
+minutes, some 100 bytes each: none spares it that where millions are published at once and
+an event that is stored twice does no harm.`,
+		Example: `  identify-worker publish users.ndjson
+  identify-worker publish --dry-run --strict users.csv
+  some-export | identify-worker publish --rate 500/s
+  printf 'user_id,metadata.plan,metadata.seats:number\nann,pro,12\n' | identify-worker publish --format csv`,
+	}
+	f := flags.Set{Cmd: cmd}
+	s := &settings{format: "auto", messageID: "fresh"}
+	f.Choice(&s.format, "format", "what the input is; auto goes by the file's name", "auto", "ndjson", "csv")
+	f.Text(&s.null, "null", "text", "`text` of a CSV cell that means null")
+	f.Toggle(&s.strict, "strict", "refuse nested values and unknown members too")
+	f.Toggle(&s.dryRun, "dry-run", "check all events, publish none, and need no NATS")
+	f.Rate(&s.rate, "rate", "most events in a window; 0 is no limit")
+	f.Choice(&s.messageID, "message-id", "which ids events have, by which the server stores them once", "fresh", "content", "none")
+	f.Text(&s.errors, "errors", "file", "`file` for the report of all bad lines")
+	s.conn = flags.NewWaitingConnection(f, 10*time.Second)
+	s.topology = flags.NewPipeline(f)
+	logs := flags.NewLogSettings(f)
+	cmd.RunE = func(cmd *cobra.Command, files []string) error {
+		if err := flags.CheckTopology(s.topology); err != nil {
+			return err
+		}
+		return runPublish(cmd.Context(), env, s, files, env.Logger(logs, env.Stderr))
+	}
+	return cmd
+}
+
+type settings struct {
+	format, null, messageID, errors string
+	strict, dryRun                  bool
+	rate                            queue.Rate
+	conn                            *flags.Connection
+	topology                        *queue.Topology
+}
+
+func runPublish(ctx context.Context, env *flags.Env, s *settings, files []string, log *slog.Logger) error {
+	in, err := openInputs(ctx, env, s, files)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	report, err := newBadLines(env.Stderr, s.errors)
+	if err != nil {
+		return err
+	}
+	t := target(checker{})
+	if !s.dryRun {
+		q, nc, err := s.conn.Open(ctx, *s.topology, log)
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		traces := tracing.Start(ctx, env.Getenv, env.Version, log)
+		defer traces.Close()
+		t = newSender(q.NewPublisher(queue.PublisherConfig{Window: publishWindow, Tracer: traces.Tracer()}), s.messageID == "none")
+	}
+	run := &publishing{settings: s, target: t, bad: report, progress: newProgress(env.Stderr, in.size, report)}
+	err = run.all(ctx, in)
+	if errReport := report.close(); err == nil {
+		err = errReport
+	}
+	return run.conclude(ctx, env, err)
+}
+
+// target is where good events go.
+type target interface {
+	send(ctx context.Context, r record, id string) error
+	// finish blocks until it is known of each event what became of it.
+	finish(ctx context.Context) (sent, duplicates int, err error)
+}
+
+// checker is the target of a dry run.
+type checker struct{}
+
+func (checker) send(context.Context, record, string) error { return nil }
+func (checker) finish(context.Context) (int, int, error)   { return 0, 0, nil }
+
+// publishing is one run of publish.
+type publishing struct {
+	settings         *settings
+	target           target
+	bad              *badLines
+	progress         *progress
+	good             int // handed to the target
+	sent, duplicates int
+}
+
+// all publishes every record. It returns the first error that is not a record's own.
+func (r *publishing) all(ctx context.Context, in *inputs) error {
+	err := r.each(ctx, in)
+	r.progress.done()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	if ctx.Err() == nil {
+		grace = ctx
+	}
+	sent, duplicates, errSend := r.target.finish(grace)
+	r.sent, r.duplicates = sent, duplicates
+	if errSend != nil { // where the server failed, that is the cause of the rest
+		return errSend
+	}
+	return err
+}
+
+func (r *publishing) each(ctx context.Context, in *inputs) error {
+	limiter := rate.NewLimiter(rate.Inf, 1)
+	if limit := r.settings.rate; !limit.Unlimited() {
+		limiter.SetLimit(rate.Limit(float64(limit.Calls) / limit.Window.Seconds()))
+	}
+	var ids contentIDs
+	for {
+		record, ok := in.next(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !ok {
+			return in.err
+		}
+		r.progress.at(record.read, r.good)
+		if err := r.check(&record); err != nil {
+			r.bad.report(record.position, err)
+			continue
+		}
+		if err := limiter.Wait(ctx); err != nil {
+			return err
+		}
+		id := ""
+		if r.settings.messageID == "content" {
+			id = ids.next(record)
+		}
+		if err := r.target.send(ctx, record, id); err != nil {
+			return err
+		}
+		r.good++
+	}
+}
+
+// check returns what is wrong with a record, without any of its values. A record that is an exported
+// dead letter becomes its event.
+func (r *publishing) check(record *record) error {
+	if record.err != nil {
+		return record.err
+	}
+	event, err := userpilot.Parse(record.body)
+	if err != nil {
+		exported, errExported := export.Read(record.body)
+		switch {
+		case errExported != nil:
+			return errExported
+		case exported != nil:
+			record.body, record.export = exported.Body, exported.Option
+			event, err = userpilot.Parse(record.body)
+		}
+	}
+	if err == nil && r.settings.strict {
+		err = event.CheckStrict()
+	}
+	return err
+}
+
+// conclude prints the count and says whether all went well.
+func (r *publishing) conclude(ctx context.Context, env *flags.Env, err error) error {
+	notes := ""
+	if r.duplicates > 0 {
+		notes += ", " + render.Counted(r.duplicates, "duplicate")
+	}
+	if r.bad.count > 0 {
+		notes += ", " + render.Counted(r.bad.count, "bad line")
+	}
+	if notes != "" {
+		notes = " (" + notes[2:] + ")"
+	}
+	if r.settings.dryRun {
+		fmt.Fprintf(env.Stdout, "would publish %s%s\n", render.Counted(r.good, "event"), notes)
+	} else {
+		fmt.Fprintf(env.Stdout, "published %s%s\n", render.Counted(r.sent, "event"), notes)
+	}
+	switch {
+	case ctx.Err() != nil && !r.settings.dryRun:
+		return fmt.Errorf("stopped; %s acknowledged, the rest may have been stored too", render.Counted(r.sent+r.duplicates, "event"))
+	case ctx.Err() != nil:
+		return errors.New("stopped")
+	case err != nil:
+		return err
+	case r.bad.count > 0:
+		return errors.New("there were bad lines; the others are done")
+	}
+	return nil
+}

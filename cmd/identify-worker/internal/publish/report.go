@@ -1,0 +1,109 @@
+package publish
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+)
+
+// maxShownLines is how many bad lines go to the terminal.
+const maxShownLines = 20
+
+// badLines reports what is wrong with the input: where, and never what it says.
+type badLines struct {
+	out   io.Writer
+	file  *os.File // for all of them; nil if not wanted
+	err   error    // of writing to file
+	count int
+	above func() // clears the terminal's line before one is printed
+}
+
+func newBadLines(out io.Writer, path string) (*badLines, error) {
+	b := &badLines{out: out, above: func() {}}
+	if path == "" {
+		return b, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("--errors: %w", err)
+	}
+	b.file = f
+	return b, nil
+}
+
+func (b *badLines) report(at position, err error) {
+	b.count++
+	if b.file != nil && b.err == nil {
+		_, b.err = fmt.Fprintf(b.file, "%s: %v\n", at, err)
+	}
+	if b.count <= maxShownLines {
+		b.above()
+		fmt.Fprintf(b.out, "%s: %v\n", at, err)
+	}
+}
+
+// close says how many were not shown.
+func (b *badLines) close() error {
+	if hidden := b.count - maxShownLines; hidden > 0 {
+		hint := "; --errors FILE takes all"
+		if b.file != nil {
+			hint = "; all are in " + b.file.Name()
+		}
+		fmt.Fprintf(b.out, "and %s more%s\n", render.Counted(hidden, "bad line"), hint)
+	}
+	if b.file == nil {
+		return nil
+	}
+	err := b.file.Close()
+	if b.err != nil {
+		err = b.err
+	}
+	if err != nil {
+		return fmt.Errorf("--errors: %w", err)
+	}
+	return nil
+}
+
+// progress is a bar on a terminal; without one it shows nothing. It counts bytes, whose
+// total is known, and names the events.
+type progress struct{ bar *progressbar.ProgressBar }
+
+func newProgress(out io.Writer, size int64, bad *badLines) *progress {
+	if !render.IsTerminal(out) {
+		return &progress{}
+	}
+	bar := progressbar.NewOptions64(size,
+		progressbar.OptionSetWriter(out),
+		progressbar.OptionShowBytes(true),
+		progressbar.OptionSetPredictTime(true),
+		progressbar.OptionFullWidth(),
+		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionClearOnFinish(),
+	)
+	bad.above = func() { _ = bar.Clear() }
+	return &progress{bar}
+}
+
+// describeEvery is how often the count of events is written into the bar.
+const describeEvery = 256
+
+func (p *progress) at(bytes int64, events int) {
+	if p.bar == nil {
+		return
+	}
+	if events%describeEvery == 0 {
+		p.bar.Describe(render.Counted(events, "event"))
+	}
+	_ = p.bar.Set64(bytes)
+}
+
+func (p *progress) done() {
+	if p.bar != nil {
+		_ = p.bar.Clear()
+	}
+}

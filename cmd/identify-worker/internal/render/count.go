@@ -1,0 +1,36 @@
+package render
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// Thousands writes a number with commas: 1,234,567.
+func Thousands[T int | uint64](n T) string {
+	digits := strconv.FormatUint(uint64(n), 10)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
+
+// Counted is "1 event" or "2,000 events".
+func Counted[T int | uint64](n T, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return Thousands(n) + " " + what + "s"
+}
+
+// RoughSize is a size to one digit after the point.
+func RoughSize(bytes int64) string {
+	const units = "KMGT"
+	size, unit := float64(bytes), -1
+	for ; size >= 1024 && unit+1 < len(units); unit++ {
+		size /= 1024
+	}
+	if unit < 0 {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	return fmt.Sprintf("%.1f %siB", size, units[unit:unit+1])
+}

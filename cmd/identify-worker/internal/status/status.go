@@ -1,0 +1,116 @@
+// Package status is the command status, which shows backlog, problems and replicas.
+package status
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// watchInterval is how often --watch looks again.
+const watchInterval = 2 * time.Second
+
+// New returns the command status.
+func New(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what is waiting, what is wrong, and who works",
+		Long: `Show the state of a pipeline: what is wrong and what to do about it, the backlog, how fast it
+drains, how much of the rate is used, the dead letters, and the replicas with what each of
+them works.
+
+It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
+  $JS.API.STREAM.INFO.*            for the three streams of the pipeline
+  $JS.API.DIRECT.GET.KV_<bucket>   for what the replicas tell of themselves
+  $JS.API.DIRECT.GET.<stream>_DLQ  for the dead letters by reason
+
+Exit status: 0 if the state could be read, whatever it is. With --json it prints one object:
+  stream, time, problems [{code, text}], backlog, oldest_seconds,
+  last_minute {delivered, merged, dead, calls},
+  rate {limit, allowed_per_minute, used_per_minute}; "0" and 0 are no limit,
+  drain_seconds, which is null while nothing is delivered,
+  dead_letters {total, by_reason}, partitions {total, unclaimed},
+  quiet_until,
+  replicas [{id, host, version, age_seconds, silent_seconds, partitions, rate, own_rate,
+  key, hold, hold_since, outage_since, stall, stall_since, load, last_minute}]`,
+		Example: `  identify-worker status
+  identify-worker status --watch
+  identify-worker status --json | jq .problems`,
+		Args: cobra.NoArgs,
+	}
+	f := flags.Set{Cmd: cmd}
+	conn := flags.NewWaitingConnection(f, 10*time.Second)
+	pipeline := flags.NewPipeline(f)
+	logs := flags.NewLogSettings(f)
+	var s settings
+	f.Toggle(&s.json, "json", "print JSON; with --watch an object in each line")
+	f.Toggle(&s.watch, "watch", "show it again every 2s, until it is interrupted")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := flags.CheckTopology(pipeline); err != nil {
+			return err
+		}
+		q, nc, err := conn.Open(cmd.Context(), *pipeline, env.Logger(logs, env.Stderr))
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		return s.run(cmd.Context(), q, env.Stdout)
+	}
+	return cmd
+}
+
+type settings struct{ json, watch bool }
+
+// run shows the state, once or until ctx ends.
+func (s settings) run(ctx context.Context, q *queue.Queue, out io.Writer) error {
+	for {
+		err := s.show(ctx, q, out)
+		if !s.watch {
+			return err
+		}
+		if err != nil && ctx.Err() == nil {
+			fmt.Fprintln(out, "identify-worker:", render.OneLine(err)) // and go on: it may pass
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(watchInterval):
+		}
+	}
+}
+
+func (s settings) show(ctx context.Context, q *queue.Queue, out io.Writer) error {
+	status, err := q.Status(ctx)
+	if err != nil {
+		return err
+	}
+	view := newView(q.Topology(), status)
+	var page bytes.Buffer
+	switch {
+	case s.json && s.watch:
+		err = json.NewEncoder(&page).Encode(view)
+	case s.json:
+		encoder := json.NewEncoder(&page)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(view)
+	default:
+		if s.watch && render.IsTerminal(out) {
+			page.WriteString("\x1b[H\x1b[2J") // to the top of an empty screen
+		}
+		view.print(&page)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = page.WriteTo(out)
+	return err
+}

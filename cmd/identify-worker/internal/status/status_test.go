@@ -1,0 +1,41 @@
+package status
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+func TestStatusText(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	s := &queue.Status{
+		Time: now, Counts: queue.Counts{Backlog: 12_345, Oldest: now.Add(-192 * time.Second), DeadLetters: 100_000}, Partitions: 16,
+		Rate:        queue.Rate{Calls: 600, Window: time.Minute},
+		DeadReasons: map[queue.Reason]uint64{queue.Rejected: 99_000, queue.Invalid: 1000},
+		Replicas: []queue.Replica{{
+			ID: "0123456789abcdefghijkl", Host: "pod-1", Version: "v1.2.3", Joined: now.Add(-2 * time.Hour), Heard: now, TTL: 5 * time.Second,
+			Rate: queue.Rate{Calls: 600, Window: time.Minute}, Partitions: []string{"0", "1", "2", "plain"},
+			Report: queue.Report{Key: "1a2b3c4d", Recent: queue.Recent{Span: time.Minute, Delivered: 5980, Merged: 5380, Calls: 594, Load: 0.25}},
+		}},
+	}
+	var out bytes.Buffer
+	newView(queue.Topology{}, s).print(&out)
+	want := `USERPILOT_IDENTIFY: all is well
+
+backlog       12,345 events, the oldest is 3m12s old
+last minute   5,980 events delivered, 5,380 of them merged into another one's call, 0 dead, in 594 calls
+rate          594 of 600 calls a minute used, 99%
+drains in     2m4s, at the present rate
+dead letters  100,000: 1,000 invalid, 99,000 rejected; see identify-worker dlq stats
+partitions    17 of 17 worked
+
+REPLICA     AGE   VERSION  RATE    KEY       CALLS/MIN  LOAD  STATE    PARTITIONS
+pod-1/ijkl  2h0m  v1.2.3   600/1m  1a2b3c4d  594        25%   working  0-2 plain
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
