@@ -252,7 +252,7 @@ func TestRolesSuffice(t *testing.T) {
 		r.must(t, "oncall-replay", "", args...)
 	}
 	r.must(t, "oncall-replay", "", "dlq", "replay", "--id", id(), "--set", ".metadata.plan=pro", "--wait", "--yes")
-	r.must(t, "oncall-replay", "", "dlq", "discard", "--id", id(), "--reason", "tests", "--yes")
+	r.must(t, "oncall-replay", "", "dlq", "discard", "--id", id(), "--note", "tests", "--yes")
 	r.must(t, "oncall-replay", "", "dlq", "purge", "--user", "ann", "--yes")
 	if p, _ := api.Profile("ann"); string(p.Properties["plan"]) != `"pro"` {
 		t.Errorf("the plan is %s", p.Properties["plan"])
@@ -457,13 +457,13 @@ func TestOnCallLines(t *testing.T) {
 	everyLine(t, options, "oncall-replay", func(t *testing.T, user, line string) {
 		own := "u" + user[strings.LastIndexByte(user, '.')+1:]
 		if strings.Contains(line, ".PURGE.") { // who has it would take the others' letters away
-			r.fails(t, user, line, []string{"dlq", "discard", "--all", "--reason", "tests", "--yes"})
+			r.fails(t, user, line, []string{"dlq", "discard", "--all", "--note", "tests", "--yes"})
 			return
 		}
 		ids := letters[own]
 		r.fails(t, user, line, append(onCallReading(ids[0]),
 			[]string{"dlq", "replay", "--id", ids[0], "--id", ids[2], "--set", ".metadata.plan=waits", "--yes"},
-			[]string{"dlq", "discard", "--id", ids[1], "--reason", "tests", "--yes"},
+			[]string{"dlq", "discard", "--id", ids[1], "--note", "tests", "--yes"},
 			[]string{"dlq", "purge", "--user", own, "--yes"},
 		)...)
 	})

@@ -14,12 +14,11 @@ import (
 
 func newDiscard(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "discard --reason TEXT",
+		Use:   "discard --note TEXT",
 		Short: "Throw dead letters away",
 		Long: `Throw dead letters away: their events are gone for ever. It says first how many and of which
-groups, and asks. --reason says why, for the history, which keeps it for a year but for addresses of
-e-mail: name no user in it. The filter by the reason of death is --dead-reason here, as
-it can be for all verbs.
+groups, and asks. --note says why, for the history, which keeps it for a year but for addresses of
+e-mail: name no user in it.
 
 The rights that it needs, to publish to:
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
@@ -33,14 +32,14 @@ The rights that it needs, to publish to:
 With --json it prints one object, and what it says and asks goes to standard error:
   run, outcome (done, nothing, dry run, stopped or failed), selected, discarded,
   gone (done by somebody else meanwhile), doubtful`,
-		Example: `  identify-worker dlq discard --group 4be1d07a --reason "the old app, see the incident"
-  identify-worker dlq discard --dead-reason invalid --until 7d --reason "looked at" --yes`,
+		Example: `  identify-worker dlq discard --group 4be1d07a --note "the old app, see the incident"
+  identify-worker dlq discard --reason invalid --until 7d --note "looked at" --yes`,
 		Args: cobra.NoArgs,
 	}
 	b := newCommand(cmd, "print JSON, one object")
 	b.newReveal(cmd)
-	d := &discarding{env: env, box: b, filter: newLetterFilter(cmd, false), confirmation: newConfirmation(cmd), all: newAll(cmd)}
-	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&d.reason, "reason", "text", "`text` that says why, for the history; required")
+	d := &discarding{env: env, box: b, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), all: newAll(cmd)}
+	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&d.note, "note", "text", "`text` that says why, for the history; required")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) }
 	return cmd
 }
@@ -52,12 +51,12 @@ type discarding struct {
 	filter       *letterFilter
 	confirmation *confirmation
 	all          *bool
-	reason       string
+	note         string
 }
 
 func (d *discarding) run(ctx context.Context) error {
-	if d.reason == "" {
-		return flags.Usagef("--reason: must say why, for the history; the filter by the reason of death is --dead-reason here")
+	if d.note == "" {
+		return flags.Usagef("--note: must say why, for the history")
 	}
 	query, err := d.filter.query(ctx, d.box.reveal)
 	if err != nil {
@@ -100,7 +99,7 @@ func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selec
 	bar := newProgressBar(d.env.Stderr, s.Letters)
 	name, host := d.confirmation.by(d.env)
 	result, err := q.Discard(ctx, s, queue.DiscardConfig{
-		Reason: address.ReplaceAllString(d.reason, hidden), By: name, Host: host, Filter: d.filter.words,
+		Reason: address.ReplaceAllString(d.note, hidden), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r queue.DiscardResult) {
 			bar.at(r.Discarded+r.Gone+r.Doubtful, render.Thousands(r.Discarded)+" discarded")
 		},

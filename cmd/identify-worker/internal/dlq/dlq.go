@@ -40,7 +40,7 @@ they did is in history.`,
 		Example: `  identify-worker dlq stats
   identify-worker dlq show 12
   identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5
-  identify-worker dlq discard --group 4be1d07a --until 7d --reason "the old app, see the incident"`,
+  identify-worker dlq discard --group 4be1d07a --until 7d --note "the old app, see the incident"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

@@ -35,7 +35,7 @@ It reads from NATS alone and changes nothing. The rights that it needs, to publi
 		Args: cobra.NoArgs,
 	}
 	b := newCommand(cmd, "print JSON, an object in each line: it always does")
-	filter := newLetterFilter(cmd, true)
+	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return b.read(cmd.Context(), env, filter, true, func(q *queue.Queue, query queue.Filter) error {
 			return exportLetters(cmd.Context(), env.Stdout, q, query)

@@ -27,15 +27,12 @@ type letterFilter struct {
 	words  string // of match, for the history
 }
 
-// newLetterFilter adds the filter flags. --dead-reason is --reason, for the verb that has another.
-func newLetterFilter(cmd *cobra.Command, reason bool) *letterFilter {
+// newLetterFilter adds the filter flags.
+func newLetterFilter(cmd *cobra.Command) *letterFilter {
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	l := &letterFilter{}
 	f.Add(list[string]{&l.filter.Groups, "group", parseGroups}, "group", "`fingerprint` of what it died of, as stats shows it")
-	f.Add(list[queue.Reason]{&l.filter.Reasons, "reason", parseReasons}, "dead-reason", "`reason` for which it died: "+joinReasons(", "))
-	if reason {
-		f.Add(list[queue.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "the same as --dead-reason")
-	}
+	f.Add(list[queue.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "`reason` for which it died: "+joinReasons(", "))
 	f.Add(list[int]{&l.filter.Statuses, "status", parseStatuses}, "status", "`status` of Userpilot's answer; 0 is none")
 	f.Add(list[string]{&l.filter.Users, "id", parseUser}, "user", "the user's `id`")
 	f.Add(list[uint64]{&l.filter.IDs, "number", parseIDs}, "id", "`number` of the dead letter, as ls shows it")

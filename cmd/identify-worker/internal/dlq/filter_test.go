@@ -40,7 +40,7 @@ func TestFilterFlags(t *testing.T) {
 	}{
 		"nothing": {nil, queue.Filter{}},
 		"all of them": {
-			[]string{"--group", "AB12,cd34", "--group=ef", "--reason", "rejected", "--dead-reason", "invalid, panic", "--status", "422,0", "--user", "a,b", "--user", "c",
+			[]string{"--group", "AB12,cd34", "--group=ef", "--reason", "rejected", "--reason", "invalid, panic", "--status", "422,0", "--user", "a,b", "--user", "c",
 				"--id", "1,2", "--id", "3", "--since", "2026-01-02", "--until", "2026-01-03"},
 			queue.Filter{
 				Groups: []string{"ab12", "cd34", "ef"}, Reasons: []queue.Reason{queue.Rejected, queue.Invalid, queue.Panicked}, Statuses: []int{422, 0},
@@ -50,7 +50,7 @@ func TestFilterFlags(t *testing.T) {
 		},
 	} {
 		cmd := &cobra.Command{}
-		l := newLetterFilter(cmd, true)
+		l := newLetterFilter(cmd)
 		if err := cmd.ParseFlags(test.args); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -69,7 +69,7 @@ func TestBadFilterFlags(t *testing.T) {
 	} {
 		for _, text := range texts {
 			cmd := &cobra.Command{}
-			newLetterFilter(cmd, true)
+			newLetterFilter(cmd)
 			if err := cmd.ParseFlags([]string{"--" + flag, text}); err == nil {
 				t.Errorf("--%s %q is taken", flag, text)
 			}

@@ -24,7 +24,7 @@ func newHistory(env *flags.Env) *cobra.Command {
 		Long: `Show what was done with dead letters in the last year, newest last: replays, discards and
 purges, who did them, to which dead letters and why, and how they ended. What has neither
 ended nor is under way was killed. It has no values of edits and filters: for them there
-is …. What may be personal data in reasons is masked unless --reveal is given.
+is …. What may be personal data in notes is masked unless --reveal is given.
 
 It reads from NATS alone and changes nothing. The right that it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_AUDIT

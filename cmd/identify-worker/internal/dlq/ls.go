@@ -38,7 +38,7 @@ With --json it prints an object in each line:
 	}
 	b := newCommand(cmd, "print JSON, an object in each line")
 	b.newReveal(cmd)
-	filter := newLetterFilter(cmd, true)
+	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		l := &letterList{out: env.Stdout, mask: newMask(b.reveal, b.json), json: b.json}
 		return b.read(cmd.Context(), env, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {

@@ -20,7 +20,7 @@ func newPurge(env *flags.Env) *cobra.Command {
 wait in the work stream, the originals of events that were edited, and the record of
 what newer events have set. It says first how many, and asks. The history
 says that it was done, and tells the user by a hash only. What else it tells holds no
-values of edits and filters; the reasons of discards it has as they were typed.
+values of edits and filters; the notes of discards it has as they were typed.
 
 It ends when the workers, too, have let go of what they had read: for that they give partitions
 back, and claim them anew. Then nothing of what was stored is sent any more. It does not

@@ -64,7 +64,7 @@ In a dry run skipped, skips and superseded are what would happen.`,
 	b := newCommand(cmd, "print JSON, one object")
 	b.newReveal(cmd)
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
-	r := &replaying{env: env, box: b, filter: newLetterFilter(cmd, true), confirmation: newConfirmation(cmd), edits: newEdits(cmd), maxReplays: 3}
+	r := &replaying{env: env, box: b, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), edits: newEdits(cmd), maxReplays: 3}
 	r.all = newAll(cmd)
 	f.Rate(&r.rate, "rate", "most events in a window, a tenth of the fleet's limit unless it is given; 0 is no limit")
 	f.Number(&r.canary, 0, 1_000_000, "canary", "`number` of dead letters to replay first, and await")

@@ -43,7 +43,7 @@ With --json it prints an object in each line: all that ls prints, and
 	}
 	b := newCommand(cmd, "print JSON, an object in each line")
 	b.newReveal(cmd)
-	filter := newLetterFilter(cmd, true)
+	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		for _, arg := range args {
 			id, ok := parseID(arg)

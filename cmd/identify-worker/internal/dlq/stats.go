@@ -36,7 +36,7 @@ Of very many groups the smallest are one at the end, without a name.`,
 	}
 	b := newCommand(cmd, "print JSON, one array")
 	b.newReveal(cmd)
-	filter := newLetterFilter(cmd, true)
+	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return b.read(cmd.Context(), env, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
 			groups, err := q.DeadStats(cmd.Context(), query)
