@@ -286,6 +286,7 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{"", "dlq replay --rate many", "--rate: must be calls/window"},
 		{"", "dlq replay --canary -1", "--canary: must be a whole number from 0"},
 		{"", "dlq replay --connect-wait soon", "--connect-wait: must be a time such as 10s"},
+		{"", "dlq export --json", "unknown flag: --json"},
 		{"", "dlq discard --all", "--note: must say why"},
 		{"", "dlq purge", "--user: must be the id of the user to erase"},
 		{"", "dlq history extra", `unknown command "extra"`},

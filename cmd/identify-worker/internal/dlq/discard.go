@@ -36,9 +36,10 @@ With --json it prints one object, and what it says and asks goes to standard err
   identify-worker dlq discard --reason invalid --until 7d --note "looked at" --yes`,
 		Args: cobra.NoArgs,
 	}
-	b := newCommand(cmd, "print JSON, one object")
-	b.newReveal(cmd)
-	d := &discarding{env: env, box: b, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), all: newAll(cmd)}
+	c := newCommand(cmd, env)
+	c.addJSON(cmd, "print JSON, one object")
+	c.addReveal(cmd)
+	d := &discarding{command: c, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), all: newAll(cmd)}
 	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&d.note, "note", "text", "`text` that says why, for the history; required")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) }
 	return cmd
@@ -46,8 +47,7 @@ With --json it prints one object, and what it says and asks goes to standard err
 
 // discarding is one run of discard.
 type discarding struct {
-	env          *flags.Env
-	box          *command
+	*command
 	filter       *letterFilter
 	confirmation *confirmation
 	all          *bool
@@ -58,14 +58,14 @@ func (d *discarding) run(ctx context.Context) error {
 	if d.note == "" {
 		return flags.Usagef("--note: must say why, for the history")
 	}
-	query, err := d.filter.query(ctx, d.box.reveal)
+	query, err := d.filter.query(ctx, d.reveal)
 	if err != nil {
 		return err
 	}
 	if err := checkAll(query, *d.all); err != nil {
 		return err
 	}
-	q, shut, err := d.box.open(ctx, d.env)
+	q, shut, err := d.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,12 +85,12 @@ func (d *discarding) run(ctx context.Context) error {
 }
 
 func (d *discarding) present(ctx context.Context, s *queue.Selection) (bool, error) {
-	out := messages(d.env, d.box.json)
+	out := d.messages()
 	if s.Letters == 0 {
 		fmt.Fprintln(out, "no dead letter is meant")
 		return false, nil
 	}
-	printSelection(out, s, newMask(d.box.reveal, false))
+	printSelection(out, s, newMask(d.reveal, false))
 	fmt.Fprintln(out)
 	return d.confirmation.confirm(ctx, d.env, fmt.Sprintf("discard %s for ever?", render.Counted(s.Letters, "dead letter")))
 }
@@ -126,7 +126,7 @@ type discardView struct {
 }
 
 func (d *discarding) report(v *discardView) error {
-	if d.box.json {
+	if d.json {
 		return render.JSON(d.env.Stdout, v, "  ")
 	}
 	if v.Run == "" {

@@ -5,6 +5,7 @@ package dlq
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"time"
 
@@ -50,6 +51,7 @@ they did is in history.`,
 
 // command is what all verbs share: how to reach the dead letters, and how to print.
 type command struct {
+	env          *flags.Env
 	conn         *flags.Connection
 	pipeline     *queue.Topology
 	logs         *flags.LogSettings
@@ -57,28 +59,32 @@ type command struct {
 }
 
 // newCommand adds the flags of all verbs.
-func newCommand(cmd *cobra.Command, json string) *command {
-	b := &command{}
+func newCommand(cmd *cobra.Command, env *flags.Env) *command {
+	c := &command{env: env}
 	f := flags.Set{Cmd: cmd}
-	b.conn = flags.NewConnection(f)
-	b.conn.AddWait(f, "connect-wait", 10*time.Second)
-	b.pipeline = flags.NewPipeline(f)
-	b.logs = flags.NewLogSettings(f)
-	f.Toggle(&b.json, "json", json)
-	return b
+	c.conn = flags.NewConnection(f)
+	c.conn.AddWait(f, "connect-wait", 10*time.Second)
+	c.pipeline = flags.NewPipeline(f)
+	c.logs = flags.NewLogSettings(f)
+	return c
 }
 
-// newReveal adds the flag of the verbs that would mask something.
-func (b *command) newReveal(cmd *cobra.Command) {
-	flags.Set{Cmd: cmd, Prefix: envPrefix}.Toggle(&b.reveal, "reveal", "show personal data")
+// addJSON adds the flag of the verbs that print JSON if asked to.
+func (c *command) addJSON(cmd *cobra.Command, usage string) {
+	flags.Set{Cmd: cmd}.Toggle(&c.json, "json", usage)
+}
+
+// addReveal adds the flag of the verbs that would mask something.
+func (c *command) addReveal(cmd *cobra.Command) {
+	flags.Set{Cmd: cmd, Prefix: envPrefix}.Toggle(&c.reveal, "reveal", "show personal data")
 }
 
 // open connects. The caller calls shut.
-func (b *command) open(ctx context.Context, env *flags.Env) (q *queue.Queue, shut func(), err error) {
-	if err := flags.CheckTopology(b.pipeline); err != nil {
+func (c *command) open(ctx context.Context) (q *queue.Queue, shut func(), err error) {
+	if err := flags.CheckTopology(c.pipeline); err != nil {
 		return nil, nil, err
 	}
-	q, nc, err := b.conn.Open(ctx, *b.pipeline, b.log(env))
+	q, nc, err := c.conn.Open(ctx, *c.pipeline, c.log())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,12 +93,12 @@ func (b *command) open(ctx context.Context, env *flags.Env) (q *queue.Queue, shu
 
 // read connects to read what the filter selects, and closes the connection. reveal says whether
 // the filter may tell users' data in its errors.
-func (b *command) read(ctx context.Context, env *flags.Env, filter *letterFilter, reveal bool, read func(*queue.Queue, queue.Filter) error) error {
+func (c *command) read(ctx context.Context, filter *letterFilter, reveal bool, read func(*queue.Queue, queue.Filter) error) error {
 	query, err := filter.query(ctx, reveal)
 	if err != nil {
 		return err
 	}
-	q, shut, err := b.open(ctx, env)
+	q, shut, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,7 +106,15 @@ func (b *command) read(ctx context.Context, env *flags.Env, filter *letterFilter
 	return stoppedReading(ctx, read(q, query))
 }
 
-func (b *command) log(env *flags.Env) *slog.Logger { return env.Logger(b.logs, env.Stderr) }
+func (c *command) log() *slog.Logger { return c.env.Logger(c.logs, c.env.Stderr) }
+
+// messages is where a verb says what it does: with --json standard output is for the object.
+func (c *command) messages() io.Writer {
+	if c.json {
+		return c.env.Stderr
+	}
+	return c.env.Stdout
+}
 
 // stoppedReading says it in one word if a command was interrupted.
 func stoppedReading(ctx context.Context, err error) error {

@@ -34,10 +34,10 @@ It reads from NATS alone and changes nothing. The rights that it needs, to publi
   jq -c '.event.metadata.plan = "pro"' letters.ndjson | identify-worker publish`,
 		Args: cobra.NoArgs,
 	}
-	b := newCommand(cmd, "print JSON, an object in each line: it always does")
+	c := newCommand(cmd, env)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return b.read(cmd.Context(), env, filter, true, func(q *queue.Queue, query queue.Filter) error {
+		return c.read(cmd.Context(), filter, true, func(q *queue.Queue, query queue.Filter) error {
 			return exportLetters(cmd.Context(), env.Stdout, q, query)
 		})
 	}

@@ -36,12 +36,13 @@ With --json it prints an object in each line:
   identify-worker dlq history --since 1d --json`,
 		Args: cobra.NoArgs,
 	}
-	b := newCommand(cmd, "print JSON, an object in each line")
-	b.newReveal(cmd)
+	c := newCommand(cmd, env)
+	c.addJSON(cmd, "print JSON, an object in each line")
+	c.addReveal(cmd)
 	var since time.Time
 	moment(flags.Set{Cmd: cmd, Prefix: envPrefix}, &since, "since", "it began not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		q, shut, err := b.open(cmd.Context(), env)
+		q, shut, err := c.open(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -51,7 +52,7 @@ With --json it prints an object in each line:
 			return stoppedReading(cmd.Context(), err)
 		}
 		actions = slices.DeleteFunc(actions, func(a queue.Action) bool { return a.Begun.Before(since) })
-		return printHistory(env.Stdout, actions, newMask(b.reveal, b.json), b.json)
+		return printHistory(env.Stdout, actions, newMask(c.reveal, c.json), c.json)
 	}
 	return cmd
 }

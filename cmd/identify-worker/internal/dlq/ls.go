@@ -36,12 +36,13 @@ With --json it prints an object in each line:
   identify-worker dlq ls --json --status 422 | jq -r .id`,
 		Args: cobra.NoArgs,
 	}
-	b := newCommand(cmd, "print JSON, an object in each line")
-	b.newReveal(cmd)
+	c := newCommand(cmd, env)
+	c.addJSON(cmd, "print JSON, an object in each line")
+	c.addReveal(cmd)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		l := &letterList{out: env.Stdout, mask: newMask(b.reveal, b.json), json: b.json}
-		return b.read(cmd.Context(), env, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
+		l := &letterList{out: env.Stdout, mask: newMask(c.reveal, c.json), json: c.json}
+		return c.read(cmd.Context(), filter, c.reveal, func(q *queue.Queue, query queue.Filter) error {
 			return l.all(cmd.Context(), q, query)
 		})
 	}

@@ -44,8 +44,9 @@ With --json it prints one object, and what it says and asks goes to standard err
   identify-worker dlq purge --user ann@example.com --yes --json`,
 		Args: cobra.NoArgs,
 	}
-	b := newCommand(cmd, "print JSON, one object")
-	u := &purging{env: env, box: b, confirmation: newConfirmation(cmd)}
+	c := newCommand(cmd, env)
+	c.addJSON(cmd, "print JSON, one object")
+	u := &purging{command: c, confirmation: newConfirmation(cmd)}
 	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&u.user, "user", "id", "the user's `id`; required")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return u.run(cmd.Context()) }
 	return cmd
@@ -53,8 +54,7 @@ With --json it prints one object, and what it says and asks goes to standard err
 
 // purging is one run of purge.
 type purging struct {
-	env          *flags.Env
-	box          *command
+	*command
 	confirmation *confirmation
 	user         string
 }
@@ -63,7 +63,7 @@ func (u *purging) run(ctx context.Context) error {
 	if u.user == "" {
 		return flags.Usagef("--user: must be the id of the user to erase")
 	}
-	q, shut, err := u.box.open(ctx, u.env)
+	q, shut, err := u.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (u *purging) run(ctx context.Context) error {
 // present says what would be erased, and reports whether it may. Where nothing is stored there is
 // nothing to ask, and the history tells all the same that the request was seen to.
 func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, error) {
-	out := messages(u.env, u.box.json)
+	out := u.messages()
 	if plan.DeadLetters+plan.Waiting+plan.Originals+plan.Newer == 0 {
 		fmt.Fprintln(out, "nothing is stored of this user")
 		return !u.confirmation.dryRun, nil
@@ -125,7 +125,7 @@ func newPurgeView(outcome string, r *queue.PurgeResult) *purgeView {
 }
 
 func (u *purging) report(v *purgeView) error {
-	if u.box.json {
+	if u.json {
 		return render.JSON(u.env.Stdout, v, "  ")
 	}
 	if v.Run == "" || v.Outcome != "done" {

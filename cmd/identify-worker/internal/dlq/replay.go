@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"strings"
 
@@ -61,10 +60,11 @@ In a dry run skipped, skips and superseded are what would happen.`,
   identify-worker dlq replay --all --rate 50/1m --yes --json`,
 		Args: cobra.NoArgs,
 	}
-	b := newCommand(cmd, "print JSON, one object")
-	b.newReveal(cmd)
+	c := newCommand(cmd, env)
+	c.addJSON(cmd, "print JSON, one object")
+	c.addReveal(cmd)
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
-	r := &replaying{env: env, box: b, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), edits: newEdits(cmd), maxReplays: 3}
+	r := &replaying{command: c, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), edits: newEdits(cmd), maxReplays: 3}
 	r.all = newAll(cmd)
 	f.Rate(&r.rate, "rate", "most events in a window, a tenth of the fleet's limit unless it is given; 0 is no limit")
 	f.Number(&r.canary, 0, 1_000_000, "canary", "`number` of dead letters to replay first, and await")
@@ -82,8 +82,7 @@ In a dry run skipped, skips and superseded are what would happen.`,
 
 // replaying is one run of replay.
 type replaying struct {
-	env                *flags.Env
-	box                *command
+	*command
 	filter             *letterFilter
 	confirmation       *confirmation
 	edits              *edits
@@ -95,14 +94,14 @@ type replaying struct {
 }
 
 func (r *replaying) run(ctx context.Context) error {
-	query, err := r.filter.query(ctx, r.box.reveal)
+	query, err := r.filter.query(ctx, r.reveal)
 	if err != nil {
 		return err
 	}
 	if err := checkAll(query, *r.all); err != nil {
 		return err
 	}
-	q, shut, err := r.box.open(ctx, r.env)
+	q, shut, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -135,22 +134,14 @@ func (r *replaying) plan(ctx context.Context, q *queue.Queue, f queue.Filter) (*
 	return plan, err
 }
 
-// messages is where a verb says what it does: with --json standard output is for the object.
-func messages(env *flags.Env, json bool) io.Writer {
-	if json {
-		return env.Stderr
-	}
-	return env.Stdout
-}
-
 // present says what would happen, and reports whether it may.
 func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error) {
-	out, s := messages(r.env, r.box.json), plan.selection
+	out, s := r.messages(), plan.selection
 	if s.Letters == 0 {
 		fmt.Fprintln(out, "no dead letter is meant")
 		return false, nil
 	}
-	m := newMask(r.box.reveal, false)
+	m := newMask(r.reveal, false)
 	m.literals = r.edits.literals
 	plan.print(out, m)
 	if !r.edits.empty() {
@@ -249,7 +240,7 @@ func (r *replayPlan) withoutRun(outcome string) *replayView {
 }
 
 func (r *replaying) report(v *replayView) error {
-	if r.box.json {
+	if r.json {
 		return render.JSON(r.env.Stdout, v, "  ")
 	}
 	if v.Run == "" {

@@ -41,8 +41,9 @@ With --json it prints an object in each line: all that ls prints, and
   identify-worker dlq show 12 --reveal
   identify-worker dlq show --user ann --json | jq .event`,
 	}
-	b := newCommand(cmd, "print JSON, an object in each line")
-	b.newReveal(cmd)
+	c := newCommand(cmd, env)
+	c.addJSON(cmd, "print JSON, an object in each line")
+	c.addReveal(cmd)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		for _, arg := range args {
@@ -52,19 +53,19 @@ With --json it prints an object in each line: all that ls prints, and
 			}
 			filter.filter.IDs = append(filter.filter.IDs, id)
 		}
-		query, err := filter.query(cmd.Context(), b.reveal)
+		query, err := filter.query(cmd.Context(), c.reveal)
 		if err != nil {
 			return err
 		}
 		if query.IsZero() {
 			return flags.Usagef("give the number of a dead letter, as identify-worker dlq ls shows it, or a filter")
 		}
-		q, shut, err := b.open(cmd.Context(), env)
+		q, shut, err := c.open(cmd.Context())
 		if err != nil {
 			return err
 		}
 		defer shut()
-		s := &detail{out: env.Stdout, mask: newMask(b.reveal, b.json), json: b.json}
+		s := &detail{out: env.Stdout, mask: newMask(c.reveal, c.json), json: c.json}
 		return stoppedReading(cmd.Context(), s.all(cmd.Context(), q, query))
 	}
 	return cmd

@@ -34,17 +34,18 @@ Of very many groups the smallest are one at the end, without a name.`,
   identify-worker dlq stats --json | jq '.[] | select(.new)'`,
 		Args: cobra.NoArgs,
 	}
-	b := newCommand(cmd, "print JSON, one array")
-	b.newReveal(cmd)
+	c := newCommand(cmd, env)
+	c.addJSON(cmd, "print JSON, one array")
+	c.addReveal(cmd)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return b.read(cmd.Context(), env, filter, b.reveal, func(q *queue.Queue, query queue.Filter) error {
+		return c.read(cmd.Context(), filter, c.reveal, func(q *queue.Queue, query queue.Filter) error {
 			groups, err := q.DeadStats(cmd.Context(), query)
 			if err != nil {
 				return err
 			}
-			views := newGroupViews(groups, time.Now(), newMask(b.reveal, b.json))
-			if b.json {
+			views := newGroupViews(groups, time.Now(), newMask(c.reveal, c.json))
+			if c.json {
 				return render.JSON(env.Stdout, views, "  ")
 			}
 			return printGroups(env.Stdout, views)
