@@ -6,13 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"strings"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
@@ -123,34 +120,4 @@ func stoppedEarly(ctx context.Context, err error) error {
 		return errors.New("stopped; nothing was done")
 	}
 	return err
-}
-
-// progressBar shows how far a verb is, on a terminal; without one it shows nothing.
-type progressBar struct{ bar *progressbar.ProgressBar }
-
-func newProgressBar(out io.Writer, total uint64) *progressBar {
-	if !render.IsTerminal(out) {
-		return &progressBar{}
-	}
-	return &progressBar{progressbar.NewOptions64(int64(total),
-		progressbar.OptionSetWriter(out),
-		progressbar.OptionShowCount(),
-		progressbar.OptionSetPredictTime(true),
-		progressbar.OptionFullWidth(),
-		progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionClearOnFinish(),
-	)}
-}
-
-func (b *progressBar) at(done uint64, what string) {
-	if b.bar != nil {
-		b.bar.Describe(what)
-		_ = b.bar.Set64(int64(done))
-	}
-}
-
-func (b *progressBar) done() {
-	if b.bar != nil {
-		_ = b.bar.Clear()
-	}
 }

@@ -79,7 +79,7 @@ func (d *discarding) run(ctx context.Context) error {
 		return err
 	}
 	if !goOn {
-		return d.report(&discardView{Outcome: d.confirmation.outcome(), Selected: s.Letters})
+		return d.report(&discardView{Outcome: d.confirmation.outcome(), DiscardResult: queue.DiscardResult{Selected: s.Letters}})
 	}
 	return d.discard(ctx, q, s)
 }
@@ -96,19 +96,20 @@ func (d *discarding) present(ctx context.Context, s *queue.Selection) (bool, err
 }
 
 func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selection) error {
-	bar := newProgressBar(d.env.Stderr, s.Letters)
+	bar := render.NewCountBar(d.env.Stderr, int64(s.Letters))
 	name, host := d.confirmation.by(d.env)
 	result, err := q.Discard(ctx, s, queue.DiscardConfig{
 		Reason: address.ReplaceAllString(d.note, hidden), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r queue.DiscardResult) {
-			bar.at(r.Discarded+r.Gone+r.Doubtful, render.Thousands(r.Discarded)+" discarded")
+			bar.Describe(render.Thousands(r.Discarded) + " discarded")
+			bar.Set(int64(r.Discarded + r.Gone + r.Doubtful))
 		},
 	})
-	bar.done()
+	bar.Clear()
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)
 	}
-	v := &discardView{result.Run, endOf(ctx, err), result.Selected, result.Discarded, result.Gone, result.Doubtful}
+	v := &discardView{result.Run, endOf(ctx, err), *result}
 	if errReport := d.report(v); err == nil {
 		err = errReport
 	}
@@ -117,12 +118,9 @@ func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selec
 
 // discardView is what discard reports. Its JSON is a promise to scripts: see the command's help.
 type discardView struct {
-	Run       string `json:"run"`
-	Outcome   string `json:"outcome"`
-	Selected  uint64 `json:"selected"`
-	Discarded uint64 `json:"discarded"`
-	Gone      uint64 `json:"gone"`
-	Doubtful  uint64 `json:"doubtful"`
+	Run     string `json:"run"` // the result's: it comes first
+	Outcome string `json:"outcome"`
+	queue.DiscardResult
 }
 
 func (d *discarding) report(v *discardView) error {

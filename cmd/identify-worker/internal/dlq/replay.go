@@ -156,14 +156,17 @@ func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error)
 }
 
 func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan) error {
-	bar := newProgressBar(r.env.Stderr, plan.selection.Letters)
+	bar := render.NewCountBar(r.env.Stderr, int64(plan.selection.Letters))
 	name, host := r.confirmation.by(r.env)
 	result, err := q.Replay(ctx, plan.selection, queue.ReplayConfig{
 		Rate: plan.pace.rate, Canary: r.canary, Wait: r.wait,
 		By: name, Host: host, Filter: r.filter.words, EditText: r.edits.String(),
-		Progress: func(p queue.ReplayResult) { bar.at(settledLetters(&p), describeProgress(&p)) },
+		Progress: func(p queue.ReplayResult) {
+			bar.Describe(describeProgress(&p))
+			bar.Set(int64(settledLetters(&p)))
+		},
 	})
-	bar.done()
+	bar.Clear()
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)
 	}

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -76,12 +75,9 @@ func (e *examination) verdict() error {
 }
 
 func (e *examination) printJSON(out io.Writer) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	encoder.SetEscapeHTML(false)
-	return encoder.Encode(struct {
+	return render.JSON(out, struct {
 		Failed int       `json:"failed"`
 		Warned int       `json:"warned"`
 		Checks []finding `json:"checks"`
-	}{e.count(levelFail), e.count(levelWarn), e.findings})
+	}{e.count(levelFail), e.count(levelWarn), e.findings}, "  ")
 }

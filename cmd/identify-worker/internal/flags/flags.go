@@ -216,7 +216,7 @@ func (f Set) MemberTTL(target *time.Duration, name, usage string) {
 }
 
 // Rate adds a flag of calls in a window.
-func (f Set) Rate(target *queue.Rate, name, usage string) { //nolint:unparam // as all the others
+func (f Set) Rate(target *queue.Rate, name, usage string) {
 	f.Add(value[queue.Rate]{target, "calls/window", queue.ParseRate, queue.Rate.String}, name, usage)
 }
 

@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
-
-	"github.com/schollz/progressbar/v3"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 )
@@ -69,41 +66,23 @@ func (b *badLines) close() error {
 	return nil
 }
 
-// progress is a bar on a terminal; without one it shows nothing. It counts bytes, whose
-// total is known, and names the events.
-type progress struct{ bar *progressbar.ProgressBar }
+// progress is a bar of bytes, whose total is known, that names the count of events.
+type progress struct{ bar *render.Bar }
 
 func newProgress(out io.Writer, size int64, bad *badLines) *progress {
-	if !render.IsTerminal(out) {
-		return &progress{}
-	}
-	bar := progressbar.NewOptions64(size,
-		progressbar.OptionSetWriter(out),
-		progressbar.OptionShowBytes(true),
-		progressbar.OptionSetPredictTime(true),
-		progressbar.OptionFullWidth(),
-		progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionClearOnFinish(),
-	)
-	bad.above = func() { _ = bar.Clear() }
-	return &progress{bar}
+	p := &progress{render.NewBytesBar(out, size)}
+	bad.above = p.bar.Clear
+	return p
 }
 
 // describeEvery is how often the count of events is written into the bar.
 const describeEvery = 256
 
 func (p *progress) at(bytes int64, events int) {
-	if p.bar == nil {
-		return
-	}
 	if events%describeEvery == 0 {
 		p.bar.Describe(render.Counted(events, "event"))
 	}
-	_ = p.bar.Set64(bytes)
+	p.bar.Set(bytes)
 }
 
-func (p *progress) done() {
-	if p.bar != nil {
-		_ = p.bar.Clear()
-	}
-}
+func (p *progress) done() { p.bar.Clear() }
