@@ -61,20 +61,28 @@ func (f Set) Add(v pflag.Value, name, usage string) *pflag.Flag {
 	return flag
 }
 
+// Variable is the name of a flag's environment variable. It is empty for a flag that cobra added.
+func Variable(flag *pflag.Flag) string {
+	if names := flag.Annotations[envAnnotation]; len(names) > 0 {
+		return names[0]
+	}
+	return ""
+}
+
 // ApplyEnvironment sets the flags that were not given from the environment.
 func ApplyEnvironment(set *pflag.FlagSet, env func(string) string) error {
 	var first error
 	set.VisitAll(func(flag *pflag.Flag) {
-		names := flag.Annotations[envAnnotation]
-		if first != nil || flag.Changed || len(names) == 0 {
+		variable := Variable(flag)
+		if first != nil || flag.Changed || variable == "" {
 			return
 		}
-		text := env(names[0])
+		text := env(variable)
 		if text == "" {
 			return
 		}
 		if err := flag.Value.Set(text); err != nil {
-			first = Usagef("%s: %w", names[0], err)
+			first = Usagef("%s: %w", variable, err)
 			return
 		}
 		flag.Changed = true
