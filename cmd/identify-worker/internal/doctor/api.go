@@ -16,7 +16,7 @@ import (
 // documentedPerMinute is Userpilot's limit of identifies for one key.
 const documentedPerMinute = 600
 
-func (e *examination) judgeRate(r queue.Rate, burst int, own bool, trip time.Duration) {
+func (e *examination) checkRate(r queue.Rate, burst int, own bool, trip time.Duration) {
 	whose := "for the whole fleet"
 	if own {
 		whose = "for each replica by itself"
@@ -33,7 +33,7 @@ func (e *examination) judgeRate(r queue.Rate, burst int, own bool, trip time.Dur
 			r, whose, a.Worst, shortSpan(r), 100*a.Sustained/float64(r.Calls), a.Burst)
 	}
 	if !own && trip > 0 { // else NATS has no part in it, or is not there
-		e.judgeTrip(trip)
+		e.checkTrip(trip)
 	}
 }
 
@@ -47,16 +47,16 @@ func (d *doctor) askAPI(ctx context.Context, e *examination, client *userpilot.C
 	ctx, cancel := context.WithTimeout(ctx, d.replica.Config.Timeout)
 	defer cancel()
 	v, err := client.Validate(ctx)
-	e.judgeAPI(d.replica.Endpoint, v, err)
+	e.checkAPI(d.replica.Endpoint, v, err)
 	if err == nil {
-		e.judgeKey(v.Status, client.KeyFingerprint())
+		e.checkKey(v.Status, client.KeyFingerprint())
 	}
 }
 
 // slow is what neither a connection nor an answer takes, not even from another continent.
 const slow = time.Second
 
-func (e *examination) judgeAPI(endpoint string, v userpilot.Validation, err error) {
+func (e *examination) checkAPI(endpoint string, v userpilot.Validation, err error) {
 	at := ""
 	if v.Address != "" {
 		at = " at " + v.Address
@@ -72,7 +72,7 @@ func (e *examination) judgeAPI(endpoint string, v userpilot.Validation, err erro
 		e.ok("api", "%s%s answers: a connection takes %v, and then the answer %v", endpoint, at, connected, answered)
 	}
 	if v.TLS != "" {
-		e.judgeCertificate("api_tls", v.TLS+", the endpoint's certificate", v.Expires)
+		e.checkCertificate("api_tls", v.TLS+", the endpoint's certificate", v.Expires)
 	}
 }
 
@@ -93,7 +93,7 @@ func hint(err error) string {
 	return "see --endpoint and --proxy"
 }
 
-func (e *examination) judgeKey(status int, fingerprint string) {
+func (e *examination) checkKey(status int, fingerprint string) {
 	switch {
 	case status >= 200 && status <= 299:
 		e.ok("key", "%s is valid", fingerprint)

@@ -106,7 +106,7 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 		n = d.askNATS(ctx, e, q)
 	}
 	c := d.replica.Config
-	e.judgeRate(c.Rate, c.Burst, d.replica.PerReplica(), n.trip)
+	e.checkRate(c.Rate, c.Burst, d.replica.PerReplica(), n.trip)
 	if errKey != nil {
 		e.fail("key", "%v", errKey)
 		e.warn("api", "not tried without a key")
@@ -150,16 +150,16 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 		return n
 	}
 	n.trip = link.Trip
-	e.judgeLink(link)
+	e.checkLink(link)
 	denied, err := q.Denied(ctx)
-	e.judgeRights(denied, len(d.topology.WorkerRights()), err)
+	e.checkRights(denied, len(d.topology.WorkerRights()), err)
 	streams, err := q.InspectStreams(ctx)
 	if err != nil {
 		e.fail("streams", "%v: start it with JetStream, and let the account use it", err)
 		return n
 	}
-	e.judgeStreams(streams)
-	e.judgeLimits(streams)
+	e.checkStreams(streams)
+	e.checkLimits(streams)
 	missing, unread := 0, 0
 	for _, s := range streams {
 		if s.Missing {
@@ -170,18 +170,18 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 		}
 	}
 	account, err := q.Account(ctx)
-	e.judgeAccount(account, missing, err)
+	e.checkAccount(account, missing, err)
 	if missing+unread > 0 {
 		return n
 	}
 	strict, err := q.Strict(ctx)
-	e.judgeStrict(strict, err)
+	e.checkStrict(strict, err)
 	clock, err := q.ReadClock(ctx)
 	if err != nil {
 		e.warn("clock", "cannot be compared: %v", err)
 		return n
 	}
-	e.judgeClock(clock)
+	e.checkClock(clock)
 	return natsFindings{trip: link.Trip, readable: !e.failed("rights")}
 }
 
@@ -199,5 +199,5 @@ func (d *doctor) askFleet(ctx context.Context, e *examination, q *queue.Queue, c
 	if !e.failed("key") {
 		own.Key = client.KeyFingerprint()
 	}
-	e.judgeFleet(status, own)
+	e.checkFleet(status, own)
 }

@@ -15,18 +15,18 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// judged are the lines that a check prints.
-func judged(judge func(*examination)) string {
+// linesOf are the lines that a check prints.
+func linesOf(check func(*examination)) string {
 	var out bytes.Buffer
-	judge(&examination{out: &out})
+	check(&examination{out: &out})
 	return strings.TrimSuffix(out.String(), "\n")
 }
 
 // expect compares the lines of a check with how each must begin and what it must hold, with ... for
 // what lies between.
-func expect(t *testing.T, name string, judge func(*examination), want ...string) {
+func expect(t *testing.T, name string, check func(*examination), want ...string) {
 	t.Helper()
-	got := judged(judge)
+	got := linesOf(check)
 	lines := strings.Split(got, "\n")
 	if got == "" {
 		lines = nil
@@ -44,13 +44,13 @@ func expect(t *testing.T, name string, judge func(*examination), want ...string)
 	}
 }
 
-func TestJudgeLink(t *testing.T) {
+func TestCheckLink(t *testing.T) {
 	t.Parallel()
 	here := queue.Link{URL: "nats://127.0.0.1:4222", Version: "2.15.2", Trip: 412_345, MaxEvent: 896 << 10, Inboxes: "_INBOX.>"}
 	with := func(change func(*queue.Link)) func(*examination) {
 		l := here
 		change(&l)
-		return func(e *examination) { e.judgeLink(l) }
+		return func(e *examination) { e.checkLink(l) }
 	}
 	const (
 		near  = "ok nats connected to nats://127.0.0.1:4222, version 2.15.2, 412µs away"
@@ -71,134 +71,134 @@ func TestJudgeLink(t *testing.T) {
 	expect(t, "TLS that has ended", encrypted(-time.Hour), near, "warn nats_tls TLS 1.3, the server's certificate: one of its chain has expired on 20...", sizes)
 }
 
-func TestJudgeRights(t *testing.T) {
+func TestCheckRights(t *testing.T) {
 	t.Parallel()
 	rights := queue.Topology{}.WorkerRights()
 	needed, optional := rights[1], rights[len(rights)-1]
-	judge := func(err error, denied ...queue.Right) func(*examination) {
-		return func(e *examination) { e.judgeRights(denied, 26, err) }
+	check := func(err error, denied ...queue.Right) func(*examination) {
+		return func(e *examination) { e.checkRights(denied, 26, err) }
 	}
-	expect(t, "all", judge(nil), "ok rights 26 of 26 that a worker can use")
-	expect(t, "without an optional one", judge(nil, optional), "warn rights the user may not publish to $JS.API.INFO (doctor's look at the account)", "ok rights 25 of 26...")
-	expect(t, "without two", judge(nil, needed, optional),
+	expect(t, "all", check(nil), "ok rights 26 of 26 that a worker can use")
+	expect(t, "without an optional one", check(nil, optional), "warn rights the user may not publish to $JS.API.INFO (doctor's look at the account)", "ok rights 25 of 26...")
+	expect(t, "without two", check(nil, needed, optional),
 		"FAIL rights the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (look at the stream): allow it on the NATS server; ...", "warn rights ...")
-	expect(t, "without inboxes", judge(nil, rights[0]),
+	expect(t, "without inboxes", check(nil, rights[0]),
 		"FAIL rights the user may not subscribe to _INBOX.> (receive events and answers): give --nats-inbox-prefix, ...")
-	expect(t, "unknown", judge(errors.New("try to publish to x: time-out")), "FAIL rights try to publish to x: time-out")
+	expect(t, "unknown", check(errors.New("try to publish to x: time-out")), "FAIL rights try to publish to x: time-out")
 }
 
-func TestJudgeStreams(t *testing.T) {
+func TestCheckStreams(t *testing.T) {
 	t.Parallel()
-	judge := func(s ...queue.StreamState) func(*examination) {
-		return func(e *examination) { e.judgeStreams(s) }
+	check := func(s ...queue.StreamState) func(*examination) {
+		return func(e *examination) { e.checkStreams(s) }
 	}
 	sound := queue.StreamState{Name: "A"}
 	differs := queue.StreamState{Name: "B", Differences: []queue.Change{{Stream: "B", Field: "discard", Have: "DiscardOld", Want: "DiscardNew"}}}
-	expect(t, "sound", judge(sound, sound), "ok streams 2, as they should be")
-	expect(t, "one differs", judge(sound, differs), "FAIL streams stream B: discard is DiscardOld, should be DiscardNew (match the flags to the stream, or run: identify-worker setup --update)")
-	expect(t, "one is missing", judge(sound, queue.StreamState{Name: "B", Missing: true, MayCreate: true}), "warn streams B is missing: the first worker creates it, or identify-worker setup")
-	expect(t, "and must be made", judge(queue.StreamState{Name: "B", Missing: true}), "FAIL streams B is missing, and the user may not create it: run identify-worker setup as one who may")
-	expect(t, "one cannot be read", judge(queue.StreamState{Name: "B", Err: errors.New("no leader")}, differs), "FAIL streams no leader", "FAIL streams stream B: ...")
+	expect(t, "sound", check(sound, sound), "ok streams 2, as they should be")
+	expect(t, "one differs", check(sound, differs), "FAIL streams stream B: discard is DiscardOld, should be DiscardNew (match the flags to the stream, or run: identify-worker setup --update)")
+	expect(t, "one is missing", check(sound, queue.StreamState{Name: "B", Missing: true, MayCreate: true}), "warn streams B is missing: the first worker creates it, or identify-worker setup")
+	expect(t, "and must be made", check(queue.StreamState{Name: "B", Missing: true}), "FAIL streams B is missing, and the user may not create it: run identify-worker setup as one who may")
+	expect(t, "one cannot be read", check(queue.StreamState{Name: "B", Err: errors.New("no leader")}, differs), "FAIL streams no leader", "FAIL streams stream B: ...")
 }
 
-func TestJudgeLimits(t *testing.T) {
+func TestCheckLimits(t *testing.T) {
 	t.Parallel()
 	const month = 30 * 24 * time.Hour
-	judge := func(work, dead queue.StreamState) func(*examination) {
+	check := func(work, dead queue.StreamState) func(*examination) {
 		work.Name, dead.Name = "WORK", "DLQ"
-		return func(e *examination) { e.judgeLimits([]queue.StreamState{work, dead, {Name: "KV", Missing: true}}) }
+		return func(e *examination) { e.checkLimits([]queue.StreamState{work, dead, {Name: "KV", Missing: true}}) }
 	}
 	none := queue.StreamState{Messages: 1 << 40, Bytes: 1 << 50}
-	expect(t, "no limits", judge(none, none), "ok limits none is near")
-	expect(t, "far from them", judge(queue.StreamState{Messages: 79, MaxMessages: 100}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now()}), "ok limits none is near")
-	expect(t, "near", judge(queue.StreamState{Messages: 80, MaxMessages: 100, Bytes: 9, MaxBytes: 10}, queue.StreamState{}),
+	expect(t, "no limits", check(none, none), "ok limits none is near")
+	expect(t, "far from them", check(queue.StreamState{Messages: 79, MaxMessages: 100}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now()}), "ok limits none is near")
+	expect(t, "near", check(queue.StreamState{Messages: 80, MaxMessages: 100, Bytes: 9, MaxBytes: 10}, queue.StreamState{}),
 		"warn limits WORK: messages: 80% of the limit are used; then publishers are refused: ...", "warn limits WORK: bytes: 90% of the limit ...")
-	expect(t, "full", judge(queue.StreamState{}, queue.StreamState{Bytes: 950, MaxBytes: 1000}),
+	expect(t, "full", check(queue.StreamState{}, queue.StreamState{Bytes: 950, MaxBytes: 1000}),
 		"FAIL limits DLQ: bytes: 95% of the limit are used; then nothing can be set aside, and what fails stops its partition: replay ...")
-	expect(t, "old", judge(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now().Add(50*time.Hour + 30*time.Minute - month)}),
+	expect(t, "old", check(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now().Add(50*time.Hour + 30*time.Minute - month)}),
 		"warn limits DLQ: the oldest dead letter is deleted in 2d2h: replay it, ...")
-	expect(t, "short-lived", judge(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: time.Hour, Oldest: time.Now().Add(-30 * time.Minute)}), "ok limits none is near")
-	expect(t, "for ever", judge(queue.StreamState{}, queue.StreamState{Messages: 1, Oldest: time.Now().Add(-900 * month / 10)}), "ok limits none is near")
+	expect(t, "short-lived", check(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: time.Hour, Oldest: time.Now().Add(-30 * time.Minute)}), "ok limits none is near")
+	expect(t, "for ever", check(queue.StreamState{}, queue.StreamState{Messages: 1, Oldest: time.Now().Add(-900 * month / 10)}), "ok limits none is near")
 }
 
-func TestJudgeAccount(t *testing.T) {
+func TestCheckAccount(t *testing.T) {
 	t.Parallel()
-	judge := func(a queue.Account, missing int, err error) func(*examination) {
-		return func(e *examination) { e.judgeAccount(a, missing, err) }
+	check := func(a queue.Account, missing int, err error) func(*examination) {
+		return func(e *examination) { e.checkAccount(a, missing, err) }
 	}
-	expect(t, "no limit", judge(queue.Account{Bytes: 1500, Streams: 5}, 5, nil), "ok storage 1.5 KiB used, the account has no limit of its own")
-	expect(t, "far", judge(queue.Account{Bytes: 3 << 30, MaxBytes: 5 << 30, Streams: 5, MaxStreams: 5, Consumers: 17, MaxConsumers: 1000}, 0, nil), "ok storage 3.0 GiB used, of 5.0 GiB")
-	expect(t, "full", judge(queue.Account{Bytes: 99, MaxBytes: 100, Consumers: 9, MaxConsumers: 10}, 0, nil),
+	expect(t, "no limit", check(queue.Account{Bytes: 1500, Streams: 5}, 5, nil), "ok storage 1.5 KiB used, the account has no limit of its own")
+	expect(t, "far", check(queue.Account{Bytes: 3 << 30, MaxBytes: 5 << 30, Streams: 5, MaxStreams: 5, Consumers: 17, MaxConsumers: 1000}, 0, nil), "ok storage 3.0 GiB used, of 5.0 GiB")
+	expect(t, "full", check(queue.Account{Bytes: 99, MaxBytes: 100, Consumers: 9, MaxConsumers: 10}, 0, nil),
 		"FAIL storage bytes on disk: 99% of the limit ...", "warn storage consumers: 90% of the limit are used; then partitions cannot be claimed: raise the account's limit")
-	expect(t, "no room", judge(queue.Account{Streams: 2, MaxStreams: 6}, 5, nil), "FAIL storage 5 streams are missing, and the account has 2 of 6: raise the account's limit")
-	expect(t, "unknown", judge(queue.Account{}, 0, errors.New("denied")), "warn storage not known: denied")
+	expect(t, "no room", check(queue.Account{Streams: 2, MaxStreams: 6}, 5, nil), "FAIL storage 5 streams are missing, and the account has 2 of 6: raise the account's limit")
+	expect(t, "unknown", check(queue.Account{}, 0, errors.New("denied")), "warn storage not known: denied")
 }
 
-func TestJudgeClock(t *testing.T) {
+func TestCheckClock(t *testing.T) {
 	t.Parallel()
-	judge := func(ahead, trip time.Duration) func(*examination) {
-		return func(e *examination) { e.judgeClock(queue.Clock{Ahead: ahead, Trip: trip}) }
+	check := func(ahead, trip time.Duration) func(*examination) {
+		return func(e *examination) { e.checkClock(queue.Clock{Ahead: ahead, Trip: trip}) }
 	}
-	expect(t, "same", judge(-time.Millisecond, 2*time.Millisecond), "ok clock the same as the server's, as far as 1ms allow to say")
-	expect(t, "near", judge(-300*time.Millisecond, time.Millisecond), "ok clock this machine's is 300ms ahead of the server's")
-	expect(t, "a cluster's, near", func(e *examination) { e.judgeClock(queue.Clock{Apart: 100 * time.Millisecond}) }, "ok clock ...")
-	expect(t, "a cluster's, apart", func(e *examination) { e.judgeClock(queue.Clock{Apart: 400 * time.Millisecond}) }, "warn clock the clocks of NATS servers are 400ms apart, at the least: ...", "ok clock ...")
-	expect(t, "off", judge(4*time.Minute, time.Millisecond), "warn clock this machine's is 4m0s behind the server's: ...")
+	expect(t, "same", check(-time.Millisecond, 2*time.Millisecond), "ok clock the same as the server's, as far as 1ms allow to say")
+	expect(t, "near", check(-300*time.Millisecond, time.Millisecond), "ok clock this machine's is 300ms ahead of the server's")
+	expect(t, "a cluster's, near", func(e *examination) { e.checkClock(queue.Clock{Apart: 100 * time.Millisecond}) }, "ok clock ...")
+	expect(t, "a cluster's, apart", func(e *examination) { e.checkClock(queue.Clock{Apart: 400 * time.Millisecond}) }, "warn clock the clocks of NATS servers are 400ms apart, at the least: ...", "ok clock ...")
+	expect(t, "off", check(4*time.Minute, time.Millisecond), "warn clock this machine's is 4m0s behind the server's: ...")
 }
 
-func TestJudgeRate(t *testing.T) {
+func TestCheckRate(t *testing.T) {
 	t.Parallel()
-	judge := func(rate string, burst int, own bool, trip time.Duration) func(*examination) {
+	check := func(rate string, burst int, own bool, trip time.Duration) func(*examination) {
 		r, err := queue.ParseRate(rate)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return func(e *examination) { e.judgeRate(r, burst, own, trip) }
+		return func(e *examination) { e.checkRate(r, burst, own, trip) }
 	}
 	const all = "ok rate 600/1m for the whole fleet: at most 600 calls in any 1m, 99.5% of the limit in the long run, 3 at once after a pause"
-	expect(t, "default", judge("600/1m", 0, false, time.Millisecond), all, "ok round_trip NATS is 1ms away: the limit is never exceeded, and at least 97% of it can be used")
-	expect(t, "without NATS", judge("600/1m", 0, false, 0), all)
-	expect(t, "its own", judge("60/1m", 1, true, time.Second), "ok rate 60/1m for each replica by itself: at most 60 calls in any 1m, 99.5% ... 1 at once")
-	expect(t, "its own, with a burst", judge("600/1m", 0, true, 0), "ok rate 600/1m for each replica by itself: at most 600 calls in any 1m, 99.2% ... 3 at once")
-	expect(t, "a short window", judge("10/1s", 0, false, 150*time.Millisecond), "ok rate ...", "ok round_trip NATS is 150ms away: ...at least 97%")
-	expect(t, "far away", judge("10/1s", 0, false, 300*time.Millisecond), "ok rate 10/1s ...", "ok round_trip NATS is 300ms away: ...at least 90%")
-	expect(t, "too far", judge("600/1m", 0, false, 301*time.Millisecond), all, "warn round_trip NATS is 301ms away: the limit is never exceeded, and ...bring the worker nearer")
-	expect(t, "high", judge("601/1m", 0, false, 0), "warn rate 601/1m is more than the 600 calls a minute ...")
-	expect(t, "none", judge("0", 0, false, time.Second), "warn rate no limit is kept, ...")
+	expect(t, "default", check("600/1m", 0, false, time.Millisecond), all, "ok round_trip NATS is 1ms away: the limit is never exceeded, and at least 97% of it can be used")
+	expect(t, "without NATS", check("600/1m", 0, false, 0), all)
+	expect(t, "its own", check("60/1m", 1, true, time.Second), "ok rate 60/1m for each replica by itself: at most 60 calls in any 1m, 99.5% ... 1 at once")
+	expect(t, "its own, with a burst", check("600/1m", 0, true, 0), "ok rate 600/1m for each replica by itself: at most 600 calls in any 1m, 99.2% ... 3 at once")
+	expect(t, "a short window", check("10/1s", 0, false, 150*time.Millisecond), "ok rate ...", "ok round_trip NATS is 150ms away: ...at least 97%")
+	expect(t, "far away", check("10/1s", 0, false, 300*time.Millisecond), "ok rate 10/1s ...", "ok round_trip NATS is 300ms away: ...at least 90%")
+	expect(t, "too far", check("600/1m", 0, false, 301*time.Millisecond), all, "warn round_trip NATS is 301ms away: the limit is never exceeded, and ...bring the worker nearer")
+	expect(t, "high", check("601/1m", 0, false, 0), "warn rate 601/1m is more than the 600 calls a minute ...")
+	expect(t, "none", check("0", 0, false, time.Second), "warn rate no limit is kept, ...")
 }
 
-func TestJudgeAPI(t *testing.T) {
+func TestCheckAPI(t *testing.T) {
 	t.Parallel()
-	judge := func(v userpilot.Validation, err error) func(*examination) {
-		return func(e *examination) { e.judgeAPI("https://api", v, err) }
+	check := func(v userpilot.Validation, err error) func(*examination) {
+		return func(e *examination) { e.checkAPI("https://api", v, err) }
 	}
 	reached := userpilot.Validation{Status: 200, Address: "8.8.8.8:443", Took: 52 * time.Millisecond, Connected: 40 * time.Millisecond}
-	expect(t, "plain", judge(reached, nil), "ok api https://api at 8.8.8.8:443 answers: a connection takes 40ms, and then the answer 12ms")
+	expect(t, "plain", check(reached, nil), "ok api https://api at 8.8.8.8:443 answers: a connection takes 40ms, and then the answer 12ms")
 	far := userpilot.Validation{Status: 200, Took: 1360 * time.Millisecond, Connected: 1100 * time.Millisecond}
-	expect(t, "far", judge(far, nil), "warn api https://api is slow: a connection takes 1.1s, and then the answer 260ms: ...")
+	expect(t, "far", check(far, nil), "warn api https://api is slow: a connection takes 1.1s, and then the answer 260ms: ...")
 	busy := userpilot.Validation{Status: 200, Took: 2 * time.Second, Connected: 40 * time.Millisecond}
-	expect(t, "busy", judge(busy, nil), "warn api https://api is slow: a connection takes 40ms, and then the answer 1.96s: ...")
+	expect(t, "busy", check(busy, nil), "warn api https://api is slow: a connection takes 40ms, and then the answer 1.96s: ...")
 	reached.TLS, reached.Expires = "TLS 1.3", time.Now().Add(50*time.Hour+30*time.Minute)
-	expect(t, "TLS", judge(reached, nil), "ok api ...", "warn api_tls TLS 1.3, the endpoint's certificate expires in 2d2h, on 20...")
+	expect(t, "TLS", check(reached, nil), "ok api ...", "warn api_tls TLS 1.3, the endpoint's certificate expires in 2d2h, on 20...")
 	dns := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api"}}
-	expect(t, "no name", judge(userpilot.Validation{}, dns), "FAIL api https://api: dial tcp: lookup api: no such host: is the name in --endpoint right, ...")
-	expect(t, "late", judge(userpilot.Validation{}, context.DeadlineExceeded), "FAIL api https://api: context deadline exceeded: nothing has answered within --timeout: ...")
-	expect(t, "false", judge(userpilot.Validation{Address: "8.8.8.8:443"}, &tls.CertificateVerificationError{Err: errors.New("expired")}),
+	expect(t, "no name", check(userpilot.Validation{}, dns), "FAIL api https://api: dial tcp: lookup api: no such host: is the name in --endpoint right, ...")
+	expect(t, "late", check(userpilot.Validation{}, context.DeadlineExceeded), "FAIL api https://api: context deadline exceeded: nothing has answered within --timeout: ...")
+	expect(t, "false", check(userpilot.Validation{Address: "8.8.8.8:443"}, &tls.CertificateVerificationError{Err: errors.New("expired")}),
 		"FAIL api https://api at 8.8.8.8:443: ... does something on the way replace certificates?")
-	expect(t, "refused", judge(userpilot.Validation{}, errors.New("connection refused")), "FAIL api https://api: connection refused: see --endpoint and --proxy")
+	expect(t, "refused", check(userpilot.Validation{}, errors.New("connection refused")), "FAIL api https://api: connection refused: see --endpoint and --proxy")
 }
 
-func TestJudgeKey(t *testing.T) {
+func TestCheckKey(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]string{
 		200: "ok key abcd1234 is valid", 204: "ok ...", 401: "FAIL key abcd1234 is not valid, ... answered 401: see USERPILOT_API_KEY", 403: "FAIL ...",
 		301: "warn ...", 400: "warn ...", 404: "warn key whether abcd1234 is valid cannot be known, as GET /v1/validate is answered 404: ...", 429: "warn ...", 503: "warn ...",
 	} {
-		expect(t, fmt.Sprint(status), func(e *examination) { e.judgeKey(status, "abcd1234") }, want)
+		expect(t, fmt.Sprint(status), func(e *examination) { e.checkKey(status, "abcd1234") }, want)
 	}
 }
 
-func TestJudgeFleet(t *testing.T) {
+func TestCheckFleet(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	replica := func(version, key string, calls int) queue.Replica {
@@ -209,16 +209,16 @@ func TestJudgeFleet(t *testing.T) {
 	}
 	own, held := replica("v1", "aaaa", 600), replica("v1", "aaaa", 600)
 	held.Hold, held.HoldSince = "unauthorized", now.Add(-time.Minute)
-	judge := func(replicas ...queue.Replica) func(*examination) {
-		return func(e *examination) { e.judgeFleet(&queue.Status{Time: now, Replicas: replicas}, own) }
+	check := func(replicas ...queue.Replica) func(*examination) {
+		return func(e *examination) { e.checkFleet(&queue.Status{Time: now, Replicas: replicas}, own) }
 	}
-	expect(t, "alike", judge(own, own), "ok workers 2 replicas, all partitions are worked")
-	expect(t, "nobody", judge(), "warn workers no worker is running: ...")
-	expect(t, "a hold", judge(held, own), "FAIL workers 1 replica of 2 on hold for 1m0s: ...")
-	expect(t, "versions", judge(own, replica("v2", "aaaa", 600)), "warn workers the replicas have different versions: v1 (1), v2 (1). Normal ...")
-	expect(t, "another version", judge(replica("v2", "aaaa", 600)), "warn workers this program is v1, and no replica has that version: v2 (1). Are ...")
-	expect(t, "all different", judge(replica("v1", "bbbb", 300)),
+	expect(t, "alike", check(own, own), "ok workers 2 replicas, all partitions are worked")
+	expect(t, "nobody", check(), "warn workers no worker is running: ...")
+	expect(t, "a hold", check(held, own), "FAIL workers 1 replica of 2 on hold for 1m0s: ...")
+	expect(t, "versions", check(own, replica("v2", "aaaa", 600)), "warn workers the replicas have different versions: v1 (1), v2 (1). Normal ...")
+	expect(t, "another version", check(replica("v2", "aaaa", 600)), "warn workers this program is v1, and no replica has that version: v2 (1). Are ...")
+	expect(t, "all different", check(replica("v1", "bbbb", 300)),
 		"warn workers these flags say 600/1m, and no replica has that rate: 300/1m (1)...", "warn workers the key here is aaaa, and no replica has that key: bbbb (1)...")
 	own.Key = "" // not known
-	expect(t, "without a key here", judge(replica("v1", "bbbb", 600)), "ok workers 1 replica, all partitions are worked")
+	expect(t, "without a key here", check(replica("v1", "bbbb", 600)), "ok workers 1 replica, all partitions are worked")
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// judgeFleet looks at the workers that are alive, and at what one with these flags would be among
+// checkFleet looks at the workers that are alive, and at what one with these flags would be among
 // them. own.Key is empty if it is not known.
-func (e *examination) judgeFleet(s *queue.Status, own queue.Replica) {
+func (e *examination) checkFleet(s *queue.Status, own queue.Replica) {
 	for _, p := range health.Problems(s) {
 		switch p.Code {
 		case "hold", "outage", "stalled":

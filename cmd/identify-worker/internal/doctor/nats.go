@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	near        = 150 * time.Millisecond // round trips to NATS: with what each means for the limit, see judgeTrip
+	near        = 150 * time.Millisecond // round trips to NATS: with what each means for the limit, see checkTrip
 	farAway     = 300 * time.Millisecond
 	expiresSoon = 14 * 24 * time.Hour
 	clockOff    = 2 * time.Second
@@ -21,7 +21,7 @@ const (
 	deadSoon    = 3 * 24 * time.Hour // left to a dead letter
 )
 
-func (e *examination) judgeLink(l queue.Link) {
+func (e *examination) checkLink(l queue.Link) {
 	who := "connected to " + l.URL + ", version " + l.Version
 	if l.Inboxes != queue.DefaultInboxPrefix+".>" {
 		who += ", answers on " + l.Inboxes
@@ -29,7 +29,7 @@ func (e *examination) judgeLink(l queue.Link) {
 	e.ok("nats", "%s, %v away", who, round(l.Trip))
 	switch {
 	case l.TLS != "":
-		e.judgeCertificate("nats_tls", l.TLS+", the server's certificate", l.Expires)
+		e.checkCertificate("nats_tls", l.TLS+", the server's certificate", l.Expires)
 	case isThisMachine(l.URL):
 		e.ok("nats_tls", "none, within this machine")
 	default:
@@ -42,7 +42,7 @@ func (e *examination) judgeLink(l queue.Link) {
 	}
 }
 
-func (e *examination) judgeCertificate(check, what string, expires time.Time) {
+func (e *examination) checkCertificate(check, what string, expires time.Time) {
 	switch left := time.Until(expires); {
 	case left <= 0: // but the handshake was good: it is an authority's that is not needed
 		e.warn(check, "%s: one of its chain has expired on %s", what, day(expires))
@@ -61,7 +61,7 @@ func isThisMachine(text string) bool {
 	return err == nil && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback())
 }
 
-func (e *examination) judgeRights(denied []queue.Right, of int, err error) {
+func (e *examination) checkRights(denied []queue.Right, of int, err error) {
 	if err != nil {
 		e.fail("rights", "%v", err)
 		return
@@ -81,7 +81,7 @@ func (e *examination) judgeRights(denied []queue.Right, of int, err error) {
 	}
 }
 
-func (e *examination) judgeStreams(streams []queue.StreamState) {
+func (e *examination) checkStreams(streams []queue.StreamState) {
 	sound := 0
 	for _, s := range streams {
 		switch {
@@ -102,7 +102,7 @@ func (e *examination) judgeStreams(streams []queue.StreamState) {
 	}
 }
 
-func (e *examination) judgeStrict(strict bool, err error) {
+func (e *examination) checkStrict(strict bool, err error) {
 	switch {
 	case err != nil:
 		e.warn("strict", "not known: %v", err)
@@ -113,9 +113,9 @@ func (e *examination) judgeStrict(strict bool, err error) {
 	}
 }
 
-// judgeLimits tells how near streams are to their limits. The first is the work stream, the second
+// checkLimits tells how near streams are to their limits. The first is the work stream, the second
 // the dead letters'.
-func (e *examination) judgeLimits(streams []queue.StreamState) {
+func (e *examination) checkLimits(streams []queue.StreamState) {
 	for i, s := range streams {
 		if s.Missing || s.Err != nil {
 			continue
@@ -127,8 +127,8 @@ func (e *examination) judgeLimits(streams []queue.StreamState) {
 		case 1:
 			end = "then nothing can be set aside, and what fails stops its partition: replay or discard some, or raise the limit"
 		}
-		e.judgeUse("limits", s.Name+": messages", float64(s.Messages), float64(s.MaxMessages), end)
-		e.judgeUse("limits", s.Name+": bytes", float64(s.Bytes), float64(s.MaxBytes), end)
+		e.checkUse("limits", s.Name+": messages", float64(s.Messages), float64(s.MaxMessages), end)
+		e.checkUse("limits", s.Name+": bytes", float64(s.Bytes), float64(s.MaxBytes), end)
 		if left := time.Until(s.Oldest.Add(s.MaxAge)); i == 1 && s.MaxAge > 0 && s.Messages > 0 && left < min(deadSoon, s.MaxAge/5) {
 			e.warn("limits", "%s: the oldest dead letter is deleted in %s: replay it, or keep it elsewhere", s.Name, render.Duration(left))
 		}
@@ -138,8 +138,8 @@ func (e *examination) judgeLimits(streams []queue.StreamState) {
 	}
 }
 
-// judgeUse says something where use is near its limit, if there is one.
-func (e *examination) judgeUse(check, what string, use, limit float64, end string) {
+// checkUse says something where use is near its limit, if there is one.
+func (e *examination) checkUse(check, what string, use, limit float64, end string) {
 	switch {
 	case limit <= 0 || use < nearlyFull*limit:
 	case use < full*limit:
@@ -149,16 +149,16 @@ func (e *examination) judgeUse(check, what string, use, limit float64, end strin
 	}
 }
 
-// judgeAccount tells how near the account is to its limits. missing is how many streams are still
+// checkAccount tells how near the account is to its limits. missing is how many streams are still
 // to be created.
-func (e *examination) judgeAccount(a queue.Account, missing int, err error) {
+func (e *examination) checkAccount(a queue.Account, missing int, err error) {
 	if err != nil {
 		e.warn("storage", "not known: %v", err)
 		return
 	}
 	const end = "raise the account's limit"
-	e.judgeUse("storage", "bytes on disk", float64(a.Bytes), float64(a.MaxBytes), "then publishers are refused and nothing can be set aside: "+end)
-	e.judgeUse("storage", "consumers", float64(a.Consumers), float64(a.MaxConsumers), "then partitions cannot be claimed: "+end)
+	e.checkUse("storage", "bytes on disk", float64(a.Bytes), float64(a.MaxBytes), "then publishers are refused and nothing can be set aside: "+end)
+	e.checkUse("storage", "consumers", float64(a.Consumers), float64(a.MaxConsumers), "then partitions cannot be claimed: "+end)
 	if a.MaxStreams > 0 && a.Streams+missing > a.MaxStreams {
 		e.fail("storage", "%d streams are missing, and the account has %d of %d: %s", missing, a.Streams, a.MaxStreams, end)
 	}
@@ -172,9 +172,9 @@ func (e *examination) judgeAccount(a queue.Account, missing int, err error) {
 	e.ok("storage", "%s used, %s", render.RoughSize(a.Bytes), limit)
 }
 
-// judgeTrip tells what the way to NATS means for the fleet's limit. Far away, slots are reserved further
+// checkTrip tells what the way to NATS means for the fleet's limit. Far away, slots are reserved further
 // ahead, and more of them are not used; but never more calls are made than the limit allows.
-func (e *examination) judgeTrip(trip time.Duration) {
+func (e *examination) checkTrip(trip time.Duration) {
 	const exact = "NATS is %v away: the limit is never exceeded, and "
 	switch {
 	case trip <= near:
@@ -186,7 +186,7 @@ func (e *examination) judgeTrip(trip time.Duration) {
 	}
 }
 
-func (e *examination) judgeClock(c queue.Clock) {
+func (e *examination) checkClock(c queue.Clock) {
 	if c.Apart > clocksApart {
 		e.warn("clock", "the clocks of NATS servers are %v apart, at the least: when another one leads, more calls than the limit may be made once, or none for as long, and replicas may be taken for dead; see to their synchronisation", round(c.Apart))
 	}

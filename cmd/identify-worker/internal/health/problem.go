@@ -81,10 +81,10 @@ type stoppedReplicas struct {
 	since       time.Time // of the first
 }
 
-func (h *stoppedReplicas) count(since time.Time) {
-	h.replicas++
-	if h.since.IsZero() || since.Before(h.since) {
-		h.since = since
+func (s *stoppedReplicas) count(since time.Time) {
+	s.replicas++
+	if s.since.IsZero() || since.Before(s.since) {
+		s.since = since
 	}
 }
 
