@@ -97,7 +97,7 @@ func serveFake(ctx context.Context, env *flags.Env, s *fakeSettings, log *slog.L
 	return printStats(env.Stdout, api.Stats())
 }
 
-// logRefusals logs what is not accepted. It says nothing of the user.
+// logRefusals logs the calls that are refused, without anything about the user.
 func logRefusals(api http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := &statusRecorder{ResponseWriter: w}
@@ -114,7 +114,7 @@ func logRefusals(api http.Handler, log *slog.Logger) http.Handler {
 	})
 }
 
-// statusRecorder remembers the answer's status.
+// statusRecorder records the status of the answer.
 type statusRecorder struct {
 	http.ResponseWriter
 	status int

@@ -23,8 +23,8 @@ type observed interface {
 	Remark() string // what else should be known
 }
 
-// listener serves /metrics, /livez and /readyz. It does so while the worker waits for NATS, too:
-// whoever restarts what does not answer has no reason to.
+// listener serves /metrics, /livez and /readyz. It also does so while the worker waits for NATS,
+// so that nothing restarts a worker because it does not answer.
 type listener struct {
 	socket   net.Listener
 	server   *http.Server
@@ -33,7 +33,7 @@ type listener struct {
 	serving  sync.WaitGroup
 }
 
-// listen serves until close. An address that is in use is said before any work begins.
+// listen serves until close. It fails if the address is in use, before any work begins.
 func listen(address, version string, log *slog.Logger) (*listener, error) {
 	socket, err := net.Listen("tcp", address)
 	if err != nil {
@@ -70,10 +70,10 @@ func (l *listener) ready(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, strings.TrimSpace("ok "+(*o).Remark()))
 }
 
-// url is where it listens, with the port that was really taken.
+// url is where it listens, with the actual port.
 func (l *listener) url() string { return "http://" + l.socket.Addr().String() }
 
-// close lets running requests end, for a second.
+// close lets running requests finish, for a second.
 func (l *listener) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

@@ -21,15 +21,14 @@ const (
 	clearLine = "\r\x1b[K"
 )
 
-// liveLine is the last line of a terminal, kept below all that is logged. It is safe for
-// concurrent use.
+// liveLine is the last line of a terminal, kept below the log. It is safe for concurrent use.
 type liveLine struct {
 	mu    sync.Mutex
 	out   io.Writer
 	shown string
 }
 
-// Write prints log lines above the live one.
+// Write prints log lines above the live line.
 func (l *liveLine) Write(text []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -40,7 +39,7 @@ func (l *liveLine) Write(text []byte) (int, error) {
 	return len(text), err
 }
 
-// show replaces the line; an empty one takes it away.
+// show replaces the line. An empty one removes it.
 func (l *liveLine) show(line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -50,7 +49,7 @@ func (l *liveLine) show(line string) {
 	}
 }
 
-// reporter tells people what a worker is doing.
+// reporter shows what a worker is doing.
 type reporter struct {
 	queue *queue.Queue
 	rate  queue.Rate
@@ -113,7 +112,7 @@ func (r *reporter) describe(s worker.Snapshot, c queue.Counts, calls float64) st
 	return strings.Join(parts, " · ")
 }
 
-// rateMeter measures a counter's speed over the last three seconds or so.
+// rateMeter measures the rate of a counter over the last three seconds or so.
 type rateMeter struct{ readings []reading }
 
 type reading struct {

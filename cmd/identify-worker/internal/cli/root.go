@@ -49,7 +49,7 @@ func Run(ctx context.Context, args []string, env flags.Env) int {
 	return exitFailed
 }
 
-// newRoot makes the command with all its verbs. It sets started when the flags were good and a
+// newRoot makes the command with all its verbs. It sets started once the flags are valid and a
 // verb begins.
 func newRoot(env *flags.Env, started *bool) *cobra.Command {
 	root := &cobra.Command{

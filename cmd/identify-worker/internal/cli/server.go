@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// maxConnections is how many the HTTP listener of a worker keeps: far more than probes and
-// scrapes need, and few enough to leave the files that the process may open to its work.
+// maxConnections is how many connections a worker's HTTP listener keeps: far more than probes and
+// scrapes need, and few enough to leave the process enough file descriptors for its work.
 const maxConnections = 128
 
-// newServer returns a server that no slow or talkative client can hold for long.
+// newServer returns a server that no slow or talkative client can block for long.
 func newServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           h,
@@ -28,16 +28,16 @@ func newServer(h http.Handler) *http.Server {
 	}
 }
 
-// noteState tells a [boundedListener] which of its connections serve no request.
+// noteState tells a [boundedListener] which of its connections are idle.
 func noteState(conn net.Conn, state http.ConnState) {
 	if c, ok := conn.(*boundedConn); ok {
 		c.listener.note(c, state)
 	}
 }
 
-// boundedListener keeps no more than so many connections open. For a new one it closes that which has
-// served no request for longest: whoever opens many and is silent, or asks once and stays, keeps
-// no probe out. While all serve requests, the system keeps some more waiting.
+// boundedListener bounds the number of open connections. To accept another one it closes the
+// connection that has been idle for longest, so a client that opens many and sends nothing cannot
+// keep a probe out. While all of them serve requests, new ones wait in the system's backlog.
 type boundedListener struct {
 	net.Listener
 	slots  chan struct{} // each open connection holds one
@@ -72,7 +72,7 @@ func (b *boundedListener) Accept() (net.Conn, error) {
 	return &boundedConn{Conn: conn, listener: b, free: sync.OnceFunc(func() { <-b.slots })}, nil
 }
 
-// evict closes the connection that has been idle for longest, if one is.
+// evict closes the connection that has been idle for longest, if there is one.
 func (b *boundedListener) evict() {
 	b.mu.Lock()
 	var longest *boundedConn
@@ -86,7 +86,7 @@ func (b *boundedListener) evict() {
 	}
 }
 
-// note keeps the list of the idle ones. One that is new has asked for nothing yet.
+// note updates the list of idle connections. A new connection is idle.
 func (b *boundedListener) note(c *boundedConn, state http.ConnState) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

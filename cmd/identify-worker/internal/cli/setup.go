@@ -67,7 +67,7 @@ The rights that it needs, to publish to:
 	return cmd
 }
 
-// keepPartitions is the queue with as many partitions as its stream has.
+// keepPartitions returns a queue with the number of partitions that its stream has.
 func keepPartitions(ctx context.Context, q *queue.Queue, nc *nats.Conn, log *slog.Logger) (*queue.Queue, error) {
 	partitions, err := q.StreamPartitions(ctx)
 	if err != nil || partitions == 0 {
@@ -78,7 +78,7 @@ func keepPartitions(ctx context.Context, q *queue.Queue, nc *nats.Conn, log *slo
 	return queue.New(nc, t, log)
 }
 
-// printChanges prints each change in a line.
+// printChanges prints a line for each change.
 func printChanges(out io.Writer, changes []queue.Change) {
 	for _, c := range changes {
 		if c.Field == "" {

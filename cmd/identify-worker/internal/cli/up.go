@@ -14,7 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
-// serverMemory is what the embedded server may take beside the worker.
+// serverMemory is what the embedded server may use besides the worker's memory.
 const serverMemory = 128 << 20
 
 func newUp(env *flags.Env) *cobra.Command {
@@ -88,7 +88,7 @@ func runUp(ctx context.Context, env *flags.Env, s *upSettings) error {
 	return r.run(ctx, s.key, report.run)
 }
 
-// screen is where up logs to: above a live line where there is a terminal.
+// screen returns the logger of up. On a terminal it logs above a live line.
 func screen(env *flags.Env, s *flags.LogSettings) (*liveLine, *slog.Logger) {
 	if !render.IsTerminal(env.Stderr) {
 		return nil, env.Logger(s, env.Stderr)
@@ -97,7 +97,7 @@ func screen(env *flags.Env, s *flags.LogSettings) (*liveLine, *slog.Logger) {
 	return line, env.Logger(s, line)
 }
 
-// localServer is a running server with the pipeline on it, and the HTTP listener.
+// localServer is an embedded server with the streams of the pipeline, and the HTTP listener.
 type localServer struct {
 	http   *listener
 	server *embedded.Server
@@ -136,7 +136,7 @@ func (b *localServer) open(ctx context.Context, t queue.Topology, log *slog.Logg
 	return err
 }
 
-// close ends the connection and then the server, which writes what is open.
+// close closes the connection, then the server, which flushes its files.
 func (b *localServer) close() {
 	b.http.close()
 	if b.conn != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/tracing"
 )
 
-// runDemo shows the product at work until all sample events are delivered or dead, and
-// sums up. It ends early with ctx.
+// runDemo delivers all sample events, or makes dead letters of them, and prints a summary. It ends
+// early with ctx.
 func runDemo(ctx context.Context, env *flags.Env, s *upSettings) error {
 	store := ""
 	if s.changed("store") {
@@ -56,8 +56,8 @@ func runDemo(ctx context.Context, env *flags.Env, s *upSettings) error {
 	return d.Summarize(ctx, env.Stdout, r.worker.Snapshot(), store)
 }
 
-// forDemo sets what was not given: a temporary store, free ports, a raised rate, and a
-// failing event that does not take minutes to be given up.
+// forDemo sets what was not given: a temporary store, free ports, a higher rate, and so few
+// attempts that a failing event is given up within seconds.
 func (s *upSettings) forDemo() (cleanUp func(), err error) {
 	cleanUp = func() {}
 	if !s.changed("store") {

@@ -24,8 +24,8 @@ func newVersion(env *flags.Env) *cobra.Command {
 	}
 }
 
-// buildVersion is the version in the binary: the release's, which the linker was told, the
-// module's, or that of the commit that "go build" saw.
+// buildVersion returns the version of the release, which the linker sets, that of the module, or
+// that of the commit that "go build" saw.
 func buildVersion(linked string) string {
 	if linked != "" {
 		return linked
@@ -37,7 +37,7 @@ func buildVersion(linked string) string {
 	return info.Main.Version
 }
 
-// buildInfo is the metric that tells which builds are running.
+// buildInfo is the metric that says which builds are running.
 func buildInfo(version string) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "identify_build_info", Help: "1; the labels tell which build this is.",

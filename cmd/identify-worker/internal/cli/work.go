@@ -76,7 +76,7 @@ exits with status 0.`,
 	return cmd
 }
 
-// stopped is nil where the error is only that we were asked to stop.
+// stopped drops an error that only says that the command was asked to stop.
 func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = nil
@@ -84,9 +84,9 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
-// limitMemory sets Go's soft limit, unless the environment does: what waits in memory, half
-// as much again for what is on its way and for garbage, and a floor for the rest of
-// the process. Go's default would let garbage grow to as much as all that is in use.
+// limitMemory sets Go's soft memory limit, unless the environment does. It allows for the events
+// that wait in memory, half as much again for events in flight and garbage, and a floor for the
+// rest of the process. By default Go would let garbage grow as large as the memory in use.
 func limitMemory(env *flags.Env, waiting, more int64) {
 	const floor = 96 << 20
 	if env.Getenv("GOMEMLIMIT") == "" {
@@ -103,7 +103,8 @@ type replica struct {
 	log     *slog.Logger
 }
 
-// startReplica makes a worker of that version and has it served by http. Nothing is delivered before run.
+// startReplica makes a worker of that version, and shows it on the HTTP listener. It delivers
+// nothing before run.
 func startReplica(c worker.Config, version string, q *queue.Queue, client *userpilot.Client, http *listener, log *slog.Logger) (*replica, error) {
 	r := &replica{client: client, http: http, changed: make(chan struct{}, 1), log: log}
 	c.Queue, c.Client, c.URL, c.Log, c.KeyChanged = q, client, client.URL(), log, r.changed
@@ -118,8 +119,8 @@ func startReplica(c worker.Config, version string, q *queue.Queue, client *userp
 	return r, nil
 }
 
-// run delivers until ctx ends and all is handed over. report runs beside it, until its
-// own context ends.
+// run delivers until ctx ends and the partitions are handed over. report runs in parallel, until
+// its own context ends.
 func (r *replica) run(ctx context.Context, key *flags.KeySource, report func(context.Context, *worker.Worker)) error {
 	r.log.Info("working", "metrics", r.http.url()+"/metrics", "key", r.client.KeyFingerprint())
 	beside, stop := context.WithCancel(ctx)

@@ -21,21 +21,21 @@ import (
 )
 
 const (
-	// pace is how many events are published for each call that the rate allows: so
-	// much more than could be sent one by one that merging has to do the rest.
+	// pace is how many events are published for each call that the rate allows: so many more than
+	// could be sent one by one that merging has to do the rest.
 	pace = 7.5
-	// publishInterval is how often some of them are published.
+	// publishInterval is the time between two batches of events.
 	publishInterval = 20 * time.Millisecond
-	// pollInterval is how often it is asked whether all has been delivered.
+	// pollInterval is the time between two looks at whether all events are delivered.
 	pollInterval  = 200 * time.Millisecond
 	pollsPerEvent = 5
 )
 
-// DefaultRate is four times what the real API allows, to be done in 15 seconds and not in
-// a minute.
+// DefaultRate is four times what the real API allows, so that the demo takes 15 seconds and not a
+// minute.
 func DefaultRate() queue.Rate { return queue.Rate{Calls: 400, Window: 10 * time.Second} }
 
-// Config is where a demo takes place.
+// Config is what a demo needs.
 type Config struct {
 	Conn   *nats.Conn
 	Queue  *queue.Queue
@@ -44,7 +44,7 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// Demo is one showing: the pipeline, the stand-in, and what came of it.
+// Demo is one run: the pipeline, the stand-in, and the results.
 type Demo struct {
 	Config
 	sample    []sampleEvent
@@ -56,7 +56,7 @@ type Demo struct {
 	delivered time.Duration
 }
 
-// New starts the stand-in and listens for dead letters. The caller calls close.
+// New starts the stand-in and subscribes to dead letters. The caller calls Close.
 func New(ctx context.Context, c Config) (*Demo, error) {
 	d := &Demo{Config: c, sample: sampleEvents()}
 	counts, err := d.Queue.Counts(ctx)
@@ -85,14 +85,14 @@ func (d *Demo) URL() string { return d.api.URL() }
 // Close stops the stand-in.
 func (d *Demo) Close() { d.api.Close() }
 
-// Announce says what is about to be shown.
+// Announce prints what the demo is about to do.
 func (d *Demo) Announce(out io.Writer) {
 	fmt.Fprintf(out, "%s of %s go to a stand-in for Userpilot at %s calls. The real API takes 600/1m.\n",
 		render.Counted(len(d.sample), "sample event"), render.Counted(sampleUsers, "user"), d.Rate)
 }
 
-// Show delivers while it publishes, and ends when nothing waits any more. deliver blocks until its
-// context ends.
+// Show publishes and delivers, and ends when no event is waiting any more. deliver blocks until
+// its context ends.
 func (d *Demo) Show(ctx context.Context, deliver func(context.Context) error) error {
 	d.began = time.Now()
 	working, stop := context.WithCancel(ctx)
@@ -144,8 +144,8 @@ func (d *Demo) play(ctx context.Context) error {
 	}
 }
 
-// publishMore lets life go on while something waits: were no other user's call to succeed, the
-// failing event could as well mean an outage, and would rightly wait for ever.
+// publishMore publishes one more good event. If no other user's call succeeded, the failing event
+// could just as well mean an outage, and would rightly be retried forever.
 func (d *Demo) publishMore(ctx context.Context) error {
 	event := goodEvent(sampleRandom())
 	d.sample = append(d.sample, event)
@@ -176,7 +176,7 @@ func (d *Demo) publishAll(ctx context.Context) error {
 	return d.publisher.Flush(ctx)
 }
 
-// publish sends what our publisher would refuse as any other NATS client could.
+// publish sends bad events as any other NATS client could: our publisher would refuse them.
 func (d *Demo) publish(ctx context.Context, event sampleEvent) error {
 	if !event.unreadable {
 		_, err := d.publisher.PublishAsync(ctx, event.body)
@@ -186,8 +186,8 @@ func (d *Demo) publish(ctx context.Context, event sampleEvent) error {
 	return err
 }
 
-// sameProfiles makes one call for each event, in a second stand-in without limit and
-// faults, and compares all profiles.
+// sameProfiles makes one call for each event to a second stand-in, without a limit or faults, and
+// compares all profiles.
 func (d *Demo) sameProfiles(ctx context.Context) (users int, same bool, err error) {
 	reference := userpilottest.New(userpilottest.Options{})
 	key, err := userpilot.NewKey("demo")
@@ -215,8 +215,9 @@ func (d *Demo) sameProfiles(ctx context.Context) (users int, same bool, err erro
 	return len(seen), true, nil
 }
 
-// deadLetters are those that were stored during the demo. A worker that has had no answer in time
-// tries again, which is seen here and stores nothing: a letter's subject is its own.
+// deadLetters returns the dead letters that were stored during the demo. A worker that had no
+// answer in time tries again; the subscription sees that too, although it stores nothing. Each
+// letter has its own subject, which tells repeats apart.
 func (d *Demo) deadLetters() (letters []*nats.Msg, err error) {
 	if err := d.Conn.FlushTimeout(5 * time.Second); err != nil {
 		return nil, fmt.Errorf("read the dead letters: %w", err)

@@ -24,7 +24,7 @@ type sampleEvent struct {
 	unreadable bool // no identify at all
 }
 
-// sampleEvents are the same in every run. A few of them are bad, each in its own way.
+// sampleEvents returns the same events in every run. A few of them are bad, each in its own way.
 func sampleEvents() []sampleEvent {
 	random := sampleRandom()
 	var events []sampleEvent
@@ -62,7 +62,7 @@ func goodEvent(random *rand.Rand) sampleEvent {
 	return sampleEvent{user: user, body: append(body, '}')}
 }
 
-// faults is what the stand-in does to the worker: one user's calls fail at first, one's
+// faults decides what the stand-in does to the worker: one user's calls fail at first, another's
 // always; once it asks for a pause, and once it is down for a moment.
 type faults struct {
 	mu      sync.Mutex

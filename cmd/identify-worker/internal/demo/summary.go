@@ -17,8 +17,8 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// Summarize says what happened, for somebody who sees this for the first time. The store is empty
-// if it was temporary.
+// Summarize prints what happened, for somebody who sees the product for the first time. store is
+// empty if it was temporary.
 func (d *Demo) Summarize(ctx context.Context, out io.Writer, s worker.Snapshot, store string) error {
 	letters, err := d.deadLetters()
 	if err != nil {
@@ -68,7 +68,7 @@ func printDeadLetters(out io.Writer, letters []*nats.Msg) {
 	}
 }
 
-// printNext shows one dead letter and the way to the real thing.
+// printNext shows one dead letter, and how to use the real API.
 func printNext(out io.Writer, letters []*nats.Msg, store string) {
 	if len(letters) > 0 {
 		fmt.Fprintf(out, "\nA dead letter is the original event, with headers that say what happened. One of them:\n")

@@ -17,7 +17,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// confirmation is what the verbs share that change something: whether they may, and who does it.
+// confirmation has the flags of the verbs that change something: whether they may, and who does
+// it.
 type confirmation struct {
 	yes, dryRun bool
 	as          string
@@ -32,7 +33,7 @@ func newConfirmation(cmd *cobra.Command) *confirmation {
 	return c
 }
 
-// by is who does it, and on which machine.
+// by returns who runs the command, and on which machine.
 func (c *confirmation) by(env *flags.Env) (name, host string) {
 	host, _ = os.Hostname()
 	if c.as != "" {
@@ -44,7 +45,7 @@ func (c *confirmation) by(env *flags.Env) (name, host string) {
 	return cmp.Or(env.Getenv("USER"), "unknown"), host
 }
 
-// newAll adds the flag without which no filter is a mistake.
+// newAll adds the flag that is required if there is no filter.
 func newAll(cmd *cobra.Command) *bool {
 	all := new(bool)
 	flags.Set{Cmd: cmd, Prefix: envPrefix}.Toggle(all, "all", "mean all dead letters, where there is no filter")
@@ -58,7 +59,7 @@ func checkAll(q queue.Filter, all bool) error {
 	return nil
 }
 
-// ask puts a question to the terminal and returns nil if the answer is yes.
+// ask asks a question on the terminal, and returns nil if the answer is yes.
 func ask(ctx context.Context, env *flags.Env, question string) error {
 	if !render.IsTerminal(env.Stdin) {
 		return errors.New("nothing was done: there is no terminal to ask on; --yes does it without asking")
@@ -81,7 +82,7 @@ func ask(ctx context.Context, env *flags.Env, question string) error {
 	return errors.New("nothing was done")
 }
 
-// confirm asks unless there is nothing to ask. It reports whether to go on.
+// confirm asks, unless a flag has answered already. It reports whether to go on.
 func (c *confirmation) confirm(ctx context.Context, env *flags.Env, question string) (bool, error) {
 	switch {
 	case c.dryRun:
@@ -93,7 +94,7 @@ func (c *confirmation) confirm(ctx context.Context, env *flags.Env, question str
 	return err == nil, err
 }
 
-// outcome is that of a run in which nothing was to be done.
+// outcome is the outcome of a run that did nothing.
 func (c *confirmation) outcome() string {
 	if c.dryRun {
 		return "dry run"
@@ -101,7 +102,7 @@ func (c *confirmation) outcome() string {
 	return "nothing"
 }
 
-// endOf is the outcome of a run in which something was done.
+// endOf is the outcome of a run that did something.
 func endOf(ctx context.Context, err error) string {
 	switch {
 	case errors.Is(err, queue.ErrCanaryDied):
@@ -114,7 +115,7 @@ func endOf(ctx context.Context, err error) string {
 	return "done"
 }
 
-// stoppedEarly is for a command that was interrupted before it did anything.
+// stoppedEarly replaces the error of a command that was interrupted before it did anything.
 func stoppedEarly(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return errors.New("stopped; nothing was done")

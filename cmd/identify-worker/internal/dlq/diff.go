@@ -13,8 +13,8 @@ import (
 // maxShownChanges is how many changes of one event are shown.
 const maxShownChanges = 20
 
-// difference is what an edit changes at one place. A value is absent where the place is in one of
-// the two only.
+// difference is a change that an edit makes at one path. A value is absent if only one of the two
+// events has the path.
 type difference struct {
 	path          string
 	before, after any
@@ -75,7 +75,7 @@ func (m *mask) compareArrays(path string, before, after []any) (all []difference
 
 var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// step is a member in a path, as jq writes it.
+// step formats a member as part of a jq path.
 func (m *mask) step(name string) string {
 	if plainName.MatchString(name) {
 		return "." + render.Truncate(name, render.MaxText)
@@ -83,8 +83,8 @@ func (m *mask) step(name string) string {
 	return "[" + strconv.Quote(m.name(name)) + "]"
 }
 
-// sameValue compares what is no container. A number that is written in another way is another:
-// Userpilot is sent what is written.
+// sameValue compares values that are no containers. Numbers that are written differently are
+// different: Userpilot gets them as they are written.
 func sameValue(a, b any) bool {
 	switch a.(type) {
 	case map[string]any, []any:
@@ -97,7 +97,7 @@ func sameValue(a, b any) bool {
 	return fmt.Sprintf("%T %v", a, a) == fmt.Sprintf("%T %v", b, b)
 }
 
-// describe writes the difference in a line: what changes, comes, or goes.
+// describe formats the difference as one line: changed, added or removed.
 func (d difference) describe(m *mask) string {
 	switch {
 	case !d.was:

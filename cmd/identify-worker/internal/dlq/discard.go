@@ -116,7 +116,7 @@ func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selec
 	return v.conclude(ctx, err)
 }
 
-// discardView is what discard reports. Its JSON is a promise to scripts: see the command's help.
+// discardView is what discard reports. Scripts rely on its JSON: see the command's help.
 type discardView struct {
 	Run     string `json:"run"` // the result's: it comes first
 	Outcome string `json:"outcome"`

@@ -49,7 +49,7 @@ they did is in history.`,
 	return cmd
 }
 
-// command is what all verbs share: how to reach the dead letters, and how to print.
+// command is what all verbs share: how to reach the dead letters, and how to print them.
 type command struct {
 	env          *flags.Env
 	conn         *flags.Connection
@@ -74,7 +74,7 @@ func (c *command) addJSON(cmd *cobra.Command, usage string) {
 	flags.Set{Cmd: cmd}.Toggle(&c.json, "json", usage)
 }
 
-// addReveal adds the flag of the verbs that would mask something.
+// addReveal adds the flag of the verbs that mask personal data.
 func (c *command) addReveal(cmd *cobra.Command) {
 	flags.Set{Cmd: cmd, Prefix: envPrefix}.Toggle(&c.reveal, "reveal", "show personal data")
 }
@@ -91,8 +91,8 @@ func (c *command) open(ctx context.Context) (q *queue.Queue, shut func(), err er
 	return q, nc.Close, nil
 }
 
-// read connects to read what the filter selects, and closes the connection. reveal says whether
-// the filter may tell users' data in its errors.
+// read connects, reads what the filter selects, and disconnects. reveal says whether errors of the
+// filter may contain users' data.
 func (c *command) read(ctx context.Context, filter *letterFilter, reveal bool, read func(*queue.Queue, queue.Filter) error) error {
 	query, err := filter.query(ctx, reveal)
 	if err != nil {
@@ -108,7 +108,8 @@ func (c *command) read(ctx context.Context, filter *letterFilter, reveal bool, r
 
 func (c *command) log() *slog.Logger { return c.env.Logger(c.logs, c.env.Stderr) }
 
-// messages is where a verb says what it does: with --json standard output is for the object.
+// messages is where a verb says what it does. With --json that is stderr: stdout is for the
+// object.
 func (c *command) messages() io.Writer {
 	if c.json {
 		return c.env.Stderr
@@ -116,7 +117,7 @@ func (c *command) messages() io.Writer {
 	return c.env.Stdout
 }
 
-// stoppedReading says it in one word if a command was interrupted.
+// stoppedReading replaces the error of a command that was interrupted.
 func stoppedReading(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return errors.New("stopped")

@@ -15,7 +15,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// edits changes events: its steps one after the other, as they were given.
+// edits changes events. Its steps run in the order in which they were given.
 type edits struct {
 	steps []editStep
 	// literals are the values that were given, as JSON. Who gave them may see them.
@@ -41,14 +41,14 @@ func newEdits(cmd *cobra.Command) *edits {
 	return e
 }
 
-// step is a flag that may be given several times, each one more step.
+// step is a flag that may be given several times. Each adds a step.
 type step func(text string) error
 
 func (step) Type() string            { return "text" }
 func (step) String() string          { return "" }
 func (s step) Set(text string) error { return s(text) }
 
-// String is all steps for the history, without the values in them.
+// String lists all steps for the history, without the values in them.
 func (e *edits) String() string {
 	var all []string
 	for _, s := range e.steps {
@@ -104,7 +104,7 @@ func (e *edits) edit(text string) error {
 	return nil
 }
 
-// splitAssignment finds the equals sign that ends the path: one before it may be in a name.
+// splitAssignment finds the equals sign after the path. An earlier one may be part of a name.
 func splitAssignment(text string) (path, value string, err error) {
 	for at := range text {
 		if text[at] != '=' || !isPath(text[:at]) {
@@ -118,8 +118,8 @@ func splitAssignment(text string) (path, value string, err error) {
 	return "", "", errors.New("must be a path and a value, such as .metadata.plan=pro")
 }
 
-// isPath reports whether the text is a jq path and no other expression: .metadata.plan,
-// .metadata["a b"], .list[0].
+// isPath reports whether the text is a jq path, such as .metadata.plan, .metadata["a b"] or
+// .list[0], and no other expression.
 func isPath(text string) bool {
 	query, err := gojq.Parse(text)
 	if err != nil || query.Term == nil || len(query.FuncDefs) > 0 || len(query.Imports) > 0 {
@@ -137,8 +137,8 @@ func isPath(text string) bool {
 	return true
 }
 
-// editFunc is what a selection makes of a letter's event; nil leaves events as they are. Its errors do
-// not quote the event, and a run without end ends with ctx.
+// editFunc returns the function that edits a letter's event, or nil if there is nothing to edit.
+// Its errors do not quote the event. ctx ends an expression that never does.
 func (e *edits) editFunc(ctx context.Context) func(*queue.DeadLetter) ([]byte, error) {
 	if e.empty() {
 		return nil
@@ -146,7 +146,7 @@ func (e *edits) editFunc(ctx context.Context) func(*queue.DeadLetter) ([]byte, e
 	return func(l *queue.DeadLetter) ([]byte, error) { return e.apply(ctx, l.Body) }
 }
 
-// apply returns the edited event. Its members come in the order of their names.
+// apply returns the edited event. Its members are sorted by name.
 func (e *edits) apply(ctx context.Context, body []byte) ([]byte, error) {
 	// A name that is there twice would be lost, and so would what is not UTF-8.
 	if !jsontext.Value(body).IsValid() {

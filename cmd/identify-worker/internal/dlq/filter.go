@@ -15,11 +15,11 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// envPrefix begins the environment variables of dlq's own flags: --rate and --wait mean something
-// else elsewhere, and a filter must not be set by accident.
+// envPrefix begins the environment variables of dlq's own flags. Other commands have a --rate and
+// a --wait that mean something else, and a variable must not set a filter by accident.
 const envPrefix = "DLQ_"
 
-// letterFilter is the filter flags.
+// letterFilter has the values of the filter flags.
 type letterFilter struct {
 	filter queue.Filter // all but Match
 	match  *jq
@@ -51,7 +51,7 @@ func (l *letterFilter) parseMatch(text string) (string, error) {
 	return text, nil
 }
 
-// query is the filter for a command that ends with ctx.
+// query returns the filter for a command that ends with ctx.
 func (l *letterFilter) query(ctx context.Context, reveal bool) (queue.Filter, error) {
 	f := l.filter
 	if !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until) {
@@ -82,7 +82,7 @@ func (l list[T]) Set(text string) error {
 	return nil
 }
 
-// each reads values with commas between.
+// each reads values that are separated by commas.
 func each[T any](text string, parse func(string) (T, bool), must string) ([]T, error) {
 	var all []T
 	for part := range strings.SplitSeq(text, ",") {
@@ -123,7 +123,7 @@ func parseStatuses(text string) ([]int, error) {
 	}, "must be a status such as 422, or 0 for none")
 }
 
-// parseUser takes commas as a part of the id.
+// parseUser does not split at commas: an id may contain them.
 func parseUser(text string) ([]string, error) {
 	if text == "" {
 		return nil, errors.New("must be a user's id")
@@ -140,7 +140,8 @@ func parseID(text string) (uint64, bool) {
 	return id, err == nil && id > 0
 }
 
-// moment adds the flag of a time, which may be given as an age: how long ago that time is.
+// moment adds a flag for a time. It may also be given as an age, which is how long ago the time
+// was.
 func moment(f flags.Set, target *time.Time, name, usage string) {
 	parse := func(text string) (time.Time, error) { return parseMoment(text, time.Now()) }
 	format := func(t time.Time) string {

@@ -57,7 +57,7 @@ With --json it prints an object in each line:
 	return cmd
 }
 
-// actionView is a line of history. Its JSON is a promise to scripts: see the command's help.
+// actionView is a line of history. Scripts rely on its JSON: see the command's help.
 type actionView struct {
 	Run       string            `json:"run"`
 	Kind      queue.ActionKind  `json:"kind"`

@@ -18,8 +18,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// jq is a compiled expression. It reads neither files nor the environment, and its now stands
-// still: the same input has the same results. It is safe for concurrent use.
+// jq is a compiled expression. It cannot read files or the environment, and its now is constant,
+// so that the same input always has the same results. It is safe for concurrent use.
 type jq struct {
 	code *gojq.Code
 	now  float64
@@ -41,8 +41,8 @@ func compileJQ(text string, variables ...string) (*jq, error) {
 	return &jq{code, float64(time.Now().UnixMicro()) / 1e6}, nil
 }
 
-// run returns the results for one input, the values of the variables after it. ctx ends an expression
-// that would go on for ever.
+// run returns the results for one input. values are those of the expression's variables. ctx ends
+// an expression that never does.
 func (j *jq) run(ctx context.Context, input any, values ...any) (results []any, err error) {
 	for i := j.code.RunWithContext(ctx, input, append([]any{j.now}, values...)...); ; {
 		result, ok := i.Next()
@@ -56,9 +56,9 @@ func (j *jq) run(ctx context.Context, input any, values ...any) (results []any, 
 	}
 }
 
-// withoutValues is an expression as the history keeps it, for a year in which its user may ask to be
-// erased: for each text and number, which may be a user's, there is …. The names of properties stay
-// where they are not in quotes.
+// withoutValues returns an expression as the history keeps it. The history lasts a year, in which
+// a user may ask to be erased, so each string and number is replaced by …. Names of properties
+// remain unless they are quoted.
 func withoutValues(text string) string {
 	query, err := gojq.Parse(text)
 	if err != nil {
@@ -68,7 +68,7 @@ func withoutValues(text string) string {
 	return query.String()
 }
 
-// hideValues goes through all that an expression is made of.
+// hideValues replaces the strings and numbers in all parts of an expression.
 func hideValues(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -90,8 +90,8 @@ func hideValues(v reflect.Value) {
 	}
 }
 
-// decodeJSON reads one JSON value, its numbers as they were written, which jq hands on to the
-// digit. Of names that are there twice it reads the last.
+// decodeJSON reads one JSON value. It keeps numbers as they are written, and jq preserves them. Of
+// duplicate names it keeps the last.
 func decodeJSON(text []byte) (value any, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()
@@ -104,15 +104,15 @@ func decodeJSON(text []byte) (value any, err error) {
 	return value, nil
 }
 
-// letterValue is what --match looks at.
+// letterValue is the input of --match.
 func letterValue(l *queue.DeadLetter) map[string]any {
 	event, _ := decodeJSON(l.Body) // null if it is not JSON
 	return map[string]any{"headers": export.HeaderValues(l.Header), "event": event}
 }
 
-// matcher is what --match means: a letter is meant if the expression has a result that is neither
-// false nor null. What jq says of an event may quote it, so that is told to those alone who asked
-// to see the data.
+// matcher returns the filter that --match describes: a letter matches if the expression has a
+// result that is neither false nor null. An error of jq may quote the event, so only --reveal
+// shows it.
 func (j *jq) matcher(ctx context.Context, reveal bool) func(*queue.DeadLetter) (bool, error) {
 	return func(l *queue.DeadLetter) (bool, error) {
 		results, err := j.run(ctx, letterValue(l))
@@ -126,7 +126,7 @@ func (j *jq) matcher(ctx context.Context, reveal bool) func(*queue.DeadLetter) (
 	}
 }
 
-// quoteJQ is jq's own words where they may be shown.
+// quoteJQ returns jq's error, if it may be shown.
 func quoteJQ(err error, reveal bool) string {
 	if !reveal {
 		return ", and --reveal says why"

@@ -49,7 +49,7 @@ With --json it prints an object in each line:
 	return cmd
 }
 
-// letterView is a line of ls. Its JSON is a promise to scripts: see the command's help.
+// letterView is a line of ls. Scripts rely on its JSON: see the command's help.
 type letterView struct {
 	ID               string       `json:"id"`
 	Group            string       `json:"group"`
@@ -75,7 +75,7 @@ func newLetterView(l letterWithNewer, m *mask) letterView {
 
 func letterID(id uint64) string { return strconv.FormatUint(id, 10) }
 
-// listBlock is how many lines are aligned with one another: they are printed as they come, and
+// listBlock is how many lines are aligned with one another. They are printed as they arrive, and
 // there may be very many.
 const listBlock = 500
 

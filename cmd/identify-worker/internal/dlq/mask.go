@@ -18,9 +18,9 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// mask hides personal data from a screen, unless it was asked for: the values of properties, user
-// ids that look like an e-mail address, and in texts what [queue.Pattern] leaves out. What it returns for a screen is fit for one, hidden or not; JSON is made so by
-// printJSON.
+// mask hides personal data unless --reveal is given: the values of properties, user ids that look
+// like an e-mail address, and in texts whatever [queue.Pattern] leaves out. What it returns for a
+// screen is safe to print, whether hidden or not. For JSON, [render.JSON] sees to that.
 type mask struct {
 	reveal bool
 	screen bool
@@ -33,7 +33,7 @@ func newMask(reveal, json bool) *mask {
 	return &mask{reveal: reveal, screen: !json, seed: maphash.MakeSeed()}
 }
 
-// fit makes text fit for the screen, if it is for one.
+// fit makes text safe for the screen, if that is where it goes.
 func (m *mask) fit(text string) string {
 	if m.screen {
 		return render.Visible(text, render.MaxText)
@@ -43,17 +43,17 @@ func (m *mask) fit(text string) string {
 
 const hidden = "***"
 
-// address is an e-mail address, and whatever looks like one.
+// address matches e-mail addresses and whatever looks like one.
 var address = regexp.MustCompile(`[^\s,;:()<>"']*(?:[@＠]|%40)[^\s,;:()<>"']*`)
 
-// quoted is what is in quotes, up to the end where they do not close.
+// quoted matches what is in quotes. An open quote ends with the text.
 var quoted = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*(?:"|\\?$)`)
 
-// longDigits is a phone number and its like.
+// longDigits matches phone numbers and the like.
 var longDigits = regexp.MustCompile(`\pN([ .\-/()]{0,2}\pN){6,}`)
 
-// user is a user id. An e-mail address becomes a name that is the same throughout one output and
-// tells nothing in the next: a hash that stays could be guessed.
+// user shows a user id. An e-mail address becomes a name that is the same within one output only:
+// a permanent hash could be guessed.
 func (m *mask) user(id string) string {
 	if !m.reveal && looksLikeEmail(id) {
 		return fmt.Sprintf("<e-mail %06x>", maphash.String(m.seed, id)&0xffffff)
@@ -66,7 +66,7 @@ func looksLikeEmail(text string) bool {
 	return strings.ContainsAny(text, "@＠") || strings.Contains(text, "%40")
 }
 
-// text is what somebody said of an event, such as Userpilot's error.
+// text shows what somebody said about an event, such as Userpilot's error.
 func (m *mask) text(text string) string {
 	if !m.reveal {
 		text = address.ReplaceAllString(queue.Pattern(text, ""), "…")
@@ -74,7 +74,7 @@ func (m *mask) text(text string) string {
 	return m.fit(text)
 }
 
-// note is what one of us wrote, or this program about what one of us did.
+// note shows what an operator wrote, or what this program wrote about an operator's action.
 func (m *mask) note(text string) string {
 	if !m.reveal {
 		text = quoted.ReplaceAllString(longDigits.ReplaceAllString(address.ReplaceAllString(text, hidden), hidden), `"…"`)
@@ -82,13 +82,13 @@ func (m *mask) note(text string) string {
 	return m.fit(text)
 }
 
-// death is a line of a dead letter's history: when, reason, status and code, and the error.
+// death shows a line of a dead letter's history: time, reason, status and code, then the error.
 func (m *mask) death(line string) string {
 	what, err, _ := strings.Cut(line, ": ")
 	return strings.TrimSuffix(m.when(what)+": "+m.text(err), ": ")
 }
 
-// when is a note after a time of our own.
+// when shows a note that begins with a timestamp.
 func (m *mask) when(text string) string {
 	at, rest, found := strings.Cut(text, " ")
 	if _, err := time.Parse(time.RFC3339, at); found && err == nil {
@@ -97,7 +97,8 @@ func (m *mask) when(text string) string {
 	return m.note(text)
 }
 
-// name is a property's. It is seldom personal, but can be an address or a number of somebody.
+// name shows the name of a property. It is rarely personal, but can be somebody's address or
+// number.
 func (m *mask) name(text string) string {
 	if !m.reveal {
 		text = hiddenName(text)
@@ -112,7 +113,7 @@ func hiddenName(text string) string {
 	return text
 }
 
-// value is a property's value as JSON in one line.
+// value shows a property's value as JSON on one line.
 func (m *mask) value(v any) string {
 	text, err := gojq.Marshal(v)
 	if err != nil {
@@ -129,7 +130,7 @@ func (m *mask) value(v any) string {
 	return render.Visible(string(text), render.MaxText)
 }
 
-// hide leaves the shape of a value.
+// hide keeps the shape of a value and hides the rest.
 func hide(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -158,15 +159,15 @@ func hiddenString(s string) string {
 	return "<string, " + render.Counted(utf8.RuneCountInString(s), "character") + ">"
 }
 
-// maxShownEvent is how much of an event is shown, in bytes.
+// maxShownEvent is how many bytes of an event are shown.
 const maxShownEvent = 16 << 10
 
-// errCut says that an event is larger than what is shown of it.
+// errCut says that an event is larger than the part that is shown.
 var errCut = errors.New("cut")
 
-// event writes an event in the order of its members, with an indent in several lines. On a screen
-// what is above the limit of bytes is cut, with errCut. Any other error says that the body is not
-// JSON.
+// event shows an event with its members in their order; with an indent, on several lines. On a
+// screen it cuts the event at the limit of bytes and returns errCut. Any other error says that the
+// body is not JSON.
 func (m *mask) event(body []byte, indent string, limit int64) (text string, err error) {
 	var b bytes.Buffer
 	options := []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
@@ -198,7 +199,7 @@ func (m *mask) event(body []byte, indent string, limit int64) (text string, err 
 	return string(render.Printable(bytes.TrimSpace(b.Bytes()))), err
 }
 
-// closeJSON ends what is open.
+// closeJSON closes all open arrays and objects.
 func closeJSON(out *jsontext.Encoder) error {
 	for depth := out.StackDepth(); depth > 0; depth-- {
 		end := jsontext.EndArray
@@ -217,7 +218,7 @@ func closeJSON(out *jsontext.Encoder) error {
 	return nil
 }
 
-// token is what is shown for a token.
+// token returns what to show in place of a token.
 func (m *mask) token(in *jsontext.Decoder, token jsontext.Token) jsontext.Token {
 	kind := token.Kind()
 	within, length := in.StackIndex(in.StackDepth())

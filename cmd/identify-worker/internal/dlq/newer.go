@@ -9,7 +9,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// letterWithNewer is a dead letter, and what newer events have set of it since.
+// letterWithNewer is a dead letter with what newer events have set of it since.
 type letterWithNewer struct {
 	*queue.DeadLetter
 	newer queue.Supersession
@@ -21,7 +21,7 @@ const (
 	askedBytes  = 4 << 20
 )
 
-// lettersWithNewer reads the dead letters that are meant, as [queue.Queue.DeadLetters] does.
+// lettersWithNewer reads the dead letters that match, as [queue.Queue.DeadLetters] does.
 func lettersWithNewer(ctx context.Context, q *queue.Queue, f queue.Filter) iter.Seq2[letterWithNewer, error] {
 	return func(yield func(letterWithNewer, error) bool) {
 		var some []*queue.DeadLetter
@@ -57,7 +57,7 @@ func lettersWithNewer(ctx context.Context, q *queue.Queue, f queue.Filter) iter.
 	}
 }
 
-// propertyView is one thing that an event sets, and whether a newer event has set it since.
+// propertyView is a property that an event sets, and whether a newer event has set it since.
 type propertyView struct {
 	Property   string `json:"property"`
 	Superseded bool   `json:"superseded"`
@@ -71,8 +71,8 @@ func newPropertyViews(s *queue.Supersession, m *mask) []propertyView {
 	return views
 }
 
-// property is a place in an event, as jq writes it. The id of a company that is in the path is left
-// out: it is a value.
+// property formats a place in an event as a jq path. It omits the id of a company, which is a
+// value.
 func (m *mask) property(path string) string {
 	if path == "" {
 		return ".user_id"

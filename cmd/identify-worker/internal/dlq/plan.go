@@ -18,7 +18,7 @@ import (
 // maxShownGroups is how many groups a plan lists.
 const maxShownGroups = 10
 
-// printSelection says which dead letters are meant.
+// printSelection prints which dead letters match.
 func printSelection(out io.Writer, s *queue.Selection, m *mask) {
 	fmt.Fprintf(out, "%s of %s, died %s\n", render.Counted(s.Letters, "dead letter"), render.Counted(s.Users, "user"), between(s.Oldest, s.Newest))
 	table := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
@@ -46,13 +46,13 @@ func between(first, last time.Time) string {
 	return "from " + from + " to " + to
 }
 
-// pace is how fast a replay publishes, and why so.
+// pace is the rate of a replay, and the reason for it.
 type pace struct {
 	rate queue.Rate
 	why  string
 }
 
-// tenth is the default.
+// tenth is the default pace, a tenth of the fleet's limit.
 func tenth(fleet queue.Rate, replicas int) pace {
 	switch {
 	case replicas == 0:
@@ -83,7 +83,7 @@ type replayPlan struct {
 	replicas   int // that are alive; below 0 if that is not known
 }
 
-// print says what would happen.
+// print says what the replay would do.
 func (r *replayPlan) print(out io.Writer, m *mask) {
 	s := r.selection
 	printSelection(out, s, m)
@@ -156,7 +156,7 @@ func (r *replayPlan) describeNewer() string {
 	return text
 }
 
-// printEdits shows what the edit changes, in the first few events.
+// printEdits shows the changes to the first few events.
 func printEdits(out io.Writer, edits []queue.Edited, m *mask) {
 	if len(edits) == 0 {
 		fmt.Fprintln(out, "\nthe edit changes no event")
@@ -180,8 +180,8 @@ func printEdits(out io.Writer, edits []queue.Edited, m *mask) {
 	}
 }
 
-// readPace is the rate that was given, or the default. It reads the status only where that is needed
-// for the default, or where workers are waited for: it takes more rights.
+// readPace returns the given rate, or the default. It reads the status, which needs more rights,
+// only for the default or if the command waits for workers.
 func readPace(ctx context.Context, q *queue.Queue, given *queue.Rate, wait bool) (p pace, replicas int, err error) {
 	if given != nil && !wait {
 		return pace{rate: *given}, -1, nil

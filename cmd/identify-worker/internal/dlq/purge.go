@@ -98,8 +98,8 @@ func (u *purging) run(ctx context.Context) error {
 	return fmt.Errorf("%w; erased so far: %s; run it again for the rest", err, newPurgeView("", result).describe())
 }
 
-// present says what would be erased, and reports whether it may. Where nothing is stored there is
-// nothing to ask, and the history tells all the same that the request was seen to.
+// present says what would be erased, and reports whether to go on. If nothing is stored it does
+// not ask: the history then records that the request was handled.
 func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, error) {
 	out := u.messages()
 	if plan.DeadLetters+plan.Waiting+plan.Originals+plan.Newer == 0 {
@@ -110,7 +110,7 @@ func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, e
 	return u.confirmation.confirm(ctx, u.env, "erase this for ever?")
 }
 
-// purgeView is what purge reports. Its JSON is a promise to scripts: see the command's help.
+// purgeView is what purge reports. Scripts rely on its JSON: see the command's help.
 type purgeView struct {
 	Run         string `json:"run"`
 	Outcome     string `json:"outcome"`

@@ -134,7 +134,7 @@ func (r *replaying) plan(ctx context.Context, q *queue.Queue, f queue.Filter) (*
 	return plan, err
 }
 
-// present says what would happen, and reports whether it may.
+// present prints the plan, and reports whether to go on.
 func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error) {
 	out, s := r.messages(), plan.selection
 	if s.Letters == 0 {
@@ -178,7 +178,7 @@ func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan
 	return v.conclude(ctx, err)
 }
 
-// settledLetters are those that nothing more is done with.
+// settledLetters counts the letters that are finished.
 func settledLetters(r *queue.ReplayResult) uint64 {
 	return r.Replayed + r.Already + r.Gone + r.Skipped + r.Doubtful
 }
@@ -191,7 +191,7 @@ func describeProgress(r *queue.ReplayResult) string {
 	return text
 }
 
-// replayView is what replay reports. Its JSON is a promise to scripts: see the command's help.
+// replayView is what replay reports. Scripts rely on its JSON: see the command's help.
 type replayView struct {
 	Run        string            `json:"run"`
 	Outcome    string            `json:"outcome"`
@@ -221,7 +221,7 @@ func newReplayView(r *queue.ReplayResult) *replayView {
 	return v
 }
 
-// notNil is {} in JSON, and not null.
+// notNil returns a map that is {} in JSON, not null.
 func notNil(counts map[string]uint64) map[string]uint64 {
 	if counts == nil {
 		return map[string]uint64{}
@@ -229,7 +229,7 @@ func notNil(counts map[string]uint64) map[string]uint64 {
 	return counts
 }
 
-// withoutRun is the report where nothing was replayed.
+// withoutRun is the report of a run that replayed nothing.
 func (r *replayPlan) withoutRun(outcome string) *replayView {
 	s := r.selection
 	v := &replayView{
@@ -253,7 +253,7 @@ func (r *replaying) report(v *replayView) error {
 	return err
 }
 
-// describe is the end of a run, in a line or two.
+// describe sums up a run in one line or two.
 func (v *replayView) describe() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "replayed %s of %s", render.Thousands(v.Replayed), render.Counted(v.Selected, "dead letter"))
@@ -281,7 +281,7 @@ func (v *replayView) describe() string {
 	return b.String()
 }
 
-// conclude is the error with which a run ends.
+// conclude returns the error with which the command ends.
 func (v *replayView) conclude(ctx context.Context, err error) error {
 	left := v.Selected - min(v.Selected, v.Replayed+v.Already+v.Gone+v.Skipped)
 	switch {

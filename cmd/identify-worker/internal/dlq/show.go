@@ -71,7 +71,7 @@ With --json it prints an object in each line: all that ls prints, and
 	return cmd
 }
 
-// detailView is what show tells. Its JSON is a promise to scripts: see the command's help.
+// detailView is what show prints. Scripts rely on its JSON: see the command's help.
 type detailView struct {
 	letterView
 	Code       string          `json:"code"`
@@ -87,7 +87,7 @@ type detailView struct {
 	Bytes      int             `json:"bytes"`
 }
 
-// detail prints all that is known of dead letters.
+// detail prints all that is known about dead letters.
 type detail struct {
 	out  io.Writer
 	mask *mask
@@ -182,7 +182,7 @@ func orUnknown(text string) string {
 	return text
 }
 
-// why is the reason and what was said, in a sentence.
+// why puts the reason and the answer into one sentence.
 func (v *detailView) why() string {
 	text := orUnknown(string(v.Reason))
 	if v.Status != 0 {

@@ -54,7 +54,7 @@ Of very many groups the smallest are one at the end, without a name.`,
 	return cmd
 }
 
-// groupView is a line of stats. Its JSON is a promise to scripts: see the command's help.
+// groupView is a line of stats. Scripts rely on its JSON: see the command's help.
 type groupView struct {
 	Group        string       `json:"group"`
 	New          bool         `json:"new"`

@@ -37,7 +37,7 @@ func (e *examination) checkRate(r queue.Rate, burst int, own bool, trip time.Dur
 	}
 }
 
-// shortSpan is the window as the flag has it: 1m, and not 1m0s.
+// shortSpan formats the window as the flag takes it: 1m, not 1m0s.
 func shortSpan(r queue.Rate) string {
 	return queue.Rate{Calls: 1, Window: r.Window}.String()[len("1/"):]
 }
@@ -53,7 +53,7 @@ func (d *doctor) askAPI(ctx context.Context, e *examination, client *userpilot.C
 	}
 }
 
-// slow is what neither a connection nor an answer takes, not even from another continent.
+// slow is longer than a connection or an answer takes even from another continent.
 const slow = time.Second
 
 func (e *examination) checkAPI(endpoint string, v userpilot.Validation, err error) {
@@ -76,7 +76,7 @@ func (e *examination) checkAPI(endpoint string, v userpilot.Validation, err erro
 	}
 }
 
-// hint is what to do about an API that cannot be reached.
+// hint says what to do about an API that cannot be reached.
 func hint(err error) string {
 	var (
 		dns     *net.DNSError

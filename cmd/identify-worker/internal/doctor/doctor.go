@@ -78,7 +78,7 @@ Exit status: 1 if anything has failed, 0 otherwise. With --json it prints one ob
 	return cmd
 }
 
-// doctor are the settings of a worker that is to be.
+// doctor has the settings that a worker would be started with.
 type doctor struct {
 	env      *flags.Env
 	key      *flags.KeySource
@@ -87,7 +87,8 @@ type doctor struct {
 	replica  *flags.Replica
 }
 
-// run makes all checks. Its error is a mistake in the flags; all else is in e.
+// run makes all checks. It returns an error only for wrong flags; everything else is a finding in
+// e.
 func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) error {
 	if err := flags.CheckTopology(d.topology); err != nil {
 		return err
@@ -123,8 +124,8 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 	return nil
 }
 
-// client makes the client of a worker. errKey says that there is no key; then the other settings
-// have been checked all the same, and the client is of no use.
+// client makes the client that a worker would use. If there is no key, errKey says so: the other
+// settings have been checked, but the client is of no use.
 func (d *doctor) client() (client *userpilot.Client, errKey, err error) {
 	key, errKey := d.key.Read()
 	if errKey != nil {
@@ -136,13 +137,13 @@ func (d *doctor) client() (client *userpilot.Client, errKey, err error) {
 	return client, errKey, err
 }
 
-// natsFindings are what other checks need to know.
+// natsFindings is what later checks need to know about NATS.
 type natsFindings struct {
 	trip     time.Duration // to NATS and back; 0 if it is not known
 	readable bool          // the streams can be read
 }
 
-// askNATS makes the checks that need nothing but NATS.
+// askNATS makes the checks that need only NATS.
 func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n natsFindings) {
 	link, err := q.Link()
 	if err != nil {
@@ -185,7 +186,7 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 	return natsFindings{trip: link.Trip, readable: !e.failed("rights")}
 }
 
-// askFleet looks at the workers that are alive.
+// askFleet checks the live workers.
 func (d *doctor) askFleet(ctx context.Context, e *examination, q *queue.Queue, client *userpilot.Client) {
 	status, err := q.Progress(ctx)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// checkFleet looks at the workers that are alive, and at what one with these flags would be among
-// them. own.Key is empty if it is not known.
+// checkFleet checks the live workers, and compares them with a worker that would be started with
+// these flags. own.Key is empty if it is not known.
 func (e *examination) checkFleet(s *queue.Status, own queue.Replica) {
 	for _, p := range health.Problems(s) {
 		switch p.Code {
@@ -31,7 +31,7 @@ func (e *examination) checkFleet(s *queue.Status, own queue.Replica) {
 	}
 }
 
-// compareToFleet warns where no replica has the same as one with these flags would have.
+// compareToFleet warns if no replica has the value that a replica with these flags would have.
 func (e *examination) compareToFleet(all []queue.Replica, own queue.Replica, what, here string, of func(queue.Replica) string) {
 	mine, values := of(own), health.Distinct(all, of)
 	if mine == "" || len(values) == 0 || slices.ContainsFunc(all, func(r queue.Replica) bool { return of(r) == mine }) {

@@ -55,7 +55,7 @@ func (e *examination) checkCertificate(check, what string, expires time.Time) {
 
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
-// isThisMachine reports whether a server's URL is within this machine.
+// isThisMachine reports whether a server's URL is on the loopback interface.
 func isThisMachine(text string) bool {
 	u, err := url.Parse(text)
 	return err == nil && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback())
@@ -113,8 +113,8 @@ func (e *examination) checkStrict(strict bool, err error) {
 	}
 }
 
-// checkLimits tells how near streams are to their limits. The first is the work stream, the second
-// the dead letters'.
+// checkLimits reports how near the streams are to their limits. The first is the work stream, the
+// second has the dead letters.
 func (e *examination) checkLimits(streams []queue.StreamState) {
 	for i, s := range streams {
 		if s.Missing || s.Err != nil {
@@ -138,7 +138,7 @@ func (e *examination) checkLimits(streams []queue.StreamState) {
 	}
 }
 
-// checkUse says something where use is near its limit, if there is one.
+// checkUse reports use that is near its limit. Without a limit it reports nothing.
 func (e *examination) checkUse(check, what string, use, limit float64, end string) {
 	switch {
 	case limit <= 0 || use < nearlyFull*limit:
@@ -149,8 +149,8 @@ func (e *examination) checkUse(check, what string, use, limit float64, end strin
 	}
 }
 
-// checkAccount tells how near the account is to its limits. missing is how many streams are still
-// to be created.
+// checkAccount reports how near the account is to its limits. missing is the number of streams
+// that are still to be created.
 func (e *examination) checkAccount(a queue.Account, missing int, err error) {
 	if err != nil {
 		e.warn("storage", "not known: %v", err)
@@ -172,8 +172,9 @@ func (e *examination) checkAccount(a queue.Account, missing int, err error) {
 	e.ok("storage", "%s used, %s", render.RoughSize(a.Bytes), limit)
 }
 
-// checkTrip tells what the way to NATS means for the fleet's limit. Far away, slots are reserved further
-// ahead, and more of them are not used; but never more calls are made than the limit allows.
+// checkTrip reports what the round trip to NATS means for the fleet's limit. At a distance,
+// replicas reserve slots further ahead and leave more of them unused, but they never exceed the
+// limit.
 func (e *examination) checkTrip(trip time.Duration) {
 	const exact = "NATS is %v away: the limit is never exceeded, and "
 	switch {
@@ -205,7 +206,7 @@ func (e *examination) checkClock(c queue.Clock) {
 	}
 }
 
-// round leaves as much of a time as anybody wants to read.
+// round keeps the digits that a reader wants.
 func round(d time.Duration) time.Duration {
 	if d < time.Millisecond {
 		return d.Round(time.Microsecond)

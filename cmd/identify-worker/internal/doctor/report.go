@@ -9,7 +9,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 )
 
-// finding is the outcome of one check. It is a promise to scripts: see the command's help.
+// finding is the outcome of one check. Scripts rely on its JSON: see the command's help.
 type finding struct {
 	Check string `json:"check"`
 	Level level  `json:"level"`
@@ -24,7 +24,7 @@ const (
 	levelFail level = "fail"
 )
 
-// examination collects findings, and prints each at once if it has somewhere to.
+// examination collects findings. If it has an output, it prints each finding at once.
 type examination struct {
 	findings []finding
 	out      io.Writer // nil prints nothing
@@ -42,7 +42,7 @@ func (e *examination) add(check string, l level, format string, args []any) {
 	}
 }
 
-// shown is what catches the eye.
+// shown is the level as printed. Failures are in capitals, to catch the eye.
 func (l level) shown() string {
 	if l == levelFail {
 		return strings.ToUpper(string(l))
@@ -66,7 +66,7 @@ func (e *examination) count(l level) (n int) {
 	return n
 }
 
-// verdict is an error if any check has failed.
+// verdict returns an error if any check has failed.
 func (e *examination) verdict() error {
 	if n := e.count(levelFail); n > 0 {
 		return fmt.Errorf("%d of %d checks failed", n, len(e.findings))

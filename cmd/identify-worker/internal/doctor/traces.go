@@ -6,8 +6,8 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/tracing"
 )
 
-// askCollector looks whether spans would arrive, where there is somewhere for them to go. Nothing here
-// fails: deliveries do not need it.
+// askCollector checks whether the collector takes spans, if the environment names one. It never
+// fails: deliveries do not need traces.
 func (d *doctor) askCollector(ctx context.Context, e *examination) {
 	switch host, err := tracing.Probe(ctx, d.env.Getenv, d.env.Version); {
 	case host == "" && err == nil:

@@ -14,7 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// Line is a dead letter in a line, with all that a publisher needs to know of it.
+// Line writes a dead letter as a line, with all that a publisher needs to know about it.
 func Line(l *queue.DeadLetter, header map[string][]string) ([]byte, error) {
 	headers, err := json.Marshal(HeaderValues(header))
 	if err != nil {
@@ -32,20 +32,20 @@ func Line(l *queue.DeadLetter, header map[string][]string) ([]byte, error) {
 	return line.Bytes(), nil
 }
 
-// isOneLine reports whether a body can stand in a line of JSON and be read back to the byte.
+// isOneLine reports whether a body can be part of a line of JSON and be read back byte by byte.
 func isOneLine(body []byte) bool {
 	return json.Valid(body) && utf8.Valid(body) && len(bytes.TrimSpace(body)) == len(body) &&
 		!bytes.ContainsAny(body, "\r\n") && len(render.Printable(body)) == len(body)
 }
 
-// Event is an event that was exported, and how it is published.
+// Event is an exported event, with the option to publish it.
 type Event struct {
 	Body   []byte
 	Option queue.PublishOption
 }
 
-// Read reads a line of an export; nil if it is none. What is wrong with one it tells without
-// any of its values.
+// Read reads a line of an export. It returns nil if the line is none. Its errors contain none of
+// the line's values.
 func Read(line []byte) (*Event, error) {
 	var parts struct {
 		ID      json.RawMessage `json:"id"`
@@ -73,7 +73,7 @@ func Read(line []byte) (*Event, error) {
 	return &Event{body, option}, err
 }
 
-// HeaderValues are strings, and arrays of strings where there are several.
+// HeaderValues are strings, or arrays of strings for a header with several values.
 func HeaderValues(h map[string][]string) map[string]any {
 	values := map[string]any{}
 	for name, all := range h {
@@ -92,7 +92,7 @@ func HeaderValues(h map[string][]string) map[string]any {
 	return values
 }
 
-// readHeaders reads what headerValues has written.
+// readHeaders reads what HeaderValues wrote.
 func readHeaders(values map[string]any) (map[string][]string, error) {
 	headers := map[string][]string{}
 	for name, value := range values {

@@ -10,7 +10,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// Connection is how a command reaches NATS.
+// Connection has the settings of the connection to NATS.
 type Connection struct {
 	url, creds, ca, cert, key string
 	inbox                     string
@@ -18,14 +18,14 @@ type Connection struct {
 	waitFlag                  string
 }
 
-// NewWaitingConnection adds the flags of NewConnection, and --wait with that default.
+// NewWaitingConnection adds the flags of [NewConnection], and --wait with the given default.
 func NewWaitingConnection(f Set, wait time.Duration) *Connection {
 	c := NewConnection(f)
 	c.AddWait(f, "wait", wait)
 	return c
 }
 
-// NewConnection adds the flags that say where NATS is and who we are.
+// NewConnection adds the flags for the NATS server and our credentials.
 func NewConnection(f Set) *Connection {
 	c := &Connection{url: nats.DefaultURL}
 	f.Text(&c.url, "nats-url", "url", "NATS `server`, or several with commas between")
@@ -37,8 +37,8 @@ func NewConnection(f Set) *Connection {
 	return c
 }
 
-// AddWait adds the flag that says how long to wait. It is not --wait for a command whose --wait waits
-// for something else.
+// AddWait adds the flag for how long to wait for NATS. It has another name in commands whose
+// --wait waits for something else.
 func (c *Connection) AddWait(f Set, flag string, wait time.Duration) {
 	c.Wait, c.waitFlag = wait, flag
 	f.Wait(&c.Wait, flag, "how long to wait for NATS at the start; 0 fails at once, forever waits")
@@ -51,7 +51,7 @@ func (c *Connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn,
 	})
 }
 
-// Open connects, and returns the pipeline on that connection, which the caller closes.
+// Open connects and returns the pipeline on that connection. The caller closes the connection.
 func (c *Connection) Open(ctx context.Context, t queue.Topology, log *slog.Logger) (*queue.Queue, *nats.Conn, error) {
 	nc, err := c.connect(ctx, log)
 	if err != nil {
@@ -65,14 +65,14 @@ func (c *Connection) Open(ctx context.Context, t queue.Topology, log *slog.Logge
 	return q, nc, nil
 }
 
-// NewPipeline adds the flag that tells pipelines on one server apart.
+// NewPipeline adds the flag that names the pipeline.
 func NewPipeline(f Set) *queue.Topology {
 	t := &queue.Topology{Name: "identify"}
 	f.Text(&t.Name, "name", "name", "`name` of the pipeline: its streams and subjects")
 	return t
 }
 
-// NewTopology adds the flags of those that create the streams.
+// NewTopology adds the flags of the commands that create streams.
 func NewTopology(f Set) *queue.Topology {
 	t := NewPipeline(f)
 	AddPartitions(f, t)
@@ -81,13 +81,13 @@ func NewTopology(f Set) *queue.Topology {
 	return t
 }
 
-// AddPartitions adds the flag of the number of partitions.
+// AddPartitions adds the flag for the number of partitions.
 func AddPartitions(f Set, t *queue.Topology) {
 	t.Partitions = 16
 	f.Number(&t.Partitions, 1, 256, "partitions", "`number` of partitions that users are hashed into")
 }
 
-// CheckTopology comes before connecting: a wrong flag should not wait for a server.
+// CheckTopology is called before connecting: a wrong flag should not wait for a server.
 func CheckTopology(t *queue.Topology) error {
 	if err := t.Validate(); err != nil {
 		return Usagef("--%w", err)

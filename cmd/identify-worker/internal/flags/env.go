@@ -11,7 +11,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
-// Env is what a command has of the process it runs in. The commands share one.
+// Env is the part of the process that a command uses. All commands share one.
 type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -21,7 +21,7 @@ type Env struct {
 	loggers []*slog.Logger // written out by FlushLogs
 }
 
-// Logger returns a logger that never blocks. FlushLogs writes what is left.
+// Logger returns a logger that never blocks. FlushLogs writes what it still holds.
 func (e *Env) Logger(s *LogSettings, w io.Writer) *slog.Logger {
 	logger := asynclog.Wrap(slog.New(s.handler(w)))
 	e.loggers = append(e.loggers, logger)

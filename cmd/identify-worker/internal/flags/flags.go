@@ -29,7 +29,7 @@ type Set struct {
 	Prefix string
 }
 
-// conventional names of variables that other tools read as well.
+// conventionalEnv is the name of a variable that other tools read as well, or empty.
 func conventionalEnv(flag string) string {
 	switch flag {
 	case "nats-url":
@@ -69,7 +69,7 @@ func Variable(flag *pflag.Flag) string {
 	return ""
 }
 
-// ApplyEnvironment sets the flags that were not given from the environment.
+// ApplyEnvironment sets flags from the environment, unless they were given.
 func ApplyEnvironment(set *pflag.FlagSet, env func(string) string) error {
 	var first error
 	set.VisitAll(func(flag *pflag.Flag) {
@@ -90,12 +90,13 @@ func ApplyEnvironment(set *pflag.FlagSet, env func(string) string) error {
 	return first
 }
 
-// NewValue makes a flag of any type. The errors of parse go on from the flag's name: "must be".
+// NewValue makes a flag of any type. parse returns errors that continue a sentence which begins
+// with the flag's name: "must be ...".
 func NewValue[T any](target *T, kind string, parse func(string) (T, error), format func(T) string) pflag.Value {
 	return value[T]{target, kind, parse, format}
 }
 
-// value is a flag of any type. The errors of parse go on from the flag's name: "must be".
+// value is a flag of any type.
 type value[T any] struct {
 	target *T
 	kind   string
@@ -123,7 +124,7 @@ func (f Set) Text(target *string, name, kind, usage string) {
 func accept(text string) (string, error) { return text, nil }
 func asIs(text string) string            { return text }
 
-// List adds a flag of several texts with commas between.
+// List adds a flag for texts that are separated by commas.
 func (f Set) List(target *[]string, name, kind, usage string) {
 	parse := func(text string) ([]string, error) {
 		if text == "" {
@@ -139,7 +140,7 @@ func (f Set) List(target *[]string, name, kind, usage string) {
 	f.Add(value[[]string]{target, kind, parse, format}, name, usage)
 }
 
-// Toggle adds a flag that is true or false, and true without a value.
+// Toggle adds a flag that is true or false. Without a value it is true.
 func (f Set) Toggle(target *bool, name, usage string) {
 	parse := func(text string) (bool, error) {
 		on, err := strconv.ParseBool(text)
@@ -151,7 +152,7 @@ func (f Set) Toggle(target *bool, name, usage string) {
 	f.Add(value[bool]{target, "bool", parse, strconv.FormatBool}, name, usage).NoOptDefVal = "true"
 }
 
-// Number adds a flag of a whole number within bounds.
+// Number adds a flag for a whole number within bounds.
 func (f Set) Number(target *int, lowest, highest int, name, usage string) {
 	parse := func(text string) (int, error) {
 		n, err := strconv.Atoi(text)
@@ -163,7 +164,7 @@ func (f Set) Number(target *int, lowest, highest int, name, usage string) {
 	f.Add(value[int]{target, "int", parse, strconv.Itoa}, name, usage)
 }
 
-// Choice adds a flag that takes one of some words, and completes them.
+// Choice adds a flag that takes one of several words, with shell completion.
 func (f Set) Choice(target *string, name, usage string, choices ...string) {
 	parse := func(text string) (string, error) {
 		if !slices.Contains(choices, text) {
@@ -178,7 +179,7 @@ func (f Set) Choice(target *string, name, usage string, choices ...string) {
 	}
 }
 
-// Span adds a flag of a time above zero.
+// Span adds a flag for a duration above zero.
 func (f Set) Span(target *time.Duration, name, usage string) {
 	parse := func(text string) (time.Duration, error) {
 		d, err := time.ParseDuration(text)
@@ -190,7 +191,7 @@ func (f Set) Span(target *time.Duration, name, usage string) {
 	f.Add(value[time.Duration]{target, "duration", parse, time.Duration.String}, name, usage)
 }
 
-// Wait adds a flag of a time that may be 0, or forever, which is below 0.
+// Wait adds a flag for a duration that may be 0, or forever, which is negative.
 func (f Set) Wait(target *time.Duration, name, usage string) {
 	parse := func(text string) (time.Duration, error) {
 		if text == "forever" {
@@ -211,7 +212,7 @@ func (f Set) Wait(target *time.Duration, name, usage string) {
 	f.Add(value[time.Duration]{target, "duration", parse, format}, name, usage)
 }
 
-// MemberTTL adds a flag of whole seconds, 2 or more; 0 is the default.
+// MemberTTL adds a flag for a duration of whole seconds, at least 2; 0 is the default.
 func (f Set) MemberTTL(target *time.Duration, name, usage string) {
 	parse := func(text string) (time.Duration, error) {
 		d, err := time.ParseDuration(text)
@@ -223,12 +224,12 @@ func (f Set) MemberTTL(target *time.Duration, name, usage string) {
 	f.Add(value[time.Duration]{target, "duration", parse, time.Duration.String}, name, usage)
 }
 
-// Rate adds a flag of calls in a window.
+// Rate adds a flag for a number of calls in a window.
 func (f Set) Rate(target *queue.Rate, name, usage string) {
 	f.Add(value[queue.Rate]{target, "calls/window", queue.ParseRate, queue.Rate.String}, name, usage)
 }
 
-// Size adds a flag of bytes, with a least value.
+// Size adds a flag for a number of bytes, with a minimum.
 func (f Set) Size(target *int64, lowest int64, name, usage string) {
 	parse := func(text string) (int64, error) {
 		n, ok := parseSize(text)
@@ -240,7 +241,7 @@ func (f Set) Size(target *int64, lowest int64, name, usage string) {
 	f.Add(value[int64]{target, "size", parse, FormatSize}, name, usage)
 }
 
-// Address adds a flag of a host and a port to listen on.
+// Address adds a flag for the host and port to listen on.
 func (f Set) Address(target *string, name, usage string) {
 	parse := func(text string) (string, error) {
 		_, port, err := net.SplitHostPort(text)
@@ -271,7 +272,7 @@ func parseSize(text string) (bytes int64, ok bool) {
 	return n << shift, true
 }
 
-// FormatSize is the shortest form that parseSize reads.
+// FormatSize returns the shortest text that parseSize reads as that size.
 func FormatSize(bytes int64) string {
 	unit := ""
 	for i := 0; i < len(sizeUnits) && bytes >= 1024 && bytes%1024 == 0; i++ {

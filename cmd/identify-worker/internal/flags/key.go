@@ -24,24 +24,23 @@ const (
 	maxKeyBytes = 4 << 10
 )
 
-// KeySource is where the API key comes from: a file, or a variable of the environment. The
-// file wins.
+// KeySource is where the API key comes from: a file or an environment variable. The file wins.
 type KeySource struct {
 	file string
 	env  string
 }
 
-// NewKeySource adds the flag that names the key's file.
+// NewKeySource adds the flag for the file with the key.
 func NewKeySource(f Set, env func(string) string) *KeySource {
 	k := &KeySource{env: env(KeyVariable)}
 	f.Text(&k.file, "api-key-file", "file", "`file` with the API key, read again when it changes; or set "+KeyVariable)
 	return k
 }
 
-// FixedKey is a key that is given neither by a file nor by the environment.
+// FixedKey is a key that comes from neither a file nor the environment.
 func FixedKey(key string) *KeySource { return &KeySource{env: key} }
 
-// Read returns the key of now.
+// Read returns the current key.
 func (k *KeySource) Read() (userpilot.Key, error) {
 	if k.file == "" && k.env == "" {
 		return userpilot.Key{}, Usagef("no API key: set %s, or give --api-key-file [USERPILOT_API_KEY_FILE]", KeyVariable)
@@ -76,14 +75,14 @@ func readKey(path string) (userpilot.Key, error) {
 	return userpilot.NewKey(string(text))
 }
 
-// keyed is what a changed key is given to.
+// keyed takes a new key.
 type keyed interface {
 	SetKey(userpilot.Key)
 	KeyFingerprint() string
 }
 
-// Watch gives the client each new key that appears in the file, and tells changed. It
-// blocks until ctx ends. A file that cannot be read leaves the key as it is.
+// Watch gives the client each new key that appears in the file, and signals changed. It blocks
+// until ctx ends. If the file cannot be read, the key stays as it is.
 func (k *KeySource) Watch(ctx context.Context, client keyed, changed chan<- struct{}, log *slog.Logger) {
 	if k.file == "" {
 		return

@@ -28,9 +28,9 @@ func (s *LogSettings) handler(w io.Writer) slog.Handler {
 	return slog.NewTextHandler(w, options)
 }
 
-// libraryLog takes what libraries write to Go's standard logger. It passes on that something was
-// written, and no text: net/http quotes there what a server sent unasked, which can hold users' data
-// and even the key.
+// libraryLog replaces the output of Go's standard logger. It reports that a library wrote
+// something, but not the text: net/http quotes there what a server sent unasked, which can contain
+// users' data and even the key.
 type libraryLog struct {
 	log *slog.Logger
 
@@ -39,7 +39,7 @@ type libraryLog struct {
 	next  time.Time // when that may be followed by another
 }
 
-// libraryPause is how long nothing is said after a line.
+// libraryPause is the least time between two lines.
 const libraryPause = time.Minute
 
 // Write implements [io.Writer].
@@ -50,7 +50,7 @@ func (l *libraryLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// count returns how many lines there were since the last one of ours, if it is time for another.
+// count returns how many lines there were since the last report, if another one is due.
 func (l *libraryLog) count(now time.Time) (lines int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

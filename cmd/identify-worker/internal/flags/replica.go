@@ -8,7 +8,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// Replica are the flags of one worker replica.
+// Replica has the settings of one worker replica.
 type Replica struct {
 	Config   worker.Config
 	Endpoint string
@@ -49,17 +49,17 @@ func NewReplica(f Set) *Replica {
 	return s
 }
 
-// PerReplica reports whether the rate is each replica's own.
+// PerReplica reports whether each replica has the rate for itself.
 func (s *Replica) PerReplica() bool { return s.scope == "replica" }
 
-// WorkerConfig is what the flags say of a worker.
+// WorkerConfig returns the configuration of a worker, without what it connects to.
 func (s *Replica) WorkerConfig() worker.Config {
 	c := s.Config
 	c.RatePerReplica, c.NoCoalesce = s.PerReplica(), !s.coalesce
 	return c
 }
 
-// check refuses flags that do not go together.
+// check refuses flags that contradict one another.
 func (s *Replica) check() error {
 	c := s.Config
 	switch {
@@ -71,7 +71,7 @@ func (s *Replica) check() error {
 	return nil
 }
 
-// Client makes Userpilot's client with the key of now.
+// Client makes Userpilot's client with the current key.
 func (s *Replica) Client(key *KeySource) (*userpilot.Client, error) {
 	now, err := key.Read()
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *Replica) Client(key *KeySource) (*userpilot.Client, error) {
 	return s.ClientWith(now)
 }
 
-// ClientWith makes Userpilot's client with a key.
+// ClientWith makes Userpilot's client with a given key.
 func (s *Replica) ClientWith(key userpilot.Key) (*userpilot.Client, error) {
 	if err := s.check(); err != nil {
 		return nil, err

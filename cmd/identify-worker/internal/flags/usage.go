@@ -2,7 +2,7 @@ package flags
 
 import "fmt"
 
-// UsageError is the caller's mistake: a flag, a variable or an argument.
+// UsageError is a mistake of the caller: a wrong flag, variable or argument.
 type UsageError struct{ err error }
 
 // Error implements error.

@@ -9,7 +9,8 @@ import (
 
 func nameOf(r queue.Replica) string { return ReplicaName(r.Host, r.ID) }
 
-// ReplicaName tells replicas on one host apart by the end of their ids, where these differ.
+// ReplicaName is the host, with the last characters of the id: the ids of replicas on one host
+// differ there.
 func ReplicaName(host, id string) string {
 	if host == "" {
 		return id
@@ -17,7 +18,7 @@ func ReplicaName(host, id string) string {
 	return host + "/" + id[max(0, len(id)-4):]
 }
 
-// PartitionList is short: "0-3 7 plain". The names are in order.
+// PartitionList shortens sorted names: "0-3 7 plain".
 func PartitionList(names []string) string {
 	if len(names) == 0 {
 		return "-"

@@ -14,14 +14,14 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// Problem is something that somebody should know, with what to do about it. The codes are a
-// promise to scripts.
+// Problem is something that an operator should know, with what to do about it. Scripts rely on the
+// codes.
 type Problem struct {
 	Code string `json:"code"`
 	Text string `json:"text"`
 }
 
-// Problems lists what is wrong, what stops the most first.
+// Problems lists what is wrong. What stops most comes first.
 func Problems(s *queue.Status) []Problem {
 	found := []Problem{}
 	add := func(code, format string, args ...any) {
@@ -74,7 +74,7 @@ func Problems(s *queue.Status) []Problem {
 	return found
 }
 
-// stoppedReplicas is why some replicas make no calls.
+// stoppedReplicas counts the replicas that make no calls, for one reason.
 type stoppedReplicas struct {
 	reason, key string
 	replicas    int
@@ -88,14 +88,14 @@ func (s *stoppedReplicas) count(since time.Time) {
 	}
 }
 
-// holds are those on hold, by reason and key.
+// holds groups the replicas on hold by reason and key.
 func holds(replicas []queue.Replica) []*stoppedReplicas {
 	return groupStopped(replicas, func(r queue.Replica) (stoppedReplicas, time.Time) {
 		return stoppedReplicas{reason: r.Hold, key: r.Key}, r.HoldSince
 	})
 }
 
-// stalls are those that could call and do not, by reason.
+// stalls groups the replicas that could make calls and do not, by reason.
 func stalls(replicas []queue.Replica) []*stoppedReplicas {
 	return groupStopped(replicas, func(r queue.Replica) (stoppedReplicas, time.Time) {
 		if r.Stall == "" {
@@ -109,7 +109,8 @@ func stalls(replicas []queue.Replica) []*stoppedReplicas {
 	})
 }
 
-// groupStopped counts the replicas that are halted for the same reason; of one that is not, that is empty.
+// groupStopped counts the stopped replicas by reason. For a replica that works, of returns no
+// reason.
 func groupStopped(replicas []queue.Replica, of func(queue.Replica) (why stoppedReplicas, since time.Time)) []*stoppedReplicas {
 	all := map[string]*stoppedReplicas{}
 	for _, r := range replicas {
@@ -140,7 +141,7 @@ func outages(replicas []queue.Replica) (down stoppedReplicas) {
 	return down
 }
 
-// waitingUsers are users whose dead letters cannot be stored.
+// waitingUsers counts the users whose dead letters cannot be stored.
 type waitingUsers struct {
 	users, full int // full: replicas that say that it is for want of room
 	since       time.Time
@@ -169,7 +170,7 @@ func waits(users int) string {
 	return fmt.Sprint(users, " users wait")
 }
 
-// Distinct are the values of a property, each with how many replicas have it.
+// Distinct lists the values of a property, each with the number of replicas that have it.
 func Distinct(replicas []queue.Replica, of func(queue.Replica) string) []string {
 	counts := map[string]int{}
 	for _, r := range replicas {
@@ -184,7 +185,8 @@ func Distinct(replicas []queue.Replica, of func(queue.Replica) string) []string 
 	return list
 }
 
-// RateOf is empty for a limit of its own, which is nobody else's affair.
+// RateOf is a replica's rate. It is empty if the replica has a limit of its own, which does not
+// concern the others.
 func RateOf(r queue.Replica) string {
 	if !r.OwnRate.Unlimited() {
 		return ""

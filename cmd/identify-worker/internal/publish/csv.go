@@ -16,7 +16,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 )
 
-// csvReader makes an event of each row. The first row names the columns.
+// csvReader makes an event from each row. The first row names the columns.
 type csvReader struct {
 	rows    *csv.Reader
 	bound   *boundedReader
@@ -37,8 +37,8 @@ func newCSV(r io.Reader, null string) *csvReader {
 	return &csvReader{rows: rows, bound: bound, null: null}
 }
 
-// next returns the next event. A file whose first row is wrong holds no event: that is
-// reported once, and the file ends there.
+// next returns the next event. If the first row is wrong there are none: that is reported once,
+// and the file ends there.
 func (c *csvReader) next() (line int, body []byte, bad error, err error) {
 	if c.ended {
 		return 0, nil, nil, io.EOF
@@ -60,7 +60,7 @@ func (c *csvReader) next() (line int, body []byte, bad error, err error) {
 	return c.line, body, bad, nil
 }
 
-// row reads one row. Messages never show its text.
+// row reads one row. Errors never contain its text.
 func (c *csvReader) row() (cells []string, bad, err error) {
 	c.bound.left = maxLineBytes
 	cells, err = c.rows.Read()
@@ -156,7 +156,7 @@ func parseColumn(name string) (column, error) {
 	return c, nil
 }
 
-// quoteName makes the name of a column fit for a message.
+// quoteName makes a column's name safe for a message.
 func quoteName(name string) string {
 	if runes := []rune(name); len(runes) > 64 {
 		name = string(runes[:64])
@@ -164,7 +164,7 @@ func quoteName(name string) string {
 	return strconv.Quote(name)
 }
 
-// append adds the member with a cell's value to those before it.
+// append appends the member for a cell to the members before it.
 func (c column) append(members []byte, cell, null string) ([]byte, error) {
 	members, err := jsontext.AppendQuote(separate(members), c.member)
 	if err != nil {
@@ -194,8 +194,8 @@ func (c column) append(members []byte, cell, null string) ([]byte, error) {
 	return members, nil
 }
 
-// boundedReader ends with errLongRow where a row does not end in time: a quote that is
-// never closed would otherwise take the whole file into memory.
+// boundedReader fails with errLongRow if a row does not end in time. Otherwise an open quote would
+// read the whole file into memory.
 type boundedReader struct {
 	reader io.Reader
 	left   int

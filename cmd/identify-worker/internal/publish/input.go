@@ -14,8 +14,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// maxLineBytes bounds a line of the input. It is above the largest event, so that an
-// event that is too large is told so.
+// maxLineBytes bounds a line of the input. It is more than the largest event, so that an event
+// that is too large gets its own error.
 const maxLineBytes = 1 << 20
 
 // position is where a record begins.
@@ -37,8 +37,8 @@ type record struct {
 	read   int64 // bytes of all inputs up to here
 }
 
-// recordReader reads one input. At its end it returns io.EOF; an error is for good, and
-// what is wrong with one record is in the record.
+// recordReader reads one input. At its end it returns io.EOF. An error ends the input; what is
+// wrong with a single record is returned with the record.
 type recordReader interface {
 	next() (line int, body []byte, bad error, err error)
 }
@@ -112,8 +112,8 @@ func (in *inputs) open(ctx context.Context, env *flags.Env, format, name string)
 	return nil
 }
 
-// openFile opens a file to read it. A named pipe that nobody writes is not open before somebody does: it
-// gives up when ctx ends.
+// openFile opens a file for reading. Opening a named pipe blocks until somebody writes to it;
+// openFile gives up when ctx ends.
 func openFile(ctx context.Context, name string) (*os.File, error) {
 	if info, err := os.Stat(name); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
 		return os.Open(name)
@@ -150,7 +150,7 @@ func (in *inputs) next(ctx context.Context) (record, bool) {
 	}
 }
 
-// close ends the reading as soon as its current read returns.
+// close ends the reading as soon as the current read returns.
 func (in *inputs) close() {
 	close(in.stop)
 	for _, f := range in.files {

@@ -13,7 +13,7 @@ import (
 // byteOrderMark begins many files that were written on Windows.
 const byteOrderMark = "\xef\xbb\xbf"
 
-// ndjson reads one event from each line. Empty lines are passed over.
+// ndjson reads one event from each line. It skips empty lines.
 type ndjson struct {
 	lines *bufio.Reader
 	line  int
@@ -43,8 +43,8 @@ func (n *ndjson) next() (line int, body []byte, bad error, err error) {
 
 var errLongLine = fmt.Errorf("line: is longer than %s", flags.FormatSize(maxLineBytes))
 
-// readLine returns a copy of the next line. Of a line that is too long no more than the
-// limit is ever held; the rest is passed over.
+// readLine returns a copy of the next line. It skips a line that is too long, and never holds more
+// of it than the limit.
 func (n *ndjson) readLine() ([]byte, error) {
 	n.line++
 	var line []byte

@@ -133,7 +133,7 @@ type publishing struct {
 	sent, duplicates int
 }
 
-// all publishes every record. It returns the first error that is not a record's own.
+// all publishes every record. It returns the first error that does not belong to a single record.
 func (r *publishing) all(ctx context.Context, in *inputs) error {
 	err := r.each(ctx, in)
 	r.progress.done()
@@ -183,8 +183,8 @@ func (r *publishing) each(ctx context.Context, in *inputs) error {
 	}
 }
 
-// check returns what is wrong with a record, without any of its values. A record that is an exported
-// dead letter becomes its event.
+// check returns what is wrong with a record, without any of its values. An exported dead letter is
+// replaced by its event.
 func (r *publishing) check(record *record) error {
 	if record.err != nil {
 		return record.err
@@ -206,7 +206,7 @@ func (r *publishing) check(record *record) error {
 	return err
 }
 
-// conclude prints the count and says whether all went well.
+// conclude prints the counts and reports whether all went well.
 func (r *publishing) conclude(ctx context.Context, env *flags.Env, err error) error {
 	notes := ""
 	if r.duplicates > 0 {

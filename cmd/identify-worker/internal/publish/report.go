@@ -11,7 +11,7 @@ import (
 // maxShownLines is how many bad lines go to the terminal.
 const maxShownLines = 20
 
-// badLines reports what is wrong with the input: where, and never what it says.
+// badLines reports where the input is wrong, and never what it says there.
 type badLines struct {
 	out   io.Writer
 	file  *os.File // for all of them; nil if not wanted
@@ -44,7 +44,7 @@ func (b *badLines) report(at position, err error) {
 	}
 }
 
-// close says how many were not shown.
+// close reports how many lines were not shown.
 func (b *badLines) close() error {
 	if hidden := b.count - maxShownLines; hidden > 0 {
 		hint := "; --errors FILE takes all"
@@ -66,7 +66,7 @@ func (b *badLines) close() error {
 	return nil
 }
 
-// progress is a bar of bytes, whose total is known, that names the count of events.
+// progress is a bar of bytes, whose total is known. It names the number of events.
 type progress struct{ bar *render.Bar }
 
 func newProgress(out io.Writer, size int64, bad *badLines) *progress {

@@ -11,8 +11,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// publishWindow is how many events may be unacknowledged at a time. Far from NATS it is what decides
-// how many are published a second.
+// publishWindow is how many events may be unacknowledged at a time. Far from NATS it determines
+// how many are published per second.
 const publishWindow = 16384
 
 // sender publishes without waiting for each acknowledgement. A goroutine of its own
@@ -60,7 +60,7 @@ func (s *sender) send(ctx context.Context, r record, id string) error {
 	return nil
 }
 
-// option gives an event its id, if it is to have one.
+// option is the event's id, or that it has none.
 func (s *sender) option(id string) queue.PublishOption {
 	if s.bare {
 		return queue.WithoutMessageID()
@@ -95,9 +95,8 @@ func (s *sender) finish(ctx context.Context) (sent, duplicates int, err error) {
 	return s.sent, s.duplicates, errClose
 }
 
-// contentIDs makes message ids of the content. An id is made of all lines of its file so
-// far and not of one line: a user's third event may rightly equal the first, and
-// must not be dropped as its duplicate.
+// contentIDs makes message ids from the content. An id covers all lines of its file so far, not
+// one line: a user's third event may equal the first, and must not be dropped as its duplicate.
 type contentIDs struct {
 	file  string
 	chain [sha256.Size]byte

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Duration is a time to two units: 3s, 2m10s, 4h5m, 3d2h.
+// Duration formats a duration to two units: 3s, 2m10s, 4h5m, 3d2h.
 func Duration(d time.Duration) string {
 	d = max(0, d)
 	switch day := 24 * time.Hour; {
@@ -21,7 +21,7 @@ func Duration(d time.Duration) string {
 	}
 }
 
-// TimeOrNull is nil for the zero time, which is null in JSON.
+// TimeOrNull returns nil, which is null in JSON, for the zero time.
 func TimeOrNull(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

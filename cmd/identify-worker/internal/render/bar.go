@@ -7,7 +7,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// Bar shows how far something is, on a terminal. Without one it shows nothing.
+// Bar is a progress bar. If the output is not a terminal it shows nothing.
 type Bar struct{ bar *progressbar.ProgressBar }
 
 // NewBytesBar makes a bar of bytes. Their total is -1 if it is not known.
@@ -48,7 +48,7 @@ func (b *Bar) Set(done int64) {
 	}
 }
 
-// Clear takes the bar away, until it is set again.
+// Clear removes the bar until it is set again.
 func (b *Bar) Clear() {
 	if b.bar != nil {
 		_ = b.bar.Clear()

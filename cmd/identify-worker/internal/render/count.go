@@ -22,7 +22,7 @@ func Counted[T int | uint64](n T, what string) string {
 	return Thousands(n) + " " + what + "s"
 }
 
-// RoughSize is a size to one digit after the point.
+// RoughSize formats a size to one decimal place.
 func RoughSize(bytes int64) string {
 	const units = "KMGT"
 	size, unit := float64(bytes), -1

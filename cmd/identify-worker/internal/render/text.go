@@ -13,11 +13,11 @@ import (
 	"unicode/utf8"
 )
 
-// MaxText is how much of a text is shown in a line, in characters.
+// MaxText is how many characters of a text are shown on a line.
 const MaxText = 300
 
-// Visible makes text fit for a terminal's line: what is no printable character is escaped, and so
-// is what is not UTF-8. A text above the limit of characters is cut, and its size said.
+// Visible makes text safe for a line of a terminal: it escapes what is not printable or not UTF-8.
+// It cuts text above the limit of characters, and says how long it is.
 func Visible(text string, limit int) string {
 	var b strings.Builder
 	shown := 0
@@ -47,7 +47,7 @@ func escaped(r rune) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// Truncate shortens a text that is fit for a line already.
+// Truncate shortens text that is already safe for a line.
 func Truncate(text string, limit int) string {
 	count := 0
 	for at := range text {
@@ -59,12 +59,12 @@ func Truncate(text string, limit int) string {
 	return text
 }
 
-// OneLine is an error in one line, as a terminal or a log takes it.
+// OneLine formats an error as one line.
 func OneLine(err error) string {
 	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// OrDash stands in a table for what is empty, too.
+// OrDash replaces an empty cell of a table.
 func OrDash(text string) string {
 	if text == "" {
 		return "-"
@@ -72,8 +72,8 @@ func OrDash(text string) string {
 	return text
 }
 
-// JSON writes a value in one line, or with an indent in several. It is JSON that a terminal
-// can take: what encoding/json leaves as it is although it is not printable is escaped.
+// JSON writes a value on one line, or with an indent on several. The JSON is safe for a terminal:
+// unlike encoding/json, it escapes all characters that are not printable.
 func JSON(out io.Writer, value any, indent string) error {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
@@ -86,7 +86,8 @@ func JSON(out io.Writer, value any, indent string) error {
 	return err
 }
 
-// Printable escapes what is not printable in JSON, which can only be in its strings.
+// Printable escapes the characters in JSON that are not printable. They can only be in its
+// strings.
 func Printable(text []byte) []byte {
 	isFine := func(r rune) bool { return r < utf8.RuneSelf && r != 0x7f || unicode.IsPrint(r) }
 	if bytes.IndexFunc(text, func(r rune) bool { return !isFine(r) }) < 0 {

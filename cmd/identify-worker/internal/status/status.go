@@ -16,7 +16,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// watchInterval is how often --watch looks again.
+// watchInterval is the time between two outputs of --watch.
 const watchInterval = 2 * time.Second
 
 // New returns the command status.

@@ -13,7 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 )
 
-// print writes the view for a person.
+// print writes the view for people.
 func (v *view) print(out io.Writer) {
 	switch n := len(v.Problems); n {
 	case 0:

@@ -9,7 +9,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// view is what status shows. Its JSON is a promise to scripts: see the command's help.
+// view is what status shows. Scripts rely on its JSON: see the command's help.
 type view struct {
 	Stream   string           `json:"stream"`
 	Time     time.Time        `json:"time"`
@@ -101,6 +101,6 @@ func newCountsView(r queue.Recent) countsView {
 	return countsView{Delivered: r.Delivered, Merged: r.Merged, Dead: r.Dead, Calls: r.Calls}
 }
 
-// seconds are rounded to milliseconds, and never below zero: the server's clock is known up to a
-// round trip only.
+// seconds rounds to milliseconds, and is never negative: the server's clock is known only to
+// within a round trip.
 func seconds(d time.Duration) float64 { return max(0, d.Round(time.Millisecond)).Seconds() }

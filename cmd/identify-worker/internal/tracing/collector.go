@@ -48,8 +48,8 @@ func newOTLP(env otlpEnvironment, version string) (*otlp, error) {
 	return o, nil
 }
 
-// readEndpoint reads the URL: for traces it is taken as it is, that for all signals is where theirs
-// begin.
+// readEndpoint reads the URL. The one for traces is used as it is; to the one for all signals the
+// path for traces is added.
 func (o *otlp) readEndpoint(env otlpEnvironment) error {
 	name, text := env.get("ENDPOINT")
 	u, err := url.Parse(text)
@@ -63,7 +63,7 @@ func (o *otlp) readEndpoint(env otlpEnvironment) error {
 	return nil
 }
 
-// readHeaders reads name=value pairs with commas between, each percent-encoded.
+// readHeaders reads name=value pairs, separated by commas and percent-encoded.
 func (o *otlp) readHeaders(env otlpEnvironment) error {
 	variable, text := env.get("HEADERS")
 	for pair := range strings.SplitSeq(text, ",") {
@@ -101,7 +101,7 @@ func (o *otlp) readManner(env otlpEnvironment) error {
 	return nil
 }
 
-// readTLS reads the files of certificates.
+// readTLS reads the certificate files.
 func (o *otlp) readTLS(env otlpEnvironment) error {
 	if name, file := env.get("CERTIFICATE"); file != "" {
 		pem, err := os.ReadFile(file)
@@ -165,7 +165,7 @@ func newCollector(o *otlp, log *slog.Logger) *collector {
 	return c
 }
 
-// close ends what is still being sent.
+// close cancels requests in flight.
 func (c *collector) close() {
 	c.end()
 	c.client.CloseIdleConnections()
@@ -177,9 +177,9 @@ func (c *collector) Start(context.Context) error { return nil }
 // Stop implements [otlptrace.Client].
 func (c *collector) Stop(context.Context) error { return nil }
 
-// UploadTraces implements [otlptrace.Client]. It blocks until the collector has the spans, refuses them,
-// or ctx ends. Its error is always nil: what there is to say is logged here, and would else be
-// printed by the SDK, for each batch.
+// UploadTraces implements [otlptrace.Client]. It blocks until the collector has accepted or
+// refused the spans, or ctx ends. It always returns nil: errors are logged here, because the SDK
+// would print one for each batch.
 func (c *collector) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpans) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -198,7 +198,8 @@ func (c *collector) UploadTraces(ctx context.Context, spans []*tracepb.ResourceS
 	return nil
 }
 
-// encode makes the body of a request. A TracesData is an ExportTraceServiceRequest to the byte.
+// encode makes the body of a request. A TracesData has the same bytes as an
+// ExportTraceServiceRequest.
 func (c *collector) encode(spans []*tracepb.ResourceSpans) ([]byte, error) {
 	body, err := proto.Marshal(&tracepb.TracesData{ResourceSpans: spans})
 	if err != nil || !c.gzip {
@@ -211,8 +212,8 @@ func (c *collector) encode(spans []*tracepb.ResourceSpans) ([]byte, error) {
 	return packed.Bytes(), err
 }
 
-// insist sends a batch again until there is an answer that counts, or ctx ends; at the end of the
-// process it tries once.
+// insist retries a batch until the collector gives a final answer or ctx ends. While the process
+// shuts down it tries once.
 func (c *collector) insist(ctx context.Context, body []byte) error {
 	pauses := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(firstUploadPause), backoff.WithMaxInterval(longestUploadPause), backoff.WithMaxElapsedTime(0),
@@ -235,7 +236,8 @@ func (c *collector) insist(ctx context.Context, body []byte) error {
 	}
 }
 
-// post makes one request. passing says that another one may succeed, after the pause that was asked for.
+// post makes one request. passing reports whether a retry may succeed, after the pause that the
+// collector asked for.
 func (c *collector) post(ctx context.Context, body []byte) (passing bool, asked time.Duration, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url.String(), bytes.NewReader(body))
 	if err != nil {
@@ -259,7 +261,7 @@ func (c *collector) post(ctx context.Context, body []byte) (passing bool, asked 
 	}
 }
 
-// explain makes an error fit for a log: it holds neither the URL nor anything that was answered.
+// explain makes an error safe for a log: it contains neither the URL nor anything from the answer.
 func (c *collector) explain(err error) error {
 	var (
 		op   *net.OpError
@@ -278,7 +280,8 @@ func (c *collector) explain(err error) error {
 	return errors.New("the connection broke, or the answer is not HTTP: is this the port of OTLP over HTTP, usually 4318? 4317 is that of gRPC")
 }
 
-// report logs when spans begin to be lost, now and then while they are, and when it is over.
+// report logs when spans are first lost, at intervals while they are, and when sending works
+// again.
 func (c *collector) report(spans int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

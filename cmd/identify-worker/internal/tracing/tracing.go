@@ -18,7 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// flushPatience is how long a command that ends waits until its last spans are sent.
+// flushPatience is how long a command waits at its end for its last spans to be sent.
 const flushPatience = 5 * time.Second
 
 // Tracing makes spans and sends them to a collector. A nil Tracing makes none.
@@ -55,7 +55,7 @@ func Start(ctx context.Context, getenv func(string) string, version string, log 
 	)}
 }
 
-// describeProcess is what all spans tell of who made them. The environment has the last word.
+// describeProcess returns the attributes that all spans share. The environment overrides them.
 func describeProcess(ctx context.Context, version string, log *slog.Logger) *resource.Resource {
 	host, _ := os.Hostname()
 	r, err := resource.New(ctx,
@@ -73,7 +73,7 @@ func describeProcess(ctx context.Context, version string, log *slog.Logger) *res
 	return r
 }
 
-// Tracer returns nil where there is no tracing.
+// Tracer returns nil if t is nil.
 func (t *Tracing) Tracer() trace.Tracer {
 	if t == nil {
 		return nil
@@ -81,7 +81,8 @@ func (t *Tracing) Tracer() trace.Tracer {
 	return t.provider.Tracer("github.com/identify-worker/identify-worker", trace.WithInstrumentationVersion(t.version))
 }
 
-// Close sends what is left, for flushPatience at most. It does not wait for a collector that is away.
+// Close sends the remaining spans, for flushPatience at most. It does not wait for a collector
+// that is down.
 func (t *Tracing) Close() {
 	if t == nil {
 		return
@@ -110,8 +111,8 @@ func (env otlpEnvironment) get(variable string) (name, text string) {
 	return otlpPrefix + variable, strings.TrimSpace(env(otlpPrefix + variable))
 }
 
-// readOTLP reads where spans go; nil if nowhere. Its errors name variables, and never hold what is in
-// them: headers are secrets.
+// readOTLP reads where to send spans. It returns nil if the environment names no collector. Its
+// errors name variables and never contain their values: headers are secrets.
 func readOTLP(env otlpEnvironment, version string) (*otlp, error) {
 	_, endpoint := env.get("ENDPOINT")
 	if endpoint == "" || strings.EqualFold(strings.TrimSpace(env("OTEL_SDK_DISABLED")), "true") {
@@ -130,8 +131,8 @@ func readOTLP(env otlpEnvironment, version string) (*otlp, error) {
 	return newOTLP(env, version)
 }
 
-// Probe asks the collector that the environment names whether it takes spans. The host is empty
-// where there is none, or where the variables are wrong, as the error says.
+// Probe asks the collector that the environment names whether it takes spans. host is empty if
+// there is none, or if the variables are wrong, which err then says.
 func Probe(ctx context.Context, getenv func(string) string, version string) (host string, err error) {
 	o, err := readOTLP(getenv, version)
 	if err != nil || o == nil {
