@@ -107,8 +107,8 @@ $(SBOM): Makefile
 
 .PHONY: test
 test: ## run all tests, those in containers too where there is Docker
-	go test $(RACE) -skip $(LONG) $(PACKAGES)
-	go test -run $(LONG) ./queue ./worker
+	go test $(RACE) -timeout 20m -skip $(LONG) $(PACKAGES)
+	go test -timeout 20m -run $(LONG) ./queue ./worker
 	go -C $(MANIFESTS) test -count=1 ./...
 	go test -timeout 15m $(CAMPAIGN)
 	@mkdir -p bin

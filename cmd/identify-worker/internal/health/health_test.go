@@ -57,7 +57,7 @@ func TestProblems(t *testing.T) {
 		"a claim that never lasts": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) {
 			r.GivenUp = []queue.GivenUp{{Partitions: []string{"3", "4", "5"}, Cause: queue.CauseGap, Reason: "a gap", Times: 7, Since: now.Add(-2 * time.Minute)}}
 		})}}, "given_up", "the replica pod/efgh has to give up the partitions 3-5 again and again, 7 times in a row within 2m0s: a gap"},
-		"a pause":  {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "quiet", "20s are left"},
+		"a pause":  {queue.Status{Replicas: []queue.Replica{well}, QuietUntil: now.Add(20 * time.Second)}, "cooldown", "20s are left"},
 		"silence":  {queue.Status{Replicas: []queue.Replica{replica(func(r *queue.Replica) { r.Heard = now.Add(-3 * time.Second) })}}, "silent", "pod/efgh was last heard of 3s ago"},
 		"rates":    {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate.Calls = 300 })}}, "rates_differ", "300/1m (1), 600/1m (1)"},
 		"own rate": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Rate, r.OwnRate = queue.Rate{}, r.Rate })}}, "", ""},

@@ -39,7 +39,7 @@ Exit status: 0 if the state could be read, whatever it is. With --json it prints
   rate {limit, allowed_per_minute, used_per_minute}; "0" and 0 are no limit,
   drain_seconds, which is null while nothing is delivered,
   dead_letters {total, by_reason}, partitions {total, unclaimed},
-  quiet_until,
+  cooldown_until,
   replicas [{id, host, version, age_seconds, silent_seconds, partitions, rate, own_rate,
   key, hold, hold_since, outage_since, stall, stall_since, load, last_minute}]`,
 		Example: `  identify-worker status

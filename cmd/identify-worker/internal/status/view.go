@@ -23,7 +23,7 @@ type view struct {
 
 	DeadLetters deadView       `json:"dead_letters"`
 	Partitions  partitionsView `json:"partitions"`
-	QuietUntil  *time.Time     `json:"quiet_until"`
+	QuietUntil  *time.Time     `json:"cooldown_until"`
 	Replicas    []replicaView  `json:"replicas"`
 }
 
