@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// ActionKind is what was done with dead letters.
+// ActionKind is an operation on dead letters.
 type ActionKind string
 
 // The kinds of actions.
@@ -23,8 +23,8 @@ const (
 	ActionPurge   ActionKind = "purge"
 )
 
-// Action is one thing that somebody did with dead letters, as the audit trail has it. It is
-// recorded before anything changes, and once more at its end.
+// Action is one operation on dead letters, as recorded in the audit trail: once before anything
+// changes, and again when it ends.
 type Action struct {
 	Run  string     `json:"run"`
 	Kind ActionKind `json:"kind"`
@@ -36,30 +36,30 @@ type Action struct {
 	Begun time.Time `json:"begun,omitzero"`
 	Ended time.Time `json:"ended,omitzero"`
 
-	// Selection is the filter in words; of a purge, the user. Users are told by a hash.
+	// Selection is the filter as text; for a purge, the user. Users appear as a hash.
 	Selection string `json:"selection,omitempty"`
 	Edit      string `json:"edit,omitempty"`
 	Reason    string `json:"reason,omitempty"`
 	Rate      Rate   `json:"rate,omitzero"`
 	Force     bool   `json:"force,omitempty"`
 
-	// Counts are those of the result, by their names in JSON.
+	// Counts are the result's counts, by their JSON names.
 	Counts map[string]uint64 `json:"counts,omitempty"`
-	// Outcome is "done", or begins with "stopped", "canary died" or "failed". It is empty as long
-	// as the action has not ended.
+	// Outcome is "done", or begins with "stopped", "canary died" or "failed". It is empty until the
+	// action ends.
 	Outcome string `json:"outcome,omitempty"`
 }
 
 func (t Topology) begunSubject(run string) string { return t.auditSubject("action", run, "begun") }
 func (t Topology) endedSubject(run string) string { return t.auditSubject("action", run, "ended") }
 
-// originalSubject is where a letter's body is kept from before an edit.
+// originalSubject is where the audit trail keeps a letter's body from before an edit.
 func (t Topology) originalSubject(letter Age) string {
 	return t.auditSubject("original", letter.String())
 }
 
-// begin records that an action is about to happen, and names it. Where that is impossible nothing
-// may be changed.
+// begin assigns the action its run id and records that it is about to start. After an error the
+// caller must change nothing.
 func (q *Queue) begin(ctx context.Context, a *Action) error {
 	a.Run = nuid.Next()
 	if err := stopped(ctx, q.recordAction(ctx, firstTimeout, q.topology.begunSubject(a.Run), a)); err != nil {
@@ -68,21 +68,21 @@ func (q *Queue) begin(ctx context.Context, a *Action) error {
 	return nil
 }
 
-// endPatience is how long the end of an action may take to be recorded.
-const endPatience = 2 * callTimeout
+// endTimeout limits how long recording the end of an action may take.
+const endTimeout = 2 * callTimeout
 
-// end records how an action has ended, also where ctx has, and adds to err if that is impossible.
+// end records how an action ended, even if ctx is done, and joins a failure to do so to err.
 func (q *Queue) end(ctx context.Context, a *Action, counts map[string]uint64, err error) error {
 	a.Counts, a.Outcome = counts, outcome(ctx, err)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	if unrecorded := q.recordAction(ctx, endPatience, q.topology.endedSubject(a.Run), a); unrecorded != nil {
+	if unrecorded := q.recordAction(ctx, endTimeout, q.topology.endedSubject(a.Run), a); unrecorded != nil {
 		return errors.Join(err, fmt.Errorf("record in the audit trail how %s %s has ended: %w", a.Kind, a.Run, unrecorded))
 	}
 	return err
 }
 
-// outcome is how the audit trail tells an error.
+// outcome is how the audit trail describes an error.
 func outcome(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
@@ -103,8 +103,8 @@ func (q *Queue) recordAction(ctx context.Context, patience time.Duration, subjec
 	return q.audit(ctx, patience, &nats.Msg{Subject: subject, Data: text})
 }
 
-// audit writes a message into the audit trail, on a subject of its own, once however often it is
-// tried. It blocks until the server has it on disk.
+// audit writes a message to the audit trail, on its own subject and only once, however often it is
+// retried. It blocks until the server has it on disk.
 func (q *Queue) audit(ctx context.Context, patience time.Duration, m *nats.Msg) error {
 	kind, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, q.topology.auditSubject("")), ".")
 	right := q.topology.toAudit(kind)

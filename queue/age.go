@@ -8,26 +8,26 @@ import (
 	"time"
 )
 
-// Age is an event's place in the order of its user's events: the stream that first stored it, by
-// when that was created, and its sequence there. A replay has the age of its first publication,
-// however often it dies. The zero Age is older than all.
+// Age is an event's position in the order of its user's events: the creation time of the stream
+// that first stored it, and its sequence there. A replay keeps the position of its first
+// publication, however often it dies. The zero Age is earlier than all others.
 type Age struct {
 	Stream   time.Time
 	Sequence uint64
 }
 
-// Compare returns -1 if a is older than b, 1 if it is newer, and 0 if they are the same.
+// Compare returns -1 if a is earlier than b, 1 if it is later, and 0 if they are equal.
 func (a Age) Compare(b Age) int {
 	return cmp.Or(a.Stream.Compare(b.Stream), cmp.Compare(a.Sequence, b.Sequence))
 }
 
 func (a Age) same(b Age) bool { return a.Compare(b) == 0 }
 
-// IsZero reports whether the age is not known.
+// IsZero reports whether the position is unknown.
 func (a Age) IsZero() bool { return a.Stream.IsZero() && a.Sequence == 0 }
 
-// String is the form that [ParseAge] reads, and a part of a dead letter's subject: the stream's
-// creation in nanoseconds since 1970, a point, and the sequence.
+// String returns the form that [ParseAge] reads, which is also part of a dead letter's subject: the
+// stream's creation time in nanoseconds since 1970, a dot, and the sequence.
 func (a Age) String() string {
 	if a.IsZero() {
 		return "0.0"
@@ -35,9 +35,9 @@ func (a Age) String() string {
 	return strconv.FormatInt(a.Stream.UnixNano(), 10) + "." + strconv.FormatUint(a.Sequence, 10)
 }
 
-var errAge = errors.New("must be a stream's creation time in nanoseconds, a point, and a sequence")
+var errAge = errors.New("must be a stream's creation time in nanoseconds, a dot, and a sequence")
 
-// ParseAge reads what [Age.String] has written.
+// ParseAge parses the output of [Age.String].
 func ParseAge(text string) (Age, error) {
 	created, sequence, _ := strings.Cut(text, ".")
 	nanos, errCreated := strconv.ParseInt(created, 10, 64)
@@ -51,7 +51,7 @@ func ParseAge(text string) (Age, error) {
 	return Age{Stream: time.Unix(0, nanos), Sequence: seq}, nil
 }
 
-// MarshalText writes the form that ParseAge reads.
+// MarshalText returns the form that ParseAge reads.
 func (a Age) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
 // UnmarshalText is ParseAge.

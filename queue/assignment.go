@@ -12,45 +12,46 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// assignment is one consumer and the claims that it is: on a single partition, or on all of them.
+// assignment is one consumer and the claims it represents: on a single partition, or on all of
+// them.
 //
 // A replica that is alone holds all partitions through one consumer without a filter. With one
-// for each, the server would search the whole stream sixteen times over: 8 of the 26
+// consumer per partition, the server would search the whole stream sixteen times: 8 of the 26
 // microseconds that an event costs it (go run ./integration/bench -run throughput).
 type assignment struct {
 	q         *Queue
-	what      string            // it is on: a partition, or allPartitions
+	what      string            // the partition, or allPartitions
 	consumer  string            // its name
-	claims    map[string]*Claim // by the subject under which the partition's events are stored
-	created   time.Time         // of the work stream
-	oldest    uint64            // event in it when the claims were made
+	claims    map[string]*Claim // by the subject that stores the partition's events
+	created   time.Time         // the work stream's creation time
+	oldest    uint64            // sequence of the stream's oldest event when the claims were made
 	certainty *validity
 	settler   settler
-	ctx       context.Context // of the calls: ends when the membership lapses
-	active    context.Context // part of that: ends when the claims are being given up
-	release   func()          // ends active: gives the claims up in peace, what is in flight may still be settled
+	ctx       context.Context // for calls: ends when the membership expires
+	active    context.Context // child of ctx: also ends when the claims are released or revoked
+	release   func()          // cancels active: calls in flight may still be settled
 
-	reconnects uint64 // of the connection when the claims were made
+	reconnects uint64 // the connection's reconnect count when the claims were made
 
-	next    uint64        // the consumer sequence that must come next; the delivering goroutine's, as are these
-	last    uint64        // stream sequence that was handed over
-	filled  bool          // events that did not come were read from the stream
-	acks    *acks         // of the first delivery on
-	arrived atomic.Uint64 // the newest event that its handler has where its lane can find it
+	next    uint64        // expected consumer sequence; this and the next three belong to the consume goroutine
+	last    uint64        // stream sequence of the last event handed over
+	filled  bool          // missing events were read from the stream
+	acks    *acks         // set by the first delivery
+	arrived atomic.Uint64 // the newest event that the handler has put in its lane
 
-	informed atomic.Bool // the tracked users include all that the last holders have written
+	informed atomic.Bool // the tracked users include all that previous holders have recorded
 
 	revoked chan struct{}
 	failed  sync.Once
-	cause   error // set before lost is closed
+	cause   error // set before revoked is closed
 }
 
 var (
-	errGivenUp     = errors.New("the claim on the partition is given up")
+	errGivenUp     = errors.New("the claim on the partition has ended")
 	errInterrupted = errors.New("the connection to NATS was interrupted")
 )
 
-// fail gives the claims up because something is not as it must be. Only the first call counts.
+// revoke ends the claims because of an error. Only the first call counts.
 func (t *assignment) revoke(err error) {
 	t.failed.Do(func() {
 		t.cause = err
@@ -59,10 +60,10 @@ func (t *assignment) revoke(err error) {
 	t.release()
 }
 
-// isDone reports whether the claims are being given up.
+// isEnding reports whether the claims are being released or revoked.
 func (t *assignment) isEnding() bool { return t.active.Err() != nil }
 
-// failure is why the claims had to be given up; nil if they were handed back in peace.
+// err is why the claims were revoked; nil if they were released normally.
 func (t *assignment) err() error {
 	select {
 	case <-t.revoked:
@@ -72,7 +73,7 @@ func (t *assignment) err() error {
 	}
 }
 
-// serve hands events to h until the claims are given up, and then waits until h has let go.
+// serve passes events to h until the claims end, then waits until h has finished with them.
 func (t *assignment) serve(h Handler) {
 	served := make(chan struct{})
 	var watching sync.WaitGroup
@@ -87,21 +88,21 @@ func (t *assignment) serve(h Handler) {
 	t.settler.close()
 }
 
-// inform reads which users the last holders have written records for: they are fenced by now.
+// inform reads which users have version records from the previous holders, who are fenced by now.
 func (t *assignment) inform() {
 	if t.q.tracked.follow(t.active); t.active.Err() == nil {
 		t.informed.Store(true)
 	}
 }
 
-// interestTimeout is how long nobody may answer the first pulls: in a cluster the answer to a
-// creation can be here before our server knows where the consumer lives.
+// interestTimeout is how long the first pulls may go unanswered: in a cluster, the answer to a
+// consumer's creation can arrive before our server knows where the consumer lives.
 const (
 	interestTimeout = 2 * time.Second
 	interestPause   = 100 * time.Millisecond
 )
 
-// consume blocks until the claims are given up and no delivery is under way.
+// consume blocks until the claims end and no delivery is in progress.
 func (t *assignment) consume(h Handler) {
 	begun := time.Now()
 	p, err := t.q.newPull(t.q.topology.StreamName(), t.consumer)
@@ -139,7 +140,7 @@ func (t *assignment) consume(h Handler) {
 	}
 }
 
-// deliver checks that nothing is missing, doubled or out of order, and hands over.
+// deliver checks that no event is missing, duplicated or out of order, and hands it over.
 func (t *assignment) deliver(h Handler, m *nats.Msg) {
 	if t.isEnding() {
 		return
@@ -168,11 +169,11 @@ func (t *assignment) deliver(h Handler, m *nats.Msg) {
 	t.handOver(h, at, m)
 }
 
-// handOver gives an event to h, which is the next.
-func (t *assignment) handOver(h Handler, at position, m *nats.Msg) (ok bool) {
+// handOver passes the next event to h.
+func (t *assignment) handOver(h Handler, at replyInfo, m *nats.Msg) (ok bool) {
 	c := t.claims[m.Subject]
 	if c == nil {
-		t.revoke(because(CauseGap, errors.New("the server sent an event of no partition")))
+		t.revoke(because(CauseGap, errors.New("the server sent an event that belongs to no partition")))
 		return false
 	}
 	t.next, t.last = at.consumer+1, at.stream
@@ -181,8 +182,9 @@ func (t *assignment) handOver(h Handler, at position, m *nats.Msg) (ok bool) {
 	return true
 }
 
-// bodyOf is what the publisher sent, without what is around it. nats.go reads a message's header and
-// body into one buffer: a part of that would keep all of it in memory, of which nobody counts the header.
+// bodyOf returns the publisher's bytes without the surrounding buffer. nats.go reads a message's
+// header and body into one buffer; a slice of it would keep the header in memory too, where the
+// byte limits do not count it.
 func bodyOf(m *nats.Msg) []byte {
 	if len(m.Header) == 0 {
 		return m.Data
@@ -190,8 +192,8 @@ func bodyOf(m *nats.Msg) []byte {
 	return bytes.Clone(m.Data)
 }
 
-// watch fails the claims when their membership lapses, the connection is another one or a
-// confirmation is overdue, until they are no longer served.
+// watch revokes the claims when their membership expires, the connection has been replaced or a
+// confirmation is overdue. It returns when served is closed.
 func (t *assignment) watch(served <-chan struct{}) {
 	tick := time.NewTicker(settleTimeout / 5)
 	defer tick.Stop()

@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// assignments are the claims that a member has, those that it is making and giving up among them. They
-// are safe for concurrent use.
+// assignments are a member's claims, including those that are being made or ending. It is safe for
+// concurrent use.
 type assignments struct {
 	topology Topology
 
 	mu         sync.Mutex
-	byConsumer map[string]*assignment // by consumer
+	byConsumer map[string]*assignment
 	numbered   int
-	failures   map[failure]int // claims given up since the last report, by reason
+	failures   map[failure]int // revoked claims since the last report, by reason
 }
 
 func newAssignments(t Topology) *assignments {
 	return &assignments{topology: t, byConsumer: map[string]*assignment{}, failures: map[failure]int{}}
 }
 
-// try numbers a claim.
+// nextNumber returns a new number for a claim's consumer name.
 func (h *assignments) nextNumber() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -44,7 +44,7 @@ func (h *assignments) forget(t *assignment) {
 	delete(h.byConsumer, t.consumer)
 }
 
-// failed notes why claims were given up.
+// noteRevoked notes why claims were revoked.
 func (h *assignments) noteRevoked(t *assignment, err error) {
 	news := t.q.setbacks.note(t.what, err, time.Now())
 	h.mu.Lock()
@@ -52,14 +52,14 @@ func (h *assignments) noteRevoked(t *assignment, err error) {
 	h.failures[failure{err.Error(), news}] += len(t.claims)
 }
 
-// failure is why claims were given up. It is no news if it is the same as the last time.
+// failure is why claims were revoked. It is not news if the reason is the same as last time.
 type failure struct {
 	reason string
 	news   bool
 }
 
-// reportFailures logs why claims were given up: one line for each reason, as one cause often
-// takes all of them.
+// reportFailures logs why claims were revoked, with one line per reason, because one cause often
+// revokes all of them.
 func (h *assignments) reportFailures(log *slog.Logger) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -68,19 +68,19 @@ func (h *assignments) reportFailures(log *slog.Logger) {
 		if f.news {
 			level = slog.LevelWarn
 		}
-		log.Log(context.Background(), level, "claims given up, their partitions are claimed anew", slog.String("reason", f.reason), slog.Int("partitions", n))
+		log.Log(context.Background(), level, "claims revoked, re-claiming their partitions", slog.String("reason", f.reason), slog.Int("partitions", n))
 	}
 	clear(h.failures)
 }
 
-// holds reports whether the consumer is one of the claims.
+// holds reports whether the consumer belongs to one of the assignments.
 func (h *assignments) holds(consumer string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.byConsumer[consumer] != nil
 }
 
-// held reports whether there is a claim on the partition.
+// held reports whether a claim on the partition exists.
 func (h *assignments) held(partition string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -93,7 +93,7 @@ func (h *assignments) held(partition string) bool {
 	return false
 }
 
-// partitions lists what is claimed, in the order of all.
+// partitions lists the claimed partitions, in topology order.
 func (h *assignments) partitions() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -109,7 +109,7 @@ func (h *assignments) partitions() []string {
 // reserved counts the partitions of all claims.
 func (h *assignments) reserved() int { return h.count(func(*assignment) bool { return true }) }
 
-// active counts the partitions that are not being given up.
+// active counts the partitions whose claims are not ending.
 func (h *assignments) active() int { return h.count(func(t *assignment) bool { return !t.isEnding() }) }
 
 func (h *assignments) count(counts func(*assignment) bool) (n int) {
@@ -123,8 +123,8 @@ func (h *assignments) count(counts func(*assignment) bool) (n int) {
 	return n
 }
 
-// handBack gives n partitions back in peace. A consumer on all of them cannot give up some: it
-// goes whole, and the member's share is claimed again one by one.
+// release releases n partitions. A consumer on all partitions cannot release some of them: it is
+// released whole, and the member re-claims its share partition by partition.
 func (h *assignments) release(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -141,7 +141,7 @@ func (h *assignments) release(n int) {
 
 func (h *assignments) releaseAll() { h.release(math.MaxInt) }
 
-// failAll gives everything up because something is not as it must be.
+// revokeAll revokes all claims because of an error.
 func (h *assignments) revokeAll(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

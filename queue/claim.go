@@ -8,24 +8,23 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Handler takes the events of claimed partitions. Its methods are called by one goroutine at a
-// time for each partition.
+// Handler receives the events of claimed partitions. For each partition, only one goroutine at a
+// time calls its methods.
 type Handler interface {
-	// Deliver hands over the partition's next event. It may block, for
-	// back-pressure, until c.Active ends. It calls [Claim.Arrived] once the event is where
-	// all who ask [Claim.Past] will find it.
+	// Deliver hands over the partition's next event. It may block, for back-pressure, until
+	// c.Active ends. The handler calls [Claim.Arrived] once the event is visible to all callers of
+	// [Claim.DeliveredThrough].
 	Deliver(c *Claim, d Delivery)
-	// Revoke says that c is given up: no call may begin for it any more. It blocks until
-	// the calls in flight have ended and every settlement has called its done (see
-	// [Claim.Settle]: that takes about a round trip, however many events it holds) or c.Lost is
-	// closed. Then all that it knows of c's events must be forgotten: whoever holds the
-	// partition next gets them again.
+	// Revoke says that c is ending: no call may start for it any more. Revoke blocks until the
+	// calls in flight have ended and every settlement has called its done (see [Claim.Settle]: that
+	// takes about a round trip, however many events it holds) or c.Lost is closed. The handler must
+	// then forget everything about c's events: the partition's next holder receives them again.
 	Revoke(c *Claim)
 }
 
-// Claim is the exclusive right to work one partition, held through the one consumer on its
-// subject. All methods are safe for concurrent use. The zero Claim is never given up and can
-// settle nothing; it serves tests of a [Handler].
+// Claim is the exclusive right to work one partition, held through the only consumer on its
+// subject. All methods are safe for concurrent use. The zero Claim never ends and can settle
+// nothing; it is for tests of a [Handler].
 type Claim struct {
 	*assignment
 	partition string
@@ -35,15 +34,15 @@ type Claim struct {
 // Partition is the partition's name: a number, or "plain".
 func (c *Claim) Partition() string { return c.partition }
 
-// place is an event's place in the stream, by which its dead letter is named.
+// place is an event's position in the stream, which names its dead letter.
 func (c *Claim) place(d Delivery) Age { return Age{c.created, d.Sequence} }
 
-// Context ends when the membership behind the claim lapses: a call that outlived it could
-// change a user behind the next holder's back.
+// Context ends when the membership behind the claim expires: a call that outlived it could change a
+// user while the next holder is working on that user.
 func (c *Claim) Context() context.Context { return c.ctx }
 
-// Active ends when the claim is being given up: what has not begun by then must not begin. It is
-// part of [Claim.Context].
+// Active ends when the claim is released or revoked: nothing may start after that. It is derived
+// from [Claim.Context].
 func (c *Claim) Active() context.Context {
 	if c.assignment == nil {
 		return context.Background()
@@ -51,8 +50,8 @@ func (c *Claim) Active() context.Context {
 	return c.active
 }
 
-// Lost is closed when settling has become pointless: the claim has failed, or its membership
-// has lapsed.
+// Lost is closed when settling has become pointless: the claim was revoked, or its membership has
+// expired.
 func (c *Claim) Lost() <-chan struct{} {
 	if c.assignment == nil {
 		return nil
@@ -60,7 +59,7 @@ func (c *Claim) Lost() <-chan struct{} {
 	return c.revoked
 }
 
-// Certain returns nil if a call may begin now. It asks no one and does not block.
+// Valid returns nil if a call may start now. It decides locally and does not block.
 func (c *Claim) Valid() error {
 	if c.isEnding() {
 		return errGivenUp
@@ -68,17 +67,18 @@ func (c *Claim) Valid() error {
 	return c.certainty.check()
 }
 
-// Fail gives the claim up because something is not as it must be; the partition is then
-// claimed anew. Only the first call counts.
+// Fail revokes the claim because of an error; the worker then re-claims the partition. Only the
+// first call counts.
 func (c *Claim) Fail(err error) { c.revoke(err) }
 
-// Settle removes one user's events from the stream, oldest first, and calls done with how many are
-// certainly gone: only after all of them are may the user's next call begin. It does not block. done
-// is called from the connection's goroutine, or never if the claim fails first.
+// Settle removes one user's events from the stream, oldest first, and calls done with the number
+// that are certainly gone. The user's next call may start only after all of them are gone. Settle
+// does not block. The connection's goroutine calls done, or nothing does if the claim is revoked
+// first.
 //
-// Once [Claim.Active] has ended, done is called within about a round trip, perhaps with less than
-// all. What is left is the newest of them. It comes again to the partition's next holder, who learns
-// from [Claim.Reach] that it must be sent together.
+// Once [Claim.Active] has ended, done is called within about a round trip, perhaps with fewer than
+// all. The newest events are the ones that remain. They are redelivered to the partition's next
+// holder, which learns from [Claim.ResendThrough] that it must send them together.
 func (c *Claim) Settle(userID string, ds []Delivery, done func(gone int)) {
 	last := ds[len(ds)-1].Sequence
 	c.settler.settle(ds, func(gone int) {
@@ -89,9 +89,9 @@ func (c *Claim) Settle(userID string, ds []Delivery, done func(gone int)) {
 	})
 }
 
-// BeginMerged records that a call is about to deliver several events of a user, up to
-// the one with sequence last. It blocks until the record is stored. After an
-// error the call must not be made, and the claim is being given up.
+// BeginMerged records that a call is about to deliver several events of a user, up to the one with
+// sequence last. It blocks until the record is stored. After an error the caller must not make the
+// call, and the claim is ending.
 func (c *Claim) BeginMerged(ctx context.Context, userID string, last uint64) error {
 	err := c.journal.begin(ctx, userID, last)
 	if err != nil && !c.isEnding() {
@@ -100,26 +100,28 @@ func (c *Claim) BeginMerged(ctx context.Context, userID string, last uint64) err
 	return err
 }
 
-// Reach returns the last event that a merged call of this user, begun by this partition's
-// previous holder and perhaps delivered, held; 0 if there is none. Until it has arrived
-// (see [Claim.Past]) the user's first call must wait, and then hold all up to it.
+// ResendThrough returns the last event of a merged call of this user that the partition's previous
+// holder began and may have delivered; 0 if there is none. Until that event has arrived (see
+// [Claim.DeliveredThrough]) the user's first call must wait, and must then include all events up to
+// it.
 func (c *Claim) ResendThrough(userID string) uint64 { return c.journal.resendThrough(userID) }
 
-// Arrived says that the event with sequence seq, and so every one before it, is in its lane. Not
-// before: who was told so too early would call for a user without the event that is still on its way,
-// and take that user back.
+// Arrived says that the event with sequence seq, and so every earlier one, is in its lane. It must
+// not be called before that: a caller of DeliveredThrough would send the user's events without the
+// one still on its way, and take that user back to an older state.
 func (c *Claim) Arrived(seq uint64) {
 	if c.assignment != nil {
 		c.arrived.Store(seq)
 	}
 }
 
-// Past reports whether every event of the partition up to seq has arrived: see [Claim.Arrived].
+// DeliveredThrough reports whether every event of the partition up to seq has arrived: see
+// [Claim.Arrived].
 func (c *Claim) DeliveredThrough(seq uint64) bool { return c.arrived.Load() >= seq }
 
-// Exists reports whether the event is still in the stream. It blocks for a round trip. (The
-// pending count that comes with each delivery is no substitute: it misses events that are
-// published while the consumer is created.)
+// Exists reports whether the event is still in the stream. It blocks for a round trip. (The pending
+// count that comes with each delivery is no substitute: it misses events that are published while
+// the consumer is being created.)
 func (c *Claim) Exists(ctx context.Context, seq uint64) (bool, error) {
 	_, err := c.q.readLeader(ctx, c.q.topology.StreamName(), bySequence{seq})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {

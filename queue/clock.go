@@ -8,28 +8,29 @@ import (
 )
 
 const (
-	// maxClockAge is how long a reading of the server's clock serves.
+	// maxClockAge is how long a reading of the server's clock is used.
 	maxClockAge = 10 * time.Second
-	// maxPoorClockAge is how long it serves those who have to be exact, if no later one can be had.
+	// maxPoorClockAge is how long callers that must be exact use a reading if no later one can be
+	// obtained.
 	maxPoorClockAge = time.Minute
-	// slowRTT is a round trip after which the clock is soon read again.
+	// slowRTT is a round trip after which the clock is read again sooner.
 	slowRTT = 100 * time.Millisecond
-	// clockDrift bounds how far two crystal clocks drift apart, as a part of the time. A clock that
-	// is being set right by NTP may drift as fast as slew for a while, but not for long.
+	// clockDrift bounds how far two crystal clocks drift apart, as a fraction of elapsed time. A
+	// clock that NTP is correcting may drift as fast as slew for a while, but not for long.
 	clockDrift, slew = 100e-6, 500e-6
-	// clockGain is how much better a reading must be to be worth a new mapping.
+	// clockGain is how much better a reading must be to justify a new mapping.
 	clockGain = 5 * time.Millisecond
-	// standstill is the least time for which the monotonic clock must have stood still to be noticed.
+	// standstill is the shortest stop of the monotonic clock that is detected.
 	standstill = time.Millisecond
 )
 
-// clock tells the server's time, so that no replica's own clock can break what they do
+// clock provides the server's time, so that no replica's own clock can break what the replicas do
 // together. It is safe for concurrent use.
 //
-// A reading bounds the server's clock by its round trip. Between two readings time goes by the
-// monotonic clock here, and what is said of the server's time stays in step with that: readings
-// narrow the bounds, they do not move the mapping, until it is impossible or much worse
-// than what could be had.
+// A reading bounds the server's clock by its round trip. Between two readings, the local monotonic
+// clock measures time, and the reported server time stays in step with it: readings narrow the
+// bounds, but move the mapping only when it turns out to be impossible or much worse than the
+// readings allow.
 type clock struct {
 	q *Queue
 
@@ -37,36 +38,36 @@ type clock struct {
 	mapping mapping
 	last    reading
 
-	// How far the server's clock was ahead of the mapping when that became impossible, and when that was
-	// noticed. (A machine that has slept sees the same.)
+	// stepped is how far ahead of the mapping the server's clock was when the mapping became
+	// impossible, and steppedAt when that was noticed. (A machine that has slept looks the same.)
 	stepped   time.Duration
 	steppedAt time.Time
 }
 
-// mapping ties the server's time to this machine's monotonic clock. When it is here, the server's
-// clock has certainly reached there.
+// mapping ties the server's time to this machine's monotonic clock. When the local clock is at
+// here, the server's clock has certainly reached there.
 type mapping struct {
 	here, there time.Time
-	// late is how long before that the server's clock can have reached there; early is how long
-	// after, which only drift can bring about. Both are as of the last reading.
+	// late is how long before here the server's clock can have reached there; early is how long
+	// after, which only drift can cause. Both are as of the last reading.
 	late, early time.Duration
 }
 
-// reading is an answer that named the server's time. The server wrote it at some moment of the
-// round trip, so its clock is known up to that.
+// reading is an answer that contained the server's time. The server wrote it at some moment of the
+// round trip, which is the uncertainty of its clock.
 type reading struct {
 	server time.Time
-	got    time.Time // here
+	got    time.Time // local monotonic time
 	wall   time.Time // the same by the wall clock
 	trip   time.Duration
 }
 
 func (m mapping) known() bool { return !m.here.IsZero() }
 
-// local is the time here at which the server's clock has reached t.
+// local is the local time at which the server's clock has reached t.
 func (m mapping) local(t time.Time) time.Time { return m.here.Add(t.Sub(m.there)) }
 
-// server is what the server's clock has certainly reached at a time here.
+// server is the time that the server's clock has certainly reached at a local time.
 func (m mapping) server(here time.Time) time.Time { return m.there.Add(here.Sub(m.here)) }
 
 // read asks the server for its time if the last reading is too old.
@@ -77,7 +78,6 @@ func (c *clock) read(ctx context.Context) error {
 	return c.ask(ctx)
 }
 
-// ask asks the server for its time.
 func (c *clock) ask(ctx context.Context) error {
 	var info struct {
 		Time time.Time `json:"ts"`
@@ -93,13 +93,14 @@ func (c *clock) ask(ctx context.Context) error {
 	return nil
 }
 
-// heard takes in that an answer which has just come to what was sent then names the server's time.
+// heard processes an answer, just received, to a request made at sent; it contains the server's
+// time.
 func (c *clock) heard(sent, server time.Time) {
 	now := time.Now()
 	c.take(reading{server: server, got: now, wall: now.Round(0), trip: now.Sub(sent)})
 }
 
-// fresh reports whether there is no need for a reading.
+// fresh reports whether no new reading is needed.
 func (c *clock) fresh() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,8 +109,8 @@ func (c *clock) fresh() bool {
 		age < maxClockAge && (c.last.trip < slowRTT || age < maxClockAge/10)
 }
 
-// exact returns the mapping for those who must not be wrong, up to maxAhead from now. It is not ok
-// if it cannot be believed without a new reading.
+// exact returns the mapping for callers that must not be wrong, valid up to maxAhead from now. ok
+// is false if the mapping cannot be trusted without a new reading.
 func (c *clock) exact() (m mapping, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,8 +121,9 @@ func (c *clock) exact() (m mapping, ok bool) {
 	return m, m.known() && now.Sub(c.last.got) < maxPoorClockAge && !c.last.slept(now)
 }
 
-// slept reports whether more time has gone by since the reading for the wall clock than for the monotonic
-// one: the machine has been suspended, or its clock has been set, which cannot be told apart.
+// slept reports whether more time has passed since the reading by the wall clock than by the
+// monotonic one: either the machine was suspended or its clock was set, which cannot be
+// distinguished.
 func (r reading) slept(now time.Time) bool {
 	ran := now.Sub(r.got)
 	return now.Round(0).Sub(r.wall)-ran > standstill+time.Duration(float64(ran)*slew)
@@ -129,7 +131,7 @@ func (r reading) slept(now time.Time) bool {
 
 func drifted(d time.Duration) time.Duration { return time.Duration(float64(d) * clockDrift) }
 
-// take narrows what is known of the server's clock by a reading.
+// take narrows the bounds of the server's clock with a reading.
 func (c *clock) take(r reading) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,7 +139,7 @@ func (c *clock) take(r reading) {
 		c.adopt(r)
 		return
 	}
-	// All these bound by how much later than at here the server's clock reaches there.
+	// All of these bound how much later than here the server's clock reaches there.
 	m, drift := &c.mapping, drifted(r.got.Sub(c.last.got))
 	c.last = r
 	newest := r.got.Sub(m.local(r.server))
@@ -156,12 +158,12 @@ func (c *clock) take(r reading) {
 	}
 }
 
-// adopt makes a new mapping from a reading alone.
+// adopt creates a new mapping from a single reading. c.mu must be held.
 func (c *clock) adopt(r reading) {
 	c.mapping, c.last = mapping{here: r.got, there: r.server, late: r.trip}, r
 }
 
-// aheadSince returns how far the server's clock has been seen to step ahead since a time here.
+// aheadSince returns how far the server's clock has been seen to step ahead since a local time.
 func (c *clock) aheadSince(t time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -171,15 +173,15 @@ func (c *clock) aheadSince(t time.Time) time.Duration {
 	return c.stepped
 }
 
-// now is the earliest that the server's time can be. There must have been a reading.
+// now is the earliest possible server time. A reading must have been taken before.
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.mapping.server(time.Now())
 }
 
-// local is the time here at which the server's clock has certainly reached t; it has reached it
-// at most late earlier.
+// local is the local time at which the server's clock has certainly reached t; it may have reached
+// it up to late earlier.
 func (c *clock) local(t time.Time) (at time.Time, late time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -22,39 +22,40 @@ import (
 )
 
 const (
-	// A dead connection is noticed within three pings. NATS's default is two minutes
-	// each; claims on partitions would stand still for as long.
+	// The client detects a dead connection within three pings. nats.go's default interval is two
+	// minutes; claims on partitions would stall for three times as long.
 	pingInterval = 5 * time.Second
 
 	reconnectWait   = 500 * time.Millisecond
 	reconnectJitter = 250 * time.Millisecond
 )
 
-// DefaultInboxPrefix begins the subjects on which answers arrive where no prefix is given.
+// DefaultInboxPrefix is the prefix of the subjects that receive replies if none is configured.
 const DefaultInboxPrefix = "_INBOX"
 
-// ConnectConfig says where NATS is and who we are. Empty fields are left out.
+// ConnectConfig says where NATS is and how to authenticate. Empty fields are ignored.
 type ConnectConfig struct {
-	URL   string // one or more, with commas between; default nats://127.0.0.1:4222
+	URL   string // one or more, separated by commas; default nats://127.0.0.1:4222
 	Creds string // file with the user's JWT and key
-	CA    string // file with the certificates to trust, in PEM
-	Cert  string // file with our own certificate, in PEM; with Key
+	CA    string // PEM file with the certificates to trust
+	Cert  string // PEM file with the client certificate; requires Key
 	Key   string
 	Name  string // shown in the server's list of connections
-	// InboxPrefix begins the subjects on which answers arrive; default [DefaultInboxPrefix]. With one for each
-	// role, and the right to subscribe to it alone, no role can listen to what another is answered.
+	// InboxPrefix is the prefix of the subjects that receive replies; default [DefaultInboxPrefix].
+	// If each role has its own prefix and may subscribe only to that, no role can read another
+	// role's replies.
 	InboxPrefix string
-	// Wait is how long to wait for a server that cannot be reached: below 0 for ever, 0
-	// not at all. What waiting cannot cure, such as a wrong password, is not waited for.
+	// Wait is how long to wait for a server that cannot be reached: below 0 forever, 0 not at all.
+	// Connect does not wait for errors that waiting cannot fix, such as a wrong password.
 	Wait     time.Duration
 	WaitFlag string       // the flag that sets Wait, for errors; default "wait"
 	Log      *slog.Logger // nil discards
 }
 
-// Connect connects to NATS. It blocks while the server cannot be reached, as long as
-// [ConnectConfig.Wait] says, and logs that once. A connection that is lost later is
-// made anew for as long as it takes; that too is logged once each way. Errors name the
-// flag that is wrong and never show what a URL holds beside the host.
+// Connect connects to NATS. It blocks while the server cannot be reached, for as long as
+// [ConnectConfig.Wait] allows, and logs once that it waits. If the connection is lost later, it
+// reconnects for as long as it takes; it logs the loss and the recovery once each. Errors name the
+// flag that is wrong and show only the host of a URL.
 //
 // The caller closes the connection.
 func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
@@ -73,22 +74,22 @@ func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
 	return c.dial(ctx, hosts, options)
 }
 
-// dial tries until it has a connection or c.Wait is over.
+// dial retries until it has a connection or c.Wait has passed.
 func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Option) (*nats.Conn, error) {
 	began := time.Now()
 	for waited := false; ; waited = true {
 		nc, err := nats.Connect(c.URL, options...)
-		way, hopeless := wayOut(err)
+		hint, fatal := hintFor(err)
 		switch {
 		case err == nil && waited:
 			c.Log.Info("NATS is there", "url", hosts)
 			return nc, nil
 		case err == nil:
 			return nc, nil
-		case hopeless:
-			return nil, fmt.Errorf("connect to NATS at %s: %w (%s)", hosts, err, way)
+		case fatal:
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%s)", hosts, err, hint)
 		case c.Wait >= 0 && time.Since(began) >= c.Wait:
-			return nil, fmt.Errorf("connect to NATS at %s: %w (%s; --%s says how long to wait)", hosts, err, cmp.Or(way, "see --nats-url"), cmp.Or(c.WaitFlag, "wait"))
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%s; --%s says how long to wait)", hosts, err, cmp.Or(hint, "see --nats-url"), cmp.Or(c.WaitFlag, "wait"))
 		case !waited:
 			c.Log.Warn("waiting for NATS", "url", hosts, "error", err)
 		}
@@ -103,8 +104,7 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 	}
 }
 
-// hosts checks the URLs and returns what of them may be shown: user, password and token
-// are cut.
+// hosts checks the URLs and returns the parts that may be shown: without user, password and token.
 func hosts(urls string) (string, error) {
 	var shown []string
 	for text := range strings.SplitSeq(urls, ",") {
@@ -130,7 +130,7 @@ func (c ConnectConfig) options() ([]nats.Option, error) {
 	options := append(watchConnection(c.Log),
 		nats.Name(c.Name),
 		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(), // credentials may be rolled under us; go on trying
+		nats.IgnoreAuthErrorAbort(), // credentials may be rotated while we run; keep trying
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.PingInterval(pingInterval),
@@ -166,11 +166,11 @@ func (c ConnectConfig) options() ([]nats.Option, error) {
 	return append(options, nats.ClientCert(c.Cert, c.Key)), nil
 }
 
-// maxInboxPrefix leaves room for what follows it on a line of the protocol.
+// maxInboxPrefix leaves room for the rest of the protocol line.
 const maxInboxPrefix = 128
 
-// checkInboxPrefix refuses what cannot begin the subject of an answer. What begins with $ is the
-// server's own.
+// checkInboxPrefix rejects a prefix that cannot begin a reply subject. Subjects that begin with $
+// belong to the server.
 func checkInboxPrefix(prefix string) error {
 	tokens := strings.Split(prefix, ".")
 	wrong := func(r rune) bool { return r <= ' ' || r > '~' || r == '*' || r == '>' || r == '"' }
@@ -180,8 +180,8 @@ func checkInboxPrefix(prefix string) error {
 	return nil
 }
 
-// The files are read again at each connect. They are checked before the first, for there
-// a broken file would look like a server that is not ready.
+// nats.go reads the files again at each connect. We check them before the first one, when a broken
+// file would look like a server that is not ready.
 
 func checkCreds(path string) error {
 	text, err := os.ReadFile(path)
@@ -207,10 +207,10 @@ func checkCA(path string) error {
 	return nil
 }
 
-// watchConnection logs each change of the connection once, and once each why it cannot be made
-// anew. The functions are called one at a time.
+// watchConnection logs each change of the connection once, and each reason why it cannot be
+// restored once. nats.go calls the handlers one at a time.
 func watchConnection(log *slog.Logger) []nats.Option {
-	said := map[string]bool{}
+	logged := map[string]bool{}
 	return []nats.Option{
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil: we closed it ourselves
@@ -218,28 +218,27 @@ func watchConnection(log *slog.Logger) []nats.Option {
 			}
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) {
-			clear(said)
+			clear(logged)
 			log.Info("NATS connection is back")
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
-				return // its subject may hold a user id; what was asked ends with a DeniedError that names the right
+				return // its subject may contain a user id; the request itself ends with a DeniedError that names the permission
 			}
-			if way, _ := wayOut(err); way != "" {
-				if err = fmt.Errorf("%w (%s)", err, way); said[err.Error()] {
+			if hint, _ := hintFor(err); hint != "" {
+				if err = fmt.Errorf("%w (%s)", err, hint); logged[err.Error()] {
 					return
 				}
-				said[err.Error()] = true
+				logged[err.Error()] = true
 			}
 			log.Warn("NATS reports an error", "error", err)
 		}),
 	}
 }
 
-// AwaitSetup is [Queue.Setup] for a server whose JetStream may still be starting or
-// electing its leader: it tries again for as long as wait says, in the way of
-// [ConnectConfig.Wait]. What waiting cannot cure is returned at once. It logs once that
-// it waits.
+// AwaitSetup is [Queue.Setup] for a server whose JetStream may still be starting or electing its
+// leader: it retries for as long as wait allows, with the meaning of [ConnectConfig.Wait]. It
+// returns immediately if waiting cannot help. It logs once that it waits.
 func (q *Queue) AwaitSetup(ctx context.Context, wait time.Duration, update bool) ([]Change, error) {
 	began := time.Now()
 	var made []Change
@@ -256,8 +255,8 @@ func (q *Queue) AwaitSetup(ctx context.Context, wait time.Duration, update bool)
 	}
 }
 
-// isStarting reports whether JetStream cannot answer yet: no leader, or a node that the
-// leader counts on is not there.
+// isStarting reports whether JetStream cannot answer yet: the leader, or a node that it requires,
+// is missing.
 func isStarting(err error) bool {
 	const peerOffline = 10005
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {

@@ -9,10 +9,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// wayOut says what to do about a connection that could not be made, and whether waiting cannot
-// cure it: the server was reached and does not want us, or we do not trust it. It is empty if the
-// error tells nothing but that the server was not reached.
-func wayOut(err error) (way string, hopeless bool) {
+// hintFor says what to do about a connection that could not be established. fatal reports whether
+// waiting cannot help: the server was reached and rejects us, or we do not trust it. The hint is
+// empty if the error says only that the server was not reached.
+func hintFor(err error) (hint string, fatal bool) {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
 		return "see --nats-creds, or user and password in --nats-url", true
@@ -27,7 +27,7 @@ func wayOut(err error) (way string, hopeless bool) {
 		return distrust(err), true
 	}
 	if errors.Is(err, nats.ErrTLS) {
-		// It closed the connection without a word that reached us. That may be a restart, too.
+		// The server closed the connection before an alert reached us. It may also be restarting.
 		return "the server may want a certificate of ours: see --nats-cert and --nats-key", false
 	}
 	return "", false
@@ -44,7 +44,7 @@ func distrust(err error) string {
 	return "--nats-ca names the authorities that are trusted"
 }
 
-// isRemoteAlert reports whether the server ended a TLS handshake and said so. crypto/tls has no
+// isRemoteAlert reports whether the server ended a TLS handshake with an alert. crypto/tls has no
 // type of its own for that.
 func isRemoteAlert(err error) bool {
 	alert, ok := errors.AsType[*net.OpError](err)

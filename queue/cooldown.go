@@ -13,31 +13,31 @@ import (
 
 const quietKey = "quiet"
 
-// quiet is the fleet's silence after a 429: a watched key holds the instant until which no
-// replica calls. It is safe for concurrent use.
+// cooldown is the fleet-wide stop of calls after a 429: a watched key holds the time until which no
+// replica may call. It is safe for concurrent use.
 type cooldown struct {
 	mu    sync.Mutex
-	until time.Time // here
+	until time.Time // local time
 	woken chan struct{}
 }
 
-// QuietUntil returns the time until which the whole fleet must not call, and a channel that is
-// closed when that changes.
+// CooldownUntil returns the time until which the whole fleet must not call, and a channel that is
+// closed when that time changes.
 func (q *Queue) CooldownUntil() (time.Time, <-chan struct{}) {
 	q.cooldown.mu.Lock()
 	defer q.cooldown.mu.Unlock()
 	return q.cooldown.until, q.cooldown.woken
 }
 
-// longestQuiet is how long all can be silent at once, and maxQuiet how far ahead an instant is believed, which
-// bounds what a damaged key can do, or one that was written while the server's clock was wrong.
+// maxCooldown is the longest cooldown. cooldownTTL is how far ahead a stored time is believed,
+// which limits the effect of a damaged key, or of one written while the server's clock was wrong.
 const (
 	maxCooldown = 15 * time.Minute
 	cooldownTTL = maxCooldown + time.Minute
 )
 
-// BeQuiet silences this replica for d from now, or for 15 minutes if that is less. The function
-// that it returns tells the others: it blocks for a few round trips.
+// StartCooldown stops this replica's calls for d from now, or for 15 minutes if that is less. The
+// returned function tells the other replicas: it blocks for a few round trips.
 func (q *Queue) StartCooldown(d time.Duration) (tell func(context.Context) error) {
 	d = min(d, maxCooldown)
 	if !q.cooldown.extend(time.Now().Add(d)) {
@@ -58,7 +58,7 @@ func (q *Queue) broadcastCooldown(ctx context.Context, d time.Duration) error {
 	for ctx.Err() == nil {
 		known, revision, err := readCooldown(ctx, kv, q.clock.now())
 		if err != nil {
-			return fmt.Errorf("read the fleet's pause: %w", err)
+			return fmt.Errorf("read the fleet's cooldown: %w", err)
 		}
 		if !until.After(known) {
 			return nil
@@ -71,7 +71,8 @@ func (q *Queue) broadcastCooldown(ctx context.Context, d time.Duration) error {
 	return context.Cause(ctx)
 }
 
-// readQuiet returns the fleet's pause, which is zero if there is none, or none that anybody believes.
+// readCooldown returns the end of the fleet's cooldown. It is zero if there is none, or if its time
+// is too far ahead to be believed.
 func readCooldown(ctx context.Context, kv jetstream.KeyValue, now time.Time) (until time.Time, revision uint64, err error) {
 	entry, err := kv.Get(ctx, quietKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -82,12 +83,12 @@ func readCooldown(ctx context.Context, kv jetstream.KeyValue, now time.Time) (un
 	}
 	until, err = time.Parse(time.RFC3339Nano, string(entry.Value()))
 	if err != nil || until.After(now.Add(cooldownTTL)) {
-		until = time.Time{} // it is to be replaced
+		until = time.Time{} // the caller replaces it
 	}
 	return until, entry.Revision(), nil
 }
 
-// extend moves the end of the silence later, never earlier.
+// extend moves the end of the cooldown later, never earlier, and reports whether it did.
 func (x *cooldown) extend(until time.Time) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -100,17 +101,19 @@ func (x *cooldown) extend(until time.Time) bool {
 	return true
 }
 
-// learnQuiet takes in what another replica wrote. It does not block: who tells of the fleet waits.
+// cooldownChanged applies what another replica wrote. It does not block, because the goroutine that
+// reads the watch waits for it.
 func (q *Queue) cooldownChanged(entry jetstream.KeyValueEntry) {
 	if entry.Operation() != jetstream.KeyValuePut {
 		return
 	}
 	until, err := time.Parse(time.RFC3339Nano, string(entry.Value()))
 	if err != nil {
-		q.log.Warn("a pause of the fleet cannot be read, it is ignored", slog.String("key", quietKey), slog.String("bucket", q.topology.Bucket()))
+		q.log.Warn("cannot read the fleet's cooldown, ignoring it", slog.String("key", quietKey), slog.String("bucket", q.topology.Bucket()))
 		return
 	}
-	// A member has read the clock when it joined. What it does not know better makes the pause longer.
+	// A member has read the clock when it joined. The uncertainty of that reading makes the
+	// cooldown longer.
 	local, late := q.clock.local(until)
 	if left := time.Until(local) - late; left > 0 && left < cooldownTTL {
 		q.cooldown.extend(local)

@@ -7,39 +7,39 @@ import (
 	"time"
 )
 
-// Group is dead letters that died of the same. Its JSON is stable.
+// Group is a set of dead letters with the same cause of death. Its JSON is stable.
 type Group struct {
-	// ID is what [DeadLetter.Group] says of each of them. It is empty for those beyond very many groups,
-	// see [Queue.DeadStats].
+	// ID is the [DeadLetter.Group] of its letters. It is empty for the letters beyond the maximum
+	// number of groups, see [Queue.DeadStats].
 	ID     string `json:"group"`
 	Reason Reason `json:"reason"`
-	Status int    `json:"status"` // of Userpilot's answer, 0 where there was none
+	Status int    `json:"status"` // of Userpilot's answer, 0 if there was none
 	Error  string `json:"error"`  // see [DeadLetter.Pattern]
 	Count  uint64 `json:"count"`
-	// Users is how many different users they are of, as far as these can be read; at least so many,
-	// if the groups together have more than a million.
+	// Users is the number of different users of these letters, as far as they can be read. It is a
+	// lower bound if all groups together have more than a million.
 	Users        uint64    `json:"users"`
 	UsersAtLeast bool      `json:"users_at_least,omitempty"`
-	First        time.Time `json:"first,omitzero"` // when the first of them died that are still there
+	First        time.Time `json:"first,omitzero"` // when the earliest of its current letters died
 	Last         time.Time `json:"last,omitzero"`
 	Example      uint64    `json:"example,string"` // the ID of the newest
 }
 
-// newGroup is how long a group is new.
+// newGroup is how long a group counts as new.
 const newGroup = time.Hour
 
 // New reports whether the group appeared within the last hour.
 func (g Group) New(now time.Time) bool { return g.ID != "" && now.Sub(g.First) < newGroup }
 
-// maxGroups bounds the groups that are told apart. Each takes a few kilobytes.
+// maxGroups bounds the number of groups kept apart. Each takes a few kilobytes.
 const maxGroups = 10_000
 
-// DeadStats groups the dead letters that match the filter by what they died of. The group that appeared
-// last, by its First, is the first. Memory is bounded, by some 100 MiB: after 10,000 groups the letters
-// of all others are one last Group without an ID. Each of them still names its own group, and a
-// narrower Filter tells them apart.
+// DeadStats groups the dead letters that match the filter by cause of death. The group with the
+// latest First comes first. Memory is bounded, at about 100 MiB: beyond 10,000 groups, the letters
+// of all other groups are combined into one last Group without an ID. Each of those letters still
+// has its own [DeadLetter.Group], and a narrower Filter separates them.
 //
-// It needs what [Queue.DeadLetters] needs, and blocks until all letters are read.
+// It needs the permissions of [Queue.DeadLetters], and blocks until all letters are read.
 func (q *Queue) DeadStats(ctx context.Context, f Filter) ([]Group, error) {
 	t := newTally()
 	for l, err := range q.readLetters(ctx, f, 1, 0) {
@@ -54,8 +54,8 @@ func (q *Queue) DeadStats(ctx context.Context, f Filter) ([]Group, error) {
 // tally counts dead letters by group.
 type tally struct {
 	groups map[uint32]*tallied
-	rest   *tallied // those of all other groups
-	room   int      // for users, in all groups
+	rest   *tallied // the letters of all other groups
+	room   int      // remaining number of users to remember, in all groups
 }
 
 type tallied struct {
@@ -77,7 +77,7 @@ func (t *tally) add(l *DeadLetter) {
 	}
 }
 
-// group is what counts a letter.
+// group returns the counter for a letter.
 func (t *tally) group(l *DeadLetter) *tallied {
 	id := l.fingerprint()
 	if g := t.groups[id]; g != nil {
@@ -94,7 +94,7 @@ func (t *tally) group(l *DeadLetter) *tallied {
 	return g
 }
 
-// span lets a group include a time. Zero is not known.
+// span extends the group's time range to include at. A zero time is unknown.
 func (g *Group) span(at time.Time) {
 	if g.First.IsZero() || !at.IsZero() && at.Before(g.First) {
 		g.First = at

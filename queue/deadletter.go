@@ -13,31 +13,31 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Reason is why an event is dead.
+// Reason is the dead-letter reason.
 type Reason string
 
-// The reasons for which an event dies.
+// The dead-letter reasons.
 const (
-	Invalid          Reason = "invalid"           // it can be no identify; no call was made
+	Invalid          Reason = "invalid"           // it cannot be an identify call; no call was made
 	Rejected         Reason = "rejected"          // Userpilot refuses it
 	RetriesExhausted Reason = "retries_exhausted" // its calls fail while others succeed
 	Panicked         Reason = "panic"             // the worker panics on it
-	Unguarded        Reason = "unguarded"         // a replay, and what newer events have set since is not known
+	Unguarded        Reason = "unguarded"         // a replay without a record of what newer events have set since
 )
 
-// Reasons lists them all.
+// Reasons lists all reasons.
 func Reasons() []Reason { return []Reason{Invalid, Rejected, RetriesExhausted, Panicked, Unguarded} }
 
-// Death is what is known about why an event is dead. Zero values are left out of the
-// dead letter.
+// Death is what is known about the cause of an event's death. Zero values are left out of the dead
+// letter.
 type Death struct {
 	Reason    Reason
 	Status    int    // of Userpilot's answer
 	Code      string // Userpilot's error code
-	Error     string // one line; may quote what Userpilot said, so it never goes to a log
+	Error     string // one line; may quote Userpilot's answer, so it must never be logged
 	RequestID string // of the answer, for Userpilot's support
-	Attempts  int    // that counted
-	User      string // the user id, where it could be read
+	Attempts  int    // attempts that counted
+	User      string // the user id, if it could be read
 }
 
 // Headers of a dead letter. Its payload is the original bytes.
@@ -55,18 +55,21 @@ const (
 	headerPartition   = "Dead-Partition"
 )
 
-// ErrDeadLettersFull says that a dead letter has no room: its stream, or the server's storage, is full.
+// ErrDeadLettersFull says that there is no room for a dead letter: its stream, or the server's
+// storage, is full.
 var ErrDeadLettersFull = errors.New("the dead-letter stream is full: make room there, or raise its limits")
 
-// maxHeaderValue bounds each header, so that a dead letter is never too large to be stored.
+// maxHeaderValue bounds each header, so that a dead letter is never too large to store.
 const maxHeaderValue = 1024
 
-// Bury stores the event's dead letter and blocks until the server has it on disk or ctx ends.
-// Calling it again for the same event stores nothing more. Only after it has returned nil
-// may the event be settled. From then on its user is guarded, where there is one.
+// StoreDeadLetter archives the event: it stores the dead letter and blocks until the server has it
+// on disk or ctx ends. Calling it again for the same event stores nothing more. The event may be
+// settled only after StoreDeadLetter has returned nil. From then on the event's user, if known, is
+// tracked.
 func (c *Claim) StoreDeadLetter(ctx context.Context, d Delivery, body []byte, death Death) error {
 	if death.User != "" {
-		// First: a record too many does no harm, but a letter without one can be replayed only blindly.
+		// The version record comes first: a record too many does no harm, but a letter without one
+		// can only be replayed blindly.
 		if err := c.open(ctx, death.User, d); err != nil {
 			return fmt.Errorf("store a dead letter: %w", err)
 		}
@@ -77,12 +80,12 @@ func (c *Claim) StoreDeadLetter(ctx context.Context, d Delivery, body []byte, de
 		Header:  death.headers(d, c.Age(d), c.partition, time.Now()),
 		Data:    body,
 	}
-	// Of the event's name there may be nothing yet, whatever the reason: that makes this exactly once,
-	// whenever it is tried again. A message id is forgotten after two minutes.
+	// No message with this event's name may exist yet, whatever its reason: that makes storing
+	// idempotent however late it is retried. The server forgets a message id after two minutes.
 	letters := c.q.topology.deadOfEvent(event)
 	_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
 	if isWrongRevision(err) {
-		// It is there already. But see for ourselves: the event is about to be removed.
+		// It is there already. Verify that with a read: the event is about to be removed.
 		_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{letters})
 	}
 	if errors.Is(refusalOf(err), ErrStreamFull) {
@@ -94,8 +97,8 @@ func (c *Claim) StoreDeadLetter(ctx context.Context, d Delivery, body []byte, de
 	return c.RecordOutcome(ctx, d, OutcomeDead)
 }
 
-// onlyUser is the user if the body names this one and no other: then the subject can tell whose the
-// letter is, and nobody has to read it. Else it is empty.
+// onlyUser returns the user if the body names this user and no other; the subject can then identify
+// the letter's user without a read of the letter. Otherwise it returns "".
 func onlyUser(user string, body []byte) string {
 	named := userIDs(body)
 	if len(named) != 1 || named[0] != user {
@@ -104,7 +107,7 @@ func onlyUser(user string, body []byte) string {
 	return user
 }
 
-// headers describe the death of an event of this age.
+// headers describe the death of an event with this position.
 func (x Death) headers(d Delivery, age Age, partition string, now time.Time) nats.Header {
 	h := nats.Header{}
 	set := func(name, value string) {
@@ -131,11 +134,11 @@ func (x Death) headers(d Delivery, age Age, partition string, now time.Time) nat
 	set(headerPublishedAt, published.UTC().Format(time.RFC3339Nano))
 	set(headerSequence, strconv.FormatUint(d.Sequence, 10))
 	set(headerPartition, partition)
-	if clean(x.User) == x.User { // else only the payload can tell it truly
+	if clean(x.User) == x.User { // otherwise only the payload has the exact id
 		set(headerUser, x.User)
 	}
 	if x.User != "" {
-		set(headerOrigin, age.String()) // and with it the promise that newer events are tracked
+		set(headerOrigin, age.String()) // also promises that newer events have been tracked since
 	}
 	d.Trace.write(h)
 	if d.Past != nil {
@@ -145,7 +148,7 @@ func (x Death) headers(d Delivery, age Age, partition string, now time.Time) nat
 	return h
 }
 
-// clean makes text fit for a header: one line of printable characters, cut at a limit.
+// clean makes text fit for a header: one line of printable characters, truncated at maxHeaderValue.
 func clean(text string) string {
 	runes := make([]rune, 0, min(len(text), maxHeaderValue))
 	size := 0

@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// Delivery is one event as the stream handed it over.
+// Delivery is one event as delivered by the stream.
 type Delivery struct {
 	Sequence  uint64    // in the work stream
 	Published time.Time // when the stream stored it
 	Past      *Past     // of a replay; nil for an event that was never dead
-	Trace     *Trace    // nil for an event that was published without
-	Body      []byte    // the publisher's bytes; nil once the worker has let go of them
+	Trace     *Trace    // nil for an event that was published without one
+	Body      []byte    // the publisher's bytes; nil once the worker has released them
 
 	acks   *acks
 	number uint64 // among the deliveries to its consumer
 }
 
-// acks is where a consumer's deliveries are acknowledged: at their reply subjects, which are made again
-// when they are needed. By the hundred thousand they would take most of the memory.
+// acks is what the reply subjects of a consumer's deliveries have in common. A reply subject is
+// rebuilt when it is needed: hundreds of thousands of them would take most of the memory.
 type acks struct{ before, after string }
 
-// acksOf reads it from a delivery's reply subject, which parseReply has taken.
+// acksOf extracts acks from a delivery's reply subject, which parseReply has accepted.
 func acksOf(reply string) *acks {
 	tokens := strings.Split(reply, ".")
 	from, to := 4, 9
@@ -37,8 +37,8 @@ func acksOf(reply string) *acks {
 	return a
 }
 
-// reply is where to acknowledge. The server reads the two sequences; the time and what was pending
-// when it was sent mean nothing any more.
+// reply is the subject for the acknowledgement. The server reads the two sequences; it ignores the
+// time and the pending count.
 func (d Delivery) reply() string {
 	b := make([]byte, 0, 128)
 	b = append(b, d.acks.before...)
@@ -49,7 +49,7 @@ func (d Delivery) reply() string {
 	return string(append(b, d.acks.after...))
 }
 
-// Stub is what must be known of a [Delivery] whatever it is, in as little memory as can be.
+// Stub is the part of a [Delivery] that every delivery has, in as little memory as possible.
 type Stub struct {
 	Sequence  uint64
 	number    uint64
@@ -57,7 +57,7 @@ type Stub struct {
 	acks      *acks
 }
 
-// Stub leaves out what most deliveries do not have, and the body.
+// Stub omits the body and the fields that most deliveries do not have.
 func (d Delivery) Stub() Stub {
 	s := Stub{Sequence: d.Sequence, number: d.number, acks: d.acks}
 	if !d.Published.IsZero() {
@@ -66,7 +66,7 @@ func (d Delivery) Stub() Stub {
 	return s
 }
 
-// Delivery is the delivery again, with what the stub leaves out of it but the body.
+// Delivery restores the delivery, without the body.
 func (s Stub) Delivery(past *Past, trace *Trace) Delivery {
 	d := Delivery{Sequence: s.Sequence, number: s.number, acks: s.acks, Past: past, Trace: trace}
 	if s.published != 0 {
@@ -75,8 +75,8 @@ func (s Stub) Delivery(past *Past, trace *Trace) Delivery {
 	return d
 }
 
-// position is what the reply subject of a delivery tells.
-type position struct {
+// replyInfo is the content of a delivery's reply subject.
+type replyInfo struct {
 	deliveries uint64 // how often the server has sent it to this consumer; 1 is the first
 	stream     uint64 // sequence in the stream
 	consumer   uint64 // sequence in the consumer: the next delivery has the next number
@@ -86,24 +86,24 @@ type position struct {
 
 var errReply = errors.New("the message's reply subject is not one of JetStream's")
 
-// parseReply reads the reply subject of a delivery,
+// parseReply parses the reply subject of a delivery,
 //
 //	$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]
 //
-// as nats.go does (jetstream/message.go), but without the allocations of its Metadata:
-// this runs for every event.
-func parseReply(reply string) (position, error) {
+// as nats.go does (jetstream/message.go), but without the allocations of its Metadata: this runs
+// for every event.
+func parseReply(reply string) (replyInfo, error) {
 	var tokens [12]string
 	n := 0
 	for token := range strings.SplitSeq(reply, ".") {
 		if n == len(tokens) {
-			return position{}, errReply
+			return replyInfo{}, errReply
 		}
 		tokens[n] = token
 		n++
 	}
 	if tokens[0] != "$JS" || tokens[1] != "ACK" {
-		return position{}, errReply
+		return replyInfo{}, errReply
 	}
 	var numbers []string
 	switch n {
@@ -112,17 +112,17 @@ func parseReply(reply string) (position, error) {
 	case 11, 12:
 		numbers = tokens[6:11]
 	default:
-		return position{}, errReply
+		return replyInfo{}, errReply
 	}
 	var values [5]uint64
 	for i, s := range numbers {
 		v, err := strconv.ParseUint(s, 10, 63)
 		if err != nil {
-			return position{}, errReply
+			return replyInfo{}, errReply
 		}
 		values[i] = v
 	}
-	return position{
+	return replyInfo{
 		deliveries: values[0],
 		stream:     values[1],
 		consumer:   values[2],

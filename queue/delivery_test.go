@@ -10,7 +10,7 @@ import (
 
 func TestParseReply(t *testing.T) {
 	t.Parallel()
-	want := position{deliveries: 2, stream: 34, consumer: 5, stored: time.Unix(0, 1700000000123456789), pending: 6}
+	want := replyInfo{deliveries: 2, stream: 34, consumer: 5, stored: time.Unix(0, 1700000000123456789), pending: 6}
 	for name, reply := range map[string]string{
 		"version 1":            "$JS.ACK.S.C.2.34.5.1700000000123456789.6",
 		"version 2":            "$JS.ACK.hub.aCCount.S.C.2.34.5.1700000000123456789.6.token",
@@ -64,7 +64,7 @@ func FuzzParseReply(f *testing.F) {
 		if theirs != nil {
 			t.Fatalf("read %+v, where the client says: %v", got, theirs)
 		}
-		want := position{deliveries: meta.NumDelivered, stream: meta.Sequence.Stream, consumer: meta.Sequence.Consumer, stored: meta.Timestamp, pending: meta.NumPending}
+		want := replyInfo{deliveries: meta.NumDelivered, stream: meta.Sequence.Stream, consumer: meta.Sequence.Consumer, stored: meta.Timestamp, pending: meta.NumPending}
 		if got != want {
 			t.Errorf("read %+v, where the client reads %+v", got, want)
 		}

@@ -1,31 +1,30 @@
-// Package queue is everything that touches NATS: the names and sizes of what
-// lives there, the publisher, membership, claims on partitions, the rate
-// ledger, settlement and dead letters. Types of nats.go's jetstream package
-// never leave it.
+// Package queue contains everything that touches NATS: the names and sizes of streams and buckets,
+// the publisher, membership, claims on partitions, the rate ledger, settlement and dead letters. It
+// never exposes types of nats.go's jetstream package.
 //
-// Its laws:
+// Its invariants:
 //
-//   - A partition is claimed by holding the one consumer on its subject; the
-//     server refuses a second one. There is no lock and no leader of our own.
-//   - Events of a partition reach the [Handler] in the order of the stream, each
-//     once per claim. Whatever could break that (a reconnect, a gap, a second
-//     delivery, an unconfirmed settlement) has one answer: the claim is given up
-//     and the partition claimed anew, so that all that is not settled arrives
-//     again, in order, before anything new.
-//   - What does not come to two claims in a row is read from the stream and handed over in its
-//     place. A claim that is given up again and again is made anew at a growing delay, and is named
-//     by [Queue.GivenUp]: one event stops neither its partition nor another.
-//   - An event leaves the stream only by [Claim.Settle], after a 2xx or after its
-//     dead letter has been stored, or by [Queue.PurgeUser].
-//   - A dead letter leaves its stream only after its event has been stored again, or by a
-//     [Queue.Discard] or [Queue.PurgeUser]. Nothing of this begins before the audit trail
-//     tells of it, and all of it may be cut short anywhere and be run again.
-//   - An event is a replay only if it is sealed with the pipeline's secret. Headers prove nothing: they
-//     may come from any producer.
-//   - Nothing is called for a claim whose membership could have lapsed:
-//     [Claim.Certain] is the last word, and it asks no one.
-//   - What the server's permissions forbid ends with a [*DeniedError] that names the right, within a
-//     second. A worker that lacks a right stays out of the fleet until it has it.
-//   - The API blocks only where its documentation says so. Callbacks
-//     come from one goroutine per partition.
+//   - A replica claims a partition by holding the only consumer on its subject; the server refuses
+//     a second one. The package has no lock and no leader of its own.
+//   - The [Handler] receives the events of a partition in stream order, each once per claim.
+//     Everything that could break this (a reconnect, a gap, a redelivery, an unconfirmed
+//     settlement) has one remedy: the worker revokes the claim and re-claims the partition, so that
+//     all unsettled events are redelivered in order, before anything new.
+//   - An event that reaches neither of two claims in a row is read from the stream and delivered in
+//     its place. A claim that is revoked repeatedly is retried with a growing delay and listed by
+//     [Queue.GivenUp]: one event blocks neither its partition nor another event.
+//   - An event leaves the stream only through [Claim.Settle], after a 2xx or after its dead letter
+//     is stored, or through [Queue.PurgeUser].
+//   - A dead letter leaves its stream only after its event has been stored again, or through
+//     [Queue.Discard] or [Queue.PurgeUser]. None of these starts before it is recorded in the audit
+//     trail. All of them may be interrupted at any point and run again.
+//   - An event counts as a replay only if it is sealed with the pipeline's secret. Headers alone
+//     prove nothing: any producer may set them.
+//   - No call starts under a claim whose membership may have expired: [Claim.Valid] makes the final
+//     check, and makes it locally.
+//   - An operation that the server's permissions forbid ends within a second with a [*DeniedError]
+//     that names the missing permission. A worker without a required permission stays out of the
+//     fleet until it has it.
+//   - The API blocks only where its documentation says so. Each partition has one goroutine that
+//     calls the callbacks.
 package queue

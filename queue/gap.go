@@ -20,7 +20,7 @@ import (
 
 // fill hands over what is missing before the event that came at a position. It reports whether that
 // event is next; if not, the claim is being given up.
-func (t *assignment) fill(h Handler, at position) bool {
+func (t *assignment) fill(h Handler, at replyInfo) bool {
 	for !t.isEnding() {
 		stored, err := t.q.readLeader(t.active, t.q.topology.StreamName(), nextBySubject{t.last + 1, t.subjects()})
 		switch {
@@ -39,7 +39,7 @@ func (t *assignment) fill(h Handler, at position) bool {
 				slog.String("consumer", t.consumer), slog.Uint64("sequence", stored.Sequence))
 		}
 		// A settlement of it goes by its sequence in the stream; the consumer's number is not looked at.
-		missing := position{deliveries: 1, stream: stored.Sequence, consumer: t.next, stored: stored.Time}
+		missing := replyInfo{deliveries: 1, stream: stored.Sequence, consumer: t.next, stored: stored.Time}
 		header, _ := nats.DecodeHeadersMsg(stored.Header) // of what cannot be read there is none, as of what comes
 		if !t.handOver(h, missing, &nats.Msg{Subject: stored.Subject, Header: header, Data: stored.Data}) {
 			return false
