@@ -10,7 +10,7 @@ func (c *changeLog) report(log *slog.Logger, err error) {
 	switch {
 	case err != nil && err.Error() != c.last:
 		c.last = err.Error()
-		log.Warn("cannot work, retrying", slog.Any("reason", err))
+		log.Warn("cannot work now, retrying", slog.Any("reason", err))
 	case err == nil && c.last != "":
 		c.last = ""
 		log.Info("working again")

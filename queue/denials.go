@@ -13,18 +13,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// DeniedError says that the NATS server's permissions forbid this connection's user something. It is
-// an [ErrNotPermitted], too. What was asked has not been done; but where Subscribe is set, it may
-// have been, and nobody was told.
+// DeniedError says that the NATS server's permissions forbid this connection's user an operation.
+// It is also an [ErrNotPermitted]. The operation did not happen; but if Subscribe is set, it may
+// have, and only its answer could not be received.
 type DeniedError struct {
-	// Subject is what must be allowed, as in the server's configuration: with wildcards in place
-	// of users, consumers and keys.
+	// Subject is what must be allowed, as in the server's configuration: with wildcards for users,
+	// consumers and keys.
 	Subject string
-	// Subscribe: it must be subscribed to; otherwise published to.
+	// Subscribe: the user must be allowed to subscribe to Subject; otherwise to publish to it.
 	Subscribe bool
 }
 
-// Error names the right that is missing, and the way out. It shows no user.
+// Error names the missing permission and how to grant it. It never names a user.
 func (e *DeniedError) Error() string {
 	way := ""
 	if e.Subscribe {
@@ -36,21 +36,21 @@ func (e *DeniedError) Error() string {
 // Is makes a DeniedError an [ErrNotPermitted].
 func (e *DeniedError) Is(target error) bool { return target == ErrNotPermitted }
 
-// asDenied is the DeniedError in err, or nil.
+// asDenied returns the DeniedError in err, or nil.
 func asDenied(err error) *DeniedError {
 	denied, _ := errors.AsType[*DeniedError](err)
 	return denied
 }
 
-// denialTimeout is how long a request may have no answer before it is looked whether it is allowed
-// at all. The server says nothing to a request that it denies: it tells the connection, and that
-// without saying which request it means. The connection remembers the last of what it was told, also
-// where the request was another one's. So if there is such an error the rights are tried one by one,
-// as by [Queue.Denied].
+// denialTimeout is how long a request may go unanswered before withPermissionCheck checks whether
+// it is permitted at all. The server does not answer a request that it denies: it reports a
+// violation to the connection, without naming the request. The connection keeps only the last
+// violation, which may belong to another request. So if there is a violation, withPermissionCheck
+// probes the permissions one by one, as [Queue.Denied] does.
 const denialTimeout = 300 * time.Millisecond
 
-// withPermissionCheck makes a request that needs some rights, and ends it with a [*DeniedError] if one of them
-// turns out to be missing, or the right to receive an answer.
+// withPermissionCheck makes a request that needs some permissions. If one of them turns out to be
+// missing, or the permission to receive a reply, the request ends with a [*DeniedError].
 func (q *Queue) withPermissionCheck(ctx context.Context, ask func(context.Context) error, needed ...Right) error {
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -75,8 +75,8 @@ func (q *Queue) withPermissionCheck(ctx context.Context, ask func(context.Contex
 
 func (r Right) denied() *DeniedError { return &DeniedError{Subject: r.Subject, Subscribe: r.Subscribe} }
 
-// missing returns those rights that this connection's user does not have. It blocks for a few round
-// trips if there are none, and else for one or two each.
+// missingPermissions returns the permissions that this connection's user lacks. It blocks for a few
+// round trips if none is missing, and otherwise for one or two per permission.
 func (q *Queue) missingPermissions(ctx context.Context, rights []Right) (missing []Right, err error) {
 	before, left := q.violation(), []Right(nil)
 	for _, r := range rights {
@@ -106,17 +106,17 @@ func (q *Queue) missingPermissions(ctx context.Context, rights []Right) (missing
 	return missing, nil
 }
 
-// mayTries is how often a right is tried where others are denied at the same time: the connection
-// remembers only the last denial.
-const mayTries = 20
+// maxProbes is how often a permission is probed while the server denies other requests at the same
+// time: the connection keeps only the last denial.
+const maxProbes = 20
 
-// may tries a right, with what changes nothing. If the server denies it, it says so before it answers
-// a ping, and the connection remembers the last of such errors.
+// isPermitted probes a permission without changing anything. If the server denies the probe, it
+// says so before it answers a ping, and the connection keeps the last such error.
 func (q *Queue) isPermitted(ctx context.Context, r Right) (bool, error) {
 	if !q.nc.IsConnected() {
-		return false, nats.ErrDisconnected // else it would be sent with the next connection
+		return false, nats.ErrDisconnected // otherwise nats.go would send it over the next connection
 	}
-	for range mayTries {
+	for range maxProbes {
 		before := q.lastDenial()
 		err := q.probe(r)
 		if err == nil {
@@ -134,10 +134,10 @@ func (q *Queue) isPermitted(ctx context.Context, r Right) (bool, error) {
 	return false, errors.New("too much is denied at the same time")
 }
 
-// try does what a right is for, but so that nothing comes of it: an empty request changes nothing,
-// and the header asks to be stored by a stream of another name only. (A request that cannot be read
-// would do, too, but be a warning in the server's log.) Where others may listen, the server must not
-// even pass it on: it refuses the reply subject, but only after it has looked at the right.
+// probe uses a permission in a way that has no effect: an empty request changes nothing, and the
+// header demands a stream of a name that does not exist. (A malformed request would work too, but
+// would log a warning on the server.) If others may listen on the subject, the server must not even
+// pass the message on: it rejects the reply subject, but only after it has checked the permission.
 func (q *Queue) probe(r Right) error {
 	if r.Subscribe {
 		sub, err := q.nc.SubscribeSync(r.probe)
@@ -155,8 +155,8 @@ func (q *Queue) probe(r Right) error {
 	return q.nc.PublishMsg(m)
 }
 
-// isIn reports whether a violation is about what try did. Its text must not be passed on: subjects
-// hold user ids.
+// matches reports whether a violation belongs to r.probe. The violation's text must not be passed
+// on: subjects contain user ids.
 func (r Right) matches(violation error) bool {
 	if violation == nil {
 		return false
@@ -168,15 +168,16 @@ func (r Right) matches(violation error) bool {
 	return strings.Contains(violation.Error(), what+strconv.Quote(r.probe))
 }
 
-// refusedReply is a reply subject that the server keeps for itself, whatever a user may do.
+// refusedReply is a reply subject that the server reserves for itself, whatever the user's
+// permissions.
 const refusedReply = "_R_." + unknownName
 
 func isRefusedReply(denial error) bool {
 	return denial != nil && strings.Contains(denial.Error(), strconv.Quote(refusedReply))
 }
 
-// lastDenial is the last thing that the server has denied this connection; nil if there is none, or
-// another error came after it. Each denial is an error of its own.
+// lastDenial is the connection's last permission violation; nil if there is none, or if another
+// error came after it. Each violation is an error value of its own.
 func (q *Queue) lastDenial() error {
 	if err := q.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
 		return err
@@ -184,10 +185,10 @@ func (q *Queue) lastDenial() error {
 	return nil
 }
 
-// isSame reports whether nothing was denied between two looks at lastDenial or violation.
+// isSame reports whether nothing was denied between two calls of lastDenial or violation.
 func isSame(a, b error) bool { return a == b } //nolint:errorlint // it is about which error it is, not of what kind
 
-// violation is the lastDenial, unless that says just that a right was tried and found.
+// violation is lastDenial, unless that only says that a probed permission was found.
 func (q *Queue) violation() error {
 	if err := q.lastDenial(); !isRefusedReply(err) {
 		return err
@@ -195,15 +196,15 @@ func (q *Queue) violation() error {
 	return nil
 }
 
-// flush waits until the server has seen all that was sent.
+// flush waits until the server has processed everything sent so far.
 func (q *Queue) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return q.nc.FlushWithContext(ctx)
 }
 
-// Lacking returns a [*DeniedError] while [Queue.Work] cannot work because this user lacks a right,
-// and otherwise nil. It does not block.
+// Lacking returns a [*DeniedError] while [Queue.Work] cannot work because this user lacks a
+// permission, and otherwise nil. It does not block.
 func (q *Queue) Lacking() error {
 	if denied := q.lacks.Load(); denied != nil {
 		return denied
@@ -211,12 +212,12 @@ func (q *Queue) Lacking() error {
 	return nil
 }
 
-// mayWork returns a [*DeniedError] if this user lacks a right that a worker cannot do without. It
-// blocks for a few round trips if nothing is missing.
+// mayWork returns a [*DeniedError] if this user lacks a permission that a worker requires. It
+// blocks for a few round trips if none is missing.
 //
-// A worker needs all of them before it begins: without one of them it would call Userpilot and could
-// not settle, or keep partitions from others who can. A server that asks nobody who they are is not
-// bothered.
+// A worker needs all of them before it starts: without one it would call Userpilot but could not
+// settle, or keep partitions from replicas that can. mayWork sends nothing to a server that
+// requires no authentication.
 func (q *Queue) mayWork(ctx context.Context) error {
 	if !q.nc.AuthRequired() {
 		return nil
@@ -234,15 +235,16 @@ func (q *Queue) mayWork(ctx context.Context) error {
 		return denied
 	}
 	if was := q.lacks.Swap(nil); was != nil && was.Subscribe {
-		// The server has forgotten the subscriptions that it denied. A new connection makes them anew.
+		// The server has dropped the subscriptions that it denied. A new connection subscribes
+		// again.
 		return q.nc.ForceReconnect()
 	}
 	return nil
 }
 
-// maySettle returns a [*DeniedError] if an event with this reply subject could not be settled because
-// the server uses another form of them than mayWork takes for certain. It blocks for a round trip if
-// it does.
+// maySettle returns a [*DeniedError] if an event with this reply subject could not be settled
+// because the server uses another form of reply subjects than mayWork assumes. In that case it
+// blocks for a round trip.
 func (q *Queue) maySettle(ctx context.Context, reply string) error {
 	if strings.HasPrefix(reply, "$JS.ACK."+q.topology.StreamName()+".") {
 		return nil
@@ -251,9 +253,9 @@ func (q *Queue) maySettle(ctx context.Context, reply string) error {
 	return q.require(ctx, q.topology.toNewAcks())
 }
 
-// What follows are the requests that jetstream makes for us.
+// The rest of this file wraps the requests that jetstream makes for us.
 
-// stream looks a stream up.
+// stream looks up a stream.
 func (q *Queue) stream(ctx context.Context, name string) (s jetstream.Stream, err error) {
 	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		s, err = q.js.Stream(ctx, name)
@@ -262,7 +264,7 @@ func (q *Queue) stream(ctx context.Context, name string) (s jetstream.Stream, er
 	return s, err
 }
 
-// store publishes a message and blocks until it is stored. to is the right that it needs.
+// store publishes a message and blocks until it is stored. to is the permission that it needs.
 func (q *Queue) store(ctx context.Context, to Right, m *nats.Msg, options ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
 	to.probe = m.Subject
 	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
@@ -289,14 +291,13 @@ func (q *Queue) consumerNames(ctx context.Context, stream jetstream.Stream) (nam
 	return names, nil
 }
 
-// checkedBucket is the bucket whose requests are attended.
+// checkedBucket is the bucket with permission checks on its requests.
 type checkedBucket struct {
 	jetstream.KeyValue
 	q *Queue
 }
 
-// bucket opens the key-value bucket. It asks the server, so that a bucket that was deleted
-// is noticed.
+// bucket opens the key-value bucket. It asks the server, and so notices a deleted bucket.
 func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 	b := checkedBucket{q: q}
 	err := q.withPermissionCheck(ctx, func(ctx context.Context) (err error) {
@@ -309,7 +310,7 @@ func (q *Queue) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 	return b, nil
 }
 
-// Get reads from the leader. The library would ask any copy of the bucket, which may lag.
+// Get reads from the leader. The library would ask any replica of the bucket, which may lag.
 func (b checkedBucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
 	m, err := b.q.readKey(ctx, b.q.topology.keySubject(key))
 	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.isMarker() {
@@ -321,7 +322,7 @@ func (b checkedBucket) Get(ctx context.Context, key string) (jetstream.KeyValueE
 	return keyEntry{m: m, bucket: b.Bucket(), key: key}, nil
 }
 
-// Create writes a key that is not there, or was deleted. It takes no options.
+// Create writes a key that does not exist or was deleted. It ignores options.
 func (b checkedBucket) Create(ctx context.Context, key string, value []byte, _ ...jetstream.KVCreateOpt) (revision uint64, err error) {
 	revision, err = b.Update(ctx, key, value, 0)
 	if !isWrongRevision(err) {
@@ -346,7 +347,7 @@ func (b checkedBucket) Delete(ctx context.Context, key string, options ...jetstr
 	return b.q.withPermissionCheck(ctx, func(ctx context.Context) error { return b.KeyValue.Delete(ctx, key, options...) }, b.q.topology.toKey(key))
 }
 
-// keyEntry is a key as the leader has it.
+// keyEntry is a key as read from the leader.
 type keyEntry struct {
 	m           *storedMessage
 	bucket, key string

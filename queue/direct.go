@@ -13,40 +13,41 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// directRequest asks for stored messages: a batch from a sequence or a time on, perhaps of some
-// subjects alone, or the last ones on each of some subjects.
+// directRequest asks for stored messages: either a batch from a sequence or time on, optionally of
+// some subjects only, or the last message on each of several subjects.
 type directRequest struct {
 	Sequence uint64     `json:"seq,omitempty"`
-	Since    *time.Time `json:"start_time,omitempty"` // when they were stored, instead of Sequence
+	Since    *time.Time `json:"start_time,omitempty"` // stored since then; instead of Sequence
 	Next     string     `json:"next_by_subj,omitempty"`
 	Last     []string   `json:"multi_last,omitempty"`
 	Batch    int        `json:"batch,omitempty"`
 	MaxBytes int        `json:"max_bytes,omitempty"`
 }
 
-// directGet is where a stream is asked for them. It takes no consumer and no right but to read.
+// directGet is the subject for direct gets from a stream. They need no consumer and only the
+// permission to read.
 func directGet(stream string) string { return "$JS.API.DIRECT.GET." + stream }
 
-// direct hands the messages that answer a request to each, until that returns false. It returns the
-// header of the answer's end; nil if there are no such messages, or each wants no more. In a
-// cluster a follower may answer, which can be a little behind. Each message has the server's
-// headers, whatever its publisher wrote into them; where it wrote what cannot be parsed, there is
-// the sequence alone.
+// direct passes the messages that answer a request to each, until it returns false. It returns the
+// header of the end-of-batch message; nil if no message matches, or each returned false. In a
+// cluster a follower may answer, which can lag slightly. Each message has the server's own headers,
+// whatever its publisher wrote into them; if the publisher's headers cannot be parsed, it has only
+// the sequence.
 func (q *Queue) direct(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
 	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
-		end, err = q.directly(ctx, stream, r, each)
+		end, err = q.doDirect(ctx, stream, r, each)
 		return err
 	}, to(directGet(stream)))
 	return end, err
 }
 
-func (q *Queue) directly(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
+func (q *Queue) doDirect(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
 	request, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
 	}
-	// Not SubscribeSync: it takes a message with the header "Status: 503" for an error.
-	messages := make(chan *nats.Msg, max(r.Batch, len(r.Last), 1)+1) // all, and the end
+	// Not SubscribeSync: it treats a message with the header "Status: 503" as an error.
+	messages := make(chan *nats.Msg, max(r.Batch, len(r.Last), 1)+1) // all, and the end of the batch
 	subscription, err := q.nc.ChanSubscribe(q.nc.NewInbox(), messages)
 	if err != nil {
 		return nil, err
@@ -73,15 +74,15 @@ func (q *Queue) directly(ctx context.Context, stream string, r directRequest, ea
 	}
 }
 
-// answer is the messages that a direct get is answered.
+// answer is the sequence of messages that answers a direct get.
 type answer struct {
 	stream  string
 	each    func(*nats.Msg) bool
-	last    uint64    // sequence that was read
-	unnamed *nats.Msg // the last message, if its sequence cannot be read: the next one tells it
+	last    uint64    // last sequence read
+	unnamed *nats.Msg // the last message, if its sequence cannot be read: the next one implies it
 }
 
-// take reads one message, and tells whether there are more to come.
+// take processes one message. more reports whether others follow.
 func (a *answer) take(m *nats.Msg) (more bool, end nats.Header, err error) {
 	if before := a.unnamed; before != nil {
 		sequence, _ := lastNumber(m.Header, jetstream.LastSequenceHeader)
@@ -108,11 +109,11 @@ func (a *answer) take(m *nats.Msg) (more bool, end nats.Header, err error) {
 	case status == "503":
 		return false, nil, noStream(a.stream)
 	}
-	return false, nil, fmt.Errorf("%s is answered %s %s", directGet(a.stream), clean(status), clean(m.Header.Get("Description")))
+	return false, nil, fmt.Errorf("%s returned %s %s", directGet(a.stream), clean(status), clean(m.Header.Get("Description")))
 }
 
-// unforge leaves of the server's headers what the server wrote. That is the last: a message may have
-// been published with the same.
+// unforge keeps only the server's value of each header of the server's. That is the last value: the
+// publisher may have set the same header.
 func unforge(h nats.Header) {
 	for _, name := range []string{jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
 		if values := h[name]; len(values) > 1 {
@@ -121,7 +122,7 @@ func unforge(h nats.Header) {
 	}
 }
 
-// lastNumber reads the last of a header's values.
+// lastNumber parses the last of a header's values.
 func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
 	values := h[name]
 	if len(values) == 0 {
@@ -131,8 +132,8 @@ func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
 	return n, err == nil
 }
 
-// count tells how many messages of a stream there are from a sequence on, on some subjects or on all: it
-// asks for one, and the end of the answer says how many would follow.
+// count returns how many messages a stream has from a sequence on, on some subjects or on all: it
+// asks for one, and the end of the batch says how many would follow.
 func (q *Queue) count(ctx context.Context, stream string, from uint64, subjects string) (n uint64, err error) {
 	err = retry(ctx, firstTimeout, func(ctx context.Context) error {
 		n = 0
@@ -150,11 +151,11 @@ func (q *Queue) count(ctx context.Context, stream string, from uint64, subjects 
 	return n, err
 }
 
-// auditBatch is how many records of the audit trail are read at a time.
+// auditBatch is how many audit trail records are read at a time.
 const auditBatch = 1000
 
-// auditTrail reads the records on some subjects of the audit trail, from a sequence on, in order.
-// It stops at the first error.
+// auditTrail reads the audit trail's records on some subjects, from a sequence on, in order. It
+// stops at the first error.
 func (q *Queue) auditTrail(ctx context.Context, subjects string, from uint64) iter.Seq2[*nats.Msg, error] {
 	return func(yield func(*nats.Msg, error) bool) {
 		for from > 0 {
@@ -171,7 +172,7 @@ func (q *Queue) auditTrail(ctx context.Context, subjects string, from uint64) it
 	}
 }
 
-// nextBatch reads where the next batch begins from the end of one; 0 if there is none.
+// nextBatch returns where the next batch starts, from the end of one; 0 if there is none.
 func nextBatch(end nats.Header) (uint64, error) {
 	if end == nil {
 		return 0, nil
@@ -179,7 +180,7 @@ func nextBatch(end nats.Header) (uint64, error) {
 	return endOfBatch(end)
 }
 
-// endOfBatch reads where the next batch begins.
+// endOfBatch returns where the next batch starts; 0 if there is none.
 func endOfBatch(h nats.Header) (next uint64, err error) {
 	pending, errPending := strconv.ParseUint(h.Get("Nats-Num-Pending"), 10, 64)
 	last, errLast := strconv.ParseUint(h.Get("Nats-Last-Sequence"), 10, 64)
@@ -192,14 +193,14 @@ func endOfBatch(h nats.Header) (next uint64, err error) {
 	return last + 1, nil
 }
 
-// silence is the error of a request without an answer, though it is permitted.
+// noReply is the error of a request that is permitted but was not answered.
 func noReply(subject string) error {
 	return fmt.Errorf("%w on %s: the stream has no leader now, or the server is overloaded", errNoReply, subject)
 }
 
 var errNoReply = errors.New("no answer")
 
-// nobody is the error of a direct get that the server says nobody listens to.
+// noStream is the error of a direct get for which the server reports no responders.
 func noStream(stream string) error {
 	return fmt.Errorf("the stream %s does not exist (start a worker, or run identify-worker setup; see --name), or has no leader now: %w", stream, nats.ErrNoResponders)
 }

@@ -9,35 +9,37 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// DiscardConfig says who discards, and why.
+// DiscardConfig says who discards letters, and why.
 type DiscardConfig struct {
-	Reason           string // required; must name no user, as the audit trail keeps it for a year
+	Reason           string // required; must not name a user, because the audit trail keeps it for a year
 	By, Host, Filter string // as in [ReplayConfig]
-	// Progress is told now and then how far it is, and at the end. It is not called concurrently,
-	// and must not block for long. Nil tells nobody.
+	// Progress is called periodically with the result so far, and at the end. Calls are not
+	// concurrent, and must not block for long. Nil is ignored.
 	Progress func(DiscardResult)
 }
 
-// DiscardResult counts what became of a selection's letters. Selected is the sum of Discarded,
-// Gone, Doubtful and what was not reached.
+// DiscardResult counts what happened to the selected letters. Selected is the sum of Discarded,
+// Gone, Doubtful and the letters not reached.
 type DiscardResult struct {
-	Run       string `json:"run"`       // names it in the audit trail
+	Run       string `json:"run"`       // id in the audit trail
 	Selected  uint64 `json:"selected"`  // letters in the selection
 	Discarded uint64 `json:"discarded"` // no longer dead letters
-	Gone      uint64 `json:"gone"`      // were replayed or discarded by somebody else since they were selected
-	Doubtful  uint64 `json:"doubtful"`  // are still dead letters, perhaps: discard again, it does no harm
+	Gone      uint64 `json:"gone"`      // replayed or discarded by somebody else since the selection
+	Doubtful  uint64 `json:"doubtful"`  // outcome unknown, may still be dead letters: discard again, which does no harm
 }
 
-// Discard takes the selection's letters out of the dead-letter stream: all of them, also those that
-// a replay would skip. Their events are gone for ever.
+// Discard removes the selection's letters from the dead-letter stream: all of them, including those
+// that a replay would skip. Their events are permanently lost.
 //
-// It blocks until all is done. When ctx ends it stops, and returns what was done with ctx's cause.
+// It blocks until all letters are removed. When ctx ends it stops, and returns the result so far
+// with ctx's cause.
 //
-// It needs the right to publish to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and
-// $JS.API.STREAM.MSG.DELETE of the dead-letter stream, for a selection of all letters to
-// $JS.API.STREAM.PURGE of it too, and to the subjects of the audit trail's actions. Where users have a record of what newer events have set, it notes there that the letters
-// are gone, and needs $JS.API.DIRECT.GET and $JS.API.STREAM.MSG.GET of KV_<bucket>_newer,
-// $JS.API.STREAM.INFO.KV_<bucket> and $KV.<bucket>_newer.> too.
+// It needs the permission to publish to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and
+// $JS.API.STREAM.MSG.DELETE of the dead-letter stream, for a selection of all letters also to
+// $JS.API.STREAM.PURGE of it, and to the subjects of the audit trail's actions. If users have
+// version records, Discard notes there that the letters are gone, and also needs $JS.API.DIRECT.GET
+// and $JS.API.STREAM.MSG.GET of KV_<bucket>_newer, $JS.API.STREAM.INFO.KV_<bucket> and
+// $KV.<bucket>_newer.>.
 func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
 	d := &discarding{q: q, s: s, result: DiscardResult{Selected: s.Letters}}
 	if c.Reason == "" {
@@ -64,7 +66,7 @@ func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*Di
 	return result, q.end(ctx, a, result.counts(), err)
 }
 
-// counts are for the audit trail.
+// counts are the counts for the audit trail.
 func (r *DiscardResult) counts() map[string]uint64 {
 	return nonzero(map[string]uint64{"selected": r.Selected, "discarded": r.Discarded, "gone": r.Gone, "doubtful": r.Doubtful})
 }
@@ -85,17 +87,17 @@ func (d *discarding) snapshot() *DiscardResult {
 	return &result
 }
 
-// discardBatch is how many letters are read at a time, and deleted: the server answers for 1,024
-// subjects at most at once, which is what their users' records are asked by.
+// discardBatch is how many letters are read and deleted at a time: one request can look up at most
+// 1,024 subjects, and discarding looks up the version records of all users of a batch.
 const discardBatch = 1000
 
-// doomed are letters, and the names of those of users with a record, by user.
+// doomed are letters to delete, and the positions of the letters of tracked users, by user.
 type doomed struct {
 	letters []*DeadLetter
 	guarded map[string][]Age
 }
 
-// run deletes all letters of the selection. What is under way when ctx ends is finished.
+// run deletes all letters of the selection. When ctx ends, it finishes what it has started.
 func (d *discarding) run(ctx context.Context) error {
 	finishing, cancel := graceContext(ctx, stopTimeout)
 	defer cancel()
@@ -106,7 +108,7 @@ func (d *discarding) run(ctx context.Context) error {
 	}
 	group, going := errgroup.WithContext(ctx)
 	batches := make(chan doomed)
-	group.Go(func() error { // some are read while others are deleted
+	group.Go(func() error { // reads a batch while another is being deleted
 		defer close(batches)
 		return d.read(going, batches)
 	})
@@ -124,8 +126,8 @@ func (d *discarding) run(ctx context.Context) error {
 // last is the selection's newest letter.
 func (d *discarding) last() uint64 { return d.s.ids[len(d.s.ids)-1] }
 
-// alone reports whether up to the selection's last letter there are these letters and no others. One
-// that is gone may be under way as a replay, whose record is needed still.
+// alone reports whether the stream has exactly the selection's letters up to the last of them. A
+// missing one may be in flight as a replay, which still needs its version record.
 func (d *discarding) alone(ctx context.Context) (bool, error) {
 	if !d.s.all {
 		return false, nil
@@ -139,8 +141,9 @@ func (d *discarding) alone(ctx context.Context) (bool, error) {
 	return all == later+d.s.Letters, err
 }
 
-// discardAll deletes all letters up to the last with one request. If it is cut short after that, or
-// somebody else came between, records are left that no letter needs, until they are too old.
+// discardAll deletes all letters up to the last one with one request. If it is interrupted
+// afterwards, or somebody else deletes letters at the same time, version records remain that no
+// letter needs, until they expire.
 func (d *discarding) discardAll(ctx context.Context) error {
 	found, err := d.q.removeBelow(ctx, d.q.topology.DeadStreamName(), d.last()+1)
 	if err != nil {
@@ -156,7 +159,7 @@ func (d *discarding) discardAll(ctx context.Context) error {
 	return d.close(ctx, d.s.guarded)
 }
 
-// read hands over the letters that are still there.
+// read sends the letters that still exist, in batches.
 func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 	for place := 0; place < len(d.s.ids); {
 		letters, next, err := d.q.readSelected(ctx, d.s, place, discardBatch)
@@ -167,7 +170,7 @@ func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 		place = next
 		records, err := d.q.newerOf(ctx, letters)
 		if err != nil {
-			return fmt.Errorf("read which users are guarded: %w", err)
+			return fmt.Errorf("read which users are tracked: %w", err)
 		}
 		b := doomed{letters, map[string][]Age{}}
 		for _, l := range letters {
@@ -184,7 +187,7 @@ func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 	return nil
 }
 
-// discard deletes letters, and then notes that they are gone where users are guarded.
+// discard deletes letters, then notes in the tracked users' version records that they are gone.
 func (d *discarding) discard(ctx context.Context, b doomed) error {
 	if err := d.removeEach(ctx, b.letters); err != nil {
 		return err
@@ -192,7 +195,7 @@ func (d *discarding) discard(ctx context.Context, b doomed) error {
 	return d.close(ctx, b.guarded)
 }
 
-// recordsAtOnce bounds the records that are being changed.
+// recordsAtOnce bounds the concurrent changes of version records.
 const recordsAtOnce = 512
 
 // close notes that letters are gone, by user.
@@ -229,7 +232,7 @@ func (d *discarding) remove(ctx context.Context, id uint64) error {
 	return err
 }
 
-// count adds to a count of the result.
+// count adds to one of the result's counts.
 func (d *discarding) count(n *uint64, more int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

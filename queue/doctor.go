@@ -13,36 +13,36 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Link is the connection to NATS.
+// Link describes the connection to NATS.
 type Link struct {
-	URL     string // of the server that this is connected to, without user and password
+	URL     string // of the connected server, without user and password
 	Version string // of that server
-	// TLS is its version, such as "TLS 1.3", and Expires when the first certificate of the
-	// server's chain does. Both are zero without TLS.
+	// TLS is the version, such as "TLS 1.3". Expires is when the first certificate of the server's
+	// chain expires. Both are zero without TLS.
 	TLS     string
 	Expires time.Time
-	// Trip is the time that a ping and its answer take, in the middle of five.
+	// Trip is the median round trip of five pings.
 	Trip time.Duration
-	// MaxEvent is the largest event that can be published here, headers included: what the
-	// server's max_payload leaves, and never more than MaxMessageBytes.
+	// MaxEvent is the largest event that can be published here, including headers: limited by the
+	// server's max_payload, and never more than MaxMessageBytes.
 	MaxEvent int64
-	// Inboxes are the subjects on which answers arrive: _INBOX.> unless a prefix was given.
+	// Inboxes are the subjects that receive replies: _INBOX.> unless a prefix is configured.
 	Inboxes string
 }
 
-// Link tells of the connection. It blocks for five round trips.
+// Link returns details of the connection. It blocks for five round trips.
 func (q *Queue) Link() (Link, error) {
 	var trips []time.Duration
 	for range 5 {
 		sent := time.Now()
-		if err := q.flush(context.Background()); err != nil { // a ping, which it does not answer before what came earlier
+		if err := q.flush(context.Background()); err != nil { // a ping, which the server answers only after everything sent before
 			return Link{}, fmt.Errorf("ping NATS: %w", err)
 		}
 		trips = append(trips, time.Since(sent))
 	}
 	slices.Sort(trips)
 	l := Link{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload()), Inboxes: q.inboxes()}
-	l.URL, _ = hosts(q.nc.ConnectedUrl()) // it was good enough to connect to
+	l.URL, _ = hosts(q.nc.ConnectedUrl()) // Connect has accepted it
 	if state, err := q.nc.TLSConnectionState(); err == nil {
 		l.TLS = tls.VersionName(state.Version)
 		for i, cert := range state.PeerCertificates {
@@ -54,13 +54,13 @@ func (q *Queue) Link() (Link, error) {
 	return l, nil
 }
 
-// StreamState is a stream of the pipeline, as it is.
+// StreamState is the state of one of the pipeline's streams.
 type StreamState struct {
 	Name        string
-	Err         error    // it could not be read; then nothing else is known
+	Err         error    // reading failed; then nothing else is known
 	Missing     bool     // a worker creates it, if MayCreate
 	MayCreate   bool     // of a missing one
-	Differences []Change // from what this pipeline needs
+	Differences []Change // from the configuration that this pipeline needs
 
 	Messages, Bytes       uint64
 	MaxMessages, MaxBytes int64         // 0 is no limit
@@ -68,9 +68,9 @@ type StreamState struct {
 	Oldest                time.Time     // zero without messages
 }
 
-// InspectStreams reads the state of each stream and changes nothing: the work stream's comes
-// first, the dead letters' second. An error says that there is no JetStream. It blocks for two
-// round trips for each, and at most for some seconds where a stream has no leader.
+// InspectStreams reads the state of each stream and changes nothing: first the work stream, then
+// the dead-letter stream. An error says that JetStream is not available. It blocks for two round
+// trips per stream, and at most for some seconds if a stream has no leader.
 func (q *Queue) InspectStreams(ctx context.Context) ([]StreamState, error) {
 	var all []StreamState
 	for _, want := range q.topology.streams(q.nc.MaxPayload()) {
@@ -108,7 +108,7 @@ func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) 
 	return s, nil
 }
 
-// mayInspect is streamInfo that finds out at once if that is not allowed.
+// mayInspect is streamInfo, but reports a missing permission at once.
 func (q *Queue) mayInspect(ctx context.Context, stream string) (*datedInfo, error) {
 	if err := q.require(ctx, toAPI("STREAM.INFO."+stream)); err != nil {
 		return nil, err
@@ -116,7 +116,7 @@ func (q *Queue) mayInspect(ctx context.Context, stream string) (*datedInfo, erro
 	return q.streamInfo(ctx, stream, "")
 }
 
-// must returns a [*DeniedError] if a right is missing.
+// require returns a [*DeniedError] if a permission is missing.
 func (q *Queue) require(ctx context.Context, r Right) error {
 	may, err := q.isPermitted(ctx, r)
 	if err == nil && !may {
@@ -125,17 +125,17 @@ func (q *Queue) require(ctx context.Context, r Right) error {
 	return err
 }
 
-// Clock is the server's, as far as it can be known from here.
+// Clock describes the server's clock, as far as it can be known from here.
 type Clock struct {
-	Ahead time.Duration // of this machine's; below 0 it is behind
-	Trip  time.Duration // of the best reading: Ahead is known up to half of it
-	// Apart is how far the clocks of those servers of a cluster differ, at the least, that lead the
-	// pipeline's streams now. Of the others nothing is known.
+	Ahead time.Duration // of this machine's clock; negative if it is behind
+	Trip  time.Duration // round trip of the best reading: Ahead is accurate to half of it
+	// Apart is the smallest possible difference between the clocks of the cluster's servers that
+	// currently lead the pipeline's streams. It says nothing about other servers.
 	Apart time.Duration
 }
 
 // ReadClock compares the clock of the server that leads the bucket with this machine's, and with
-// those of the other streams' leaders. It blocks for some round trips.
+// the clocks of the other streams' leaders. It blocks for some round trips.
 func (q *Queue) ReadClock(ctx context.Context) (Clock, error) {
 	bucket := "KV_" + q.topology.Bucket()
 	if _, err := q.mayInspect(ctx, bucket); err != nil {
@@ -144,7 +144,7 @@ func (q *Queue) ReadClock(ctx context.Context) (Clock, error) {
 	best := Clock{Trip: time.Hour}
 	var all []Clock
 	for _, stream := range append(q.topology.streams(q.nc.MaxPayload()), make([]jetstream.StreamConfig, 2)...) {
-		name := cmp.Or(stream.Name, bucket) // that one three times
+		name := cmp.Or(stream.Name, bucket) // the bucket three times
 		sent := time.Now()
 		info, err := q.streamInfo(ctx, name, "")
 		if err != nil {
@@ -160,7 +160,8 @@ func (q *Queue) ReadClock(ctx context.Context) (Clock, error) {
 	return best, nil
 }
 
-// apart is how far readings of clocks differ, whatever their trips were spent on.
+// apart is how far the clock readings certainly differ, however each round trip divides into its
+// two directions.
 func apart(clocks []Clock) (least time.Duration) {
 	for _, a := range clocks {
 		for _, b := range clocks {
@@ -170,7 +171,7 @@ func apart(clocks []Clock) (least time.Duration) {
 	return least
 }
 
-// Account is what the NATS account uses of JetStream, and its limits; a limit of 0 is none.
+// Account is the NATS account's JetStream usage and limits; a limit of 0 is none.
 type Account struct {
 	Bytes, MaxBytes         int64 // on disk
 	Streams, MaxStreams     int
@@ -197,23 +198,23 @@ func (q *Queue) Account(ctx context.Context) (Account, error) {
 	}, nil
 }
 
-// Progress is [Queue.Status] without the dead letters' reasons. It needs no right that a worker
-// does not have, and little time.
+// Progress is [Queue.Status] without the dead-letter reasons. It needs only the permissions of a
+// worker, and little time.
 func (q *Queue) Progress(ctx context.Context) (*Status, error) {
 	s, err := q.progress(ctx)
 	return s, err
 }
 
-// Arithmetic is how a limit is kept by calls that come evenly, but for a burst after a pause.
+// Arithmetic describes how evenly spaced calls, with a burst after a pause, keep a limit.
 type Arithmetic struct {
 	Burst     int
-	Worst     int     // most calls that any window can hold
-	Sustained float64 // calls in a window in the long run
+	Worst     int     // maximum calls in any window
+	Sustained float64 // calls per window in the long run
 }
 
-// Arithmetic tells how this limit is kept, by a fleet or by a replica for itself alone, to which the
-// burst costs some of the rate: see [Rate.Interval]. A burst of 0 is the default. An unlimited rate has
-// none.
+// Arithmetic describes how this limit is kept, by a fleet or by a replica on its own, which pays
+// for the burst with some of the rate: see [Rate.Interval]. A burst of 0 is the default. An
+// unlimited rate has a zero Arithmetic.
 func (r Rate) Arithmetic(burst int, alone bool) Arithmetic {
 	p := r.schedule(burst)
 	if p.unlimited() {

@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ExportHeader is what an export of the letter must tell, besides the event, so that the event can be
-// published as the old one that it is: see [WithExport]. Only workers of this pipeline believe it. The
-// first call blocks for a round trip, and needs the right to publish to
+// ExportHeader returns the headers that an export of the letter needs besides the event, so that
+// the event can be published with its old position: see [WithExport]. Only workers of this pipeline
+// trust them. The first call blocks for a round trip, and needs the permission to publish to
 // $JS.API.STREAM.MSG.GET.KV_<bucket>.
 func (q *Queue) ExportHeader(ctx context.Context, l *DeadLetter) (map[string][]string, error) {
 	key := q.seal()
@@ -40,9 +40,10 @@ var (
 	errNotSealed   = errors.New("headers: tell no Dead-Seal, so no worker would believe how old the event is: export the dead letter again")
 )
 
-// WithExport publishes the event of a dead letter that was exported, whose header this is. It is as
-// old as it was: what newer events have set since stays. Unlike a replay it may be published twice,
-// and leaves the dead letter where it is. To another pipeline than that of the letter it is new.
+// WithExport publishes the event of an exported dead letter, given its header. The event keeps its
+// position: values that newer events have set since remain. Unlike a replay it may be published
+// twice, and leaves the dead letter where it is. To a pipeline other than the letter's own, the
+// event is new.
 func WithExport(header map[string][]string) (PublishOption, error) {
 	h := nats.Header(maps.Clone(header))
 	origin, err := ParseAge(h.Get(headerOrigin))
@@ -53,7 +54,7 @@ func WithExport(header map[string][]string) (PublishOption, error) {
 	if sealed == "" {
 		return nil, errNotSealed
 	}
-	h.Set(jetstream.SequenceHeader, "0") // it lies in no stream
+	h.Set(jetstream.SequenceHeader, "0") // it is in no stream
 	h.Set(jetstream.TimeStampHeaer, h.Get(headerAt))
 	h.Del(jetstream.SubjectHeader)
 	l, err := readLetter(&nats.Msg{Header: h})

@@ -9,34 +9,35 @@ import (
 	"time"
 )
 
-// Filter says which dead letters are meant. All that is set must be true of a letter; the zero
-// Filter means all. Within a list one is enough, and an empty list is no bound.
+// Filter selects dead letters. A letter must match every field that is set; the zero Filter matches
+// all. A list matches a letter that equals any of its values, and an empty list matches all.
 type Filter struct {
 	Groups       []string // fingerprints: see [DeadLetter.Group]
 	Reasons      []Reason
-	Statuses     []int    // of Userpilot's answer; 0 where there was none
-	Users        []string // "" where none could be read
+	Statuses     []int    // of Userpilot's answer; 0 if there was none
+	Users        []string // "" if the id could not be read
 	IDs          []uint64
-	Since, Until time.Time // when it died: not before Since, and before Until; zero is no bound
-	// Match is asked last, of those letters that all else is true of. Its error ends what is done.
+	Since, Until time.Time // time of death: at or after Since, and before Until; zero is no bound
+	// Match is called last, for letters that match everything else. An error from it ends the
+	// operation.
 	Match func(*DeadLetter) (bool, error)
 }
 
-// IsZero reports whether all dead letters are meant.
+// IsZero reports whether f matches all dead letters.
 func (f Filter) IsZero() bool {
 	return len(f.Groups) == 0 && len(f.Reasons) == 0 && len(f.Statuses) == 0 && len(f.Users) == 0 && len(f.IDs) == 0 &&
 		f.Since.IsZero() && f.Until.IsZero() && f.Match == nil
 }
 
-// ranges are what must be read to see all letters that are meant, between two sequences. The second
-// may be 0 for no end.
+// ranges are the ranges to read between two sequences to see all matching letters. to may be 0 for
+// no end.
 func (f Filter) ranges(from, to uint64) []scanRange {
 	from = max(from, 1)
 	if len(f.IDs) == 0 {
 		r := scanRange{from: from, to: to}
 		if from == 1 && !f.Since.IsZero() {
-			// A letter cannot have died long after it was stored, see readLetter. As much again is
-			// for servers whose clocks differ.
+			// A letter cannot have died long after it was stored, see readLetter. The factor of two
+			// allows for servers whose clocks differ.
 			r.since = f.Since.Add(-2 * clockError)
 		}
 		return []scanRange{r}
@@ -54,7 +55,7 @@ func (f Filter) ranges(from, to uint64) []scanRange {
 	return rs
 }
 
-// compiledFilter is a filter that is quick however long its lists are.
+// compiledFilter is a filter that is fast however long its lists are.
 type compiledFilter struct {
 	Filter
 	groups   anyOf[string]
@@ -68,14 +69,14 @@ func (f Filter) compile() *compiledFilter {
 	return &compiledFilter{f, newAnyOf(f.Groups), newAnyOf(f.Reasons), newAnyOf(f.Statuses), newAnyOf(f.Users), newAnyOf(f.IDs)}
 }
 
-// means reports whether all but Match is true of a letter.
+// matches reports whether a letter matches everything but Match.
 func (s *compiledFilter) matches(l *DeadLetter) bool {
 	return s.ids.admits(l.ID) && s.reasons.admits(l.Reason) && s.statuses.admits(l.Status) && s.users.admits(l.User) &&
 		(s.Since.IsZero() || !l.At.Before(s.Since)) && (s.Until.IsZero() || l.At.Before(s.Until)) &&
 		(len(s.groups) == 0 || s.groups.admits(l.Group()))
 }
 
-// anyOf admits its values, and all if it has none.
+// anyOf admits its values, or everything if it is empty.
 type anyOf[T comparable] map[T]struct{}
 
 func newAnyOf[T comparable](values []T) anyOf[T] {
@@ -91,14 +92,14 @@ func (a anyOf[T]) admits(v T) bool {
 	return ok || len(a) == 0
 }
 
-// DeadLetters reads the dead letters that are meant, oldest first, to the end that the stream has
-// when it gets there. It holds few at a time, however many there are, and stops at the first
-// error. It needs the right to publish to $JS.API.DIRECT.GET.<stream>_DLQ, and no other.
+// DeadLetters reads the matching dead letters, oldest first, up to the end of the stream at the
+// time it gets there. It holds few letters at a time, however many there are, and stops at the
+// first error. It needs only the permission to publish to $JS.API.DIRECT.GET.<stream>_DLQ.
 func (q *Queue) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*DeadLetter, error] {
 	return q.deadLetters(ctx, f, 1, 0)
 }
 
-// deadLetters reads those from one sequence to another, which may be 0 for no end.
+// deadLetters reads the letters from one sequence to another, which may be 0 for no end.
 func (q *Queue) deadLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
 		for l, err := range q.readLetters(ctx, f, from, to) {
@@ -112,7 +113,7 @@ func (q *Queue) deadLetters(ctx context.Context, f Filter, from, to uint64) iter
 	}
 }
 
-// readLetters is deadLetters, but what it reads is complete only if it has a Match to ask.
+// readLetters is deadLetters, but its letters are complete only if f has a Match.
 func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
 		s := f.compile()
@@ -125,27 +126,27 @@ func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter
 				yield(nil, fmt.Errorf("read the dead letters: %w", err))
 				return
 			}
-			meant := s.matches(l)
-			if meant && f.Match != nil {
+			matches := s.matches(l)
+			if matches && f.Match != nil {
 				l.complete(q.topology)
-				meant, err = f.Match(l)
+				matches, err = f.Match(l)
 			}
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			if meant && !yield(l, nil) {
+			if matches && !yield(l, nil) {
 				return
 			}
 		}
 	}
 }
 
-// ErrNoDeadLetter says that there is no dead letter with an ID: it never was, or was replayed or
-// discarded, or has become too old.
+// ErrNoDeadLetter says that no dead letter has the given ID: it never existed, was replayed or
+// discarded, or has expired.
 var ErrNoDeadLetter = errors.New("there is no such dead letter: it was replayed or discarded, has become too old, or never was; list them with identify-worker dlq ls")
 
-// DeadLetter reads one dead letter, or returns [ErrNoDeadLetter]. It needs the right that
+// DeadLetter reads one dead letter, or returns [ErrNoDeadLetter]. It needs the permission that
 // [Queue.DeadLetters] needs, and blocks for a round trip.
 func (q *Queue) DeadLetter(ctx context.Context, id uint64) (*DeadLetter, error) {
 	for l, err := range q.DeadLetters(ctx, Filter{IDs: []uint64{id}}) {

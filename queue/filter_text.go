@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// maxListed bounds what the words of a filter list.
+// maxListed bounds the number of values that a filter's text lists.
 const maxListed = 20
 
-// String tells the filter in words, as the audit trail keeps it. Users are told by a hash, and of
-// Match only that there is one.
+// String returns the filter as text, as the audit trail records it. Users appear as a hash; of
+// Match it says only that there is one.
 func (f Filter) String() string {
 	var words []string
 	list := func(name string, values []string) {
@@ -57,5 +57,5 @@ func texts[T any](values []T, text func(T) string) []string {
 	})
 }
 
-// hashedUser stands for a user where personal data must not be kept.
+// hashedUser represents a user where personal data must not be stored.
 func hashedUser(user string) string { return "sha256:" + userHash(user) }

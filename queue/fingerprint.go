@@ -7,10 +7,10 @@ import (
 	"strconv"
 )
 
-// Group is the letter's fingerprint: letters that died of the same have the same. It is the first
-// eight hexadecimal digits of the SHA-256 of the lines reason, status and [DeadLetter.Pattern], and
-// the same in every version. Like Pattern it is worked out once and kept, so neither may be called
-// by several goroutines at once.
+// Group is the letter's fingerprint: letters with the same cause of death have the same one. It is
+// the first eight hexadecimal digits of the SHA-256 of the lines reason, status and
+// [DeadLetter.Pattern], and does not change between versions. Group and Pattern cache their
+// results, so they are not safe for concurrent use.
 func (l *DeadLetter) Group() string { return groupID(l.fingerprint()) }
 
 func groupID(fingerprint uint32) string { return fmt.Sprintf("%08x", fingerprint) }
@@ -35,7 +35,7 @@ func (l *DeadLetter) Pattern() string {
 	return l.known.pattern
 }
 
-// known is what was worked out about a letter.
+// known caches what was computed about a letter.
 type known struct {
 	pattern                  string
 	fingerprint              uint32

@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// reconcileInterval is how often a replica compares what it holds with its share as long as
-	// these differ, besides at once when members or claims change.
+	// reconcileInterval is how often a replica compares its partitions with its quota while they
+	// differ. It also does so at once when members or claims change.
 	reconcileInterval = time.Second
-	// resyncInterval is how often it does so for what nobody tells: a stream that was changed, a
-	// consumer that a lost answer left.
+	// resyncInterval is how often a replica reconciles without an event, to catch changes it is not
+	// notified of: a modified stream, or a consumer left over from a lost answer.
 	resyncInterval = 5 * time.Second
 )
 
-// forever is the AckWait of claims. An event sent into a dead connection must never come
-// again by itself, behind later ones.
+// forever is the AckWait of claims. An event sent into a dead connection must never be redelivered
+// on its own, behind later ones.
 const forever = 100 * 24 * time.Hour
 
 // fleet is one member's view of the others, and the claims that it holds.
@@ -37,13 +37,13 @@ type fleet struct {
 	trouble *changeLog
 	serving sync.WaitGroup
 
-	// run's alone:
-	roster        *membership
-	ear           *watch
-	watchStale    bool      // the connection is another one: the server may know nothing of the watch
-	dirty         bool      // something has changed: what is held must be compared with the share
-	syncedAt      time.Time // when it last was, and was found right; zero if it was not
-	lastViolation error     // the last violation that was looked into
+	// The following fields belong to the run goroutine.
+	membership    *membership
+	watch         *watch
+	watchStale    bool      // the connection has been replaced: the server may have lost the watch
+	dirty         bool      // something has changed: claims must be compared with the quota
+	syncedAt      time.Time // when the claims last matched the quota; zero if they did not at the last reconciliation
+	lastViolation error     // the last violation that was checked
 
 	*assignments
 }
@@ -51,7 +51,7 @@ type fleet struct {
 func (q *Queue) newFleet(calls context.Context, m *member, h Handler, trouble *changeLog) *fleet {
 	f := &fleet{
 		q: q, m: m, h: h, calls: calls, trouble: trouble,
-		roster: newMembership(m), assignments: newAssignments(q.topology),
+		membership: newMembership(m), assignments: newAssignments(q.topology),
 	}
 	m.partitions = f.partitions
 	return f
@@ -60,24 +60,24 @@ func (q *Queue) newFleet(calls context.Context, m *member, h Handler, trouble *c
 func (f *fleet) run(ctx context.Context) (err error) {
 	defer f.serving.Wait()
 	defer f.releaseAll()
-	if f.ear, err = f.m.watch(f.calls); err != nil {
+	if f.watch, err = f.m.watch(f.calls); err != nil {
 		return err
 	}
-	defer func() { f.ear.end() }()
+	defer func() { f.watch.end() }()
 	connection := f.q.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
 	defer f.q.nc.RemoveStatusListener(connection)
 
-	f.lastViolation = f.q.violation() // mayWork has passed since
+	f.lastViolation = f.q.violation() // mayWork has passed since then
 
 	tick := time.NewTicker(reconcileInterval)
 	defer tick.Stop()
 	defer f.q.replicas.Store(nil)
 	for {
 		var settled <-chan time.Time
-		if wait := f.roster.untilRebalance(); wait > 0 {
+		if wait := f.membership.untilRebalance(); wait > 0 {
 			settled = time.After(wait)
 		}
-		look := !f.roster.loaded
+		look := !f.membership.loaded
 		select {
 		case <-ctx.Done():
 			return nil
@@ -90,7 +90,7 @@ func (f *fleet) run(ctx context.Context) (err error) {
 				f.revokeAll(errInterrupted)
 			}
 			f.dirty, f.watchStale = true, true
-		case entry, open := <-f.ear.Updates():
+		case entry, open := <-f.watch.Updates():
 			if !open {
 				return errors.New("the watch on the fleet ended")
 			}
@@ -107,7 +107,7 @@ func (f *fleet) run(ctx context.Context) (err error) {
 	}
 }
 
-// act does what is due after something has happened. It returns an error if this member must leave.
+// act does the work that is due after an event. It returns an error if this member must leave.
 func (f *fleet) act(ctx context.Context, look bool) error {
 	if f.q.nc.Status() != nats.CONNECTED {
 		return nil
@@ -117,7 +117,7 @@ func (f *fleet) act(ctx context.Context, look bool) error {
 		err = f.refreshMembers(ctx)
 	}
 	if err == nil {
-		if !f.dirty || f.roster.untilRebalance() > 0 || len(f.ear.Updates()) > 0 {
+		if !f.dirty || f.membership.untilRebalance() > 0 || len(f.watch.Updates()) > 0 {
 			return nil
 		}
 		f.dirty, f.syncedAt = false, time.Time{}
@@ -130,7 +130,7 @@ func (f *fleet) act(ctx context.Context, look bool) error {
 		return err
 	}
 	if asDenied(err) != nil {
-		return f.lacking(err)
+		return f.reportDenied(err)
 	}
 	if ctx.Err() == nil {
 		f.trouble.report(f.m.log, err)
@@ -138,8 +138,8 @@ func (f *fleet) act(ctx context.Context, look bool) error {
 	return nil
 }
 
-// listen watches anew over a new connection. A server that was restarted knows nothing of the watch,
-// which nats.go notices by missed heartbeats, after ten seconds or more.
+// listen restarts the watch over a new connection. A restarted server has lost the watch, which
+// nats.go would notice only through missed heartbeats, after ten seconds or more.
 func (f *fleet) listen() error {
 	if !f.watchStale {
 		return nil
@@ -148,21 +148,21 @@ func (f *fleet) listen() error {
 	if err != nil {
 		return err
 	}
-	f.ear.end()
-	f.ear, f.watchStale = next, false
+	f.watch.end()
+	f.watch, f.watchStale = next, false
 	return nil
 }
 
-// reportClaims logs which claims were given up, and which last again.
+// reportClaims logs which claims were revoked, and which are stable again.
 func (f *fleet) reportClaims() {
 	f.reportFailures(f.m.log)
 	if healed := f.q.setbacks.healed(time.Now()); len(healed) > 0 {
-		f.m.log.Info("claims last again that were given up again and again", slog.Any("partitions", healed))
+		f.m.log.Info("claims last again after repeated revocations", slog.Any("partitions", healed))
 	}
 }
 
-// lookIntoDenials returns a [*DeniedError] if a right that was there is there no more. Not all that a
-// worker sends is a request: a settlement or a pull that is denied shows in nothing but this.
+// checkViolation returns a [*DeniedError] if a permission has been removed. Not everything that a
+// worker sends is a request: a denied settlement or pull shows up only as a violation.
 func (f *fleet) checkViolation(ctx context.Context) error {
 	if v := f.q.violation(); v == nil || isSame(v, f.lastViolation) {
 		return nil
@@ -170,21 +170,21 @@ func (f *fleet) checkViolation(ctx context.Context) error {
 	err := f.q.mayWork(ctx)
 	f.lastViolation = f.q.violation()
 	if asDenied(err) == nil {
-		return nil // it was something that workers can do without, or nobody can tell now
+		return nil // workers can do without that permission, or the check failed
 	}
 	return err
 }
 
-// lacking says at once why this member leaves the fleet. Handing back takes a while, and others
-// who have the right get the partitions.
-func (f *fleet) lacking(err error) error {
+// reportDenied reports why this member is about to leave the fleet. It does so at once, because
+// releasing takes a while. Replicas that have the permission get the partitions.
+func (f *fleet) reportDenied(err error) error {
 	denied := asDenied(err)
 	f.q.lacks.Store(denied)
 	f.trouble.report(f.m.log, denied)
 	return denied
 }
 
-// learn takes in one change of a watched key; nil is the end of those that there were.
+// notified applies one change of a watched key; nil marks the end of the initial values.
 func (f *fleet) notified(entry jetstream.KeyValueEntry) {
 	switch {
 	case entry == nil:
@@ -193,12 +193,12 @@ func (f *fleet) notified(entry jetstream.KeyValueEntry) {
 	case entry.Key() == recallKey:
 		f.releaseRequested(entry)
 	default:
-		f.roster.notified(entry)
+		f.membership.notified(entry)
 		f.dirty = true
 	}
 }
 
-// lookAround sees who is in the fleet now, and whether there is anything else that nobody tells.
+// refreshMembers reads the current members, and checks for changes that the watch does not report.
 func (f *fleet) refreshMembers(ctx context.Context) error {
 	ctx, disconnect := f.q.whileConnected(ctx)
 	defer disconnect()
@@ -208,32 +208,32 @@ func (f *fleet) refreshMembers(ctx context.Context) error {
 	if err := f.look(ctx); err != nil {
 		return err
 	}
-	changed, err := f.roster.readNext(ctx)
+	changed, err := f.membership.readNext(ctx)
 	f.dirty = f.dirty || changed
 	return err
 }
 
-// look sees who is in the fleet now.
+// look reads the current members.
 func (f *fleet) look(ctx context.Context) error {
-	changed, err := f.roster.refresh(ctx)
+	changed, err := f.membership.refresh(ctx)
 	f.dirty = f.dirty || changed
 	return err
 }
 
-// askTimeout bounds each question of a round before it claims, and each deletion. A leader answers
-// within a round trip; a question to one that has just died is never answered, and must be put again
-// to the next.
+// askTimeout bounds each request of a reconciliation before it claims, and each deletion. A leader
+// answers within a round trip; a leader that has just died never answers, and the request must be
+// repeated to its successor.
 const askTimeout = 2 * time.Second
 
-// within gives one question its own time. There is none for all of them together: how many there are
-// depends on the partitions, and how long they take on how far away NATS is.
+// within gives one request its own timeout. There is none for all of them together: their number
+// depends on the partitions, and their duration on the distance to NATS.
 func within[T any](ctx context.Context, d time.Duration, ask func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	return ask(ctx)
 }
 
-// round brings what this member holds closer to its share.
+// reconcile brings this member's claims closer to its quota.
 func (f *fleet) reconcile(ctx context.Context) error {
 	ctx, disconnect := f.q.whileConnected(ctx)
 	defer disconnect()
@@ -249,7 +249,8 @@ func (f *fleet) reconcile(ctx context.Context) error {
 	return f.claimShare(ctx, stream, holders, share)
 }
 
-// ask reads what a round must know: the server's time, the stream, and who holds its partitions.
+// readState reads the state that a reconciliation needs: the server's time, the stream, and the
+// holder of each partition.
 func (f *fleet) readState(ctx context.Context) (stream jetstream.Stream, holders map[string]string, err error) {
 	reading, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -270,26 +271,27 @@ func (f *fleet) readState(ctx context.Context) (stream jetstream.Stream, holders
 }
 
 const (
-	// claimsAtOnce bounds what is created, read or deleted at the same time. Each takes a few round
-	// trips: far from NATS it is this that makes hundreds of partitions a matter of seconds.
+	// claimsAtOnce bounds concurrent creations, reads and deletions. Each takes a few round trips:
+	// far from NATS, this concurrency keeps the time for hundreds of partitions within seconds.
 	claimsAtOnce = 32
-	// claimTime is how long a round begins claims. Then the fleet is listened to again, and the next
-	// round goes on.
+	// claimTime is how long one reconciliation starts new claims. The member then handles
+	// notifications, and the next reconciliation continues.
 	claimTime = callTimeout
 )
 
-// claimShare claims what is free, up to the share.
+// claimShare claims free partitions, up to the quota.
 func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders map[string]string, share int) error {
 	all := f.q.topology.partitions()
 	if f.reserved() >= share {
 		return nil
 	}
-	// Who holds something now may have come since the last look.
-	if err := f.look(ctx); err != nil || f.roster.untilRebalance() > 0 {
+	// A current holder may have joined after the last look.
+	if err := f.look(ctx); err != nil || f.membership.untilRebalance() > 0 {
 		return err
 	}
-	alive := f.roster.liveIDs()
-	// One that is given up again and again is split: what is wrong with one partition stops no other.
+	alive := f.membership.liveIDs()
+	// A claim on all partitions that is revoked repeatedly is split, so that a problem with one
+	// partition stops no other.
 	if share == len(all) && f.reserved() == 0 && !f.q.setbacks.stuck(allPartitions) {
 		return f.claimAll(ctx, stream, holders, alive)
 	}
@@ -315,15 +317,15 @@ func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders
 	return group.Wait()
 }
 
-// fromOwnPlace turns the list of partitions, so that members who claim at the same time begin
-// at different ones.
+// rotate rotates the list of partitions, so that members that claim at the same time start at
+// different ones.
 func (f *fleet) rotate(partitions []string) []string {
-	members := f.roster.liveIDs()
+	members := f.membership.liveIDs()
 	at := max(0, slices.Index(members, f.m.id)) * len(partitions) / max(1, len(members))
 	return slices.Concat(partitions[at:], partitions[:at])
 }
 
-// claimAll claims every partition through one consumer, once all are free.
+// claimAll claims all partitions through one consumer, once all are free.
 func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string, alive []string) error {
 	if !f.q.setbacks.mayClaim(allPartitions, time.Now()) {
 		return nil
@@ -338,8 +340,8 @@ func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders m
 	return f.claim(ctx, stream, f.reserve(stream, allPartitions, all...))
 }
 
-// holders lists the consumer on each partition, and deletes those that bear this member's
-// id although it does not hold them: a creation or deletion without an answer left them.
+// holders returns the consumer on each partition. It deletes consumers that bear this member's id
+// but are not among its claims: a creation or deletion without an answer left them behind.
 func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[string]string, error) {
 	holders := map[string]string{}
 	var left []string
@@ -366,22 +368,22 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 	return holders, nil
 }
 
-// free reports whether the partition under this consumer can be claimed: nobody holds it, or
-// one who is gone.
+// free reports whether the partition under this consumer can be claimed: it has no holder, or its
+// holder is dead.
 func (f *fleet) free(consumer string, alive []string) bool {
 	id, _, _ := f.q.topology.holder(consumer)
 	return consumer == "" || !slices.Contains(alive, id)
 }
 
-// fence deletes consumers that nobody may serve any more. Whether that has taken effect is
-// the server's to say, by what it answers to the claim that follows.
+// fence deletes consumers that no member may serve any more. It ignores errors: the server's answer
+// to the claim that follows shows whether a deletion took effect.
 func (f *fleet) fence(ctx context.Context, stream jetstream.Stream, consumers ...string) {
 	var group errgroup.Group
 	group.SetLimit(claimsAtOnce)
 	for _, name := range consumers {
 		group.Go(func() error {
 			if err := f.q.deleteConsumer(ctx, stream, name); err != nil {
-				f.m.log.Debug("consumer not known to be deleted", slog.Any("error", err))
+				f.m.log.Debug("deletion of a consumer not confirmed", slog.Any("error", err))
 			}
 			return nil
 		})
@@ -389,8 +391,8 @@ func (f *fleet) fence(ctx context.Context, stream jetstream.Stream, consumers ..
 	_ = group.Wait()
 }
 
-// deleteConsumer does not wait long: if the consumer's leader is dead, the deletion takes
-// effect and is never answered.
+// deleteConsumer has a short timeout: if the consumer's leader is dead, the deletion takes effect
+// but is never answered.
 func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -402,8 +404,8 @@ func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, nam
 	return nil
 }
 
-// reserve begins a claim on partitions: they count from now on. what names them in the
-// consumer's name.
+// reserve prepares a claim on partitions, which count as claimed from now on. what represents them
+// in the consumer's name.
 func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...string) *assignment {
 	t := &assignment{
 		q: f.q, what: what, consumer: consumerName(f.m.id, what, f.nextNumber()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
@@ -417,20 +419,20 @@ func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...stri
 	return t
 }
 
-// The server's refusals of a second consumer on a partition, and on all of them.
+// The server's error codes for a second consumer on a partition, and on all of them.
 const (
 	codeHeld    = 10100
 	codeAllHeld = 10099
 )
 
-// claim creates the consumer and starts to serve it.
+// claim creates the consumer and starts serving it.
 func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *assignment) error {
 	err := f.create(ctx, stream, t)
 	if err != nil {
 		t.revoke(err)
 		f.forget(t)
 		if refused := (*jetstream.APIError)(nil); errors.As(err, &refused) && (refused.ErrorCode == codeHeld || refused.ErrorCode == codeAllHeld) {
-			return nil // another replica was faster, as happens while shares move
+			return nil // another replica was faster, as happens during a rebalance
 		}
 		return err
 	}
@@ -446,16 +448,16 @@ func (f *fleet) claim(ctx context.Context, stream jetstream.Stream, t *assignmen
 	return nil
 }
 
-// create makes the consumer, and only then reads the journals: by now the last holders are fenced. (Which
-// users are guarded is read while events are served: see trackedUsers.) There may be hundreds of journals, and a long way to them: they are
-// read at the same time.
+// create creates the consumer, and only then reads the journals: by now the previous holders are
+// fenced. (The tracked users are read while events are served: see trackedUsers.) There may be
+// hundreds of journals at a great distance, so they are read concurrently.
 func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *assignment) error {
 	config := jetstream.ConsumerConfig{
 		Durable:       t.consumer,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       forever,
-		MaxAckPending: -1, // what waits is bounded by this replica's memory
+		MaxAckPending: -1, // this replica's memory limit bounds pending events
 	}
 	if len(t.claims) == 1 {
 		for subject := range t.claims {
@@ -471,7 +473,7 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *assignme
 	}
 	group, reading := errgroup.WithContext(ctx)
 	group.SetLimit(readsAtOnce)
-	group.Go(func() error { return f.isOf(reading, t.created) })
+	group.Go(func() error { return f.checkStream(reading, t.created) })
 	for _, c := range t.claims {
 		group.Go(func() (err error) {
 			c.journal, err = openJournal(reading, f.m.kv, c.partition, t.created, t.oldest)
@@ -490,21 +492,22 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *assignme
 	return err
 }
 
-// isOf returns an error if the work stream is not the one that was made then. One that was deleted and
-// made anew while it was claimed has other events under the same numbers.
-func (f *fleet) isOf(ctx context.Context, created time.Time) error {
+// checkStream returns an error if the work stream is not the one created at that time. A stream
+// that was deleted and re-created while it was being claimed has other events under the same
+// sequences.
+func (f *fleet) checkStream(ctx context.Context, created time.Time) error {
 	stream, err := f.q.stream(ctx, f.q.topology.StreamName())
 	if err == nil && !stream.CachedInfo().Created.Equal(created) {
-		err = errors.New("it was made anew")
+		err = errors.New("it was re-created")
 	}
 	if err != nil {
-		return fmt.Errorf("look at the stream %s again: %w", f.q.topology.StreamName(), err)
+		return fmt.Errorf("check the stream %s again: %w", f.q.topology.StreamName(), err)
 	}
 	return nil
 }
 
-// unclaim ends what is no longer served: the partitions are free as soon as the consumer is
-// gone. If its deletion gets no answer, a later round sees to it.
+// unclaim cleans up after an assignment that is no longer served: its partitions are free as soon
+// as the consumer is deleted. If the deletion gets no answer, a later reconciliation repeats it.
 func (f *fleet) unclaim(stream jetstream.Stream, t *assignment) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.calls), callTimeout)
 	defer cancel()
@@ -522,16 +525,16 @@ func (f *fleet) unclaim(stream jetstream.Stream, t *assignment) {
 	}
 }
 
-// share is how many partitions this member should hold. The fleet's shares add up to all of
-// them and differ by one at most.
+// quota is how many partitions this member should hold. The quotas of all members add up to all
+// partitions and differ by one at most.
 func (f *fleet) quota() int {
-	return quotaOf(len(f.q.topology.partitions()), f.roster.liveIDs(), f.m.id)
+	return quotaOf(len(f.q.topology.partitions()), f.membership.liveIDs(), f.m.id)
 }
 
 func quotaOf(partitions int, members []string, id string) int {
 	rank := slices.Index(members, id)
 	if rank < 0 {
-		return 0 // it has lapsed, or not yet arrived
+		return 0 // it has expired, or has not joined yet
 	}
 	n := partitions / len(members)
 	if rank < partitions%len(members) {

@@ -9,17 +9,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A consumer numbers what it sends. A gap in these numbers means that something was lost between the
-// server and here: by a connection within a cluster, by our own buffer, or because somebody on the way takes
-// a message for something else. The first answer is a new claim, which begins with whatever is not
-// settled. An event that was removed from the stream meanwhile, by hand or by a purge, makes no gap.
+// A consumer numbers the messages it sends. A gap in these numbers means that a message was lost
+// between the server and the worker: by a connection within a cluster, by our own buffer, or
+// because a component on the way mistakes the message for something else. The worker first
+// re-claims the partition, which restarts at the first unsettled event. An event removed from the
+// stream in the meantime, by hand or by a purge, makes no gap.
 //
-// What does not come to the next claim either would not come to any, and everything behind it would
-// wait for ever. So it is read where it is stored, and handed over in its place: all that
-// is in the stream before the event that came and after the one before it.
+// An event that does not reach the next claim either would reach none, and would block everything
+// behind it. So the worker reads it from the stream and hands it over in its place: every event
+// stored after the previous delivery and before the one that arrived.
 
-// fill hands over what is missing before the event that came at a position. It reports whether that
-// event is next; if not, the claim is being given up.
+// fill hands over the events missing before the delivery at. It reports whether that delivery is
+// next; if not, the claim is ending.
 func (t *assignment) fill(h Handler, at replyInfo) bool {
 	for !t.isEnding() {
 		stored, err := t.q.readLeader(t.active, t.q.topology.StreamName(), nextBySubject{t.last + 1, t.subjects()})
@@ -30,17 +31,17 @@ func (t *assignment) fill(h Handler, at replyInfo) bool {
 			t.next = at.consumer
 			return true
 		case err != nil:
-			t.revoke(because(CauseGap, fmt.Errorf("read an event again that did not come: %w", err)))
+			t.revoke(because(CauseGap, fmt.Errorf("read a missing event from the stream: %w", err)))
 			return false
 		}
 		if !t.filled {
 			t.filled = true
-			t.q.log.Warn("an event did not come, nor did it to the claim before: it is read from the stream",
+			t.q.log.Warn("an event was missing from two claims in a row, reading it from the stream",
 				slog.String("consumer", t.consumer), slog.Uint64("sequence", stored.Sequence))
 		}
-		// A settlement of it goes by its sequence in the stream; the consumer's number is not looked at.
+		// Its settlement uses the stream sequence; the consumer sequence is ignored.
 		missing := replyInfo{deliveries: 1, stream: stored.Sequence, consumer: t.next, stored: stored.Time}
-		header, _ := nats.DecodeHeadersMsg(stored.Header) // of what cannot be read there is none, as of what comes
+		header, _ := nats.DecodeHeadersMsg(stored.Header) // headers that cannot be parsed are dropped, as in a normal delivery
 		if !t.handOver(h, missing, &nats.Msg{Subject: stored.Subject, Header: header, Data: stored.Data}) {
 			return false
 		}
@@ -48,7 +49,7 @@ func (t *assignment) fill(h Handler, at replyInfo) bool {
 	return false
 }
 
-// subjects are those whose events the consumer sends.
+// subjects is the filter of the subjects that the consumer delivers.
 func (t *assignment) subjects() string {
 	if len(t.claims) == 1 {
 		for subject := range t.claims {

@@ -10,21 +10,21 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// groups knows which fingerprints of dead letters the fleet has seen, so that a new one can be told
-// to operators once. It is safe for concurrent use.
+// groups remembers which fingerprints of dead letters the fleet has seen, so that operators are
+// notified of a new one once. It is safe for concurrent use.
 type groups struct {
 	mu   sync.Mutex
-	seen map[string]time.Time // when this replica last told the others
+	seen map[string]time.Time // when this replica last recorded it in the bucket
 }
 
 const (
-	// groupRenewal is how often a replica tells that a group still grows.
+	// groupRenewal is how often a replica records that a group is still growing.
 	groupRenewal = 24 * time.Hour
-	// maxSeenGroups bounds what is remembered here; the bucket remembers the rest.
+	// maxSeenGroups bounds the groups remembered here; the bucket remembers the rest.
 	maxSeenGroups = 10_000
 )
 
-// known reports whether this replica needs to ask nobody.
+// known reports whether the replica can skip asking the bucket.
 func (g *groups) known(group string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -40,9 +40,9 @@ func (g *groups) learn(group string) {
 	g.seen[group] = time.Now()
 }
 
-// FirstOfItsGroup reports whether nobody in the fleet has seen a dead letter with this death's
-// fingerprint (see [DeadLetter.Group]) for as long as dead letters are kept by default. It is true
-// once, for one replica. It blocks for a round trip or two where this replica has not seen the
+// FirstOfItsGroup reports whether no replica of the fleet has seen a dead letter with this death's
+// fingerprint (see [DeadLetter.Group]) for as long as dead letters are kept by default. It returns
+// true once, to one replica. It blocks for a round trip or two if this replica has not seen the
 // fingerprint for a day.
 func (c *Claim) FirstOfItsGroup(ctx context.Context, death Death) (bool, error) {
 	letter := DeadLetter{Death: Death{Reason: death.Reason, Status: death.Status, Error: clean(death.Error), User: death.User}}

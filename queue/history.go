@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// History reads what was done with dead letters in the last year, newest last. It needs the right
-// to publish to $JS.API.DIRECT.GET.<stream>_AUDIT, and no other.
+// History reads the operations on dead letters of the last year, newest last. It needs only the
+// permission to publish to $JS.API.DIRECT.GET.<stream>_AUDIT.
 func (q *Queue) History(ctx context.Context) ([]Action, error) {
 	actions := map[string]Action{}
 	var order []string
@@ -36,8 +36,8 @@ func (q *Queue) History(ctx context.Context) ([]Action, error) {
 	return history, nil
 }
 
-// learn takes in one record of an action. Anyone with the right to may have written it, so what
-// cannot be read is left out.
+// learn merges one record of an action into a. Anyone with the permission may have written the
+// record, so unreadable parts are left out.
 func (a Action) learn(run, event string, m *nats.Msg) Action {
 	at, _ := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
 	begun := a.Begun

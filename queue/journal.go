@@ -14,40 +14,40 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// journal is where a claim writes down each merged call before it is made: whose events,
-// and up to which one. If the replica dies during that call, nobody knows whether
-// Userpilot has it, and the successor must not send fewer of these events first: that would
-// take the user back. So it waits until all of them have arrived and sends them together.
-// A single event needs no record: it comes first again anyway.
+// journal is a claim's write-ahead log of merged calls: it records whose events a call contains,
+// and up to which one. If the replica dies during the call, its successor cannot know whether
+// Userpilot received it, and must not send fewer of these events first: that would take the user
+// back to an older state. So the successor waits until all of them have arrived and sends them
+// together. A call with a single event needs no record: that event comes first again anyway.
 //
-// One key for each partition holds the calls that are not settled yet. Users are hashed. The
-// key is written by compare-and-set, so a holder that lost its claim cannot write.
+// The journal has one key per partition, which holds the unsettled calls. Users are hashed. The key
+// is written by compare-and-set, so a holder that has lost its claim cannot write.
 type journal struct {
 	kv      jetstream.KeyValue
 	key     string
-	created time.Time // of the work stream: a stream made anew has other sequences
+	created time.Time // of the work stream: a re-created stream has other sequences
 
-	damage error // what was wrong with the record; nil as a rule
+	damage error // what was wrong with the stored record; usually nil
 
-	writing chan struct{} // holds one token; a mutex that a context can interrupt
+	writing chan struct{} // holds one token: a mutex whose wait a context can interrupt
 
 	mu       sync.Mutex
 	open     map[string]uint64 // user's hash to the last event of the call
 	version  uint64            // counts changes of open
-	stored   uint64            // the version that the bucket has
+	stored   uint64            // the version stored in the bucket
 	revision uint64            // of the key
 }
 
-// journalRecord is the stored form.
+// journalRecord is the stored form of a journal.
 type journalRecord struct {
 	Stream time.Time         `json:"stream"`
 	Open   map[string]uint64 `json:"open"`
 }
 
-// openJournal reads what the partition's last holder left. first is the oldest event in the
-// stream: calls that held only older ones are settled, and forgotten here. A record that is damaged is
-// told and begun anew: a partition that nobody could ever claim again would be worse than a merged
-// call that is repeated in part.
+// openJournal reads the record of the partition's previous holder. first is the oldest event in the
+// stream: calls that contain only older events are settled, and dropped here. A damaged record is
+// reported and replaced by an empty one: a partition that can never be claimed again would be worse
+// than a merged call that is repeated in part.
 func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, created time.Time, first uint64) (*journal, error) {
 	j := &journal{kv: kv, key: "merge." + partition, created: created, writing: make(chan struct{}, 1), open: map[string]uint64{}}
 	entry, err := kv.Get(ctx, j.key)
@@ -60,7 +60,7 @@ func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, c
 	j.revision = entry.Revision()
 	var record journalRecord
 	if err := json.Unmarshal(entry.Value(), &record); err != nil {
-		j.damage = fmt.Errorf("the record of merged calls in the key %s of bucket %s is damaged, it is begun anew: what the last holder had under way may be repeated in part", j.key, kv.Bucket())
+		j.damage = fmt.Errorf("the record of merged calls in the key %s of bucket %s is damaged, starting a new one: the previous holder's calls in flight may be repeated in part", j.key, kv.Bucket())
 		return j, nil
 	}
 	if record.Stream.Equal(created) && record.Open != nil {
@@ -70,13 +70,13 @@ func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, c
 	return j, nil
 }
 
-// userHash stands for a user in the journal.
+// userHash represents a user in the journal.
 func userHash(userID string) string {
 	sum := sha256.Sum256([]byte(userID))
 	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
-// reach is the last event that an unsettled merged call of this user held, or 0.
+// resendThrough is the last event of an unsettled merged call of this user, or 0.
 func (j *journal) resendThrough(userID string) uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -86,13 +86,14 @@ func (j *journal) resendThrough(userID string) uint64 {
 	return j.open[userHash(userID)]
 }
 
-// begin records a merged call and blocks until the bucket has it. Calls that begin together
+// begin records a merged call and blocks until the bucket has it. Calls that begin at the same time
 // share one write.
 func (j *journal) begin(ctx context.Context, userID string, last uint64) error {
 	j.mu.Lock()
 	hash := userHash(userID)
-	// Also where that is less: then the longer call was refused, and has changed nothing. Left
-	// here, it would be repeated and searched anew, in steps that know nothing of this one.
+	// Also if last is smaller: then Userpilot refused the longer call, which changed nothing. If
+	// its record stayed, a successor would repeat it and start its bisection again, unaware of this
+	// call.
 	if j.open[hash] != last {
 		j.open[hash] = last
 		j.version++
@@ -109,7 +110,7 @@ func (j *journal) begin(ctx context.Context, userID string, last uint64) error {
 	return j.write(ctx, mine)
 }
 
-// write stores the open calls unless a write since has stored this version already.
+// write stores the open calls unless an earlier write has already stored this version.
 func (j *journal) write(ctx context.Context, version uint64) error {
 	j.mu.Lock()
 	if j.stored >= version {
@@ -136,8 +137,8 @@ func (j *journal) write(ctx context.Context, version uint64) error {
 	return nil
 }
 
-// settled forgets a user's call. The key keeps it until the next write, which does no
-// harm: it names events that are gone.
+// settled forgets a user's call. The key keeps it until the next write, which does no harm: the
+// events it names are gone.
 func (j *journal) settled(userID string, last uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -12,43 +12,46 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// Ledger is the one limit of the whole fleet. The limit is split into [shards], each with a key in
-// the bucket that holds the instant of its next free slot; a replica takes slots by moving it on, by
-// compare-and-set. So no two replicas ever have the same slot, whoever joins, dies or restarts.
+// Ledger is the fleet-wide rate limit. The limit is split into [shards]. Each shard has a key in
+// the bucket that holds the time of its next free slot; a replica reserves slots by moving that
+// time forward with compare-and-set. So no two replicas ever have the same slot, whichever of them
+// joins, dies or restarts.
 //
-// Time is the server's, which a replica knows up to a round trip. The distances between its own calls are by
-// its own monotonic clock. So a shard stays with the replica that uses it, and who takes one over waits for as
-// long as the last owner's calls can have been late. So the limit holds in every window of the times at which
-// calls begin; at the API they arrive as far apart as the network and its load leave them.
+// Times are the server's, which a replica knows to within a round trip. The distances between a
+// replica's own calls follow its own monotonic clock. A shard therefore stays with the replica that
+// uses it, and a replica that takes one over first waits for as long as the last owner's calls can
+// be late. So the limit holds in every window of the times at which calls start; the network and
+// its load determine how far apart they arrive at the API.
 //
-// It also holds when the server's clock is set, but for replicas that join later: for one window
-// they may use each shard that they take over too early by the step. A step back of more than can be reserved
-// ahead costs one window. A machine that has slept calls with no slot of before. A key that is deleted
-// costs its part of one window, but a replica that joins before another has noticed takes it for a new one.
-// A version with another layout of keys must be stopped before this one starts: neither sees the other's calls.
+// The limit also holds when the server's clock is set, except for replicas that join later: for one
+// window they may use each shard they take over too early, by the size of the step. A step back of
+// more than can be reserved ahead costs one window. A machine that has slept makes no call with a
+// slot from before. A deleted key costs its part of one window, except that a replica that joins
+// before another has noticed takes the key for a new one. A version with another layout of keys
+// must be stopped before this one starts: neither sees the other's calls.
 //
-// While replicas have different rates, as during a rolling update, all keep to each of them:
-// in every window that begins after the one with the lower rate has joined, that one holds.
+// While replicas have different rates, as during a rolling update, all of them obey every rate: the
+// lower rate holds in every window that begins after its replica has joined.
 //
-// When NATS cannot be reached, there are no slots.
+// Without a connection to NATS there are no slots.
 type Ledger struct {
 	q    *Queue
-	rate Rate     // this replica's
+	rate Rate     // of this replica
 	own  schedule // of rate
 	id   string
 
-	// The rest up to the results is the caller's of Take.
-	schedule schedule // of all replicas' rates together, as last looked up
+	// The fields from here to changes belong to the caller of Take.
+	schedule schedule // combines all replicas' rates, as of the last refresh
 	kv       jetstream.KeyValue
 	shards   [shards]shard
-	slots    []reserved // and not yet taken, in order
-	smooth   time.Time  // when the next slot would be due if none came at once
+	slots    []reserved // not yet taken, in order
+	smooth   time.Time  // when the next slot would be due without bursts
 	round    chan *round
-	rtt      time.Duration // that a round takes, as a rule at most
-	typical  time.Duration // that a round takes, in the mean
-	retryAt  time.Time     // nothing is sent before
+	rtt      time.Duration // usual upper bound of the time for a round
+	typical  time.Duration // mean time for a round
+	retryAt  time.Time     // nothing is sent earlier
 	look     looking
-	heard    schedule // of the rates in the shards' records: all there is while the others are unknown
+	heard    schedule // combines the rates in the shards' records: the only ones available while the other replicas are unknown
 	changes  changeLog
 
 	lost    atomic.Uint64
@@ -56,29 +59,29 @@ type Ledger struct {
 	advice  atomic.Pointer[string]
 }
 
-// reserved is a slot that this replica has and has not used yet.
+// reserved is a slot that this replica has reserved and not yet used.
 type reserved struct {
 	Slot
-	begin time.Time // here
+	begin time.Time // local time
 	shard int
 }
 
-// NewLedger returns the fleet's limit. A burst of 0 is the rate's default. With an unlimited
-// rate there is no limit but those that other replicas have. It sends nothing yet.
+// NewLedger returns the fleet's limit. A burst of 0 is the rate's default. With an unlimited rate
+// only the limits of other replicas apply. NewLedger sends nothing.
 func (q *Queue) NewLedger(r Rate, burst int) *Ledger {
 	return &Ledger{q: q, rate: r, own: r.schedule(burst), id: nuid.Next()}
 }
 
 var errNoConnection = errors.New("there is no connection to NATS")
 
-// Slot is the right to begin one call now.
+// Slot is the right to start one call now.
 type Slot struct {
 	until time.Time // by the monotonic clock
-	wall  time.Time // by the other one: a machine that sleeps stops the first
+	wall  time.Time // by the wall clock: the monotonic one stops while the machine sleeps
 }
 
-// Slot returns the right to begin a call at begin, or later by the tolerance that
-// [Rate.Interval] reckons with.
+// Slot returns the right to start a call at begin, or later by up to the tolerance that
+// [Rate.Interval] allows for.
 func (r Rate) Slot(begin time.Time) Slot { return slotUntil(begin.Add(r.tolerance())) }
 
 func slotUntil(until time.Time) Slot {
@@ -86,8 +89,8 @@ func slotUntil(until time.Time) Slot {
 	return Slot{until: until, wall: now.Round(0).Add(until.Sub(now))}
 }
 
-// Void reports whether it is too late to begin the call: the slot would share a window with
-// others that it must not meet. The zero Slot is never void.
+// Expired reports whether it is too late to start the call: the slot could share a window with
+// slots that it must not meet. The zero Slot never expires.
 func (s Slot) Expired() bool {
 	if s.until.IsZero() {
 		return false
@@ -96,17 +99,17 @@ func (s Slot) Expired() bool {
 	return now.After(s.until) || now.Round(0).After(s.wall)
 }
 
-// Take blocks until the next slot's instant has come, or ctx ends; then the slot stays for the next
-// Take. waiting is how many calls could be made now: no more slots are reserved. More are
-// being reserved in the background, for a round trip after Take has returned. A slot that is taken
-// and not used is lost. Take, and Close, are for one goroutine.
+// Take blocks until the time of the next slot or until ctx ends, which leaves the slot for the next
+// Take. waiting is how many calls could be made now; Take reserves no more slots than that. It
+// reserves more in the background, for a round trip after it has returned. A slot that is taken but
+// not used is lost. Take and Close must not be called concurrently.
 func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 	for ctx.Err() == nil {
-		l.readNeighbours()
+		l.collect()
 		if l.refresh(); l.schedule.unlimited() {
 			return Slot{}, nil
 		}
-		l.drop()
+		l.dropExpired()
 		wake := l.advance(ctx, max(waiting, 1))
 		if len(l.slots) > 0 {
 			first := l.slots[0]
@@ -121,17 +124,18 @@ func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 	return Slot{}, context.Cause(ctx)
 }
 
-// Interval is the time between two calls at the fleet's schedule; 0 without a limit. It does not block
-// and is safe for concurrent use, as are all methods but Take and Close.
+// Interval is the time between two calls at the fleet's schedule; 0 without a limit. It does not
+// block and is safe for concurrent use, as are all methods but Take and Close.
 func (l *Ledger) Interval() time.Duration { return l.own.strictest(l.q.othersPace()).interval }
 
-// Lost is how many slots were reserved and came too late to be used, since the beginning.
+// Lost is how many slots were reserved but could not be used in time, since the ledger was created.
 func (l *Ledger) Lost() uint64 { return l.lost.Load() }
 
-// Trouble tells operators why no slot can be had now. It is empty if one can.
+// Trouble tells operators why no slot is available now. It is empty if slots are available.
 func (l *Ledger) Trouble() string { return textOf(&l.trouble) }
 
-// Advice tells operators what they should change to get all of the limit. It is empty without one.
+// Advice tells operators what to change to get all of the limit. It is empty if there is nothing to
+// change.
 func (l *Ledger) Advice() string { return textOf(&l.advice) }
 
 func textOf(p *atomic.Pointer[string]) string {
@@ -141,13 +145,14 @@ func textOf(p *atomic.Pointer[string]) string {
 	return ""
 }
 
-// Uncertainty is how well the server's clock is known, which a round trip bounds.
+// Uncertainty is the uncertainty of the server's clock, which the round trip bounds.
 func (l *Ledger) Uncertainty() time.Duration {
 	m, _ := l.q.clock.exact()
 	return m.late + m.early
 }
 
-// Close gives back what is reserved and not used. It blocks for two round trips at most, or until ctx ends.
+// Close returns reserved but unused slots. It blocks for two round trips at most, or until ctx
+// ends.
 func (l *Ledger) Close(ctx context.Context) {
 	if l.round != nil {
 		l.await(ctx, time.Now().Add(l.requestTimeout()))
@@ -170,8 +175,8 @@ func (l *Ledger) Close(ctx context.Context) {
 	}
 }
 
-// keepUp looks up at what schedule the fleet goes now. Slots that were reserved at another one
-// may be too close together.
+// refresh updates the fleet's current schedule. It drops slots that were reserved at another one,
+// because they may be too close together.
 func (l *Ledger) refresh() {
 	others := l.heard
 	if p := l.q.others.Load(); p != nil {
@@ -183,21 +188,21 @@ func (l *Ledger) refresh() {
 	}
 }
 
-// drop lets go of slots that are too late.
-func (l *Ledger) drop() {
+// dropExpired drops expired slots.
+func (l *Ledger) dropExpired() {
 	before := len(l.slots)
 	l.slots = slices.DeleteFunc(l.slots, func(r reserved) bool { return r.Expired() })
 	l.lost.Add(uint64(before - len(l.slots)))
 }
 
-// advance begins a round of requests if there is something to ask for, and returns when to try again.
-// Meanwhile, learn takes in what they brought.
+// advance starts a round of requests if anything must be requested, and returns when to try again.
+// Take calls collect and await to process its result.
 func (l *Ledger) advance(ctx context.Context, waiting int) (again time.Time) {
 	again = time.Now().Add(recheckInterval)
 	if l.round != nil {
 		return again
 	}
-	if time.Until(l.retryAt) <= 0 && !l.q.Connected() { // what is asked now would be sent much later
+	if time.Until(l.retryAt) <= 0 && !l.q.Connected() { // a request made now would be sent much later
 		l.noteResult(errNoConnection)
 	}
 	if time.Until(l.retryAt) > 0 {
@@ -209,14 +214,14 @@ func (l *Ledger) advance(ctx context.Context, waiting int) (again time.Time) {
 	}
 	l.round = make(chan *round, 1)
 	timeout := l.requestTimeout()
-	go func(done chan<- *round) { // ends with the time-out of its requests
+	go func(done chan<- *round) { // ends with the timeout of its requests
 		r.run(context.WithoutCancel(ctx), timeout)
 		done <- r
 	}(l.round)
 	return again
 }
 
-// await blocks until a time, or until the round is over.
+// await blocks until a given time, or until the round is over.
 func (l *Ledger) await(ctx context.Context, until time.Time) {
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
@@ -229,8 +234,8 @@ func (l *Ledger) await(ctx context.Context, until time.Time) {
 	}
 }
 
-// learn takes in a round that is over.
-func (l *Ledger) readNeighbours() {
+// collect processes a round that is over.
+func (l *Ledger) collect() {
 	select {
 	case r := <-l.round:
 		l.round = nil
@@ -239,11 +244,11 @@ func (l *Ledger) readNeighbours() {
 	}
 }
 
-// requestTimeout bounds one request, a single round trip. A request to a leader that has died is never
-// answered, and all that wait for slots wait with it.
+// requestTimeout bounds one request, a single round trip. A dead leader never answers a request,
+// and everything that waits for slots waits with it.
 func (l *Ledger) requestTimeout() time.Duration { return min(time.Second+4*l.rtt, callTimeout) }
 
-// apply takes in what a round has brought.
+// apply processes the result of a round.
 func (l *Ledger) apply(r *round) {
 	if r.kv != nil {
 		l.kv = r.kv
@@ -252,7 +257,7 @@ func (l *Ledger) apply(r *round) {
 		l.measured(r.trip)
 	}
 	for _, g := range r.looks {
-		if r.notRead == nil { // else the clock may have been set
+		if r.notRead == nil { // otherwise the clock may have been set
 			l.saw(g, r)
 		}
 	}
@@ -263,7 +268,7 @@ func (l *Ledger) apply(r *round) {
 	l.noteResult(r.err())
 }
 
-// judge tells whether slots can be had now.
+// noteResult records whether slots are available now.
 func (l *Ledger) noteResult(err error) {
 	l.changes.report(l.q.log, err)
 	l.say(&l.trouble, err)
@@ -272,7 +277,8 @@ func (l *Ledger) noteResult(err error) {
 	}
 }
 
-// measured takes in how long a round took. What an outage has held up is no measure of the distance.
+// measured processes the duration of a round. It limits the effect of an outage, which is no
+// measure of the distance.
 func (l *Ledger) measured(trip time.Duration) {
 	if l.typical == 0 {
 		l.typical = trip
@@ -292,11 +298,11 @@ func (l *Ledger) say(to *atomic.Pointer[string], err error) {
 	to.Store(&text)
 }
 
-// booked takes in the answer to a compare-and-set.
+// booked processes the answer to a compare-and-set.
 func (l *Ledger) booked(b *booking, r *round) {
 	s := &l.shards[b.shard]
 	if b.err != nil {
-		s.forget() // also a write without an answer may have taken effect
+		s.forget() // an unanswered write may have taken effect, too
 		if !isWrongRevision(b.err) {
 			l.lost.Add(uint64(len(b.slots)))
 		}
@@ -310,7 +316,7 @@ func (l *Ledger) booked(b *booking, r *round) {
 	l.slots = append(l.slots, b.slots...)
 }
 
-// advise says once if NATS is too far away.
+// advise reports once if NATS is too far away.
 func (l *Ledger) advise() {
 	if l.rtt < farAway || l.Advice() != "" {
 		return

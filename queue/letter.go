@@ -13,31 +13,31 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// DeadLetter is an event that could not be delivered, as the dead-letter stream holds it.
+// DeadLetter is an event that could not be delivered, as stored in the dead-letter stream.
 type DeadLetter struct {
 	ID     uint64 // its sequence in the dead-letter stream
-	Letter Age    // names it for ever, also in a stream that was made anew; its subject holds it
+	Letter Age    // names it permanently, even in a re-created stream; part of its subject
 
-	// Death is what the headers tell of it, each text a line of printable characters. But User is
-	// exact, so that it can be compared, and may hold anything: [Printable] makes it fit to be
-	// shown. It is read from the body where the headers do not tell it.
+	// Death comes from the headers. Each text is one line of printable characters. User, however,
+	// is exact, so that it can be compared, and may contain anything: use [Printable] to show it.
+	// It is read from the body if the headers do not have it.
 	Death
-	// At is when it died, by the clock of the worker that buried it; if that was ahead, or says
-	// nothing, when the server stored it.
+	// At is the time of death, by the clock of the worker that archived the event; if that clock
+	// was ahead, or the header has no time, it is when the server stored the letter.
 	At        time.Time
 	Published time.Time // when it was first published
-	Partition string    // from which it came: a number, or "plain"; empty if not known
+	Partition string    // where it came from: a number, or "plain"; empty if unknown
 
-	// Origin is how old the event is, for all its replays.
+	// Origin is the event's position, which all its replays keep.
 	Origin Age
-	// Tracked says that since its death all is written down that newer events of the user set.
+	// Tracked says that everything newer events of the user have set since its death is recorded.
 	Tracked bool
-	// Replays is how often it was replayed and died again, and History tells of these deaths.
+	// Replays is how often the event was replayed and died again. History describes those deaths.
 	Replays int
 	History []string
 
-	// Header is all that the message's header holds, as it came, but for the server's own; and Body
-	// the event: its publisher's bytes.
+	// Header is the message's original header, without the server's own entries. Body is the event:
+	// its publisher's bytes.
 	Header map[string][]string
 	Body   []byte
 
@@ -47,11 +47,12 @@ type DeadLetter struct {
 // Printable makes text fit to be shown: one line of printable characters, at most 1 KiB.
 func Printable(text string) string { return clean(text) }
 
-// clockError is how far a worker's clock may be ahead of the server's before it is not believed.
+// clockError is how far a worker's clock may be ahead of the server's and still be believed.
 const clockError = time.Minute
 
-// readLetter reads a message of a scan: what filters and statistics ask for. The rest is up to
-// complete. Anyone with the right to may have put it there, so what cannot be read is left zero.
+// readLetter parses the parts of a scanned message that filters and statistics need; complete
+// parses the rest. Anyone with the permission may have stored the message, so unreadable fields
+// stay zero.
 func readLetter(m *nats.Msg) (*DeadLetter, error) {
 	h := m.Header
 	id, err := strconv.ParseUint(h.Get(jetstream.SequenceHeader), 10, 64)
@@ -75,7 +76,7 @@ func readLetter(m *nats.Msg) (*DeadLetter, error) {
 	return l, nil
 }
 
-// complete reads the rest, once.
+// complete parses the remaining fields. It must be called at most once.
 func (l *DeadLetter) complete(t Topology) {
 	h := nats.Header(l.Header)
 	l.Letter = t.letterOf(h.Get(jetstream.SubjectHeader))
@@ -89,14 +90,14 @@ func (l *DeadLetter) complete(t Topology) {
 	maps.DeleteFunc(h, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") })
 }
 
-// userOf reads the user id from a body, which may be one that a worker panicked on.
+// userOf reads the user id from a body, which may be one that makes a worker panic.
 func userOf(body []byte) (user string) {
 	defer func() { _ = recover() }()
 	event, _ := userpilot.Parse(body)
 	return event.UserID()
 }
 
-// atoi reads a number that is not negative; nonsense is none.
+// atoi parses a number that is not negative; anything else is 0.
 func atoi(text string) int {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 {

@@ -46,7 +46,7 @@ func mutants() []mutant {
 		}},
 		{"the ledger starts full in each process", "restarts", []edit{
 			{"queue/ledger.go", "\tlost    atomic.Uint64\n", "\tlost    atomic.Uint64\n\tbegun   int\n"},
-			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.readNeighbours()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.readNeighbours()\n"},
+			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.collect()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.collect()\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
 			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters)) })"},

@@ -15,7 +15,7 @@ func claimMutants() []mutant {
 		},
 		{
 			"a holder is dead whom the last look did not show", "order for each user",
-			[]edit{{"queue/fleet.go", "if err := f.look(ctx); err != nil || f.roster", "if err := ctx.Err(); err != nil || f.roster"}},
+			[]edit{{"queue/fleet.go", "if err := f.look(ctx); err != nil || f.membership", "if err := ctx.Err(); err != nil || f.membership"}},
 			"queue", "TestLivingHolderWhomTheLastLookDidNotShow",
 		},
 		{
@@ -40,7 +40,7 @@ func claimMutants() []mutant {
 		},
 		{
 			"nobody looks whether a key is renewed", "the dead are replaced",
-			[]edit{{"queue/fleet.go", "changed, err := f.roster.readNext(ctx)", "changed, err := false, error(nil)"}},
+			[]edit{{"queue/fleet.go", "changed, err := f.membership.readNext(ctx)", "changed, err := false, error(nil)"}},
 			"queue", "TestFleetStuckKey",
 		},
 		{
@@ -182,7 +182,7 @@ func ledgerMutants() []mutant {
 		},
 		{
 			"slots are used that another replica was faster to reserve", promise,
-			[]edit{{"queue/ledger.go", "s.forget() // also a write", "l.slots = append(l.slots, b.slots...)\n\t\ts.forget() // also a write"}},
+			[]edit{{"queue/ledger.go", "s.forget() // an unanswered write", "l.slots = append(l.slots, b.slots...)\n\t\ts.forget() // an unanswered write"}},
 			"queue", "TestLedgersRace",
 		},
 		{
