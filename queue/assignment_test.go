@@ -10,14 +10,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// taker notes what it is handed.
+// taker records the deliveries it receives.
 type taker struct{ got []uint64 }
 
 func (x *taker) Deliver(_ *Claim, d Delivery) { x.got = append(x.got, d.Sequence) }
 func (*taker) Revoke(*Claim)                  {}
 
-// In a cluster the first pull can come before the server knows where the consumer lives. Nobody
-// answers it then, and it is made again; but a consumer that stays away is gone.
+// In a cluster the first pull can arrive before the server knows where the consumer lives. It then
+// gets no responders and is retried; but a consumer that stays away is gone.
 func TestFirstPullFindsNobody(t *testing.T) {
 	for name, test := range map[string]struct {
 		away time.Duration

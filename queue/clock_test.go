@@ -21,13 +21,13 @@ func TestClock(t *testing.T) {
 			if at, trip := q.clock.local(in); at.Sub(in).Abs() > time.Millisecond || trip > time.Millisecond {
 				t.Errorf("an instant is %v off, known up to %v", at.Sub(in), trip)
 			}
-			time.Sleep(time.Hour) // one reading goes on with this machine's clock
+			time.Sleep(time.Hour) // the mapping follows this machine's clock after one reading
 		}
 	})
 }
 
-// However slow a reading is and wherever its time was spent, an instant is never taken for
-// earlier than it is, nor for later than the reading's trip.
+// However slow a reading is, and on whichever leg it spends its time, a time is never converted to
+// one earlier than it is, nor to one later by more than the reading's round trip.
 func TestClockSlow(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(&line{delay: func() time.Duration { return 300 * time.Millisecond }})
@@ -43,13 +43,13 @@ func TestClockSlow(t *testing.T) {
 	})
 }
 
-// Readings narrow what is known, and do not move the mapping: calls keep their distances.
+// Readings narrow the bounds and do not move the mapping, so that calls keep their distances.
 func TestClockNarrows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var c clock
 		begun := time.Now()
-		read := func(out, back time.Duration) { // the server's clock is made when this one is begun
+		read := func(out, back time.Duration) { // the server's clock at the start of this one
 			time.Sleep(out)
 			server := made.Add(time.Since(begun))
 			time.Sleep(back)
@@ -63,7 +63,7 @@ func TestClockNarrows(t *testing.T) {
 			{time.Second, time.Second, 10 * ms, 20 * ms}, // a bad reading
 			{6 * ms, 10 * ms, 10 * ms, 16 * ms},
 			{time.Millisecond, 10 * ms, 10 * ms, 11 * ms},
-			{time.Millisecond, 0, 0, 1 * ms}, // so much better that it is worth a new mapping
+			{time.Millisecond, 0, 0, 1 * ms}, // good enough to justify a new mapping
 		} {
 			read(step.out, step.back)
 			if got := off(); (got - step.off).Abs() > ms/2 {
@@ -74,7 +74,7 @@ func TestClockNarrows(t *testing.T) {
 			}
 		}
 		at := time.Now()
-		for range 1000 { // hours in which the server's clock goes 50 ppm faster or slower
+		for range 1000 { // hours in which the server's clock runs 50 ppm fast or slow
 			drift := time.Duration(float64(time.Since(at)) * 50e-6)
 			c.take(reading{server: made.Add(time.Since(begun) - drift), got: time.Now(), wall: time.Now().Round(0), trip: ms})
 			m, ok := c.exact()
@@ -87,7 +87,7 @@ func TestClockNarrows(t *testing.T) {
 	})
 }
 
-// A step of the server's clock is noticed by the next reading, in both directions.
+// The next reading detects a step of the server's clock, in both directions.
 func TestClockSteps(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestClockSteps(t *testing.T) {
 	})
 }
 
-// A machine that has slept does not trust what it knew before.
+// A machine that has slept does not trust an earlier reading.
 func TestClockAfterSleep(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
@@ -125,7 +125,7 @@ func TestClockAfterSleep(t *testing.T) {
 	}
 }
 
-// A reading serves for a while, and then the server is asked again.
+// A reading is used for a while, then the clock asks the server again.
 func TestClockAge(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}

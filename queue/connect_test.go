@@ -88,7 +88,7 @@ func TestConnectDoesNotWaitForAWrongPassword(t *testing.T) {
 	nc.Close()
 }
 
-// lines is a log whose lines can be waited for.
+// lines is a log output that tests can wait for.
 type lines chan string
 
 func (l lines) logger() *slog.Logger {

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// quietFor is how long a replica is silent from now on.
+// quietFor is how long a replica's cooldown still lasts.
 func quietFor(q *Queue) time.Duration {
 	until, _ := q.CooldownUntil()
 	return max(0, time.Until(until))
 }
 
-// near reports whether two times are the same but for what messages take.
+// near reports whether two durations are equal but for message latency.
 func near(a, b time.Duration) bool { return (a - b).Abs() < 50*time.Millisecond }
 
 func TestQuietReachesTheOthers(t *testing.T) {
@@ -37,7 +37,7 @@ func TestQuietReachesTheOthers(t *testing.T) {
 			t.Error("who waits was not woken")
 		}
 
-		late := s.replica(MemberConfig{}) // joins in the middle
+		late := s.replica(MemberConfig{}) // joins during the cooldown
 		s.await(5*time.Second, "silent", func() bool { return quietFor(late.Queue) > 0 })
 		if !near(quietFor(late.Queue), quietFor(a.Queue)) {
 			t.Errorf("the late one is silent for %v, the others for %v", quietFor(late.Queue), quietFor(a.Queue))
@@ -45,14 +45,14 @@ func TestQuietReachesTheOthers(t *testing.T) {
 	})
 }
 
-// A shorter silence neither shortens a longer one nor overwrites it, wherever it is asked for.
+// A shorter cooldown neither shortens a longer one nor overwrites it, whichever replica starts it.
 func TestQuietIsNeverShortened(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		a := s.replica(MemberConfig{})
 		s.await(10*time.Second, "at work", func() bool { return a.Held() == 17 })
 		s.must(a.StartCooldown(time.Minute)(t.Context()))
 		s.must(a.StartCooldown(time.Second)(t.Context()))
-		stranger := s.queue(nil) // has not heard of it yet
+		stranger := s.queue(nil) // does not know of the cooldown yet
 		s.must(stranger.StartCooldown(2 * time.Second)(t.Context()))
 		time.Sleep(100 * time.Millisecond)
 		if d := quietFor(a.Queue); d < 59*time.Second {
@@ -95,8 +95,8 @@ func TestQuietDamaged(t *testing.T) {
 	}
 }
 
-// A pause that was written while the server's clock was wrong is believed by nobody: who reads
-// it ignores it, and who has another one to tell replaces it.
+// No replica believes a cooldown that was written while the server's clock was wrong: a reader
+// ignores it, and a replica with a cooldown of its own replaces it.
 func TestQuietFarAhead(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
@@ -123,7 +123,7 @@ func TestQuietFarAhead(t *testing.T) {
 	})
 }
 
-// Who has to hear of the fleet does not wait for the server's clock.
+// Notifications of the fleet's changes do not wait for the server's clock.
 func TestQuietIsLearntAtOnce(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := s.replica(MemberConfig{})

@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Letters that died of the same are one group, and the newest group is the first.
+// Letters with the same cause of death form one group, and the newest group comes first.
 func TestDeadStats(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -54,7 +54,7 @@ func TestDeadStats(t *testing.T) {
 	})
 }
 
-// Statistics are what a plain count says.
+// The statistics agree with a plain count.
 func TestTallyModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -112,7 +112,8 @@ func spelt(n int) string {
 	return strings.Map(func(r rune) rune { return r - '0' + 'a' }, fmt.Sprint(n))
 }
 
-// Beyond very many groups all others are told as one. Nothing is counted twice or lost.
+// Beyond the maximum number of groups, all others are reported as one. No letter is counted twice
+// or lost.
 func TestManyGroups(t *testing.T) {
 	t.Parallel()
 	const kinds = 2 * maxGroups
@@ -149,7 +150,8 @@ func TestManyGroups(t *testing.T) {
 	}
 }
 
-// Users are counted up to a number in all. Beyond, a count says that there may be more.
+// The number of users counted is limited over all groups. Beyond the limit, a count says that there
+// may be more.
 func TestManyUsers(t *testing.T) {
 	t.Parallel()
 	tally := newTally()
@@ -169,7 +171,7 @@ func TestManyUsers(t *testing.T) {
 	}
 }
 
-// The oldest letter's age is told.
+// The status includes the time of the oldest letter.
 func TestOldestDead(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

@@ -101,7 +101,8 @@ func TestReplays(t *testing.T) {
 	}
 }
 
-// A dead letter is stored once, however often and by whomever it is tried, and holds the original.
+// A dead letter is stored once, however often and by whichever replica it is tried, and contains
+// the original.
 func TestBuryExactlyOnce(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -111,10 +112,10 @@ func TestBuryExactlyOnce(t *testing.T) {
 			for _, by := range []*Queue{q, s.queue(nil)} {
 				c := &Claim{assignment: &assignment{q: by, created: made}}
 				s.must(c.StoreDeadLetter(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
-				time.Sleep(5 * time.Minute) // message ids are long forgotten
+				time.Sleep(5 * time.Minute) // the server has long forgotten message ids
 			}
 		}
-		// Nor does another reason make another letter of it, or another user.
+		// Neither another reason nor another user makes a second letter.
 		s.must((&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
 		info := s.info(q, q.topology.DeadStreamName())
 		if info.State.Msgs != 1 {
@@ -130,7 +131,7 @@ func TestBuryExactlyOnce(t *testing.T) {
 		if want := fmt.Sprintf("userpilot.identify-dlq.rejected.%d.7.-", made.UnixNano()); m.Subject != want {
 			t.Errorf("it lies on %s, want %s", m.Subject, want)
 		}
-		// The same number in a stream that was made anew is another event.
+		// The same sequence in a re-created stream is another event.
 		s.must((&Claim{assignment: &assignment{q: q, created: made.Add(1)}}).StoreDeadLetter(t.Context(), d, body, Death{}))
 		if n := s.info(q, info.Config.Name).State.Msgs; n != 2 {
 			t.Errorf("%d dead letters of two streams", n)
@@ -138,7 +139,7 @@ func TestBuryExactlyOnce(t *testing.T) {
 	})
 }
 
-// The largest event that the stream takes can be buried, with the longest of headers.
+// The largest event that the stream accepts can be archived with the longest headers.
 func TestBuryTheLargest(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -151,7 +152,7 @@ func TestBuryTheLargest(t *testing.T) {
 	})
 }
 
-// Without an answer there is an error, so that the original stays.
+// A missing answer is an error, so that the original stays.
 func TestBuryWithoutAnswer(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
@@ -171,7 +172,8 @@ func TestBuryWithoutAnswer(t *testing.T) {
 	})
 }
 
-// That a letter is there already is seen, not believed: the event is about to be removed.
+// StoreDeadLetter reads an existing letter instead of assuming it: the event is about to be
+// removed.
 func TestBuryLooksForTheLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, server := s.queue(nil), s.queue(nil)

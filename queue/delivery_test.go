@@ -42,8 +42,8 @@ func TestParseReply(t *testing.T) {
 	}
 }
 
-// FuzzParseReply holds it against the client's own parser, which takes what is no number
-// for 0, and any number of tokens from eleven on.
+// FuzzParseReply compares it with nats.go's own parser, which reads a non-number as 0, and accepts
+// any number of tokens from eleven up.
 func FuzzParseReply(f *testing.F) {
 	f.Add("$JS.ACK.S.C.2.34.5.1700000000123456789.6")
 	f.Add("$JS.ACK._.aCCount.S.C.1.34.5.1700000000123456789.0.token")
@@ -52,7 +52,7 @@ func FuzzParseReply(f *testing.F) {
 	f.Add("$JS.ACK.........")
 	f.Fuzz(func(t *testing.T, reply string) {
 		got, err := parseReply(reply)
-		// The client refuses to read a message without a subscription.
+		// nats.go refuses to parse a message without a subscription.
 		m := &nats.Msg{Reply: reply, Sub: &nats.Subscription{}}
 		meta, theirs := m.Metadata()
 		if err != nil {
@@ -71,8 +71,8 @@ func FuzzParseReply(f *testing.F) {
 	})
 }
 
-// isPlain reports whether a reply is of one of the known lengths, with numbers of a
-// reasonable size where numbers belong.
+// isPlain reports whether a reply has one of the known lengths, and numbers of a reasonable size
+// where numbers belong.
 func isPlain(reply string) bool {
 	tokens := strings.Split(reply, ".")
 	if n := len(tokens); n == 11 || n == 12 {
@@ -89,7 +89,7 @@ func isPlain(reply string) bool {
 	return true
 }
 
-// The header of a message that came with a body is not kept with it.
+// A delivery does not keep the header of the message that its body came with.
 func TestBodyAlone(t *testing.T) {
 	t.Parallel()
 	buffer := []byte("header, body")
@@ -104,7 +104,7 @@ func TestBodyAlone(t *testing.T) {
 	}
 }
 
-// Where an event is acknowledged can be made again from what a stub keeps.
+// A stub has enough to rebuild an event's reply subject.
 func TestStub(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ reply, want string }{

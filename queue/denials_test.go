@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// without is a list that lacks one.
+// without returns the list without one element.
 func without(subjects []string, missing string) []string {
 	return slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return s == missing })
 }
 
-// eachRight runs f for a user who has all of these rights, and for one each who lacks one of them:
-// missing, which else is empty. admin may do everything.
+// eachRight runs f for a user with all of these permissions, and then for users who each lack one
+// of them: missing, which is empty for the first. admin may do everything.
 func eachRight(t *testing.T, rights []string, f func(t *testing.T, s *sim, admin, operator *Queue, missing string)) {
 	for i := -1; i < len(rights); i++ {
 		name, missing, granted := "all that it needs", "", rights
@@ -39,12 +39,12 @@ func eachRight(t *testing.T, rights []string, f func(t *testing.T, s *sim, admin
 	}
 }
 
-// neededRights are what a worker must be allowed to publish to.
+// neededRights are the subjects that a worker must be allowed to publish to.
 func neededRights() []string {
 	return published(slices.DeleteFunc(Topology{}.WorkerRights(), func(r Right) bool { return r.Optional }))
 }
 
-// rightful is a worker whose rights can change.
+// rightful is a worker whose permissions can change.
 type rightful struct {
 	*served
 	admin *Queue
@@ -70,14 +70,14 @@ func (s *sim) rightful(rights []string, flags ...string) *rightful {
 	return x
 }
 
-// set gives the worker these rights.
+// set gives the worker these permissions.
 func (x *rightful) set(rights []string, inboxes string) {
 	x.sim.t.Helper()
 	x.change(people{"all": {">"}, "worker": rights}, inboxes)
 }
 
-// A worker that lacks any right says at once which, does not join, and gets nothing that it could not
-// settle. As soon as it has the right, it works.
+// A worker that lacks any permission names it at once, does not join, and receives no event that it
+// could not settle. It starts working as soon as it has the permission.
 func TestWorkerBeginsWithAllRights(t *testing.T) {
 	all := neededRights()
 	for _, missing := range all {
@@ -105,14 +105,14 @@ func TestWorkerBeginsWithAllRights(t *testing.T) {
 	}
 }
 
-// A right that a worker loses while it works is named, too, also where nothing would show it but the
-// absence of an answer. Nothing is handed over that cannot be settled, and nothing is lost.
+// A worker also names a permission that it loses while it works, even if only a missing answer
+// would reveal the loss. It hands over no event that it cannot settle, and loses none.
 func TestWorkerLosesARight(t *testing.T) {
 	all := neededRights()
-	for lost, used := range map[string]time.Duration{ // how seldom
+	for lost, used := range map[string]time.Duration{ // the longest time between two uses
 		"$JS.ACK.USERPILOT_IDENTIFY.>":                   100 * time.Millisecond,
 		"$JS.API.CONSUMER.MSG.NEXT.USERPILOT_IDENTIFY.*": pullExpiry,
-		"$KV.userpilot_identify.>":                       time.Second, // a fifth of the membership's time
+		"$KV.userpilot_identify.>":                       time.Second, // a fifth of the member's TTL
 		"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY":         resyncInterval + reconcileInterval,
 		"$JS.API.CONSUMER.NAMES.USERPILOT_IDENTIFY":      resyncInterval + reconcileInterval,
 	} {
@@ -124,7 +124,7 @@ func TestWorkerLosesARight(t *testing.T) {
 				x.set(without(all, lost), "_INBOX.>")
 				stopped := make(chan struct{})
 				publishing, stop := context.WithCancel(t.Context())
-				go func() { // what is denied shows with the next event, at the latest
+				go func() { // the next event, at the latest, reveals the denial
 					defer close(stopped)
 					for publishing.Err() == nil {
 						s.publish(x.admin, "ann")
@@ -151,7 +151,8 @@ func TestWorkerLosesARight(t *testing.T) {
 	}
 }
 
-// Who may not receive answers any more, and then may again, needs a new connection.
+// A worker that loses the permission to receive replies, and then regains it, needs a new
+// connection.
 func TestWorkerLosesItsInboxes(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		all := neededRights()
@@ -169,7 +170,8 @@ func TestWorkerLosesItsInboxes(t *testing.T) {
 	})
 }
 
-// Servers can have events settled on other subjects. Who lacks that right does not work there.
+// Servers may use other reply subjects for settlement. A worker without permission for them does
+// not work there.
 func TestWorkerSettlesByNewAcks(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		all := neededRights()
@@ -185,7 +187,7 @@ func TestWorkerSettlesByNewAcks(t *testing.T) {
 	})
 }
 
-// Whoever may publish for nobody is told so of each event, and soon.
+// A publisher that may publish for no user gets an error for each event, and soon.
 func TestPublishersAreDeniedTogether(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		few := s.servePeople(people{"few": {"userpilot.other.*"}}).connect("few")
@@ -212,7 +214,7 @@ func TestPublishersAreDeniedTogether(t *testing.T) {
 	})
 }
 
-// Who may not hear the answers is told that.
+// A client that may not receive replies gets an error that says so.
 func TestWithoutInboxes(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		few := people{"few": {"userpilot.identify.*", "$JS.API.STREAM.INFO.*"}}
@@ -225,7 +227,7 @@ func TestWithoutInboxes(t *testing.T) {
 		if denied := asDenied(err); denied == nil || *denied != (DeniedError{Subject: "_INBOX.>", Subscribe: true}) {
 			t.Errorf("got %v", err)
 		}
-		for range 2 { // the server tells of it once, but it is still so
+		for range 2 { // the server reports it once, but it still applies
 			begun := time.Now()
 			_, err = q.Status(t.Context())
 			if denied := asDenied(err); denied == nil || !denied.Subscribe || time.Since(begun) > time.Second {
@@ -236,7 +238,8 @@ func TestWithoutInboxes(t *testing.T) {
 	})
 }
 
-// A request that is allowed and slow is not taken for one that is denied, whatever else was.
+// A permitted but slow request is not mistaken for a denied one, even if another request was
+// denied.
 func TestSlowIsNotDenied(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		few := s.servePeople(people{"few": {"allowed"}}).connect("few")

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// discardRights are what a discard needs, as its command's help says.
+// discardRights are the permissions that a discard needs, as listed in its command's help.
 var discardRights = []string{
 	"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ",
@@ -21,12 +21,12 @@ var discardRights = []string{
 	"$KV.userpilot_identify_newer.>",
 }
 
-// Whoever has these rights can discard, and nothing else is asked for; what is missing is named.
+// These permissions suffice for a discard; a missing one is named.
 func TestDiscardRights(t *testing.T) {
 	eachRight(t, discardRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
 		s.must(admin.clock.read(t.Context()))
 		c := &Claim{assignment: &assignment{q: admin, created: made}, partition: "3"}
-		for i, user := range []string{"ann", "ann", "bob"} { // they are guarded
+		for i, user := range []string{"ann", "ann", "bob"} { // these users are tracked
 			d := Delivery{Sequence: uint64(i + 1)}
 			s.must(c.StoreDeadLetter(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
 		}

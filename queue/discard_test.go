@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// What is discarded is gone, also what could not be sent, and the audit trail tells why.
+// Discarded letters are gone, including those that could not be sent, and the audit trail has the
+// reason.
 func TestDiscard(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -47,7 +48,7 @@ func TestDiscard(t *testing.T) {
 	})
 }
 
-// Who stops is told exactly what was done.
+// An interrupted discard reports exactly what it has done.
 func TestDiscardStops(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
@@ -74,7 +75,7 @@ func TestDiscardStops(t *testing.T) {
 	})
 }
 
-// A message is removed once, and it is known by whom.
+// A message is removed once, and remove reports whether this call removed it.
 func TestRemove(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -94,18 +95,18 @@ func TestRemove(t *testing.T) {
 	})
 }
 
-// Users whose last letter is discarded are guarded no longer; others still are.
+// A user whose last letter is discarded is no longer tracked; other users still are.
 func TestDiscardGuarded(t *testing.T) {
 	users := []string{"ann", "ann", "bob", "bob", "cleo", "dave"}
 	for name, test := range map[string]struct {
 		filter  Filter
-		removed uint64 // by somebody else, after the selection
+		removed uint64 // by another client, after the selection
 		guarded []string
 		left    uint64
 	}{
 		"some":                   {Filter{IDs: []uint64{1, 2, 3, 6}}, 0, []string{"bob", "cleo"}, 2},
 		"all":                    {Filter{}, 0, nil, 0},
-		"all, and one is gone":   {Filter{}, 3, []string{"bob"}, 0}, // it may be under way as a replay
+		"all, and one is gone":   {Filter{}, 3, []string{"bob"}, 0}, // it may be in flight as a replay
 		"all, and more has come": {Filter{}, 0, []string{"eve"}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,14 +17,15 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// distance is how long bytes are under way to the server and back. Unlike a [line]'s delay it leaves
-// room for any number of messages on the way at once, and it has two directions.
+// distance is how long bytes take to the server and back. Unlike a [line]'s delay, it allows any
+// number of messages in flight, and has two directions.
 type distance struct {
 	out, back func() time.Duration
-	step      *atomic.Int64 // by how much the server's clock has been set; nil is never
+	step      *atomic.Int64 // by how much the server's clock has been set; nil means never
 }
 
-// awayBy is a distance with a round trip, of which a part is spent on the way out, and jitter.
+// awayBy is a distance with a given round trip, the fraction of it spent on the way out, and
+// jitter.
 func awayBy(trip time.Duration, out, jitter float64) distance {
 	way := func(part float64) func() time.Duration {
 		return func() time.Duration {
@@ -40,7 +41,7 @@ type parcel struct {
 	bytes []byte
 }
 
-// set lets the server tell another time than it does.
+// set changes the time in a server's answer by the step.
 func (d distance) set(answer []byte) []byte {
 	if d.step == nil || d.step.Load() == 0 {
 		return answer
@@ -51,7 +52,7 @@ func (d distance) set(answer []byte) []byte {
 		if err != nil {
 			return stamp
 		}
-		digits := len(stamp) - len(`"ts":"2026-01-02T03:04:05.Z"`) // the message must not become longer
+		digits := len(stamp) - len(`"ts":"2026-01-02T03:04:05.Z"`) // the message must keep its length
 		layout := "2006-01-02T15:04:05." + strings.Repeat("0", digits) + "Z"
 		return []byte(`"ts":"` + at.Add(time.Duration(d.step.Load())).Format(layout) + `"`)
 	})
@@ -59,12 +60,12 @@ func (d distance) set(answer []byte) []byte {
 
 var stamps = regexp.MustCompile(`"ts":"[-0-9T:]+\.[0-9]+Z"`)
 
-// carry delivers what is put into a channel when it is due, in order, and ends with the connection.
+// carry delivers each item of a channel when it is due, in order, and ends with the connection.
 func carry(from <-chan parcel, to io.Writer) {
 	for p := range from {
 		time.Sleep(time.Until(p.due)) // fake time
 		if _, err := to.Write(p.bytes); err != nil {
-			to = io.Discard // what comes after is lost
+			to = io.Discard // later items are lost
 		}
 	}
 }

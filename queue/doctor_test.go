@@ -109,7 +109,7 @@ func TestInspectStreams(t *testing.T) {
 			t.Errorf("the dead letters: %+v", dead)
 		}
 
-		// Somebody has set limits, and has done something that may not be.
+		// An operator has set limits, which is allowed, and a discard policy, which is not.
 		config := s.info(q, workName).Config
 		config.MaxMsgs, config.MaxBytes, config.Discard = 10, 1<<20, jetstream.DiscardOld
 		_, err = q.js.UpdateStream(t.Context(), config)
@@ -122,7 +122,7 @@ func TestInspectStreams(t *testing.T) {
 			t.Error("it was changed")
 		}
 
-		// A stream is missing, and one may not be read. That is found out without a time-out.
+		// A stream is missing, and another may not be read. Both are detected without a timeout.
 		s.must(q.js.DeleteStream(t.Context(), kvName))
 		q, err = New(few, Topology{}, nil)
 		s.must(err)
@@ -168,14 +168,14 @@ func TestReadClock(t *testing.T) {
 		q := s.queue(&line{delay: func() time.Duration { return 40 * time.Millisecond }})
 		clock, err := q.ReadClock(t.Context())
 		s.must(err)
-		// One delay is that of the trial of the right, one of the question itself.
+		// One delay is for the permission probe, one for the request itself.
 		if clock.Apart != 0 || clock.Trip != 80*time.Millisecond || clock.Ahead < -clock.Trip/2 || clock.Ahead > clock.Trip/2 {
 			t.Errorf("got %+v", clock)
 		}
 	})
 }
 
-// Clocks differ only by what no trip can explain.
+// Clocks differ only by more than the round trips can explain.
 func TestApart(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
@@ -253,7 +253,7 @@ func TestArithmetic(t *testing.T) {
 	}
 }
 
-// A server that is strict, one that is not, and one without JetStream.
+// A strict server, one that is not strict, and one without JetStream.
 func TestStrict(t *testing.T) {
 	t.Parallel()
 	for _, strict := range []bool{true, false} {

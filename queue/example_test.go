@@ -13,8 +13,8 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// exampleQueue is a pipeline on a server of its own. A real program would get its
-// connection from queue.Connect.
+// exampleQueue is a pipeline on a server of its own. A real program would get its connection from
+// queue.Connect.
 func exampleQueue(ctx context.Context) (q *queue.Queue, stop func()) {
 	dir, err := os.MkdirTemp("", "example")
 	check(err)

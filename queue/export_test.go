@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// An event that was exported is published as old as it was, with all that it went through.
+// An exported event is published with its old position and its whole history.
 func TestExport(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -63,7 +63,7 @@ func TestExport(t *testing.T) {
 	})
 }
 
-// What others have written into an export changes nothing but the event that it tells of.
+// Fields that others write into an export affect only that event.
 func TestExportOfAnything(t *testing.T) {
 	t.Parallel()
 	for _, h := range []nats.Header{nil, {}, {headerOrigin: {""}}, {headerOrigin: {"yesterday"}, headerSeal: {"x"}}, {headerOrigin: {"1.7"}}} {

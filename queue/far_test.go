@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// far is the pipeline over a connection of this round trip.
+// far is the pipeline over a connection with this round trip.
 func (s *sim) far(trip time.Duration, topology Topology) *Queue {
 	s.t.Helper()
 	return s.queueOf(&line{far: func() time.Duration { return trip }}, topology)
 }
 
-// died stores dead letters of a user that is guarded, as a worker would.
+// died stores dead letters of a tracked user, as a worker would.
 func (s *sim) died(q *Queue, user string, first, n int) {
 	s.t.Helper()
 	c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
@@ -26,7 +26,7 @@ func (s *sim) died(q *Queue, user string, first, n int) {
 	}
 }
 
-// distances are how far away NATS may be.
+// distances runs f for different distances to NATS.
 func distances(t *testing.T, f func(t *testing.T, s *sim, trip time.Duration)) {
 	for _, trip := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond, 300 * time.Millisecond} {
 		t.Run(trip.String(), func(t *testing.T) {
@@ -35,7 +35,7 @@ func distances(t *testing.T, f func(t *testing.T, s *sim, trip time.Duration)) {
 	}
 }
 
-// roundTrips bounds what f takes by a number of round trips, whatever else it takes.
+// roundTrips requires that f takes at most the given number of round trips, plus more.
 func roundTrips(t *testing.T, what string, trips int, trip, more time.Duration, f func() error) {
 	t.Helper()
 	begun := time.Now()
@@ -49,7 +49,7 @@ func roundTrips(t *testing.T, what string, trips int, trip, more time.Duration, 
 	}
 }
 
-// What looks at a set-up does so at any distance.
+// Set-up checks take a bounded number of round trips at any distance.
 func TestFarLooks(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q, ctx := s.far(trip, Topology{}), t.Context()
@@ -71,7 +71,7 @@ func TestFarLooks(t *testing.T) {
 	})
 }
 
-// Letters are read in round trips for hundreds of them, also where they are named one by one.
+// A round trip reads hundreds of letters, even if they are named one by one.
 func TestFarReads(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q, ctx := s.far(trip, Topology{}), t.Context()
@@ -92,8 +92,7 @@ func TestFarReads(t *testing.T) {
 	})
 }
 
-// What is done with letters takes round trips for hundreds of them, and not for each, also where
-// they are one user's.
+// A round trip processes hundreds of letters, not one, even if all belong to one user.
 func TestFarLetters(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		near, q, ctx := s.queue(nil), s.far(trip, Topology{}), t.Context()
@@ -144,8 +143,8 @@ func sequence(first, n int) (all []uint64) {
 	return all
 }
 
-// A death takes two round trips: the record of newer data, and the letter. What it needs to know besides
-// is not asked for each.
+// A death takes two round trips: one for the version record, one for the letter. Other information
+// is not requested again for each death.
 func TestFarDeaths(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q := s.far(trip, Topology{})
@@ -162,8 +161,8 @@ func TestFarDeaths(t *testing.T) {
 	})
 }
 
-// Events of many users take the round trips that the window asks for. Those of one user take one
-// each, and are not given up because the earlier ones took theirs.
+// Events of many users take as many round trips as the window requires. Events of one user take one
+// each, and do not time out because of the earlier ones.
 func TestFarPublish(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		publish := func(n, users int) func() error {
@@ -188,7 +187,7 @@ func TestFarPublish(t *testing.T) {
 	})
 }
 
-// A replay waits for no other of its user's only where the order is of no matter.
+// A replay does not wait for others of its user only if their order does not matter.
 func TestReplaysAlone(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -28,7 +28,7 @@ func (s *sim) post(q *Queue, death Death, at time.Time, body string) uint64 {
 	return ack.Sequence
 }
 
-// ids reads the letters that a filter means.
+// ids returns the ids of the letters that match a filter.
 func (s *sim) ids(q *Queue, f Filter) (ids []uint64) {
 	s.t.Helper()
 	for l, err := range q.DeadLetters(s.t.Context(), f) {
@@ -38,7 +38,8 @@ func (s *sim) ids(q *Queue, f Filter) (ids []uint64) {
 	return ids
 }
 
-// What is set must all be true of a letter; of a list, one; and a time is between its bounds.
+// A letter must match every field that is set; one value of a list; and have a time within the
+// bounds.
 func TestFilter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -125,7 +126,7 @@ func onlyAnn(l *DeadLetter) error {
 	return nil
 }
 
-// Reading by a filter is reading all, and then leaving out.
+// Reading with a filter is the same as reading all letters and dropping the others.
 func TestFilterModel(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -139,7 +140,7 @@ func TestFilterModel(t *testing.T) {
 		const letters = 3*scanFirst + 5
 		begun := time.Now()
 		for i := range letters {
-			// Some died long before they were stored, some, if one believes them, long after.
+			// Some died long before they were stored, others, by their own account, long after.
 			lag := []time.Duration{0, 0, 0, time.Second, time.Hour, -time.Hour, time.Second - clockError}[i%7]
 			s.post(q, deaths[i%len(deaths)], time.Now().Add(-lag), `{}`)
 			time.Sleep(20 * time.Second)
@@ -167,7 +168,7 @@ func TestFilterModel(t *testing.T) {
 			}
 			return time.Time{}
 		})
-		// What is embedded has no Deadline, which nobody may ask for in a bubble.
+		// The embedded type hides Deadline, which must not be called in a bubble.
 		rapid.Check(struct{ rapid.TB }{t}, func(t *rapid.T) {
 			f := Filter{
 				Groups:   rapid.SliceOfN(rapid.SampledFrom(groups), 0, 4).Draw(t, "groups"),
@@ -195,7 +196,7 @@ func TestFilterModel(t *testing.T) {
 	})
 }
 
-// plainly is what a filter means, in the words of its documentation.
+// plainly matches a filter exactly as its documentation says.
 func plainly(f Filter, l *DeadLetter) bool {
 	matched := true
 	if f.Match != nil {
@@ -211,7 +212,7 @@ func plainly(f Filter, l *DeadLetter) bool {
 		(f.Until.IsZero() || l.At.Compare(f.Until) < 0)
 }
 
-// spy takes down the direct gets that are sent.
+// spy records the direct gets that are sent.
 type spy struct {
 	mu   sync.Mutex
 	gets []directRequest
@@ -242,7 +243,7 @@ func (x *spy) take() []directRequest {
 	return gets
 }
 
-// Nothing is asked for but what must be read.
+// Only the necessary ranges are requested.
 func TestFilterReads(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -266,7 +267,7 @@ func TestFilterReads(t *testing.T) {
 		x.take()
 
 		s.ids(q, Filter{IDs: []uint64{900, 5, 7, 900}})
-		gets := x.take() // in any order: both are under way at once
+		gets := x.take() // in any order: both are in flight at once
 		slices.SortFunc(gets, func(a, b directRequest) int { return cmp.Compare(a.Sequence, b.Sequence) })
 		if len(gets) != 2 || gets[0].Sequence != 5 || gets[0].Batch != 3 || gets[1].Sequence != 900 || gets[1].Batch != 1 {
 			t.Errorf("three letters are asked for by %+v", gets)

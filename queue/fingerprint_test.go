@@ -2,10 +2,11 @@ package queue
 
 import "testing"
 
-// Groups are the same in every version: people keep them, and filters hold them.
+// Groups are the same in every version: people store them, and filters contain them.
 func TestGroup(t *testing.T) {
 	t.Parallel()
-	// Each is what "printf '%s\n' REASON STATUS PATTERN | sha256sum | cut -c -8" prints.
+	// Each is the output of "printf '%s
+	// ' REASON STATUS PATTERN | sha256sum | cut -c -8".
 	for want, death := range map[string]Death{
 		"c4c2f4f6": {},
 		"f9e812b7": {Reason: Invalid, Error: "user_id: is missing"},

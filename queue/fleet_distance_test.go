@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// farReplica is a replica whose server is a round trip away.
+// farReplica is a replica one round trip away from its server.
 func (s *sim) farReplica(trip time.Duration, topology Topology, config MemberConfig) *replica {
 	return s.replicaOver(&line{far: func() time.Duration { return trip }}, topology, config)
 }
 
-// However far NATS is and however many partitions there are: they are claimed within seconds, by one
-// who is alone and by two, and kept.
+// Partitions are claimed within seconds and kept, however far away NATS is and however many
+// partitions there are, by one replica and by two.
 func TestFleetFarFromNATS(t *testing.T) {
 	for _, trip := range []time.Duration{40 * time.Millisecond, 300 * time.Millisecond} {
 		t.Run(trip.String(), func(t *testing.T) {
@@ -38,7 +38,7 @@ func TestFleetFarFromNATS(t *testing.T) {
 	}
 }
 
-// The shortest membership is kept over the longest way.
+// The shortest member TTL suffices over the longest distance.
 func TestMemberFarFromNATS(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := s.farReplica(300*time.Millisecond, Topology{}, MemberConfig{TTL: 2 * time.Second})
@@ -52,8 +52,7 @@ func TestMemberFarFromNATS(t *testing.T) {
 	})
 }
 
-// Claims that are made at the same time share one reading of who is guarded, but none that began
-// before them.
+// Concurrent claims share one read of the tracked users, but never one that started before them.
 func TestGuardReadsForAll(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(&line{far: func() time.Duration { return 300 * time.Millisecond }}, Topology{})
@@ -70,7 +69,7 @@ func TestGuardReadsForAll(t *testing.T) {
 	})
 }
 
-// A marker that was last in the bucket can come to its end while the tracked users are read up to it.
+// The last marker in the bucket can expire while the tracked users are read up to it.
 func TestGuardWhileTheLastRecordGoes(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var trip atomic.Int64

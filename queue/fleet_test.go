@@ -15,8 +15,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Shares add up to all partitions, differ by one at most, and no member's changes by more than
-// what the one who comes or goes must have.
+// Quotas add up to all partitions, differ by one at most, and change only as far as a joining or
+// leaving member requires.
 func TestShare(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -47,7 +47,7 @@ func TestShare(t *testing.T) {
 		if len(left) == 0 {
 			return
 		}
-		// Who stays gives nothing up for one who leaves, but for a partition of rounding.
+		// A member that stays gives up no partition when another one leaves.
 		given := 0
 		for id, n := range of(left) {
 			given += max(0, shares[id]-n)
@@ -58,7 +58,7 @@ func TestShare(t *testing.T) {
 	})
 }
 
-// consumers lists the holders of partitions.
+// consumers lists the consumers on the partitions.
 func (s *sim) consumers(q *Queue) []string {
 	s.t.Helper()
 	stream, err := q.js.Stream(s.t.Context(), q.topology.StreamName())
@@ -76,7 +76,7 @@ func (s *sim) backlog(q *Queue) uint64 {
 	return s.info(q, q.topology.StreamName()).State.Msgs
 }
 
-// claim is a foreign consumer on the stream.
+// claim creates a foreign consumer on the stream.
 func (s *sim) claim(q *Queue, name, subject string) {
 	s.t.Helper()
 	_, err := q.js.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
@@ -85,8 +85,7 @@ func (s *sim) claim(q *Queue, name, subject string) {
 	s.must(err)
 }
 
-// Replicas share the partitions, give and take as others come and go, and events get through all
-// the while.
+// Replicas share the partitions, rebalance as members join and leave, and keep delivering events.
 func TestFleetRebalances(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var fleet []*replica
@@ -129,7 +128,7 @@ func TestFleetRebalances(t *testing.T) {
 	})
 }
 
-// Within a partition events arrive in the order of the stream, each once for each claim.
+// Within a partition events arrive in stream order, each once per claim.
 func TestFleetOrder(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -153,7 +152,7 @@ func TestFleetOrder(t *testing.T) {
 	})
 }
 
-// The partitions of a replica that died are taken over once its key has expired.
+// The partitions of a dead replica are taken over once its key has expired.
 func TestFleetTakeover(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -169,7 +168,7 @@ func TestFleetTakeover(t *testing.T) {
 	})
 }
 
-// The key of a dead member that the server never removes holds nobody up for ever.
+// A dead member's key that the server never removes blocks no partition forever.
 func TestFleetStuckKey(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -186,7 +185,7 @@ func TestFleetStuckKey(t *testing.T) {
 	})
 }
 
-// Consumers that bear a member's id and that it does not hold are what a lost answer left.
+// Consumers that bear a member's id but are not among its claims are left over from a lost answer.
 func TestFleetDeletesItsOrphans(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := s.replica(MemberConfig{})
@@ -200,7 +199,7 @@ func TestFleetDeletesItsOrphans(t *testing.T) {
 		s.must(err)
 		orphan := consumerName(id, partition, 999_999)
 		config := jetstream.ConsumerConfig{Durable: orphan, FilterSubject: r.topology.partitionSubject(partition), AckPolicy: jetstream.AckExplicitPolicy}
-		for name := names[0]; ; { // its holder claims it anew at once, and may be faster
+		for name := names[0]; ; { // its holder re-claims it at once, and may be faster
 			s.must(stream.DeleteConsumer(t.Context(), name))
 			if _, err := stream.CreateConsumer(t.Context(), config); err == nil {
 				break
@@ -213,7 +212,7 @@ func TestFleetDeletesItsOrphans(t *testing.T) {
 	})
 }
 
-// Somebody else's consumer is named, and not deleted.
+// A consumer that is not a worker's is named, and not deleted.
 func TestFleetForeignConsumer(t *testing.T) {
 	for _, name := range []string{"mine", "my_other_consumer"} {
 		t.Run(name, func(t *testing.T) {
@@ -238,7 +237,7 @@ func TestFleetForeignConsumer(t *testing.T) {
 	}
 }
 
-// A stream that differs ends Work: no waiting can help.
+// A stream that differs ends Work: waiting cannot help.
 func TestFleetMismatch(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(nil, Topology{Partitions: 8})
@@ -248,7 +247,7 @@ func TestFleetMismatch(t *testing.T) {
 	})
 }
 
-// Streams that are missing are waited for.
+// Work waits for missing streams.
 func TestFleetWaitsForTheStreams(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -265,7 +264,7 @@ func TestFleetWaitsForTheStreams(t *testing.T) {
 	})
 }
 
-// The server goes and comes back: everything is claimed anew, and nothing is lost.
+// After a server restart all partitions are re-claimed, and no event is lost.
 func TestFleetServerRestart(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -284,8 +283,8 @@ func TestFleetServerRestart(t *testing.T) {
 	})
 }
 
-// Many that start at the same moment take their shares once: partitions do not move with each
-// of them.
+// Members that start at the same time claim their quotas once: partitions do not move with each
+// join.
 func TestFleetStartsTogether(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -310,7 +309,7 @@ func TestFleetStartsTogether(t *testing.T) {
 	})
 }
 
-// One who comes takes its share from the others, and nothing else moves.
+// A joining member gets its quota from the others, and no other partition moves.
 func TestFleetMovesFew(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -332,7 +331,7 @@ func TestFleetMovesFew(t *testing.T) {
 	})
 }
 
-// A crash loop that never settles does not keep the others from their shares.
+// A crash loop that never settles does not keep the others from their quotas.
 func TestFleetNeverSettles(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -357,7 +356,7 @@ func TestFleetNeverSettles(t *testing.T) {
 	})
 }
 
-// Replicas know one another, and what each holds.
+// Replicas know one another, and the partitions of each.
 func TestReplicas(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		a := s.replica(MemberConfig{Host: "a", Version: "v1", Rate: Rate{600, time.Minute}})
@@ -386,8 +385,8 @@ func TestReplicas(t *testing.T) {
 	})
 }
 
-// A server that was restarted knows nothing of the watches. All the same nobody may take the
-// others, or itself, for dead.
+// A restarted server has lost the watches. Even so, no member may take another one, or itself, for
+// dead.
 func TestFleetHearsAfterServerRestart(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		a, b := s.replica(MemberConfig{TTL: 2 * time.Second}), s.replica(MemberConfig{TTL: 2 * time.Second})

@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// lossy is a connection on which some of a consumer's messages are lost.
+// lossy is a connection that loses some of a consumer's messages.
 type lossy struct {
 	net.Conn
 	from    *bufio.Reader
@@ -38,7 +38,7 @@ func (s *lossy) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// frame reads one message, or one line that is something else.
+// frame reads one message, or one line of something else.
 func (s *lossy) frame() ([]byte, error) {
 	line, err := s.from.ReadBytes('\n')
 	fields := strings.Fields(string(line))
@@ -67,8 +67,8 @@ func (s *sim) publishBodies(q *Queue, user string, bodies ...string) {
 	}
 }
 
-// An event that does not come to the next claim either is read from the stream and handed over in its
-// place. It is settled like any other.
+// An event that does not reach the next claim either is read from the stream, handed over in its
+// place, and settled like any other.
 func TestEventThatNeverComes(t *testing.T) {
 	for name, bodies := range map[string][]string{
 		"one":      {"a", "swallowed", "b"},
@@ -94,7 +94,7 @@ func TestEventThatNeverComes(t *testing.T) {
 				for i := range bodies {
 					want = append(want, uint64(i+1))
 				}
-				// What was not settled when the first claim ended comes again.
+				// Events that were unsettled when the first claim ended are redelivered.
 				if got = slices.Compact(got); !slices.Equal(got, want) {
 					t.Errorf("got %v, want %v", got, want)
 				}
@@ -106,7 +106,7 @@ func TestEventThatNeverComes(t *testing.T) {
 	}
 }
 
-// What was removed from the stream meanwhile is missed by nobody.
+// An event that was removed from the stream in the meantime is not missed.
 func TestGapOfWhatIsGone(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -126,7 +126,8 @@ func TestGapOfWhatIsGone(t *testing.T) {
 	})
 }
 
-// Events that were asked for and have not come are not awaited for ever: else the pull would end.
+// Requested events that never arrive do not count as outstanding forever: otherwise the pull would
+// end.
 func TestPullAfterManyGaps(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A fingerprint is new to one replica, once, and not again as long as it is seen.
+// A fingerprint is new to one replica, once, and not again as long as it keeps occurring.
 func TestFirstOfItsGroup(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		a := &Claim{assignment: &assignment{q: s.queue(nil)}}

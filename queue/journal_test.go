@@ -62,7 +62,7 @@ func TestJournalRemembers(t *testing.T) {
 	})
 }
 
-// No user is named in the bucket.
+// The bucket contains no user id.
 func TestJournalHashesUsers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		kv := s.bucket(s.queue(nil))
@@ -75,7 +75,7 @@ func TestJournalHashesUsers(t *testing.T) {
 	})
 }
 
-// Calls that begin together share writes, and what is known already needs none.
+// Calls that start together share writes, and a call that is already recorded needs none.
 func TestJournalGroupsWrites(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(&line{delay: func() time.Duration { return 5 * time.Millisecond }})
@@ -104,11 +104,11 @@ func TestJournalGroupsWrites(t *testing.T) {
 	})
 }
 
-// A holder that lost its claim cannot write.
+// A holder that has lost its claim cannot write.
 func TestJournalOfTheLastHolder(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		kv := s.bucket(s.queue(nil))
-		for last := range uint64(3) { // on an empty key, and on one that is there
+		for last := range uint64(3) { // on an empty key, and on an existing one
 			old, next := s.journal(kv, made), s.journal(kv, made)
 			s.must(next.begin(t.Context(), "ann", last+1))
 			if err := old.begin(t.Context(), "bob", 12); !isWrongRevision(err) {
@@ -137,8 +137,8 @@ func TestJournalDamaged(t *testing.T) {
 	})
 }
 
-// Whoever may only publish can let the server write its acknowledgement into any key, by the reply
-// subject. That makes no partition unclaimable, and no member.
+// A user who may only publish can make the server write its acknowledgement into any key, through
+// the reply subject. Such keys block no partition, and make no member.
 func TestAcknowledgementsAsRecords(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -166,7 +166,7 @@ func TestAcknowledgementsAsRecords(t *testing.T) {
 	})
 }
 
-// Who waits for another one's write can be called off.
+// A caller that waits for another one's write can be cancelled.
 func TestJournalBeginEndsWithContext(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// demand is who wants slots when.
+// demand is a pattern of which replicas want slots, and when.
 type demand func(ctx context.Context, x *spending, ledgers []*Ledger)
 
 func all(ctx context.Context, x *spending, ledgers []*Ledger) {
@@ -22,7 +22,7 @@ func oneAlone(ctx context.Context, x *spending, ledgers []*Ledger) {
 	all(ctx, x, ledgers[:1])
 }
 
-// moving is work that lies with one replica after another.
+// moving is work that moves from one replica to the next.
 func moving(ctx context.Context, x *spending, ledgers []*Ledger) {
 	deadline, _ := ctx.Deadline()
 	x.wg.Go(func() {
@@ -45,7 +45,8 @@ func demands() map[string]demand {
 	return map[string]demand{"all": all, "one alone": oneAlone, "moving": moving}
 }
 
-// Wherever in the fleet the work lies and however far away NATS is, the limit is used and held.
+// The limit is fully used and never exceeded, whichever replicas have the work and however far away
+// NATS is.
 func TestLedgersAtADistance(t *testing.T) {
 	near, far, farthest := 500*time.Microsecond, 150*time.Millisecond, 300*time.Millisecond
 	for _, c := range []reach{
@@ -55,7 +56,7 @@ func TestLedgersAtADistance(t *testing.T) {
 		for _, trips := range [][]time.Duration{{near}, {20 * time.Millisecond}, {far}, {farthest}, {near, far, 20 * time.Millisecond}} {
 			for _, n := range []int{1, 3, 10} {
 				for name := range demands() {
-					if n < len(trips) || n != 3 && name != "all" { // among three it is shown for all kinds of demand
+					if n < len(trips) || n != 3 && name != "all" { // three replicas cover all patterns of demand
 						continue
 					}
 					t.Run(fmt.Sprintf("%s/%v/%d/%s", c.r, trips, n, name), func(t *testing.T) {
@@ -67,7 +68,7 @@ func TestLedgersAtADistance(t *testing.T) {
 	}
 }
 
-// reach is a rate, and how long it is tried: first until each has its part.
+// reach is a rate, and how long it is tested: warm is the time until each replica has its part.
 type reach struct {
 	r          Rate
 	warm, long time.Duration
@@ -88,7 +89,7 @@ func (c reach) measure(t *testing.T, s *sim, trips []time.Duration, n int, name 
 	}
 	x := newSpending()
 	if n > 3 {
-		c.long /= 2 // is work
+		c.long /= 2 // more replicas cost more to simulate
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), c.long)
 	defer cancel()

@@ -17,9 +17,10 @@ var (
 	ledgerRuns = flag.Int("ledger.runs", 5, "how many storms there are, each with the next seed")
 )
 
-// TestLedgerStorm lets a fleet of ledgers loose: replicas join, stop in peace, are killed and start anew, answers
-// are lost, connections break, distances change, clocks drift, keys are damaged and deleted, and calls begin as late
-// as they may. No window ever holds more than the limit, and when all is quiet again, it is used.
+// TestLedgerStorm runs a fleet of ledgers under faults: replicas join, stop normally, are killed
+// and restart, answers are lost, connections break, distances change, clocks drift, keys are
+// damaged and deleted, and calls start as late as they may. No window ever holds more than the
+// limit, and after the faults have stopped, the limit is used.
 func TestLedgerStorm(t *testing.T) {
 	seed := *ledgerSeed
 	if seed == 0 {
@@ -33,15 +34,15 @@ func TestLedgerStorm(t *testing.T) {
 	}
 }
 
-// ledgerStorm is one fleet and its bad luck.
+// ledgerStorm is one fleet and its faults.
 type ledgerStorm struct {
 	*sim
 	*spending
-	random *rand.Rand // of the one goroutine of run
+	random *rand.Rand // belongs to the goroutine of run
 	rate   Rate
 	fleet  []*stormed
 	drift  atomic.Int64 // of the server's clock
-	keys   bool         // whether somebody meddles with the keys
+	keys   bool         // whether keys are damaged and deleted
 }
 
 // stormed is one replica.
@@ -70,7 +71,7 @@ func (x *ledgerStorm) run(t *testing.T) {
 		r.trip.Store(int64(time.Millisecond))
 	}
 	x.join(1, 64)
-	time.Sleep(x.rate.Window + 30*time.Second) // what was damaged rests for a window
+	time.Sleep(x.rate.Window + 30*time.Second) // a damaged part rests for a window
 	before, watched := x.count(), 2*x.rate.Window+20*time.Second
 	time.Sleep(watched)
 	used := float64(x.count()-before) / float64(x.rate.Calls) / (watched.Seconds() / x.rate.Window.Seconds())
@@ -89,7 +90,7 @@ func (x *ledgerStorm) run(t *testing.T) {
 	}
 }
 
-// drifts lets the server's clock be off by some more millionths of the time.
+// drifts makes the server's clock drift by ppm.
 func (x *ledgerStorm) drifts(ctx context.Context, ppm float64) {
 	for ctx.Err() == nil {
 		time.Sleep(10 * time.Millisecond)
@@ -97,7 +98,7 @@ func (x *ledgerStorm) drifts(ctx context.Context, ppm float64) {
 	}
 }
 
-// strike is one stroke of bad luck.
+// strike causes one fault.
 func (x *ledgerStorm) strike() {
 	n := x.random.IntN(10)
 	if len(x.fleet) < 2 || n == 0 && len(x.fleet) < 6 {
@@ -136,10 +137,10 @@ func (x *ledgerStorm) meddle() {
 		_, err := kv.PutString(x.t.Context(), key, "?")
 		x.must(err)
 	}
-	time.Sleep(5 * time.Second) // who joins before others have seen that takes the key for a new one
+	time.Sleep(5 * time.Second) // a replica that joins before others have noticed takes the key for a new one
 }
 
-// join starts a replica that is busy for a part of its time.
+// join starts a replica that is busy for a fraction of its time.
 func (x *ledgerStorm) join(busy float64, waiting int) {
 	r := &stormed{trip: &atomic.Int64{}}
 	r.trip.Store(x.random.Int64N(int64(300 * time.Millisecond)))
@@ -147,14 +148,14 @@ func (x *ledgerStorm) join(busy float64, waiting int) {
 	way := func(part float64) func() time.Duration {
 		return func() time.Duration {
 			if time.Now().UnixNano() == r.line.dialled.Load() {
-				return 0 // nats.go holds a mutex while it connects, and for that no fake time passes
+				return 0 // nats.go holds a mutex while it connects, and fake time does not advance meanwhile
 			}
 			return time.Duration(float64(r.trip.Load()) * part * (0.8 + 0.4*rand.Float64()))
 		}
 	}
 	r.line = &line{away: &distance{out: way(out), back: way(1 - out), step: &x.drift}}
 	if x.keys {
-		busy = 1 // there is always somebody who sees it
+		busy = 1 // some replica always notices
 	}
 	r.Ledger = x.queue(r.line).NewLedger(x.rate, 0)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -172,7 +173,7 @@ func (x *ledgerStorm) join(busy float64, waiting int) {
 	x.fleet = append(x.fleet, r)
 }
 
-// work takes slots. A call begins at any time until its slot is void.
+// work takes slots. A call starts at any time until its slot expires.
 func (x *ledgerStorm) work(ctx context.Context, r *stormed, busy float64, waiting int) {
 	for ctx.Err() == nil {
 		some, cancel := context.WithTimeout(ctx, rand.N(4*time.Second))

@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// spending is when slots were taken.
+// spending records when slots were taken.
 type spending struct {
 	mu    sync.Mutex
 	begun time.Time
@@ -60,7 +60,7 @@ func (x *spending) check(t *testing.T, r Rate, least float64) {
 	x.checkFrom(t, r, least, 0)
 }
 
-// checkFrom is check where what is used counts after a time only.
+// checkFrom is check, but counts the use of the limit only after a given time.
 func (x *spending) checkFrom(t *testing.T, r Rate, least float64, warm time.Duration) {
 	t.Helper()
 	if most := mostInWindow(x.calls, r.Window); most > r.Calls {
@@ -79,7 +79,7 @@ func (x *spending) checkFrom(t *testing.T, r Rate, least float64, warm time.Dura
 	}
 }
 
-// Replicas race for slots, one is killed, another joins: the bound holds and the limit is used.
+// Replicas race for slots, one is killed, another joins: the limit holds and is used.
 func TestLedgersRace(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{600, time.Minute}
@@ -125,7 +125,7 @@ func TestLedgersFarAway(t *testing.T) {
 		for _, distance := range []time.Duration{0, 20 * time.Millisecond, 80 * time.Millisecond, 150 * time.Millisecond} {
 			x.wg.Go(func() {
 				q := s.queueAt(awayBy(distance, rand.Float64(), 0.5))
-				for ctx.Err() == nil { // all have work now and then, and are restarted in peace
+				for ctx.Err() == nil { // all have work now and then, and restart normally
 					some, cancel := context.WithTimeout(ctx, rand.N(10*time.Second))
 					l := q.NewLedger(r, 0)
 					x.spend(some, l, 1+rand.IntN(64))
@@ -140,7 +140,7 @@ func TestLedgersFarAway(t *testing.T) {
 	})
 }
 
-// A reading of the clock that took seconds does not let calls into the wrong window.
+// A clock reading that took seconds puts no call into the wrong window.
 func TestLedgerSlowReading(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{600, time.Minute}
@@ -177,7 +177,7 @@ func TestLedgerWithoutServer(t *testing.T) {
 		for range 10 {
 			time.Sleep(rand.N(8 * time.Second))
 			s.stop()
-			time.Sleep(takeAhead + reserveAhead + time.Second) // what had been reserved
+			time.Sleep(takeAhead + reserveAhead + time.Second) // slots reserved earlier
 			before := x.count()
 			time.Sleep(rand.N(8 * time.Second))
 			if n := x.count() - before; n != 0 {
@@ -196,7 +196,7 @@ func TestLedgerWithoutServer(t *testing.T) {
 	})
 }
 
-// takes counts the slots that there are within a time, and lets that pass.
+// takes counts the slots available within a time, and lets that time pass.
 func takes(l *Ledger, within time.Duration) int {
 	x := newSpending()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
@@ -209,7 +209,7 @@ func TestLedgerBurst(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, l := s.queue(nil), (*Ledger)(nil)
 		const instant = 10 * time.Millisecond
-		for range 3 { // also a replica that restarts in a loop begins with no burst
+		for range 3 { // a replica that restarts in a loop also starts without a burst
 			l = q.NewLedger(Rate{600, time.Minute}, 3)
 			if n := takes(l, instant); n != 1 {
 				t.Errorf("a replica begins with %d calls, want 1", n)
@@ -224,7 +224,7 @@ func TestLedgerBurst(t *testing.T) {
 	})
 }
 
-// Slots that nobody takes in time are void, and are not made up for.
+// Slots that are not taken in time expire, and are not made up for.
 func TestLedgerUnusedSlots(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{6000, time.Minute} // ten slots are reserved at once
@@ -272,7 +272,7 @@ func TestSlotVoid(t *testing.T) {
 	})
 }
 
-// What cannot be true is not believed: it costs one window, no more, and is no secret.
+// Impossible values are not believed: they cost one window, no more, and are logged.
 func TestLedgerWrongRecords(t *testing.T) {
 	ahead := func(d time.Duration) string {
 		return `{"owner":"x","next":"` + time.Now().Add(d).UTC().Format(time.RFC3339Nano) + `"}`
@@ -326,7 +326,7 @@ func TestLedgerWrongRecords(t *testing.T) {
 	}
 }
 
-// One damaged key takes its own part of the limit away for a window, and no more.
+// One damaged key blocks its own part of the limit for a window, and no more.
 func TestLedgerOneDamagedKey(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{600, time.Minute}
@@ -346,7 +346,7 @@ func TestLedgerOneDamagedKey(t *testing.T) {
 	})
 }
 
-// Nobody who knows a key takes its shard for a new one when somebody has deleted it.
+// A replica that knows a key does not take its shard for a new one after the key has been deleted.
 func TestLedgerDeletedKeys(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{20, 10 * time.Second}
@@ -380,7 +380,7 @@ func TestTakeEndsWithContext(t *testing.T) {
 	})
 }
 
-// The record tells operators the rate.
+// The record shows operators the rate.
 func TestLedgerRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -395,7 +395,7 @@ func TestLedgerRecord(t *testing.T) {
 	})
 }
 
-// knows lets a queue know of other replicas with these rates.
+// knows makes other replicas with these rates known to a queue.
 func (s *sim) knows(q *Queue, rates ...Rate) {
 	var others schedule
 	for _, r := range rates {
@@ -404,8 +404,8 @@ func (s *sim) knows(q *Queue, rates ...Rate) {
 	q.others.Store(&others)
 }
 
-// While rates differ the lowest holds, of whichever kind, and when its replica has gone the
-// others go on at their own.
+// While rates differ the lowest one holds, whatever its window. After its replica has left, the
+// others continue at their own.
 func TestLedgerKeepsToTheLowest(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		high, low := Rate{600, time.Minute}, Rate{20, 4 * time.Second} // 300 a minute
@@ -435,7 +435,7 @@ func TestLedgerKeepsToTheLowest(t *testing.T) {
 	})
 }
 
-// Before a replica knows the others it keeps to the rates that they have left in the ledger.
+// Before a replica knows the others it obeys the rates that they have left in the ledger.
 func TestLedgerBeforeTheOthersAreKnown(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		slow, fast := Rate{60, time.Minute}, Rate{600, time.Minute}
@@ -448,7 +448,7 @@ func TestLedgerBeforeTheOthersAreKnown(t *testing.T) {
 			t.Errorf("%d calls in half a minute of %s", n, slow)
 		}
 		s.knows(q)
-		if n := takes(l, 30*time.Second); n < 200 { // its shards rest as long as the slow schedule asked for
+		if n := takes(l, 30*time.Second); n < 200 { // its shards rest for as long as the slow schedule requires
 			t.Errorf("%d calls in half a minute of %s", n, fast)
 		}
 	})
@@ -469,7 +469,7 @@ func TestLedgerDropsSlots(t *testing.T) {
 	})
 }
 
-// A ledger that is at work heeds a rate that comes and goes; none of its own is no excuse.
+// A working ledger obeys a rate that comes and goes, even if it has no rate of its own.
 func TestLedgerHeedsChanges(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -512,12 +512,12 @@ func TestLedgerAfterALostRequest(t *testing.T) {
 	})
 }
 
-// Near NATS the limit costs few writes, and fewer that are refused.
+// Near NATS the limit costs few writes, and even fewer refused ones.
 func TestLedgerWrites(t *testing.T) {
 	for _, c := range []struct {
 		r                Rate
 		replicas         int
-		writes, refusals float64 // at most, in a second
+		writes, refusals float64 // maximum per second
 	}{{Rate{600, time.Minute}, 1, 10, 0}, {Rate{600, time.Minute}, 3, 10.5, 1}, {Rate{200, time.Second}, 4, 61, 5}} {
 		t.Run(c.r.String(), func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
@@ -547,7 +547,7 @@ func TestLedgerWrites(t *testing.T) {
 	}
 }
 
-// A replica that is killed again and again and starts anew never calls too often.
+// A replica that is repeatedly killed and restarted never calls too often.
 func TestLedgerRestarts(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{20, time.Second}
@@ -564,7 +564,7 @@ func TestLedgerRestarts(t *testing.T) {
 	})
 }
 
-// What is reserved and not used goes back at a stop: the next replica has it.
+// On a stop, unused reserved slots are returned: the next replica gets them.
 func TestLedgerClose(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{60, time.Minute}
@@ -587,7 +587,7 @@ func TestLedgerClose(t *testing.T) {
 	})
 }
 
-// What a replica tells of its limit.
+// A ledger reports its interval, trouble, advice and uncertainty.
 func TestLedgerTells(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		l := s.queue(nil).NewLedger(Rate{600, time.Minute}, 0)

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// All that a worker writes into a letter is read from it.
+// Everything that a worker writes into a letter can be read from it.
 func TestLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -40,7 +40,7 @@ func TestLetter(t *testing.T) {
 	})
 }
 
-// What a letter does not tell, or cannot be believed, is made up for.
+// Missing or implausible values of a letter are replaced.
 func TestLetterOfOthers(t *testing.T) {
 	t.Parallel()
 	stored := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
@@ -80,7 +80,7 @@ func TestLetterOfOthers(t *testing.T) {
 	}
 }
 
-// A letter of an older or newer version is read as far as it is known.
+// The known parts of a letter from an older or newer version are read.
 func TestLetterOfAnotherVersion(t *testing.T) {
 	t.Parallel()
 	h := nats.Header{

@@ -17,7 +17,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
-// BenchmarkDeadLetters reads 100,000 letters of 1 KiB whole, the server in this process.
+// BenchmarkDeadLetters reads 100,000 complete letters of 1 KiB, with the server in this process.
 func BenchmarkDeadLetters(b *testing.B) {
 	benchmarkLetters(b, func(q *Queue) (n uint64, err error) {
 		for _, err := range q.DeadLetters(b.Context(), Filter{}) {
@@ -65,11 +65,11 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// statsOf tells a process that it is to group the letters of this server.
+// statsOf is the environment variable that makes a process group the letters of a server.
 const statsOf = "QUEUE_TEST_STATS_OF"
 
 // BenchmarkDeadStatsMemory groups 1,000,000 letters of 100,000 users in a process of its own, and
-// reports the most memory that it had.
+// reports its peak memory.
 func BenchmarkDeadStatsMemory(b *testing.B) {
 	const letters = 1_000_000
 	server, _ := lettersServer(b, letters)
@@ -113,13 +113,13 @@ func TestDeadStatsOf(t *testing.T) {
 	for _, g := range groups {
 		letters += g.Count
 	}
-	// Not what the system says was the most: of a child that counts its parent's too.
+	// Not the system's maximum: for a child process that includes its parent's.
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	t.Logf("%d letters in %d groups, with %d MiB", letters, len(groups), memory.Sys>>20)
 }
 
-// lettersServer has so many dead letters of 1 KiB, of a tenth as many users, in 30 groups.
+// lettersServer stores this many dead letters of 1 KiB, of a tenth as many users, in 30 groups.
 func lettersServer(b *testing.B, letters int) (*embedded.Server, *Queue) {
 	b.Helper()
 	server, q := benchServer(b)

@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// requests counts what one status asks.
+// requests counts the messages that one status sends.
 func (s *sim) requests(q *Queue) uint64 {
 	s.t.Helper()
 	before := q.nc.Stats().OutMsgs
@@ -18,8 +18,8 @@ func (s *sim) requests(q *Queue) uint64 {
 	return q.nc.Stats().OutMsgs - before
 }
 
-// Who leaves in peace leaves nothing behind: in the bucket, or to be asked for by whoever looks at the
-// fleet. What replays are sealed with stays.
+// A member that leaves normally leaves nothing behind, neither in the bucket nor for a later status
+// to read. The seal of replays stays.
 func TestMembersLeaveNothing(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -38,7 +38,7 @@ func TestMembersLeaveNothing(t *testing.T) {
 	})
 }
 
-// Markers that stay for ever, as other versions left them, cost neither who works nor who looks at the fleet.
+// Permanent markers, as left by other versions, cost neither a worker nor a status anything.
 func TestMarkersOfOtherVersions(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
