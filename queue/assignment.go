@@ -19,17 +19,17 @@ import (
 // consumer per partition, the server would search the whole stream sixteen times: 8 of the 26
 // microseconds that an event costs it (go run ./integration/bench -run throughput).
 type assignment struct {
-	q         *Queue
-	what      string            // the partition, or allPartitions
-	consumer  string            // its name
-	claims    map[string]*Claim // by the subject that stores the partition's events
-	created   time.Time         // the work stream's creation time
-	oldest    uint64            // sequence of the stream's oldest event when the claims were made
-	certainty *validity
-	settler   settler
-	ctx       context.Context // for calls: ends when the membership expires
-	active    context.Context // child of ctx: also ends when the claims are released or revoked
-	release   func()          // cancels active: calls in flight may still be settled
+	q        *Queue
+	scope    string            // the partition, or allPartitions
+	consumer string            // its name
+	claims   map[string]*Claim // by the subject that stores the partition's events
+	created  time.Time         // the work stream's creation time
+	oldest   uint64            // sequence of the stream's oldest event when the claims were made
+	validity *validity
+	settler  settler
+	ctx      context.Context // for calls: ends when the membership expires
+	active   context.Context // child of ctx: also ends when the claims are released or revoked
+	release  func()          // cancels active: calls in flight may still be settled
 
 	reconnects uint64 // the connection's reconnect count when the claims were made
 
@@ -159,7 +159,7 @@ func (t *assignment) deliver(h Handler, m *nats.Msg) {
 	if t.acks == nil {
 		t.acks = acksOf(m.Reply)
 	}
-	if at.consumer > t.next && at.deliveries == 1 && t.q.setbacks.hadGap(t.what) && !t.fill(h, at) {
+	if at.consumer > t.next && at.deliveries == 1 && t.q.setbacks.hadGap(t.scope) && !t.fill(h, at) {
 		return
 	}
 	if at.consumer != t.next || at.deliveries != 1 {

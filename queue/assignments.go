@@ -46,7 +46,7 @@ func (h *assignments) forget(t *assignment) {
 
 // noteRevoked notes why claims were revoked.
 func (h *assignments) noteRevoked(t *assignment, err error) {
-	news := t.q.setbacks.note(t.what, err, time.Now())
+	news := t.q.setbacks.note(t.scope, err, time.Now())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.failures[failure{err.Error(), news}] += len(t.claims)

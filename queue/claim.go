@@ -64,7 +64,7 @@ func (c *Claim) Valid() error {
 	if c.isEnding() {
 		return errGivenUp
 	}
-	return c.certainty.check()
+	return c.validity.check()
 }
 
 // Fail revokes the claim because of an error; the worker then re-claims the partition. Only the

@@ -24,7 +24,7 @@ func hintFor(err error) (hint string, fatal bool) {
 		return "the server wants a certificate of ours that it trusts: see --nats-cert and --nats-key", true
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return distrust(err), true
+		return certificateHint(err), true
 	}
 	if errors.Is(err, nats.ErrTLS) {
 		// The server closed the connection before an alert reached us. It may also be restarting.
@@ -33,8 +33,8 @@ func hintFor(err error) (hint string, fatal bool) {
 	return "", false
 }
 
-// distrust says what is wrong with the server's certificate.
-func distrust(err error) string {
+// certificateHint says what is wrong with the server's certificate.
+func certificateHint(err error) string {
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
 		return "the server's certificate is for another host than --nats-url names"
 	}

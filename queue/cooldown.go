@@ -72,7 +72,7 @@ func (q *Queue) broadcastCooldown(ctx context.Context, d time.Duration) error {
 }
 
 // readCooldown returns the end of the fleet's cooldown. It is zero if there is none, or if its time
-// is too far ahead to be believed.
+// cannot be parsed or is too far ahead to be believed.
 func readCooldown(ctx context.Context, kv jetstream.KeyValue, now time.Time) (until time.Time, revision uint64, err error) {
 	entry, err := kv.Get(ctx, quietKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {

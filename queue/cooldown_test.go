@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// quietFor is how long a replica's cooldown still lasts.
-func quietFor(q *Queue) time.Duration {
+// cooldownLeft is how long a replica's cooldown still lasts.
+func cooldownLeft(q *Queue) time.Duration {
 	until, _ := q.CooldownUntil()
 	return max(0, time.Until(until))
 }
@@ -23,12 +23,12 @@ func TestQuietReachesTheOthers(t *testing.T) {
 		_, woken := b.CooldownUntil()
 
 		tell := a.StartCooldown(10 * time.Second)
-		if !near(quietFor(a.Queue), 10*time.Second) || quietFor(b.Queue) != 0 {
-			t.Errorf("before it is told: %v here, %v there", quietFor(a.Queue), quietFor(b.Queue))
+		if !near(cooldownLeft(a.Queue), 10*time.Second) || cooldownLeft(b.Queue) != 0 {
+			t.Errorf("before it is told: %v here, %v there", cooldownLeft(a.Queue), cooldownLeft(b.Queue))
 		}
 		s.must(tell(t.Context()))
-		s.await(time.Second, "silent", func() bool { return quietFor(b.Queue) > 0 })
-		if here, there := quietFor(a.Queue), quietFor(b.Queue); !near(here, there) {
+		s.await(time.Second, "silent", func() bool { return cooldownLeft(b.Queue) > 0 })
+		if here, there := cooldownLeft(a.Queue), cooldownLeft(b.Queue); !near(here, there) {
 			t.Errorf("one replica is silent for %v, the other for %v", here, there)
 		}
 		select {
@@ -38,9 +38,9 @@ func TestQuietReachesTheOthers(t *testing.T) {
 		}
 
 		late := s.replica(MemberConfig{}) // joins during the cooldown
-		s.await(5*time.Second, "silent", func() bool { return quietFor(late.Queue) > 0 })
-		if !near(quietFor(late.Queue), quietFor(a.Queue)) {
-			t.Errorf("the late one is silent for %v, the others for %v", quietFor(late.Queue), quietFor(a.Queue))
+		s.await(5*time.Second, "silent", func() bool { return cooldownLeft(late.Queue) > 0 })
+		if !near(cooldownLeft(late.Queue), cooldownLeft(a.Queue)) {
+			t.Errorf("the late one is silent for %v, the others for %v", cooldownLeft(late.Queue), cooldownLeft(a.Queue))
 		}
 	})
 }
@@ -55,12 +55,12 @@ func TestQuietIsNeverShortened(t *testing.T) {
 		stranger := s.queue(nil) // does not know of the cooldown yet
 		s.must(stranger.StartCooldown(2 * time.Second)(t.Context()))
 		time.Sleep(100 * time.Millisecond)
-		if d := quietFor(a.Queue); d < 59*time.Second {
+		if d := cooldownLeft(a.Queue); d < 59*time.Second {
 			t.Errorf("silent for %v, a minute was asked for", d)
 		}
 		late := s.replica(MemberConfig{})
 		s.await(10*time.Second, "at work", func() bool { return late.Held() > 0 })
-		if d := quietFor(late.Queue); d < 40*time.Second {
+		if d := cooldownLeft(late.Queue); d < 40*time.Second {
 			t.Errorf("who joins now is silent for %v, a minute was asked for", d)
 		}
 	})
@@ -84,8 +84,8 @@ func TestQuietDamaged(t *testing.T) {
 				s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
 				s.must(kv.Delete(t.Context(), quietKey))
 				time.Sleep(10 * time.Second)
-				if r.Held() != 17 || quietFor(r.Queue) != 0 {
-					t.Errorf("%d partitions held, silent for %v", r.Held(), quietFor(r.Queue))
+				if r.Held() != 17 || cooldownLeft(r.Queue) != 0 {
+					t.Errorf("%d partitions held, silent for %v", r.Held(), cooldownLeft(r.Queue))
 				}
 				if s.logged("secret") || s.logged("lapsed") {
 					t.Error(s.log())
@@ -105,20 +105,20 @@ func TestQuietFarAhead(t *testing.T) {
 			_, err := s.bucket(a.Queue).PutString(t.Context(), quietKey, time.Now().Add(ahead).UTC().Format(time.RFC3339Nano))
 			s.must(err)
 			time.Sleep(time.Second)
-			if quietFor(a.Queue) > 0 || quietFor(b.Queue) > 0 {
-				t.Fatalf("%v ahead: a is silent for %v, b for %v", ahead, quietFor(a.Queue), quietFor(b.Queue))
+			if cooldownLeft(a.Queue) > 0 || cooldownLeft(b.Queue) > 0 {
+				t.Fatalf("%v ahead: a is silent for %v, b for %v", ahead, cooldownLeft(a.Queue), cooldownLeft(b.Queue))
 			}
 			s.must(a.StartCooldown(time.Minute)(t.Context()))
 			time.Sleep(time.Second)
-			if d := quietFor(b.Queue); !near(d, 59*time.Second) {
+			if d := cooldownLeft(b.Queue); !near(d, 59*time.Second) {
 				t.Errorf("%v ahead: b is silent for %v", ahead, d)
 			}
 			time.Sleep(time.Minute)
 		}
 		s.must(a.StartCooldown(24 * time.Hour)(t.Context()))
 		time.Sleep(time.Second)
-		if d := quietFor(b.Queue); !near(d, quietFor(a.Queue)) || d > maxCooldown {
-			t.Errorf("a day: a is silent for %v, b for %v", quietFor(a.Queue), d)
+		if d := cooldownLeft(b.Queue); !near(d, cooldownLeft(a.Queue)) || d > maxCooldown {
+			t.Errorf("a day: a is silent for %v, b for %v", cooldownLeft(a.Queue), d)
 		}
 	})
 }
@@ -138,7 +138,7 @@ func TestQuietIsLearntAtOnce(t *testing.T) {
 		time.Sleep(maxClockAge) // the next reading would be due
 		q.nc.Close()
 		q.cooldownChanged(entry)
-		if d := quietFor(q); !near(d, 50*time.Second) {
+		if d := cooldownLeft(q); !near(d, 50*time.Second) {
 			t.Errorf("silent for %v", d)
 		}
 	})

@@ -76,17 +76,17 @@ func (q *Queue) doDirect(ctx context.Context, stream string, r directRequest, ea
 
 // answer is the sequence of messages that answers a direct get.
 type answer struct {
-	stream  string
-	each    func(*nats.Msg) bool
-	last    uint64    // last sequence read
-	unnamed *nats.Msg // the last message, if its sequence cannot be read: the next one implies it
+	stream     string
+	each       func(*nats.Msg) bool
+	last       uint64    // last sequence read
+	unnumbered *nats.Msg // the last message, if its sequence cannot be read: the next one implies it
 }
 
 // take processes one message. more reports whether others follow.
 func (a *answer) take(m *nats.Msg) (more bool, end nats.Header, err error) {
-	if before := a.unnamed; before != nil {
+	if before := a.unnumbered; before != nil {
 		sequence, _ := lastNumber(m.Header, jetstream.LastSequenceHeader)
-		a.last, a.unnamed = max(sequence, a.last+1), nil
+		a.last, a.unnumbered = max(sequence, a.last+1), nil
 		before.Header = nats.Header{jetstream.SequenceHeader: {strconv.FormatUint(a.last, 10)}}
 		if !a.each(before) {
 			return false, nil, nil
@@ -94,13 +94,13 @@ func (a *answer) take(m *nats.Msg) (more bool, end nats.Header, err error) {
 	}
 	if sequence, ok := lastNumber(m.Header, jetstream.SequenceHeader); ok && sequence > a.last {
 		a.last = sequence
-		unforge(m.Header)
+		dropForged(m.Header)
 		return a.each(m), nil, nil
 	}
 	status := m.Header.Get("Status")
 	switch {
 	case status == "" || len(m.Data) > 0:
-		a.unnamed = m
+		a.unnumbered = m
 		return true, nil, nil
 	case status == "204": // the end of the batch
 		return false, m.Header, nil
@@ -112,9 +112,9 @@ func (a *answer) take(m *nats.Msg) (more bool, end nats.Header, err error) {
 	return false, nil, fmt.Errorf("%s returned %s %s", directGet(a.stream), clean(status), clean(m.Header.Get("Description")))
 }
 
-// unforge keeps only the server's value of each header of the server's. That is the last value: the
+// dropForged keeps only the server's own value of each of its headers. That is the last value: the
 // publisher may have set the same header.
-func unforge(h nats.Header) {
+func dropForged(h nats.Header) {
 	for _, name := range []string{jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
 		if values := h[name]; len(values) > 1 {
 			h[name] = values[len(values)-1:]

@@ -404,12 +404,12 @@ func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, nam
 	return nil
 }
 
-// reserve prepares a claim on partitions, which count as claimed from now on. what represents them
+// reserve prepares a claim on partitions, which count as claimed from now on. scope represents them
 // in the consumer's name.
-func (f *fleet) reserve(stream jetstream.Stream, what string, partitions ...string) *assignment {
+func (f *fleet) reserve(stream jetstream.Stream, scope string, partitions ...string) *assignment {
 	t := &assignment{
-		q: f.q, what: what, consumer: consumerName(f.m.id, what, f.nextNumber()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
-		reconnects: f.q.nc.Stats().Reconnects, certainty: f.m.validity, ctx: f.calls, next: 1, revoked: make(chan struct{}),
+		q: f.q, scope: scope, consumer: consumerName(f.m.id, scope, f.nextNumber()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
+		reconnects: f.q.nc.Stats().Reconnects, validity: f.m.validity, ctx: f.calls, next: 1, revoked: make(chan struct{}),
 	}
 	t.active, t.release = context.WithCancel(f.calls)
 	for _, p := range partitions {
@@ -519,7 +519,7 @@ func (f *fleet) unclaim(stream jetstream.Stream, t *assignment) {
 	f.forget(t)
 	switch err := t.err(); {
 	case err == nil:
-		f.q.setbacks.forget(t.what)
+		f.q.setbacks.forget(t.scope)
 	case f.calls.Err() == nil:
 		f.noteRevoked(t, err)
 	}

@@ -114,9 +114,9 @@ func TestGapOfWhatIsGone(t *testing.T) {
 		stream, err := q.js.Stream(t.Context(), workName)
 		s.must(err)
 		x := s.claimAll(q)
-		x.what, x.next = allPartitions, 2
+		x.scope, x.next = allPartitions, 2
 		x.last = 1
-		q.setbacks.note(x.what, because(CauseGap, errReply), time.Now())
+		q.setbacks.note(x.scope, because(CauseGap, errReply), time.Now())
 		s.must(stream.DeleteMsg(t.Context(), 2))
 		h := &taker{}
 		x.deliver(h, &nats.Msg{Subject: q.topology.partitionSubject("0"), Data: []byte("b"), Reply: fmt.Sprintf("$JS.ACK.%s.%s.1.3.3.1700000000000000000.0", workName, x.consumer)})

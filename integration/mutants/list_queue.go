@@ -71,7 +71,7 @@ func eventMutants() []mutant {
 		},
 		{
 			"an event that comes to no claim is awaited for ever", "one bad event harms nobody else",
-			[]edit{{"queue/assignment.go", "t.q.setbacks.hadGap(t.what) && !t.fill", "false && !t.fill"}},
+			[]edit{{"queue/assignment.go", "t.q.setbacks.hadGap(t.scope) && !t.fill", "false && !t.fill"}},
 			"queue", "TestEventThatNeverComes/one",
 		},
 		{
