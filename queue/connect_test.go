@@ -108,7 +108,7 @@ func (l lines) next(t *testing.T, want string) {
 			t.Fatalf("logged %q, want %q", line, want)
 		}
 	case <-time.After(20 * time.Second):
-		t.Fatalf("nobody logged %q", want)
+		t.Fatalf("%q is not logged", want)
 	}
 }
 

@@ -24,23 +24,23 @@ func TestQuietReachesTheOthers(t *testing.T) {
 
 		tell := a.StartCooldown(10 * time.Second)
 		if !near(cooldownLeft(a.Queue), 10*time.Second) || cooldownLeft(b.Queue) != 0 {
-			t.Errorf("before it is told: %v here, %v there", cooldownLeft(a.Queue), cooldownLeft(b.Queue))
+			t.Errorf("before the broadcast: cooldown of %v here, %v there", cooldownLeft(a.Queue), cooldownLeft(b.Queue))
 		}
 		s.must(tell(t.Context()))
-		s.await(time.Second, "silent", func() bool { return cooldownLeft(b.Queue) > 0 })
+		s.await(time.Second, "cooling down", func() bool { return cooldownLeft(b.Queue) > 0 })
 		if here, there := cooldownLeft(a.Queue), cooldownLeft(b.Queue); !near(here, there) {
-			t.Errorf("one replica is silent for %v, the other for %v", here, there)
+			t.Errorf("one replica has a cooldown of %v, the other of %v", here, there)
 		}
 		select {
 		case <-woken:
 		default:
-			t.Error("who waits was not woken")
+			t.Error("the waiting caller was not woken")
 		}
 
 		late := s.replica(MemberConfig{}) // joins during the cooldown
-		s.await(5*time.Second, "silent", func() bool { return cooldownLeft(late.Queue) > 0 })
+		s.await(5*time.Second, "cooling down", func() bool { return cooldownLeft(late.Queue) > 0 })
 		if !near(cooldownLeft(late.Queue), cooldownLeft(a.Queue)) {
-			t.Errorf("the late one is silent for %v, the others for %v", cooldownLeft(late.Queue), cooldownLeft(a.Queue))
+			t.Errorf("the late replica has a cooldown of %v, the others of %v", cooldownLeft(late.Queue), cooldownLeft(a.Queue))
 		}
 	})
 }
@@ -56,12 +56,12 @@ func TestQuietIsNeverShortened(t *testing.T) {
 		s.must(stranger.StartCooldown(2 * time.Second)(t.Context()))
 		time.Sleep(100 * time.Millisecond)
 		if d := cooldownLeft(a.Queue); d < 59*time.Second {
-			t.Errorf("silent for %v, a minute was asked for", d)
+			t.Errorf("cooldown of %v, want a minute", d)
 		}
 		late := s.replica(MemberConfig{})
 		s.await(10*time.Second, "at work", func() bool { return late.Held() > 0 })
 		if d := cooldownLeft(late.Queue); d < 40*time.Second {
-			t.Errorf("who joins now is silent for %v, a minute was asked for", d)
+			t.Errorf("a replica that joins now has a cooldown of %v, want a minute", d)
 		}
 	})
 }
@@ -85,7 +85,7 @@ func TestQuietDamaged(t *testing.T) {
 				s.must(kv.Delete(t.Context(), quietKey))
 				time.Sleep(10 * time.Second)
 				if r.Held() != 17 || cooldownLeft(r.Queue) != 0 {
-					t.Errorf("%d partitions held, silent for %v", r.Held(), cooldownLeft(r.Queue))
+					t.Errorf("%d partitions held, cooldown of %v", r.Held(), cooldownLeft(r.Queue))
 				}
 				if s.logged("secret") || s.logged("lapsed") {
 					t.Error(s.log())
@@ -106,19 +106,19 @@ func TestQuietFarAhead(t *testing.T) {
 			s.must(err)
 			time.Sleep(time.Second)
 			if cooldownLeft(a.Queue) > 0 || cooldownLeft(b.Queue) > 0 {
-				t.Fatalf("%v ahead: a is silent for %v, b for %v", ahead, cooldownLeft(a.Queue), cooldownLeft(b.Queue))
+				t.Fatalf("%v ahead: cooldown of %v for a, %v for b", ahead, cooldownLeft(a.Queue), cooldownLeft(b.Queue))
 			}
 			s.must(a.StartCooldown(time.Minute)(t.Context()))
 			time.Sleep(time.Second)
 			if d := cooldownLeft(b.Queue); !near(d, 59*time.Second) {
-				t.Errorf("%v ahead: b is silent for %v", ahead, d)
+				t.Errorf("%v ahead: cooldown of %v for b", ahead, d)
 			}
 			time.Sleep(time.Minute)
 		}
 		s.must(a.StartCooldown(24 * time.Hour)(t.Context()))
 		time.Sleep(time.Second)
 		if d := cooldownLeft(b.Queue); !near(d, cooldownLeft(a.Queue)) || d > maxCooldown {
-			t.Errorf("a day: a is silent for %v, b for %v", cooldownLeft(a.Queue), d)
+			t.Errorf("a day: cooldown of %v for a, %v for b", cooldownLeft(a.Queue), d)
 		}
 	})
 }
@@ -139,7 +139,7 @@ func TestQuietIsLearntAtOnce(t *testing.T) {
 		q.nc.Close()
 		q.cooldownChanged(entry)
 		if d := cooldownLeft(q); !near(d, 50*time.Second) {
-			t.Errorf("silent for %v", d)
+			t.Errorf("cooldown of %v", d)
 		}
 	})
 }

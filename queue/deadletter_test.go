@@ -167,7 +167,7 @@ func TestBuryWithoutAnswer(t *testing.T) {
 		l.silent.Store(false)
 		s.must(q.js.DeleteStream(t.Context(), q.topology.DeadStreamName()))
 		if err := (&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), Delivery{Sequence: 1}, nil, Death{}); err == nil {
-			t.Error("buried in no stream")
+			t.Error("stored without a stream")
 		}
 	})
 }
@@ -186,7 +186,7 @@ func TestBuryLooksForTheLetter(t *testing.T) {
 		s.must(server.nc.FlushWithContext(s.soon(time.Minute)))
 		c := &Claim{assignment: &assignment{q: q, created: made}}
 		if err := c.StoreDeadLetter(t.Context(), Delivery{Sequence: 7}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
-			t.Errorf("buried where no letter lies: %v", err)
+			t.Errorf("stored without a letter: %v", err)
 		}
 	})
 }

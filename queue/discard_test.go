@@ -27,7 +27,7 @@ func TestDiscard(t *testing.T) {
 		result, err := q.Discard(t.Context(), few, DiscardConfig{Reason: "tests", By: "eve", Filter: "n in 1..2", Progress: func(r DiscardResult) { told = append(told, r) }})
 		s.must(err)
 		if result.Discarded != 2 || result.Selected != 2 || s.dead(q) != 9 || told[len(told)-1] != *result {
-			t.Errorf("got %+v, was told %+v", result, told)
+			t.Errorf("got %+v, last progress %+v", result, told)
 		}
 		result, err = q.Discard(t.Context(), all, DiscardConfig{Reason: "tests"})
 		if err != nil || result.Discarded != 9 || result.Gone != 2 || s.dead(q) != 0 {
@@ -141,7 +141,7 @@ func TestDiscardGuarded(t *testing.T) {
 					n, err := q.readNewer(t.Context(), user)
 					s.must(err)
 					if want := slices.Contains(test.guarded, user); n.Known() != want {
-						t.Errorf("%s is guarded: %v", user, n.Known())
+						t.Errorf("%s is tracked: %v", user, n.Known())
 					}
 				}
 				if left := s.dead(q); left != test.left {

@@ -37,10 +37,10 @@ func TestShare(t *testing.T) {
 		}
 		values := slices.Collect(maps.Values(shares))
 		if sum != partitions || slices.Max(values)-slices.Min(values) > 1 {
-			t.Fatalf("%d partitions are shared %v", partitions, shares)
+			t.Fatalf("%d partitions: quotas are %v", partitions, shares)
 		}
 		if quotaOf(partitions, members, "stranger") != 0 {
-			t.Fatal("who is not seen has a share")
+			t.Fatal("an unknown member has a quota")
 		}
 		i := rapid.IntRange(0, len(members)-1).Draw(t, "leaver")
 		left := slices.Delete(slices.Clone(members), i, i+1)
@@ -53,7 +53,7 @@ func TestShare(t *testing.T) {
 			given += max(0, shares[id]-n)
 		}
 		if given > 0 {
-			t.Fatalf("%d partitions are given up as one leaves %v", given, shares)
+			t.Fatalf("%d partitions are released as one member leaves %v", given, shares)
 		}
 	})
 }

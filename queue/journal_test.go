@@ -132,7 +132,7 @@ func TestJournalDamaged(t *testing.T) {
 		}
 		s.must(j.begin(t.Context(), "ann", 5))
 		if again := s.journal(kv, made); again.damage != nil || again.resendThrough("ann") != 5 {
-			t.Errorf("written anew: %v", again.damage)
+			t.Errorf("after a new write: %v", again.damage)
 		}
 	})
 }
@@ -160,7 +160,7 @@ func TestAcknowledgementsAsRecords(t *testing.T) {
 		r := s.replica(MemberConfig{})
 		s.await(15*time.Second, "all claimed", func() bool { return r.Held() == len(q.topology.partitions()) })
 		if n := strings.Count(s.log(), "record of merged calls in the key merge."); n != len(q.topology.partitions()) {
-			t.Errorf("told of %d damaged records\n%s", n, s.log())
+			t.Errorf("logged %d damaged records\n%s", n, s.log())
 		}
 		s.must(r.stop())
 	})
