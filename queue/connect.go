@@ -47,15 +47,24 @@ type ConnectConfig struct {
 	InboxPrefix string
 	// Wait is how long to wait for a server that cannot be reached: below 0 forever, 0 not at all.
 	// Connect does not wait for errors that waiting cannot fix, such as a wrong password.
-	Wait     time.Duration
-	WaitFlag string       // the flag that sets Wait, for errors; default "wait"
-	Log      *slog.Logger // nil discards
+	Wait time.Duration
+	// FieldName is how errors and logs name a field of this struct, as by the flag that sets it. Nil
+	// names it as Go does.
+	FieldName func(field string) string
+	Log       *slog.Logger // nil discards
+}
+
+func (c *ConnectConfig) name(field string) string {
+	if c.FieldName == nil {
+		return field
+	}
+	return c.FieldName(field)
 }
 
 // Connect connects to NATS. It blocks while the server cannot be reached, for as long as
 // [ConnectConfig.Wait] allows, and logs once that it waits. If the connection is lost later, it
 // reconnects for as long as it takes; it logs the loss and the recovery once each. Errors name the
-// flag that is wrong and show only the host of a URL.
+// field that is wrong and show only the host of a URL.
 //
 // The caller closes the connection.
 func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
@@ -65,7 +74,7 @@ func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
 	c.Log = asynclog.Wrap(c.Log)
 	hosts, err := hosts(c.URL)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", c.name("URL"), err)
 	}
 	options, err := c.options()
 	if err != nil {
@@ -79,7 +88,7 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 	began := time.Now()
 	for waited := false; ; waited = true {
 		nc, err := nats.Connect(c.URL, options...)
-		hint, fatal := hintFor(err)
+		hint, fatal := c.hintFor(err)
 		switch {
 		case err == nil && waited:
 			c.Log.Info("NATS is there", "url", hosts)
@@ -89,7 +98,7 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 		case fatal:
 			return nil, fmt.Errorf("connect to NATS at %s: %w (%s)", hosts, err, hint)
 		case c.Wait >= 0 && time.Since(began) >= c.Wait:
-			return nil, fmt.Errorf("connect to NATS at %s: %w (%s; --%s says how long to wait)", hosts, err, cmp.Or(hint, "see --nats-url"), cmp.Or(c.WaitFlag, "wait"))
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%s; %s says how long to wait)", hosts, err, cmp.Or(hint, "see "+c.name("URL")), c.name("Wait"))
 		case !waited:
 			c.Log.Warn("waiting for NATS", "url", hosts, "error", err)
 		}
@@ -114,12 +123,12 @@ func hosts(urls string) (string, error) {
 		}
 		u, err := url.Parse(text)
 		if err != nil || u.Hostname() == "" {
-			return "", errors.New("--nats-url: is not a URL such as nats://127.0.0.1:4222")
+			return "", errors.New("is not a URL such as nats://127.0.0.1:4222")
 		}
 		switch u.Scheme {
 		case "nats", "tls", "ws", "wss":
 		default:
-			return "", errors.New("--nats-url: must begin with nats://, tls://, ws:// or wss://")
+			return "", errors.New("must begin with nats://, tls://, ws:// or wss://")
 		}
 		shown = append(shown, u.Scheme+"://"+u.Host)
 	}
@@ -127,7 +136,7 @@ func hosts(urls string) (string, error) {
 }
 
 func (c ConnectConfig) options() ([]nats.Option, error) {
-	options := append(watchConnection(c.Log),
+	options := append(c.watchConnection(),
 		nats.Name(c.Name),
 		nats.MaxReconnects(-1),
 		nats.IgnoreAuthErrorAbort(), // credentials may be rotated while we run; keep trying
@@ -138,19 +147,19 @@ func (c ConnectConfig) options() ([]nats.Option, error) {
 	)
 	if c.InboxPrefix != "" {
 		if err := checkInboxPrefix(c.InboxPrefix); err != nil {
-			return nil, fmt.Errorf("--nats-inbox-prefix: %w", err)
+			return nil, fmt.Errorf("%s: %w", c.name("InboxPrefix"), err)
 		}
 		options = append(options, nats.CustomInboxPrefix(c.InboxPrefix))
 	}
 	if c.Creds != "" {
 		if err := checkCreds(c.Creds); err != nil {
-			return nil, fmt.Errorf("--nats-creds: %w", err)
+			return nil, fmt.Errorf("%s: %w", c.name("Creds"), err)
 		}
 		options = append(options, nats.UserCredentials(c.Creds))
 	}
 	if c.CA != "" {
 		if err := checkCA(c.CA); err != nil {
-			return nil, fmt.Errorf("--nats-ca: %w", err)
+			return nil, fmt.Errorf("%s: %w", c.name("CA"), err)
 		}
 		options = append(options, nats.RootCAs(c.CA))
 	}
@@ -158,10 +167,10 @@ func (c ConnectConfig) options() ([]nats.Option, error) {
 		return options, nil
 	}
 	if c.Cert == "" || c.Key == "" {
-		return nil, errors.New("--nats-cert and --nats-key: both are needed, or none")
+		return nil, fmt.Errorf("%s and %s: both are needed, or none", c.name("Cert"), c.name("Key"))
 	}
 	if _, err := tls.LoadX509KeyPair(c.Cert, c.Key); err != nil {
-		return nil, fmt.Errorf("--nats-cert, --nats-key: %w", err)
+		return nil, fmt.Errorf("%s, %s: %w", c.name("Cert"), c.name("Key"), err)
 	}
 	return append(options, nats.ClientCert(c.Cert, c.Key)), nil
 }
@@ -209,8 +218,8 @@ func checkCA(path string) error {
 
 // watchConnection logs each change of the connection once, and each reason why it cannot be
 // restored once. nats.go calls the handlers one at a time.
-func watchConnection(log *slog.Logger) []nats.Option {
-	logged := map[string]bool{}
+func (c ConnectConfig) watchConnection() []nats.Option {
+	log, logged := c.Log, map[string]bool{}
 	return []nats.Option{
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil: we closed it ourselves
@@ -225,7 +234,7 @@ func watchConnection(log *slog.Logger) []nats.Option {
 			if errors.Is(err, nats.ErrPermissionViolation) {
 				return // its subject may contain a user id; the request itself ends with a DeniedError that names the permission
 			}
-			if hint, _ := hintFor(err); hint != "" {
+			if hint, _ := c.hintFor(err); hint != "" {
 				if err = fmt.Errorf("%w (%s)", err, hint); logged[err.Error()] {
 					return
 				}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 
 	"github.com/nats-io/nats.go"
@@ -12,36 +13,36 @@ import (
 // hintFor says what to do about a connection that could not be established. fatal reports whether
 // waiting cannot help: the server was reached and rejects us, or we do not trust it. The hint is
 // empty if the error says only that the server was not reached.
-func hintFor(err error) (hint string, fatal bool) {
+func (c *ConnectConfig) hintFor(err error) (hint string, fatal bool) {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
-		return "see --nats-creds, or user and password in --nats-url", true
+		return fmt.Sprintf("see %s, or user and password in %s", c.name("Creds"), c.name("URL")), true
 	case errors.Is(err, nats.ErrSecureConnWanted):
-		return "the server has no TLS: see --nats-ca and --nats-cert, which ask for it, and tls:// in --nats-url", true
+		return fmt.Sprintf("the server has no TLS: see %s and %s, which ask for it, and tls:// in %s", c.name("CA"), c.name("Cert"), c.name("URL")), true
 	case errors.Is(err, nats.ErrSecureConnRequired):
-		return "the server wants TLS: see --nats-ca, and tls:// in --nats-url", true
+		return fmt.Sprintf("the server wants TLS: see %s, and tls:// in %s", c.name("CA"), c.name("URL")), true
 	case isRemoteAlert(err):
-		return "the server wants a certificate of ours that it trusts: see --nats-cert and --nats-key", true
+		return fmt.Sprintf("the server wants a certificate of ours that it trusts: see %s and %s", c.name("Cert"), c.name("Key")), true
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return certificateHint(err), true
+		return c.certificateHint(err), true
 	}
 	if errors.Is(err, nats.ErrTLS) {
 		// The server closed the connection before an alert reached us. It may also be restarting.
-		return "the server may want a certificate of ours: see --nats-cert and --nats-key", false
+		return fmt.Sprintf("the server may want a certificate of ours: see %s and %s", c.name("Cert"), c.name("Key")), false
 	}
 	return "", false
 }
 
 // certificateHint says what is wrong with the server's certificate.
-func certificateHint(err error) string {
+func (c *ConnectConfig) certificateHint(err error) string {
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "the server's certificate is for another host than --nats-url names"
+		return fmt.Sprintf("the server's certificate is for another host than %s names", c.name("URL"))
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		return "the server's certificate must be renewed"
 	}
-	return "--nats-ca names the authorities that are trusted"
+	return c.name("CA") + " names the authorities that are trusted"
 }
 
 // isRemoteAlert reports whether the server ended a TLS handshake with an alert. crypto/tls has no

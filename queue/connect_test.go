@@ -30,24 +30,24 @@ func TestConnectNamesTheFlag(t *testing.T) {
 		config queue.ConnectConfig
 		want   string
 	}{
-		"not a URL":           {queue.ConnectConfig{URL: "nats://u:secret@[::1"}, "--nats-url: is not a URL"},
-		"no host":             {queue.ConnectConfig{URL: "nats://"}, "--nats-url: is not a URL"},
-		"one of two is wrong": {queue.ConnectConfig{URL: "nats://a:4222,"}, "--nats-url: is not a URL"},
-		"another scheme":      {queue.ConnectConfig{URL: "http://u:secret@host"}, "--nats-url: must begin with"},
-		"no creds file":       {queue.ConnectConfig{Creds: missing}, "--nats-creds: "},
-		"no creds in it":      {queue.ConnectConfig{Creds: empty}, "--nats-creds: the file does not hold"},
-		"inbox wildcard":      {queue.ConnectConfig{InboxPrefix: "_IN.*"}, "--nats-inbox-prefix: must be a subject such as _INBOX_WORKER"},
-		"inbox of all":        {queue.ConnectConfig{InboxPrefix: "_IN.>"}, "--nats-inbox-prefix: must be"},
-		"inbox ends in a dot": {queue.ConnectConfig{InboxPrefix: "_IN."}, "--nats-inbox-prefix: must be"},
-		"inbox, empty token":  {queue.ConnectConfig{InboxPrefix: "_IN..A"}, "--nats-inbox-prefix: must be"},
-		"inbox with a space":  {queue.ConnectConfig{InboxPrefix: "_IN A"}, "--nats-inbox-prefix: must be"},
-		"inbox of the server": {queue.ConnectConfig{InboxPrefix: "$JS.A"}, "--nats-inbox-prefix: must be"},
-		"a very long inbox":   {queue.ConnectConfig{InboxPrefix: strings.Repeat("a", 129)}, "--nats-inbox-prefix: must be"},
-		"no CA file":          {queue.ConnectConfig{CA: missing}, "--nats-ca: "},
-		"no CA in it":         {queue.ConnectConfig{CA: empty}, "--nats-ca: the file holds no certificate"},
-		"cert without key":    {queue.ConnectConfig{Cert: empty}, "--nats-cert and --nats-key: both"},
-		"key without cert":    {queue.ConnectConfig{Key: empty}, "--nats-cert and --nats-key: both"},
-		"not a key pair":      {queue.ConnectConfig{Cert: empty, Key: empty}, "--nats-cert, --nats-key: "},
+		"not a URL":           {queue.ConnectConfig{URL: "nats://u:secret@[::1"}, "URL: is not a URL"},
+		"no host":             {queue.ConnectConfig{URL: "nats://"}, "URL: is not a URL"},
+		"one of two is wrong": {queue.ConnectConfig{URL: "nats://a:4222,"}, "URL: is not a URL"},
+		"another scheme":      {queue.ConnectConfig{URL: "http://u:secret@host"}, "URL: must begin with"},
+		"no creds file":       {queue.ConnectConfig{Creds: missing}, "Creds: "},
+		"no creds in it":      {queue.ConnectConfig{Creds: empty}, "Creds: the file does not hold"},
+		"inbox wildcard":      {queue.ConnectConfig{InboxPrefix: "_IN.*"}, "InboxPrefix: must be a subject such as _INBOX_WORKER"},
+		"inbox of all":        {queue.ConnectConfig{InboxPrefix: "_IN.>"}, "InboxPrefix: must be"},
+		"inbox ends in a dot": {queue.ConnectConfig{InboxPrefix: "_IN."}, "InboxPrefix: must be"},
+		"inbox, empty token":  {queue.ConnectConfig{InboxPrefix: "_IN..A"}, "InboxPrefix: must be"},
+		"inbox with a space":  {queue.ConnectConfig{InboxPrefix: "_IN A"}, "InboxPrefix: must be"},
+		"inbox of the server": {queue.ConnectConfig{InboxPrefix: "$JS.A"}, "InboxPrefix: must be"},
+		"a very long inbox":   {queue.ConnectConfig{InboxPrefix: strings.Repeat("a", 129)}, "InboxPrefix: must be"},
+		"no CA file":          {queue.ConnectConfig{CA: missing}, "CA: "},
+		"no CA in it":         {queue.ConnectConfig{CA: empty}, "CA: the file holds no certificate"},
+		"cert without key":    {queue.ConnectConfig{Cert: empty}, "Cert and Key: both"},
+		"key without cert":    {queue.ConnectConfig{Key: empty}, "Cert and Key: both"},
+		"not a key pair":      {queue.ConnectConfig{Cert: empty, Key: empty}, "Cert, Key: "},
 		"nobody there":        {queue.ConnectConfig{URL: "u:secret@127.0.0.1:1"}, "connect to NATS at nats://127.0.0.1:1: "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -75,7 +75,7 @@ func TestConnectDoesNotWaitForAWrongPassword(t *testing.T) {
 
 	address := strings.TrimPrefix(s.ClientURL(), "nats://")
 	_, err = queue.Connect(t.Context(), queue.ConnectConfig{URL: "nats://u:wrong@" + address, Wait: -1})
-	if err == nil || !strings.Contains(err.Error(), "--nats-creds") || strings.Contains(err.Error(), "wrong") {
+	if err == nil || !strings.Contains(err.Error(), "see Creds, or user and password in URL") || strings.Contains(err.Error(), "wrong") {
 		t.Fatalf("got %v", err)
 	}
 	nc, err := queue.Connect(t.Context(), queue.ConnectConfig{URL: "nats://u:p@" + address, InboxPrefix: "_IN.worker"})
@@ -158,7 +158,7 @@ func startServer(t *testing.T, c embedded.Config) *embedded.Server {
 func TestConnectStopsWaiting(t *testing.T) {
 	t.Parallel()
 	_, err := queue.Connect(t.Context(), queue.ConnectConfig{URL: "127.0.0.1:1", Wait: time.Millisecond})
-	if err == nil || !strings.Contains(err.Error(), "--wait") {
+	if err == nil || !strings.Contains(err.Error(), "Wait says") {
 		t.Fatalf("got %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

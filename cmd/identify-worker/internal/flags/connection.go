@@ -47,8 +47,29 @@ func (c *Connection) AddWait(f Set, flag string, wait time.Duration) {
 func (c *Connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {
 	return queue.Connect(ctx, queue.ConnectConfig{
 		URL: c.url, Creds: c.creds, InboxPrefix: c.inbox, CA: c.ca, Cert: c.cert, Key: c.key,
-		Name: "identify-worker", Wait: c.Wait, WaitFlag: c.waitFlag, Log: log,
+		Name: "identify-worker", Wait: c.Wait, FieldName: c.flagOf, Log: log,
 	})
+}
+
+// flagOf is the flag that sets a field of [queue.ConnectConfig].
+func (c *Connection) flagOf(field string) string {
+	switch field {
+	case "URL":
+		return "--nats-url"
+	case "Creds":
+		return "--nats-creds"
+	case "InboxPrefix":
+		return "--nats-inbox-prefix"
+	case "CA":
+		return "--nats-ca"
+	case "Cert":
+		return "--nats-cert"
+	case "Key":
+		return "--nats-key"
+	case "Wait":
+		return "--" + c.waitFlag
+	}
+	return field
 }
 
 // Open connects and returns the pipeline on that connection. The caller closes the connection.
