@@ -18,22 +18,22 @@ import (
 
 // MemberConfig describes one replica's membership.
 type MemberConfig struct {
-	// TTL is how long the member's key lives without renewal, in whole seconds, 2 s at
-	// least: a dead replica's partitions are taken over after that. Default 5 s, and
-	// 15 s with several copies, since an election stops renewals for 4-6 s.
+	// TTL is how long the member's key lives without renewal: whole seconds, 2 s at least. Other
+	// replicas take over a dead replica's partitions after it. Default 5 s, and 15 s with several
+	// stream replicas, since an election stops renewals for 4-6 s.
 	TTL time.Duration
 	// Version and Host are shown to operators.
 	Version, Host string
-	// Rate and Burst are what this replica's [Ledger] has been given. All replicas keep to the
-	// lowest. Zero if it takes no slots from the ledger.
+	// Rate and Burst are the limits of this replica's [Ledger]. All replicas keep to the lowest.
+	// Zero if the replica takes no slots from the ledger.
 	Rate  Rate
 	Burst int
-	// OwnRate is a limit that is this replica's alone, to be shown to operators.
+	// OwnRate is a limit that applies to this replica alone. It is shown to operators.
 	OwnRate Rate
-	// Report tells what the replica is doing, to be shown to operators. It is called at each
-	// renewal, five times in a TTL, and must not block. Nil tells nothing.
+	// Report returns the replica's activity, to be shown to operators. It is called at each
+	// renewal, five times per TTL, and must not block. Nil reports nothing.
 	Report func() Report
-	// Changed makes a receive worth a renewal at once: the report says something new.
+	// Changed triggers an immediate renewal per receive, because the report has changed.
 	Changed <-chan struct{}
 }
 
@@ -54,16 +54,16 @@ const maxMemberTTL = 10 * time.Minute
 
 const (
 	memberKey      = "member." // prefixes the keys of members in the bucket
-	newsKey        = "news."   // prefixes those that the others watch
-	memberIDLength = 22        // of a nuid
+	newsKey        = "news."   // prefixes the notification keys that the other members watch
+	memberIDLength = 22        // of a NUID
 
-	leaveTTL = time.Second     // of the marker of a member that has gone: the shortest that there is
-	newsTTL  = 5 * time.Second // who has not heard of it by then has looked
+	leaveTTL = time.Second     // of the marker of a member that has left: the shortest TTL that NATS allows
+	newsTTL  = 5 * time.Second // a member that has not received it by then has refreshed its view
 )
 
-// lifetime is how long a key that was written at a time can tell of a living member. The
-// server removes it after its TTL; but after a crash a server has been seen to keep such a key
-// for ever, and with it the partitions of the dead.
+// expiry is when a member whose key was written at Heard must be considered dead. The server
+// removes the key after its TTL, but after a crash a server has been seen to keep such a key
+// indefinitely, and with it the dead member's partitions.
 func (r Replica) expiry() time.Time {
 	if r.stray {
 		return time.Time{}
@@ -75,8 +75,8 @@ func (r Replica) expiry() time.Time {
 	return r.Heard.Add(2 * ttl)
 }
 
-// member is one stay in the fleet, from joining to leaving or lapsing. A replica that comes
-// back has a new id: nothing that still bears the old one is taken for its own.
+// member is one session in the fleet, from joining to leaving or expiry. A replica that rejoins
+// gets a new id, so nothing that carries the old id is mistaken for its own.
 type member struct {
 	q        *Queue
 	id       string
@@ -84,15 +84,15 @@ type member struct {
 	kv       jetstream.KeyValue
 	validity *validity
 	joined   time.Time // by the server's clock
-	revision uint64    // of the key; join's and heartbeat's
-	reported []string  // partitions in what was last told; likewise
+	revision uint64    // of the key; used by join and heartbeat only
+	reported []string  // partitions in the last notification; likewise
 	log      *slog.Logger
 
-	partitions func() []string // claimed now
-	changed    chan struct{}   // tells heartbeat that these have changed
+	partitions func() []string // the partitions claimed now
+	changed    chan struct{}   // signals heartbeat that partitions has changed
 }
 
-// join makes the member's key. It blocks for a few round trips.
+// join creates the member's key. It blocks for a few round trips.
 func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) {
 	kv, err := q.bucket(ctx)
 	if err != nil {
@@ -118,7 +118,8 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 	return m, err
 }
 
-// tell writes news of this member, and waits for no answer: who misses them looks soon enough.
+// tell notifies the others about this member. It does not wait for an answer: a member that misses
+// the notification refreshes its view soon enough.
 func (m *member) tell(record []byte) {
 	news := nats.NewMsg(m.q.topology.keySubject(newsKey + m.id))
 	news.Header.Set(jetstream.MsgTTLHeader, newsTTL.String())
@@ -126,8 +127,8 @@ func (m *member) tell(record []byte) {
 	_ = m.q.nc.PublishMsg(news)
 }
 
-// renew writes the key again. kv.Update would drop the time to live, so the message
-// is published as the bucket's own client would, with the header for it.
+// renew rewrites the key. kv.Update would drop its TTL, so renew publishes the message that the
+// bucket's client would, plus the TTL header.
 func (m *member) renew(ctx context.Context) error {
 	now := m.record()
 	record, err := json.Marshal(now)
@@ -135,7 +136,7 @@ func (m *member) renew(ctx context.Context) error {
 		return err
 	}
 	if slices.ContainsFunc(m.reported, func(p string) bool { return !slices.Contains(now.Partitions, p) }) {
-		m.tell(record) // others may claim what this one has let go
+		m.tell(record) // others may claim the partitions this member has released
 	}
 	m.reported = now.Partitions
 	begun := time.Now()
@@ -153,7 +154,7 @@ func (m *member) renew(ctx context.Context) error {
 	return nil
 }
 
-// record is what the key holds.
+// record returns the key's value.
 func (m *member) record() Replica {
 	r := Replica{
 		Host: m.config.Host, Version: m.config.Version, Joined: m.joined, TTL: m.config.TTL,
@@ -170,7 +171,8 @@ func (m *member) record() Replica {
 	return r
 }
 
-// heartbeat renews until ctx ends, or until the key can have expired; then it returns why.
+// heartbeat renews the key until ctx ends, or until the key may have expired; then it returns the
+// reason.
 func (m *member) heartbeat(ctx context.Context) error {
 	for ctx.Err() == nil {
 		m.awaitHeartbeat(ctx)
@@ -194,7 +196,7 @@ func (m *member) heartbeat(ctx context.Context) error {
 	return nil
 }
 
-// rest waits until the next renewal is due, or there is something new to tell.
+// awaitHeartbeat waits until the next renewal is due or there is something new to report.
 func (m *member) awaitHeartbeat(ctx context.Context) {
 	timer := time.NewTimer(min(m.config.TTL/5, m.validity.left()))
 	defer timer.Stop()
@@ -206,10 +208,10 @@ func (m *member) awaitHeartbeat(ctx context.Context) {
 	}
 }
 
-var errLapsed = errors.New("the membership has lapsed: its key is gone")
+var errLapsed = errors.New("the membership has expired: its key is gone")
 
-// adopt learns the key's revision again, and renews. A renewal without an answer may have taken
-// effect: nobody else writes this key, so if it is there it is ours.
+// resyncRevision reads the key's revision again and renews. A renewal without an answer may have
+// taken effect. No other member writes this key, so if it exists, it is ours.
 func (m *member) resyncRevision(ctx context.Context) error {
 	entry, err := m.kv.Get(ctx, memberKey+m.id)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -222,9 +224,9 @@ func (m *member) resyncRevision(ctx context.Context) error {
 	return m.renew(ctx)
 }
 
-// leave removes the key, so that the others need not wait for its end: at whatever revision,
-// since the answer to the last renewal may have been lost. The server stores both in this order, so
-// the answer to the second is one to the first.
+// leave removes the key, so that the others need not wait for its expiry. It does so at any
+// revision, since the answer to the last renewal may have been lost. The server stores both
+// messages in this order, so the answer to the second also confirms the first.
 func (m *member) leave(ctx context.Context) error {
 	if err := m.q.nc.PublishMsg(marker(m.q.topology.keySubject(memberKey+m.id), leaveTTL)); err != nil {
 		return err
@@ -234,11 +236,11 @@ func (m *member) leave(ctx context.Context) error {
 	return err
 }
 
-// marker is what stands for a key that was deleted, for as long as others may have to hear of it.
-// kv.Delete would leave one that stays for ever.
+// marker returns a delete marker that lives as long as others may need to see it. The marker of
+// kv.Delete would stay indefinitely.
 func marker(subject string, ttl time.Duration) *nats.Msg {
 	m := nats.NewMsg(subject)
-	m.Header.Set("KV-Operation", "PURGE") // at the end of DEL the server writes a marker of its own
+	m.Header.Set("KV-Operation", "PURGE") // when a DEL expires, the server writes a marker of its own
 	m.Header.Set(jetstream.MsgTTLHeader, ttl.String())
 	return m
 }
@@ -246,13 +248,13 @@ func marker(subject string, ttl time.Duration) *nats.Msg {
 // allPartitions stands for every partition in a consumer's name.
 const allPartitions = "all"
 
-// consumerName says who holds which partition. The number tells this member's tries apart:
-// a creation without an answer may still take effect.
+// consumerName encodes which member holds which partition. The number distinguishes this member's
+// attempts: a creation without an answer may still take effect.
 func consumerName(member, partition string, n int) string {
 	return fmt.Sprintf("%s_%s_%d", member, partition, n)
 }
 
-// holder reads a consumer's name. It is not ok if no worker can have given that name.
+// holder parses a consumer's name. ok is false if no worker can have created that name.
 func (t Topology) holder(consumer string) (member, partition string, ok bool) {
 	parts := strings.Split(consumer, "_")
 	if len(parts) != 3 || len(parts[0]) != memberIDLength || parts[1] != allPartitions && !slices.Contains(t.partitions(), parts[1]) {

@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// memberInfo asks the bucket's leader whose keys there are: one request, and one answer however many
-// they are. It reads the server's clock by the way.
+// memberInfo asks the bucket's leader which member keys exist: one request and one answer,
+// regardless of their number. It also reads the server's clock.
 func (q *Queue) memberInfo(ctx context.Context) (*datedInfo, error) {
 	sent := time.Now()
 	info, err := q.streamInfo(ctx, "KV_"+q.topology.Bucket(), q.topology.keySubject(memberKey+"*"))
@@ -22,7 +22,7 @@ func (q *Queue) memberInfo(ctx context.Context) (*datedInfo, error) {
 	return info, err
 }
 
-// memberIDs lists who is named in an answer to memberInfo: all who live, and some who have gone.
+// memberIDs lists the ids in an answer to memberInfo: all live members, and some that have left.
 func (q *Queue) memberIDs(bucket *datedInfo) []string {
 	var ids []string
 	for subject := range bucket.State.Subjects {
@@ -32,10 +32,11 @@ func (q *Queue) memberIDs(bucket *datedInfo) []string {
 	return ids
 }
 
-// memberID is whose key is stored under a subject.
+// memberID is the id of the member whose key has this subject.
 func memberID(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }
 
-// readMember reads a member's key from the bucket's leader. The zero Replica is of a key that is not there.
+// readMember reads a member's key from the bucket's leader. If the key does not exist, the replica
+// has only stray set.
 func (q *Queue) readMember(ctx context.Context, id string) (Replica, error) {
 	m, err := q.readKey(ctx, q.topology.keySubject(memberKey+id))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -47,8 +48,8 @@ func (q *Queue) readMember(ctx context.Context, id string) (Replica, error) {
 	return m.replica(id), nil
 }
 
-// readMembers reads what these members tell of themselves, in few requests: any copy of the bucket will
-// do for that. But a copy can lag, so who does not live is for the leader to say.
+// readMembers reads the records of these members in few requests. Any replica of the bucket may
+// answer, but a replica can lag, so the leader is asked about each member that seems dead.
 func (q *Queue) readMembers(ctx context.Context, ids []string, now time.Time) (map[string]Replica, error) {
 	var subjects []string
 	for _, id := range ids {
@@ -79,11 +80,11 @@ func (m *storedMessage) replica(id string) Replica {
 	return r
 }
 
-// keysAtOnce is how many keys are read in one request. The server answers no more than 1,024.
+// keysAtOnce is the number of keys read per request. The server answers at most 1,024.
 const keysAtOnce = 500
 
-// readKeys reads the newest values of keys, by their subjects. One that was deleted has an empty value.
-// In a cluster a copy of the bucket may answer that lags.
+// readKeys reads the newest values of keys, by their subjects. A deleted key has an empty value. In
+// a cluster, a lagging replica of the bucket may answer.
 func (q *Queue) readKeys(ctx context.Context, subjects []string) (map[string]*storedMessage, error) {
 	found := map[string]*storedMessage{}
 	for some := range slices.Chunk(subjects, keysAtOnce) {

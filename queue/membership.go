@@ -11,29 +11,30 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// membership is one member's view of who is in the fleet. It is the fleet's goroutine's alone.
+// membership is one member's view of the fleet. Only the fleet's goroutine uses it.
 //
-// All renew their keys and nobody watches them: where each hears of all renewals, messages grow with
-// the square of the members. Each asks the bucket's leader once an interval whose keys there are: one
-// request with one answer. Of a stranger it reads the record, and of one member in each
-// interval, in turn. News of who comes, leaves or lets go of something is watched, so that
-// nobody has to wait for the next look; who misses it loses an interval.
+// All members renew their keys, but no member watches the renewals: if each received all of them,
+// messages would grow with the square of the members. Instead, each member asks the bucket's leader
+// once per interval which keys exist: one request with one answer. It reads the record of each
+// unknown member, and, per interval, of one known member in turn. It watches notifications about
+// members that join, leave or release partitions, so that it need not wait for the next refresh. A
+// missed notification costs one interval.
 type membership struct {
 	m           *member
-	loaded      bool               // whether a look has told who there is
-	members     map[string]Replica // the living, as they last told of themselves
-	left        map[string]bool    // those whose keys are markers now: nobody comes back under the same id
-	toRead      []string           // whose records are to be read again
-	rebalanceAt time.Time          // when those who have come may take their shares
-	firstJoin   time.Time          // when the first of them came
+	loaded      bool               // a refresh has succeeded
+	members     map[string]Replica // the live members, as they last reported
+	left        map[string]bool    // those whose keys are markers now: an id is never used again
+	toRead      []string           // the ids whose records are to be read again
+	rebalanceAt time.Time          // when the members that joined may take their shares
+	firstJoin   time.Time          // when the first of them joined
 }
 
 func newMembership(m *member) *membership {
 	return &membership{m: m, members: map[string]Replica{}, left: map[string]bool{}}
 }
 
-// look asks who there is, and reports whether somebody has come or gone. After an error all is known as
-// before: half a view could lack the slowest rate.
+// refresh reads which members exist, and reports whether a member has joined or left. After an
+// error the view is unchanged: half a view could lack the slowest rate.
 func (r *membership) refresh(ctx context.Context) (changed bool, err error) {
 	bucket, err := within(ctx, askTimeout, r.m.q.memberInfo)
 	if err != nil {
@@ -69,9 +70,9 @@ func (r *membership) refresh(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
-// visit reads the record of one member again, all in turn: what it does, and whether it has been
-// renewed. After a crash a server has been seen to keep such a key for ever, and with it the partitions
-// of the dead.
+// readNext reads one member's record again, in turn: its report, and whether it has renewed its
+// key. After a crash a server has been seen to keep such a key indefinitely, and with it the dead
+// member's partitions.
 func (r *membership) readNext(ctx context.Context) (changed bool, err error) {
 	if len(r.toRead) == 0 {
 		r.toRead = r.liveIDs()
@@ -93,7 +94,8 @@ func (r *membership) readNext(ctx context.Context) (changed bool, err error) {
 	return false, nil
 }
 
-// take takes in what the bucket's leader holds of a member, and reports whether that has come or gone.
+// update applies the bucket leader's record of a member, and reports whether the member has joined
+// or left.
 func (r *membership) update(id string, x Replica) (changed bool) {
 	_, before := r.members[id]
 	switch {
@@ -103,7 +105,7 @@ func (r *membership) update(id string, x Replica) (changed bool) {
 			r.memberJoined()
 		}
 		return !before
-	case x.revision == 0: // it has just gone
+	case x.revision == 0: // it has just left
 	case x.left:
 		r.left[id] = true
 	default:
@@ -113,17 +115,18 @@ func (r *membership) update(id string, x Replica) (changed bool) {
 	return before
 }
 
-// lives reports whether what a key holds can tell of a living member.
+// isLive reports whether a record can belong to a live member.
 func (r *membership) isLive(x Replica) bool { return x.expiry().After(r.m.q.clock.now()) }
 
-// bury removes the key of a member that is certainly dead, unless it was written since. It waits for no answer.
+// remove deletes the key of a member that is certainly dead, unless it was written since. It does
+// not wait for an answer.
 func (r *membership) remove(id string, x Replica) {
 	m := marker(r.m.q.topology.keySubject(memberKey+id), leaveTTL)
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(x.revision, 10))
 	_ = r.m.q.nc.PublishMsg(m)
 }
 
-// learn takes in one member's news.
+// notified applies a notification from one member.
 func (r *membership) notified(entry jetstream.KeyValueEntry) {
 	id := strings.TrimPrefix(entry.Key(), newsKey)
 	x := readReplica(id, entry.Value(), entry.Created())
@@ -143,14 +146,14 @@ func (r *membership) notified(entry jetstream.KeyValueEntry) {
 }
 
 const (
-	// rebalanceDelay is how long nobody must have come before shares move: where many start at
-	// once, each partition moves once and not with each of them.
+	// rebalanceDelay is how long no member must have joined before shares move. When many start at
+	// once, each partition moves once, instead of once per member.
 	rebalanceDelay = 250 * time.Millisecond
-	// settleLimit bounds that where they never stop coming, as in a loop of crashes.
+	// settleLimit bounds the delay when members never stop joining, as in a crash loop.
 	settleLimit = time.Second
 )
 
-// arrived says that somebody has come.
+// memberJoined delays the rebalance after a join.
 func (r *membership) memberJoined() {
 	now := time.Now()
 	if now.After(r.rebalanceAt) {
@@ -159,10 +162,10 @@ func (r *membership) memberJoined() {
 	r.rebalanceAt = earliest(now.Add(rebalanceDelay), r.firstJoin.Add(settleLimit))
 }
 
-// unsettled is how long shares should not move yet.
+// untilRebalance is how long shares should not move yet.
 func (r *membership) untilRebalance() time.Duration { return time.Until(r.rebalanceAt) }
 
-// living are the members in an order that all agree on.
+// liveMembers returns the members in an order that all replicas agree on.
 func (r *membership) liveMembers() []Replica {
 	var living []Replica
 	for _, x := range r.members {
@@ -172,8 +175,9 @@ func (r *membership) liveMembers() []Replica {
 	return living
 }
 
-// publish lets others see who lives, the ledger among them: it keeps to all their rates. Before the
-// first look there is nothing to see: news alone are half a view.
+// storeSnapshot publishes the live members inside this process. The ledger reads them, since it
+// keeps to all their rates. Before the first refresh there is nothing to publish: notifications
+// alone are half a view.
 func (r *membership) storeSnapshot() {
 	if !r.loaded {
 		return
@@ -189,7 +193,7 @@ func (r *membership) storeSnapshot() {
 	r.m.q.others.Store(&others)
 }
 
-// alive lists the ids of the living.
+// liveIDs lists the ids of the live members.
 func (r *membership) liveIDs() []string {
 	var ids []string
 	for _, x := range r.liveMembers() {

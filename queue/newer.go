@@ -18,48 +18,50 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Newer is what is known of one user who has dead letters: which properties have been set, and by
-// an event of what age. It is written down before an event leaves the stream, so whatever was
-// delivered since the first of the letters died is in it. For all other users there is none.
+// Newer is the version record of one user who has dead letters: which properties have been set, and
+// the position of the event that set each. The worker stores it before an event leaves the stream,
+// so it covers every event delivered since the first of the letters died. Other users have none.
 //
-// The zero value knows nothing. A Newer is not safe for concurrent use.
+// The zero value is an empty record. A Newer is not safe for concurrent use.
 type Newer struct {
 	record   newerRecord
 	revision uint64 // of the key; 0 if there is none
 }
 
-// newerRecord is the stored form. Paths and ids are hashed: they are only ever compared.
+// newerRecord is the stored form. Paths and ids are hashed, since they are only ever compared.
 type newerRecord struct {
-	// Set is the age of the newest event that set a property.
+	// Set holds, per property, the position of the newest event that set it.
 	Set map[string]Age `json:"set"`
-	// Company is the company that the user was moved to by the event at "/company" in Set.
+	// Company is the company that the event at "/company" in Set assigned the user to.
 	Company string `json:"company,omitempty"`
-	// Floor is the age from which on Set is complete: where the record began, or the newest that was
-	// dropped from Set when it grew too large.
+	// Floor is the position from which Set is complete: where the record began, or the newest
+	// position that was dropped from Set when it grew too large.
 	Floor Age `json:"floor,omitzero"`
-	// Open names the dead letters that are not replayed yet, or whose replays have no verdict. Without
-	// one the record has served its time. It is null if there were too many to list.
+	// Open lists the dead letters that are not replayed yet, or whose replays have no outcome. An
+	// empty list means that the record is no longer needed. It is null if there were too many to
+	// list.
 	Open []Age `json:"open"`
 	// Until is when the last of the letters will be too old to be replayed; zero is never.
 	Until time.Time `json:"until,omitzero"`
 }
 
 const (
-	// maxSet bounds the properties of a record. Beyond it the oldest are dropped, and replays that
-	// are older still die instead of overwriting what may be newer.
+	// maxSet bounds the properties of a record. Beyond it the oldest are dropped, and a replay that
+	// is older than those becomes a dead letter instead of overwriting newer data.
 	maxSet = 4096
-	// maxOpen bounds the letters of a record that are listed.
+	// maxOpen bounds the letters that a record lists.
 	maxOpen = 64
-	// replayMargin is how much longer than a dead letter a record is kept: its replay may wait
-	// for days.
+	// replayMargin is how much longer than a dead letter a record is kept: a replay may wait for
+	// days.
 	replayMargin = 10 * 24 * time.Hour
 )
 
-// Known reports whether there is a record at all.
+// Known reports whether the user has a record.
 func (n *Newer) Known() bool { return n.record.Set != nil }
 
-// Reduce returns the event, of this age, without what newer events have set; ok is false if nothing
-// is left. known is false if that cannot be told, as the event is older than the record remembers.
+// Reduce returns the event at this position without the properties that newer events have set; ok
+// is false if none is left. known is false if the event is older than the record covers, so that
+// the answer is uncertain.
 func (n *Newer) Reduce(e userpilot.Event, age Age) (rest userpilot.Event, ok, known bool) {
 	known = true
 	rest, ok = e.Without(func(p userpilot.Property) userpilot.Standing {
@@ -70,8 +72,8 @@ func (n *Newer) Reduce(e userpilot.Event, age Age) (rest userpilot.Event, ok, kn
 	return rest, ok, known
 }
 
-// judge compares a property that an event of this age sets with what is known. remembered is false
-// if a newer event may have set it before the record began, or its place in it was given up.
+// judge compares a property of an event at this position with the record. remembered is false if a
+// newer event may have set the property before the record began, or if the record has dropped it.
 func (n *Newer) judge(p userpilot.Property, age Age) (standing userpilot.Standing, remembered bool) {
 	newest, found := n.record.Set[pathHash(p.Path)]
 	remembered = found || age.Compare(n.record.Floor) >= 0
@@ -84,7 +86,7 @@ func (n *Newer) judge(p userpilot.Property, age Age) (standing userpilot.Standin
 	return userpilot.Superseded, remembered
 }
 
-// Add takes in an event of this age that has been delivered, or is about to be before another one.
+// Add records an event at this position that has been delivered, or will be before any other.
 func (n *Newer) Add(e userpilot.Event, age Age) {
 	if n.record.Set == nil {
 		n.record.Set = map[string]Age{}
@@ -97,7 +99,7 @@ func (n *Newer) Add(e userpilot.Event, age Age) {
 	}
 }
 
-// raise notes that a property was set, unless it is known that a newer event has set it.
+// raise records that a property was set, unless a newer event is known to have set it.
 func (n *Newer) raise(path string, age Age) bool {
 	hash := pathHash(path)
 	if n.record.Set[hash].Compare(age) > 0 {
@@ -107,14 +109,14 @@ func (n *Newer) raise(path string, age Age) bool {
 	return true
 }
 
-// Clone returns a copy that can be added to without changing n.
+// Clone returns a copy that can be changed without changing n.
 func (n *Newer) Clone() *Newer {
 	c := *n
 	c.record.Set, c.record.Open = maps.Clone(n.record.Set), slices.Clone(n.record.Open)
 	return &c
 }
 
-// trim keeps the record small.
+// trim limits the record to maxSet properties.
 func (r *newerRecord) trim() {
 	if len(r.Set) <= maxSet {
 		return
@@ -128,8 +130,8 @@ func (r *newerRecord) trim() {
 	}
 }
 
-// open notes a dead letter, which can be replayed until then. It is named by the place in the stream
-// that its user's events have reached: of what was set before, a new record knows nothing.
+// open adds a dead letter that can be replayed until then. Its name is the stream position that the
+// user's events have reached: a new record does not cover what was set before.
 func (r *newerRecord) open(letter Age, until time.Time) {
 	if r.Set == nil {
 		*r = newerRecord{Set: map[string]Age{}, Open: []Age{}, Floor: letter}
@@ -145,7 +147,7 @@ func (r *newerRecord) open(letter Age, until time.Time) {
 	}
 }
 
-// close notes that a letter needs the record no more.
+// close removes a letter that no longer needs the record.
 func (r *newerRecord) close(letter Age) {
 	if r.Open != nil {
 		r.Open = slices.DeleteFunc(r.Open, letter.same)
@@ -155,37 +157,37 @@ func (r *newerRecord) close(letter Age) {
 // spent reports whether no letter needs the record any more.
 func (r *newerRecord) spent() bool { return r.Set != nil && r.Open != nil && len(r.Open) == 0 }
 
-// pathHash stands for the path of a property, which may be long.
+// pathHash is a short key for a property's path, which may be long.
 func pathHash(path string) string {
 	sum := sha256.Sum256([]byte(path))
 	return base64.RawURLEncoding.EncodeToString(sum[:9])
 }
 
-// newerSubject is where the record of a user is stored.
+// newerSubject is the subject of a user's record.
 func (t Topology) newerSubject(userID string) string {
 	return "$KV." + t.NewerBucket() + "." + userHash(userID)
 }
 
-// readNewer reads the record of a user from the bucket's leader.
+// readNewer reads a user's record from the bucket's leader.
 func (q *Queue) readNewer(ctx context.Context, userID string) (*Newer, error) {
 	m, err := q.readLeader(ctx, q.topology.newerStreamName(), lastBySubject{q.topology.newerSubject(userID)})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return &Newer{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what newer events have set: %w", err)
+		return nil, fmt.Errorf("read the version record: %w", err)
 	}
 	n := &Newer{revision: m.Sequence}
 	if len(m.Data) == 0 { // it was deleted, or has expired
 		return n, nil
 	}
 	if err := json.Unmarshal(m.Data, &n.record); err != nil {
-		return nil, fmt.Errorf("read what newer events have set, in message %d of %s: %w", m.Sequence, q.topology.newerStreamName(), err)
+		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, q.topology.newerStreamName(), err)
 	}
 	return n, nil
 }
 
-// storeNewer writes the record of a user unless it has changed since it was read.
+// storeNewer writes a user's record unless it has changed since it was read.
 func (q *Queue) storeNewer(ctx context.Context, userID string, n *Newer) error {
 	n.record.trim()
 	msg := nats.NewMsg(q.topology.newerSubject(userID))
@@ -199,7 +201,7 @@ func (q *Queue) storeNewer(ctx context.Context, userID string, n *Newer) error {
 	return q.publishNewer(ctx, msg, n)
 }
 
-// deleteNewer removes the record of a user unless it has changed since it was read.
+// deleteNewer removes a user's record unless it has changed since it was read.
 func (q *Queue) deleteNewer(ctx context.Context, userID string, n *Newer) error {
 	return q.publishNewer(ctx, marker(q.topology.newerSubject(userID), markerTTL), n)
 }
@@ -213,8 +215,8 @@ func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *Newer) error
 	return nil
 }
 
-// changeNewer reads, changes and writes the record of a user until nobody has come between. change
-// reports what is to be done with it. n may be what was read last, or nil.
+// changeNewer reads, changes and writes a user's record, and repeats that while another writer
+// interferes. change returns what to do with the record. n may be the record as last read, or nil.
 func (q *Queue) changeNewer(ctx context.Context, userID string, n *Newer, change func(*newerRecord) newerChange) error {
 	for {
 		var err error
@@ -235,13 +237,13 @@ func (q *Queue) changeNewer(ctx context.Context, userID string, n *Newer, change
 		case err == nil:
 			return nil
 		case !isWrongRevision(err):
-			return fmt.Errorf("write down what newer events have set: %w", err)
+			return fmt.Errorf("write the version record: %w", err)
 		}
 		n = nil
 	}
 }
 
-// newerChange is what a change asks to do with a record.
+// newerChange is what to do with a changed record.
 type newerChange int
 
 const (

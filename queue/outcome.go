@@ -11,15 +11,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Outcome is what became of a replayed event.
+// Outcome is the result of a replay.
 type Outcome string
 
-// The outcomes of a replayed event.
+// The outcomes of a replay.
 const (
-	OutcomeDelivered  Outcome = "delivered"  // Userpilot has it
-	OutcomeSuperseded Outcome = "superseded" // newer events had set all that it sets: no call was made
-	OutcomeDead       Outcome = "dead"       // it died again
-	OutcomePurged     Outcome = "purged"     // it was erased with all that is known of its user
+	OutcomeDelivered  Outcome = "delivered"  // Userpilot has accepted it
+	OutcomeSuperseded Outcome = "superseded" // newer events had set all its properties: no call was made
+	OutcomeDead       Outcome = "dead"       // it became a dead letter again
+	OutcomePurged     Outcome = "purged"     // it was erased with all data of its user
 )
 
 func (o Outcome) known() bool {
@@ -30,8 +30,8 @@ func (o Outcome) known() bool {
 	return false
 }
 
-// Verdict is what a worker writes into the audit trail before a replayed event leaves the work
-// stream: once for each dead letter that was replayed.
+// Verdict is the record of a replay's outcome. A worker writes it into the audit trail before the
+// replayed event leaves the work stream, once per replayed dead letter.
 type Verdict struct {
 	Run     string    `json:"run"`    // of the replay
 	Letter  Age       `json:"letter"` // that was replayed
@@ -42,17 +42,17 @@ type Verdict struct {
 	Next    string    `json:"next,omitempty"` // the new dead letter's name, if it died again
 }
 
-// outcomeTTL is how long a verdict is kept: longer than a dead letter, whose replay could be
-// repeated for so long.
+// outcomeTTL is how long an outcome is kept: longer than a dead letter, whose replay could be
+// repeated for that long.
 const outcomeTTL = 2 * deadLetterRetention
 
 func (t Topology) outcomeSubject(letter Age) string {
 	return t.auditSubject("verdict", letter.String())
 }
 
-// Judged reports whether a replayed event has its verdict already: then it is a second copy, or the
-// settlement was cut short, and nothing is left to do but to settle it. It blocks for a round trip
-// where the event is a replay.
+// HasOutcome reports whether a replayed event has its outcome already. Then it is a second copy, or
+// its settlement was interrupted, and all that remains is to settle it. HasOutcome blocks for a
+// round trip if the event is a replay.
 func (c *Claim) HasOutcome(ctx context.Context, d Delivery) (bool, error) {
 	if d.Past == nil || d.Past.Letter.IsZero() {
 		return false, nil
@@ -61,7 +61,8 @@ func (c *Claim) HasOutcome(ctx context.Context, d Delivery) (bool, error) {
 	return judged, err
 }
 
-// judged reports whether a letter has a verdict, and the sequence of what lies in its place.
+// outcomeOf reports whether a letter's replay has an outcome, and the sequence of the message on
+// its subject.
 func (q *Queue) outcomeOf(ctx context.Context, letter Age) (judged bool, sequence uint64, err error) {
 	subject := q.topology.outcomeSubject(letter)
 	m, err := q.readLeader(ctx, q.topology.AuditStreamName(), lastBySubject{subject})
@@ -69,14 +70,14 @@ func (q *Queue) outcomeOf(ctx context.Context, letter Age) (judged bool, sequenc
 		return false, 0, nil
 	}
 	if err != nil {
-		return false, 0, fmt.Errorf("read the verdict on a replay: %w", err)
+		return false, 0, fmt.Errorf("read the outcome of a replay: %w", err)
 	}
 	_, judged = q.topology.readOutcome(subject, m.Data)
 	return judged, m.Sequence, nil
 }
 
-// Judge writes down what became of a replayed event, and blocks until the server has it on disk.
-// For other events it does nothing. A verdict that is there already stands.
+// RecordOutcome stores the outcome of a replayed event, and blocks until the server has it on disk.
+// It does nothing for other events. An existing outcome is kept.
 func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) error {
 	if d.Past == nil || d.Past.Letter.IsZero() {
 		return nil
@@ -95,18 +96,18 @@ func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) 
 			return nil
 		}
 		if !isWrongRevision(err) {
-			return fmt.Errorf("write the verdict on a replay: %w", err)
+			return fmt.Errorf("store the outcome of a replay: %w", err)
 		}
 		judged, revision, err := c.q.outcomeOf(ctx, d.Past.Letter)
 		if judged || err != nil {
-			return err // else it is no verdict: it is replaced
+			return err // else the message is no outcome: replace it
 		}
 		before = revision
 	}
 }
 
-// verdict is the record of what became of a replayed event. next is the name of its next dead
-// letter. The server's clock must have been read.
+// outcomeRecord encodes the outcome of a replayed event. next is the name of its next dead letter.
+// The server's clock must have been read before.
 func (q *Queue) outcomeRecord(past *Past, outcome Outcome, next string) (*nats.Msg, error) {
 	text, err := json.Marshal(Verdict{
 		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: q.clock.now().UTC(), Replays: past.Replays, Next: next,

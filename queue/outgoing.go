@@ -11,24 +11,24 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// unsendable says why a letter is left where it is. The text holds no user's data.
+// skipReason says why a letter is not replayed. The text holds no user data.
 type skipReason string
 
 // Error implements error.
 func (u skipReason) Error() string { return string(u) }
 
-// errExhausted says that a letter has been replayed as often as is allowed.
+// errExhausted says that a letter has reached the maximum number of replays.
 const errExhausted = skipReason("was replayed as often as is allowed")
 
-// sending is what is published of a letter.
+// outgoing is the event that a replay publishes for a letter.
 type outgoing struct {
 	letter *DeadLetter
 	event  userpilot.Event
 	edited bool
-	stored *Result // once it is published
+	stored *Result // set once it is published
 }
 
-// prepare makes what is published of a letter, or tells by an unsendable why nothing can be.
+// prepare makes the event to publish for a letter. Its error is a skipReason if there is none.
 func (c *SelectConfig) prepare(l *DeadLetter) (outgoing, error) {
 	switch {
 	case l.Letter.IsZero():
@@ -63,7 +63,7 @@ func (c *SelectConfig) prepare(l *DeadLetter) (outgoing, error) {
 	return outgoing{}, skipReason("the edit names another user: needs --force")
 }
 
-// refused is err as the reason for which a letter is left where it is.
+// refused turns err into a skipReason.
 func refused(prefix string, err error) error {
 	if err == nil {
 		return nil
@@ -71,7 +71,7 @@ func refused(prefix string, err error) error {
 	return skipReason(prefix + clean(err.Error()))
 }
 
-// sealed is what the event of a replay brings along.
+// sealed is the replay metadata of an event, with its seal.
 func (s outgoing) sealed(key seal, run string, force bool) *Past {
 	past := s.past()
 	past.Letter, past.ID, past.Run, past.Forced = s.letter.Letter, s.letter.ID, run, force
@@ -79,7 +79,7 @@ func (s outgoing) sealed(key seal, run string, force bool) *Past {
 	return past
 }
 
-// past is what the event brings along from the letter, whoever publishes it.
+// past is the replay metadata that comes from the letter, regardless of the publisher.
 func (s outgoing) past() *Past {
 	l := s.letter
 	return &Past{
@@ -88,7 +88,7 @@ func (s outgoing) past() *Past {
 	}
 }
 
-// obituary tells of this death in one line.
+// summary describes this death in one line.
 func (l *DeadLetter) summary() string {
 	line := l.At.UTC().Format("2006-01-02T15:04:05Z ") + string(l.Reason)
 	if l.Status != 0 {
@@ -103,7 +103,7 @@ func (l *DeadLetter) summary() string {
 	return line
 }
 
-// user is whose the letter is, as far as that can be read; else it is empty.
+// user is the user of the letter, or empty if it cannot be read.
 func (l *DeadLetter) user() string {
 	if l.User != "" {
 		return l.User
@@ -114,8 +114,8 @@ func (l *DeadLetter) user() string {
 	return ""
 }
 
-// userIDs reads the users that a body names, also one that is no identify: what comes before the
-// first error in it.
+// userIDs reads the users that a body names, up to its first error. The body need not be an
+// identify.
 func userIDs(body []byte) (users []string) {
 	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if first, err := d.ReadToken(); err != nil || first.Kind() != '{' {
@@ -140,13 +140,13 @@ func userIDs(body []byte) (users []string) {
 	}
 }
 
-// skips counts why letters are left where they are.
+// skips counts the letters that are not replayed, by reason.
 type skips map[string]uint64
 
-// maxSkips bounds the reasons that are told apart: the texts of an edit's errors are not ours.
+// maxSkips bounds the distinct reasons: an edit's errors can have any text.
 const maxSkips = 100
 
-// add counts err if it is an unsendable, and reports whether it is.
+// add counts err if it is a skipReason, and reports whether it is.
 func (s skips) add(err error) bool {
 	reason, ok := errors.AsType[skipReason](err)
 	if !ok {

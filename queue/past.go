@@ -9,32 +9,32 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Past is what a replayed event brings along from when it was a dead letter.
+// Past is what a replayed event carries from its dead letter.
 type Past struct {
-	// Letter names the dead letter that was replayed. It is zero for a
-	// copy that was published by other means, say from an export.
+	// Letter names the dead letter that was replayed. It is zero for a copy that was published by
+	// other means, for example from an export.
 	Letter Age
-	// ID is the letter's sequence in the dead-letter stream; 0 as with Letter.
+	// ID is the letter's sequence in the dead-letter stream; 0 if Letter is zero.
 	ID uint64
-	// Origin is how old the event is; zero, older than all, if that cannot be read.
+	// Origin is the event's position; zero, before all others, if it cannot be read.
 	Origin Age
-	// Published is when it was first published; zero if that is not known.
+	// Published is when the event was first published; zero if unknown.
 	Published time.Time
-	// Replays is how often it has been replayed, this time included.
+	// Replays is how often it has been replayed, including this time.
 	Replays int
-	// Run is the replay that published it.
+	// Run identifies the replay that published it.
 	Run string
-	// Forced asks to apply it as if it were new, whatever is newer.
+	// Forced asks the worker to apply the event as if it were new, whatever is newer.
 	Forced bool
-	// Untracked says that nobody has written down what newer events set since it died.
+	// Untracked says that newer events since its death were not recorded.
 	Untracked bool
-	// History tells of its earlier deaths, oldest first, a line for each.
+	// History describes its earlier deaths, oldest first, one line each.
 	History []string
 
-	sealed string // what proves it, see readSealed
+	sealed string // the seal, see readSealed
 }
 
-// Headers of a replayed event, and those of them that its next dead letter keeps.
+// Headers of a replayed event. Its next dead letter keeps some of them.
 const (
 	headerReplays   = "Dead-Replays"
 	headerOrigin    = "Dead-Origin"
@@ -48,12 +48,12 @@ const (
 )
 
 const (
-	maxHistory     = 10  // lines, the newest
+	maxHistory     = 10  // lines; the newest are kept
 	maxHistoryLine = 256 // bytes
 )
 
-// readPast reads the headers of an event; nil for one that was never dead. They may come from
-// anyone, so nonsense counts as little as can be, and only [readSealed] believes them.
+// readPast reads the headers of an event; nil if it was never a dead letter. Anyone may have
+// written them, so nonsense has the least possible effect, and only [readSealed] trusts them.
 func readPast(h nats.Header) *Past {
 	if len(h) == 0 || len(h[headerReplays]) == 0 && len(h[headerOrigin]) == 0 {
 		return nil
@@ -70,7 +70,7 @@ func readPast(h nats.Header) *Past {
 	return p
 }
 
-// Size is about how much memory it takes; 0 for nil.
+// Size is its approximate memory use in bytes; 0 for nil.
 func (p *Past) Size() int {
 	if p == nil {
 		return 0
@@ -82,7 +82,7 @@ func (p *Past) Size() int {
 	return size
 }
 
-// header is what readPast reads.
+// header encodes p for readPast.
 func (p *Past) header() nats.Header {
 	h := nats.Header{}
 	h.Set(headerLetter, p.Letter.String())
@@ -110,16 +110,16 @@ func (p *Past) writeHistory(h nats.Header) {
 	}
 }
 
-// shortHistory returns the newest of the lines, each shortened.
+// shortHistory returns the newest lines, each shortened.
 func shortHistory(lines []string) []string {
 	lines = slices.Clone(lines[max(0, len(lines)-maxHistory):])
 	for i, line := range lines {
-		lines[i] = strings.Clone(cut(clean(line), maxHistoryLine)) // or it would keep what was cut off
+		lines[i] = strings.Clone(cut(clean(line), maxHistoryLine)) // a substring would keep the whole line in memory
 	}
 	return lines
 }
 
-// cut shortens text to a number of bytes, between two characters.
+// cut shortens text to at most limit bytes, between two characters.
 func cut(text string, limit int) string {
 	if len(text) <= limit {
 		return text
@@ -127,8 +127,8 @@ func cut(text string, limit int) string {
 	return strings.ToValidUTF8(text[:limit], "")
 }
 
-// replays reads how often an event was a dead letter before. The header may come from
-// anyone, so nonsense counts as none.
+// replays reads how often an event was replayed before. Anyone may have written the header, so
+// nonsense counts as zero.
 func replays(h nats.Header) int {
 	if len(h) == 0 {
 		return 0

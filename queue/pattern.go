@@ -6,15 +6,15 @@ import (
 	"unicode/utf8"
 )
 
-// blank stands in a pattern for what varies.
+// blank stands for the variable parts of a pattern.
 const blank = '…'
 
-// Pattern is a text with "…" for all that varies or may tell of a person: the user id, what is in
-// quotes, e-mail addresses, the paths of URLs, and each word with a digit, be it a number, a time, an
-// address or an id. What is told of a person in plain words stays: it looks like any other word.
-// Userpilot's errors are English, so are the quotes: "a", 'a', `a` and “a”.
+// Pattern replaces with "…" everything in a text that varies or may identify a person: the user id,
+// quoted text, e-mail addresses, the paths of URLs, and each word with a digit, be it a number, a
+// time, an address or an id. Personal data in plain words stays, because it looks like any other
+// word. Userpilot's errors are English, so the quotes are too: "a", 'a', `a` and “a”.
 //
-// Its rules are a contract: if they change, letters that lie there already have another group.
+// The rules are a contract: if they change, existing letters move to other groups.
 func Pattern(text, user string) string {
 	p := patterner{text: blankUser(text, user), blanked: -1}
 	p.addresses = strings.Contains(p.text, "@")
@@ -35,7 +35,7 @@ func Pattern(text, user string) string {
 	return strings.TrimRight(string(p.out), " ")
 }
 
-// blankUser blanks the user's id where it stands by itself.
+// blankUser replaces the user's id where it stands by itself.
 func blankUser(text, user string) string {
 	if user == "" || !strings.Contains(text, user) {
 		return text
@@ -59,18 +59,18 @@ func blankUser(text, user string) string {
 	}
 }
 
-// patterner goes over a text once.
+// patterner makes one pass over a text.
 type patterner struct {
 	text      string
 	at        int
-	addresses bool // there may be some
+	addresses bool // there may be e-mail addresses
 	out       []byte
-	// blanked is where the last blank ends in out, as long as only punctuation has followed: one
-	// more then adds nothing, so that lists of any length are alike. Else it is -1.
+	// blanked is where the last blank ends in out, as long as only punctuation has followed. One
+	// more blank then adds nothing, so that lists of any length look alike. Otherwise it is -1.
 	blanked int
 }
 
-// space writes one for many, and none at the beginning.
+// space collapses spaces into one, and drops leading ones.
 func (p *patterner) space() {
 	p.at++
 	if n := len(p.out); n > 0 && p.out[n-1] != ' ' {
@@ -83,7 +83,7 @@ func (p *patterner) literal(end int) {
 	p.at = end
 }
 
-// blank stands for the text up to end, between these two.
+// blank replaces the text up to end with a blank between before and after.
 func (p *patterner) blank(before, after string, end int) {
 	p.at = end
 	if p.blanked >= 0 {
@@ -96,8 +96,8 @@ func (p *patterner) blank(before, after string, end int) {
 	p.blanked = len(p.out)
 }
 
-// quoted blanks what is in quotes. If they are not closed, as when the text was cut, that is the
-// rest of it.
+// quoted blanks quoted text. If the quote is not closed, for example because the text was cut, it
+// blanks the rest.
 func (p *patterner) quoted(open rune, size int) {
 	begin := p.at
 	for at := begin + size; at < len(p.text); {
@@ -115,7 +115,7 @@ func (p *patterner) quoted(open rune, size int) {
 	p.blank(p.text[begin:begin+size], "", len(p.text))
 }
 
-// word goes to the next space, quote or breaker.
+// word consumes text up to the next space, quote or breaker.
 func (p *patterner) word() {
 	if end := p.address(); end > 0 {
 		p.blank("", "", end)
@@ -145,8 +145,8 @@ func (p *patterner) word() {
 	p.literal(end)
 }
 
-// address returns the end of an e-mail address that begins here, or 0. It may hold what ends other
-// words, as in "o'brien+a=b@example.com".
+// address returns the end of an e-mail address that begins here, or 0. An address may contain
+// characters that end other words, as in "o'brien+a=b@example.com".
 func (p *patterner) address() int {
 	if !p.addresses {
 		return 0
@@ -169,7 +169,7 @@ func (p *patterner) address() int {
 	return trimRight(p.text, p.at, end, ".!?")
 }
 
-// url keeps the scheme, unless that is odd, and the host if it is a plain name.
+// url keeps the scheme, unless it is odd, and the host if it is a plain name.
 func (p *patterner) url(host int, odd bool) {
 	end := host
 	for end < len(p.text) {
@@ -201,12 +201,13 @@ func (p *patterner) url(host int, odd bool) {
 	}
 }
 
-// trimRight returns the end of text[from:end] without these last.
+// trimRight returns the end of text[from:end] without trailing characters from cutset.
 func trimRight(text string, from, end int, cutset string) int {
 	return from + len(strings.TrimRight(text[from:end], cutset))
 }
 
-// opens reports whether a quote begins here. An apostrophe within or after a word is none.
+// opens reports whether a quote begins here. An apostrophe within or after a word does not begin
+// one.
 func (p *patterner) opens(r rune, at int) bool {
 	return closer(r) != 0 && !(r == '\'' && endsWord(p.text[:at]))
 }
@@ -221,11 +222,11 @@ func endsWord(text string) bool {
 	return isWord(r)
 }
 
-// wordShape is what tells an id from a word.
+// wordShape distinguishes ids from words.
 type wordShape struct {
 	odd            bool // there is a digit, a blank or an @
 	letters, humps int  // a hump is an upper-case letter after a lower-case one
-	lower          bool // was the last letter
+	lower          bool // the last letter was lower case
 }
 
 func (w *wordShape) see(r rune) {
@@ -248,8 +249,8 @@ func (w *wordShape) see(r rune) {
 	}
 }
 
-// varies is true also of a long id that happens to hold no digit: it has a hump in four letters or
-// so, and CamelCase has one in eight.
+// varies is also true of a long id that happens to contain no digit. Such an id has about one hump
+// in four letters, CamelCase one in eight.
 func (w *wordShape) varies() bool { return w.odd || w.letters >= 16 && w.humps*6 > w.letters }
 
 func isWord(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsNumber(r) }
@@ -258,7 +259,7 @@ func isHost(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r == '.' || r == '-'
 }
 
-// isBreaker is true of punctuation between words.
+// isBreaker reports whether r is punctuation between words.
 func isBreaker(r rune) bool {
 	switch r {
 	case '(', ')', '[', ']', '{', '}', '<', '>', ',', ';', '=', '|':
@@ -267,7 +268,7 @@ func isBreaker(r rune) bool {
 	return false
 }
 
-// isSpecial is true of what no e-mail address holds.
+// isSpecial reports whether r cannot be part of an e-mail address.
 func isSpecial(r rune) bool {
 	switch r {
 	case '(', ')', '[', ']', '<', '>', ',', ';', ':', '\\', '"':
@@ -276,7 +277,7 @@ func isSpecial(r rune) bool {
 	return false
 }
 
-// closer is the quote that ends this one; 0 if it begins none.
+// closer returns the quote that ends the given one; 0 if open is not an opening quote.
 func closer(open rune) rune {
 	switch open {
 	case '"', '\'', '`':

@@ -16,30 +16,30 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// What a publisher refuses or gives up for. Each text says the way out.
+// The errors of a publisher. Each text names the remedy.
 var (
-	// ErrNoStream says that no stream takes these events.
+	// ErrNoStream says that no stream stores these events.
 	ErrNoStream = errors.New("the stream does not exist: create it with identify-worker setup")
 	// ErrStreamFull says that the stream or the server's storage is at its limit.
 	ErrStreamFull = errors.New("the stream is full: let the workers drain it, or raise its limits")
-	// ErrEventTooLarge says that the stream or the server takes no event of this size.
+	// ErrEventTooLarge says that the stream or the server accepts no event of this size.
 	ErrEventTooLarge = errors.New("the event is larger than the stream's max_msg_size or the server's max_payload")
-	// ErrNotPermitted says that the server's permissions forbid something: the error is a
-	// [*DeniedError], which tells what.
+	// ErrNotPermitted says that the server's permissions forbid something. The error is a
+	// [*DeniedError] that names it.
 	ErrNotPermitted = errors.New("not permitted")
-	// ErrNoAnswer says that the server did not acknowledge in time. The event may have been
-	// stored all the same; with the same message id, publishing again stores it once.
+	// ErrNoAnswer says that the server did not acknowledge in time. It may have stored the event
+	// all the same; publishing again with the same message id stores it only once.
 	ErrNoAnswer = errors.New("the server did not acknowledge in time")
-	// ErrPublisherClosed says that Close was called.
+	// ErrPublisherClosed says that the publisher has been closed.
 	ErrPublisherClosed = errors.New("the publisher is closed")
 )
 
 const (
-	// unacknowledgedBytes bounds what a publisher's window holds in memory.
+	// unacknowledgedBytes bounds the memory that a publisher's window uses.
 	unacknowledgedBytes = 64 << 20
 
-	// maxKeyBytes is the longest user id that goes into a subject. A server closes the
-	// connection on a protocol line above 4 KiB (its max_control_line).
+	// maxKeyBytes is the longest user id that is used in a subject. A server closes the connection
+	// on a protocol line above 4 KiB (its max_control_line).
 	maxKeyBytes = 1024
 
 	maxMessageID = 512
@@ -47,62 +47,60 @@ const (
 
 // PublisherConfig sets a publisher's limits. The zero value is ready for use.
 type PublisherConfig struct {
-	// Window is the number of events that may be unacknowledged at a time; above 64 MiB
-	// together, it is fewer. Default 16384.
+	// Window is the number of events that may be unacknowledged at a time, or fewer if they exceed
+	// 64 MiB together. Default 16384.
 	Window int
-	// Retry is how long an event is tried, always under the same message id, when the
-	// server does not answer: from the call on, or, where it waits for its user's last
-	// event, from the answer to that one on. Default 30 s.
+	// Retry is how long the publisher retries an event, always under the same message id, while the
+	// server does not answer. It counts from the call, or, if the event waits for its user's
+	// previous event, from the answer to that one. Default 30 s.
 	Retry time.Duration
-	// Tracer makes a span of each publication, which travels on in the event's headers. Without
-	// one, there are spans where an event is published with a context that has a span, made by
-	// that span's own provider.
+	// Tracer creates a span per publication, which the event's headers propagate. Without it, the
+	// publisher creates a span only if the context has one, with that span's provider.
 	Tracer trace.Tracer
 }
 
-// Publisher publishes events and knows of each whether it was stored. It is safe for
-// concurrent use.
+// Publisher publishes events and reports for each whether it was stored. It is safe for concurrent
+// use.
 //
-// Its laws:
+// Its guarantees:
 //
-//   - An event is stored once, however often it had to be sent: all tries bear one message
-//     id, and the server drops repeats (within its window of two minutes). The exception is
-//     [WithoutMessageID].
-//   - The events of a user are stored in the order of the calls, as far as these have an
-//     order. An event waits for the acknowledgement of its user's last one: were both
-//     under way and only the first lost, its second try would come after the newer.
-//     Events of different users wait only for the window.
+//   - An event is stored once, however often it is sent: all attempts carry one message id, and the
+//     server drops repeats (within its window of two minutes). The exception is [WithoutMessageID].
+//   - The events of a user are stored in the order of the calls, as far as the calls are ordered.
+//     An event waits for the acknowledgement of its user's previous event: if both were in flight
+//     and only the first got lost, its retry would arrive after the newer event. Events of
+//     different users wait only for the window.
 //   - It starts no goroutine that outlives [Publisher.Close].
-//   - The span of the context that an event is published with goes along in the headers
-//     traceparent and tracestate. Its children here end with the acknowledgement.
+//   - The headers traceparent and tracestate propagate the span of the context. Its child spans in
+//     this process end with the acknowledgement.
 type Publisher struct {
 	q         *Queue
 	retry     time.Duration
-	minWeight int64 // what a small event takes of the window
+	minWeight int64 // the least that an event takes of the window
 	capacity  int64
 	window    *semaphore.Weighted
 	subscribe func() error
-	receipt   string // how the usual acknowledgement begins
+	receipt   string // the usual prefix of an acknowledgement
 	tracer    trace.Tracer
 	spanName  string
 
-	// mu is held while sending, so that what is decided about an event is still true when
-	// it goes out. NATS copies the event into its buffer under a lock of its own anyhow.
+	// mu is held while sending, so that a decision about an event still holds when it is sent. NATS
+	// copies the event into its buffer under its own lock anyway.
 	mu             sync.Mutex
 	closed         bool
 	inbox          string // the prefix of the reply subjects
 	answers        *nats.Subscription
-	header         nats.Header          // of the event that is being sent
-	tries          uint64               // the number of the latest flight
-	inflight       map[uint64]*inflight // sent and not yet answered
-	tails          map[string]*inflight // each user's last event, where one is not yet answered
-	freed          int64                // of the window, not yet released
+	header         nats.Header          // of the event being sent
+	tries          uint64               // the number of the latest event
+	inflight       map[uint64]*inflight // sent and not yet answered, by number
+	tails          map[string]*inflight // each user's last event, if it is unanswered
+	freed          int64                // the part of the window that is done but not yet released
 	retryTimer     *time.Timer
 	retryScheduled bool
 	reconnects     uint64
 }
 
-// NewPublisher returns a publisher. It sends nothing yet. Close it when done.
+// NewPublisher returns a publisher. It sends nothing. The caller must close the publisher.
 func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 	if c.Window <= 0 {
 		c.Window = 16384
@@ -128,36 +126,38 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 	return p
 }
 
-// PublishOption alters one publication.
+// PublishOption changes one publication.
 type PublishOption func(*publication)
 
 type publication struct {
 	id     string
-	bare   bool        // without any id
-	header nats.Header // besides the id
-	plain  bool        // whatever the user
-	alone  bool        // it waits for no other event of its user, and none for it
+	bare   bool        // without an id
+	header nats.Header // in addition to the id
+	plain  bool        // use the plain subject, whatever the user
+	alone  bool        // do not order it with the user's other events
 }
 
-// WithMessageID publishes under this id: within two minutes the server stores an id once.
-// A replayed event needs an id of its own. Without this option, or with an empty id,
-// each event gets a fresh one, but see [WithoutMessageID].
+// WithMessageID publishes under this id: within two minutes the server stores an id only once. A
+// replayed event needs a new id. Without this option, or with an empty id, each event gets a fresh
+// one, but see [WithoutMessageID].
 func WithMessageID(id string) PublishOption {
 	return func(p *publication) { p.id = id }
 }
 
-// WithoutMessageID publishes without an id, which the server would keep in its memory for two minutes:
-// for millions of events that need no such memory. An event that had to be sent again, because its
-// acknowledgement was lost, may then be stored twice.
+// WithoutMessageID publishes without an id. The server would keep each id in memory for two
+// minutes; this option avoids that for millions of events. The server may then store an event twice
+// if it was sent again because its acknowledgement was lost.
 func WithoutMessageID() PublishOption {
 	return func(p *publication) { p.bare = true }
 }
 
-// withPast publishes the event of a letter, into the plain partition if it died there: else it could
-// overtake what its user's publisher still sends that way. It stays in its trace.
+// withPast publishes a letter's event. It goes into the plain partition if it died there: elsewhere
+// it could overtake events that its user's publisher still sends to that partition. It stays in its
+// trace.
 //
-// A replay waits for no other of its user's, which would cost a round trip for each: what newer
-// events have set is written down, and so their order is of no matter. It is where that is not so.
+// A replay does not wait for other replays of its user, which would cost a round trip each. Their
+// order does not matter, because the user's version record holds what newer events have set. It
+// does wait where there is no such record or the replay ignores it.
 func withPast(past *Past, l *DeadLetter) PublishOption {
 	return func(p *publication) {
 		p.header, p.plain = past.header(), l.Partition == plainPartition
@@ -166,27 +166,27 @@ func withPast(past *Past, l *DeadLetter) PublishOption {
 	}
 }
 
-// Receipt says that the server has stored an event.
+// Receipt confirms that the server has stored an event.
 type Receipt struct {
 	// Sequence is the event's number in the stream.
 	Sequence uint64
-	// Duplicate says that an event with this message id was there already. With an id
-	// given by the caller it may also be an earlier try of the same call.
+	// Duplicate says that the stream already had an event with this message id. If the caller gave
+	// the id, that may also be an earlier attempt of the same call.
 	Duplicate bool
 }
 
-// Result is what will have become of one event.
+// Result is the future result of one publication.
 type Result struct {
 	done    chan struct{}
 	receipt Receipt
 	err     error
 }
 
-// Done is closed when the event has been acknowledged or given up.
+// Done is closed when the event has been acknowledged or the publisher has given it up.
 func (r *Result) Done() <-chan struct{} { return r.done }
 
-// Wait blocks until the event has been acknowledged or given up, or ctx ends. The end of
-// ctx does not take the event back.
+// Wait blocks until the event has been acknowledged, the publisher has given it up, or ctx ends.
+// The end of ctx does not withdraw the event.
 func (r *Result) Wait(ctx context.Context) (Receipt, error) {
 	select {
 	case <-r.done:
@@ -196,8 +196,8 @@ func (r *Result) Wait(ctx context.Context) (Receipt, error) {
 	}
 }
 
-// Publish stores one event and blocks until the server has acknowledged it. The end of ctx
-// does not take the event back.
+// Publish stores one event and blocks until the server has acknowledged it. The end of ctx does not
+// withdraw the event.
 func (p *Publisher) Publish(ctx context.Context, body []byte, options ...PublishOption) (Receipt, error) {
 	result, err := p.PublishAsync(ctx, body, options...)
 	if err != nil {
@@ -206,10 +206,10 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, options ...Publish
 	return result.Wait(ctx)
 }
 
-// PublishAsync sends one event, the JSON body of a POST /v1/identify, and returns before
-// it has been acknowledged. It blocks only while the window is full, or until ctx
-// ends. A body that no worker could deliver is refused at once with a
-// [*userpilot.InvalidError]. The body must not be changed before the result is done.
+// PublishAsync sends one event, the JSON body of a POST /v1/identify, and returns before it has
+// been acknowledged. It blocks only while the window is full, at most until ctx ends. It refuses a
+// body that no worker could deliver with a [*userpilot.InvalidError]. The caller must not change
+// the body before the result is done.
 func (p *Publisher) PublishAsync(ctx context.Context, body []byte, options ...PublishOption) (*Result, error) {
 	event, err := userpilot.Parse(body)
 	if err != nil {
@@ -218,7 +218,7 @@ func (p *Publisher) PublishAsync(ctx context.Context, body []byte, options ...Pu
 	return p.publishEvent(ctx, event, options...)
 }
 
-// publishEvent is PublishAsync for a body that has been read already.
+// publishEvent is PublishAsync for a parsed body.
 func (p *Publisher) publishEvent(ctx context.Context, event userpilot.Event, options ...PublishOption) (*Result, error) {
 	f, err := p.newInflight(event, options)
 	if err != nil {
@@ -232,7 +232,7 @@ func (p *Publisher) publishEvent(ctx context.Context, event userpilot.Event, opt
 	return &f.result, nil
 }
 
-// begin sends f, or puts it behind its user's last event, as soon as the window has room.
+// begin sends f, or queues it behind its user's last event, as soon as the window has room.
 func (p *Publisher) begin(ctx context.Context, f *inflight) error {
 	if err := p.subscribe(); err != nil {
 		return err
@@ -247,18 +247,18 @@ func (p *Publisher) begin(ctx context.Context, f *inflight) error {
 	return nil
 }
 
-// Flush blocks until all events that were published before have been acknowledged or
-// given up, or ctx ends. What became of each is in its [Result].
+// Flush blocks until every event published before has been acknowledged or given up, or until ctx
+// ends. Each event's [Result] has its outcome.
 func (p *Publisher) Flush(ctx context.Context) error {
-	if err := p.window.Acquire(ctx, p.capacity); err != nil { // there is room for all once all are done
+	if err := p.window.Acquire(ctx, p.capacity); err != nil { // the whole window is free once all are done
 		return fmt.Errorf("wait for acknowledgements: %w", err)
 	}
 	p.window.Release(p.capacity)
 	return nil
 }
 
-// Close takes no more events and blocks until all earlier ones have been acknowledged or
-// given up. If ctx ends first, it gives up the rest and says so.
+// Close accepts no more events and blocks until all earlier ones have been acknowledged or given
+// up. If ctx ends first, Close gives up the rest and returns an error.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
@@ -299,7 +299,7 @@ func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) 
 	return f, nil
 }
 
-// subject puts users with an endless id in the plain partition, all of their events.
+// subject returns the plain subject for all events of users with very long ids.
 func (p *Publisher) subject(user string) string {
 	if len(user) > maxKeyBytes {
 		return p.q.topology.PlainSubject()

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// JetStream's error numbers that decide what becomes of an event.
+// JetStream's error codes that decide the result of a publication.
 const (
 	codeUnavailable     = 10008 // no meta leader
 	codeNotLeader       = 10009
@@ -21,15 +21,14 @@ const (
 	codeTooLarge        = 10054 // above the stream's max_msg_size
 	codeStoreFailed     = 10077 // also a full stream with DiscardNew
 	codeStreamOffline   = 10118
-	codeBeingStored     = 10158 // an earlier try with this message id is not through yet
+	codeBeingStored     = 10158 // an earlier attempt with this message id is still in progress
 	codeTooManyRequests = 10167
 )
 
-// listen subscribes to the answers.
+// listen subscribes to the acknowledgements.
 //
-// An inbox of our own and not jetstream's PublishMsgAsync: that one tries again by itself
-// after "no responders", gives everything up at a reconnect, and needs a timer for each
-// event or a goroutine to wait for it.
+// It does not use jetstream's PublishMsgAsync, which retries by itself after "no responders", gives
+// up everything at a reconnect, and needs a timer or a waiting goroutine per event.
 func (p *Publisher) listen() error {
 	sub, err := p.q.nc.Subscribe(p.inbox+"*", p.answered)
 	if err != nil {
@@ -42,7 +41,7 @@ func (p *Publisher) listen() error {
 	return nil
 }
 
-// answered takes one answer of the server. It runs in the subscription's goroutine.
+// answered handles one answer of the server. It runs in the subscription's goroutine.
 func (p *Publisher) answered(m *nats.Msg) {
 	number, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, p.inbox), 36, 64)
 	if err != nil {
@@ -53,17 +52,17 @@ func (p *Publisher) answered(m *nats.Msg) {
 	defer p.mu.Unlock()
 	f := p.inflight[number]
 	if f == nil {
-		return // an earlier try was answered first
+		return // an earlier attempt was answered first
 	}
 	if passing(err) {
 		f.trouble = err
 		if f.tries == 1 && p.retryTimer.Stop() {
-			p.retryTimer.Reset(0) // look at once whether there is a stream at all
+			p.retryTimer.Reset(0) // check at once whether the stream exists
 		}
 		return
 	}
 	if f.fresh {
-		receipt.Duplicate = false // only our own earlier try can have borne this id
+		receipt.Duplicate = false // only our own earlier attempt can have had this id
 	}
 	p.start(p.complete(f, receipt, err))
 }
@@ -91,9 +90,8 @@ func (p *Publisher) readAnswer(m *nats.Msg) (Receipt, error) {
 	return Receipt{Sequence: answer.Sequence, Duplicate: answer.Duplicate}, nil
 }
 
-// plainReceipt reads the usual acknowledgement as the server writes it. Decoding it as
-// JSON would be a tenth of the time that publishing takes; whatever looks different is
-// decoded.
+// plainReceipt parses the usual acknowledgement as the server writes it. Decoding it as JSON would
+// take a tenth of the time of publishing; readAnswer decodes anything that looks different.
 func plainReceipt(data []byte, prefix string) (sequence uint64, ok bool) {
 	rest, found := bytes.CutPrefix(data, []byte(prefix))
 	digits, closed := bytes.CutSuffix(rest, []byte("}"))
@@ -104,7 +102,7 @@ func plainReceipt(data []byte, prefix string) (sequence uint64, ok bool) {
 	return sequence, err == nil
 }
 
-// refusal says what a refusal means, and the way out. Those that pass are left as they are.
+// refusal adds the meaning of a refusal and the remedy. It keeps temporary ones as they are.
 func refusal(err *jetstream.APIError) error {
 	full := strings.HasPrefix(err.Description, "maximum ")
 	switch err.ErrorCode {
@@ -122,7 +120,7 @@ func refusal(err *jetstream.APIError) error {
 	}
 }
 
-// refusalOf is what a refusal within err means; nil if there is none.
+// refusalOf explains a refusal within err; nil if there is none.
 func refusalOf(err error) error {
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return refusal(refused)
@@ -130,10 +128,10 @@ func refusalOf(err error) error {
 	return nil
 }
 
-// passing reports whether another try may succeed.
+// passing reports whether another attempt may succeed.
 func passing(err error) bool {
 	if errors.Is(err, nats.ErrNoResponders) {
-		return true // nobody leads the stream just now, or there is none: sweep finds out
+		return true // the stream has no leader now, or does not exist: retryUnanswered finds out
 	}
 	refused, ok := errors.AsType[*jetstream.APIError](err)
 	if !ok {
@@ -146,8 +144,8 @@ func passing(err error) bool {
 	return false
 }
 
-// streamMissing reports whether an event found nobody on its subject and the server
-// confirms that the stream does not exist. It asks only then, and blocks for the answer.
+// streamMissing reports whether some event got "no responders" and the server confirms that the
+// stream does not exist. It asks the server only then, and blocks for the answer.
 func (p *Publisher) streamMissing() bool {
 	if !p.unheard() {
 		return false
@@ -158,7 +156,7 @@ func (p *Publisher) streamMissing() bool {
 	return errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
-// unheard reports whether some event found nobody on its subject.
+// unheard reports whether some event got "no responders".
 func (p *Publisher) unheard() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,34 +14,34 @@ import (
 )
 
 const (
-	// answerTimeout is how long one try waits before the next.
+	// answerTimeout is how long an attempt waits for its answer.
 	answerTimeout = callTimeout
-	// retryInterval is how often unanswered events are looked at, while there are any.
+	// retryInterval is how often unanswered events are checked, while there are any.
 	retryInterval = 250 * time.Millisecond
 )
 
-// flight is one event on its way to the stream. All fields that change belong to the
-// publisher's mutex.
+// inflight is one event on its way to the stream. The publisher's mutex guards all fields that
+// change.
 type inflight struct {
 	result   Result
-	user     string // empty for one that waits for no other
+	user     string // empty if it is not ordered with other events
 	subject  string
 	id       string      // empty for none
-	fresh    bool        // the id, if any, is our own
+	fresh    bool        // the id, if any, was generated here
 	header   nats.Header // nil for the id alone
 	span     trace.Span  // nil for none
 	body     []byte
 	weight   int64
 	deadline time.Time
 
-	number  uint64 // in the reply subject; the same for all tries
+	number  uint64 // in the reply subject; the same for all attempts
 	sent    time.Time
 	tries   int
 	trouble error     // why it must be sent again; nil while an answer may come
 	next    *inflight // the user's next event, which waits for this one
 }
 
-// admit sends f, or puts it behind its user's last event.
+// admit sends f, or queues it behind its user's last event.
 func (p *Publisher) admit(f *inflight) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -62,8 +62,8 @@ func (p *Publisher) admit(f *inflight) error {
 	return nil
 }
 
-// launch sends f for the first time. Where that fails for good, it goes on with the
-// user's next event. The caller holds mu.
+// start sends f for the first time. If that fails permanently, it continues with the user's next
+// event. p.mu must be held.
 func (p *Publisher) start(f *inflight) {
 	for f != nil {
 		p.inflight[f.number] = f
@@ -76,8 +76,8 @@ func (p *Publisher) start(f *inflight) {
 	p.scheduleRetry()
 }
 
-// send makes one try. Its error is for good; what another try can cure is kept as the
-// flight's trouble. The caller holds mu.
+// send makes one attempt. It returns permanent errors only; it keeps an error that a retry may cure
+// in f.trouble. p.mu must be held.
 func (p *Publisher) send(f *inflight) error {
 	now := time.Now()
 	if now.After(f.deadline) {
@@ -99,7 +99,7 @@ func (p *Publisher) send(f *inflight) error {
 	}
 }
 
-// transmit hands f to the connection, which copies it. The caller holds mu.
+// transmit passes f to the connection, which copies it. p.mu must be held.
 func (p *Publisher) transmit(f *inflight) error {
 	header := f.header
 	switch {
@@ -118,7 +118,7 @@ func (p *Publisher) transmit(f *inflight) error {
 	})
 }
 
-// expired is the error of a flight whose time is up.
+// expired is the error of an event whose deadline has passed.
 func (f *inflight) expired() error {
 	if f.trouble != nil {
 		return fmt.Errorf("publish: %w (%w)", ErrNoAnswer, f.trouble)
@@ -126,8 +126,8 @@ func (f *inflight) expired() error {
 	return fmt.Errorf("publish: %w", ErrNoAnswer)
 }
 
-// land ends a flight and returns its user's next one, which may now be sent. The caller
-// holds mu.
+// complete ends the publication of f and returns its user's next event, which may now be sent. p.mu
+// must be held.
 func (p *Publisher) complete(f *inflight, receipt Receipt, err error) (next *inflight) {
 	delete(p.inflight, f.number)
 	if p.tails[f.user] == f {
@@ -138,14 +138,14 @@ func (p *Publisher) complete(f *inflight, receipt Receipt, err error) (next *inf
 	f.result.receipt, f.result.err = receipt, err
 	close(f.result.done)
 	p.release(f.weight)
-	if f.next != nil && !errors.Is(err, ErrNoAnswer) { // the server answers: only now its time begins
+	if f.next != nil && !errors.Is(err, ErrNoAnswer) { // the server answers: the next event's time begins only now
 		f.next.deadline = time.Now().Add(p.retry)
 	}
 	return f.next
 }
 
-// release makes room in the window, in portions: a caller that waits for room would else be
-// woken for each event, which costs more than the event. The caller holds mu.
+// release returns room to the window in portions. Otherwise a caller that waits for room would be
+// woken per event, which costs more than the event. p.mu must be held.
 func (p *Publisher) release(weight int64) {
 	p.freed += weight
 	if p.freed >= p.capacity/16 || len(p.inflight) == 0 {
@@ -154,7 +154,7 @@ func (p *Publisher) release(weight int64) {
 	}
 }
 
-// watch arranges for a sweep while something is unanswered. The caller holds mu.
+// scheduleRetry starts the timer while any event is unanswered. p.mu must be held.
 func (p *Publisher) scheduleRetry() {
 	if p.retryScheduled || len(p.inflight) == 0 {
 		return
@@ -167,8 +167,8 @@ func (p *Publisher) scheduleRetry() {
 	p.retryTimer.Reset(retryInterval)
 }
 
-// sweep looks at all unanswered events: it tries again what needs it and gives up what
-// cannot succeed. It runs in a timer's goroutine, never twice at once.
+// retryUnanswered checks all unanswered events: it retries those that need it and gives up those
+// that cannot succeed. It runs in a timer's goroutine, never twice at once.
 func (p *Publisher) retryUnanswered() {
 	missing, denied := p.streamMissing(), p.denied()
 	connected := p.q.nc.IsConnected()
@@ -187,7 +187,7 @@ func (p *Publisher) retryUnanswered() {
 			end = fmt.Errorf("publish: %w", ErrNoStream)
 		case denied != nil && f.isUnanswered() && denied(f.subject) != nil:
 			end = fmt.Errorf("publish: %w", denied(f.subject))
-		case !connected: // it lies in the connection's buffer, or is sent after the reconnect
+		case !connected: // it is in the connection's buffer, or is sent after the reconnect
 		case f.trouble != nil, reconnected, waited > answerTimeout:
 			end = p.send(f)
 		}
@@ -198,8 +198,8 @@ func (p *Publisher) retryUnanswered() {
 	p.scheduleRetry()
 }
 
-// reconnected reports whether the connection was made anew since the last sweep: the
-// answers to what was sent before are lost. The caller holds mu.
+// reconnected reports whether the connection was re-established since the last check. The answers
+// to everything sent before are then lost. p.mu must be held.
 func (p *Publisher) reconnected() bool {
 	n := p.q.nc.Stats().Reconnects
 	changed := n != p.reconnects
@@ -207,8 +207,9 @@ func (p *Publisher) reconnected() bool {
 	return changed
 }
 
-// denied tells of events without an answer which of them may not be published, by subject. It asks
-// only if there are any, and blocks for a round trip or two.
+// denied returns a function that reports, by subject, which of the unanswered events may not be
+// published; nil if there is none. It asks the server only if there are unanswered events, and
+// blocks for a round trip or two.
 func (p *Publisher) denied() func(subject string) error {
 	asked := p.unanswered()
 	if asked == "" {
@@ -225,7 +226,7 @@ func (p *Publisher) denied() func(subject string) error {
 	if asDenied(err) == nil {
 		return nil
 	}
-	// As a rule it is so for all users. They cannot be tried one by one.
+	// Usually this holds for all users, and their subjects cannot be probed one by one.
 	anybody := t.toPublish(t.PlainSubject() + "." + unknownName)
 	all := asked != t.PlainSubject() && asDenied(p.q.require(ctx, anybody)) != nil
 	return func(subject string) error {
@@ -236,7 +237,7 @@ func (p *Publisher) denied() func(subject string) error {
 	}
 }
 
-// unanswered is the subject of the oldest event that has waited long for its answer, or empty.
+// unanswered is the subject of the oldest event whose answer is overdue, or empty.
 func (p *Publisher) unanswered() (subject string) {
 	if p.q.violation() == nil {
 		return ""
@@ -259,7 +260,7 @@ func (f *inflight) isUnanswered() bool {
 	return f.trouble == nil && time.Since(f.sent) > denialTimeout
 }
 
-// shut gives up all that is left and stops listening.
+// abort gives up all remaining events and stops listening.
 func (p *Publisher) abort() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -272,7 +273,7 @@ func (p *Publisher) abort() {
 		p.retryTimer.Stop()
 	}
 	if p.answers != nil {
-		_ = p.answers.Unsubscribe() // fails only where the connection is gone already
+		_ = p.answers.Unsubscribe() // fails only if the connection is gone already
 		p.answers = nil
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// How much a consumer sends ahead. The bytes are above MaxMessageBytes: a pull that could not
-// hold the next event would never end.
+// How much a consumer sends ahead. The bytes exceed MaxMessageBytes: a pull that could not hold the
+// next event would never end.
 const (
 	prefetch      = 500
 	prefetchBytes = 1 << 20
@@ -19,26 +19,26 @@ const (
 	pullHeartbeat = 5 * time.Second
 )
 
-// pullRoom is the room for what comes beside events: the ends of pulls, and their heartbeats for as
-// long as a handler blocks, which end with the pulls.
+// pullRoom is the room for messages other than events: the ends of pulls, and the heartbeats that
+// arrive while a handler blocks. Heartbeats stop when the pull ends.
 const pullRoom = 100
 
-// pull asks a consumer for its events ahead of their handling. It is one goroutine's.
+// pull requests a consumer's events before they are handled. Only one goroutine may use it.
 //
-// jetstream's Consume is no substitute. It can miss that it is to ask again and stand still until no
-// heartbeat comes; and it takes an event without a body whose publisher wrote "Status: 409" into its
-// header for the server's own word, so that nothing after it is ever delivered.
+// jetstream's Consume is no substitute. It can miss that the next request is due and stall until a
+// heartbeat is overdue. It also mistakes an event without a body whose publisher set the header
+// "Status: 409" for a status of the server, so that nothing after the event is ever delivered.
 type pull struct {
 	nc       *nats.Conn
-	subject  string // where the consumer is asked
+	subject  string // the subject of pull requests
 	messages chan *nats.Msg
 	sub      *nats.Subscription
-	asked    int  // events that have been asked for and have not come
-	heard    bool // something came since the last look
+	asked    int  // events that were requested and have not arrived
+	heard    bool // something has arrived since the last check
 	at       time.Time
 }
 
-// newPull begins to listen. Nothing comes before it asks.
+// newPull subscribes. No event arrives before the first call of ask.
 func (q *Queue) newPull(stream, consumer string) (*pull, error) {
 	p := &pull{
 		nc: q.nc, subject: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + consumer,
@@ -51,7 +51,7 @@ func (q *Queue) newPull(stream, consumer string) (*pull, error) {
 	return p, nil
 }
 
-// ask asks for more once half of what was asked for has come.
+// ask requests more events once half of those requested have arrived.
 func (p *pull) ask() error {
 	if p.asked > prefetch/2 {
 		return nil
@@ -64,11 +64,11 @@ func (p *pull) ask() error {
 	return nil
 }
 
-// take counts what has come. It reports whether it is an event, and otherwise an error if there will
-// be no more of them.
+// take accounts for a message. It reports whether it is an event; otherwise it returns an error if
+// there will be no more events.
 //
-// An event is told by where it is acknowledged, which the server alone says: whatever else is in it
-// can be its publisher's.
+// It recognizes an event by its reply subject, which only the server sets: everything else in the
+// message may come from its publisher.
 func (p *pull) take(m *nats.Msg) (event bool, err error) {
 	p.heard = true
 	if strings.HasPrefix(m.Reply, "$JS.ACK.") {
@@ -82,7 +82,7 @@ func (p *pull) take(m *nats.Msg) (event bool, err error) {
 	case status == "503":
 		p.asked = 0
 		return false, nats.ErrNoResponders
-	case status == "408", status == "409" && left != "": // its time is over, or its bytes are used up
+	case status == "408", status == "409" && left != "": // the pull has expired, or its bytes are used up
 		n, _ := strconv.Atoi(left)
 		p.asked = max(0, p.asked-n)
 		return false, nil
@@ -90,16 +90,16 @@ func (p *pull) take(m *nats.Msg) (event bool, err error) {
 	return false, fmt.Errorf("the server ends the pull: %s %s", clean(status), clean(m.Header.Get("Description")))
 }
 
-// missed takes in by how many events the consumer has gone on: those but the last, which take has
-// counted, have not come and will not.
+// missed accounts for events that the consumer has skipped: it has advanced by on, take has counted
+// the last, and the others will not arrive.
 func (p *pull) missed(on uint64) {
 	if on > 1 {
 		p.asked = max(0, p.asked-int(on-1))
 	}
 }
 
-// check is called now and then. It returns an error if not even a heartbeat has come for too long.
-// What waits here has come.
+// check must be called regularly. It returns an error if heartbeats are overdue. Messages that wait
+// in the channel count as heard.
 func (p *pull) check(now time.Time) error {
 	if p.heard || len(p.messages) > 0 {
 		p.heard, p.at = false, now
@@ -110,5 +110,5 @@ func (p *pull) check(now time.Time) error {
 	return nil
 }
 
-// end forgets what waits here.
+// end unsubscribes and drops the messages that wait in the channel.
 func (p *pull) end() { _ = p.sub.Unsubscribe() }

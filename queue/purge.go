@@ -19,43 +19,44 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// PurgeConfig says who purges.
+// PurgeConfig configures [Queue.PurgeUser]. By and Host name the operator in the audit trail.
 type PurgeConfig struct {
 	By, Host string
-	// DryRun counts what would be purged, and changes nothing.
+	// DryRun only counts the data that would be purged.
 	DryRun bool
-	// Found is what a dry run for the same user has found: of the events that wait only those are read
-	// that have come since. Nil reads all.
+	// Found is the result of a dry run for the same user. The purge then reads only those waiting
+	// events that were published since. Nil reads all.
 	Found *PurgeResult
 }
 
-// PurgeResult counts what was purged.
+// PurgeResult counts the purged data.
 type PurgeResult struct {
 	Run         string `json:"run,omitempty"` // names it in the audit trail; empty for a dry run
 	Waiting     uint64 `json:"waiting"`       // events in the work stream
 	DeadLetters uint64 `json:"dead_letters"`
 	Originals   uint64 `json:"originals"` // bodies in the audit trail, from before an edit
-	Newer       uint64 `json:"newer"`     // records of what newer events have set
-	Recalled    uint64 `json:"recalled"`  // claims that replicas gave back, to forget what they had read ahead
+	Newer       uint64 `json:"newer"`     // version records
+	Recalled    uint64 `json:"recalled"`  // claims that replicas released to drop what they had read ahead
 
 	found *foundWaiting
 }
 
-// PurgeUser erases all that is stored of a user: dead letters, events that wait, what they were
-// before an edit, and the record of what newer events have set. What is deleted is overwritten on
-// disk. Events that producers publish meanwhile are not held up, and a replay that is under way can
-// publish what it has just read: stop both first.
+// PurgeUser erases everything stored for a user: dead letters, waiting events, the original bodies
+// of edited events, and the version record. Deleted data is overwritten on disk. PurgeUser does not
+// stop producers, whose new events stay, and a replay in progress can publish what it has just
+// read: stop both first.
 //
-// It blocks until the workers have let go of what they had read ahead, for which they give the
-// partitions back that the user's events waited in, finish their calls, and claim them anew. So
-// nothing of what was stored is sent, and none of it becomes a dead letter, after it has returned
-// nil. If ctx ends first, its cause is returned; then, and after any other error, the result says
-// what was done, and the purge is to be run again.
+// It blocks until the workers have dropped what they had read ahead: they release the partitions in
+// which the user's events waited, finish their calls, and re-claim them. So after PurgeUser returns
+// nil, no erased event is sent or becomes a dead letter. If ctx ends first, PurgeUser returns its
+// cause. After that and any other error, the result counts what was done, and the purge must be run
+// again.
 //
-// It needs the right to publish to $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.* and
-// $JS.API.STREAM.MSG.DELETE.* of the pipeline's streams, to $JS.API.DIRECT.GET of the work stream, of
-// the dead-letter stream and of the audit trail, to $JS.API.CONSUMER.NAMES of the work stream, to the subjects of
-// the audit trail's actions and verdicts, and to $KV.<bucket>.recall and $KV.<bucket>_newer.>.
+// It needs permission to publish to $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.* and
+// $JS.API.STREAM.MSG.DELETE.* of the pipeline's streams, to $JS.API.DIRECT.GET of the work stream,
+// the dead-letter stream and the audit trail, to $JS.API.CONSUMER.NAMES of the work stream, to the
+// subjects of the audit trail's actions and verdicts, and to $KV.<bucket>.recall and
+// $KV.<bucket>_newer.>.
 func (q *Queue) PurgeUser(ctx context.Context, user string, c PurgeConfig) (*PurgeResult, error) {
 	p := &purging{q: q, user: user, dry: c.DryRun, found: c.Found, touched: map[string]bool{}}
 	if user == "" {
@@ -73,7 +74,7 @@ func (q *Queue) PurgeUser(ctx context.Context, user string, c PurgeConfig) (*Pur
 	return &p.result, q.end(ctx, a, p.result.counts(), err)
 }
 
-// counts are for the audit trail.
+// counts returns the numbers for the audit trail.
 func (r *PurgeResult) counts() map[string]uint64 {
 	return nonzero(map[string]uint64{
 		"waiting": r.Waiting, "dead_letters": r.DeadLetters, "originals": r.Originals, "newer": r.Newer, "recalled": r.Recalled,
@@ -85,12 +86,12 @@ type purging struct {
 	q     *Queue
 	user  string
 	dry   bool
-	found *PurgeResult // of a dry run before, or nil
-	seal  seal         // of replays that wait; empty if there can be none
+	found *PurgeResult // of an earlier dry run, or nil
+	seal  seal         // of waiting replays; empty if there can be none
 
 	mu      sync.Mutex
 	result  PurgeResult
-	touched map[string]bool // partitions in which events were waiting
+	touched map[string]bool // partitions that had waiting events
 }
 
 func (p *purging) run(ctx context.Context) error {
@@ -99,7 +100,7 @@ func (p *purging) run(ctx context.Context) error {
 	}
 	var err error
 	if p.seal, _, err = p.q.storedSeal(ctx); err != nil {
-		return fmt.Errorf("read what replays are sealed with: %w", err)
+		return fmt.Errorf("read the seal of replays: %w", err)
 	}
 	if err := p.letters(ctx); err != nil {
 		return err
@@ -123,11 +124,11 @@ func (p *purging) run(ctx context.Context) error {
 	return p.newer(ctx)
 }
 
-// erasuresAtOnce bounds the messages that are being erased.
+// erasuresAtOnce bounds concurrent erasures.
 const erasuresAtOnce = 512
 
-// letters purges dead letters: those that are the user's by their subjects, and those of nobody there
-// whose bodies name the user.
+// letters purges dead letters: those with the user in their subjects, and those without a user in
+// their subjects whose bodies name the user.
 func (p *purging) letters(ctx context.Context) error {
 	t := p.q.topology
 	for _, hash := range []string{userHash(p.user), nobodysHash} {
@@ -139,13 +140,13 @@ func (p *purging) letters(ctx context.Context) error {
 	return nil
 }
 
-// originals purges what events were before they were edited.
+// originals purges the original bodies of edited events.
 func (p *purging) originals(ctx context.Context) error {
 	stream := p.q.topology.AuditStreamName()
 	return p.each(ctx, "the audit trail", stream, p.q.auditTrail(ctx, "original.*.*", 1), &p.result.Originals)
 }
 
-// each erases those of a stream's messages that are the user's.
+// each erases those messages of a stream that belong to the user.
 func (p *purging) each(ctx context.Context, what, stream string, messages iter.Seq2[*nats.Msg, error], count *uint64) error {
 	erasing, ctx := errgroup.WithContext(ctx)
 	erasing.SetLimit(erasuresAtOnce)
@@ -160,8 +161,7 @@ func (p *purging) each(ctx context.Context, what, stream string, messages iter.S
 	return erasing.Wait()
 }
 
-// newer purges the record of what newer events have set. A worker that writes it anew meanwhile has it
-// purged again.
+// newer purges the version record. If a worker rewrites it meanwhile, newer purges it again.
 func (p *purging) newer(ctx context.Context) error {
 	for {
 		n, err := p.q.readNewer(ctx, p.user)
@@ -181,22 +181,22 @@ func (p *purging) newer(ctx context.Context) error {
 	}
 }
 
-// overwriteNewer erases the record before its key is deleted: what a later message on the key replaces
-// the server takes away, but leaves on the disk. Where the bucket denies deletions, as ours once did
-// and no update changes, the record, which holds hashes only, is just taken away.
+// overwriteNewer erases the record before its key is deleted. When a later message replaces a key,
+// the server removes the old one but leaves it on disk. Some buckets deny erasure: ours once did,
+// and an update does not change that. There the record, which holds only hashes, is merely removed.
 func (p *purging) overwriteNewer(ctx context.Context, n *Newer) error {
 	found, err := p.q.remove(ctx, p.q.topology.newerStreamName(), n.revision, true)
 	if err != nil && strings.Contains(err.Error(), "message delete not permitted") {
 		return nil
 	}
 	if found {
-		n.revision = 0 // of the key, which has no message now
+		n.revision = 0 // the key has no message now
 	}
 	return err
 }
 
-// means reports whether a message is the user's. Most bodies it need not parse: without an escape they
-// would hold the id as it is, but for what no UTF-8 is, which is read as U+FFFD.
+// matches reports whether a message belongs to the user. It parses few bodies: one without an
+// escape contains the id literally. The exception is invalid UTF-8, which is read as U+FFFD.
 func (p *purging) matches(h nats.Header, body []byte) bool {
 	if h.Get(headerUser) == p.user {
 		return true
@@ -207,7 +207,7 @@ func (p *purging) matches(h nats.Header, body []byte) bool {
 	return slices.Contains(userIDs(body), p.user)
 }
 
-// erase deletes a message for good, and counts it.
+// erase deletes a message securely and counts it.
 func (p *purging) erase(ctx context.Context, stream string, sequence uint64, count *uint64) error {
 	found := p.dry
 	if !p.dry {
@@ -225,15 +225,15 @@ func (p *purging) erase(ctx context.Context, stream string, sequence uint64, cou
 }
 
 const (
-	// siftedAtOnce is how many ranges of the work stream are read at a time, of so many sequences each
-	// at least, and siftedRanges how many there are at most.
+	// siftedAtOnce is how many ranges of the work stream are read concurrently. Each has at least
+	// siftedRange sequences, and there are about siftedRanges at most.
 	siftedAtOnce = 4
 	siftedRange  = 1 << 14
 	siftedRanges = 1024
 )
 
-// waiting purges events of the work stream. All are read: who publishes by other means than ours may
-// have put a user's event into any partition.
+// waiting purges events of the work stream. It reads all of them, because other publishers may have
+// put a user's event into any partition.
 func (p *purging) waiting(ctx context.Context) error {
 	info, err := p.q.streamInfo(ctx, p.q.topology.StreamName(), "")
 	if err != nil {
@@ -271,9 +271,9 @@ func (p *purging) siftAll(ctx context.Context, from, to uint64) error {
 	return group.Wait()
 }
 
-// sift purges the events of a range. It reads what a copy of the stream has that may lag, and the rest
-// from the leader. A copy has all that was stored before the last that it has, so where it does not
-// lag, that is one question.
+// sift purges the user's events in a range. It reads from any replica of the stream, which may lag,
+// and then the rest from the leader. A replica has every message before its last one, so if it does
+// not lag, the leader is asked only once.
 func (p *purging) sift(ctx context.Context, r scanRange) error {
 	erasing, ctx := errgroup.WithContext(ctx)
 	erasing.SetLimit(erasuresAtOnce / siftedAtOnce)
@@ -304,22 +304,22 @@ func (p *purging) sift(ctx context.Context, r scanRange) error {
 	return erasing.Wait()
 }
 
-// waitingEvent is an event of the user.
+// waitingEvent is an event of the user in the work stream.
 type waitingEvent struct {
 	sequence uint64
 	subject  string
 	past     *Past
 }
 
-// foundWaiting is what a purge has found in the work stream.
+// foundWaiting is what a dry run has found in the work stream.
 type foundWaiting struct {
 	user   string
-	stream time.Time // when that was created
-	upTo   uint64    // the last sequence that was looked at
+	stream time.Time // its creation time
+	upTo   uint64    // the last sequence read
 	events []waitingEvent
 }
 
-// of is what was found of a user in a stream, or nil.
+// of returns the findings if they are from this user and stream, otherwise nil.
 func (r *PurgeResult) of(user string, stream time.Time) *foundWaiting {
 	if r == nil || r.found == nil || r.found.user != user || !r.found.stream.Equal(stream) {
 		return nil
@@ -334,13 +334,13 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 		p.result.found.events = append(p.result.found.events, e)
 	}
 	p.mu.Unlock()
-	if !p.dry && e.past != nil && !e.past.Letter.IsZero() { // whoever replayed it may wait for a verdict
+	if !p.dry && e.past != nil && !e.past.Letter.IsZero() { // a replay may be waiting for its outcome
 		verdict, err := p.q.outcomeRecord(e.past, OutcomePurged, "")
 		if err != nil {
 			return err
 		}
 		if err := p.q.audit(ctx, electionTimeout, verdict); err != nil {
-			return fmt.Errorf("write the verdict on a replay: %w", err)
+			return fmt.Errorf("store the outcome of a replay: %w", err)
 		}
 	}
 	return p.erase(ctx, p.q.topology.StreamName(), e.sequence, &p.result.Waiting)
@@ -354,7 +354,7 @@ func (t Topology) partitionOf(subject string) string {
 	return plainPartition
 }
 
-// nextStored reads the first message from a sequence on, from the stream's leader.
+// nextStored reads the first message at or after a sequence from the stream's leader.
 func (q *Queue) nextStored(ctx context.Context, stream string, from uint64) (m *storedMessage, err error) {
 	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
 		m, err = q.readLeader(ctx, stream, struct {

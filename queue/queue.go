@@ -16,8 +16,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
-// callTimeout bounds one request to the server. Creating a consumer in a cluster takes
-// 80 ms as a rule and more than 2 s now and then after a node has died.
+// callTimeout bounds one request to the server. Creating a consumer in a cluster usually takes 80
+// ms, but occasionally more than 2 s after a node has died.
 const callTimeout = 4 * time.Second
 
 // Queue is one pipeline on one NATS connection. It is safe for concurrent use.
@@ -35,14 +35,14 @@ type Queue struct {
 	groups   groups
 	sealed   atomic.Pointer[seal] // see readSeal
 	deadAge  atomic.Pointer[deadAge]
-	others   atomic.Pointer[schedule]    // what the other replicas' rates ask of the ledger
+	others   atomic.Pointer[schedule]    // the limits that the other replicas set for the ledger
 	lacks    atomic.Pointer[DeniedError] // why Work cannot work; nil if it can
-	newAcks  atomic.Bool                 // whether events have been seen that are settled by toNewAcks
+	newAcks  atomic.Bool                 // an event has been seen that toNewAcks settles
 }
 
-// New returns the pipeline of this topology. It sends nothing: call [Queue.Setup] to
-// create what is missing. The connection stays the caller's to close. A nil logger
-// discards; the handler of another is called by a goroutine of its own, and may block.
+// New returns the pipeline with this topology. It sends nothing: call [Queue.Setup] to create
+// missing streams. The caller still owns the connection and closes it. A nil logger discards;
+// otherwise a separate goroutine calls the logger's handler, which may block.
 func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 	t, err := t.withDefaults()
 	if err != nil {
@@ -60,13 +60,13 @@ func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 // Topology returns the names and sizes, with defaults filled in.
 func (q *Queue) Topology() Topology { return q.topology }
 
-// Connected reports whether there is a connection to NATS now.
+// Connected reports whether the connection to NATS is up.
 func (q *Queue) Connected() bool { return q.nc.IsConnected() }
 
-// Held is the number of partitions that [Queue.Work] has claimed now.
+// Held is the number of partitions that [Queue.Work] holds now.
 func (q *Queue) Held() int { return int(q.held.Load()) }
 
-// othersPace is what the other replicas' rates ask of this one.
+// othersPace is the limit that the other replicas set for this one.
 func (q *Queue) othersPace() schedule {
 	if p := q.others.Load(); p != nil {
 		return *p
@@ -74,7 +74,7 @@ func (q *Queue) othersPace() schedule {
 	return schedule{}
 }
 
-// signal lets whoever receives from ch look again. ch holds one signal: more would say no more.
+// signal wakes the receiver of ch. ch buffers one signal; more would add nothing.
 func signal(ch chan<- struct{}) {
 	select {
 	case ch <- struct{}{}:
@@ -82,7 +82,7 @@ func signal(ch chan<- struct{}) {
 	}
 }
 
-// Counts is what lies in the streams.
+// Counts describes the contents of the streams.
 type Counts struct {
 	Backlog     uint64    // events not yet settled
 	Oldest      time.Time // when the oldest of them was stored; zero without a backlog
@@ -90,7 +90,7 @@ type Counts struct {
 	OldestDead  time.Time // when the oldest dead letter was stored; zero if there is none
 }
 
-// Counts asks the server what lies in the streams. It blocks for two round trips.
+// Counts reads the numbers from the server. It blocks for two round trips.
 func (q *Queue) Counts(ctx context.Context) (Counts, error) {
 	work, err := q.stream(ctx, q.topology.StreamName())
 	if err != nil {
@@ -103,7 +103,7 @@ func (q *Queue) Counts(ctx context.Context) (Counts, error) {
 	return newCounts(work.CachedInfo(), dead.CachedInfo()), nil
 }
 
-// compareAndSet writes a key if its revision is the one given; 0 is a key that is not there, or
+// compareAndSet writes a key if it has the given revision; 0 means that the key does not exist or
 // was deleted.
 func compareAndSet(ctx context.Context, kv jetstream.KeyValue, key string, value []byte, revision uint64) (uint64, error) {
 	if revision == 0 {
@@ -112,8 +112,8 @@ func compareAndSet(ctx context.Context, kv jetstream.KeyValue, key string, value
 	return kv.Update(ctx, key, value, revision)
 }
 
-// isWrongRevision reports whether a compare-and-set met another revision. A cluster has a
-// code of its own for it.
+// isWrongRevision reports whether a compare-and-set found another revision. A cluster uses a
+// different error code for that.
 func isWrongRevision(err error) bool {
 	var api *jetstream.APIError
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) &&
@@ -134,8 +134,8 @@ func (m *storedMessage) isMarker() bool {
 	return bytes.Contains(m.Header, []byte("KV-Operation:")) || bytes.Contains(m.Header, []byte(jetstream.MarkerReasonHeader+":"))
 }
 
-// readLeader reads one stored message from the stream's leader. A direct get could be
-// answered by a follower that lags.
+// readLeader reads one stored message from the stream's leader. A direct get could be answered by a
+// follower that lags.
 func (q *Queue) readLeader(ctx context.Context, stream string, request any) (*storedMessage, error) {
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
@@ -183,9 +183,8 @@ func (q *Queue) ask(ctx context.Context, subject string, body []byte) (answer []
 	return answer, err
 }
 
-// whileConnected ends ctx when the connection breaks. What was asked over it will have no answer,
-// and whoever waits for that would stand still until the time-out, long after the
-// connection is back.
+// whileConnected cancels ctx when the connection breaks. Requests in flight will then get no
+// answer, and their callers would block until the timeout, long after the reconnect.
 func (q *Queue) whileConnected(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	broken := q.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
@@ -200,7 +199,7 @@ func (q *Queue) whileConnected(ctx context.Context) (context.Context, context.Ca
 	return ctx, cancel
 }
 
-// nextBySubject asks for the first message at or after a sequence whose subject matches.
+// nextBySubject requests the first message at or after a sequence whose subject matches.
 type nextBySubject struct {
 	Sequence uint64 `json:"seq"`
 	Subject  string `json:"next_by_subj"`

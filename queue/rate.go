@@ -11,14 +11,13 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Rate is a limit: at most Calls in any window of length Window. The zero value is no
-// limit.
+// Rate is a limit of at most Calls in any window of length Window. The zero value means no limit.
 type Rate struct {
 	Calls  int
 	Window time.Duration
 }
 
-// ParseRate reads a rate such as "600/1m" or "10/s"; "0" is no limit.
+// ParseRate parses a rate such as "600/1m" or "10/s"; "0" means no limit.
 func ParseRate(text string) (Rate, error) {
 	if text == "0" {
 		return Rate{}, nil
@@ -41,7 +40,7 @@ func ParseRate(text string) (Rate, error) {
 	return Rate{Calls: n, Window: d}, nil
 }
 
-// String is the form that ParseRate reads.
+// String returns the form that ParseRate parses.
 func (r Rate) String() string {
 	if r.Unlimited() {
 		return "0"
@@ -56,10 +55,10 @@ func (r Rate) String() string {
 	return fmt.Sprintf("%d/%s", r.Calls, window)
 }
 
-// MarshalText writes the form that ParseRate reads.
+// MarshalText returns the form that ParseRate parses.
 func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText is ParseRate.
+// UnmarshalText is [ParseRate].
 func (r *Rate) UnmarshalText(text []byte) (err error) {
 	*r, err = ParseRate(string(text))
 	return err
@@ -68,58 +67,57 @@ func (r *Rate) UnmarshalText(text []byte) (err error) {
 // Unlimited reports whether there is no limit.
 func (r Rate) Unlimited() bool { return r.Calls <= 0 || r.Window <= 0 }
 
-// lateness is how late after its slot a call may begin, as a part of the window. A slot
-// that is later is void, so that a late call and one in time cannot share a window
-// with more slots than the limit.
+// lateness is how late after its slot a call may begin, as a fraction of the window. A later slot
+// is void, so that a late call and a punctual one cannot share a window with more slots than the
+// limit.
 const lateness = 0.005
 
-// tolerance is lateness as a time.
+// tolerance is lateness as a duration.
 func (r Rate) tolerance() time.Duration {
 	return time.Duration(float64(r.Window) * lateness)
 }
 
-// span is the window and the tolerance. A window of centuries is one that never ends.
+// span is the window plus the tolerance. A window of centuries counts as endless.
 func (r Rate) span() time.Duration {
 	return min(r.Window, math.MaxInt64/2) + min(r.tolerance(), math.MaxInt64/4)
 }
 
-// DefaultBurst is 3, and less where three calls are a large part of the limit: what the
-// burst takes, the sustained rate has to give.
+// DefaultBurst is 3, or less if three calls are a large part of the limit: the burst reduces the
+// sustained rate.
 func (r Rate) DefaultBurst() int {
 	return min(3, 1+r.Calls/200)
 }
 
-// Interval is the time between two slots that keeps the bound in every sliding window
-// although up to burst calls may follow one another at once and each may begin late by
-// the tolerance: any open interval of length window+tolerance holds at most
-// burst + (window+tolerance)/interval slots, which is made equal to Calls.
-// At 600/1m and burst 3 this is 99.2% of the rate.
+// Interval is the time between two slots that keeps the limit in every sliding window, although up
+// to burst calls may come at once and each may begin late by the tolerance. Any open interval of
+// length window+tolerance holds at most burst + (window+tolerance)/interval slots, and Interval
+// makes that equal to Calls. At 600/1m and burst 3 this is 99.2% of the rate.
 func (r Rate) Interval(burst int) time.Duration {
 	burst = min(max(burst, 1), r.Calls)
 	return r.span()/time.Duration(r.Calls-burst+1) + 1
 }
 
-// shards is into how many parts the fleet's limit is split. Each has at most its part of the calls
-// in every window, so all together keep the limit, and who owns a shard need not ask
-// anybody. Replicas of other versions count on this number.
+// shards is the number of parts that the fleet's limit is split into. Each makes at most its part
+// of the calls in every window, so together they keep the limit, and the owner of a shard need not
+// ask another replica. Replicas of other versions rely on this number.
 const shards = 16
 
-// schedule is how limits are kept by a fleet. The zero value is no limit.
+// schedule is how a fleet keeps its limits. The zero value means no limit.
 type schedule struct {
-	every    [shards]time.Duration // between two slots of each shard; 0 is never
-	interval time.Duration         // between two slots of all
+	every    [shards]time.Duration // between two slots of each shard; 0 means it has none
+	interval time.Duration         // between two slots of all shards together
 	burst    int                   // slots that one replica may have at the same instant
-	window   time.Duration         // the longest of the limits'
+	window   time.Duration         // the longest window of the limits
 
-	// The calls of one replica keep the distances of their slots, but for late. Those of another one that
-	// takes a shard over keep them but for foreign more.
+	// Consecutive calls of one replica are as far apart as their slots, less late at most. When
+	// another replica takes a shard over, its calls may be closer by foreign more.
 	late, foreign time.Duration
 }
 
-// schedule is how this limit alone is kept. A burst of 0 is the default.
+// schedule is how to keep this limit alone. A burst of 0 is the default.
 //
-// The tolerance that the distances include is spent in three parts: on calls that begin late, on clocks
-// that are not the same in two replicas, and on clocks that drift.
+// The intervals include the tolerance. It is divided among three causes: calls that begin late,
+// clocks that differ between two replicas, and clocks that drift.
 func (r Rate) schedule(burst int) schedule {
 	if r.Unlimited() {
 		return schedule{}
@@ -144,7 +142,7 @@ func (r Rate) schedule(burst int) schedule {
 	return p.summed()
 }
 
-// summed returns p with the interval that its shards' slots make together.
+// summed returns p with the interval that results from all its shards' slots.
 func (p schedule) summed() schedule {
 	var perSecond float64
 	for _, every := range p.every {
@@ -158,7 +156,7 @@ func (p schedule) summed() schedule {
 
 func (p schedule) unlimited() bool { return p.interval == 0 }
 
-// and is the schedule that keeps both limits.
+// strictest is the schedule that keeps both limits.
 func (p schedule) strictest(other schedule) schedule {
 	switch {
 	case p.unlimited():
@@ -170,7 +168,7 @@ func (p schedule) strictest(other schedule) schedule {
 		burst: min(p.burst, other.burst), window: max(p.window, other.window),
 		late: min(p.late, other.late), foreign: min(p.foreign, other.foreign),
 	}
-	for i := range both.every { // a shard that one of them never uses is used by neither
+	for i := range both.every { // neither uses a shard that the other never uses
 		if p.every[i] > 0 && other.every[i] > 0 {
 			both.every[i] = max(p.every[i], other.every[i])
 		}
@@ -178,19 +176,19 @@ func (p schedule) strictest(other schedule) schedule {
 	return both.summed()
 }
 
-// smooth is the least distance between the calls of one replica, but for bursts. It is so much less
-// than that of the slots that it costs nothing in the long run: slots of different shards
-// evade one another.
+// smooth is the minimum distance between the calls of one replica, except for bursts. It is so much
+// shorter than the slots' interval that it costs nothing in the long run, while slots of different
+// shards keep apart.
 func (p schedule) smooth() time.Duration { return p.interval / 2 }
 
-// credit is how far before their time bursts may come. No pause earns more than a window.
+// credit is how early a burst may come. It never exceeds a window, however long the pause before.
 func (p schedule) credit() time.Duration {
 	return time.Duration(min(float64(p.burst-1)*float64(p.smooth()), float64(p.window)))
 }
 
-// Limiter returns a token bucket that keeps the limit by itself, for one process, with a burst as
-// [Rate.Interval] takes it; 0 is the default. It starts empty: one that starts full gives a process
-// that restarts in a loop a burst each time. Without a limit it never waits.
+// Limiter returns a token bucket that keeps the limit alone, for one process. burst is as in
+// [Rate.Interval]; 0 is the default. The bucket starts empty: otherwise a process that restarts in
+// a loop would get a burst each time. Without a limit it never blocks.
 func (r Rate) Limiter(burst int) *rate.Limiter {
 	if r.Unlimited() {
 		return rate.NewLimiter(rate.Inf, 1)
@@ -203,7 +201,7 @@ func (r Rate) Limiter(burst int) *rate.Limiter {
 	return tokens
 }
 
-// PerMinute is how many calls a minute the rate allows; 0 without a limit.
+// PerMinute is the number of calls that the rate allows per minute; 0 without a limit.
 func (r Rate) PerMinute() float64 {
 	if r.Unlimited() {
 		return 0

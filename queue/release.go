@@ -12,30 +12,31 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// recallKey is the key by which replicas are asked to give claims back. They do so in peace, as when
-// another replica joins: calls that are under way end first, and what was read ahead is forgotten.
+// recallKey is the key that asks replicas to release claims. They do so gracefully, as when another
+// replica joins: they finish the calls in flight and drop what they have read ahead.
 //
-// Deleting their consumers would be quicker, but wrong: until a replica has noticed, another one
-// could claim its partition, and a call of the first could end after a later one of the second.
+// Deleting their consumers would be quicker, but wrong: before a replica has noticed, another could
+// claim its partition, and a call of the first could end after a later one of the second.
 const recallKey = "recall"
 
-// recallRecord is the stored form. A claim is named by its consumer and never comes again, so it
-// does no harm to read an old record.
+// recallRecord is the stored form. It names each claim by its consumer. Consumer names are never
+// reused, so reading an old record does no harm.
 type recallRecord struct {
 	Consumers []string `json:"consumers"`
 }
 
 const (
-	// releaseTimeout is longer than any call, and than a replica's absence that the fleet tolerates.
+	// releaseTimeout is longer than any call, and than any absence of a replica that the fleet
+	// tolerates.
 	releaseTimeout = 2 * time.Minute
-	// releaseInterval is how often it is looked whether the claims are given back.
+	// releaseInterval is how often releaseAll checks whether the claims are released.
 	releaseInterval = 250 * time.Millisecond
-	// releaseRepeat is how often the record is written: two who recall at once share it.
+	// releaseRepeat is how often the record is rewritten: two concurrent callers share it.
 	releaseRepeat = 5 * time.Second
 )
 
-// recall makes replicas give back what they have claimed of some partitions, and blocks until they
-// have, or are gone. It returns how many claims these were.
+// releaseAll makes replicas release their claims on some partitions, and blocks until they have
+// done so or are gone. It returns the number of these claims.
 func (q *Queue) releaseAll(ctx context.Context, partitions []string) (claims uint64, err error) {
 	if len(partitions) == 0 {
 		return 0, nil
@@ -50,7 +51,7 @@ func (q *Queue) releaseAll(ctx context.Context, partitions []string) (claims uin
 		case ctx.Err() != nil:
 			return 0, context.Cause(ctx)
 		case time.Now().After(end):
-			return 0, fmt.Errorf("replicas have not let go of what they had read ahead within %v: restart those that hold %s, and do it again", releaseTimeout, strings.Join(left, ", "))
+			return 0, fmt.Errorf("replicas have not released their partitions within %v: restart those that hold %s, then try again", releaseTimeout, strings.Join(left, ", "))
 		case time.Since(asked) > releaseRepeat:
 			if err := q.requestRelease(ctx, left); err != nil {
 				return 0, err
@@ -71,7 +72,7 @@ func (q *Queue) requestRelease(ctx context.Context, consumers []string) error {
 	}
 	m := &nats.Msg{Subject: q.topology.keySubject(recallKey), Data: record}
 	if _, err := q.store(ctx, q.topology.toKey(recallKey), m, jetstream.WithMsgTTL(releaseTimeout)); err != nil {
-		return fmt.Errorf("ask replicas to give claims back: %w", asNoReply(ctx, m.Subject, err))
+		return fmt.Errorf("ask replicas to release claims: %w", asNoReply(ctx, m.Subject, err))
 	}
 	return nil
 }
@@ -95,7 +96,7 @@ func (q *Queue) holding(ctx context.Context, partitions []string) (consumers []s
 	return consumers, nil
 }
 
-// stillHeld lists those of the consumers that are still there and whose replica's key is.
+// unreleased lists those of the consumers that still exist and whose replica's key does, too.
 func (q *Queue) unreleased(ctx context.Context, consumers []string) (left []string, err error) {
 	there, err := q.holding(ctx, q.topology.partitions())
 	if err != nil {
@@ -114,16 +115,16 @@ func (q *Queue) unreleased(ctx context.Context, consumers []string) (left []stri
 	return left, nil
 }
 
-// learnRecall gives back what this member is asked for.
+// releaseRequested releases the claims that this member is asked for.
 func (f *fleet) releaseRequested(entry jetstream.KeyValueEntry) {
 	var record recallRecord
 	if entry.Operation() == jetstream.KeyValuePut && json.Unmarshal(entry.Value(), &record) == nil && f.recall(record.Consumers) {
-		f.m.log.Info("partitions are given back to forget what was read ahead, they are claimed anew")
+		f.m.log.Info("releasing partitions to drop what was read ahead, re-claiming")
 		f.dirty = true
 	}
 }
 
-// recall gives claims back in peace, and reports whether there are any.
+// recall releases claims gracefully, and reports whether this replica holds any of them.
 func (h *assignments) recall(consumers []string) (some bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

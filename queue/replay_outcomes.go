@@ -13,11 +13,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// errLags says that a server has answered that has not got yet what another one told before.
-var errLags = fmt.Errorf("a copy of the audit trail is behind the others: %w", errTryAgain)
+// errLags says that the server that answered lags behind one that answered before.
+var errLags = fmt.Errorf("a replica of the audit trail lags behind the others: %w", errTryAgain)
 
-// verdicts reads what became of letters that were replayed before, by verdictSubject. It asks for
-// the record of this run, too: whoever has not got that yet cannot tell.
+// outcomes reads the outcomes of earlier replays of the letters, by their outcomeSubject. It also
+// requests this run's own record: a replica of the stream that does not have it yet may also lack
+// outcomes.
 func (r *replaying) outcomes(ctx context.Context, letters []*DeadLetter) (map[string]Outcome, error) {
 	t := r.q.topology
 	begun := t.begunSubject(r.result.Run)
@@ -46,11 +47,11 @@ func (r *replaying) outcomes(ctx context.Context, letters []*DeadLetter) (map[st
 		if run == 0 || upTo < r.readThrough {
 			return errLags
 		}
-		r.readThrough = max(r.readThrough, run) // no verdict that was not asked for is older
+		r.readThrough = max(r.readThrough, run) // no outcome that was not requested is older
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the verdicts on replays: %w", err)
+		return nil, fmt.Errorf("read the outcomes of replays: %w", err)
 	}
 	return judged, nil
 }
@@ -60,7 +61,8 @@ func sequenceOf(m *nats.Msg) uint64 {
 	return n
 }
 
-// confirm makes sure that what the server takes for a copy of a letter's replay is one: an earlier try.
+// confirm verifies that an event that the server took for a duplicate is an earlier attempt of the
+// letter's replay.
 func (r *replaying) confirm(ctx context.Context, l *DeadLetter, sequence uint64) error {
 	m, err := r.q.stored(ctx, sequence)
 	if err == nil {
@@ -71,12 +73,12 @@ func (r *replaying) confirm(ctx context.Context, l *DeadLetter, sequence uint64)
 		return nil
 	}
 	if !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return fmt.Errorf("look at the event that was stored before: %w", err)
+		return fmt.Errorf("read the event that was stored before: %w", err)
 	}
-	return r.q.awaitOutcome(ctx, l.Letter) // it has left the stream, and not without one
+	return r.q.awaitOutcome(ctx, l.Letter) // it has left the stream, and only with an outcome
 }
 
-// errOtherEvent says that a letter was not sent, as its message id is taken.
+// errOtherEvent says that a letter was not sent because its message id is in use.
 const errOtherEvent = skipReason("another event has its message id: replay it again in two minutes")
 
 // stored reads an event of the work stream.
@@ -88,8 +90,8 @@ func (q *Queue) stored(ctx context.Context, sequence uint64) (m *storedMessage, 
 	return m, err
 }
 
-// awaitVerdict returns nil if a letter has a verdict. A copy of the audit trail that lags has a second to learn
-// of it.
+// awaitOutcome returns nil if a letter's replay has an outcome. It gives a lagging replica of the
+// audit trail a second to catch up.
 func (q *Queue) awaitOutcome(ctx context.Context, letter Age) error {
 	subject, begun := q.topology.outcomeSubject(letter), time.Now()
 	return retry(ctx, electionTimeout, func(ctx context.Context) error {
@@ -108,14 +110,14 @@ func (q *Queue) awaitOutcome(ctx context.Context, letter Age) error {
 	})
 }
 
-// readVerdict reads what lies on a subject of the audit trail. It is not ok if that is not the verdict
-// which a worker writes there: then it counts as none.
+// readOutcome decodes a message of the audit trail. ok is false unless it is the record that a
+// worker writes on this subject; anything else counts as no outcome.
 func (t Topology) readOutcome(subject string, text []byte) (v Verdict, ok bool) {
 	err := json.Unmarshal(text, &v)
 	return v, err == nil && subject == t.outcomeSubject(v.Letter) && v.Outcome.known()
 }
 
-// judge counts an outcome.
+// count counts an outcome.
 func (r *ReplayResult) count(outcome Outcome) {
 	switch outcome {
 	case OutcomeDelivered:
@@ -129,7 +131,7 @@ func (r *ReplayResult) count(outcome Outcome) {
 	}
 }
 
-// await notes that a verdict is to come.
+// expect records that a letter's outcome is pending.
 func (r *replaying) expect(id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,7 +141,8 @@ func (r *replaying) expect(id uint64) {
 	}
 }
 
-// unawait notes that a verdict is there or will not come, and reports whether one was to.
+// resolve records that a letter's outcome has arrived or will not come, and reports whether it was
+// pending.
 func (r *replaying) resolve(id uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,13 +161,13 @@ func (r *replaying) pending() int {
 	return r.expected
 }
 
-// How often verdicts are looked for: more seldom as long as there are none.
+// How often outcomes are polled: less often as long as none arrives.
 const (
 	leastListening = 250 * time.Millisecond
 	mostListening  = 2 * time.Second
 )
 
-// awaitVerdicts blocks until everything that was replayed has its verdict, or ctx ends.
+// awaitOutcomes blocks until every replayed event has its outcome, or ctx ends.
 func (r *replaying) awaitOutcomes(ctx context.Context) error {
 	wait := leastListening
 	for before := r.pending(); before > 0; {
@@ -187,7 +190,7 @@ func (r *replaying) awaitOutcomes(ctx context.Context) error {
 	return nil
 }
 
-// hear takes in the verdicts that have come since the last time.
+// readOutcomes reads the outcomes that have arrived since the last call.
 func (r *replaying) readOutcomes(ctx context.Context) error {
 	err := retry(ctx, electionTimeout, func(ctx context.Context) error {
 		for m, err := range r.q.auditTrail(ctx, "verdict.*.*", r.readThrough+1) {
@@ -207,15 +210,15 @@ func (r *replaying) readOutcomes(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return stopped(ctx, fmt.Errorf("read the verdicts on replays: %w", err))
+		return stopped(ctx, fmt.Errorf("read the outcomes of replays: %w", err))
 	}
 	return nil
 }
 
-// maxDiedAgain bounds the new dead letters that are listed.
+// maxDiedAgain bounds the new dead letters in a result.
 const maxDiedAgain = 10
 
-// noteDeath looks up the new dead letter of an event that died again.
+// noteDeath counts an event that died again and looks up its new dead letter.
 func (r *replaying) noteDeath(ctx context.Context, name string) {
 	r.mu.Lock()
 	r.died++
@@ -226,18 +229,18 @@ func (r *replaying) noteDeath(ctx context.Context, name string) {
 		return
 	}
 	request := directRequest{Last: []string{r.q.topology.deadOfEvent(letter)}}
-	_, _ = r.q.direct(ctx, r.q.topology.DeadStreamName(), request, func(m *nats.Msg) bool { // it is only to be shown
+	_, _ = r.q.direct(ctx, r.q.topology.DeadStreamName(), request, func(m *nats.Msg) bool { // it is only for display
 		r.count(func(x *ReplayResult) { x.DiedAgain = append(x.DiedAgain, sequenceOf(m)) })
 		return true
 	})
 }
 
-// lagTimeout is how long a copy of the dead letters that seems to lack some may have to catch up.
+// lagTimeout is how long a lagging replica of a stream may take to catch up.
 const lagTimeout = time.Second
 
-// readSelected reads letters of a selection from a place in it on, of so many messages of the
-// stream at most. It returns the place after those that it has covered: what is before it and not
-// among the letters is gone.
+// readSelected reads letters of a selection, beginning at an index in it, from at most so many
+// messages of the stream. next is the index after those covered: letters before it that were not
+// returned are gone.
 func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int) (letters []*DeadLetter, next int, err error) {
 	stream := q.topology.DeadStreamName()
 	from := s.ids[place]

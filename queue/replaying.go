@@ -16,25 +16,25 @@ import (
 )
 
 const (
-	// replayBatch is how many letters are read at a time. The server answers for 1,024 subjects at
-	// most at once, which is what their verdicts are asked by.
+	// replayBatch is how many letters are read at a time. The server answers for at most 1,024
+	// subjects per request, and outcomes are requested by subject.
 	replayBatch = 500
-	// removalsAtOnce bounds the letters that are being deleted one by one.
+	// removalsAtOnce bounds concurrent deletions of single letters.
 	removalsAtOnce = 512
-	// portions is in how many parts a replay of all letters deletes them, about.
+	// portions is about how many requests delete the letters of a replay of all letters.
 	portions = 16
-	// stopTimeout is how long a command that is stopped may take to finish what is under way.
+	// stopTimeout is how long a stopped command may take to finish what is in flight.
 	stopTimeout = 10 * time.Second
 )
 
-// replaying is one run of [Queue.Replay]. A letter goes through these steps, and if the run is cut
-// short between any two of them, the next run takes it from the first again:
+// replaying is one run of [Queue.Replay]. A letter goes through these steps. If the run is
+// interrupted between any two of them, the next run starts at the first again:
 //
-//  1. If it has a verdict, it was replayed before, and only the last step is left.
-//  2. If it is edited, its original is stored in the audit trail, on a subject of the letter's own.
-//  3. Its event is stored in the work stream, under a message id of the letter's own. The server
-//     drops a second one for two minutes. After that the worker does, since it writes a verdict
-//     under the letter's name before the first one leaves the stream.
+//  1. If it has an outcome, it was replayed before, and only the last step remains.
+//  2. If it is edited, its original is stored in the audit trail, on the letter's own subject.
+//  3. Its event is stored in the work stream, under the letter's own message id. For two minutes
+//     the server drops a second copy. After that the worker does, since it stores the outcome
+//     under the letter's name before the first copy leaves the stream.
 //  4. The letter is deleted.
 type replaying struct {
 	q           *Queue
@@ -43,19 +43,19 @@ type replaying struct {
 	publisher   *Publisher
 	tokens      *rate.Limiter
 	seal        seal
-	place       int    // in the selection, of the letter that is read next
-	readThrough uint64 // up to where the audit trail was read for verdicts
+	place       int    // index in the selection of the next letter to read
+	readThrough uint64 // the audit trail has been read for outcomes up to here
 
-	// What the end of a replay works on, and nobody else.
-	removals []removal // to be deleted
-	end      uint64    // sequence after the last letter that was read
-	whole    bool      // all letters of the stream were selected, and of those so far none is left
+	// Only the final stage of a replay uses these.
+	removals []removal // letters to be deleted
+	end      uint64    // sequence after the last letter read
+	whole    bool      // all letters of the stream are selected, and none so far was left
 
-	mu       sync.Mutex // for what follows
+	mu       sync.Mutex // guards the fields below
 	result   ReplayResult
-	awaiting []bool // by place: replayed, and without a verdict; nil if nobody waits
-	expected int    // how many these are
-	died     int    // again
+	awaiting []bool // by index: replayed without an outcome yet; nil if the run does not wait
+	expected int    // how many are true
+	died     int    // events that died again
 }
 
 func newReplaying(q *Queue, s *Selection, c ReplayConfig) *replaying {
@@ -69,7 +69,7 @@ func newReplaying(q *Queue, s *Selection, c ReplayConfig) *replaying {
 	return r
 }
 
-// told is the result so far.
+// snapshot returns a copy of the result so far.
 func (r *replaying) snapshot() *ReplayResult {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,7 +89,7 @@ func (r *replaying) run(ctx context.Context) error {
 	if r.c.Progress != nil {
 		defer every(func() { r.c.Progress(*r.snapshot()) })()
 	}
-	// What is under way when ctx ends is finished, so that it is known what was done.
+	// What is in flight when ctx ends is finished, so that the result is certain.
 	finishing, cancel := graceContext(ctx, stopTimeout)
 	defer cancel()
 	r.publisher = r.q.NewPublisher(PublisherConfig{})
@@ -105,7 +105,7 @@ func (r *replaying) run(ctx context.Context) error {
 	return r.awaitOutcomes(ctx)
 }
 
-// canary replays the first few, and waits for what becomes of them.
+// canary replays the first few letters and waits for their outcomes.
 func (r *replaying) canary(ctx, finishing context.Context) error {
 	if err := r.replay(ctx, finishing, r.c.Canary); err != nil {
 		return err
@@ -124,24 +124,24 @@ func (r *replaying) canary(ctx, finishing context.Context) error {
 	return nil
 }
 
-// batch is some letters of the selection, one after the other, on their way through a replay.
+// batch is a run of consecutive letters of the selection on their way through a replay.
 type batch struct {
-	end     uint64     // sequence after the last that was read; 0 if none was
-	sent    []outgoing // what is published of them
-	already []removal  // what was published by an earlier run
-	left    bool       // some stay where they are
-	follow  int        // letters of the selection after them
+	end     uint64     // sequence after the last letter read; 0 if none
+	sent    []outgoing // events to publish
+	already []removal  // letters that an earlier run has replayed
+	left    bool       // some letters stay
+	follow  int        // letters of the selection after this batch
 }
 
-// removal is a letter that is to be deleted, as its event is stored or was.
+// removal is a letter to be deleted, because its event is stored.
 type removal struct {
 	id      uint64
-	already bool    // it was stored by an earlier run
-	outcome Outcome // of that, if it has its verdict
+	already bool    // an earlier run stored it
+	outcome Outcome // of that earlier replay, if it has one
 }
 
-// replay replays letters until so many are published, or all. While a batch of them is published,
-// the next one is read, and the letters of the one before are deleted.
+// replay replays letters until limit of them are published, or all. While it publishes one batch,
+// it reads the next and deletes the letters of the previous.
 func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
 	sending, halt := context.WithCancelCause(ctx)
 	defer halt(nil)
@@ -160,7 +160,7 @@ func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
 	return stopped(ctx, cmp.Or(failed, r.remove(finishing), <-fed))
 }
 
-// feed publishes letters in the order of the stream, and hands them on to be finished.
+// feed publishes letters in the order of the stream and passes the batches to finish.
 func (r *replaying) feed(ctx context.Context, limit int, finish chan<- *batch) error {
 	for sent := 0; sent < limit && r.place < len(r.s.ids); {
 		n, err := r.feedSome(ctx, limit-sent, finish)
@@ -172,8 +172,9 @@ func (r *replaying) feed(ctx context.Context, limit int, finish chan<- *batch) e
 	return nil
 }
 
-// feedSome publishes of so many letters those that can be, and returns how many these were. The next
-// batch is read while one is published: else a slow rate would be slower by the round trips.
+// feedSome publishes the sendable ones among the next letters, most of them at most, and returns
+// how many it sent. It reads the next batch while it publishes one: otherwise the round trips would
+// slow a slow rate further.
 func (r *replaying) feedSome(ctx context.Context, most int, finish chan<- *batch) (sent int, err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	batches := make(chan *batch)
@@ -195,10 +196,10 @@ func (r *replaying) feedSome(ctx context.Context, most int, finish chan<- *batch
 	return sent, group.Wait()
 }
 
-// readAhead reads so many letters, and hands on what is to be done with them.
+// readAhead reads the next letters, most of them at most, and prepares them in batches.
 func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *batch) error {
 	size := replayBatch
-	if !r.c.Rate.Unlimited() { // one that is slow shall not replay what was discarded meanwhile
+	if !r.c.Rate.Unlimited() { // a slow one shall not replay letters that were discarded meanwhile
 		size = min(size, 1+int(r.c.Rate.PerMinute()/60))
 	}
 	for most > 0 && r.place < len(r.s.ids) {
@@ -214,7 +215,7 @@ func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *bat
 			return err
 		}
 		b.follow = len(r.s.ids) - next
-		if len(letters) > 0 { // what was not read may be there still: the copy that was asked can lag
+		if len(letters) > 0 { // letters that were not read may still exist: the replica that answered can lag
 			b.end = letters[len(letters)-1].ID + 1
 		}
 		select {
@@ -231,7 +232,7 @@ func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *bat
 	return nil
 }
 
-// prepare makes what is published of some letters.
+// prepare makes the batch of some letters.
 func (r *replaying) prepare(ctx context.Context, letters []*DeadLetter) (*batch, error) {
 	judged, err := r.outcomes(ctx, letters)
 	if err != nil {
@@ -253,7 +254,7 @@ func (r *replaying) prepare(ctx context.Context, letters []*DeadLetter) (*batch,
 	return b, r.keepOriginals(ctx, b.sent)
 }
 
-// skip counts a letter that is left where it is, if that is what err says.
+// skip counts a skipped letter if err is a skipReason, and reports whether it is.
 func (r *replaying) skip(err error) (ok bool) {
 	r.count(func(x *ReplayResult) {
 		if ok = skips(x.Skips).add(err); ok {
@@ -263,7 +264,7 @@ func (r *replaying) skip(err error) (ok bool) {
 	return ok
 }
 
-// keepOriginals stores what edited events of a batch were before.
+// keepOriginals stores the original bodies of a batch's edited events.
 func (r *replaying) keepOriginals(ctx context.Context, batch []outgoing) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range batch {
@@ -277,8 +278,8 @@ func (r *replaying) keepOriginals(ctx context.Context, batch []outgoing) error {
 	return nil
 }
 
-// send publishes the events of a batch as fast as the rate allows. After an error the batch is as much
-// of it as was sent.
+// send publishes the events of a batch as fast as the rate allows. After an error it truncates the
+// batch to the events sent.
 func (r *replaying) send(ctx context.Context, b *batch) error {
 	for i := range b.sent {
 		if err := r.sendOne(ctx, &b.sent[i]); err != nil {
@@ -297,7 +298,7 @@ func (r *replaying) sendOne(ctx context.Context, s *outgoing) (err error) {
 		return context.Cause(ctx)
 	}
 	l := s.letter
-	r.expect(l.ID) // before there can be a verdict
+	r.expect(l.ID) // before an outcome can arrive
 	s.stored, err = r.publisher.publishEvent(ctx, s.event,
 		WithMessageID(r.seal.replayID(l.Letter)), withPast(s.sealed(r.seal, r.result.Run, r.s.config.Force), l))
 	if err != nil {
@@ -306,8 +307,8 @@ func (r *replaying) sendOne(ctx context.Context, s *outgoing) (err error) {
 	return err
 }
 
-// finish finds out which events of a batch are stored, and deletes their letters. Whatever becomes of
-// one of them, it goes through all, and returns the first error.
+// finish waits until the events of a batch are stored, and deletes their letters. It handles all of
+// them regardless of errors, and returns the first one.
 func (r *replaying) finish(ctx context.Context, b *batch) (failed error) {
 	r.removals = append(r.removals, b.already...)
 	r.end = max(r.end, b.end)
@@ -328,15 +329,15 @@ func (r *replaying) finish(ctx context.Context, b *batch) (failed error) {
 		b.left = true
 	}
 	r.whole = r.whole && !b.left
-	// One request for all letters before another takes the server some microseconds for each letter
-	// that it has: the more there are, the more go at a time.
+	// A request that deletes all letters below another costs the server some microseconds for each
+	// letter it has. So the more letters there are, the more are deleted per request.
 	if r.whole && r.c.Rate.Unlimited() && len(r.removals) < b.follow/portions {
 		return failed
 	}
 	return cmp.Or(failed, r.remove(ctx))
 }
 
-// settle blocks until it is known whether an event is stored, and whether it was before.
+// settle blocks until it is known whether an event is stored, and whether it was stored before.
 func (r *replaying) settle(ctx context.Context, s *outgoing) (duplicate bool, err error) {
 	receipt, err := s.stored.Wait(ctx)
 	if err == nil && receipt.Duplicate {
@@ -352,8 +353,8 @@ func (r *replaying) settle(ctx context.Context, s *outgoing) (duplicate bool, er
 	return receipt.Duplicate, nil
 }
 
-// remove deletes the letters whose events are stored, and returns the first error. If no letter was left
-// where it is, and nobody holds the replay back, all go with one request.
+// remove deletes the letters whose events are stored, and returns the first error. If no letter was
+// left and no rate limits the replay, it deletes all with one request.
 func (r *replaying) remove(ctx context.Context) error {
 	removals := r.removals
 	r.removals = nil
@@ -376,7 +377,7 @@ func (r *replaying) remove(ctx context.Context) error {
 	return group.Wait()
 }
 
-// removed counts a letter that was to be deleted.
+// removed counts a letter whose deletion was attempted.
 func (r *replaying) removed(x removal, found bool, err error) {
 	r.count(func(result *ReplayResult) {
 		switch {
@@ -395,7 +396,7 @@ func (r *replaying) removed(x removal, found bool, err error) {
 	})
 }
 
-// graceContext is a context that ends some time after ctx has.
+// graceContext returns a context that ends some time after ctx.
 func graceContext(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
 	long, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {

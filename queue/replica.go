@@ -5,72 +5,71 @@ import (
 	"time"
 )
 
-// Replica is a member of the fleet, as it last told of itself. It is also what the member's
-// key holds, in JSON: replicas of other versions read it, so no field may change its meaning.
+// Replica is a member of the fleet, as it last reported. It is also the JSON value of the member's
+// key. Replicas of other versions read it, so no field may change its meaning.
 type Replica struct {
 	ID      string        `json:"id"`
 	Host    string        `json:"host,omitempty"`
 	Version string        `json:"version,omitempty"`
-	Joined  time.Time     `json:"joined"` // this and other times are by the server's clock
-	Heard   time.Time     `json:"heard"`  // when it last renewed its membership
-	TTL     time.Duration `json:"ttl"`    // after which its silence is its end
+	Joined  time.Time     `json:"joined"` // all times are by the server's clock
+	Heard   time.Time     `json:"heard"`  // last renewal of its membership
+	TTL     time.Duration `json:"ttl"`    // without renewal it counts as gone after this
 
-	Rate    Rate `json:"rate,omitzero"` // that it brings into the fleet's ledger
+	Rate    Rate `json:"rate,omitzero"` // its limit for the fleet's ledger
 	Burst   int  `json:"burst,omitempty"`
-	OwnRate Rate `json:"own_rate,omitzero"` // that it has for itself, beside the ledger
+	OwnRate Rate `json:"own_rate,omitzero"` // its own limit, without the ledger
 
-	Partitions []string `json:"partitions"` // that it has claimed
+	Partitions []string `json:"partitions"` // claimed
 	Report
 
-	stray    bool   // the key holds something else than a replica
-	left     bool   // a marker stands for a member that has gone
+	stray    bool   // the key's value is not a replica's record
+	left     bool   // the key is a marker: the member has left
 	revision uint64 // of the key
 }
 
-// Report is what a replica tells of its work. It gives times by its own clock; in a [Replica]
-// they are by the server's.
+// Report is what a replica reports about its work. Its times are by the replica's own clock; in a
+// [Replica] they are by the server's.
 type Report struct {
 	// Key is the fingerprint of the API key in use, never the key.
 	Key string `json:"key,omitempty"`
 	// Hold is why it makes no calls: its key or its address is wrong. Empty without a hold.
 	Hold      string    `json:"hold,omitempty"`
 	HoldSince time.Time `json:"hold_since,omitzero"`
-	// OutageSince is since when it believes that Userpilot is down; zero if it does not.
+	// OutageSince is since when it has considered Userpilot down; zero if it does not.
 	OutageSince time.Time `json:"outage_since,omitzero"`
-	// Stall is what keeps it from calling although it has work and may call: token, connection, ...
-	// Empty if it calls. StallDetail is the last error that explains it, and may be empty.
+	// Stall is what prevents calls although it has work and may call: token, connection, ... Empty
+	// if it makes calls. StallDetail is the last related error, and may be empty.
 	Stall       string    `json:"stall,omitempty"`
 	StallDetail string    `json:"stall_detail,omitempty"`
 	StallSince  time.Time `json:"stall_since,omitzero"`
-	// Unburied is for how many users dead letters cannot be stored, for some seconds by now. Their events
-	// wait. Full says that it is for want of room, and else Detail why.
+	// Unburied is the number of users whose dead letters could not be stored for some seconds.
+	// Their events wait. Full says that the stream is full; otherwise Detail is the reason.
 	Unburied       int       `json:"unburied,omitempty"`
 	UnburiedSince  time.Time `json:"unburied_since,omitzero"`
 	UnburiedFull   bool      `json:"unburied_full,omitempty"`
 	UnburiedDetail string    `json:"unburied_detail,omitempty"`
-	// Advice is what should be changed so that the replica gets all that the limit allows. Empty if
-	// nothing is in its way.
+	// Advice is what to change so that the replica can use the whole limit. Empty if nothing limits
+	// it.
 	Advice string `json:"advice,omitempty"`
-	// GivenUp are the partitions that it has to give up again and again.
+	// GivenUp are the partitions whose claims it loses repeatedly.
 	GivenUp []GivenUp `json:"given_up,omitempty"`
 	Recent  Recent    `json:"recent,omitzero"`
 }
 
-// Recent counts what a replica did in the last Span, which is about a minute, or less if it
-// is younger.
+// Recent counts a replica's work in the last Span, which is about a minute, or less for a younger
+// replica.
 type Recent struct {
 	Span      time.Duration `json:"span"`
 	Delivered uint64        `json:"delivered"` // events
-	Merged    uint64        `json:"merged"`    // events of these that went with another one's call
+	Merged    uint64        `json:"merged"`    // those of these events that shared another event's call
 	Dead      uint64        `json:"dead"`      // events
 	Calls     uint64        `json:"calls"`
-	Load      float64       `json:"load"` // how much of the replica that took, from 0 to 1
+	Load      float64       `json:"load"` // the share of its capacity used, from 0 to 1
 }
 
-// readReplica reads what a member's key held when it was written. What cannot be read, as it is
-// damaged or of another version, is a replica that tells nothing but how long it lives. JSON that does not
-// even tell that is no replica's: the server writes its acknowledgement into any key for who publishes
-// with that as the reply subject.
+// readReplica decodes a member's key. A record that is damaged or of another version yields a
+// replica with only its TTL. JSON without a TTL is not a replica's record at all: a server writes
+// its acknowledgement into any key that a publisher names as the reply subject.
 func readReplica(id string, value []byte, written time.Time) Replica {
 	var r Replica
 	if err := json.Unmarshal(value, &r); err != nil {
@@ -84,7 +83,7 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 		r.TTL = *least.TTL
 	}
 	r.ID, r.Heard = id, written
-	// Whoever may write into the bucket must not write onto an operator's terminal.
+	// Anyone who may write to the bucket must not control an operator's terminal.
 	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
 		*text = clean(*text)
 	}
@@ -97,9 +96,9 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	return r
 }
 
-// Replicas are the living members of the fleet, this one among them, as [Queue.Work] knows
-// them now; none while it does not work. Who they are and their rates are known at once; what they do, as
-// it was up to as many seconds ago as there are members. The slice must not be changed.
+// Replicas returns the live members of the fleet, including this one, as [Queue.Work] sees them
+// now; none while it does not run. Members and their rates are current. Their reports are up to as
+// many seconds old as there are members. The caller must not change the slice.
 func (q *Queue) Replicas() []Replica {
 	if r := q.replicas.Load(); r != nil {
 		return *r
@@ -107,7 +106,7 @@ func (q *Queue) Replicas() []Replica {
 	return nil
 }
 
-// LowestRate is the rate that a fleet keeps to: the lowest of its members'. Zero if none has one.
+// LowestRate is the rate that a fleet keeps: the lowest of its members'. Zero if none has one.
 func LowestRate(replicas []Replica) (low Rate) {
 	for _, r := range replicas {
 		if !r.Rate.Unlimited() && (low.Unlimited() || r.Rate.PerMinute() < low.PerMinute()) {
@@ -117,7 +116,7 @@ func LowestRate(replicas []Replica) (low Rate) {
 	return low
 }
 
-// serverTime is an instant of this replica's clock by the server's.
+// serverTime converts an instant of this replica's clock to the server's.
 func (q *Queue) serverTime(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
@@ -125,5 +124,5 @@ func (q *Queue) serverTime(t time.Time) time.Time {
 	return q.clock.now().Add(-time.Since(t)).UTC()
 }
 
-// schedule is what this replica's rate asks of all.
+// pace is the schedule that this replica's rate demands of all.
 func (r Replica) pace() schedule { return r.Rate.schedule(r.Burst) }

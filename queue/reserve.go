@@ -15,43 +15,43 @@ import (
 )
 
 const (
-	// reserveAhead is how much of the rate is reserved at once, beyond what the distance to NATS
-	// demands: what a replica loses when it dies.
+	// reserveAhead is how much of the rate is reserved at once, in addition to the round trip to
+	// NATS. A replica loses that much when it dies.
 	reserveAhead = 350 * time.Millisecond
-	// lowWater is how long before a slot it is reserved at the latest, beside the round trips.
+	// lowWater is the minimum lead of a reservation before its slot, in addition to round trips.
 	lowWater = 50 * time.Millisecond
-	// takeAhead is how much earlier than its owner another replica reserves a slot that it may take away.
+	// takeAhead is how much earlier than a shard's owner another replica reserves a slot of it.
 	takeAhead = 2 * time.Second
-	// abandoned is how long before a slot its owner would have reserved it, if it had a use for it.
+	// abandoned is a lead below which an owner that needed the slot would already have reserved it.
 	abandoned = 20 * time.Millisecond
 	// retryPause follows an error.
 	retryPause = 100 * time.Millisecond
-	// recheckInterval is how long a distant slot is waited for before all is looked at again: a
-	// replica with a slower rate may have left meanwhile.
+	// recheckInterval is how long to wait for a distant slot before planning again: a replica with
+	// a slower rate may have left meanwhile.
 	recheckInterval = time.Second
-	// lookPause is the time to the next look at the other replicas' shards where a look has found
-	// something. Where it has found nothing the pause doubles, up to a time that
-	// grows with the fleet: all of a busy fleet look.
+	// lookPause is the time to the next look at the other replicas' shards after a successful one.
+	// After an unsuccessful look the pause doubles, up to a time that grows with the fleet, because
+	// all replicas of a busy fleet look.
 	lookPause     = 100 * time.Millisecond
 	maxLookPause  = 2 * time.Second
 	lookPauseEach = 500 * time.Millisecond // for each replica
-	// takesAtOnce bounds how many shards are taken away in one round.
+	// takesAtOnce bounds the shards taken over in one round.
 	takesAtOnce = shards / 2
-	// atOnce bounds how many slots are reserved in one round.
+	// atOnce bounds the slots reserved in one round.
 	atOnce = 1000
-	// farAway is a round trip up to which the limit can be used.
+	// farAway is the longest round trip at which the limit can be used fully.
 	farAway = 1500 * time.Millisecond
 )
 
-// looking is when to look at the other replicas' shards.
+// looking schedules the looks at the other replicas' shards.
 type looking struct {
 	at     time.Time
 	pause  time.Duration
-	rotate time.Time // when a shard may be taken from who has but one more
-	ahead  bool      // whether it has been said that the ledger was ahead
+	rotate time.Time // when a shard may be taken from a replica that has only one more
+	ahead  bool      // the log has reported that the ledger was ahead
 }
 
-// plan decides what to ask for. Without a round, wake is when to plan again.
+// plan decides what to request. If it returns no round, wake is when to plan again.
 func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
 	m, exact := l.q.clock.exact()
 	r = l.newRound(m)
@@ -74,14 +74,14 @@ func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
 	return r, wake
 }
 
-// tell says so if the next slot is farther away than the schedule alone explains.
+// tell reports a next slot that is farther away than the schedule explains.
 func (l *Ledger) tell(next time.Time) {
 	if wait := time.Until(next); wait > l.schedule.interval+maxAhead && l.Trouble() == "" {
 		l.say(&l.trouble, fmt.Errorf("the fleet's limit leaves no call before %s: its record in NATS was damaged, or the server's clock has been set", next.UTC().Format("15:04:05 UTC")))
 	}
 }
 
-// plan is a round in the making.
+// plan is a round being planned.
 type plan struct {
 	*Ledger
 	round  *round
@@ -89,32 +89,32 @@ type plan struct {
 	want   int
 	state  [shards]state
 	starts [shards]time.Time
-	owned  int            // shards of this replica
-	owners map[string]int // shards that others are using
+	owned  int            // number of this replica's shards
+	owners map[string]int // number of shards in use, by other owner
 }
 
 type state int
 
 const (
-	unused  state = iota // this part of the limit is 0
+	unused  state = iota // its part of the limit is 0
 	unknown              // must be read
-	away                 // another replica's, as last seen, which may be long ago
+	away                 // another replica's when last read, perhaps long ago
 	taken                // another replica's, and in use
-	free                 // nobody uses it
+	free                 // not in use by any replica
 	own
 )
 
-// low is how long before its slot a reservation must begin: it may have to wait for another one, and the
-// answer may be late.
+// low is how long before its slot a reservation must begin: it may have to wait for another one,
+// and its answer may be late.
 func (l *Ledger) low() time.Duration { return min(l.rtt*5/2, 4*time.Second) + lowWater }
 
-// soonest is when a slot can be used that is asked for now.
+// soonest is the earliest slot that is still usable if it is reserved now.
 func (p *plan) soonest() time.Time {
-	// Most answers come in time, and leave half of the lateness to the caller.
+	// Most answers are punctual, and leave half of the lateness to the caller.
 	return p.now.Add(max(0, p.typical*3/2-p.schedule.late/2))
 }
 
-// survey finds out where slots can be had.
+// survey determines the state of each shard.
 func (p *plan) survey() {
 	p.owners = map[string]int{}
 	for i := range p.shards {
@@ -142,16 +142,16 @@ func (p *plan) survey() {
 	}
 }
 
-// continued reserves the next slots of this replica's shards and of those that nobody uses, in their order,
-// if one of them must be reserved now. Else it returns when.
+// continued reserves the next slots of this replica's own and of free shards, in order of time, if
+// one of them must be reserved now. Otherwise it returns when.
 func (p *plan) continued() (wake time.Time) {
 	wake = p.now.Add(recheckInterval)
 	smooth := p.smooth
-	if smooth.IsZero() { // no credit from before its time
+	if smooth.IsZero() { // no credit for the time before the start
 		smooth = p.now.Add(p.schedule.credit())
 	}
-	offset := rand.IntN(shards)                // others choose too
-	found := slices.Contains(p.state[:], free) // what is free must be taken while one knows it
+	offset := rand.IntN(shards)                // other replicas choose at random too
+	found := slices.Contains(p.state[:], free) // take free shards as soon as they are seen
 	for first := !found; p.want > 0; first = false {
 		i, at := p.earliest(offset, smooth)
 		switch {
@@ -170,7 +170,7 @@ func (p *plan) continued() (wake time.Time) {
 	return wake
 }
 
-// earliest is the shard with the next slot.
+// earliest returns the shard with the next slot.
 func (p *plan) earliest(offset int, smooth time.Time) (best int, at time.Time) {
 	best = -1
 	soonest := latest(p.soonest(), smooth.Add(-p.schedule.credit()))
@@ -187,9 +187,9 @@ func (p *plan) earliest(offset int, smooth time.Time) (best int, at time.Time) {
 	return best, at
 }
 
-// reserve takes the slot of a shard that begins at a time here.
+// reserve adds the slot of a shard that begins at a local time.
 func (p *plan) reserve(i int, at time.Time) {
-	s := p.shards[i] // a copy: the answer may be no
+	s := p.shards[i] // a copy: the reservation may fail
 	if p.state[i] != own {
 		s.record.Since = time.Time{}
 	} else if b := p.round.booking(i); b != nil {
@@ -202,8 +202,9 @@ func (p *plan) reserve(i int, at time.Time) {
 	p.want--
 }
 
-// takeAway takes shards from replicas that use more of them than this one, until all have a like number. One more
-// is more than its share only for a while, so that in the long run all have the same.
+// takeAway takes shards from replicas that use more of them than this one, until the numbers are
+// about equal. A replica may keep one shard more for a while only, so that in the long run all get
+// the same.
 func (p *plan) takeAway() {
 	for range takesAtOnce {
 		best := p.richest()
@@ -217,7 +218,7 @@ func (p *plan) takeAway() {
 	}
 }
 
-// richest is a shard that may be taken away, of the replica with the most, or -1.
+// richest returns a shard that may be taken, from the replica with the most, or -1.
 func (p *plan) richest() int {
 	best, most := -1, 0
 	offset := rand.IntN(shards)
@@ -234,13 +235,13 @@ func (p *plan) richest() int {
 	return best
 }
 
-// mayTake reports whether a shard may be taken from a replica that has more by a number.
+// mayTake reports whether a shard may be taken from a replica that has this many more.
 func (p *plan) mayTake(i, more int) bool {
 	held := p.round.clock.server(p.now).Sub(p.shards[i].record.Since)
 	return more > 1 || more == 1 && held > p.tenure(i) && p.now.After(p.look.rotate)
 }
 
-// tenure is how long a shard is left to a replica that has one more: long compared to what the change costs.
+// tenure is how long a replica may keep one shard more: long compared to the cost of the change.
 func (p *plan) tenure(i int) time.Duration {
 	tenure := max(100*p.gap(i, p.round.clock), 10*time.Second)
 	if p.owned == 0 {
@@ -249,7 +250,7 @@ func (p *plan) tenure(i int) time.Duration {
 	return tenure
 }
 
-// lookAround reads what must be known to get more slots. It returns when to look again.
+// lookAround plans the reads that can find more slots. It returns when to look again.
 func (p *plan) lookAround() (wake time.Time) {
 	wake = p.now.Add(recheckInterval)
 	if p.want <= 0 {
@@ -272,12 +273,12 @@ func (p *plan) lookAround() (wake time.Time) {
 	return wake
 }
 
-// hope lets the next look be soon.
+// hope schedules the next look soon.
 func (p *plan) hope() {
 	p.look.pause, p.look.at = 0, earliest(p.look.at, p.now.Add(lookPause))
 }
 
-// round is requests that are under way at the same time. While it runs it is its goroutine's.
+// round is a set of concurrent requests. While it runs, only its goroutine may use it.
 type round struct {
 	q     *Queue
 	owner string
@@ -287,22 +288,22 @@ type round struct {
 	begun time.Time
 	read  bool // whether to read the clock
 
-	kv       jetstream.KeyValue // nil is to be opened
+	kv       jetstream.KeyValue // nil: the bucket must be opened
 	looks    []*glimpse
 	bookings []*booking
 
 	notOpen, notRead error         // of the bucket and the clock
-	trip             time.Duration // of the slowest request that was answered
+	trip             time.Duration // of the slowest successful request
 }
 
-// glimpse reads one shard.
+// glimpse is the reading of one shard.
 type glimpse struct {
 	shard int
 	entry jetstream.KeyValueEntry
 	err   error
 }
 
-// booking moves one shard on.
+// booking is the write of one shard.
 type booking struct {
 	shard    int
 	record   shardRecord
@@ -323,7 +324,7 @@ func (r *round) booking(i int) *booking {
 	return nil
 }
 
-// book plans to write that a shard is this ledger's, and free again at s.next.
+// book plans to write that this ledger owns a shard until it is free again at s.next.
 func (r *round) book(i int, s *shard) *booking {
 	b := r.booking(i)
 	if b == nil {
@@ -341,7 +342,7 @@ func (r *round) book(i int, s *shard) *booking {
 	return b
 }
 
-// run sends all requests at once, and blocks until all are answered. Each has a time-out of its own.
+// run sends all requests at once, and blocks until all are done. Each has its own timeout.
 func (r *round) run(ctx context.Context, timeout time.Duration) {
 	ctx, cancel := r.q.whileConnected(ctx)
 	defer cancel()
@@ -363,7 +364,7 @@ func (r *round) run(ctx context.Context, timeout time.Duration) {
 	if r.kv == nil {
 		ask(callTimeout, func(ctx context.Context) error { r.kv, r.notOpen = r.q.bucket(ctx); return r.notOpen })
 	}
-	if r.read || len(r.looks) > 0 { // what others have written is judged by a clock that has not been set since
+	if r.read || len(r.looks) > 0 { // other replicas' records need a reading of the clock that is not older
 		ask(callTimeout, func(ctx context.Context) error { r.notRead = r.q.clock.ask(ctx); return r.notRead })
 	}
 	for _, g := range r.looks {
@@ -384,7 +385,7 @@ func (r *round) write(ctx context.Context, b *booking) error {
 	return err
 }
 
-// err is why a round has failed, if it has.
+// err is the error of a failed round, or nil.
 func (r *round) err() error {
 	if err := cmp.Or(r.notOpen, r.notRead); err != nil {
 		return err

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// electionTimeout is how long a request is repeated while nobody answers it: longer than a
-	// cluster takes to elect a leader after a server has died.
+	// electionTimeout is how long a request is repeated without an answer: longer than a cluster
+	// takes to elect a leader after a server has died.
 	electionTimeout = 30 * time.Second
-	// firstTimeout is that for the first request of a command, which somebody waits for who may
-	// have mistaken the server or the name.
+	// firstTimeout is the same for the first request of a command, whose user waits and may have
+	// given a wrong server or name.
 	firstTimeout = 5 * time.Second
 )
 
-// retry repeats a request while nobody answers it. What the server forbids it does not repeat:
-// that is answered, see withPermissionCheck.
+// retry repeats a request until it is answered. It does not repeat a request that the server
+// forbids: withPermissionCheck turns that into an answer.
 func retry(ctx context.Context, patience time.Duration, ask func(context.Context) error) error {
 	for end := time.Now().Add(patience); ; {
 		err := ask(ctx)
@@ -35,7 +35,7 @@ func retry(ctx context.Context, patience time.Duration, ask func(context.Context
 	}
 }
 
-// asNoReply says of an error of nats.go which subject had no answer in time, if that is what it means.
+// asNoReply converts a timeout of nats.go into an error that names the subject.
 func asNoReply(ctx context.Context, subject string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return noReply(subject)
@@ -43,7 +43,7 @@ func asNoReply(ctx context.Context, subject string, err error) error {
 	return err
 }
 
-// stopped is the cause of ctx's end if it has ended, and else err.
+// stopped returns the cause of ctx's end if it has ended, otherwise err.
 func stopped(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -51,8 +51,8 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
-// mayRetry reports whether nobody has carried out a request, as far as can be told, and somebody
-// may the next time.
+// mayRetry reports whether, as far as is known, no server has carried out a request, and a repeat
+// may succeed.
 func mayRetry(err error) bool {
 	if errors.Is(err, errNoReply) || errors.Is(err, errTryAgain) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
 		return true
@@ -61,8 +61,8 @@ func mayRetry(err error) bool {
 	return ok && refused.ErrorCode == codeUnavailable
 }
 
-// remove deletes a message from a stream by its sequence, and blocks until the server has. erase
-// overwrites it on disk, too. found is false if it was gone before.
+// remove deletes a message from a stream by sequence, and blocks until the server has done so.
+// erase also overwrites it on disk. found is false if it was already gone.
 func (q *Queue) remove(ctx context.Context, stream string, sequence uint64, erase bool) (found bool, err error) {
 	subject := "$JS.API.STREAM.MSG.DELETE." + stream
 	request := fmt.Appendf(nil, `{"seq":%d,"no_erase":%t}`, sequence, !erase)
@@ -76,7 +76,7 @@ func (q *Queue) remove(ctx context.Context, stream string, sequence uint64, eras
 		return deletedNow(answer)
 	})
 	if errors.Is(err, errAlreadyGone) {
-		return tries > 1, nil // else a try whose answer was lost can have done it
+		return tries > 1, nil // else an attempt whose answer was lost may have deleted it
 	}
 	if err != nil {
 		return false, fmt.Errorf("delete from %s: %w", stream, err)
@@ -84,8 +84,8 @@ func (q *Queue) remove(ctx context.Context, stream string, sequence uint64, eras
 	return true, nil
 }
 
-// removeBelow deletes all messages of a stream that have a lower sequence, and blocks until the server
-// has. found is how many there were; if a try had no answer, it is as many as can be.
+// removeBelow deletes all messages of a stream with a lower sequence, and blocks until the server
+// has done so. found is their number, or MaxInt if an attempt was not answered.
 func (q *Queue) removeBelow(ctx context.Context, stream string, sequence uint64) (found int, err error) {
 	tries := 0
 	err = retry(ctx, electionTimeout, func(ctx context.Context) error {

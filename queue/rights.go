@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// Right is something that a NATS user must be allowed.
+// Right is a permission that a NATS user needs.
 type Right struct {
-	// Subject may hold wildcards, as in a server's configuration.
+	// Subject may contain wildcards, as in a server's configuration.
 	Subject string
-	// Subscribe: it is to be subscribed to; otherwise published to.
+	// Subscribe is true for permission to subscribe, false for permission to publish.
 	Subscribe bool
-	// Use is what a worker needs it for.
+	// Use is why a worker needs it.
 	Use string
-	// Optional: workers do without, except as Use says.
+	// Optional says that workers run without it, except for Use.
 	Optional bool
 
-	probe   string // a subject that it covers and that means nothing
-	heard   bool   // others than the server may listen there
+	probe   string // a subject that it covers and that nothing uses
+	heard   bool   // others than the server may subscribe to it
 	newAcks bool   // see toNewAcks
 }
 
@@ -30,17 +30,18 @@ func (r Right) String() string {
 	return "publish to " + r.Subject
 }
 
-// The rights to make requests. What is published to subjects of which there are many is allowed by
-// a wildcard, which is also what errors show: these subjects hold users.
+// The permissions to make requests. Where there are many subjects, the permission is a wildcard,
+// which errors show as well: the subjects themselves contain users.
 
 func to(subject string) Right { return Right{Subject: subject, probe: subject} }
 
 func toAPI(request string) Right { return to("$JS.API." + request) }
 
-// toRead is the right to read single messages from a stream's leader.
+// toRead is the permission to read single messages from a stream's leader.
 func (Topology) toRead(stream string) Right { return toAPI("STREAM.MSG.GET." + stream) }
 
-// toKey is the right to write a key of the bucket. Who purges writes one alone.
+// toKey is the permission to write a key of the bucket. `dlq purge` needs it for the recall key
+// only.
 func (t Topology) toKey(key string) Right {
 	if key == recallKey {
 		return to(t.keySubject(recallKey))
@@ -52,7 +53,7 @@ func (t Topology) toNewer() Right {
 	return Right{Subject: "$KV." + t.NewerBucket() + ".>", probe: "$KV." + t.NewerBucket() + "." + unknownName}
 }
 
-// toAudit is the right to write one kind of records into the audit trail.
+// toAudit is the permission to write one kind of record into the audit trail.
 func (t Topology) toAudit(kind string) Right {
 	return Right{Subject: t.auditSubject(kind, ">"), probe: t.auditSubject(kind, Age{}.String()), heard: true}
 }
@@ -61,7 +62,8 @@ func (t Topology) toBury() Right {
 	return Right{Subject: t.deadSubjects(), probe: t.deadSubject("", Age{}, ""), heard: true}
 }
 
-// toPublish is the right to publish the events of a user, or those without a key.
+// toPublish is the permission to publish keyed events, or, for the plain subject, those without a
+// key.
 func (t Topology) toPublish(subject string) Right {
 	r := Right{Subject: t.PlainSubject() + ".*", probe: subject, heard: true}
 	if subject == t.PlainSubject() {
@@ -77,10 +79,10 @@ func (t Topology) toClaim() Right {
 
 func (t Topology) toWatch() Right { return ofConsumer("CONSUMER.CREATE.KV_" + t.Bucket()) }
 
-// toReadNewer is the right to read which users there is a record of.
+// toReadNewer is the permission to read which users have a version record.
 func (t Topology) toReadNewer() Right { return ofConsumer("CONSUMER.CREATE." + t.newerStreamName()) }
 
-// ofConsumer is the right to make a request about any of a stream's consumers.
+// ofConsumer is the permission to make a request about any of a stream's consumers.
 func ofConsumer(request string) Right {
 	return Right{Subject: "$JS.API." + request + ".*", probe: "$JS.API." + request + "." + unknownName}
 }
@@ -90,7 +92,7 @@ func (t Topology) toAcks() Right {
 	return Right{Subject: acks + ">", probe: acks + unknownName + ".1.1.1.0.0"}
 }
 
-// toNewAcks is toAcks for servers that have js_ack_fc_v2 on.
+// toNewAcks is toAcks for servers with js_ack_fc_v2 enabled.
 func (t Topology) toNewAcks() Right {
 	return Right{
 		Subject: "$JS.ACK.*.*." + t.StreamName() + ".>",
@@ -98,9 +100,9 @@ func (t Topology) toNewAcks() Right {
 	}
 }
 
-// WorkerRights lists what a worker's user needs on streams that exist. To create them it needs to
-// publish to $JS.API.STREAM.CREATE.<stream> besides. With a [ConnectConfig.InboxPrefix] it is that
-// prefix which must be subscribed to, instead of _INBOX.
+// WorkerRights lists the permissions that a worker's user needs on existing streams. To create them
+// it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With a [ConnectConfig.InboxPrefix],
+// it must be allowed to subscribe to that prefix instead of _INBOX.
 func (t Topology) WorkerRights() []Right {
 	work, bucket := t.StreamName(), "KV_"+t.Bucket()
 	rights := []Right{{Subject: DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and answers"}}
@@ -117,41 +119,41 @@ func (t Topology) WorkerRights() []Right {
 		add("read one message", t.toRead(stream.Name))
 	}
 	add("claim partitions", t.toClaim())
-	add("give partitions back, and take them over", ofConsumer("CONSUMER.DELETE."+work))
-	add("see who holds partitions", toAPI("CONSUMER.NAMES."+work))
+	add("release partitions and take them over", ofConsumer("CONSUMER.DELETE."+work))
+	add("list the owners of partitions", toAPI("CONSUMER.NAMES."+work))
 	add("receive events", ofConsumer("CONSUMER.MSG.NEXT."+work))
 	add("settle events", t.toAcks())
 	if t.Replicas > 1 {
 		add("settle events in a cluster", toAPI("STREAM.MSG.DELETE."+work))
 	}
 	add("watch the fleet", t.toWatch())
-	add("end that watch", ofConsumer("CONSUMER.DELETE."+bucket))
+	add("end the watch", ofConsumer("CONSUMER.DELETE."+bucket))
 	add("membership, rate and merged calls", t.toKey(unknownName))
-	add("read what replicas tell of themselves", to(directGet(bucket)))
-	add("see which users have dead letters", t.toReadNewer())
-	add("receive them", ofConsumer("CONSUMER.MSG.NEXT."+t.newerStreamName()))
-	add("end that", ofConsumer("CONSUMER.DELETE."+t.newerStreamName()))
-	add("what newer events have set", t.toNewer())
+	add("read the replicas' records", to(directGet(bucket)))
+	add("find the users with dead letters", t.toReadNewer())
+	add("receive the list of these users", ofConsumer("CONSUMER.MSG.NEXT."+t.newerStreamName()))
+	add("end the reading of that list", ofConsumer("CONSUMER.DELETE."+t.newerStreamName()))
+	add("read and write version records", t.toNewer())
 	add("store dead letters", t.toBury())
-	add("say what became of replays", t.toAudit("verdict"))
-	optional("settle events, where servers have js_ack_fc_v2 on", t.toNewAcks())
-	optional("watch the fleet, where it is very large", Right{Subject: "$JS.FC." + bucket + ".>", probe: "$JS.FC." + bucket + "." + unknownName + ".0"})
+	add("record the outcomes of replays", t.toAudit("verdict"))
+	optional("settle events on servers with js_ack_fc_v2", t.toNewAcks())
+	optional("watch a very large fleet", Right{Subject: "$JS.FC." + bucket + ".>", probe: "$JS.FC." + bucket + "." + unknownName + ".0"})
 	optional("doctor's look at the account", toAPI("INFO"))
 	return rights
 }
 
-// unknownName stands for a consumer, a key or an account that there is not.
+// unknownName stands for a consumer, a key or an account that does not exist.
 const unknownName = "identify-worker-doctor"
 
-// Denied returns those of [Topology.WorkerRights] that this connection's user does not have, with
-// the connection's own inbox prefix. It blocks for a few round trips if there are none, and else for
-// one or two each. It tries them all: with messages that no stream stores and no API carries out. The
-// server tells of a denial at once, while a worker's request would just get no answer.
+// Denied returns those of [Topology.WorkerRights] that this connection's user lacks, with the
+// connection's inbox prefix. It blocks for a few round trips if none is missing, otherwise for one
+// or two each. It probes all of them with messages that no stream stores and no API executes. The
+// server reports a denial at once, while a worker's request would just get no answer.
 func (q *Queue) Denied(ctx context.Context) ([]Right, error) {
 	return q.missingPermissions(ctx, q.rights())
 }
 
-// rights are those of a worker on this connection.
+// rights are the permissions of a worker on this connection.
 func (q *Queue) rights() []Right {
 	rights := q.topology.WorkerRights()
 	for i, r := range rights {
@@ -163,12 +165,12 @@ func (q *Queue) rights() []Right {
 	return rights
 }
 
-// inboxRight is the right to receive answers on this connection.
+// inboxRight is the permission to receive answers on this connection.
 func (q *Queue) inboxRight() Right {
 	return Right{Subject: q.inboxes(), probe: strings.TrimSuffix(q.inboxes(), ">") + unknownName, Subscribe: true}
 }
 
-// inboxes are the subjects on which this connection's answers arrive.
+// inboxes is the subject wildcard on which this connection receives answers.
 func (q *Queue) inboxes() string {
 	return cmp.Or(q.nc.Opts.InboxPrefix, DefaultInboxPrefix) + ".>"
 }

@@ -11,38 +11,38 @@ import (
 )
 
 const (
-	// scanFirst is the size of a scan's first batch: who wants just a few messages waits for no
-	// more. Each next one is larger by scanGrowth, up to scanBatch.
+	// scanFirst is the size of a scan's first batch, small for callers that want only a few
+	// messages. Each next batch is larger by scanGrowth, up to scanBatch.
 	scanFirst  = 64
 	scanGrowth = 8
 	scanBatch  = 2000
-	// scanBytes bounds what the server sends ahead of the reader.
+	// scanBytes bounds how much the server sends ahead of the reader.
 	scanBytes = 4 << 20
-	// scanWait is how long the next message of a batch may take.
+	// scanWait bounds the time until the next message of a batch.
 	scanWait = callTimeout
 	// scansAtOnce is how many ranges are read ahead.
 	scansAtOnce = 16
 )
 
-// scanRange is what a scan reads.
+// scanRange is the part of a stream that a scan reads.
 type scanRange struct {
 	from uint64 // at least 1
-	to   uint64 // included; 0 is the end that the stream has when the scan gets there
-	// since, if not zero, leaves out what was stored before; then from is not heeded.
+	to   uint64 // inclusive; 0 means the end of the stream when the scan gets there
+	// since, if not zero, skips messages stored before it; from is then ignored.
 	since time.Time
-	// subjects, if not empty, is a filter of those that are read.
+	// subjects, if not empty, is a subject filter.
 	subjects string
 }
 
-// scan reads a stream's messages from a sequence on, in order, to the end that it has when it gets
-// there. See scanIn.
+// scan reads a stream's messages from a sequence to the end that it has when the scan gets there,
+// in order. See scanIn.
 func (q *Queue) scan(ctx context.Context, stream string, from uint64) iter.Seq2[*nats.Msg, error] {
 	return q.scanIn(ctx, stream, scanRange{from: max(from, 1)})
 }
 
-// scanIn reads ranges one after another. It asks for one batch, and for the first ones of the next
-// few ranges, while the last is handled. It stops at the first error, which is not that a batch
-// after a range's first has no answer for a while. For the rest see direct.
+// scanIn reads ranges one after another. It requests one batch ahead, and the first batches of the
+// next few ranges. It stops at the first error. A missing answer is an error for a range's first
+// batch; later ones are retried for a while. For the rest see direct.
 func (q *Queue) scanIn(ctx context.Context, stream string, ranges ...scanRange) iter.Seq2[*nats.Msg, error] {
 	return func(yield func(*nats.Msg, error) bool) {
 		reading, cancel := q.whileConnected(ctx)
@@ -86,16 +86,16 @@ func (q *Queue) scanIn(ctx context.Context, stream string, ranges ...scanRange) 
 	}
 }
 
-// scanned is a batch, and why it is the last if that is not the end.
+// scanned is a batch, with the error that ends the range, if any.
 type scanned struct {
 	messages []*nats.Msg
 	err      error
 }
 
-// readBatches reads until there is no more, an error, or the end of ctx, which it leaves to the
-// receiver to notice.
+// readBatches sends batches until the end of the range, an error, or the end of ctx. The receiver
+// must check ctx itself.
 func (q *Queue) readBatches(ctx context.Context, stream string, r scanRange, batches chan<- scanned) {
-	patience := time.Duration(0) // a stream that is missing, or may not be read, shows at once
+	patience := time.Duration(0) // a stream that is missing or unreadable is reported at once
 	for size := scanFirst; r.from > 0; size = min(size*scanGrowth, scanBatch) {
 		var b scanned
 		var next uint64
@@ -119,7 +119,7 @@ func (q *Queue) readBatches(ctx context.Context, stream string, r scanRange, bat
 	}
 }
 
-// readBatch reads one batch, and tells where the next begins, or 0 if there is none.
+// readBatch reads one batch, and returns where the next begins, or 0 if there is none.
 func (q *Queue) readBatch(ctx context.Context, stream string, r scanRange, size int) (batch []*nats.Msg, next uint64, err error) {
 	request := directRequest{Sequence: r.from, Next: r.subjects, Batch: size, MaxBytes: scanBytes}
 	if !r.since.IsZero() {
@@ -140,7 +140,7 @@ func (q *Queue) readBatch(ctx context.Context, stream string, r scanRange, size 
 		return batch, 0, err
 	}
 	if next, err = nextBatch(end); next > 0 {
-		next = last + 1 // whatever it says, there is no way back
+		next = last + 1 // whatever the answer says, never go back
 	}
 	return batch, next, err
 }

@@ -15,18 +15,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// sealKey is the key of the bucket that holds the pipeline's secret. Workers can read it, and people who
-// look at dead letters, but no producers. So what is sealed with it comes from a replay or an export, and
-// headers that a producer has written mean nothing. Where it is lost with the bucket, the members' keys
-// are, too: all join anew, and so read it again.
+// sealKey is the key of the bucket that holds the pipeline's secret. Workers and people who inspect
+// dead letters can read it, but producers cannot. So a sealed event comes from a replay or an
+// export, and headers written by a producer have no effect. If the bucket and with it the secret is
+// lost, so are the members' keys: all workers rejoin, and read the secret again.
 const sealKey = "seal"
 
-// seal is the pipeline's secret. It must reach no log and no error.
+// seal is the pipeline's secret. It must not reach a log or an error.
 type seal []byte
 
 const sealBytes = 32
 
-// readSeal reads the stored form; nil if it is damaged.
+// readSeal decodes the stored form; nil if it is damaged.
 func readSeal(text []byte) seal {
 	s, err := base64.RawURLEncoding.DecodeString(string(text))
 	if err != nil || len(s) != sealBytes {
@@ -35,15 +35,15 @@ func readSeal(text []byte) seal {
 	return s
 }
 
-// mark is what only who knows the seal can make of some parts. They hold no line breaks, but for the last.
+// mark is the MAC of some parts. Only the last part may contain line breaks.
 func (s seal) mark(parts ...string) string {
 	m := hmac.New(sha256.New, s)
 	m.Write([]byte(strings.Join(parts, "\n")))
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
 }
 
-// mark seals a past, and of a replay the event with it: nobody can pass another event off as that
-// letter's. The event of an export is left open, as people correct it by hand.
+// mark seals the metadata of a replay together with the event, so that no other event can pass as
+// that letter's. The body of an exported event is not sealed, since people correct it by hand.
 func (p *Past) mark(s seal, body []byte) string {
 	untracked := strconv.FormatBool(p.Untracked)
 	if p.Letter.IsZero() {
@@ -53,11 +53,12 @@ func (p *Past) mark(s seal, body []byte) string {
 		p.Run, strconv.FormatBool(p.Forced), untracked, string(body))
 }
 
-// replayID is the message id of a letter's replay, for whoever replays it. A producer who could guess
-// it would have the server take the replay for a copy of an event of the producer's own.
+// replayID is the message id of a letter's replay, the same for every replayer. If a producer could
+// guess it, the server would take the replay for a duplicate of the producer's own event.
 func (s seal) replayID(letter Age) string { return "replay." + s.mark("id", letter.String()) }
 
-// readSealed is the past of an event, if it is sealed: nil for all others, whatever their headers say.
+// readSealed reads an event's replay metadata if the seal is valid; otherwise nil, whatever its
+// headers.
 func readSealed(h nats.Header, body []byte, s seal) *Past {
 	if len(h) == 0 || len(h[headerSeal]) == 0 || len(s) == 0 {
 		return nil
@@ -66,13 +67,13 @@ func readSealed(h nats.Header, body []byte, s seal) *Past {
 	if p == nil || !hmac.Equal([]byte(p.sealed), []byte(p.mark(s, body))) {
 		return nil
 	}
-	if p.Letter.IsZero() { // nothing else of an export is sealed
+	if p.Letter.IsZero() { // an export seals nothing else
 		p.ID, p.Run, p.Forced = 0, "", false
 	}
 	return p
 }
 
-// seal is the secret as this process has read it last; empty before.
+// seal is the secret as this process last read it; empty before.
 func (q *Queue) seal() seal {
 	if s := q.sealed.Load(); s != nil {
 		return *s
@@ -80,8 +81,8 @@ func (q *Queue) seal() seal {
 	return nil
 }
 
-// readSeal reads the secret, and makes one where there is none: the first worker does. One that is
-// damaged it makes anew, too. A secret that this process knows comes back.
+// readSeal reads the secret. If it is missing or damaged, readSeal creates it, as the first worker
+// does; a secret that this process has read before is restored.
 func (q *Queue) readSeal(ctx context.Context) (s seal, err error) {
 	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
 		var revision uint64
@@ -89,18 +90,18 @@ func (q *Queue) readSeal(ctx context.Context) (s seal, err error) {
 			return err
 		}
 		if s, err = q.storeSeal(ctx, revision); isWrongRevision(err) {
-			return errTryAgain // somebody else was faster
+			return errTryAgain // another worker was faster
 		}
 		return err
 	})
 	if err != nil {
-		return nil, stopped(ctx, fmt.Errorf("read what replays are sealed with: %w", err))
+		return nil, stopped(ctx, fmt.Errorf("read the seal of replays: %w", err))
 	}
 	q.sealed.Store(&s)
 	return s, nil
 }
 
-// storedSeal reads the secret; nil if there is none, or not a whole one.
+// storedSeal reads the secret from NATS; nil if it is missing or damaged.
 func (q *Queue) storedSeal(ctx context.Context) (s seal, revision uint64, err error) {
 	m, err := q.readLeader(ctx, "KV_"+q.topology.Bucket(), lastBySubject{q.topology.keySubject(sealKey)})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -121,7 +122,7 @@ func (q *Queue) storeSeal(ctx context.Context, revision uint64) (seal, error) {
 	m := &nats.Msg{Subject: q.topology.keySubject(sealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(s))}
 	_, err := q.store(ctx, q.topology.toKey(sealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
 	if asDenied(err) != nil {
-		err = fmt.Errorf("the bucket %s has no whole key %q: start a worker, or restart one, which makes it", q.topology.Bucket(), sealKey)
+		err = fmt.Errorf("the bucket %s has no valid key %q: start or restart a worker, which creates it", q.topology.Bucket(), sealKey)
 	}
 	return s, err
 }

@@ -13,50 +13,52 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// SelectConfig says what is to be done with the letters that are selected, as far as it decides
-// which of them can be replayed. The zero value replays them as they are.
+// SelectConfig configures which letters can be replayed, and how. The zero value replays them
+// unchanged.
 type SelectConfig struct {
-	// Edit makes the body that is published of a letter; nil takes the letter's own. It is called
-	// again when the letter is replayed, and must then return the same. An error leaves the letter
-	// where it is; its text must hold no user's data. It is not called concurrently.
+	// Edit returns the body to publish for a letter; nil publishes the letter's own. It is called
+	// again when the letter is replayed, and must return the same result then. If it returns an
+	// error, the letter is skipped; the text must not contain user data. It is not called
+	// concurrently.
 	Edit func(*DeadLetter) ([]byte, error)
-	// MaxReplays leaves letters alone that were replayed as often before. Default 3; below 0 none.
+	// MaxReplays skips letters that were replayed that often. Default 3; a negative value is no
+	// limit.
 	MaxReplays int
-	// Force applies the events as if they were new, whatever is newer, and lets an edit name a
-	// user where the letter does not, or another one.
+	// Force applies the events as if they were new, whatever is newer. It also allows an edit to
+	// name a user where the letter does not, or another user.
 	Force bool
 }
 
-// Selection is the dead letters that one command is about: those that a filter meant when it was
-// made. Letters that arrive later are not swept along. It takes eight bytes for each letter, and
-// where all are meant some fifty more for each whose user has a record of what newer events have set.
-// It is made by [Queue.Select], and safe for concurrent use as long as nobody changes it.
+// Selection is the set of dead letters that one command works on: those that matched a filter when
+// it was made. Letters that arrive later are not included. It takes eight bytes per letter and,
+// without a filter, some fifty more for each letter whose user has a version record. [Queue.Select]
+// makes it. It is safe for concurrent use as long as nothing changes it.
 type Selection struct {
-	Letters        uint64       // that are meant
-	Users          uint64       // whose they are, where that is known; at least so many above a million
-	Groups         []GroupCount // what they died of, the most frequent first, 100 at most
-	Oldest, Newest time.Time    // when the first and the last of them died
+	Letters        uint64       // the matching letters
+	Users          uint64       // their users, as far as known; a lower bound above a million
+	Groups         []GroupCount // by cause of death, the most frequent first, at most 100
+	Oldest, Newest time.Time    // when the first and the last of the letters died
 
-	// What a replay would do with them now.
-	Exhausted  uint64            // skipped: were replayed as often as is allowed
+	// The effect of a replay at this time.
+	Exhausted  uint64            // skipped: they have reached the maximum number of replays
 	Unsendable uint64            // skipped: see Skips
-	Skips      map[string]uint64 // why how many cannot be sent; without any user's data
-	Superseded uint64            // newer events have set all that they set: no call is made
-	Partly     uint64            // newer events have set some of it
-	Untracked  uint64            // nobody has written down what newer events set since they died
+	Skips      map[string]uint64 // unsendable letters by reason; without user data
+	Superseded uint64            // newer events have set all their properties: no call is made
+	Partly     uint64            // newer events have set some of their properties
+	Untracked  uint64            // newer events since their death were not recorded
 
 	Edits []Edited // the first few bodies that Edit has changed
 
-	filter string // in words, for the audit trail
-	all    bool   // it has no filter: no letter is older than one of it and not in it
+	filter string // its text, for the audit trail
+	all    bool   // there is no filter: no letter before the selection's last is missing from it
 	config SelectConfig
-	stream time.Time // when the dead-letter stream was made: in another one the sequences are others'
-	ids    []uint64  // of the letters, in ascending order
+	stream time.Time // creation time of the dead-letter stream; in another stream, the sequences mean other letters
+	ids    []uint64  // the letters' sequences, ascending
 
-	guarded map[string][]Age // where all are meant: the letters' names by user, of users with a record
+	guarded map[string][]Age // without a filter: the letters' names by user, for users with a version record
 }
 
-// GroupCount is how many letters died of the same.
+// GroupCount is the number of letters with the same cause of death.
 type GroupCount struct {
 	Group  string `json:"group"` // see [DeadLetter.Group]
 	Reason Reason `json:"reason"`
@@ -71,19 +73,19 @@ type Edited struct {
 	Before, After []byte
 }
 
-// Sendable is how many of the letters a replay would publish.
+// Sendable is the number of letters that a replay would publish.
 func (s *Selection) Sendable() uint64 { return s.Letters - s.Exhausted - s.Unsendable }
 
-// Bounds of what a selection tells.
+// Limits of a selection's lists.
 const (
 	toldGroups      = 100
 	maxCountedGroup = 10_000
 	maxEdits        = 5
 )
 
-// Select reads the dead letters that are meant, and tells what a replay would do with them. It
-// changes nothing. It blocks until all are read, or ctx ends. It needs the right to publish to
-// $JS.API.STREAM.INFO and $JS.API.DIRECT.GET of the dead-letter stream, and to
+// Select reads the dead letters that match the filter, and determines what a replay would do with
+// them. It changes nothing. It blocks until all are read, or ctx ends. It needs permission to
+// publish to $JS.API.STREAM.INFO and $JS.API.DIRECT.GET of the dead-letter stream, and to
 // $JS.API.DIRECT.GET.KV_<bucket>_newer.
 func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selection, error) {
 	if c.MaxReplays == 0 {
@@ -106,32 +108,32 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 	return x.Selection, nil
 }
 
-// selecting is a selection that is being made.
+// selecting is a selection being made.
 type selecting struct {
 	*Selection
 	q       *Queue
 	users   *userCount
 	room    int // for more users
 	groups  map[string]*GroupCount
-	pending []pendingLetter // of which it must be asked what newer events have set
-	bytes   int             // of their bodies
+	pending []pendingLetter // letters to compare with their users' version records
+	bytes   int             // total size of their bodies
 
 	comparing *errgroup.Group
-	mu        sync.Mutex // for what comparing counts
+	mu        sync.Mutex // guards the fields that comparing changes
 }
 
-// pendingLetter is a letter with the body that would be sent.
+// pendingLetter is a letter with the body that a replay would send.
 type pendingLetter struct {
 	*DeadLetter
-	sent bool // a replay would send it: it is to be compared
+	sent bool // a replay would send it: compare it
 }
 
-// all takes in the letters that are meant, up to a sequence.
+// all adds the matching letters up to a sequence.
 func (x *selecting) all(ctx context.Context, f Filter, last uint64) error {
 	x.comparing, ctx = errgroup.WithContext(ctx)
 	x.comparing.SetLimit(comparisons)
 	err := x.read(ctx, f, last)
-	if failed := x.comparing.Wait(); failed != nil { // else err may be no more than that reading has stopped
+	if failed := x.comparing.Wait(); failed != nil { // otherwise err may only say that reading was canceled
 		err = failed
 	}
 	return err
@@ -185,11 +187,11 @@ func (x *selecting) add(ctx context.Context, l *DeadLetter) error {
 		edited.Body = s.event.Body()
 		l = &edited
 	}
-	return x.ask(ctx, l, !x.config.Force) // with force nothing of it is held back
+	return x.ask(ctx, l, !x.config.Force) // force ignores version records
 }
 
-// ask has it found out what newer events have set of a letter, or for a discard of all letters at least
-// whether its user has a record.
+// ask queues a letter for comparison with its user's version record. For a discard of all letters,
+// it also queues unsendable ones, to learn whether their users have a record.
 func (x *selecting) ask(ctx context.Context, l *DeadLetter, sent bool) error {
 	if !sent && !x.Selection.all {
 		return nil
@@ -201,12 +203,12 @@ func (x *selecting) ask(ctx context.Context, l *DeadLetter, sent bool) error {
 	return nil
 }
 
-// count takes in what a letter died of.
+// count counts a letter by its cause of death.
 func (x *selecting) count(l *DeadLetter) {
 	group := l.Group()
 	if x.groups[group] == nil {
 		if len(x.groups) >= maxCountedGroup {
-			return // rare ones, of which none is among those that are told
+			return // rare ones, which would not be listed
 		}
 		x.groups[group] = &GroupCount{Group: group, Reason: l.Reason, Status: l.Status, Error: l.Pattern()}
 	}
@@ -225,15 +227,15 @@ func (x *selecting) largest() []GroupCount {
 	return all[:min(len(all), toldGroups)]
 }
 
-// Of how many letters it is asked at a time what newer events have set, and how many such questions
-// may be under way while more letters are read.
+// Sizes of one lookup of version records, and how many may be in flight while more letters are
+// read.
 const (
 	comparedAtOnce = 250
 	comparedBytes  = 4 << 20
 	comparisons    = 8
 )
 
-// compare has those letters counted that wait for it, by what newer events have set of them.
+// compare looks up the version records of the pending letters, and counts the letters accordingly.
 func (x *selecting) compare(ctx context.Context) {
 	pending := x.pending
 	x.pending, x.bytes = nil, 0
@@ -244,7 +246,7 @@ func (x *selecting) compare(ctx context.Context) {
 		}
 		records, err := x.q.newerOf(ctx, letters)
 		if err != nil {
-			return fmt.Errorf("read what newer events have set: %w", err)
+			return fmt.Errorf("read version records: %w", err)
 		}
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -255,7 +257,7 @@ func (x *selecting) compare(ctx context.Context) {
 	})
 }
 
-// note counts a letter. The mutex is held.
+// note counts a letter by its user's version record. x.mu must be held.
 func (x *selecting) note(p pendingLetter, records map[string]*Newer) {
 	user := p.user()
 	if user == "" {

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// Cause is why a claim was given up, in a word.
+// Cause is why a claim was lost, in a word.
 type Cause string
 
-// The causes for which a claim is given up.
+// The causes of lost claims.
 const (
-	CauseGap        Cause = "gap"         // an event did not come next, or came twice
-	CausePull       Cause = "pull"        // the server ended the pull, or was silent
-	CauseSettlement Cause = "settlement"  // the server did not confirm that events are gone
-	CauseInterrupt  Cause = "interrupted" // the connection was another one
+	CauseGap        Cause = "gap"         // an event was missing from the sequence, or came twice
+	CausePull       Cause = "pull"        // the server ended the pull, or sent no heartbeat
+	CauseSettlement Cause = "settlement"  // the server did not confirm that events have left the stream
+	CauseInterrupt  Cause = "interrupted" // the connection was replaced
 	CauseOther      Cause = "other"
 )
 
@@ -26,7 +26,7 @@ func Causes() []Cause {
 	return []Cause{CauseGap, CausePull, CauseSettlement, CauseInterrupt, CauseOther}
 }
 
-// causedError is an error that gives a claim up, with its cause.
+// causedError is an error that ends a claim, with its cause.
 type causedError struct {
 	error
 	cause Cause
@@ -48,37 +48,37 @@ func causeOf(err error) Cause {
 }
 
 const (
-	// firstSetbackPause and maxSetbackPause are how long a claim that was given up again and again is
-	// not made anew. After the first time it is at once.
+	// firstSetbackPause and maxSetbackPause bound the pause before a claim that was lost repeatedly
+	// is made again. After the first loss there is no pause.
 	firstSetbackPause = time.Second
 	maxSetbackPause   = 30 * time.Second
-	// setbackMemory is how long a claim must last so that what was before is forgotten.
+	// setbackMemory is how long a claim must last until earlier losses are forgotten.
 	setbackMemory = time.Minute
-	// stuckAfter is how often in a row a claim is given up until people are told.
+	// stuckAfter is the number of losses in a row after which operators are notified.
 	stuckAfter = 3
-	// maxSetbackReason bounds the text in a member's key.
+	// maxSetbackReason bounds the text in a member's key, in bytes.
 	maxSetbackReason = 200
 )
 
-// setback is a claim that had to be given up, perhaps several times in a row.
+// setback is a claim that was lost, perhaps several times in a row.
 type setback struct {
 	cause  Cause
 	reason string
 	times  int
 	since  time.Time
-	until  time.Time // it is not made again before
+	until  time.Time // the claim is not made again before
 }
 
-// setbacks are what a replica remembers of claims that it had to give up: by the partition, or by
-// [allPartitions] for one on all of them. They are safe for concurrent use.
+// setbacks are the claims that a replica has lost, by partition, or by [allPartitions] for a claim
+// on all of them. It is safe for concurrent use.
 type setbacks struct {
 	mu     sync.Mutex
-	counts map[Cause]uint64 // claims that were ever given up
+	counts map[Cause]uint64 // claims ever lost
 	open   map[string]*setback
 }
 
-// note takes in that a claim was given up, and reports whether that is news: each cause is told once
-// in a row. An interruption is always news, and nothing that waiting would mend.
+// note records a lost claim, and reports whether to log it: each cause is logged once in a row. An
+// interruption is always logged, and causes no pause, since waiting would not help.
 func (s *setbacks) note(what string, err error, now time.Time) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,7 +102,7 @@ func (s *setbacks) note(what string, err error, now time.Time) (news bool) {
 	return news
 }
 
-// setbackPause is how long a claim is not made again after so many times in a row.
+// setbackPause is the pause before a claim that was lost this often in a row.
 func setbackPause(times int) time.Duration {
 	if times <= 1 {
 		return 0
@@ -110,7 +110,7 @@ func setbackPause(times int) time.Duration {
 	return min(maxSetbackPause, firstSetbackPause<<min(times-2, 10))
 }
 
-// forget drops what is known of a claim: it was handed back in peace.
+// forget drops the record of a claim that was released gracefully.
 func (s *setbacks) forget(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +134,7 @@ func (s *setbacks) healed(now time.Time) (partitions []string) {
 	return partitions
 }
 
-// mayClaim reports whether a claim on this may be made now.
+// mayClaim reports whether this claim may be made now.
 func (s *setbacks) mayClaim(what string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +142,7 @@ func (s *setbacks) mayClaim(what string, now time.Time) bool {
 	return x == nil || !now.Before(x.until)
 }
 
-// stuck reports whether a claim on this was given up again and again.
+// stuck reports whether this claim was lost repeatedly.
 func (s *setbacks) stuck(what string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,7 +150,7 @@ func (s *setbacks) stuck(what string) bool {
 	return x != nil && x.times >= stuckAfter
 }
 
-// hadGap reports whether the last claim on this was given up for a gap.
+// hadGap reports whether a gap caused the last loss of this claim.
 func (s *setbacks) hadGap(what string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,16 +158,16 @@ func (s *setbacks) hadGap(what string) bool {
 	return x != nil && x.cause == CauseGap
 }
 
-// GivenUp are partitions that a replica has to give up again and again for the same cause.
+// GivenUp are partitions that a replica loses repeatedly for the same cause.
 type GivenUp struct {
 	Partitions []string  `json:"partitions"`
 	Cause      Cause     `json:"cause"`
 	Reason     string    `json:"reason"` // of one of them, in full
-	Times      int       `json:"times"`  // in a row, the most of them
-	Since      time.Time `json:"since"`  // the first of these times, by the server's clock
+	Times      int       `json:"times"`  // losses in a row, the maximum of the partitions
+	Since      time.Time `json:"since"`  // time of the first of these losses, by the server's clock
 }
 
-// clean makes it fit for a terminal: see readReplica.
+// clean makes it safe for a terminal: see readReplica.
 func (g *GivenUp) clean() {
 	g.Cause, g.Reason = Cause(clean(string(g.Cause))), clean(g.Reason)
 	for i, p := range g.Partitions {
@@ -175,7 +175,7 @@ func (g *GivenUp) clean() {
 	}
 }
 
-// GivenUp lists the partitions that this replica has to give up again and again now, by cause.
+// GivenUp lists the partitions that this replica currently loses repeatedly, by cause.
 func (q *Queue) GivenUp() []GivenUp {
 	q.setbacks.mu.Lock()
 	defer q.setbacks.mu.Unlock()
@@ -205,14 +205,14 @@ func (q *Queue) GivenUp() []GivenUp {
 	return list
 }
 
-// inOrder sorts partitions as [Topology.partitions] does. A claim on all stands for each.
+// inOrder sorts partitions as [Topology.partitions] does. A claim on all includes each.
 func (t Topology) inOrder(partitions []string) []string {
 	return slices.DeleteFunc(t.partitions(), func(p string) bool {
 		return !slices.Contains(partitions, p) && !slices.Contains(partitions, allPartitions)
 	})
 }
 
-// GiveUps counts the claims that this replica ever had to give up, by cause.
+// GiveUps counts the claims that this replica has ever lost, by cause.
 func (q *Queue) GiveUps() map[Cause]uint64 {
 	q.setbacks.mu.Lock()
 	defer q.setbacks.mu.Unlock()

@@ -14,26 +14,26 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// settleTimeout is how long the server may take to confirm a removal. After that nobody
-// knows whether it took place, and the claim is given up.
+// settleTimeout is how long the server may take to confirm a removal. After that it is unknown
+// whether the removal took place, and the claim is lost.
 const settleTimeout = 5 * time.Second
 
-// settler removes events from the stream and calls back once that is certain.
+// settler removes events from the stream and calls back once the removal is certain.
 //
-// Events of one settlement leave the stream oldest first. So if it is cut short, what is
-// left is the newest of them, and sending those again, together, takes no user back.
+// The events of one settlement leave the stream oldest first. So if it is interrupted, the newest
+// of them remain, and sending those again, together, does not take the user back.
 type settler interface {
-	// settle starts a settlement of one user's events, oldest first. done is called once, from
-	// the connection's goroutine, with how many of them are certainly gone: all, or less if the
-	// claim has been handed back meanwhile. It is not called if the claim fails.
+	// settle starts the settlement of one user's events, oldest first. done is called once, from
+	// the connection's goroutine, with the number of events that are certainly gone: all, or fewer
+	// if the claim has been released meanwhile. It is not called if the claim fails.
 	settle(ds []Delivery, done func(gone int))
-	// overdue reports whether a confirmation is missing for longer than the timeout.
+	// overdue reports whether a confirmation has been missing for longer than the timeout.
 	overdue(now time.Time) bool
 	close()
 }
 
-// newSettler returns what a topology needs: in a cluster an acknowledgement is not enough.
-// active ends when the claim is being given up.
+// newSettler returns the settler for the topology: in a cluster an acknowledgement is not enough.
+// active ends when the claim is being released.
 func (q *Queue) newSettler(active context.Context, fail func(error)) (settler, error) {
 	unsettled := func(err error) { fail(because(CauseSettlement, err)) }
 	if q.topology.Replicas > 1 {
@@ -42,13 +42,14 @@ func (q *Queue) newSettler(active context.Context, fail func(error)) (settler, e
 	return newAcker(q.nc, unsettled)
 }
 
-// settlement is one call's events on their way out of the stream.
+// settlement is the removal of one call's events from the stream.
 type settlement struct {
 	deliveries []Delivery
 	done       func(gone int)
 }
 
-// subscribe receives confirmations. Nothing may be dropped here, and what comes is small.
+// subscribe receives confirmations. The client must not drop any, and they are small, so there are
+// no limits.
 func subscribe(nc *nats.Conn, subject string, f nats.MsgHandler) (*nats.Subscription, error) {
 	sub, err := nc.Subscribe(subject, f)
 	if err == nil {
@@ -60,11 +61,11 @@ func subscribe(nc *nats.Conn, subject string, f nats.MsgHandler) (*nats.Subscrip
 	return sub, nil
 }
 
-// acker removes by acknowledging to the consumer. On one server its confirmation comes after
-// the removal. All acknowledgements to a consumer are carried out in the order in which they
-// came (it has one queue of them: nats-server, consumer.go, processInboundAcks), so one
-// confirmation stands for all that were sent before it on the same connection. What is to be
-// settled while one is under way goes out together when that has come.
+// acker removes events by acknowledging them to the consumer. On one server, the confirmation comes
+// after the removal. The server executes all acknowledgements to a consumer in order of arrival
+// (the consumer has one queue for them: nats-server, consumer.go, processInboundAcks), so one
+// confirmation covers all acknowledgements sent before it on the same connection. Settlements that
+// start while one is in flight are sent together after its confirmation.
 type acker struct {
 	nc    *nats.Conn
 	inbox string
@@ -72,9 +73,9 @@ type acker struct {
 	sub   *nats.Subscription
 
 	mu      sync.Mutex
-	sent    []settlement // the last of which was sent with a reply subject
-	since   time.Time    // when
-	on      uint64       // which connection: how many reconnects there had been
+	sent    []settlement // in flight; the last was sent with a reply subject
+	since   time.Time    // when they were sent
+	on      uint64       // the connection they were sent on, as its number of reconnects
 	waiting []settlement
 }
 
@@ -94,7 +95,7 @@ func (a *acker) settle(ds []Delivery, done func(gone int)) {
 	}
 }
 
-// send acknowledges all that waits. The mutex is held.
+// send acknowledges all waiting settlements. a.mu must be held.
 func (a *acker) send() {
 	a.sent, a.waiting = a.waiting, a.sent[:0]
 	a.since, a.on = time.Now(), a.nc.Stats().Reconnects
@@ -124,7 +125,7 @@ func (a *acker) answered(m *nats.Msg) {
 	}
 	a.mu.Lock()
 	if a.on != a.nc.Stats().Reconnects {
-		// What went before it may have been lost with another connection.
+		// Acknowledgements before it may have been lost with the previous connection.
 		a.mu.Unlock()
 		a.fail(fmt.Errorf("%w during a settlement", errInterrupted))
 		return
@@ -149,13 +150,13 @@ func (a *acker) overdue(now time.Time) bool {
 
 func (a *acker) close() { _ = a.sub.Unsubscribe() }
 
-// deleter removes by sequence. In a cluster a confirmed ack is not a removal yet: the
-// stream's leader proposes that later, and it can be lost with the leader. The answer to
-// a deletion comes after the stream's commit, and it clears the consumer's
-// pending too. Requests may overtake one another, also those of one client, since several
-// goroutines of a server take them from one queue (nats-server, jetstream_api.go, apiDispatch). So
-// those of a settlement go one by one. A long one is cut short when the claim is handed back: what
-// is left of it comes to the next holder, who sends it together.
+// deleter removes events by sequence. In a cluster a confirmed ack is not yet a removal: the
+// stream's leader proposes that later, and it can be lost with the leader. The answer to a deletion
+// comes after the stream's commit, which also clears the event from the consumer's pending ones.
+// Requests may overtake one another, even those of one client, since several goroutines of a server
+// take them from one queue (nats-server, jetstream_api.go, apiDispatch). So the deleter sends those
+// of a settlement one by one. It stops a long settlement when the claim is released: the remaining
+// events go to the next owner, who sends them together.
 type deleter struct {
 	active  context.Context //nolint:containedctx // it is the claim's
 	nc      *nats.Conn
@@ -165,22 +166,22 @@ type deleter struct {
 	sub     *nats.Subscription
 
 	mu     sync.Mutex
-	open   map[uint64]*deletion // by the sequence of the event whose deletion is under way
+	open   map[uint64]*deletion // by the sequence of the event being deleted
 	closed bool
 }
 
 type deletion struct {
 	settlement
-	gone  int       // of the deliveries
-	since time.Time // of the last confirmation, or of the beginning
-	// try is the number of the request whose answer counts. While the stream has no leader,
-	// each server that keeps a copy answers that it should be tried again: were each answer
-	// followed, requests would multiply.
+	gone  int       // number of deliveries that are gone
+	since time.Time // time of the last confirmation, or of the start
+	// try is the number of the request whose answer counts. While the stream has no leader, each
+	// server with a replica of it answers that the request should be repeated. If the deleter
+	// followed each answer, requests would multiply.
 	try int
 }
 
-// retryDelay is how long the next try of a deletion waits. Servers ask for it while they elect a
-// leader, which takes seconds, and answer at once.
+// retryDelay is the pause before a deletion is repeated. Servers ask for that while they elect a
+// leader, which takes seconds, and they answer at once.
 const retryDelay = 100 * time.Millisecond
 
 func newDeleter(active context.Context, nc *nats.Conn, stream string, fail func(error)) (*deleter, error) {
@@ -197,7 +198,7 @@ func (d *deleter) settle(ds []Delivery, done func(gone int)) {
 	d.begin(&deletion{settlement: settlement{deliveries: ds, done: done}, since: time.Now()})
 }
 
-// begin sends the deletion of the oldest event that is left.
+// begin requests the deletion of the oldest remaining event.
 func (d *deleter) begin(x *deletion) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -237,7 +238,7 @@ func (d *deleter) answered(m *nats.Msg) {
 	}
 }
 
-// take ends the wait for the answer to one request; it is not ok if that wait is over already.
+// take ends the wait for the answer to one request. ok is false if that wait is already over.
 func (d *deleter) take(request string) (x *deletion, ok bool) {
 	of, number, _ := strings.Cut(request, ".")
 	seq, errSeq := strconv.ParseUint(of, 10, 64)
@@ -275,16 +276,16 @@ func (d *deleter) close() {
 
 // Error codes of the server's answer to STREAM.MSG.DELETE.
 const (
-	codeAlreadyGone = 10043 // within a block of the store
-	codeNotFound    = 10057 // below its first block; says "no message found"
+	codeAlreadyGone = 10043 // no message with this sequence in a block of the store
+	codeNotFound    = 10057 // below the store's first block; the text is "no message found"
 )
 
 var errTryAgain = errors.New("the server asks to try again")
 
-// errAlreadyGone says that there was nothing to delete.
+// errAlreadyGone says that the message did not exist.
 var errAlreadyGone = errors.New("there is no such message")
 
-// deleted reads the answer to a deletion: nil if the event is certainly gone.
+// deleted decodes the answer to a deletion: nil if the event is certainly gone.
 func deleted(answer []byte) error {
 	if err := deletedNow(answer); !errors.Is(err, errAlreadyGone) {
 		return err
@@ -292,7 +293,7 @@ func deleted(answer []byte) error {
 	return nil
 }
 
-// deletedNow is deleted for those who must know whether it was this deletion.
+// deletedNow is deleted for callers that must know whether this deletion removed the event.
 func deletedNow(answer []byte) error {
 	var reply struct {
 		Success bool `json:"success"`

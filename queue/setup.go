@@ -12,10 +12,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Change is one thing that Setup made or altered, or a difference that it found.
+// Change is one change that Setup made, or one difference that it found.
 type Change struct {
 	Stream string // the stream's name
-	Field  string // what differs, in NATS's words; empty if the stream is missing
+	Field  string // the differing field, in NATS's words; empty if the stream is missing
 	Have   string
 	Want   string
 }
@@ -28,10 +28,10 @@ func (c Change) String() string {
 	return fmt.Sprintf("stream %s: %s is %s, should be %s", c.Stream, c.Field, c.Have, c.Want)
 }
 
-// MismatchError says that streams exist that differ from what this pipeline needs.
+// MismatchError says that existing streams differ from what this pipeline needs.
 type MismatchError struct{ Differences []Change }
 
-// Error lists every difference and the way out.
+// Error lists every difference and the remedy.
 func (e *MismatchError) Error() string {
 	lines := make([]string, len(e.Differences))
 	out := "match the flags to the stream, or run: identify-worker setup --update"
@@ -44,14 +44,13 @@ func (e *MismatchError) Error() string {
 	return strings.Join(lines, "; ") + " (" + out + ")"
 }
 
-// Setup creates the streams that are missing. Where one exists and differs, it changes
-// nothing and returns a [*MismatchError], unless update is true; then it makes
-// the stream what it should be. It returns what it made or changed. Limits that a
-// platform team may set by itself (bytes, number and age of dead letters and of the audit trail)
-// are left alone. Another number of partitions is refused while events wait or replicas run.
+// Setup creates missing streams. If an existing stream differs, Setup changes nothing and returns a
+// [*MismatchError], unless update is true; then it updates the stream. It returns the changes it
+// made. It does not touch limits that a platform team may set (bytes, number and age of dead
+// letters and of the audit trail). It refuses to change the number of partitions while events wait
+// or replicas run.
 //
-// Setup blocks until the server has answered or ctx ends, and is safe to run from
-// several replicas at once.
+// Setup blocks until the server has answered or ctx ends. Several replicas may run it at once.
 func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 	var changes []Change
 	var mismatch MismatchError
@@ -111,11 +110,11 @@ func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
 	}, toAPI("STREAM.UPDATE."+c.Name))
 }
 
-// repartition changes the work stream to another number of partitions. An event that waits in an old
-// partition would be overtaken by its user's next one in a new partition, or never be read. So it
-// refuses while events wait or replicas run, and closes the stream for publishers while it looks: they
-// find no responders for two round trips, and try again. If it is killed meanwhile, the next update
-// opens the stream.
+// repartition changes the work stream's number of partitions. An event that waits in an old
+// partition would be overtaken by its user's next event in a new one, or would never be read. So
+// repartition refuses while events wait or replicas run. While it checks that, it closes the stream
+// to publishers: they get "no responders" for two round trips, and retry. If the process is killed
+// meanwhile, the next update reopens the stream.
 func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConfig) error {
 	err := q.mayRepartition(ctx)
 	if err != nil {
@@ -136,7 +135,7 @@ func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConf
 	return err
 }
 
-// closedSubject is what the work stream listens to while its partitions change.
+// closedSubject is the work stream's only subject while its partitions change.
 func (t Topology) closedSubject() string { return t.PlainSubject() + "-closed" }
 
 func (q *Queue) mayRepartition(ctx context.Context) error {
@@ -154,14 +153,14 @@ func (q *Queue) mayRepartition(ctx context.Context) error {
 	return fmt.Errorf("%w: to change the partitions now would bring users' events out of order; stop publishing, wait until identify-worker status shows no backlog, stop the workers, run this again, and start the workers with --partitions %d", err, q.topology.Partitions)
 }
 
-// Fields of differences that need more than an update.
+// Fields whose differences need more than an update.
 const (
 	fieldTransform  = "subject_transform"
 	fieldPartitions = "partitions"
 )
 
-// compare lists where have differs in what this pipeline depends on. What a platform
-// team may choose for itself (bytes, the age of dead letters, placement) is not compared.
+// compare lists the differences that this pipeline depends on. It ignores settings that a platform
+// team may choose (bytes, the age of dead letters, placement).
 func compare(have, want jetstream.StreamConfig) []Change {
 	var changes []Change
 	check := func(field string, a, b any) {
@@ -187,12 +186,12 @@ func compare(have, want jetstream.StreamConfig) []Change {
 	check("allow_direct", have.AllowDirect, want.AllowDirect)
 	check("subject_delete_marker_ttl", have.SubjectDeleteMarkerTTL, want.SubjectDeleteMarkerTTL)
 	if want.MaxAge == 0 {
-		check("max_age", have.MaxAge, want.MaxAge) // what ages out is lost
+		check("max_age", have.MaxAge, want.MaxAge) // messages that expire are lost
 	}
 	return changes
 }
 
-// limit makes NATS's two ways to say "none" one.
+// limit unifies NATS's two values for "none".
 func limit(n int) string {
 	if n <= 0 {
 		return "none"
@@ -200,7 +199,7 @@ func limit(n int) string {
 	return strconv.Itoa(n)
 }
 
-// partitionsOf reads the number of partitions from a work stream; 0 if it hashes in another way.
+// partitionsOf reads the number of partitions from a work stream; 0 if it is hashed differently.
 func partitionsOf(c jetstream.StreamConfig) int {
 	if c.SubjectTransform == nil {
 		return 0
@@ -213,8 +212,8 @@ func partitionsOf(c jetstream.StreamConfig) int {
 	return n
 }
 
-// StreamPartitions is how many partitions the work stream has now; 0 if there is no stream, or it
-// is not hashed as ours are.
+// StreamPartitions is the current number of partitions of the work stream; 0 if there is no stream,
+// or it is hashed differently.
 func (q *Queue) StreamPartitions(ctx context.Context) (int, error) {
 	info, err := q.streamInfo(ctx, q.topology.StreamName(), "")
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -233,7 +232,7 @@ func transform(c jetstream.StreamConfig) string {
 	return c.SubjectTransform.Source + " to " + c.SubjectTransform.Destination
 }
 
-// adapt is have with everything that compare looks at taken from want.
+// adapt returns have with every field that compare checks taken from want.
 func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
 	have.Subjects = want.Subjects
 	have.Retention, have.Storage, have.Discard = want.Retention, want.Storage, want.Discard

@@ -15,46 +15,47 @@ const ledgerKey = "ledger."
 
 func shardKey(i int) string { return ledgerKey + strconv.Itoa(i) }
 
-// shardRecord is the stored form. Replicas of other versions read it, so no field may change its meaning.
+// shardRecord is the stored form. Replicas of other versions read it, so no field may change its
+// meaning.
 type shardRecord struct {
-	Next  time.Time `json:"next"`  // when the next slot is free for the owner, as it knows the server's clock
-	Owner string    `json:"owner"` // a ledger, in one process
-	Since time.Time `json:"since"` // when it became that
-	// Uncertainty is how much later than the instants of their slots the owner's calls can have been.
+	Next  time.Time `json:"next"`  // when the owner's next slot is free, by its reading of the server's clock
+	Owner string    `json:"owner"` // the id of a ledger, in one process
+	Since time.Time `json:"since"` // when the owner took it
+	// Uncertainty is how much later than their slots the owner's calls may have been.
 	Uncertainty time.Duration `json:"uncertainty"`
 	Rate        string        `json:"rate"` // the owner's, for operators
 }
 
-// shard is what is known of a part of the limit. The zero value is one of which nothing is known.
+// shard is the last known state of one part of the limit. The zero value is unknown.
 type shard struct {
-	record   shardRecord // zero if there is none yet
+	record   shardRecord // zero if there is none
 	revision uint64
 	seen     time.Time // when its reading or writing began; zero if it must be read
-	next     time.Time // when the next slot is free, here; only if this ledger wrote the record and nobody has since
-	broken   bool      // whether the record cannot be true
-	existed  bool      // whether there has ever been a record
+	next     time.Time // local time of the next free slot; only if this ledger wrote the record and none has since
+	broken   bool      // the record cannot be true
+	existed  bool      // there has been a record at some time
 }
 
 func (s *shard) owned() bool { return !s.next.IsZero() }
 
-// forget lets the shard be read anew.
+// forget makes the shard unknown, so that it is read again.
 func (s *shard) forget() { *s = shard{existed: s.existed} }
 
-// A replica keeps to these, and others rely on them.
+// Every replica keeps these limits, and the others rely on them.
 const (
 	// maxAhead bounds how far ahead a slot may be reserved.
 	maxAhead = 10 * time.Second
-	// maxUncertainty is more than a reading of the clock can leave.
+	// maxUncertainty is more than any reading of the clock can leave.
 	maxUncertainty = 2 * callTimeout
 )
 
-// saw takes in a shard that was read.
+// saw applies the reading of a shard.
 func (l *Ledger) saw(g *glimpse, r *round) {
 	s := &l.shards[g.shard]
 	s.forget()
 	switch {
 	case errors.Is(g.err, jetstream.ErrKeyNotFound):
-		s.seen, s.broken = r.begun, s.existed // somebody has deleted it
+		s.seen, s.broken = r.begun, s.existed // it was deleted
 		return
 	case g.err != nil:
 		return
@@ -64,7 +65,7 @@ func (l *Ledger) saw(g *glimpse, r *round) {
 	x := s.record
 	if err != nil || x.Next.IsZero() || x.Owner == "" || x.Uncertainty < 0 || x.Uncertainty > maxUncertainty {
 		s.broken = true
-		l.q.log.Error("a key of the ledger is damaged, its part of the limit starts anew after one window",
+		l.q.log.Error("a key of the ledger is damaged, its part of the limit is reset after one window",
 			slog.String("key", shardKey(g.shard)), slog.String("bucket", l.q.topology.Bucket()))
 		return
 	}
@@ -72,22 +73,22 @@ func (l *Ledger) saw(g *glimpse, r *round) {
 		l.heard = l.heard.strictest(rate.schedule(0))
 	}
 	if m, _ := l.q.clock.exact(); x.Next.After(m.server(time.Now()).Add(l.schedule.span() + 2*maxAhead)) {
-		// Nobody reserves this far ahead: the server's clock was wrong when this was written.
+		// No replica reserves this far ahead: the server's clock was wrong when this was written.
 		s.broken = true
 		if l.look.ahead {
 			return
 		}
 		l.look.ahead = true
-		l.q.log.Warn("the ledger was ahead of the server's clock, it waits for one window and starts anew")
+		l.q.log.Warn("the ledger was ahead of the server's clock, it is reset after one window")
 	}
 }
 
-// span is the longest time from one slot of a shard to the next.
+// span is the longest interval between two slots of a shard.
 func (p schedule) span() time.Duration {
 	return Rate{Calls: 1, Window: p.window}.span()
 }
 
-// start is when the next slot of a shard is free for this replica, here.
+// start is the local time at which a shard's next slot is free for this replica.
 func (l *Ledger) start(i int, m mapping) time.Time {
 	s := &l.shards[i]
 	switch {
@@ -99,15 +100,15 @@ func (l *Ledger) start(i int, m mapping) time.Time {
 	return m.local(s.record.Next).Add(l.gap(i, m))
 }
 
-// gap is how long a shard must rest when this replica takes it over: the last calls may have been later
-// than their slots, and this one's may be earlier than theirs.
+// gap is how long a shard must rest when this replica takes it over. The last calls may have been
+// later than their slots, and this replica's calls may be earlier than theirs.
 func (l *Ledger) gap(i int, m mapping) time.Duration {
 	step := l.q.clock.aheadSince(time.Now().Add(-l.schedule.span() - 2*maxClockAge))
 	return max(0, l.shards[i].record.Uncertainty-l.schedule.foreign) + m.early + step
 }
 
-// heal replaces a record that cannot be true. What was called in the last window is unknown, and what has been
-// reserved too: let both pass.
+// heal replaces a record that cannot be true. The calls of the last window and the reserved slots
+// are unknown, so it waits for both to pass.
 func (r *round) heal(i int, s shard) {
 	s.next = time.Now().Add(r.clock.late + r.pace.span() + maxAhead)
 	s.record.Since = time.Time{}

@@ -13,20 +13,20 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Status is a pipeline as NATS knows it.
+// Status is the state of a pipeline in NATS.
 type Status struct {
-	Time time.Time // the server's, when it was read
+	Time time.Time // the server's time of the reading
 	Counts
-	Partitions int       // of the stream, the plain one not counted
-	Replicas   []Replica // alive
-	Unclaimed  []string  // partitions that no replica works
-	Rate       Rate      // that the fleet keeps to; zero without a limit
-	QuietUntil time.Time // until when Userpilot asked for a pause; zero if it is over
+	Partitions int       // of the stream, without the plain one
+	Replicas   []Replica // live members
+	Unclaimed  []string  // partitions without an owner
+	Rate       Rate      // the fleet's limit; zero means no limit
+	QuietUntil time.Time // end of the cooldown that Userpilot asked for; zero if there is none
 
-	DeadReasons map[Reason]uint64 // how many dead letters there are of each reason
+	DeadReasons map[Reason]uint64 // number of dead letters by reason
 }
 
-// Recent is what all replicas did in the last minute.
+// Recent sums up the work of all replicas in the last minute.
 func (s *Status) Recent() (sum Recent) {
 	for _, r := range s.Replicas {
 		sum.Delivered += r.Recent.Delivered
@@ -39,13 +39,13 @@ func (s *Status) Recent() (sum Recent) {
 	return sum
 }
 
-// RateUsed is how many calls a minute are made now.
+// RateUsed is the current number of calls per minute.
 func (s *Status) RateUsed() float64 {
 	return s.perMinute(func(r Recent) uint64 { return r.Calls })
 }
 
-// RateAllowed is how many calls a minute may be made: the fleet's, and those of replicas that have
-// a limit of their own; 0 if there is none.
+// RateAllowed is the allowed number of calls per minute: the fleet's limit plus those of replicas
+// with a limit of their own; 0 if there is none.
 func (s *Status) RateAllowed() float64 {
 	allowed := s.Rate.PerMinute()
 	for _, r := range s.Replicas {
@@ -54,7 +54,7 @@ func (s *Status) RateAllowed() float64 {
 	return allowed
 }
 
-// DrainTime is how long the backlog lasts at the present rate. It is not ok while nothing is
+// DrainTime is how long the backlog takes at the current rate. ok is false while nothing is
 // delivered.
 func (s *Status) DrainTime() (d time.Duration, ok bool) {
 	if s.Backlog == 0 {
@@ -67,7 +67,7 @@ func (s *Status) DrainTime() (d time.Duration, ok bool) {
 	return time.Duration(float64(s.Backlog) / settled * float64(time.Minute)), true
 }
 
-// perMinute adds up what replicas do, each over its own span: some are younger than a minute.
+// perMinute sums up the replicas' work, each over its own span: some are younger than a minute.
 func (s *Status) perMinute(count func(Recent) uint64) (sum float64) {
 	for _, r := range s.Replicas {
 		if r.Recent.Span > 0 {
@@ -77,9 +77,9 @@ func (s *Status) perMinute(count func(Recent) uint64) (sum float64) {
 	return sum
 }
 
-// Status reads the state of the whole pipeline. It needs no more than the right to read the
-// streams' state, the bucket's messages and the dead letters, and works whatever the
-// partitions of this Queue's topology are. It blocks for some round trips.
+// Status reads the state of the whole pipeline. It only needs permission to read the streams'
+// state, the bucket's messages and the dead letters, and works for any number of partitions in this
+// Queue's topology. It blocks for a few round trips.
 func (q *Queue) Status(ctx context.Context) (*Status, error) {
 	s, err := q.progress(ctx)
 	if err == nil && s.DeadLetters > 0 {
@@ -91,7 +91,7 @@ func (q *Queue) Status(ctx context.Context) (*Status, error) {
 	return s, nil
 }
 
-// progress is a Status but for the reasons of the dead letters.
+// progress reads a Status without the reasons of the dead letters.
 func (q *Queue) progress(ctx context.Context) (s *Status, err error) {
 	work, err := q.streamInfo(ctx, q.topology.StreamName(), "")
 	if err != nil {
@@ -114,13 +114,13 @@ func (q *Queue) progress(ctx context.Context) (s *Status, err error) {
 	return s, err
 }
 
-// datedInfo is a stream's state with the time at which the server told it.
+// datedInfo is a stream's state with the server's time of the answer.
 type datedInfo struct {
 	jetstream.StreamInfo
 	Time time.Time `json:"ts"`
 }
 
-// streamInfo reads a stream's state, and the subjects in it that match a filter.
+// streamInfo reads a stream's state, and its subjects that match a filter.
 func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*datedInfo, error) {
 	var answer struct {
 		Error *jetstream.APIError `json:"error"`
@@ -143,10 +143,10 @@ func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*dated
 	return &answer.datedInfo, nil
 }
 
-// readsAtOnce bounds the keys that are read at the same time.
+// readsAtOnce bounds concurrent reads of keys.
 const readsAtOnce = 128
 
-// readFleet reads which members can be alive, oldest first, and the fleet's pause.
+// readFleet reads the members that may be alive, oldest first, and the end of the fleet's cooldown.
 func (q *Queue) readFleet(ctx context.Context, bucket *datedInfo) (replicas []Replica, quiet time.Time, err error) {
 	pause := q.topology.keySubject(quietKey)
 	keys, err := q.readKeys(ctx, append(slices.Collect(maps.Keys(bucket.State.Subjects)), pause))
@@ -165,7 +165,7 @@ func (q *Queue) readFleet(ctx context.Context, bucket *datedInfo) (replicas []Re
 	return replicas, quiet, nil
 }
 
-// readKey reads the newest value of a key. One that was deleted has an empty value.
+// readKey reads the newest value of a key. A deleted key has an empty value.
 func (q *Queue) readKey(ctx context.Context, subject string) (*storedMessage, error) {
 	m, err := q.readLeader(ctx, "KV_"+q.topology.Bucket(), lastBySubject{subject})
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -174,19 +174,19 @@ func (q *Queue) readKey(ctx context.Context, subject string) (*storedMessage, er
 	return m, err
 }
 
-// readPause reads until when the fleet is silent; zero if it is not.
+// readPause decodes the end of the fleet's cooldown; zero if there is none.
 func readPause(m *storedMessage, now time.Time) time.Time {
 	if m == nil {
 		return time.Time{}
 	}
 	until, err := time.Parse(time.RFC3339Nano, string(m.Data))
 	if err != nil || !until.After(now) || until.After(now.Add(cooldownTTL)) {
-		return time.Time{} // over, or damaged: nobody heeds it
+		return time.Time{} // over, or damaged: replicas ignore it
 	}
 	return until
 }
 
-// unclaimed lists the partitions that no replica holds.
+// unclaimed lists the partitions without an owner.
 func unclaimed(partitions int, replicas []Replica) []string {
 	held := map[string]bool{}
 	for _, r := range replicas {
@@ -203,7 +203,7 @@ func unclaimed(partitions int, replicas []Replica) []string {
 	return free
 }
 
-// countDead counts dead letters by reason, which their subjects tell: none is read.
+// countDead counts dead letters by reason. The reason is in their subjects, so no letter is read.
 func (q *Queue) countDead(ctx context.Context) (map[Reason]uint64, error) {
 	reasons := map[Reason]uint64{}
 	var mu sync.Mutex
@@ -225,7 +225,7 @@ func (q *Queue) countDead(ctx context.Context) (map[Reason]uint64, error) {
 	return reasons, err
 }
 
-// newCounts is what the streams' states say.
+// newCounts extracts the counts from the streams' states.
 func newCounts(work, dead *jetstream.StreamInfo) Counts {
 	counts := Counts{Backlog: work.State.Msgs, DeadLetters: dead.State.Msgs}
 	if work.State.Msgs > 0 {

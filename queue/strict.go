@@ -7,13 +7,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// codeInvalidJSON is JetStream's refusal of a request that it cannot read.
+// codeInvalidJSON is JetStream's error for a request that it cannot decode.
 const codeInvalidJSON = 10025
 
-// Strict reports whether the servers that lead the pipeline's streams refuse requests with members that
-// they do not know. With "strict: false" in its configuration a server does not: it takes an
-// acknowledgement for a request to purge a stream, where who publishes names that subject for the answer.
-// Strict blocks for a round trip for each stream. It changes nothing; each try is a warning in that
+// Strict reports whether the servers that lead the pipeline's streams refuse requests with unknown
+// fields. A server with "strict: false" in its configuration does not: it takes an acknowledgement
+// for a request to purge a stream, if a publisher names that subject as the reply subject. Strict
+// blocks for one round trip per stream. It changes nothing, but each probe is a warning in the
 // server's log.
 func (q *Queue) Strict(ctx context.Context) (bool, error) {
 	strict, request := true, map[string]bool{unknownName: true}
@@ -29,7 +29,7 @@ func (q *Queue) Strict(ctx context.Context) (bool, error) {
 			err = answer.Error
 		}
 		if err != nil {
-			return false, fmt.Errorf("try how strict the server of stream %s is: %w", stream.Name, err)
+			return false, fmt.Errorf("probe the strictness of the server of stream %s: %w", stream.Name, err)
 		}
 	}
 	return strict, nil

@@ -11,37 +11,39 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Supersession tells how much of a dead letter's event newer events of its user have set since.
+// Supersession describes which of a dead letter's properties newer events of its user have set
+// since.
 type Supersession struct {
-	// Known is whether that can be told: the letter's user can be read, and has been tracked since
-	// it died. Otherwise a replay dies again, unless the letter is untracked or the replay is forced.
+	// Known is whether this is certain: the letter's user can be read, and has been tracked since
+	// the letter died. Otherwise a replay dies again, unless the letter is untracked or the replay
+	// is forced.
 	Known bool
-	// Wholly says that a replay would have nothing left to say: it makes no call. Partly says that
-	// it would say less.
+	// Wholly says that a replay would have no properties left, and so makes no call. Partly says
+	// that it would have fewer.
 	Wholly, Partly bool
-	// Properties are what the event sets, in its order.
+	// Properties are the event's properties, in its order.
 	Properties []PropertyStanding
 }
 
-// PropertyStanding is one thing that an event sets, and whether a newer event has set it since.
+// PropertyStanding is a property of an event, and whether a newer event has set it since.
 type PropertyStanding struct {
 	Path       string // as in [userpilot.Property]
 	Superseded bool
 }
 
-// supersededAtOnce bounds the users that are asked for in one request: the server takes 1,024.
+// supersededAtOnce bounds the users per request: the server accepts 1,024.
 const supersededAtOnce = 500
 
-// Supersessions tells of each letter what would be left of it. It blocks for a round trip for each
-// few hundred letters, and needs the right to publish to $JS.API.DIRECT.GET.KV_<bucket>_newer. In
-// a cluster what it says can be a little behind; what a replay does is exact.
+// Supersessions compares each letter with its user's version record. It blocks for one round trip
+// per few hundred letters, and needs permission to publish to $JS.API.DIRECT.GET.KV_<bucket>_newer.
+// In a cluster its answer can lag a little; a replay is exact.
 func (q *Queue) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Supersession, error) {
 	found := make([]Supersession, len(letters))
 	for at := 0; at < len(letters); at += supersededAtOnce {
 		some := letters[at:min(len(letters), at+supersededAtOnce)]
 		records, err := q.newerOf(ctx, some)
 		if err != nil {
-			return nil, fmt.Errorf("read what newer events have set: %w", err)
+			return nil, fmt.Errorf("read version records: %w", err)
 		}
 		for i, l := range some {
 			if n := records[q.topology.newerSubject(l.user())]; l.user() != "" && n != nil {
@@ -52,7 +54,7 @@ func (q *Queue) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Sup
 	return found, nil
 }
 
-// newerOf reads the records of the letters' users, by subject. It does not decode what is damaged.
+// newerOf reads the version records of the letters' users, by subject. It omits damaged ones.
 func (q *Queue) newerOf(ctx context.Context, letters []*DeadLetter) (map[string]*Newer, error) {
 	records := map[string]*Newer{}
 	var r directRequest

@@ -15,13 +15,13 @@ import (
 
 // Sizes and times of the streams.
 const (
-	// MaxMessageBytes is the largest message that the work stream stores. It is above
-	// [userpilot.MaxEventBytes], so that an event that is too large becomes a dead
-	// letter that can be looked at.
+	// MaxMessageBytes is the largest message that the work stream stores. It exceeds
+	// [userpilot.MaxEventBytes], so that an event that is too large becomes a dead letter that can
+	// be inspected.
 	MaxMessageBytes = 896 << 10
 
-	// headerRoom is what the stream's messages stay below the server's max_payload (1 MiB by
-	// default): their dead letters must hold as much, and headers.
+	// headerRoom is how far the stream's messages stay below the server's max_payload (1 MiB by
+	// default): their dead letters must hold the same payload plus headers.
 	headerRoom = 16 << 10
 
 	dedupeWindow        = 2 * time.Minute
@@ -30,24 +30,25 @@ const (
 	markerTTL           = time.Minute
 )
 
-// Topology names a pipeline and gives its sizes. The zero value is the default
-// pipeline: "identify", 16 partitions, one copy.
+// Topology defines a pipeline's name and sizes. The zero value is the default pipeline: "identify",
+// 16 partitions, one stream replica.
 type Topology struct {
-	// Name tells pipelines on one server apart: lower-case letters, digits, - and _.
-	// Default "identify".
+	// Name distinguishes pipelines on one server: lower-case letters, digits, - and _. Default
+	// "identify".
 	Name string
-	// Partitions is the number that keyed events are hashed into, 1 to 256. Default 16.
+	// Partitions is the number of partitions of keyed events, 1 to 256. Default 16.
 	Partitions int
-	// Replicas is the number of copies that the cluster keeps, 1, 3 or 5. Default 1.
+	// Replicas is the number of replicas of each stream in the cluster, 1, 3 or 5. Default 1.
 	Replicas int
 }
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
-// reservedName would meet the dead letters, the audit trail or the tracked users of another pipeline.
+// reservedName matches names that would collide with the dead letters, the audit trail or the
+// tracked users of another pipeline.
 var reservedName = regexp.MustCompile(`[-_](dlq|audit|newer)$`)
 
-// withDefaults replaces zero values and refuses what cannot work.
+// withDefaults replaces zero values and rejects invalid ones.
 func (t Topology) withDefaults() (Topology, error) {
 	if t.Name == "" {
 		t.Name = "identify"
@@ -62,7 +63,7 @@ func (t Topology) withDefaults() (Topology, error) {
 	case !validName.MatchString(t.Name):
 		return t, errors.New("name: must be lower-case letters, digits, - and _, at most 64")
 	case reservedName.MatchString(t.Name):
-		return t, errors.New("name: must not end in dlq, audit or newer after - or _, which mark what belongs to another pipeline")
+		return t, errors.New("name: must not end in dlq, audit or newer after - or _: these are reserved for the parts of other pipelines")
 	case t.Partitions < 1 || t.Partitions > 256:
 		return t, fmt.Errorf("partitions: %d is not between 1 and 256", t.Partitions)
 	case t.Replicas != 1 && t.Replicas != 3 && t.Replicas != 5:
@@ -71,8 +72,8 @@ func (t Topology) withDefaults() (Topology, error) {
 	return t, nil
 }
 
-// Validate reports what is wrong with the topology, with the name of the flag first. It
-// needs no connection.
+// Validate reports an invalid topology; the text begins with the name of the flag. It needs no
+// connection.
 func (t Topology) Validate() error {
 	_, err := t.withDefaults()
 	return err
@@ -84,34 +85,34 @@ func (t Topology) StreamName() string { return "USERPILOT_" + strings.ToUpper(t.
 // DeadStreamName is the name of the dead-letter stream.
 func (t Topology) DeadStreamName() string { return t.StreamName() + "_DLQ" }
 
-// AuditStreamName is the name of the stream that tells what was done with dead letters.
+// AuditStreamName is the name of the stream that records actions on dead letters.
 func (t Topology) AuditStreamName() string { return t.StreamName() + "_AUDIT" }
 
-// NewerBucket is the name of the key-value bucket that tells what newer events have set, for users
-// who have dead letters.
+// NewerBucket is the name of the key-value bucket with the version records of users who have dead
+// letters.
 func (t Topology) NewerBucket() string { return t.Bucket() + "_newer" }
 
 // newerStreamName is the stream behind that bucket.
 func (t Topology) newerStreamName() string { return "KV_" + t.NewerBucket() }
 
-// auditSubject is where something is written into the audit trail.
+// auditSubject is a subject of the audit trail.
 func (t Topology) auditSubject(tokens ...string) string {
 	return t.PlainSubject() + "-audit." + strings.Join(tokens, ".")
 }
 
-// Bucket is the name of the key-value bucket that holds members, ledger and
-// records of merged calls.
+// Bucket is the name of the key-value bucket for members, the ledger and the records of merged
+// calls.
 func (t Topology) Bucket() string { return "userpilot_" + t.name() }
 
-// keySubject is where a key's values are stored.
+// keySubject is the subject of a key's values.
 func (t Topology) keySubject(key string) string { return "$KV." + t.Bucket() + "." + key }
 
-// PlainSubject is where clients publish that cannot encode a key. Its events are one
-// partition of their own.
+// PlainSubject is the subject for clients that cannot encode a key. Its events form one more
+// partition.
 func (t Topology) PlainSubject() string { return "userpilot." + t.name() }
 
-// Subject is where an event of this user is published:
-// userpilot.identify.<base64url of the user id, without padding>.
+// Subject is the subject for this user's events: userpilot.identify.<base64url of the user id,
+// without padding>.
 func (t Topology) Subject(userID string) string {
 	return t.PlainSubject() + "." + base64.RawURLEncoding.EncodeToString([]byte(userID))
 }
@@ -123,9 +124,9 @@ func (t Topology) name() string {
 	return t.Name
 }
 
-// A dead letter's subject ends in its reason, its event's name and its user's hash. By these it is
-// counted and found without being read. The name is unique to an event; the creation time in it keeps a
-// stream that was made anew from meeting its old numbers.
+// A dead letter's subject ends in its reason, its event's name and its user's hash, so that it can
+// be counted and found without being read. The name is unique to an event: it contains the creation
+// time of the stream, since a re-created stream would reuse sequences.
 func (t Topology) deadSubject(reason Reason, event Age, user string) string {
 	hash := nobodysHash
 	if user != "" {
@@ -134,7 +135,8 @@ func (t Topology) deadSubject(reason Reason, event Age, user string) string {
 	return t.deadOf(cmp.Or(string(reason), "-"), event.String(), hash)
 }
 
-// nobodysHash stands for a user in the subject of a letter whose body must be read to know whose it is.
+// nobodysHash replaces the hash in the subject of a letter whose user can only be read from its
+// body.
 const nobodysHash = "-"
 
 func (t Topology) deadOf(reason, event, hash string) string {
@@ -146,7 +148,8 @@ func (t Topology) deadOfReason(r Reason) string  { return t.deadOf(string(r), "*
 func (t Topology) deadOfEvent(event Age) string  { return t.deadOf("*", event.String(), "*") }
 func (t Topology) deadOfHash(hash string) string { return t.deadOf("*", "*.*", hash) }
 
-// letterOf reads the event's name from a dead letter's subject; it is zero if no worker has made that.
+// letterOf reads the event's name from a dead letter's subject; zero if no worker has stored the
+// letter.
 func (t Topology) letterOf(subject string) Age {
 	name, ok := strings.CutPrefix(subject, t.PlainSubject()+"-dlq.")
 	tokens := strings.Split(name, ".")
@@ -160,7 +163,7 @@ func (t Topology) letterOf(subject string) Age {
 // plainPartition is the partition of events without a key.
 const plainPartition = "plain"
 
-// partitions lists the names of all partitions, the plain subject's last.
+// partitions lists the names of all partitions, with the plain subject's last.
 func (t Topology) partitions() []string {
 	names := make([]string, 0, t.Partitions+1)
 	for p := range t.Partitions {
@@ -169,7 +172,7 @@ func (t Topology) partitions() []string {
 	return append(names, plainPartition)
 }
 
-// partitionSubject is the subject under which a partition's events are stored.
+// partitionSubject is the subject of a partition's events in the stream.
 func (t Topology) partitionSubject(partition string) string {
 	if partition == plainPartition {
 		return t.PlainSubject()
@@ -177,7 +180,7 @@ func (t Topology) partitionSubject(partition string) string {
 	return t.PlainSubject() + "." + partition
 }
 
-// maxEvent is the largest event that the work stream takes, where the server takes maxPayload.
+// maxEvent is the largest event that the work stream stores if the server accepts maxPayload.
 func maxEvent(maxPayload int64) int64 { return min(MaxMessageBytes, maxPayload-headerRoom) }
 
 func (t Topology) workStream(maxPayload int64) jetstream.StreamConfig {
@@ -191,7 +194,7 @@ func (t Topology) workStream(maxPayload int64) jetstream.StreamConfig {
 		Duplicates: dedupeWindow,
 		MaxMsgSize: int32(maxEvent(maxPayload)),
 		Replicas:   t.Replicas,
-		// For purges. Workers read from the leader alone: a follower may lag.
+		// For purges. Workers read only from the leader: a follower may lag.
 		AllowDirect: true,
 		SubjectTransform: &jetstream.SubjectTransformConfig{
 			Source:      keyed,
@@ -213,9 +216,9 @@ func (t Topology) deadStream() jetstream.StreamConfig {
 	}
 }
 
-// bucketStream is the stream behind the bucket. Direct gets, which may be answered by a follower that
-// lags, are for what all members tell of themselves; everything else is read from the leader. A key
-// that expires leaves no marker: it would look like the key of somebody who lives.
+// bucketStream is the stream behind the bucket. Direct gets, which a lagging follower may answer,
+// are only for the members' records; everything else is read from the leader. A key that expires
+// leaves no marker: it would look like the key of a live member.
 func (t Topology) bucketStream() jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              "KV_" + t.Bucket(),
@@ -232,13 +235,13 @@ func (t Topology) bucketStream() jetstream.StreamConfig {
 	}
 }
 
-// newerBucketStream is read from its leader by workers, and by direct gets for people.
+// newerBucketStream is read from its leader by workers, and by direct gets for operators.
 func (t Topology) newerBucketStream() jetstream.StreamConfig {
 	c := t.bucketStream()
 	c.Name = t.newerStreamName()
 	c.Subjects = []string{"$KV." + t.NewerBucket() + ".>"}
 	c.SubjectDeleteMarkerTTL = markerTTL
-	c.DenyDelete = false // an erased user's record is overwritten
+	c.DenyDelete = false // a purge overwrites the user's record
 	return c
 }
 
@@ -256,7 +259,7 @@ func (t Topology) auditStream() jetstream.StreamConfig {
 	}
 }
 
-// streams are all that a pipeline needs.
+// streams are all streams of a pipeline.
 func (t Topology) streams(maxPayload int64) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{t.workStream(maxPayload), t.deadStream(), t.bucketStream(), t.newerBucketStream(), t.auditStream()}
 }

@@ -12,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Headers that tell an event's trace, as W3C's Trace Context names them. The header names of NATS
-// tell capitals apart: the second form is what libraries write that take them for HTTP's.
+// Headers that propagate an event's trace, with the names of the W3C Trace Context. NATS header
+// names are case-sensitive: the second form comes from libraries that treat them as HTTP headers.
 const (
 	headerTraceParent = "traceparent"
 	headerTraceState  = "tracestate"
@@ -22,27 +22,27 @@ const (
 	httpTraceState  = "Tracestate"
 )
 
-// What is kept of these headers. A traceparent of today has 55 bytes; later versions may add to it.
-// Of a tracestate 512 bytes have to be passed on, and a part of one is worth nothing.
+// Limits of these headers. A traceparent currently has 55 bytes; later versions may extend it. At
+// least 512 bytes of a tracestate must be propagated, and a truncated one is useless.
 const (
 	minTraceParent = 55
 	maxTraceParent = 128
 	maxTraceState  = 512
 )
 
-// Trace is the trace that an event belongs to: its publisher's W3C trace context, as the headers of
-// its message tell it. A nil Trace is none.
+// Trace is the W3C trace context of an event's publisher, from the headers of its message. A nil
+// Trace means none.
 type Trace struct{ parent, state string }
 
-// readTrace reads the headers of an event or of its dead letter. They may come from anyone: what is
-// kept is bounded, and whether it means anything is found out by who needs it. It allocates nothing
-// for an event without a trace.
+// readTrace reads the headers of an event or of its dead letter. Anyone may have written them:
+// readTrace only bounds their size, and leaves validation to the users of the trace. It allocates
+// nothing for an event without a trace.
 func readTrace(h nats.Header) *Trace {
 	parent := oneOf(h, headerTraceParent, httpTraceParent)
 	if len(parent) < minTraceParent || len(parent) > maxTraceParent {
 		return nil
 	}
-	// Cloned, as they would keep the message's whole header in memory.
+	// Cloned, since a substring would keep the message's whole header in memory.
 	t := &Trace{parent: strings.Clone(parent)}
 	if state := oneOf(h, headerTraceState, httpTraceState); len(state) <= maxTraceState {
 		t.state = strings.Clone(state)
@@ -59,7 +59,7 @@ func oneOf(h nats.Header, names ...string) string {
 	return ""
 }
 
-// write puts the trace into the header of a message.
+// write adds the trace to the headers of a message.
 func (t *Trace) write(h nats.Header) {
 	if t == nil {
 		return
@@ -70,7 +70,7 @@ func (t *Trace) write(h nats.Header) {
 	}
 }
 
-// Size is what the trace takes of the memory, in bytes, about.
+// Size is its approximate memory use in bytes; 0 for nil.
 func (t *Trace) Size() int {
 	if t == nil {
 		return 0
@@ -78,8 +78,8 @@ func (t *Trace) Size() int {
 	return len(t.parent) + len(t.state) + 48
 }
 
-// SpanContext is the span under which the event was published. It is not valid where there is no
-// trace, or its headers say nothing that W3C's Trace Context knows.
+// SpanContext is the span under which the event was published. It is invalid if there is no trace,
+// or if the headers are not valid by the W3C Trace Context.
 func (t *Trace) SpanContext() trace.SpanContext {
 	if t == nil {
 		return trace.SpanContext{}
@@ -87,7 +87,7 @@ func (t *Trace) SpanContext() trace.SpanContext {
 	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier{t}))
 }
 
-// carrier is a Trace as OpenTelemetry reads and writes it.
+// carrier adapts a Trace to OpenTelemetry.
 type carrier struct{ *Trace }
 
 func (c carrier) Keys() []string { return []string{headerTraceParent, headerTraceState} }
@@ -114,11 +114,11 @@ func (c carrier) Set(key, value string) {
 // tracerName is the instrumentation scope of the publisher's spans.
 const tracerName = "github.com/identify-worker/identify-worker/queue"
 
-// trace begins the span of a publication, and puts it into the event's headers. An event that brings
-// a trace along, as a replay does, stays in that one.
+// trace starts the span of a publication, and adds it to the event's headers. An event that already
+// has a trace, such as a replay, keeps it.
 //
-// The span is made by whoever has made the span in ctx. So an application has nothing to configure
-// here, and one without traces pays for a look into ctx.
+// The provider of the span in ctx creates the span. So an application has nothing to configure
+// here, and one without traces only pays for a lookup in ctx.
 func (p *Publisher) trace(ctx context.Context, f *inflight) {
 	tracer := p.tracer
 	if tracer == nil {
@@ -145,7 +145,7 @@ func (p *Publisher) trace(ctx context.Context, f *inflight) {
 		return
 	}
 	f.span = span
-	// Neither the subject nor the message's id: both may hold the user's.
+	// Neither the subject nor the message id, since both may contain the user's id.
 	span.SetAttributes(
 		attribute.String("messaging.system", "nats"),
 		attribute.String("messaging.operation.name", "publish"),
@@ -169,7 +169,7 @@ func (f *inflight) endTrace(err error) {
 	f.span = nil
 }
 
-// errorType names an error of a publication without its text, which may be anyone's.
+// errorType names an error of a publication without its text, which may contain anything.
 func errorType(err error) string {
 	for _, known := range []struct {
 		err  error

@@ -20,25 +20,27 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// trackedUsers knows which users there is a [Newer] of, so that the events of all others cost nothing. It
-// may know too many: then their next event looks, and finds none.
+// trackedUsers is the set of users that have a version record ([Newer]), so that other users'
+// events skip the lookup. It may contain false positives: their next event costs a lookup that
+// finds no record.
 //
-// Only the holder of a user's partition makes records, always before the dead letter's original
-// leaves the stream. So a reading that begins after a partition was claimed tells of all. There may be
-// millions: calls do not wait for it. Until it has ended the claim takes every user for one of them.
+// Only the owner of a user's partition creates records, always before the dead letter's original
+// leaves the stream. So a reading that begins after a partition was claimed covers all of its
+// records. There may be millions, so calls do not wait for the reading: until it has ended, the
+// claim treats every user as tracked.
 type trackedUsers struct {
 	q       *Queue
-	some    atomic.Bool   // there is one at all
-	begun   atomic.Uint64 // how many readings
-	reading chan struct{} // holds one token; a mutex that a context can interrupt
-	ended   uint64        // the last reading that came to its end; for whoever has the token
+	some    atomic.Bool   // the set has ever had a user
+	begun   atomic.Uint64 // number of readings started
+	reading chan struct{} // a semaphore: a mutex whose Lock a context can interrupt
+	ended   uint64        // the last reading that was completed; guarded by reading
 	seen    uint64        // the bucket was read up to here; likewise
-	trouble atomic.Bool   // the last reading failed, which was told
+	trouble atomic.Bool   // the last reading failed, and that was logged
 
 	mu    sync.RWMutex
 	users map[uint64]struct{} // by guardKey
-	// opened are those whose records were written here while a reading is under way: what that
-	// still tells of the end of earlier ones is older.
+	// opened are the users whose records were written here during the current reading. If the
+	// reading reports a deletion for one of them, that is older.
 	opened map[uint64]struct{}
 }
 
@@ -46,13 +48,14 @@ func newTrackedUsers(q *Queue) *trackedUsers {
 	return &trackedUsers{q: q, reading: make(chan struct{}, 1), users: map[uint64]struct{}{}}
 }
 
-// guardKey stands for a user. Two users who share one cost each other a round trip now and then.
+// guardKey is a short hash of a user id. Two users with the same key occasionally cost each other a
+// round trip.
 func guardKey(userID string) uint64 {
 	sum := sha256.Sum256([]byte(userID))
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// guardKeyOf is the guardKey of the user whose userHash this is.
+// guardKeyOf is the guardKey of the user with this userHash.
 func guardKeyOf(hash string) (key uint64, ok bool) {
 	sum, err := base64.RawURLEncoding.DecodeString(hash)
 	if err != nil || len(sum) < 8 {
@@ -71,7 +74,7 @@ func (g *trackedUsers) knows(userID string) bool {
 	return found
 }
 
-// set notes what this replica has written.
+// set records what this replica has written.
 func (g *trackedUsers) set(key uint64, known bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -85,7 +88,7 @@ func (g *trackedUsers) set(key uint64, known bool) {
 	}
 }
 
-// learn notes what a reading tells.
+// learn records what a reading has found.
 func (g *trackedUsers) learn(key uint64, known bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -109,14 +112,14 @@ func (g *trackedUsers) readingOf(opened map[uint64]struct{}) {
 }
 
 const (
-	// guardPause is how long a copy of the bucket that lags has to catch up before it is asked again.
+	// guardPause is how long a lagging replica of the bucket may take until it is read again.
 	guardPause = 50 * time.Millisecond
-	// guardRetry is how long after a reading that failed the next one begins.
+	// guardRetry is the pause after a failed reading.
 	guardRetry = time.Second
 )
 
-// follow reads what was in the bucket when it was called, and tries again until that has succeeded or
-// ctx ends.
+// follow reads the bucket as it was at the time of the call, and retries until that has succeeded
+// or ctx ends.
 func (g *trackedUsers) follow(ctx context.Context) {
 	for {
 		err := retry(ctx, electionTimeout, g.catchUp)
@@ -127,15 +130,14 @@ func (g *trackedUsers) follow(ctx context.Context) {
 			g.trouble.Store(false)
 			return
 		case !g.trouble.Swap(true):
-			g.q.log.Warn("not known which users have dead letters: until then each is looked up", slog.Any("error", err))
+			g.q.log.Warn("the list of users with dead letters cannot be read, each user is looked up until then", slog.Any("error", err))
 		}
 		pause(ctx, guardRetry)
 	}
 }
 
-// catchUp reads what has been added since the last time. It blocks for one round trip where
-// nothing has been. Claims that are made at the same time share a reading: any that begins after
-// they have been made tells them all.
+// catchUp reads what was added since the last reading. It blocks for one round trip if that is
+// nothing. Concurrent claims share a reading: any that begins after they were made covers them all.
 func (g *trackedUsers) catchUp(ctx context.Context) error {
 	before := g.begun.Load()
 	select {
@@ -157,8 +159,8 @@ func (g *trackedUsers) catchUp(ctx context.Context) error {
 	return err
 }
 
-// readOn reads up to what was last in the bucket after it began. What is last can go meanwhile: the
-// marker of a record that was removed has its time.
+// readOn reads up to the message that was last in the bucket after readOn began. That message may
+// vanish meanwhile: the marker of a deleted record expires.
 func (g *trackedUsers) readOn(ctx context.Context) error {
 	stream := g.q.topology.newerStreamName()
 	for {
@@ -169,7 +171,7 @@ func (g *trackedUsers) readOn(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read which users have dead letters, from %s: %w", stream, err)
 		}
-		if last.Sequence < g.seen { // the bucket was made anew
+		if last.Sequence < g.seen { // the bucket was re-created
 			g.seen = 0
 		}
 		before := g.seen
@@ -181,7 +183,7 @@ func (g *trackedUsers) readOn(ctx context.Context) error {
 		switch {
 		case g.seen >= last.Sequence:
 			return nil
-		case g.seen == before: // another server answered, which has not got it yet
+		case g.seen == before: // a replica that lags has answered
 			pause(ctx, guardPause)
 		}
 		if ctx.Err() != nil {
@@ -190,9 +192,9 @@ func (g *trackedUsers) readOn(ctx context.Context) error {
 	}
 }
 
-// read reads on to a sequence, or to what is last where that has gone. It does so through a consumer of
-// its own, which the server walks on message by message: for each batch of a direct get it would look
-// at every subject of the bucket, if a single record was ever written anew.
+// read reads up to a sequence, or up to the last message if that sequence is gone. It uses its own
+// consumer, which the server advances message by message. For each batch of a direct get, the
+// server would scan every subject of the bucket if any record was ever rewritten.
 func (g *trackedUsers) read(ctx context.Context, to uint64) error {
 	stream := g.q.topology.newerStreamName()
 	config := jetstream.ConsumerConfig{
@@ -214,10 +216,10 @@ func (g *trackedUsers) read(ctx context.Context, to uint64) error {
 	return g.receive(ctx, config.Name, to)
 }
 
-// guardLife is how long the server keeps the consumer of a reading that has ended.
+// guardLife is how long the server keeps an abandoned consumer.
 const guardLife = 30 * time.Second
 
-// receive takes in what a consumer of the bucket sends.
+// receive handles the messages of a consumer on the bucket.
 func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
 	p, err := g.q.newPull(g.q.topology.newerStreamName(), consumer)
 	if err != nil {
@@ -258,7 +260,7 @@ func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) 
 	return nil
 }
 
-// take takes in one record. It reports whether there are more.
+// take records one message. It reports whether there are more.
 func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error) {
 	at, err := parseReply(m.Reply)
 	if err != nil {
@@ -275,18 +277,20 @@ func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error)
 	return at.stream < to && at.pending > 0, nil
 }
 
-// Guarded reports whether the user may have dead letters, so that what is delivered must be
-// written down. At first every user may: see trackedUsers. It asks no one and does not block.
+// Tracked reports whether the user may have dead letters, so that deliveries must be recorded.
+// After a claim every user may, for a while: see trackedUsers. It needs no round trip and does not
+// block.
 func (c *Claim) Tracked(userID string) bool {
 	return c.assignment != nil && (!c.informed.Load() || c.q.tracked.knows(userID))
 }
 
-// Newer reads what is known of a user. It blocks for a round trip.
+// Newer reads a user's version record. It blocks for a round trip.
 func (c *Claim) Newer(ctx context.Context, userID string) (*Newer, error) {
 	return c.q.readNewer(ctx, userID)
 }
 
-// Age is how old an event of this claim is. It cannot be newer than its place in the stream.
+// Age is the position of an event of this claim. It is never newer than the event's own in the
+// stream.
 func (c *Claim) Age(d Delivery) Age {
 	own := c.place(d)
 	if d.Past == nil || d.Past.Forced || d.Past.Origin.Compare(own) > 0 {
@@ -295,22 +299,23 @@ func (c *Claim) Age(d Delivery) Age {
 	return d.Past.Origin
 }
 
-// IsLate reports whether an event is older than its place in the stream: newer ones may have been
-// delivered.
+// IsLate reports whether an event's position is older than its own in the stream: newer events may
+// have been delivered already.
 func (c *Claim) IsLate(d Delivery) bool { return c.Age(d).Compare(c.place(d)) < 0 }
 
-// Sent is an event that was delivered, as far as it was not superseded, or one that was as a whole.
+// Sent is an event whose remaining properties were delivered, or one that was superseded as a
+// whole.
 type Sent struct {
 	Delivery
-	Event userpilot.Event // zero if nothing of it was left
+	Event userpilot.Event // zero if it had no properties left
 }
 
-// Remember writes down that events of a user have been delivered or superseded, and blocks until
-// the server has it on disk. n is what [Claim.Newer] read. Only after it has returned nil may the
-// events be settled.
+// RecordVersions records that events of a user have been delivered or superseded, and blocks until
+// the server has that on disk. n is the result of [Claim.Newer]. The events may be settled only
+// after RecordVersions has returned nil.
 //
-// Once none of the user's dead letters needs the record any more it is removed with the next event,
-// and the user is guarded no longer.
+// Once none of the user's dead letters needs the record any more, the next event deletes it, and
+// the user is no longer tracked.
 func (c *Claim) RecordVersions(ctx context.Context, userID string, n *Newer, sent []Sent) error {
 	replayed := false
 	for _, s := range sent {
@@ -344,8 +349,8 @@ func (c *Claim) RecordVersions(ctx context.Context, userID string, n *Newer, sen
 	return err
 }
 
-// open writes down that an event of a user is about to become a dead letter. From now on what is
-// delivered for this user is remembered.
+// open records that an event of a user is about to become a dead letter. From now on, deliveries
+// for this user are recorded.
 func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 	age, err := c.q.deadLetterAge(ctx)
 	if err != nil {
@@ -355,9 +360,9 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 	if age > 0 {
 		until = c.q.clock.now().Add(age + replayMargin)
 	}
-	var known *Newer // is read
+	var known *Newer // nil: it is read first
 	if !c.q.tracked.knows(userID) {
-		known = &Newer{} // there is none, as a rule; if there is, the server refuses another one
+		known = &Newer{} // usually there is no record; if there is, the server refuses to create another one
 	}
 	err = c.q.changeNewer(ctx, userID, known, func(r *newerRecord) newerChange {
 		if r.open(c.place(d), until); d.Past != nil {
@@ -371,7 +376,7 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 	return err
 }
 
-// closeLetters notes that letters of a user are gone for good. The last one takes the record along.
+// closeLetters removes deleted letters from a user's record. The last one deletes the record.
 func (q *Queue) closeLetters(ctx context.Context, userID string, letters ...Age) error {
 	if err := q.clock.read(ctx); err != nil {
 		return err
@@ -390,16 +395,17 @@ func (q *Queue) closeLetters(ctx context.Context, userID string, letters ...Age)
 	})
 }
 
-// deadAge is how long the stream keeps dead letters, as it was read.
+// deadAge is a reading of how long the stream keeps dead letters.
 type deadAge struct {
 	age  time.Duration
 	read time.Time
 }
 
-// deadAgeLife is how long that is believed. It changes once in a blue moon, and deaths come by thousands.
+// deadAgeLife is how long a reading is used. The setting hardly ever changes, and deaths come by
+// the thousands.
 const deadAgeLife = 10 * time.Second
 
-// deadLetterRetention is how long the stream keeps dead letters; 0 is for ever.
+// deadLetterAge is how long the stream keeps dead letters; 0 means forever.
 func (q *Queue) deadLetterAge(ctx context.Context) (time.Duration, error) {
 	now := time.Now()
 	if known := q.deadAge.Load(); known != nil && now.Sub(known.read) < deadAgeLife {

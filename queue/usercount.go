@@ -5,18 +5,18 @@ import (
 	"encoding/binary"
 )
 
-// maxUsers bounds the users that one command tells apart. They take some 40 MiB.
+// maxUsers bounds the distinct users that one command counts. They take some 40 MiB.
 const maxUsers = 1_000_000
 
-// userCount counts different users, by a hash of each.
+// userCount counts distinct users by their hashes.
 type userCount struct {
 	hashes map[uint64]struct{}
-	more   bool // there may be some that were not counted
+	more   bool // some users may not have been counted
 }
 
 func newUserCount() *userCount { return &userCount{hashes: map[uint64]struct{}{}} }
 
-// add counts a user, if there is room for one more.
+// add counts a user if there is room for another.
 func (c *userCount) add(user string, room *int) {
 	sum := sha256.Sum256([]byte(user))
 	hash := binary.BigEndian.Uint64(sum[:])

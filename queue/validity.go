@@ -6,22 +6,22 @@ import (
 	"time"
 )
 
-// validity tells how long a member can be sure that nobody has taken its partitions: no
-// call begins in the last quarter of its key's life, and none outlives it.
+// validity is how long a member can be sure that no other replica has taken its partitions. No call
+// begins in the last quarter of its key's life, and none outlives it.
 //
-// Both clocks are asked: the monotonic one stands still while a machine sleeps, the wall
-// clock can be set.
+// It reads two clocks: the monotonic one stops while a machine sleeps, and the wall clock can be
+// set.
 type validity struct {
 	ttl     time.Duration
 	renewed atomic.Pointer[moment] // just before the last renewal was sent
 }
 
-// moment is what both clocks said at one time.
+// moment is a reading of both clocks.
 type moment struct{ monotonic, wall time.Time }
 
 var errMembershipExpired = errors.New("the membership could not be renewed in time")
 
-// renew says that a renewal sent at t has succeeded.
+// renew records that a renewal sent at t has succeeded.
 func (c *validity) renew(t time.Time) { c.renewed.Store(&moment{t, t.Round(0)}) }
 
 // check returns nil if a call may begin now.
@@ -32,7 +32,7 @@ func (c *validity) check() error {
 	return nil
 }
 
-// left is the time until the key can have expired.
+// left is the time until the key may have expired.
 func (c *validity) left() time.Duration { return c.ttl - c.age() }
 
 func (c *validity) age() time.Duration {

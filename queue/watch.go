@@ -7,7 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// watch is the fleet's ear: it tells of news, of the silence and of what is asked back.
+// watch receives the fleet's notifications, cooldowns and release requests.
 type watch struct {
 	jetstream.KeyWatcher
 	cancel context.CancelFunc
@@ -18,14 +18,14 @@ func (w *watch) end() {
 	w.cancel()
 }
 
-// watch begins to listen. It is told what there is, and then of what changes.
+// watch starts the watch. It delivers the current values first, and then the changes.
 func (m *member) watch(ctx context.Context) (*watch, error) {
-	brief, done := context.WithTimeout(ctx, callTimeout) // an answer that is lost would be awaited for ever
+	brief, done := context.WithTimeout(ctx, callTimeout) // a lost answer would block it indefinitely
 	defer done()
 	ctx, cancel := context.WithCancel(ctx)
 	var w jetstream.KeyWatcher
 	err := m.q.withPermissionCheck(brief, func(asking context.Context) (err error) {
-		stop := context.AfterFunc(asking, cancel) // the watch lives on, its context must be another
+		stop := context.AfterFunc(asking, cancel) // the watch outlives asking, so it needs its own context
 		w, err = m.kv.WatchFiltered(ctx, []string{newsKey + "*", quietKey, recallKey})
 		if !stop() && err == nil {
 			_ = w.Stop()

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// Work joins the fleet and hands the events of this replica's share of the partitions to h
-// until ctx ends. Then it gives them back in peace: it waits until h has let go, leaves the
-// fleet, and returns nil. While NATS is away, the streams are missing or this user lacks a right it
-// says so once, and goes on by itself when that is over (see [Queue.Lacking]); it returns an error only for a configuration
-// that can never work.
+// Work joins the fleet and passes the events of this replica's share of the partitions to h until
+// ctx ends. Then it releases them gracefully: it waits until h is done, leaves the fleet, and
+// returns nil. While NATS is unreachable, streams are missing or this user lacks a permission, it
+// logs that once, and continues by itself when that is over (see [Queue.Lacking]). It returns an
+// error only for a configuration that can never work.
 func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error {
 	config, err := config.withDefaults(q.topology)
 	if err != nil {
@@ -32,7 +32,7 @@ func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error 
 	return nil
 }
 
-// stay is one membership, from joining until ctx ends or it lapses.
+// session is one membership, from joining until ctx ends or the membership expires.
 func (q *Queue) session(ctx context.Context, config MemberConfig, h Handler, trouble *changeLog) error {
 	if err := q.mayWork(ctx); err != nil {
 		return err
@@ -42,8 +42,8 @@ func (q *Queue) session(ctx context.Context, config MemberConfig, h Handler, tro
 		return err
 	}
 	m.log.Debug("joined")
-	// What is in flight when ctx ends is finished and settled, so calls and renewals
-	// have a context of their own. It ends when the membership lapses.
+	// Calls in flight when ctx ends are finished and settled, so calls and renewals have their own
+	// context. It ends when the membership expires.
 	calls, lapse := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer lapse(errGivenUp)
 	var wg sync.WaitGroup
