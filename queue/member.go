@@ -54,11 +54,11 @@ const maxMemberTTL = 10 * time.Minute
 
 const (
 	memberKey      = "member." // prefixes the keys of members in the bucket
-	newsKey        = "news."   // prefixes the notification keys that the other members watch
+	notifyKey      = "news."   // prefixes the notification keys that the other members watch
 	memberIDLength = 22        // of a NUID
 
-	leaveTTL = time.Second     // of the marker of a member that has left: the shortest TTL that NATS allows
-	newsTTL  = 5 * time.Second // a member that has not received it by then has refreshed its view
+	leaveTTL  = time.Second     // of the marker of a member that has left: the shortest TTL that NATS allows
+	notifyTTL = 5 * time.Second // a member that has not received it by then has refreshed its view
 )
 
 // expiry is when a member whose key was written at Heard must be considered dead. The server
@@ -114,15 +114,15 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 		return nil, fmt.Errorf("join: %w", err)
 	}
 	record, err := json.Marshal(m.record())
-	m.tell(record)
+	m.notify(record)
 	return m, err
 }
 
-// tell notifies the others about this member. It does not wait for an answer: a member that misses
+// notify tells the others about this member. It does not wait for an answer: a member that misses
 // the notification refreshes its view soon enough.
-func (m *member) tell(record []byte) {
-	news := nats.NewMsg(m.q.topology.keySubject(newsKey + m.id))
-	news.Header.Set(jetstream.MsgTTLHeader, newsTTL.String())
+func (m *member) notify(record []byte) {
+	news := nats.NewMsg(m.q.topology.keySubject(notifyKey + m.id))
+	news.Header.Set(jetstream.MsgTTLHeader, notifyTTL.String())
 	news.Data = record
 	_ = m.q.nc.PublishMsg(news)
 }
@@ -136,7 +136,7 @@ func (m *member) renew(ctx context.Context) error {
 		return err
 	}
 	if slices.ContainsFunc(m.reported, func(p string) bool { return !slices.Contains(now.Partitions, p) }) {
-		m.tell(record) // others may claim the partitions this member has released
+		m.notify(record) // others may claim the partitions this member has released
 	}
 	m.reported = now.Partitions
 	begun := time.Now()
@@ -186,7 +186,7 @@ func (m *member) heartbeat(ctx context.Context) error {
 			err = m.resyncRevision(trying)
 		}
 		cancel()
-		if errors.Is(err, errLapsed) {
+		if errors.Is(err, errKeyGone) {
 			return err
 		}
 		if err != nil && ctx.Err() == nil {
@@ -208,14 +208,14 @@ func (m *member) awaitHeartbeat(ctx context.Context) {
 	}
 }
 
-var errLapsed = errors.New("the membership has expired: its key is gone")
+var errKeyGone = errors.New("the membership has expired: its key is gone")
 
 // resyncRevision reads the key's revision again and renews. A renewal without an answer may have
 // taken effect. No other member writes this key, so if it exists, it is ours.
 func (m *member) resyncRevision(ctx context.Context) error {
 	entry, err := m.kv.Get(ctx, memberKey+m.id)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return errLapsed
+		return errKeyGone
 	}
 	if err != nil {
 		return err
@@ -231,8 +231,8 @@ func (m *member) leave(ctx context.Context) error {
 	if err := m.q.nc.PublishMsg(marker(m.q.topology.keySubject(memberKey+m.id), leaveTTL)); err != nil {
 		return err
 	}
-	key := newsKey + m.id
-	_, err := m.q.store(ctx, m.q.topology.toKey(key), marker(m.q.topology.keySubject(key), newsTTL))
+	key := notifyKey + m.id
+	_, err := m.q.store(ctx, m.q.topology.toKey(key), marker(m.q.topology.keySubject(key), notifyTTL))
 	return err
 }
 

@@ -199,7 +199,7 @@ func TestKeepAfterALostAnswer(t *testing.T) {
 		time.Sleep(time.Minute)
 		s.must(m.validity.check())
 		s.must(m.kv.Delete(t.Context(), memberKey+m.id))
-		if err := receive(s, "lapsed", kept); !errors.Is(err, errLapsed) {
+		if err := receive(s, "lapsed", kept); !errors.Is(err, errKeyGone) {
 			t.Errorf("the key was deleted, and keep says %v", err)
 		}
 	})

@@ -128,7 +128,7 @@ func (r *membership) remove(id string, x Replica) {
 
 // notified applies a notification from one member.
 func (r *membership) notified(entry jetstream.KeyValueEntry) {
-	id := strings.TrimPrefix(entry.Key(), newsKey)
+	id := strings.TrimPrefix(entry.Key(), notifyKey)
 	x := readReplica(id, entry.Value(), entry.Created())
 	_, before := r.members[id]
 	switch {
@@ -149,8 +149,8 @@ const (
 	// rebalanceDelay is how long no member must have joined before shares move. When many start at
 	// once, each partition moves once, instead of once per member.
 	rebalanceDelay = 250 * time.Millisecond
-	// settleLimit bounds the delay when members never stop joining, as in a crash loop.
-	settleLimit = time.Second
+	// maxRebalanceDelay bounds the delay when members never stop joining, as in a crash loop.
+	maxRebalanceDelay = time.Second
 )
 
 // memberJoined delays the rebalance after a join.
@@ -159,7 +159,7 @@ func (r *membership) memberJoined() {
 	if now.After(r.rebalanceAt) {
 		r.firstJoin = now
 	}
-	r.rebalanceAt = earliest(now.Add(rebalanceDelay), r.firstJoin.Add(settleLimit))
+	r.rebalanceAt = earliest(now.Add(rebalanceDelay), r.firstJoin.Add(maxRebalanceDelay))
 }
 
 // untilRebalance is how long shares should not move yet.

@@ -54,14 +54,14 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 		s.must(f.look(t.Context()))
 		holder, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: time.Minute})
 		s.must(err)
-		time.Sleep(settleLimit)
+		time.Sleep(maxRebalanceDelay)
 		consumer := consumerName(holder.id, "0", 1)
 		free := func() bool {
 			stream, err := q.stream(t.Context(), workName)
 			s.must(err)
 			for range 3 { // the first may see that somebody has come, or still see the marker of who has gone
 				s.must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
-				time.Sleep(2 * settleLimit)
+				time.Sleep(2 * maxRebalanceDelay)
 			}
 			return !slices.Contains(s.consumers(q), consumer)
 		}

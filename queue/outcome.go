@@ -57,13 +57,13 @@ func (c *Claim) HasOutcome(ctx context.Context, d Delivery) (bool, error) {
 	if d.Past == nil || d.Past.Letter.IsZero() {
 		return false, nil
 	}
-	judged, _, err := c.q.outcomeOf(ctx, d.Past.Letter)
-	return judged, err
+	found, _, err := c.q.outcomeOf(ctx, d.Past.Letter)
+	return found, err
 }
 
 // outcomeOf reports whether a letter's replay has an outcome, and the sequence of the message on
 // its subject.
-func (q *Queue) outcomeOf(ctx context.Context, letter Age) (judged bool, sequence uint64, err error) {
+func (q *Queue) outcomeOf(ctx context.Context, letter Age) (found bool, sequence uint64, err error) {
 	subject := q.topology.outcomeSubject(letter)
 	m, err := q.readLeader(ctx, q.topology.AuditStreamName(), lastBySubject{subject})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -72,8 +72,8 @@ func (q *Queue) outcomeOf(ctx context.Context, letter Age) (judged bool, sequenc
 	if err != nil {
 		return false, 0, fmt.Errorf("read the outcome of a replay: %w", err)
 	}
-	_, judged = q.topology.readOutcome(subject, m.Data)
-	return judged, m.Sequence, nil
+	_, found = q.topology.readOutcome(subject, m.Data)
+	return found, m.Sequence, nil
 }
 
 // RecordOutcome stores the outcome of a replayed event, and blocks until the server has it on disk.
@@ -98,8 +98,8 @@ func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) 
 		if !isWrongRevision(err) {
 			return fmt.Errorf("store the outcome of a replay: %w", err)
 		}
-		judged, revision, err := c.q.outcomeOf(ctx, d.Past.Letter)
-		if judged || err != nil {
+		found, revision, err := c.q.outcomeOf(ctx, d.Past.Letter)
+		if found || err != nil {
 			return err // else the message is no outcome: replace it
 		}
 		before = revision

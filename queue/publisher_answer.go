@@ -54,7 +54,7 @@ func (p *Publisher) answered(m *nats.Msg) {
 	if f == nil {
 		return // an earlier attempt was answered first
 	}
-	if passing(err) {
+	if isTemporary(err) {
 		f.trouble = err
 		if f.tries == 1 && p.retryTimer.Stop() {
 			p.retryTimer.Reset(0) // check at once whether the stream exists
@@ -128,8 +128,8 @@ func refusalOf(err error) error {
 	return nil
 }
 
-// passing reports whether another attempt may succeed.
-func passing(err error) bool {
+// isTemporary reports whether another attempt may succeed.
+func isTemporary(err error) bool {
 	if errors.Is(err, nats.ErrNoResponders) {
 		return true // the stream has no leader now, or does not exist: retryUnanswered finds out
 	}
@@ -147,7 +147,7 @@ func passing(err error) bool {
 // streamMissing reports whether some event got "no responders" and the server confirms that the
 // stream does not exist. It asks the server only then, and blocks for the answer.
 func (p *Publisher) streamMissing() bool {
-	if !p.unheard() {
+	if !p.anyNoResponders() {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
@@ -156,8 +156,8 @@ func (p *Publisher) streamMissing() bool {
 	return errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
-// unheard reports whether some event got "no responders".
-func (p *Publisher) unheard() bool {
+// anyNoResponders reports whether some event got "no responders".
+func (p *Publisher) anyNoResponders() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, f := range p.inflight {

@@ -225,11 +225,11 @@ func (p *purging) erase(ctx context.Context, stream string, sequence uint64, cou
 }
 
 const (
-	// siftedAtOnce is how many ranges of the work stream are read concurrently. Each has at least
-	// siftedRange sequences, and there are about siftedRanges at most.
-	siftedAtOnce = 4
-	siftedRange  = 1 << 14
-	siftedRanges = 1024
+	// rangesAtOnce is how many ranges of the work stream are read concurrently. Each has at least
+	// minRange sequences, and there are about maxRanges at most.
+	rangesAtOnce = 4
+	minRange     = 1 << 14
+	maxRanges    = 1024
 )
 
 // waiting purges events of the work stream. It reads all of them, because other publishers may have
@@ -249,7 +249,7 @@ func (p *purging) waiting(ctx context.Context) error {
 	if p.dry {
 		p.result.found = &foundWaiting{user: p.user, stream: info.Created, upTo: to}
 	}
-	return p.siftAll(ctx, from, to)
+	return p.purgeRanges(ctx, from, to)
 }
 
 func (p *purging) purgeFound(ctx context.Context, events []waitingEvent) error {
@@ -261,22 +261,22 @@ func (p *purging) purgeFound(ctx context.Context, events []waitingEvent) error {
 	return group.Wait()
 }
 
-func (p *purging) siftAll(ctx context.Context, from, to uint64) error {
+func (p *purging) purgeRanges(ctx context.Context, from, to uint64) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(siftedAtOnce)
-	size := max(siftedRange, (to-min(from, to))/siftedRanges+1)
+	group.SetLimit(rangesAtOnce)
+	size := max(minRange, (to-min(from, to))/maxRanges+1)
 	for first := from; first <= to; first += size {
-		group.Go(func() error { return p.sift(ctx, scanRange{from: first, to: min(first+size-1, to)}) })
+		group.Go(func() error { return p.purgeRange(ctx, scanRange{from: first, to: min(first+size-1, to)}) })
 	}
 	return group.Wait()
 }
 
-// sift purges the user's events in a range. It reads from any replica of the stream, which may lag,
-// and then the rest from the leader. A replica has every message before its last one, so if it does
-// not lag, the leader is asked only once.
-func (p *purging) sift(ctx context.Context, r scanRange) error {
+// purgeRange purges the user's events in a range. It reads from any replica of the stream, which
+// may lag, and then the rest from the leader. A replica has every message before its last one, so if
+// it does not lag, the leader is asked only once.
+func (p *purging) purgeRange(ctx context.Context, r scanRange) error {
 	erasing, ctx := errgroup.WithContext(ctx)
-	erasing.SetLimit(erasuresAtOnce / siftedAtOnce)
+	erasing.SetLimit(erasuresAtOnce / rangesAtOnce)
 	stream, next := p.q.topology.StreamName(), r.from
 	look := func(e waitingEvent, h nats.Header, body []byte) {
 		if next = e.sequence + 1; p.matches(h, body) {
@@ -335,11 +335,11 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	}
 	p.mu.Unlock()
 	if !p.dry && e.past != nil && !e.past.Letter.IsZero() { // a replay may be waiting for its outcome
-		verdict, err := p.q.outcomeRecord(e.past, OutcomePurged, "")
+		record, err := p.q.outcomeRecord(e.past, OutcomePurged, "")
 		if err != nil {
 			return err
 		}
-		if err := p.q.audit(ctx, electionTimeout, verdict); err != nil {
+		if err := p.q.audit(ctx, electionTimeout, record); err != nil {
 			return fmt.Errorf("store the outcome of a replay: %w", err)
 		}
 	}

@@ -118,14 +118,14 @@ func (q *Queue) unreleased(ctx context.Context, consumers []string) (left []stri
 // releaseRequested releases the claims that this member is asked for.
 func (f *fleet) releaseRequested(entry jetstream.KeyValueEntry) {
 	var record recallRecord
-	if entry.Operation() == jetstream.KeyValuePut && json.Unmarshal(entry.Value(), &record) == nil && f.recall(record.Consumers) {
+	if entry.Operation() == jetstream.KeyValuePut && json.Unmarshal(entry.Value(), &record) == nil && f.releaseConsumers(record.Consumers) {
 		f.m.log.Info("releasing partitions to drop what was read ahead, re-claiming")
 		f.dirty = true
 	}
 }
 
-// recall releases claims gracefully, and reports whether this replica holds any of them.
-func (h *assignments) recall(consumers []string) (some bool) {
+// releaseConsumers releases claims gracefully, and reports whether this replica holds any of them.
+func (h *assignments) releaseConsumers(consumers []string) (some bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, name := range consumers {

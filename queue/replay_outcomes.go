@@ -28,15 +28,15 @@ func (r *replaying) outcomes(ctx context.Context, letters []*DeadLetter) (map[st
 			request.Last = append(request.Last, t.outcomeSubject(l.Letter))
 		}
 	}
-	var judged map[string]Outcome
+	var outcomes map[string]Outcome
 	err := retry(ctx, electionTimeout, func(ctx context.Context) error {
 		var run uint64
-		judged = map[string]Outcome{}
+		outcomes = map[string]Outcome{}
 		end, err := r.q.direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
 			if subject := m.Header.Get(jetstream.SubjectHeader); subject == begun {
 				run = sequenceOf(m)
 			} else if v, ok := t.readOutcome(subject, m.Data); ok {
-				judged[subject] = v.Outcome
+				outcomes[subject] = v.Outcome
 			}
 			return true
 		})
@@ -53,7 +53,7 @@ func (r *replaying) outcomes(ctx context.Context, letters []*DeadLetter) (map[st
 	if err != nil {
 		return nil, fmt.Errorf("read the outcomes of replays: %w", err)
 	}
-	return judged, nil
+	return outcomes, nil
 }
 
 func sequenceOf(m *nats.Msg) uint64 {
@@ -95,13 +95,13 @@ func (q *Queue) stored(ctx context.Context, sequence uint64) (m *storedMessage, 
 func (q *Queue) awaitOutcome(ctx context.Context, letter Age) error {
 	subject, begun := q.topology.outcomeSubject(letter), time.Now()
 	return retry(ctx, electionTimeout, func(ctx context.Context) error {
-		judged := false
+		found := false
 		_, err := q.direct(ctx, q.topology.AuditStreamName(), directRequest{Last: []string{subject}}, func(m *nats.Msg) bool {
-			_, judged = q.topology.readOutcome(subject, m.Data)
+			_, found = q.topology.readOutcome(subject, m.Data)
 			return true
 		})
 		switch {
-		case err != nil || judged:
+		case err != nil || found:
 			return err
 		case time.Since(begun) < lagTimeout:
 			return errTryAgain
@@ -163,13 +163,13 @@ func (r *replaying) pending() int {
 
 // How often outcomes are polled: less often as long as none arrives.
 const (
-	leastListening = 250 * time.Millisecond
-	mostListening  = 2 * time.Second
+	minPollInterval = 250 * time.Millisecond
+	maxPollInterval = 2 * time.Second
 )
 
 // awaitOutcomes blocks until every replayed event has its outcome, or ctx ends.
 func (r *replaying) awaitOutcomes(ctx context.Context) error {
-	wait := leastListening
+	wait := minPollInterval
 	for before := r.pending(); before > 0; {
 		if err := r.readOutcomes(ctx); err != nil {
 			return err
@@ -178,8 +178,8 @@ func (r *replaying) awaitOutcomes(ctx context.Context) error {
 		if left == 0 {
 			break
 		}
-		if wait = min(wait*3/2, mostListening); left < before {
-			wait = leastListening
+		if wait = min(wait*3/2, maxPollInterval); left < before {
+			wait = minPollInterval
 		}
 		before = left
 		pause(ctx, wait)

@@ -21,8 +21,8 @@ const (
 	replayBatch = 500
 	// removalsAtOnce bounds concurrent deletions of single letters.
 	removalsAtOnce = 512
-	// portions is about how many requests delete the letters of a replay of all letters.
-	portions = 16
+	// removalRequests is about how many requests delete the letters of a replay of all letters.
+	removalRequests = 16
 	// stopTimeout is how long a stopped command may take to finish what is in flight.
 	stopTimeout = 10 * time.Second
 )
@@ -143,21 +143,21 @@ type removal struct {
 // replay replays letters until limit of them are published, or all. While it publishes one batch,
 // it reads the next and deletes the letters of the previous.
 func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
-	sending, halt := context.WithCancelCause(ctx)
-	defer halt(nil)
-	batches, fed := make(chan *batch, 1), make(chan error, 1)
+	sending, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	batches, feeding := make(chan *batch, 1), make(chan error, 1)
 	go func() {
 		defer close(batches)
-		fed <- r.feed(sending, limit, batches)
+		feeding <- r.feed(sending, limit, batches)
 	}()
 	var failed error
 	for b := range batches {
 		if err := r.finish(finishing, b); err != nil {
 			failed = cmp.Or(failed, err)
-			halt(err)
+			cancel(err)
 		}
 	}
-	return stopped(ctx, cmp.Or(failed, r.remove(finishing), <-fed))
+	return stopped(ctx, cmp.Or(failed, r.remove(finishing), <-feeding))
 }
 
 // feed publishes letters in the order of the stream and passes the batches to finish.
@@ -234,13 +234,13 @@ func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *bat
 
 // prepare makes the batch of some letters.
 func (r *replaying) prepare(ctx context.Context, letters []*DeadLetter) (*batch, error) {
-	judged, err := r.outcomes(ctx, letters)
+	outcomes, err := r.outcomes(ctx, letters)
 	if err != nil {
 		return nil, err
 	}
 	b := &batch{}
 	for _, l := range letters {
-		if outcome, ok := judged[r.q.topology.outcomeSubject(l.Letter)]; ok {
+		if outcome, ok := outcomes[r.q.topology.outcomeSubject(l.Letter)]; ok {
 			b.already = append(b.already, removal{id: l.ID, already: true, outcome: outcome})
 			continue
 		}
@@ -331,7 +331,7 @@ func (r *replaying) finish(ctx context.Context, b *batch) (failed error) {
 	r.whole = r.whole && !b.left
 	// A request that deletes all letters below another costs the server some microseconds for each
 	// letter it has. So the more letters there are, the more are deleted per request.
-	if r.whole && r.c.Rate.Unlimited() && len(r.removals) < b.follow/portions {
+	if r.whole && r.c.Rate.Unlimited() && len(r.removals) < b.follow/removalRequests {
 		return failed
 	}
 	return cmp.Or(failed, r.remove(ctx))
@@ -397,10 +397,10 @@ func (r *replaying) removed(x removal, found bool, err error) {
 }
 
 // graceContext returns a context that ends some time after ctx.
-func graceContext(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
+func graceContext(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
 	long, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
-		pause(long, patience)
+		pause(long, grace)
 		cancel()
 	})
 	return long, func() {

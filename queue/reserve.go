@@ -62,7 +62,7 @@ func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
 	p := &plan{Ledger: l, round: r, now: time.Now(), want: min(waiting-len(l.slots), atOnce)}
 	p.survey()
 	if wake = p.continued(); len(l.slots)+len(r.bookings) == 0 {
-		l.tell(wake)
+		l.reportDistantSlot(wake)
 	}
 	if p.want > 0 {
 		p.takeAway()
@@ -74,8 +74,8 @@ func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
 	return r, wake
 }
 
-// tell reports a next slot that is farther away than the schedule explains.
-func (l *Ledger) tell(next time.Time) {
+// reportDistantSlot reports a next slot that is farther away than the schedule explains.
+func (l *Ledger) reportDistantSlot(next time.Time) {
 	if wait := time.Until(next); wait > l.schedule.interval+maxAhead && l.Trouble() == "" {
 		l.say(&l.trouble, fmt.Errorf("the fleet's limit leaves no call before %s: its record in NATS was damaged, or the server's clock has been set", next.UTC().Format("15:04:05 UTC")))
 	}
@@ -161,7 +161,7 @@ func (p *plan) continued() (wake time.Time) {
 			return at.Add(-p.low())
 		}
 		if p.state[i] == free {
-			p.hope()
+			p.lookSoon()
 		}
 		p.reserve(i, at)
 		smooth = latest(smooth, at).Add(p.schedule.smooth())
@@ -213,7 +213,7 @@ func (p *plan) takeAway() {
 		}
 		p.owners[p.shards[best].record.Owner]--
 		p.owned++
-		p.hope()
+		p.lookSoon()
 		p.reserve(best, latest(p.starts[best], p.soonest()))
 	}
 }
@@ -259,7 +259,7 @@ func (p *plan) lookAround() (wake time.Time) {
 	due := !p.now.Before(p.look.at)
 	for i, state := range p.state {
 		if state == unknown || due && state == away || due && state == taken || due && state == free {
-			p.round.looks = append(p.round.looks, &glimpse{shard: i})
+			p.round.looks = append(p.round.looks, &shardRead{shard: i})
 		}
 	}
 	if due && len(p.round.looks) > 0 {
@@ -273,8 +273,8 @@ func (p *plan) lookAround() (wake time.Time) {
 	return wake
 }
 
-// hope schedules the next look soon.
-func (p *plan) hope() {
+// lookSoon schedules the next look soon.
+func (p *plan) lookSoon() {
 	p.look.pause, p.look.at = 0, earliest(p.look.at, p.now.Add(lookPause))
 }
 
@@ -289,15 +289,15 @@ type round struct {
 	read  bool // whether to read the clock
 
 	kv       jetstream.KeyValue // nil: the bucket must be opened
-	looks    []*glimpse
+	looks    []*shardRead
 	bookings []*booking
 
 	notOpen, notRead error         // of the bucket and the clock
 	trip             time.Duration // of the slowest successful request
 }
 
-// glimpse is the reading of one shard.
-type glimpse struct {
+// shardRead is the reading of one shard.
+type shardRead struct {
 	shard int
 	entry jetstream.KeyValueEntry
 	err   error

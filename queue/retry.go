@@ -22,8 +22,8 @@ const (
 
 // retry repeats a request until it is answered. It does not repeat a request that the server
 // forbids: withPermissionCheck turns that into an answer.
-func retry(ctx context.Context, patience time.Duration, ask func(context.Context) error) error {
-	for end := time.Now().Add(patience); ; {
+func retry(ctx context.Context, timeout time.Duration, ask func(context.Context) error) error {
+	for end := time.Now().Add(timeout); ; {
 		err := ask(ctx)
 		if err == nil || !mayRetry(err) || time.Now().After(end) {
 			return err

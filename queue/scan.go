@@ -95,15 +95,15 @@ type scanned struct {
 // readBatches sends batches until the end of the range, an error, or the end of ctx. The receiver
 // must check ctx itself.
 func (q *Queue) readBatches(ctx context.Context, stream string, r scanRange, batches chan<- scanned) {
-	patience := time.Duration(0) // a stream that is missing or unreadable is reported at once
+	timeout := time.Duration(0) // a stream that is missing or unreadable is reported at once
 	for size := scanFirst; r.from > 0; size = min(size*scanGrowth, scanBatch) {
 		var b scanned
 		var next uint64
-		b.err = retry(ctx, patience, func(ctx context.Context) (err error) {
+		b.err = retry(ctx, timeout, func(ctx context.Context) (err error) {
 			b.messages, next, err = q.readBatch(ctx, stream, r, size)
 			return err
 		})
-		r.from, patience = next, electionTimeout
+		r.from, timeout = next, electionTimeout
 		if ctx.Err() != nil {
 			return
 		}

@@ -78,7 +78,7 @@ func (s *Selection) Sendable() uint64 { return s.Letters - s.Exhausted - s.Unsen
 
 // Limits of a selection's lists.
 const (
-	toldGroups      = 100
+	maxListedGroups = 100
 	maxCountedGroup = 10_000
 	maxEdits        = 5
 )
@@ -224,7 +224,7 @@ func (x *selecting) largest() []GroupCount {
 	slices.SortFunc(all, func(a, b GroupCount) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Group, b.Group))
 	})
-	return all[:min(len(all), toldGroups)]
+	return all[:min(len(all), maxListedGroups)]
 }
 
 // Sizes of one lookup of version records, and how many may be in flight while more letters are

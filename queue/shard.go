@@ -50,7 +50,7 @@ const (
 )
 
 // saw applies the reading of a shard.
-func (l *Ledger) saw(g *glimpse, r *round) {
+func (l *Ledger) saw(g *shardRead, r *round) {
 	s := &l.shards[g.shard]
 	s.forget()
 	switch {

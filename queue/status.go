@@ -153,7 +153,7 @@ func (q *Queue) readFleet(ctx context.Context, bucket *datedInfo) (replicas []Re
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("read the bucket %s: %w", q.topology.Bucket(), err)
 	}
-	quiet = readPause(keys[pause], bucket.Time)
+	quiet = cooldownEnd(keys[pause], bucket.Time)
 	delete(keys, pause)
 	replicas = []Replica{}
 	for subject, m := range keys {
@@ -174,8 +174,8 @@ func (q *Queue) readKey(ctx context.Context, subject string) (*storedMessage, er
 	return m, err
 }
 
-// readPause decodes the end of the fleet's cooldown; zero if there is none.
-func readPause(m *storedMessage, now time.Time) time.Time {
+// cooldownEnd decodes the end of the fleet's cooldown; zero if there is none.
+func cooldownEnd(m *storedMessage, now time.Time) time.Time {
 	if m == nil {
 		return time.Time{}
 	}

@@ -38,7 +38,7 @@ type trackedUsers struct {
 	trouble atomic.Bool   // the last reading failed, and that was logged
 
 	mu    sync.RWMutex
-	users map[uint64]struct{} // by guardKey
+	users map[uint64]struct{} // by userKey
 	// opened are the users whose records were written here during the current reading. If the
 	// reading reports a deletion for one of them, that is older.
 	opened map[uint64]struct{}
@@ -48,15 +48,15 @@ func newTrackedUsers(q *Queue) *trackedUsers {
 	return &trackedUsers{q: q, reading: make(chan struct{}, 1), users: map[uint64]struct{}{}}
 }
 
-// guardKey is a short hash of a user id. Two users with the same key occasionally cost each other a
+// userKey is a short hash of a user id. Two users with the same key occasionally cost each other a
 // round trip.
-func guardKey(userID string) uint64 {
+func userKey(userID string) uint64 {
 	sum := sha256.Sum256([]byte(userID))
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// guardKeyOf is the guardKey of the user with this userHash.
-func guardKeyOf(hash string) (key uint64, ok bool) {
+// userKeyOf is the userKey of the user with this userHash.
+func userKeyOf(hash string) (key uint64, ok bool) {
 	sum, err := base64.RawURLEncoding.DecodeString(hash)
 	if err != nil || len(sum) < 8 {
 		return 0, false
@@ -70,7 +70,7 @@ func (g *trackedUsers) knows(userID string) bool {
 	}
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	_, found := g.users[guardKey(userID)]
+	_, found := g.users[userKey(userID)]
 	return found
 }
 
@@ -104,18 +104,18 @@ func (g *trackedUsers) add(key uint64) {
 	g.some.Store(true)
 }
 
-// readingOf begins or ends a reading.
-func (g *trackedUsers) readingOf(opened map[uint64]struct{}) {
+// setOpened begins or ends a reading.
+func (g *trackedUsers) setOpened(opened map[uint64]struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.opened = opened
 }
 
 const (
-	// guardPause is how long a lagging replica of the bucket may take until it is read again.
-	guardPause = 50 * time.Millisecond
-	// guardRetry is the pause after a failed reading.
-	guardRetry = time.Second
+	// lagPause is how long a lagging replica of the bucket may take until it is read again.
+	lagPause = 50 * time.Millisecond
+	// readRetryDelay is the pause after a failed reading.
+	readRetryDelay = time.Second
 )
 
 // follow reads the bucket as it was at the time of the call, and retries until that has succeeded
@@ -132,7 +132,7 @@ func (g *trackedUsers) follow(ctx context.Context) {
 		case !g.trouble.Swap(true):
 			g.q.log.Warn("the list of users with dead letters cannot be read, each user is looked up until then", slog.Any("error", err))
 		}
-		pause(ctx, guardRetry)
+		pause(ctx, readRetryDelay)
 	}
 }
 
@@ -150,18 +150,18 @@ func (g *trackedUsers) catchUp(ctx context.Context) error {
 		return nil
 	}
 	this := g.begun.Add(1)
-	g.readingOf(map[uint64]struct{}{})
-	defer g.readingOf(nil)
-	err := g.readOn(ctx)
+	g.setOpened(map[uint64]struct{}{})
+	defer g.setOpened(nil)
+	err := g.readToEnd(ctx)
 	if err == nil {
 		g.ended = this
 	}
 	return err
 }
 
-// readOn reads up to the message that was last in the bucket after readOn began. That message may
-// vanish meanwhile: the marker of a deleted record expires.
-func (g *trackedUsers) readOn(ctx context.Context) error {
+// readToEnd reads up to the message that was last in the bucket after readToEnd began. That message
+// may vanish meanwhile: the marker of a deleted record expires.
+func (g *trackedUsers) readToEnd(ctx context.Context) error {
 	stream := g.q.topology.newerStreamName()
 	for {
 		last, err := g.q.readLeader(ctx, stream, lastBySubject{"$KV." + g.q.topology.NewerBucket() + ".>"})
@@ -184,7 +184,7 @@ func (g *trackedUsers) readOn(ctx context.Context) error {
 		case g.seen >= last.Sequence:
 			return nil
 		case g.seen == before: // a replica that lags has answered
-			pause(ctx, guardPause)
+			pause(ctx, lagPause)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -199,7 +199,7 @@ func (g *trackedUsers) read(ctx context.Context, to uint64) error {
 	stream := g.q.topology.newerStreamName()
 	config := jetstream.ConsumerConfig{
 		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: g.seen + 1,
-		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: guardLife,
+		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerLife,
 	}
 	var consumer jetstream.Consumer
 	err := g.q.withPermissionCheck(ctx, func(ctx context.Context) (err error) {
@@ -216,8 +216,8 @@ func (g *trackedUsers) read(ctx context.Context, to uint64) error {
 	return g.receive(ctx, config.Name, to)
 }
 
-// guardLife is how long the server keeps an abandoned consumer.
-const guardLife = 30 * time.Second
+// readerLife is how long the server keeps an abandoned consumer.
+const readerLife = 30 * time.Second
 
 // receive handles the messages of a consumer on the bucket.
 func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
@@ -269,7 +269,7 @@ func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error)
 	if at.consumer != next {
 		return false, errors.New("the server left something out")
 	}
-	if key, ok := guardKeyOf(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]); ok {
+	if key, ok := userKeyOf(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]); ok {
 		size := m.Header.Get("Nats-Msg-Size")
 		g.learn(key, size != "" && size != "0")
 	}
@@ -344,7 +344,7 @@ func (c *Claim) RecordVersions(ctx context.Context, userID string, n *Newer, sen
 		return storeNewer
 	})
 	if err == nil && dropped {
-		c.q.tracked.set(guardKey(userID), false)
+		c.q.tracked.set(userKey(userID), false)
 	}
 	return err
 }
@@ -371,7 +371,7 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 		return storeNewer
 	})
 	if err == nil {
-		c.q.tracked.set(guardKey(userID), true)
+		c.q.tracked.set(userKey(userID), true)
 	}
 	return err
 }

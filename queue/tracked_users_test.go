@@ -56,16 +56,16 @@ func (f firstClaim) Revoke(*Claim) {}
 func TestGuardReadsLate(t *testing.T) {
 	t.Parallel()
 	g := newTrackedUsers(nil)
-	ann, bob := guardKey("ann"), guardKey("bob")
+	ann, bob := userKey("ann"), userKey("bob")
 	g.set(bob, true)
-	g.readingOf(map[uint64]struct{}{})
+	g.setOpened(map[uint64]struct{}{})
 	g.set(ann, true)
 	g.learn(ann, false)
 	g.learn(bob, false)
 	if !g.knows("ann") || g.knows("bob") {
 		t.Errorf("knows ann: %v, and bob: %v", g.knows("ann"), g.knows("bob"))
 	}
-	g.readingOf(nil)
+	g.setOpened(nil)
 	g.learn(ann, false)
 	if g.knows("ann") {
 		t.Error("ann is known after her record has gone")

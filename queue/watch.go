@@ -26,7 +26,7 @@ func (m *member) watch(ctx context.Context) (*watch, error) {
 	var w jetstream.KeyWatcher
 	err := m.q.withPermissionCheck(brief, func(asking context.Context) (err error) {
 		stop := context.AfterFunc(asking, cancel) // the watch outlives asking, so it needs its own context
-		w, err = m.kv.WatchFiltered(ctx, []string{newsKey + "*", quietKey, recallKey})
+		w, err = m.kv.WatchFiltered(ctx, []string{notifyKey + "*", quietKey, recallKey})
 		if !stop() && err == nil {
 			_ = w.Stop()
 			err = context.Cause(asking)

@@ -143,7 +143,7 @@ func stuckMutants() []mutant {
 		},
 		{
 			"a member whose key is gone goes on", "order for each user",
-			[]edit{{"queue/member.go", "return errLapsed\n\t}\n\tif err != nil", "m.revision = 0\n\t\treturn m.renew(ctx)\n\t}\n\tif err != nil"}},
+			[]edit{{"queue/member.go", "return errKeyGone\n\t}\n\tif err != nil", "m.revision = 0\n\t\treturn m.renew(ctx)\n\t}\n\tif err != nil"}},
 			"queue", "TestKeepAfterALostAnswer",
 		},
 		{

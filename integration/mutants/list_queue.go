@@ -45,7 +45,7 @@ func claimMutants() []mutant {
 		},
 		{
 			"who joins tells nobody its rate", "no window holds more calls than the limit",
-			[]edit{{"queue/member.go", "\tm.tell(record)\n\treturn m, err", "\t_ = record\n\treturn m, err"}},
+			[]edit{{"queue/member.go", "\tm.notify(record)\n\treturn m, err", "\t_ = record\n\treturn m, err"}},
 			"queue", "TestLowerRateIsHeardAtOnce",
 		},
 		{
