@@ -8,7 +8,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The server's coarse clock belongs to the process: it must not start inside a bubble.
+	// The server's coarse clock belongs to the process, so it must not start inside a bubble.
 	ats.Register()
 	os.Exit(m.Run())
 }

@@ -37,7 +37,7 @@ func TestMemberConfig(t *testing.T) {
 	}
 }
 
-// gone reports whether a member's key cannot tell of a living one.
+// gone reports whether a member's key cannot belong to a live member.
 func (s *sim) gone(q *Queue, id string) bool {
 	s.t.Helper()
 	s.must(q.clock.read(s.t.Context()))
@@ -80,18 +80,18 @@ func TestCertainty(t *testing.T) {
 			t.Errorf("certain in the last quarter, %v are left", c.left())
 		}
 		now := time.Now()
-		c.renewed.Store(&moment{now, now.Round(0).Add(-7 * time.Second)}) // the wall clock alone tells
+		c.renewed.Store(&moment{now, now.Round(0).Add(-7 * time.Second)}) // only the wall clock shows it
 		if c.check() == nil {
 			t.Error("certain after a machine's sleep")
 		}
-		c.renewed.Store(&moment{now.Add(-7 * time.Second), now.Round(0)}) // somebody has set the wall clock back
+		c.renewed.Store(&moment{now.Add(-7 * time.Second), now.Round(0)}) // the wall clock was set back
 		if c.check() == nil {
 			t.Error("certain by a clock that was set")
 		}
 	})
 }
 
-// What is in flight is called off before the others can take over.
+// Calls in flight are canceled before another replica can take over.
 func TestKeepEndsBeforeTheKey(t *testing.T) {
 	for _, ttl := range []time.Duration{2 * time.Second, 5 * time.Second, 15 * time.Second} {
 		t.Run(ttl.String(), func(t *testing.T) {
@@ -120,7 +120,7 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 	}
 }
 
-// A key goes with its member: at once when it leaves, after its TTL when it does not.
+// A member's key disappears with it: at once when it leaves, otherwise after the TTL.
 func TestMemberGone(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
@@ -150,7 +150,7 @@ func TestMemberGone(t *testing.T) {
 	})
 }
 
-// A key that the server does not remove is believed for twice its TTL.
+// A key that the server fails to remove counts for twice its TTL.
 func TestMemberStuck(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
@@ -184,8 +184,8 @@ func TestMemberRecord(t *testing.T) {
 	})
 }
 
-// A renewal whose answer is lost may have taken effect. The member finds its key again and goes on;
-// only when the key is gone has it lapsed.
+// A renewal whose answer is lost may have taken effect. The member finds its key again and
+// continues; its membership has expired only if the key is gone.
 func TestKeepAfterALostAnswer(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
@@ -193,7 +193,7 @@ func TestKeepAfterALostAnswer(t *testing.T) {
 		kept := make(chan error, 1)
 		go func() { kept <- m.heartbeat(t.Context()) }()
 		time.Sleep(3 * time.Second)
-		// As its own lost renewal would, in everything but who sent it.
+		// Like its own lost renewal, except for the sender.
 		_, err = m.q.js.Publish(t.Context(), m.q.topology.keySubject(memberKey+m.id), []byte(`{"ttl":5000000000}`), jetstream.WithMsgTTL(5*time.Second))
 		s.must(err)
 		time.Sleep(time.Minute)
@@ -205,7 +205,7 @@ func TestKeepAfterALostAnswer(t *testing.T) {
 	})
 }
 
-// What changes is told at once, and times are the server's.
+// A change is reported at once, and times are the server's.
 func TestReportIsFresh(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		changed := make(chan struct{})

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Half a view of the fleet could lack the slowest rate: if somebody cannot be read, all is known as before.
+// Half a view of the fleet could lack the slowest rate: if one member cannot be read, the view is
+// unchanged.
 func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		fast, slow := Rate{600, time.Minute}, Rate{60, time.Minute}
@@ -44,7 +45,8 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 	})
 }
 
-// Who has come since the last look lives: only if the bucket's leader says otherwise is a partition free.
+// A member that joined after the last refresh is live: a partition is free only if the bucket's
+// leader says so.
 func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -59,7 +61,7 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 		free := func() bool {
 			stream, err := q.stream(t.Context(), workName)
 			s.must(err)
-			for range 3 { // the first may see that somebody has come, or still see the marker of who has gone
+			for range 3 { // the first may see the new member, or still the marker of the one that left
 				s.must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
 				time.Sleep(2 * maxRebalanceDelay)
 			}
@@ -80,13 +82,14 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 	})
 }
 
-// A lower rate holds for all as soon as its replica has joined, which may call a moment later.
+// A lower rate applies to all as soon as its replica has joined, since that replica may call a
+// moment later.
 func TestLowerRateIsHeardAtOnce(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		a := s.replica(MemberConfig{Rate: Rate{600, time.Minute}})
 		for i := range 10 {
 			slow := Rate{Calls: 60 - i, Window: time.Minute}
-			time.Sleep(time.Duration(i) * 100 * time.Millisecond) // look or no look
+			time.Sleep(time.Duration(i) * 100 * time.Millisecond) // with or without a refresh
 			s.await(10*time.Second, "at work", func() bool { return a.Held() > 0 })
 			m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: time.Minute, Rate: slow})
 			s.must(err)
@@ -101,8 +104,8 @@ func TestLowerRateIsHeardAtOnce(t *testing.T) {
 	})
 }
 
-// What a fleet costs without work grows with its replicas, and no faster. All the same all of them know soon
-// who has died.
+// The cost of an idle fleet grows linearly with its replicas. Nevertheless all of them soon notice
+// a dead member.
 func TestIdleFleet(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var fleet []*replica
@@ -135,8 +138,8 @@ func TestIdleFleet(t *testing.T) {
 	})
 }
 
-// A stream that is made anew while it is claimed has other events under the same numbers. Under the
-// name of the old one their dead letters would be taken for letters that are there already.
+// A stream that is re-created while it is claimed reuses sequences for other events. Under the old
+// stream's name, their dead letters would be mistaken for existing ones.
 func TestStreamMadeAnewWhileItIsClaimed(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -157,7 +160,7 @@ func TestStreamMadeAnewWhileItIsClaimed(t *testing.T) {
 	})
 }
 
-// A renewal counts from before it was sent: the key's time begins somewhere on the way.
+// A renewal counts from before it was sent: the key's TTL begins somewhere in between.
 func TestCertaintyCountsFromTheRequest(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(&line{far: func() time.Duration { return 400 * time.Millisecond }}, Topology{})
@@ -169,7 +172,7 @@ func TestCertaintyCountsFromTheRequest(t *testing.T) {
 	})
 }
 
-// A bucket that was made anew counts from 1 again, and holds other users.
+// A re-created bucket counts from 1 again, and holds other users.
 func TestGuardOfABucketMadeAnew(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

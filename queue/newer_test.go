@@ -46,19 +46,19 @@ func TestAge(t *testing.T) {
 	}
 }
 
-// Whatever was added, in whatever order, what is left of an event is what no newer one has set.
+// Whatever was added, in any order, Reduce leaves the properties that no newer event has set.
 func TestNewerModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n := Newer{record: newerRecord{Set: map[string]Age{}}}
-		set := map[string]uint64{} // the newest age by name
+		set := map[string]uint64{} // the newest position by name
 		for range rapid.IntRange(0, 20).Draw(t, "events") {
 			age := rapid.Uint64Range(1, 30).Draw(t, "age")
 			name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name")
 			n.Add(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{%q:1}}`, name)), aged(age))
 			set[name] = max(set[name], age)
 		}
-		// What was stored is what is read.
+		// The decoded record equals the stored one.
 		text, err := json.Marshal(n.record)
 		if err != nil {
 			t.Fatal(err)
@@ -111,7 +111,7 @@ func TestNewerCompany(t *testing.T) {
 	}
 }
 
-// A record forgets the oldest of very many properties, and then says that it does not know.
+// A record drops the oldest of very many properties, and then reports them as unknown.
 func TestNewerForgets(t *testing.T) {
 	t.Parallel()
 	n := Newer{}
@@ -173,7 +173,7 @@ func TestNewerLetters(t *testing.T) {
 	}
 }
 
-// Two who change a record at the same time lose nothing, and what cannot be read is said.
+// Two concurrent changes of a record lose nothing, and an unreadable record is an error.
 func TestNewerStored(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -190,7 +190,7 @@ func TestNewerStored(t *testing.T) {
 			}
 		}
 		s.must(q.changeNewer(t.Context(), "ann", nil, open(1)))
-		s.must(q.changeNewer(t.Context(), "ann", old, open(2))) // what was read is old
+		s.must(q.changeNewer(t.Context(), "ann", old, open(2))) // the record passed in is outdated
 		n, err := q.readNewer(t.Context(), "ann")
 		s.must(err)
 		if len(n.record.Open) != 2 {
@@ -213,8 +213,8 @@ func TestNewerStored(t *testing.T) {
 	})
 }
 
-// A replay that dies again hands its place in the record over to its new letter: when that one has
-// come to its end, the user is guarded no longer.
+// A replay that dies again is replaced in the record by its new letter. When that one is done, the
+// user is no longer tracked.
 func TestNewerAfterDyingAgain(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -240,11 +240,11 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 	})
 }
 
-// Who claims a partition knows of all users that have dead letters by then.
+// A claim knows all users that had dead letters when it was made.
 func TestGuardCatchesUp(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
-		ctx := s.soon(time.Second) // whoever reads all of it over and over does so twenty times
+		ctx := s.soon(time.Second) // a reader that starts over each time would do so twenty times
 		s.must(q.clock.read(t.Context()))
 		s.must(other.tracked.catchUp(ctx))
 		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
@@ -284,8 +284,8 @@ func TestGuardCatchesUp(t *testing.T) {
 	})
 }
 
-// Who buries does not read first whether a user has a record. If there is one of which the set of tracked users does
-// not know, it is kept.
+// Storing a dead letter does not first read whether the user has a record. If there is one that the
+// set of tracked users lacks, it is kept.
 func TestBuryKeepsTheRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		for seq, q := range []*Queue{s.queue(nil), s.queue(nil)} {
@@ -329,7 +329,7 @@ func TestReadPast(t *testing.T) {
 	}
 }
 
-// What is told of letters is what a replay would do with them.
+// Supersessions predicts what a replay would do.
 func TestSupersessions(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

@@ -4,7 +4,7 @@ package queue
 
 import "testing"
 
-// The first verdict on a replay stands: what a second copy of it comes to is not what became of it.
+// The first outcome of a replay is kept: the result of a second copy is not the replay's outcome.
 func TestFirstVerdictStands(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

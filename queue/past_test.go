@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Anyone who may publish can write an origin. It can make an event older than its place in the
-// stream, and so weaker, but never newer: then it would overwrite what came after it.
+// Any publisher can write an origin. It can make an event older than its place in the stream, and
+// so weaker, but never newer: then it would overwrite later events.
 func TestOriginIsNeverNewer(t *testing.T) {
 	t.Parallel()
 	c := &Claim{assignment: &assignment{created: made}}
@@ -38,7 +38,7 @@ func TestOriginIsNeverNewer(t *testing.T) {
 	}
 }
 
-// What is kept of an event's headers takes no more memory than is counted for it, whatever they hold.
+// The headers kept of an event take no more memory than is counted for them, whatever they contain.
 func TestHeadersAreCounted(t *testing.T) {
 	kept := func(names ...string) (counted, taken int) {
 		const events = 2000

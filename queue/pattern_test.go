@@ -13,14 +13,14 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// The patterns are a contract. Who changes one gives letters that lie in streams another group.
+// The patterns are a contract: a change moves existing letters to other groups.
 func TestPattern(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ text, want string }{
 		{"", ""},
 		{"metadata.plan is not allowed", "metadata.plan is not allowed"},
 
-		// What this program writes.
+		// Texts of this program.
 		{"user_id: is missing", "user_id: is missing"},
 		{"body: is not JSON: it breaks after byte 17", "body: is not JSON: it breaks after byte …"},
 		{"body: is larger than 524288 bytes", "body: is larger than … bytes"},
@@ -92,7 +92,7 @@ func TestPattern(t *testing.T) {
 	}
 }
 
-// The user is blanked however it is written.
+// The user's id is blanked in all spellings.
 func TestPatternOfAUser(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ text, user, want string }{
@@ -114,7 +114,7 @@ func TestPatternOfAUser(t *testing.T) {
 	}
 }
 
-// Ids of all kinds are told from words, with very few exceptions.
+// Ids of all kinds are distinguished from words, with very few exceptions.
 func TestPatternOfIDs(t *testing.T) {
 	t.Parallel()
 	random := func(n int) []byte {
@@ -127,7 +127,7 @@ func TestPatternOfIDs(t *testing.T) {
 		"base64 of 22":    func() string { return base64.RawURLEncoding.EncodeToString(random(16)) },
 		"base64 of 43":    func() string { return base64.RawURLEncoding.EncodeToString(random(32)) },
 		"random text":     rand.Text,
-		"nuid":            func() string { return nuid.New().Next() }, // else one unlucky prefix is that of all
+		"nuid":            func() string { return nuid.New().Next() }, // otherwise all would share one unlucky prefix
 		"number of users": func() string { return fmt.Sprint(random(1)[0]) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,7 +144,7 @@ func TestPatternOfIDs(t *testing.T) {
 	}
 }
 
-// No digit survives in any pattern, and it is as clean as its error.
+// No digit survives in a pattern, and it is as clean as its error.
 func FuzzPattern(f *testing.F) {
 	for _, text := range []string{"plan 'pro' of ann@example.com is 5", "see https://x.y/z?a=1", `"a\"`, "½ ٣ @ @a …", "''", "x'x", "\\", "a://"} {
 		f.Add(text, "ann")
@@ -164,7 +164,7 @@ func FuzzPattern(f *testing.F) {
 	})
 }
 
-// What is in quotes does not survive, nor does any part of an e-mail address.
+// Neither quoted text nor any part of an e-mail address survives.
 func FuzzPatternHides(f *testing.F) {
 	f.Add("secret", uint8(0))
 	f.Add("two secrets", uint8(3))

@@ -16,9 +16,9 @@ import (
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
-// BenchmarkPublisher compares PublishAsync with nats.go's own: 1 KiB events of distinct
-// users, the server in this process, without syncing. Nats.go's does not validate;
-// ids says whether it gives each event a message id, as ours always does.
+// BenchmarkPublisher compares PublishAsync with nats.go's own: 1 KiB events of distinct users, with
+// the server in this process and without syncing. nats.go does not validate; ids says whether its
+// events get message ids, as ours always do.
 func BenchmarkPublisher(b *testing.B) {
 	b.Run("ours", func(b *testing.B) {
 		p := benchmarkQueue(b).NewPublisher(queue.PublisherConfig{})

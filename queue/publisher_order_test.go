@@ -16,7 +16,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// lossyStream answers like a stream with deduplication, but loses what it is told to.
+// lossyStream answers like a stream with deduplication, but loses chosen messages.
 type lossyStream struct {
 	nc     *nats.Conn
 	lose   func() loss
@@ -53,8 +53,8 @@ func (s *lossyStream) take(m *nats.Msg) {
 	}
 }
 
-// TestOrderHoldsWhateverIsLost publishes through a stream that loses messages and
-// answers at random: each event must be stored once, and each user's in order.
+// TestOrderHoldsWhateverIsLost publishes through a stream that loses messages and answers at
+// random: each event must be stored once, and each user's in order.
 func TestOrderHoldsWhateverIsLost(t *testing.T) {
 	t.Parallel()
 	ats.Register()

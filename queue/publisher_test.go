@@ -24,7 +24,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// bubble runs test in fake time, with a server on a directory of its own.
+// bubble runs test in fake time, with a server in its own directory.
 func bubble(t *testing.T, test func(t *testing.T, nc *nats.Conn)) {
 	t.Parallel()
 	ats.Register() // the server's clock ticker must not belong to the bubble
@@ -117,7 +117,7 @@ func TestPublishStoresTheBodyAsItIs(t *testing.T) {
 	})
 }
 
-// Without an id the server has nothing to remember; every other event bears one.
+// Without an id the server has nothing to remember; every other event has one.
 func TestPublishWithoutMessageID(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
 		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
@@ -257,7 +257,7 @@ func TestNoAnswer(t *testing.T) {
 	})
 }
 
-// silence takes all events and answers none.
+// silence receives all events and answers none.
 func noReply(t *testing.T, nc *nats.Conn) *nats.Subscription {
 	t.Helper()
 	sub, err := nc.SubscribeSync(queue.Topology{}.PlainSubject() + ".*")
@@ -288,7 +288,7 @@ func TestCloseWaitsAndTakesNoMore(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
 		p := setUp(t, nc).NewPublisher(queue.PublisherConfig{})
 		var results []*queue.Result
-		for range 20 { // one user: each waits for the one before
+		for range 20 { // one user: each waits for the previous one
 			r, err := p.PublishAsync(t.Context(), []byte(`{"user_id":"ann"}`))
 			if err != nil {
 				t.Fatal(err)
@@ -373,7 +373,7 @@ func TestADeniedPermissionIsNamed(t *testing.T) {
 	})
 }
 
-// moving is a server's address behind which another server can be put.
+// moving is a server address that can be moved to another server.
 type moving struct {
 	mu sync.Mutex
 	s  *embedded.Server
@@ -395,8 +395,8 @@ func (m *moving) to(s *embedded.Server) {
 }
 
 func TestARestartOfTheServerLosesNothing(t *testing.T) {
-	// Not parallel, and with empty pools: a client that reconnects takes a timer from a pool of
-	// the process, and one that another bubble has put there ends the program.
+	// Not parallel, and with empty pools: a reconnecting client takes a timer from a pool of the
+	// process, and a timer from another bubble would end the program.
 	runtime.GC()
 	runtime.GC()
 	ats.Register()

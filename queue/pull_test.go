@@ -32,7 +32,8 @@ func (s *sim) claimAll(q *Queue) *assignment {
 	return x
 }
 
-// consume hands the claim's events to h until the returned function is called or the claim is lost.
+// consume passes the claim's events to h until the returned function is called or the claim is
+// lost.
 func (s *sim) consume(x *assignment, h Handler) (end func()) {
 	ended := make(chan struct{})
 	go func() {
@@ -42,14 +43,14 @@ func (s *sim) consume(x *assignment, h Handler) (end func()) {
 	return func() { x.release(); <-ended }
 }
 
-// handler is a [Handler] by its functions.
+// handler implements [Handler] with functions.
 type handler struct{ deliver func(Delivery) }
 
 func (h handler) Deliver(_ *Claim, d Delivery) { h.deliver(d) }
 func (handler) Revoke(*Claim)                  {}
 
-// An event may have the headers by which the server ends a pull, and no body. It is an event all the
-// same: a publisher must not be able to stop what comes after it.
+// A publisher can send an event without a body and with the headers by which the server ends a
+// pull. It is still an event: no publisher may be able to stop later events.
 func TestEventThatLooksLikeAStatus(t *testing.T) {
 	for name, header := range map[string]nats.Header{
 		"heartbeat":         {"Status": {"100"}, "Description": {"Idle Heartbeat"}},
@@ -83,8 +84,8 @@ func TestEventThatLooksLikeAStatus(t *testing.T) {
 	}
 }
 
-// No more is sent ahead of a handler than was asked for, in events and in bytes, and all comes once it
-// goes on.
+// The consumer sends no more ahead of a handler than was requested, in events and in bytes, and all
+// events arrive once the handler continues.
 func TestSentAhead(t *testing.T) {
 	for name, test := range map[string]struct{ events, size, most int }{
 		"small": {5*prefetch + 7, 10, prefetch},
@@ -117,7 +118,7 @@ func TestSentAhead(t *testing.T) {
 	}
 }
 
-// A server that does not even send heartbeats is not waited for, and one that does is.
+// A claim does not wait for a server without heartbeats, but it waits for one that sends them.
 func TestPullWithoutHeartbeat(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
@@ -128,7 +129,7 @@ func TestPullWithoutHeartbeat(t *testing.T) {
 		if err := x.err(); err != nil {
 			t.Fatal(err)
 		}
-		l.silent.Store(true) // the pull that comes next is lost
+		l.silent.Store(true) // the next pull is lost
 		time.Sleep(pullExpiry + 3*pullHeartbeat)
 		if err := x.err(); !errors.Is(err, jetstream.ErrNoHeartbeat) {
 			t.Errorf("failed by %v", err)
@@ -136,7 +137,7 @@ func TestPullWithoutHeartbeat(t *testing.T) {
 	})
 }
 
-// Whatever ends pulls for good gives the claim up, to be made anew.
+// Every permanent end of a pull ends the claim, which is then re-made.
 func TestPullEndedByTheServer(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -172,8 +173,8 @@ func TestPullEndedByTheServer(t *testing.T) {
 	}
 }
 
-// An event that does not come next means that one before it was lost, or comes again behind later
-// ones. Nothing more is handed over then: the user of the lost one would be taken back.
+// An event out of sequence means that an earlier one was lost, or that it is redelivered behind
+// later ones. Then no more events are passed on, since the user of the lost one would go back.
 func TestGapInTheConsumersSequence(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

@@ -22,7 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// mentions lists the streams that hold a text.
+// mentions lists the streams that contain a text.
 func (s *sim) mentions(q *Queue, text string) (streams []string) {
 	s.t.Helper()
 	for _, c := range q.topology.streams(q.nc.MaxPayload()) {
@@ -36,7 +36,7 @@ func (s *sim) mentions(q *Queue, text string) (streams []string) {
 	return streams
 }
 
-// All that is stored of a user is erased, wherever it lies, and nothing of others.
+// A purge erases all data of the user, in every stream, and none of others.
 func TestPurgeUser(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -46,7 +46,7 @@ func TestPurgeUser(t *testing.T) {
 			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq}, []byte(body), death))
 		}
 		bury(1, `{"user_id":"ann-7","metadata":{"n":1}}`, Death{Reason: Rejected, User: "ann-7"})
-		bury(2, `{"user_id":"ann-7","company":{}}`, Death{Reason: Invalid}) // known by the payload alone
+		bury(2, `{"user_id":"ann-7","company":{}}`, Death{Reason: Invalid}) // identified by the payload alone
 		bury(3, `{"user_id":"ann-77","metadata":{"n":1}}`, Death{Reason: Rejected, User: "ann-77"})
 		bury(4, `{"user_id":"ann-7","metadata":{"n":2}}`, Death{Reason: Rejected, User: "ann-7"})
 		if result, err := q.Replay(t.Context(), s.selected(q, Filter{IDs: []uint64{4, 3}}, SelectConfig{Edit: edit}), ReplayConfig{}); err != nil || result.Replayed != 2 {
@@ -93,7 +93,7 @@ func TestPurgeUser(t *testing.T) {
 	})
 }
 
-// onDisk reports whether a file of the server, which it stops, holds a text.
+// onDisk stops the server and reports whether one of its files contains a text.
 func (s *sim) onDisk(text string) (found bool) {
 	s.t.Helper()
 	s.stop()
@@ -108,7 +108,7 @@ func (s *sim) onDisk(text string) (found bool) {
 	return found
 }
 
-// The record of what newer events have set is overwritten, too, where its bucket lets it be.
+// The version record is overwritten, too, if its bucket permits that.
 func TestPurgeOverwritesNewer(t *testing.T) {
 	for name, test := range map[string]struct{ purge, deny, found bool }{
 		"before":                 {found: true},
@@ -137,10 +137,10 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 	}
 }
 
-// reader reads ahead and calls nobody, until it is told to.
+// reader reads ahead and makes no calls.
 type reader struct {
 	*Queue
-	revoking func() // nil takes no time
+	revoking func() // nil returns at once
 
 	mu    sync.Mutex
 	ahead map[*Claim][]string // bodies
@@ -176,7 +176,7 @@ func (r *reader) Revoke(c *Claim) {
 	delete(r.ahead, c)
 }
 
-// read counts the events that are read ahead, by body.
+// read counts the events read ahead, by body.
 func read(replicas ...*reader) map[string]int {
 	all := map[string]int{}
 	for _, r := range replicas {
@@ -191,8 +191,8 @@ func read(replicas ...*reader) map[string]int {
 	return all
 }
 
-// What replicas have read ahead of a purged user they forget before the purge has returned. What
-// they have read of others they read again.
+// Replicas drop what they have read ahead for a purged user before the purge returns. They read
+// other users' events again.
 func TestPurgeReadAhead(t *testing.T) {
 	for _, replicas := range []int{1, 3} {
 		t.Run(fmt.Sprint(replicas), func(t *testing.T) {
@@ -202,7 +202,7 @@ func TestPurgeReadAhead(t *testing.T) {
 				var died atomic.Uint64
 				var purged atomic.Bool
 				for range replicas {
-					fleet = append(fleet, s.readAhead(func() { // calls are under way, and are refused
+					fleet = append(fleet, s.readAhead(func() { // calls are in flight, and are refused
 						if purged.Load() {
 							return
 						}
@@ -243,7 +243,7 @@ func TestPurgeReadAhead(t *testing.T) {
 	}
 }
 
-// A call that is under way ends as it would have, although its event is gone by then.
+// A call in flight ends normally, although its event is gone by then.
 func TestPurgeDuringCall(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -279,7 +279,8 @@ func TestPurgeDeadReplica(t *testing.T) {
 	})
 }
 
-// A replica that does not let go is named; then, too, it is told what was done.
+// The error names a replica that does not release its claims; the result still counts what was
+// done.
 func TestPurgeStuckReplica(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -305,7 +306,7 @@ func TestPurgeStuckReplica(t *testing.T) {
 	})
 }
 
-// Whoever waits for a replayed event learns that it was purged.
+// A purge records the outcome of a replayed event, for those who wait for it.
 func TestPurgeReplayed(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
@@ -323,7 +324,7 @@ func TestPurgeReplayed(t *testing.T) {
 	})
 }
 
-// A work stream with gaps, and large, is read to its end.
+// A large work stream with gaps is read to its end.
 func TestPurgeWalk(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -352,14 +353,14 @@ func TestPurgeWalk(t *testing.T) {
 	})
 }
 
-// What a copy of the stream that lags has not got yet, the leader is asked for. What a dry run has
-// looked through is not read again, and what has come since is.
+// The leader supplies what a lagging replica of the stream lacks. A purge does not read again what
+// its dry run has read, but it reads later events.
 func TestPurgeLaggingCopy(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, server := s.queue(nil), s.queue(nil)
 		s.change(q, workName, func(c *jetstream.StreamConfig) { c.AllowDirect = false })
 		answers := 0
-		_, err := server.nc.Subscribe(directGet(workName), func(m *nats.Msg) { // a copy that has nothing yet
+		_, err := server.nc.Subscribe(directGet(workName), func(m *nats.Msg) { // a replica without any messages
 			answers++
 			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"404"}}})
 		})
@@ -382,7 +383,7 @@ func TestPurgeLaggingCopy(t *testing.T) {
 	})
 }
 
-// purgeRights are what a purge needs, as its command's help says.
+// purgeRights are the permissions for a purge, as in the command's help.
 var purgeRights = []string{
 	"$JS.API.STREAM.INFO.*",
 	"$JS.API.STREAM.MSG.GET.*",
@@ -395,7 +396,7 @@ var purgeRights = []string{
 	"$KV.userpilot_identify_newer.>",
 }
 
-// Whoever has these rights can purge, and nothing else is asked for; what is missing is said.
+// These permissions suffice for a purge, and each is necessary; a missing one is named.
 func TestPurgeRights(t *testing.T) {
 	eachRight(t, purgeRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
 		s.must(admin.clock.read(t.Context()))

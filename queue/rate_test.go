@@ -14,7 +14,7 @@ func TestParseRate(t *testing.T) {
 	for _, test := range []struct {
 		text string
 		want Rate
-		form string // what String says
+		form string // the result of String
 	}{
 		{"0", Rate{}, "0"},
 		{"600/1m", Rate{600, time.Minute}, "600/1m"},
@@ -92,15 +92,15 @@ func mostInWindow(calls []time.Duration, window time.Duration) int {
 	return most
 }
 
-// Whenever work arrives, and however late within the tolerance each call begins, no closed
-// window holds more than the limit.
+// However work arrives, and however late each call begins within the tolerance, no closed window
+// holds more calls than the limit.
 func TestIntervalHoldsInEveryWindow(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		r := Rate{rapid.IntRange(1, 60).Draw(t, "calls"), time.Duration(rapid.IntRange(100, 3000).Draw(t, "ms")) * time.Millisecond}
 		burst := rapid.IntRange(1, r.Calls).Draw(t, "burst")
 		interval := r.Interval(burst)
-		// Idle times choose when the next call is asked for, lateness when it begins.
+		// Idle times choose when the next call is requested, lateness when it begins.
 		idle := rapid.SliceOfN(rapid.Int64Range(0, int64(r.Window)), 1, 20).Draw(t, "idle")
 		late := rapid.SliceOfN(rapid.SampledFrom([]time.Duration{0, 0, r.tolerance() / 2, r.tolerance()}), 1, 20).Draw(t, "late")
 		run := rapid.IntRange(1, 2*r.Calls).Draw(t, "run")
@@ -135,7 +135,7 @@ func TestIntervalUsesTheLimit(t *testing.T) {
 	}
 }
 
-// A schedule that keeps two limits keeps each.
+// A schedule for two limits keeps each.
 func TestPaceOfTwoLimits(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Partitions do not change while events wait or replicas run: a user's events would get out of order.
-// The stream stays as it was, open for publishers.
+// The partitions do not change while events wait or replicas run, since users' events would get out
+// of order. The stream stays unchanged and open for publishers.
 func TestPartitionsAreKept(t *testing.T) {
 	for name, test := range map[string]struct {
 		before func(s *sim, q *Queue)
@@ -37,7 +37,7 @@ func TestPartitionsAreKept(t *testing.T) {
 	}
 }
 
-// publishLate stores an event once the stream is closed, as one that was under way when it was.
+// publishLate stores an event once the stream is closed, like one that was in flight then.
 func (s *sim) publishLate(q *Queue) {
 	closed := q.topology.closedSubject()
 	s.await(time.Minute, "closed", func() bool { return slices.Contains(s.info(q, workName).Config.Subjects, closed) })
@@ -45,7 +45,7 @@ func (s *sim) publishLate(q *Queue) {
 	s.must(err)
 }
 
-// They change where nothing is there, and publishers find the stream open.
+// The partitions of an idle pipeline change, and the stream is open for publishers afterwards.
 func TestPartitionsChange(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -58,7 +58,7 @@ func TestPartitionsChange(t *testing.T) {
 	})
 }
 
-// An update that was killed while the stream was closed leaves it closed; the next one opens it.
+// An update that is killed while the stream is closed leaves it closed; the next one opens it.
 func TestClosedStreamIsOpened(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

@@ -37,7 +37,7 @@ func benchServer(b *testing.B) (*embedded.Server, *Queue) {
 	return server, q
 }
 
-// benchLetters is a pipeline with so many dead letters of 1 KiB, each of another user.
+// benchLetters is a pipeline with n dead letters of 1 KiB, each for another user.
 func benchLetters(b *testing.B, letters int) *Queue {
 	b.Helper()
 	_, q := benchServer(b)
@@ -105,7 +105,7 @@ func BenchmarkDiscard(b *testing.B) {
 	}
 }
 
-// BenchmarkPurge looks for a user among 100,000 events that wait.
+// BenchmarkPurge searches 100,000 waiting events for a user.
 func BenchmarkPurge(b *testing.B) {
 	const events = 100_000
 	_, q := benchServer(b)

@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// fuse lets some messages of a client pass. Then it blows, and nothing passes any more.
+// fuse passes some messages of a client. Then it blows and passes no more.
 type fuse struct {
 	mu     sync.Mutex
 	lit    bool
@@ -38,7 +38,7 @@ func (f *fuse) pass(p []byte) (n int, blown bool) {
 			return n, true
 		}
 		size := messageSize(p[n:])
-		if size == 0 { // not a whole one: nothing of this size is sent here
+		if size == 0 { // incomplete: this test sends no message of this size
 			return n, true
 		}
 		n += size
@@ -48,7 +48,7 @@ func (f *fuse) pass(p []byte) (n int, blown bool) {
 	return len(p), false
 }
 
-// messageSize is the length of the first message of the client's protocol.
+// messageSize is the length of the first message in the client's protocol.
 func messageSize(p []byte) int {
 	line, _, ended := bytes.Cut(p, []byte("\r\n"))
 	size := len(line) + 2
@@ -65,7 +65,7 @@ func messageSize(p []byte) int {
 	return size
 }
 
-// mortal returns a pipeline on a connection that does not come back when the fuse blows.
+// mortal returns a pipeline on a connection that stays closed when the fuse blows.
 func (s *sim) mortal() (*Queue, *fuse) {
 	s.t.Helper()
 	l := &line{sim: s, fuse: &fuse{}}
@@ -77,14 +77,13 @@ func (s *sim) mortal() (*Queue, *fuse) {
 	return q, l.fuse
 }
 
-// edit makes another plan of each.
+// edit changes the plan of each.
 func edit(l *DeadLetter) ([]byte, error) {
 	return bytes.Replace(l.Body, []byte(`"n":`), []byte(`"m":`), 1), nil
 }
 
 // A replay may die between any two messages that it sends. The next one finishes it: nothing is
-// lost, and nothing is applied twice, however long it takes until then, and whether workers are
-// there or not.
+// lost and nothing is applied twice, however long that takes and whether or not workers run.
 func TestReplayCrashes(t *testing.T) {
 	for name, test := range map[string]crashes{
 		"at once":                   {},
@@ -114,22 +113,22 @@ func TestReplayCrashes(t *testing.T) {
 	}
 }
 
-// crashes is how a replay is cut short and finished.
+// crashes configures how a replay is interrupted and finished.
 type crashes struct {
 	*sim
 	q       *Queue
-	pause   time.Duration // until the next replay
-	working bool          // workers are there all the time
+	pause   time.Duration // before the next replay
+	working bool          // workers run all the time
 	edit    func(*DeadLetter) ([]byte, error)
 	rate    Rate
 	applier *applier
-	told    int // of actions that were looked at
+	told    int // number of actions already checked
 }
 
 const crashedLetters = 3
 
-// crash stores some letters, lets a replay die after k messages, finishes it, and looks. It returns
-// false if the replay got through.
+// crash stores some letters, kills a replay after k messages, finishes it, and checks the result.
+// It returns false if the replay was completed.
 func (c *crashes) crash(k int) (died bool) {
 	c.t.Helper()
 	want := map[string]string{} // body by letter
@@ -179,7 +178,7 @@ func (c *crashes) cutShort(k int) (result *ReplayResult, died bool) {
 	return result, err != nil
 }
 
-// checkStored looks what lies in the work stream if nobody works.
+// checkStored checks the work stream when no workers run.
 func (c *crashes) checkStored(k int, want map[string]string) {
 	if c.working {
 		return
@@ -203,7 +202,7 @@ func (c *crashes) checkStored(k int, want map[string]string) {
 	}
 }
 
-// checkApplied looks what workers make of it.
+// checkApplied checks what workers have applied.
 func (c *crashes) checkApplied(k int, want map[string]string) {
 	a := c.applier
 	if a == nil {
@@ -223,7 +222,7 @@ func (c *crashes) checkApplied(k int, want map[string]string) {
 	}
 }
 
-// checkTrail looks what the audit trail tells.
+// checkTrail checks the audit trail.
 func (c *crashes) checkTrail(k int, want map[string]string, first, next *ReplayResult) {
 	actions, err := c.q.History(c.t.Context())
 	c.must(err)
@@ -233,14 +232,14 @@ func (c *crashes) checkTrail(k int, want map[string]string, first, next *ReplayR
 	for _, a := range runs {
 		outcomes = append(outcomes, a.Outcome)
 	}
-	if next.Run != "" { // else nothing was left to do
+	if next.Run != "" { // otherwise nothing was left to do
 		if outcomes[len(outcomes)-1] != "done" || runs[len(runs)-1].Run != next.Run {
 			c.t.Errorf("after %d messages: the audit trail tells %q of both", k, outcomes)
 		}
 		outcomes = outcomes[:len(outcomes)-1]
 	}
-	// Whatever died before its first record was stored is not told of, and its end only if the answer
-	// was all that was missing.
+	// A run that died before its first record was stored is missing, and its end is present only if
+	// just the answer was lost.
 	if n := len(outcomes); n > 1 || n == 0 && first.Replayed > 0 || n == 1 && outcomes[0] != "" && first.Replayed != crashedLetters {
 		c.t.Errorf("after %d messages: the audit trail tells %q of one that counts %+v", k, outcomes, first)
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// replayRights are what a replay needs, as its command's help says.
+// replayRights are the permissions for a replay, as in the command's help.
 var replayRights = []string{
 	"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ",
@@ -18,13 +18,13 @@ var replayRights = []string{
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_AUDIT",
 	"$JS.API.DIRECT.GET.KV_userpilot_identify_newer", // to select
 	"$JS.API.STREAM.MSG.GET.KV_userpilot_identify",   // to seal
-	"$JS.API.STREAM.MSG.GET.USERPILOT_IDENTIFY",      // what one that was cut short has stored
+	"$JS.API.STREAM.MSG.GET.USERPILOT_IDENTIFY",      // what an interrupted one has stored
 	"userpilot.identify-audit.action.>",
 	"userpilot.identify-audit.original.>",
 	"userpilot.identify.*",
 }
 
-// Whoever has these rights can replay, and nothing else is asked for; what is missing is named.
+// These permissions suffice for a replay, and each is necessary; a missing one is named.
 func TestReplayRights(t *testing.T) {
 	eachRight(t, replayRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
 		s.letters(admin, 3)

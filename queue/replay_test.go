@@ -53,7 +53,7 @@ func (s *sim) selected(q *Queue, f Filter, c SelectConfig) *Selection {
 	return selection
 }
 
-// replayed selects all dead letters and replays them. A verdict that never comes is an error.
+// replayed selects all dead letters and replays them. A missing outcome is an error.
 func (s *sim) replayed(q *Queue, c ReplayConfig) *ReplayResult {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Minute)
@@ -63,7 +63,7 @@ func (s *sim) replayed(q *Queue, c ReplayConfig) *ReplayResult {
 	return result
 }
 
-// stored reads what lies in a stream.
+// stored reads the contents of a stream.
 func (s *sim) stored(q *Queue, stream string) (all []*jetstream.RawStreamMsg) {
 	s.t.Helper()
 	x, err := q.js.Stream(s.t.Context(), stream)
@@ -81,7 +81,7 @@ func (s *sim) stored(q *Queue, stream string) (all []*jetstream.RawStreamMsg) {
 
 func (s *sim) dead(q *Queue) uint64 { return s.info(q, q.topology.DeadStreamName()).State.Msgs }
 
-// history is what the audit trail tells, in a line for each action.
+// history returns the audit trail, one line per action.
 func (s *sim) history(q *Queue) (lines []string) {
 	s.t.Helper()
 	actions, err := q.History(s.t.Context())
@@ -95,7 +95,7 @@ func (s *sim) history(q *Queue) (lines []string) {
 	return lines
 }
 
-// applier does what a worker does with replayed events, and counts how often each is applied.
+// applier handles replayed events as a worker does, and counts how often it applies each.
 type applier struct {
 	*Queue
 	outcome func(Delivery) Outcome // nil delivers everything
@@ -105,7 +105,7 @@ type applier struct {
 	bodies  map[string]string
 }
 
-// applier works the whole stream until the test ends.
+// applier works on the whole stream until the test ends.
 func (s *sim) applier(outcome func(Delivery) Outcome) *applier {
 	a := &applier{Queue: s.queue(nil), outcome: outcome, applied: map[string]int{}, bodies: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -148,7 +148,7 @@ func (a *applier) Deliver(c *Claim, d Delivery) {
 // Revoke implements Handler.
 func (a *applier) Revoke(*Claim) {}
 
-// A replayed event bears its past, goes to its user's partition, and its letter is gone.
+// A replayed event carries its metadata and goes to its user's partition, and its letter is gone.
 func TestReplay(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -200,7 +200,7 @@ func TestReplay(t *testing.T) {
 	})
 }
 
-// Whoever waits is told what became of each event.
+// Wait reports the outcome of each event.
 func TestReplayWaits(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -226,7 +226,7 @@ func TestReplayWaits(t *testing.T) {
 	})
 }
 
-// If one of the canary dies, nothing else is touched; else the others follow.
+// If one of the canary dies, no other letter is touched; otherwise the others follow.
 func TestReplayCanary(t *testing.T) {
 	for name, test := range map[string]struct {
 		dies uint64
@@ -235,7 +235,7 @@ func TestReplayCanary(t *testing.T) {
 	}{
 		"dies":         {2, ErrCanaryDied, 8},
 		"lives":        {0, nil, 0},
-		"dies with it": {9, nil, 1}, // not of the canary
+		"dies with it": {9, nil, 1}, // not part of the canary
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {

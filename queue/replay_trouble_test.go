@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// An event that has its verdict is not published again: its letter is all that is left.
+// An event with an outcome is not published again: only its letter remains to be deleted.
 func TestReplayAlready(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -36,8 +36,8 @@ func TestReplayAlready(t *testing.T) {
 	})
 }
 
-// A copy of the audit trail that lags knows nothing of verdicts. It is not believed: the letter of
-// an event that was delivered would be replayed.
+// A lagging replica of the audit trail lacks outcomes. The replay must notice that, or it would
+// replay the letter of a delivered event.
 func TestReplayAsksAgainWhoLags(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
@@ -48,7 +48,7 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 
 		trail := q.topology.AuditStreamName()
 		answers := func(direct bool) { s.change(q, trail, func(c *jetstream.StreamConfig) { c.AllowDirect = direct }) }
-		answers(false) // the copy does instead, and knows of nothing yet
+		answers(false) // a replica answers instead, and has nothing yet
 		_, err := other.nc.Subscribe(directGet(trail), func(m *nats.Msg) {
 			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"204"}, "Nats-Num-Pending": {"0"}, "Nats-UpTo-Sequence": {"0"}}})
 		})
@@ -66,7 +66,8 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 	})
 }
 
-// What a copy of the dead letters lacks because it lags is not deleted with those before it.
+// Letters that a lagging replica of the dead-letter stream lacks are not deleted with those before
+// them.
 func TestReplayLeavesWhatACopyLacks(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
@@ -79,7 +80,7 @@ func TestReplayLeavesWhatACopyLacks(t *testing.T) {
 		header.Set(jetstream.TimeStampHeaer, first.Time.Format(time.RFC3339Nano))
 
 		answers := func(direct bool) { s.change(q, deadName, func(c *jetstream.StreamConfig) { c.AllowDirect = direct }) }
-		answers(false) // the copy does instead
+		answers(false) // a replica answers instead
 		_, err := other.nc.Subscribe(directGet(deadName), func(m *nats.Msg) {
 			_ = m.RespondMsg(&nats.Msg{Header: header, Data: first.Data})
 			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"204"}, "Nats-Num-Pending": {"0"}, "Nats-Last-Sequence": {"1"}}})
@@ -96,7 +97,7 @@ func TestReplayLeavesWhatACopyLacks(t *testing.T) {
 	})
 }
 
-// One that is left where it is keeps those before and after it from being deleted with one request.
+// A skipped letter prevents that those around it are deleted with one request.
 func TestReplayOfAllLeavesSome(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -111,7 +112,7 @@ func TestReplayOfAllLeavesSome(t *testing.T) {
 	})
 }
 
-// One that has the record of the run, and not what was read of the trail elsewhere, lags as well.
+// A replica that has the run's record also lags if it lacks what was read of the trail elsewhere.
 func TestVerdictsAreNotOlderThanWhatWasHeard(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -129,7 +130,7 @@ func TestVerdictsAreNotOlderThanWhatWasHeard(t *testing.T) {
 	})
 }
 
-// Two who replay the same do it once.
+// Two concurrent replays of the same letters replay each once.
 func TestReplayTwoAtOnce(t *testing.T) {
 	for name, rate := range map[string]Rate{"fast": {}, "slow": {10, time.Second}} {
 		t.Run(name, func(t *testing.T) {
@@ -141,7 +142,8 @@ func TestReplayTwoAtOnce(t *testing.T) {
 				}
 				a, b := s.queue(nil), s.queue(nil)
 				s.letters(a, n)
-				// First: who selects while the other replays would miss what is gone by then.
+				// Select first: selecting during the other replays would miss the letters already
+				// gone.
 				selections := [2]*Selection{s.selected(a, Filter{}, SelectConfig{}), s.selected(b, Filter{}, SelectConfig{})}
 				ctx := s.soon(10 * time.Minute)
 				var both sync.WaitGroup
@@ -167,7 +169,7 @@ func TestReplayTwoAtOnce(t *testing.T) {
 	}
 }
 
-// What dies during a replay is not swept along.
+// Letters that arrive during a replay are not included.
 func TestReplayLeavesLaterLetters(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -189,7 +191,7 @@ func TestReplayLeavesLaterLetters(t *testing.T) {
 	})
 }
 
-// Who stops is told exactly what was done, and the rest can be replayed later.
+// A stopped replay reports exactly what was done, and the rest can be replayed later.
 func TestReplayStops(t *testing.T) {
 	errStop := errors.New("interrupted")
 	for name, after := range map[string]time.Duration{"at once": 0, "in the middle": 3 * time.Second, "waiting": time.Minute} {
@@ -220,7 +222,7 @@ func TestReplayStops(t *testing.T) {
 	}
 }
 
-// change alters a stream.
+// change changes a stream.
 func (s *sim) change(q *Queue, stream string, alter func(*jetstream.StreamConfig)) {
 	s.t.Helper()
 	c := s.info(q, stream).Config
@@ -276,7 +278,7 @@ func TestReplayStreamTrouble(t *testing.T) {
 	}
 }
 
-// A letter that the work stream does not take by its size is left where it is, and the others go.
+// A letter that is too large for the work stream is skipped, and the others are replayed.
 func TestReplayTooLarge(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -290,7 +292,7 @@ func TestReplayTooLarge(t *testing.T) {
 	})
 }
 
-// In a dead-letter stream that was made anew the selection's sequences are those of other letters.
+// In a re-created dead-letter stream the selection's sequences belong to other letters.
 func TestReplayOfAnotherStream(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -319,7 +321,7 @@ func TestReplayOfAnotherStream(t *testing.T) {
 	})
 }
 
-// A replay goes on when the connection breaks, or the server is away for a while.
+// A replay continues after the connection breaks, or after the server was away for a while.
 func TestReplayThroughOutage(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		l := &line{}

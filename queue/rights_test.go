@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// published lists the subjects of all rights to publish.
+// published lists the subjects of all permissions to publish.
 func published(rights []Right) (subjects []string) {
 	for _, r := range rights {
 		if !r.Subscribe {
@@ -26,7 +26,7 @@ func published(rights []Right) (subjects []string) {
 	return subjects
 }
 
-// everything is a handler that does all that a claim can do with each event.
+// everything is a handler that does with each event all that a claim can do.
 type everything struct {
 	t       *testing.T
 	settled chan uint64
@@ -58,8 +58,8 @@ func (e everything) Deliver(c *Claim, d Delivery) {
 	c.Settle("ann", []Delivery{d}, func(int) { e.settled <- d.Sequence })
 }
 
-// A worker that has the rights on the list and no others does all its work. What of them is
-// optional it was not seen to need.
+// A worker that has exactly the listed permissions does all its work. It was never seen to need the
+// optional ones.
 func TestWorkerRightsSuffice(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		all, few := s.withUsers(neededRights())
@@ -120,10 +120,10 @@ func TestWorkerRightsSuffice(t *testing.T) {
 	})
 }
 
-// Each right that is missing is named, it alone, and at once; and to look changes nothing.
+// Exactly the missing permission is named, at once; and checking changes nothing.
 func TestDenied(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		topology := Topology{Replicas: 3} // there is one server, but rights are looked at alone
+		topology := Topology{Replicas: 3} // there is one server, but only permissions are checked
 		subjects := published(topology.WorkerRights())
 		users := map[string][]string{"all": {">"}, "a worker": subjects}
 		for _, missing := range subjects {
@@ -160,7 +160,7 @@ func TestDenied(t *testing.T) {
 			m, err := heard.NextMsgWithContext(t.Context())
 			s.must(err)
 			told := strings.HasPrefix(m.Subject, "$JS.EVENT.") || strings.HasPrefix(m.Subject, "_INBOX.")
-			asked := strings.HasPrefix(m.Subject, "$JS.API.STREAM.INFO.") // by states, too
+			asked := strings.HasPrefix(m.Subject, "$JS.API.STREAM.INFO.") // also used by states
 			tried := m.Header.Get("Nats-Expected-Stream") == unknownName && m.Reply == "" && !strings.HasPrefix(m.Subject, "userpilot.")
 			if !told && !asked && !tried {
 				t.Errorf("on %s: %s", m.Subject, m.Data)
@@ -169,7 +169,7 @@ func TestDenied(t *testing.T) {
 	})
 }
 
-// states tells what is in all streams, and how often they were written to.
+// states returns the contents of all streams, and how often they were written to.
 func (s *sim) states(q *Queue) (states []string) {
 	s.t.Helper()
 	for _, stream := range q.topology.streams(MaxMessageBytes) {
@@ -196,7 +196,7 @@ func TestDeniedInbox(t *testing.T) {
 	})
 }
 
-// The list that SECURITY.md links to tells the same.
+// The list that SECURITY.md links to is the same.
 func TestWorkerRightsAreDocumented(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../deployments/nats/README.md")

@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Who reads no letters is told why, and what to do.
+// A caller who may not read letters gets the reason and the remedy.
 func TestNoLetters(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
@@ -49,7 +49,7 @@ func TestNoLetters(t *testing.T) {
 	})
 }
 
-// One right is enough.
+// One permission suffices.
 func TestLettersRights(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		all, few := s.withUsers([]string{"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ"})
@@ -80,7 +80,7 @@ func TestLettersWithoutRights(t *testing.T) {
 	})
 }
 
-// What is deleted while it is read leaves gaps, no errors.
+// A message that is deleted during a scan leaves a gap, not an error.
 func TestLettersTrimmedWhileRead(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -110,7 +110,7 @@ func TestLettersTrimmedWhileRead(t *testing.T) {
 	})
 }
 
-// A scan waits for a server that does not answer for a while, but not for ever.
+// A scan waits for a server that does not answer for a while, but not forever.
 func TestLettersPatience(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
@@ -171,7 +171,8 @@ func TestLettersInterrupted(t *testing.T) {
 	})
 }
 
-// publishRaw publishes a message with any bytes for headers, which the client's library would not.
+// publishRaw publishes a message with arbitrary header bytes, which the client library would
+// reject.
 func (s *sim) publishRaw(subject, headers, body string) {
 	s.t.Helper()
 	s.mu.Lock()
@@ -191,7 +192,7 @@ func (s *sim) publishRaw(subject, headers, body string) {
 	s.t.Fatal("no answer")
 }
 
-// Nothing that somebody stores keeps a scan from what lies behind it, or takes another's place.
+// No stored message can keep a scan from the ones behind it, or take another's place.
 func TestLettersOfStrangers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

@@ -16,7 +16,8 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// cutShort is a replay of one letter that ended before the letter was deleted. It returns what it published.
+// cutShort runs a replay of one letter that ends before the letter is deleted. It returns the
+// published event.
 func (s *sim) cutShort(q *Queue, letter Age) (stored *jetstream.RawStreamMsg) {
 	s.t.Helper()
 	key, err := q.readSeal(s.t.Context())
@@ -51,8 +52,8 @@ func (s *sim) forge(q *Queue, body string, h nats.Header) {
 	s.must(err)
 }
 
-// A producer who knows a letter's name cannot have a replay delete it unsent: not by taking the
-// replay's message id, nor by having a worker write the verdict.
+// A producer who knows a letter's name cannot make a replay delete it unsent: neither by using the
+// replay's message id, nor by making a worker record the outcome.
 func TestForgedReplaysDeleteNoLetter(t *testing.T) {
 	for name, h := range map[string]nats.Header{
 		"a message id":     {nats.MsgIdHdr: {"replay." + Age{made, 1}.String()}},
@@ -80,7 +81,7 @@ func TestForgedReplaysDeleteNoLetter(t *testing.T) {
 	}
 }
 
-// No header of a producer makes anything else of an event than an ordinary one, nor does a part of a
+// No header of a producer turns an event into anything but an ordinary one, nor does a part of a
 // replay on another event.
 func TestForgedHeadersMeanNothing(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
@@ -103,7 +104,7 @@ func TestForgedHeadersMeanNothing(t *testing.T) {
 		} {
 			h := maps.Clone(true1.Header)
 			if h.Set(name, other); name == headerUntracked {
-				h.Del(name) // it has one: sim's letters are not tracked before a worker buries them
+				h.Del(name) // it is set: sim's letters are untracked until a worker stores one
 				h.Set(headerForced, "true")
 			}
 			if p := readSealed(h, true1.Data, key); p != nil {
@@ -119,7 +120,7 @@ func TestForgedHeadersMeanNothing(t *testing.T) {
 	})
 }
 
-// What was stored under a replay's message id is looked at before the letter is deleted.
+// What was stored under a replay's message id is checked before the letter is deleted.
 func TestReplayLooksAtTheCopy(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -127,7 +128,7 @@ func TestReplayLooksAtTheCopy(t *testing.T) {
 		key, err := q.readSeal(t.Context())
 		s.must(err)
 		s.cutShort(q, Age{made, 1})
-		for _, n := range []uint64{2, 3} { // of 3 nothing is left but the id
+		for _, n := range []uint64{2, 3} { // of 3 only the id is left
 			s.forge(q, `{"user_id":"eve"}`, nats.Header{nats.MsgIdHdr: {key.replayID(Age{made, n})}})
 		}
 		stream, err := q.js.Stream(t.Context(), q.topology.StreamName())
@@ -149,8 +150,8 @@ func TestReplayLooksAtTheCopy(t *testing.T) {
 	})
 }
 
-// What a worker has not written in a verdict's place is none: a producer can have the server write its
-// acknowledgement there. It stops no replay, and the true verdict takes its place.
+// Anything but a worker's record on an outcome's subject is no outcome: a producer can make the
+// server write its acknowledgement there. That stops no replay, and the true outcome replaces it.
 func TestForgedVerdicts(t *testing.T) {
 	for _, text := range []string{
 		`{"stream":"USERPILOT_IDENTIFY","seq":7}`, "", "?", `{"outcome":"delivered"}`, `{"letter":"1.1","outcome":"delivered","id":1}`,
@@ -174,7 +175,7 @@ func TestForgedVerdicts(t *testing.T) {
 	}
 }
 
-// All replicas and people have one secret, and it stays: damaged or deleted, it comes back.
+// All replicas and people share one secret, and it persists: if damaged or deleted, it is restored.
 func TestSeal(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		replicas := []*Queue{s.queue(nil), s.queue(nil), s.queue(nil)}

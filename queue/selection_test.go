@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// A selection tells whose letters are meant, what they died of and what a replay would do with them.
+// A selection reports its letters' users, their causes of death and what a replay would do with
+// them.
 func TestSelect(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -65,7 +66,7 @@ func TestSelectGroups(t *testing.T) {
 	}
 }
 
-// What an edit makes of letters is shown for the first few, and what it must not make is left alone.
+// The first few edited bodies are shown, and a letter with a forbidden edit is skipped.
 func TestSelectEdit(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -116,9 +117,9 @@ func TestPrepare(t *testing.T) {
 	}
 	const ann, bob, none = `{"user_id":"ann"}`, `{"user_id":"bob"}`, `{"user_id":7}`
 	for name, test := range map[string]struct {
-		body, user string // the user of the header
+		body, user string // from the header
 		config     SelectConfig
-		want       string // the body, or why not
+		want       string // the body, or the reason
 		edited     bool
 	}{
 		"as it is":                      {ann, "ann", SelectConfig{}, ann, false},
@@ -176,7 +177,7 @@ func FuzzUserIDs(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, body []byte) { userIDs(body) })
 }
 
-// The reasons that are told apart are bounded.
+// The number of distinct reasons is bounded.
 func TestSkips(t *testing.T) {
 	t.Parallel()
 	s := skips{}
@@ -193,7 +194,7 @@ func TestSkips(t *testing.T) {
 	}
 }
 
-// The words of a filter name no user.
+// A filter's text names no user.
 func TestFilterText(t *testing.T) {
 	t.Parallel()
 	f := Filter{

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A partition whose claim is given up again and again is claimed at a growing delay, told once, and named.
-// The others go on. When it lasts, it is as it was.
+// A partition whose claim is lost repeatedly is re-claimed at a growing delay, logged once, and
+// named. The others are unaffected. Once a claim lasts, all is as before.
 func TestClaimThatNeverLasts(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var sick atomic.Bool
@@ -34,7 +34,7 @@ func TestClaimThatNeverLasts(t *testing.T) {
 		if n := r.GiveUps()[CauseOther]; n < 15 || n > 35 {
 			t.Errorf("given up %d times within ten minutes", n)
 		}
-		if n := strings.Count(s.warnings(), "claims given up"); n != 2 { // once of all, once of one
+		if n := strings.Count(s.warnings(), "claims given up"); n != 2 { // once for all, once for one
 			t.Errorf("told %d times:\n%s", n, s.warnings())
 		}
 		found := r.GivenUp()
@@ -49,7 +49,7 @@ func TestClaimThatNeverLasts(t *testing.T) {
 	})
 }
 
-// After an interruption nothing waits, however often there is one.
+// After an interruption there is no delay, however often it happens.
 func TestSetbacks(t *testing.T) {
 	t.Parallel()
 	var q Queue

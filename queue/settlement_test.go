@@ -17,7 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// server plays the server's part: what it is asked waits until the test answers.
+// server plays the server: requests wait until the test answers them.
 type server struct {
 	settler
 	t *testing.T
@@ -60,7 +60,7 @@ func (s *sim) playDeleter() *server {
 	})
 }
 
-// begin settles events with these names; their sequences are their places in the alphabet.
+// begin settles events with these names; their sequences are their positions in the alphabet.
 func (x *server) begin(names string) {
 	var ds []Delivery
 	for _, name := range names {
@@ -74,7 +74,7 @@ func (x *server) begin(names string) {
 	synctest.Wait()
 }
 
-// name is the event that a request is about.
+// name is the event of a request.
 func name(m *nats.Msg) string {
 	if seq := 0; m.Subject == "play.delete" {
 		_, _ = fmt.Sscanf(string(m.Data), `{"seq":%d`, &seq)
@@ -85,7 +85,7 @@ func name(m *nats.Msg) string {
 	return string(rune(seq))
 }
 
-// answer answers the oldest request that asks for one.
+// answer answers the oldest request that expects it.
 func (x *server) answer(body string) {
 	x.t.Helper()
 	x.mu.Lock()
@@ -121,7 +121,7 @@ const (
 	again   = `{"error":{"err_code":10008,"description":"busy"}}`
 )
 
-// Oldest first, one by one, and done only when all are gone.
+// Events leave oldest first, one by one, and done is called only when all are gone.
 func TestDeleterOrder(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		x := s.playDeleter()
@@ -140,7 +140,7 @@ func TestDeleterOrder(t *testing.T) {
 	})
 }
 
-// What is settled while a confirmation is under way waits for it, and then goes out together.
+// Settlements that start while a confirmation is pending wait for it, and then go out together.
 func TestAckerBatches(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		x := s.playAcker()
@@ -162,7 +162,7 @@ func TestAckerBatches(t *testing.T) {
 	})
 }
 
-// A server that asks for patience is asked again, after a pause, but not for ever.
+// A request that the server asks to repeat is repeated after a pause, but not forever.
 func TestDeleterAgain(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		x := s.playDeleter()
@@ -190,7 +190,7 @@ func TestDeleterAgain(t *testing.T) {
 	})
 }
 
-// While a stream has no leader, each server that keeps a copy answers each request.
+// While a stream has no leader, each server with a replica of it answers each request.
 func TestDeleterManyAnswers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		x := s.playDeleter()
@@ -210,7 +210,7 @@ func TestDeleterManyAnswers(t *testing.T) {
 	})
 }
 
-// A confirmation that comes twice, or for nothing, counts once; none counts after the end.
+// A duplicate or unexpected confirmation has no effect, and neither has one after the end.
 func TestDeleterStrayAnswers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		x := s.playDeleter()
@@ -235,7 +235,7 @@ func TestDeleterStrayAnswers(t *testing.T) {
 	})
 }
 
-// A confirmation that does not come is noticed; the time begins anew with each that does.
+// A missing confirmation is noticed; each confirmation restarts the timeout.
 func TestSettleOverdue(t *testing.T) {
 	for name, play := range map[string]func(*sim) *server{"ack": (*sim).playAcker, "deletion": (*sim).playDeleter} {
 		t.Run(name, func(t *testing.T) {
@@ -259,7 +259,7 @@ func TestSettleOverdue(t *testing.T) {
 	}
 }
 
-// deliveries claims the whole stream with one consumer and takes what is in it.
+// deliveries claims the whole stream with one consumer and fetches its events.
 func (s *sim) deliveries(q *Queue) (jetstream.Consumer, []Delivery) {
 	s.t.Helper()
 	consumer, err := q.js.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
@@ -269,7 +269,7 @@ func (s *sim) deliveries(q *Queue) (jetstream.Consumer, []Delivery) {
 	return consumer, s.fetch(consumer)
 }
 
-// fetch takes what the consumer has, a thousand at most.
+// fetch fetches up to a thousand events of the consumer.
 func (s *sim) fetch(consumer jetstream.Consumer) []Delivery {
 	s.t.Helper()
 	batch, err := consumer.FetchNoWait(1000)
@@ -284,18 +284,18 @@ func (s *sim) fetch(consumer jetstream.Consumer) []Delivery {
 	return ds
 }
 
-// Both ways to remove, on a real server: when done is called, the events are gone.
+// Both settlers, on a real server: when done is called, the events are gone.
 func TestSettlers(t *testing.T) {
 	for name, replicas := range map[string]int{"ack": 1, "deletion": 3} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
-				q.topology.Replicas = replicas // chooses the way; the stream has one copy all the same
+				q.topology.Replicas = replicas // chooses the settler; the stream still has one replica
 				s.publish(q, "ann", "bob", "ann", "bob", "cyd")
 				consumer, ds := s.deliveries(q)
 				x, err := q.newSettler(t.Context(), func(err error) { t.Error(err) })
 				s.must(err)
-				for _, batch := range [][]Delivery{ds[:3], ds[3:], ds[:1], ds[4:]} { // what is gone is gone
+				for _, batch := range [][]Delivery{ds[:3], ds[3:], ds[:1], ds[4:]} { // includes events that are gone already
 					done := false
 					x.settle(batch, func(gone int) { done = gone == len(batch) })
 					synctest.Wait()
@@ -313,7 +313,7 @@ func TestSettlers(t *testing.T) {
 	}
 }
 
-// What is not certainly removed is not settled.
+// An event without a certain removal is not settled.
 func TestSettlersFail(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -339,16 +339,15 @@ func TestSettlersFail(t *testing.T) {
 	})
 }
 
-// A confirmation stands for the acknowledgements before it on the same connection only. Here the
-// first of a batch are lost with a connection, and now and then the last ones reach the server on
-// the next.
+// A confirmation covers only earlier acknowledgements on the same connection. Here the first of a
+// batch are lost with a connection, and occasionally the last ones reach the server on the next.
 func TestAckerAcrossReconnect(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		l := &line{}
 		q := s.queue(l)
 		s.publish(q, slices.Repeat([]string{"ann"}, 500)...)
 		_, ds := s.deliveries(q)
-		for range 60 { // who is faster, the sender or the end of the connection, is up to the scheduler
+		for range 60 { // the scheduler decides whether the sender or the end of the connection is faster
 			failed, done := false, false
 			x, err := newAcker(q.nc, func(error) { failed = true })
 			s.must(err)
@@ -388,11 +387,11 @@ func TestDeletionAnswers(t *testing.T) {
 	}
 }
 
-// A claim that is handed back does not wait until a thousand events are deleted one by one: the one
-// that is under way ends, and what is told is how many are certainly gone.
+// A released claim does not wait until a thousand events are deleted one by one: the deletion in
+// flight ends, and done gets the number of events that are certainly gone.
 func TestDeleterIsCutShort(t *testing.T) {
 	for name, test := range map[string]struct {
-		answers []string // before the claim is handed back
+		answers []string // before the claim is released
 		last    string   // after it
 		want    int
 	}{
@@ -435,8 +434,7 @@ func TestDeleterIsCutShort(t *testing.T) {
 	}
 }
 
-// What is left of a settlement that was cut short stays in the journal: the next holder must send it
-// together.
+// The rest of an interrupted settlement stays in the journal: the next owner must send it together.
 func TestCutSettlementStaysInTheJournal(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -454,7 +452,7 @@ func TestCutSettlementStaysInTheJournal(t *testing.T) {
 	})
 }
 
-// cutter is a [settler] that is cut short after so many events.
+// cutter is a [settler] that stops after a number of events.
 type cutter int
 
 func (x cutter) settle(_ []Delivery, done func(int)) { done(int(x)) }

@@ -19,7 +19,7 @@ func TestTopologyValidate(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		topology Topology
-		want     string // of the error; empty is none
+		want     string // of the error; empty for none
 	}{
 		"defaults":            {Topology{}, ""},
 		"all named":           {Topology{Name: "a-b_9", Partitions: 256, Replicas: 5}, ""},
@@ -111,11 +111,11 @@ func TestSetupAtTheSameTime(t *testing.T) {
 	})
 }
 
-// alteration is what somebody did to a stream, and what must be said of it.
+// alteration is a manual change of a stream, and the expected report.
 type alteration struct {
 	stream string
 	alter  func(*jetstream.StreamConfig)
-	fields []string // that Setup names; none is "left alone"
+	fields []string // that Setup names; empty means "left alone"
 }
 
 const (
@@ -146,7 +146,7 @@ var alterations = map[string]alteration{
 	"a history":         {kvName, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 }, []string{"max_msgs_per_subject"}},
 }
 
-// Setup names each difference and changes nothing, unless it is told to.
+// Setup names each difference and changes nothing unless update is set.
 func TestSetupDifferences(t *testing.T) {
 	for name, test := range alterations {
 		t.Run(name, func(t *testing.T) {
@@ -191,7 +191,7 @@ func TestSetupDifferences(t *testing.T) {
 	}
 }
 
-// Events that wait are never hashed anew.
+// Waiting events are never hashed again.
 func TestSetupRefusesToRehash(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -213,7 +213,7 @@ func TestSetupRefusesToRehash(t *testing.T) {
 	})
 }
 
-// A stream of the same name that is something else altogether is never touched.
+// A different stream with the same name is never touched.
 func TestSetupMeetsAStranger(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(nil, Topology{Name: "new"})
@@ -230,7 +230,7 @@ func TestSetupMeetsAStranger(t *testing.T) {
 	})
 }
 
-// The server hashes whatever key a client publishes under, and keeps a user in one partition.
+// The server hashes any key that a client publishes under, and keeps a user in one partition.
 func TestTransform(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)

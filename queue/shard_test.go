@@ -14,8 +14,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whoever owns a shard when, however wrong its clock is within what it knows of that, and however late
-// its calls are within what is allowed: no window holds more of a shard than its part of the limit.
+// Whichever replica owns a shard, however wrong its clock is within its known uncertainty, and
+// however late its calls are within the tolerance: no window holds more of a shard's calls than its
+// part of the limit.
 func TestShardsHoldInEveryWindow(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -46,13 +47,13 @@ func TestShardsHoldInEveryWindow(t *testing.T) {
 	})
 }
 
-// amongst draws a time, as often as not one of the extremes: at those it is that limits break.
+// amongst draws a time, half of the time one of the extremes, where limits break.
 func amongst(t *rapid.T, name string, least, most time.Duration) time.Duration {
 	between := rapid.Map(rapid.Int64Range(int64(least), int64(most)), func(d int64) time.Duration { return time.Duration(d) })
 	return rapid.OneOf(rapid.Just(least), rapid.Just(most), between).Draw(t, name)
 }
 
-// callShard is when calls begin on one shard, whose owner changes.
+// callShard draws when calls begin on one shard whose owner changes.
 func callShard(i int, owners []*Ledger, begun time.Time, seed *rand.Rand, change, idle float64) (calls []time.Duration) {
 	for _, l := range owners {
 		l.shards[i] = shard{}
@@ -88,7 +89,7 @@ func callShard(i int, owners []*Ledger, begun time.Time, seed *rand.Rand, change
 	return calls
 }
 
-// A burst or a window of any size is no overflow.
+// A burst or a window of any size does not overflow.
 func TestPaceOfAnything(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -109,7 +110,7 @@ func TestPaceOfAnything(t *testing.T) {
 	}
 }
 
-// The parts are the whole.
+// The parts add up to the limit.
 func TestPaceInShards(t *testing.T) {
 	t.Parallel()
 	for _, r := range []Rate{{1, time.Hour}, {5, time.Second}, {16, time.Second}, {20, time.Second}, {600, time.Minute}, {6001, time.Minute}} {
@@ -120,8 +121,8 @@ func TestPaceInShards(t *testing.T) {
 	}
 }
 
-// The server's clock is set while replicas work, and they notice it at different times. Calls keep their
-// distances all the same.
+// The server's clock is set while replicas work, and they notice at different times. Calls still
+// keep their distances.
 func TestLedgerWhenTheServersClockIsSet(t *testing.T) {
 	for name, c := range map[string]struct {
 		step  time.Duration
@@ -130,7 +131,7 @@ func TestLedgerWhenTheServersClockIsSet(t *testing.T) {
 		"a little ahead": {400 * time.Millisecond, 0.97},
 		"a little back":  {-400 * time.Millisecond, 0.97},
 		"an hour ahead":  {time.Hour, 0.95},
-		"an hour back":   {-time.Hour, 0.6}, // what has been reserved is not believed any more: that costs a window
+		"an hour back":   {-time.Hour, 0.6}, // reserved slots are no longer believed: that costs a window
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
@@ -152,8 +153,8 @@ func TestLedgerWhenTheServersClockIsSet(t *testing.T) {
 	}
 }
 
-// Who takes a shard over after the server's clock was set ahead waits for an owner who has not noticed:
-// that one's record is by the clock as it was. For a window, and not for ever.
+// A replica that takes a shard over after the server's clock was set ahead waits for an owner that
+// has not noticed, whose record is by the old clock. It waits for a window, not forever.
 func TestShardOfAnOwnerBeforeAStep(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -187,7 +188,7 @@ func TestLedgerAfterSleep(t *testing.T) {
 		q := s.queue(nil)
 		l := q.NewLedger(Rate{600, time.Minute}, 0)
 		takes(l, time.Second)
-		time.Sleep(5 * time.Second) // so that there is something to reserve at once
+		time.Sleep(5 * time.Second) // so that slots can be reserved at once
 		q.clock.mu.Lock()
 		q.clock.last.wall = q.clock.last.wall.Add(-time.Minute)
 		q.clock.mu.Unlock()

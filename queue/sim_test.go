@@ -25,32 +25,32 @@ import (
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
-// sim is a real JetStream server on fake time, which can go away and come back.
+// sim is a real JetStream server in fake time, which can go away and come back.
 type sim struct {
 	t          *testing.T
 	dir        string
-	reconnects bool // connections that are lost are made anew
+	reconnects bool // lost connections are re-established
 
-	oldest uint64 // event of the stream, for journals that are opened
+	oldest uint64 // oldest event of the stream, for journals that are opened
 
 	mu     sync.Mutex
 	server *embedded.Server // nil while it is away
 	logs   bytes.Buffer
 }
 
-// simulate runs f in a bubble of fake time, with a server that has the default streams. A connection
-// that is lost stays lost, see [simulateOutage].
+// simulate runs f in a bubble of fake time, with a server that has the default streams. A lost
+// connection stays lost, see [simulateOutage].
 func simulate(t *testing.T, f func(*testing.T, *sim)) {
 	t.Helper()
 	t.Parallel()
 	bubble(t, false, f)
 }
 
-// simulateOutage is simulate for tests in which clients reconnect. nats.go ends a reconnection with a
-// Flush, which takes its timer from a pool of the whole process and puts it back there, and one of
-// another bubble's is fatal. So these tests run one after another, each with an empty pool, and no
-// test in a bubble may call what uses that pool: Flush, RTT, NextMsg, Request. Those that take a
-// context do not.
+// simulateOutage is simulate for tests in which clients reconnect. nats.go ends a reconnect with a
+// Flush, which takes its timer from a pool of the whole process and puts it back there, and a timer
+// of another bubble is fatal. So these tests run one after another, each with an empty pool, and no
+// test in a bubble may call Flush, RTT, NextMsg or Request, which use that pool. Their variants
+// with a context do not.
 func simulateOutage(t *testing.T, f func(*testing.T, *sim)) {
 	t.Helper()
 	emptyPools()
@@ -58,7 +58,7 @@ func simulateOutage(t *testing.T, f func(*testing.T, *sim)) {
 	bubble(t, true, f)
 }
 
-// emptyPools lets go of all that a sync.Pool holds: it survives one collection.
+// emptyPools empties every sync.Pool: its contents survive one collection.
 func emptyPools() {
 	runtime.GC()
 	runtime.GC()
@@ -68,13 +68,13 @@ func bubble(t *testing.T, reconnects bool, f func(*testing.T, *sim)) {
 	t.Helper()
 	dir, today := t.TempDir(), time.Now()
 	synctest.Test(t, func(t *testing.T) {
-		// A bubble begins in the year 2000, but the server measures the age of messages with
-		// the process's clock: to it they would all be too old to keep.
+		// A bubble begins in the year 2000, but the server measures the age of messages with the
+		// process's clock: it would consider them all too old to keep.
 		time.Sleep(time.Until(today))
 		s := &sim{t: t, dir: dir, reconnects: reconnects}
-		t.Cleanup(func() { // the last: connections are closed before
+		t.Cleanup(func() { // runs last: connections are closed before
 			s.stop()
-			time.Sleep(time.Minute) // what is slow comes to its end
+			time.Sleep(time.Minute) // slow goroutines come to their end
 		})
 		s.start()
 		if _, err := s.queue(nil).Setup(t.Context(), false); err != nil {
@@ -104,11 +104,11 @@ func (s *sim) stop() {
 	}
 }
 
-// endlessLog is longer than any test's: who logs that much goes round in circles, and perhaps so fast
-// that no fake time passes, and no deadline is ever reached.
+// endlessLog is longer than any test's log: a test that logs that much runs in circles, perhaps so
+// fast that no fake time passes, and it never reaches a deadline.
 const endlessLog = 8 << 20
 
-// Write takes log lines.
+// Write receives log lines.
 func (s *sim) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +126,7 @@ func (s *sim) log() string {
 
 func (s *sim) logged(text string) bool { return strings.Contains(s.log(), text) }
 
-// warnings are the lines of the log that are for operators.
+// warnings are the log lines for operators.
 func (s *sim) warnings() string {
 	var lines strings.Builder
 	for l := range strings.Lines(s.log()) {
@@ -137,24 +137,24 @@ func (s *sim) warnings() string {
 	return lines.String()
 }
 
-// line is one client's way to the server.
+// line is one client's connection to the server.
 type line struct {
 	sim    *sim
-	delay  func() time.Duration // of what the server sends; nil is none
-	silent atomic.Bool          // what the client sends is lost
+	delay  func() time.Duration // of the server's data; nil is none
+	silent atomic.Bool          // the client's data is lost
 	cut    atomic.Bool          // no connection is possible
 	breaks atomic.Bool          // the next write is lost, and the connection with it
 	loses  atomic.Bool          // the next answer is lost, and the connection with it
 	fuse   *fuse                // nil never blows
-	far    func() time.Duration // what the server sends comes so much later, all of it; nil is at once
+	far    func() time.Duration // delays all of the server's data; nil is none
 	away   *distance            // nil is none
 
-	swallow []byte // events that hold this never come; nil swallows none
+	swallow []byte // events that contain this are lost; nil loses none
 
-	dialled atomic.Int64 // when there was the last connection over away
+	dialled atomic.Int64 // time of the last connection over away
 }
 
-// InProcessConn dials whatever server runs now.
+// InProcessConn dials the server that runs now.
 func (l *line) InProcessConn() (net.Conn, error) {
 	l.sim.mu.Lock()
 	server := l.sim.server
@@ -218,7 +218,7 @@ func (w wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// queue returns the default pipeline on a connection of its own, over l if that is not nil.
+// queue returns the default pipeline on its own connection, over l if that is not nil.
 func (s *sim) queue(l *line) *Queue { return s.queueOf(l, Topology{}) }
 
 func (s *sim) queueOf(l *line, topology Topology) *Queue {
@@ -260,7 +260,7 @@ func (s *sim) flush(q *Queue) {
 	s.must(q.nc.FlushWithContext(ctx))
 }
 
-// info is a stream's state now.
+// info is a stream's current state.
 func (s *sim) info(q *Queue, stream string) *jetstream.StreamInfo {
 	s.t.Helper()
 	x, err := q.js.Stream(s.t.Context(), stream)
@@ -270,8 +270,8 @@ func (s *sim) info(q *Queue, stream string) *jetstream.StreamInfo {
 	return x.CachedInfo()
 }
 
-// publish stores an event for each user under the user's subject, and returns the last one's
-// sequence.
+// publish stores an event for each user on the user's subject, and returns the sequence of the
+// last.
 func (s *sim) publish(q *Queue, users ...string) uint64 {
 	s.t.Helper()
 	var last uint64
@@ -292,14 +292,14 @@ func (s *sim) must(err error) {
 	}
 }
 
-// replica runs Work and settles whatever arrives, until it is stopped.
+// replica runs Work and settles each event that arrives, until it is stopped.
 type replica struct {
 	*Queue
 	line *line
 	stop func() error
 
 	onDeliver func(body []byte)   // nil does nothing
-	refuse    func(Delivery) bool // whether the claim is given up for it; nil is never
+	refuse    func(Delivery) bool // whether to lose the claim because of it; nil never does
 
 	mu       sync.Mutex
 	settling map[*Claim]int
@@ -324,7 +324,7 @@ func (s *sim) replicaOver(l *line, topology Topology, config MemberConfig) *repl
 	return r
 }
 
-// kill is the end of the process: nothing leaves it any more.
+// kill is the end of the process: it sends nothing more.
 func (r *replica) kill() { r.line.cut.Store(true); r.nc.Close(); _ = r.stop() }
 
 // Deliver implements Handler.
@@ -355,7 +355,7 @@ func (r *replica) Revoke(c *Claim) {
 	}
 }
 
-// open is how many of the claim's events are not settled yet.
+// open is the number of the claim's events that are not settled yet.
 func (r *replica) open(c *Claim) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -387,8 +387,8 @@ func (s *sim) await(most time.Duration, what string, ok func() bool) time.Durati
 	return time.Since(begun)
 }
 
-// receive waits in fake time for what comes through a channel, or for its end. Nothing that a test
-// waits for takes as long where all is well.
+// receive waits in fake time for a value from a channel, or for its end. In a correct test it never
+// waits long.
 func receive[T any](s *sim, what string, from <-chan T) T {
 	s.t.Helper()
 	select {
@@ -400,8 +400,8 @@ func receive[T any](s *sim, what string, from <-chan T) T {
 	}
 }
 
-// worked waits for the end of Work. If that does not come it ends all tests, with a text: a bubble in
-// which something goes on has no end.
+// worked waits for the end of Work. If that does not come, it ends all tests with a text: a bubble
+// with a running goroutine never ends.
 func (s *sim) worked(done <-chan error) error {
 	select {
 	case err := <-done:
@@ -411,7 +411,7 @@ func (s *sim) worked(done <-chan error) error {
 	}
 }
 
-// soon is a context for what does not take as long where all is well.
+// soon is a context for work that is quick in a correct test.
 func (s *sim) soon(within time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(s.t.Context(), within)
 	s.t.Cleanup(cancel)

@@ -34,7 +34,7 @@ func (s *sim) bury(q *Queue, n int, reason Reason) {
 	}
 }
 
-// A status tells everything without a worker's help, and whatever the number of partitions.
+// A status is complete without a worker's help, and for any number of partitions.
 func TestStatus(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(nil, Topology{Partitions: 3}) // it is 16
@@ -119,7 +119,7 @@ func TestScan(t *testing.T) {
 	})
 }
 
-// Who gets no answer is told to what.
+// An error without an answer names the subject.
 func TestStatusWithoutAnswers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
@@ -132,38 +132,38 @@ func TestStatusWithoutAnswers(t *testing.T) {
 	})
 }
 
-// statusRights are what a status needs, as its command's help says.
+// statusRights are the permissions for a status, as in the command's help.
 var statusRights = []string{
 	"$JS.API.STREAM.INFO.*",
 	"$JS.API.DIRECT.GET.KV_userpilot_identify",
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ",
 }
 
-// withUsers replaces the server by one that has two users: one who may do everything, and one who
-// may publish to these subjects alone.
+// withUsers replaces the server by one with two users: one may do everything, the other may only
+// publish to these subjects.
 func (s *sim) withUsers(allowed []string) (all, few *nats.Conn) {
 	s.t.Helper()
 	connect := s.serveUsers(map[string][]string{"all": {">"}, "few": allowed})
 	return connect("all"), connect("few")
 }
 
-// serveUsers replaces the server by one with users who may publish to some subjects alone.
+// serveUsers replaces the server by one whose users may only publish to some subjects.
 func (s *sim) serveUsers(allowed map[string][]string) (connect func(user string) *nats.Conn) {
 	s.t.Helper()
 	return s.servePeople(people(allowed)).connect
 }
 
-// people are users and the subjects that each may publish to; ">" is one who may do everything.
+// people maps users to the subjects that each may publish to; ">" allows everything.
 type people map[string][]string
 
-// served is a server that has users.
+// served is a server with users.
 type served struct {
 	sim     *sim
 	server  *natsserver.Server
 	options *natsserver.Options
 }
 
-// servePeople replaces the server, with these feature flags on.
+// servePeople replaces the server, with these feature flags enabled.
 func (s *sim) servePeople(p people, flags ...string) *served {
 	s.t.Helper()
 	s.stop()
@@ -181,7 +181,7 @@ func (s *sim) servePeople(p people, flags ...string) *served {
 	return &served{s, n, options}
 }
 
-// users subscribe to their inboxes alone.
+// users may only subscribe to their inboxes.
 func (p people) users(inboxes string) (users []*natsserver.User) {
 	for user, subjects := range p {
 		u := &natsserver.User{Username: user, Password: "x"}
@@ -205,7 +205,7 @@ func (x *served) connect(user string) *nats.Conn {
 	return nc
 }
 
-// change gives users other rights while they are connected, as a reload of the configuration does.
+// change changes users' permissions while they are connected, like a reload of the configuration.
 func (x *served) change(p people, inboxes string) {
 	x.sim.t.Helper()
 	next := x.options.Clone()
@@ -213,7 +213,7 @@ func (x *served) change(p people, inboxes string) {
 	x.sim.must(x.server.ReloadOptions(next))
 }
 
-// Whoever may read gets the whole status, and nothing else is asked for; what is not permitted is named.
+// These permissions suffice for the whole status, and each is necessary; a missing one is named.
 func TestStatusRights(t *testing.T) {
 	for i := -1; i < len(statusRights); i++ {
 		name, rights := "all that it needs", statusRights

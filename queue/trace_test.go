@@ -24,7 +24,7 @@ const (
 	traceParent = "00-" + traceID + "-b7ad6b7169203331-01"
 )
 
-// remote is the context of one who was called with a trace, and makes no spans.
+// remote is the context of a caller that was called with a trace, and creates no spans.
 func remote(t *testing.T, state string) context.Context {
 	t.Helper()
 	x := (&Trace{traceParent, state}).SpanContext()
@@ -34,8 +34,8 @@ func remote(t *testing.T, state string) context.Context {
 	return trace.ContextWithRemoteSpanContext(context.Background(), x)
 }
 
-// An application's span goes along in the headers by itself, and what publishing takes is a span of
-// the application's own provider.
+// The headers propagate an application's span without configuration, and the duration of publishing
+// is a span of the application's own provider.
 func TestPublishTraces(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		spans := tracetest.NewSpanRecorder()
@@ -57,7 +57,7 @@ func TestPublishTraces(t *testing.T) {
 		publish(unsampled, "dan")
 
 		work := s.stored(q, workName)
-		for _, m := range work { // but for the server's own
+		for _, m := range work { // without the server's own
 			for _, name := range []string{"Nats-Stream", jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
 				m.Header.Del(name)
 			}
@@ -92,7 +92,8 @@ func TestPublishTraces(t *testing.T) {
 	})
 }
 
-// A publisher with a tracer makes spans without any around it. One that fails tells why by a word.
+// A publisher with a tracer creates spans without a span in the context. A failed one has its
+// reason in a word.
 func TestPublisherTracer(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		spans := tracetest.NewSpanRecorder()
@@ -127,8 +128,8 @@ func TestPublisherTracer(t *testing.T) {
 	})
 }
 
-// The trace outlives death: the dead letter has it, a replay goes on in it, and so does what was
-// exported and is published again.
+// The trace outlives death: the dead letter has it, and a replay as well as an export that is
+// published again continue it.
 func TestTraceOutlivesDeath(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -157,7 +158,7 @@ func TestTraceOutlivesDeath(t *testing.T) {
 	})
 }
 
-// A trace in the headers may come from any client, and mean nothing.
+// A trace in the headers may come from any client, and be invalid.
 func TestReadTrace(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -192,7 +193,7 @@ func TestReadTrace(t *testing.T) {
 	}
 }
 
-// Who has no traces pays nothing for them.
+// An application without traces pays nothing for them.
 func TestNoTraceNoCost(t *testing.T) {
 	p := &Publisher{q: &Queue{}, minWeight: 1, capacity: 1}
 	event, err := userpilot.Parse([]byte(`{"user_id":"ann"}`))

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Events are served while a replica still reads which users are tracked. Until then everybody may be.
+// Events are served while a replica still reads which users are tracked. Until then every user may
+// be.
 func TestGuardIsNotWaitedFor(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
@@ -52,7 +53,7 @@ func (f firstClaim) Deliver(c *Claim, _ Delivery) {
 
 func (f firstClaim) Revoke(*Claim) {}
 
-// A record that is written while the tracked users are being read is newer than all of that.
+// A record that is written during the reading of the tracked users is newer than all it reports.
 func TestGuardReadsLate(t *testing.T) {
 	t.Parallel()
 	g := newTrackedUsers(nil)
