@@ -77,16 +77,16 @@ func TestCertainty(t *testing.T) {
 		}
 		time.Sleep(time.Nanosecond)
 		if c.check() == nil || c.left() != 2*time.Second {
-			t.Errorf("certain in the last quarter, %v are left", c.left())
+			t.Errorf("valid in the last quarter, %v left", c.left())
 		}
 		now := time.Now()
 		c.renewed.Store(&moment{now, now.Round(0).Add(-7 * time.Second)}) // only the wall clock shows it
 		if c.check() == nil {
-			t.Error("certain after a machine's sleep")
+			t.Error("valid after the machine slept")
 		}
 		c.renewed.Store(&moment{now.Add(-7 * time.Second), now.Round(0)}) // the wall clock was set back
 		if c.check() == nil {
-			t.Error("certain by a clock that was set")
+			t.Error("valid after the clock was set back")
 		}
 	})
 }
@@ -102,7 +102,7 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 				lapsed := make(chan time.Time, 1)
 				go func() {
 					if err := m.heartbeat(t.Context()); err == nil {
-						t.Error("kept without an answer")
+						t.Error("renewed without an answer")
 					}
 					lapsed <- time.Now()
 				}()
@@ -133,19 +133,19 @@ func TestMemberGone(t *testing.T) {
 		s.must(m.renew(t.Context())) // keeps the TTL
 		time.Sleep(4 * time.Second)
 		if gone() {
-			t.Error("gone although it renewed")
+			t.Error("gone although the member renewed it")
 		}
 		if d := s.await(10*time.Second, "gone", gone); d > 3*time.Second {
-			t.Errorf("gone %v after its time", d)
+			t.Errorf("gone %v after its expiry", d)
 		}
 		if err := m.renew(t.Context()); !isWrongRevision(err) {
-			t.Errorf("a lapsed member renewed: %v", err)
+			t.Errorf("an expired member renewed: %v", err)
 		}
 		third, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
 		s.must(err)
 		s.must(third.leave(t.Context()))
 		if !s.gone(other.q, third.id) {
-			t.Error("left, and still there")
+			t.Error("the member left, but its key is still there")
 		}
 	})
 }
@@ -200,7 +200,7 @@ func TestKeepAfterALostAnswer(t *testing.T) {
 		s.must(m.validity.check())
 		s.must(m.kv.Delete(t.Context(), memberKey+m.id))
 		if err := receive(s, "lapsed", kept); !errors.Is(err, errKeyGone) {
-			t.Errorf("the key was deleted, and keep says %v", err)
+			t.Errorf("the key was deleted, and heartbeat returned %v", err)
 		}
 	})
 }

@@ -29,7 +29,7 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 		}
 		direct(false)
 		if _, err := r.refresh(t.Context()); err == nil || q.others.Load() != nil || len(q.Replicas()) != 0 {
-			t.Errorf("before anything is known: %v, %v, %v", err, q.others.Load(), q.Replicas())
+			t.Errorf("before the first refresh: %v, %v, %v", err, q.others.Load(), q.Replicas())
 		}
 		direct(true)
 		_, err := r.refresh(t.Context())
@@ -69,13 +69,13 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 		}
 		s.claim(q, consumer, q.topology.partitionSubject("0"))
 		if free() {
-			t.Error("taken from a holder who lives")
+			t.Error("taken from a live owner")
 		}
 		f.revokeAll(errGivenUp)
 		f.serving.Wait()
 		s.must(holder.leave(t.Context()))
 		if !free() {
-			t.Error("not taken from a holder who is gone")
+			t.Error("not taken from an owner that is gone")
 		}
 		f.revokeAll(errGivenUp)
 		f.serving.Wait()
@@ -167,7 +167,7 @@ func TestCertaintyCountsFromTheRequest(t *testing.T) {
 		m, err := q.join(t.Context(), MemberConfig{TTL: 2 * time.Second})
 		s.must(err)
 		if left := m.validity.left(); left > 1600*time.Millisecond {
-			t.Errorf("certain for %v after a renewal that took 400ms", left)
+			t.Errorf("valid for %v after a renewal that took 400ms", left)
 		}
 	})
 }
@@ -190,7 +190,7 @@ func TestGuardOfABucketMadeAnew(t *testing.T) {
 		record("dan")
 		s.must(q.tracked.catchUp(t.Context()))
 		if !q.tracked.knows("dan") {
-			t.Error("who is in the new bucket is not known")
+			t.Error("the users in the new bucket are not tracked")
 		}
 	})
 }

@@ -42,7 +42,7 @@ func TestAge(t *testing.T) {
 		}
 	}
 	if (Age{}).Compare(aged(1)) >= 0 || aged(9).Compare(Age{made.Add(1), 1}) >= 0 || aged(9).Compare(aged(10)) >= 0 {
-		t.Error("ages do not compare by stream, and then by sequence")
+		t.Error("positions do not compare by stream, and then by sequence")
 	}
 }
 
@@ -76,7 +76,7 @@ func TestNewerModel(t *testing.T) {
 		}
 		rest, ok, known := again.Reduce(identify(t, `{"user_id":"u","metadata":{"a":1,"b":1,"c":1}}`), aged(age))
 		if !known || ok != (len(want) > 0) || ok && string(rest.Body()) != `{"user_id":"u","metadata":{`+strings.Join(want, ",")+`}}` {
-			t.Fatalf("of an event of age %d after %v %s is left (%v, %v)", age, set, rest.Body(), ok, known)
+			t.Fatalf("an event at position %d after %v is reduced to %s (%v, %v)", age, set, rest.Body(), ok, known)
 		}
 	})
 }
@@ -106,7 +106,7 @@ func TestNewerCompany(t *testing.T) {
 			want = `{"user_id":"u","company":` + test.want + `}`
 		}
 		if !known || ok != (want != "") || string(rest.Body()) != want {
-			t.Errorf("%s: %s is left (%v, %v), want %s", name, rest.Body(), ok, known, want)
+			t.Errorf("%s: reduced to %s (%v, %v), want %s", name, rest.Body(), ok, known, want)
 		}
 	}
 }
@@ -121,16 +121,16 @@ func TestNewerForgets(t *testing.T) {
 		n.record.trim()
 	}
 	if len(n.record.Set) > maxSet {
-		t.Fatalf("%d properties are kept", len(n.record.Set))
+		t.Fatalf("the record has %d properties", len(n.record.Set))
 	}
 	if _, _, known := n.Reduce(identify(t, `{"user_id":"u","metadata":{"p0":1}}`), aged(5)); known {
-		t.Error("it claims to know what was set so long ago")
+		t.Error("the record claims to know properties that it has dropped")
 	}
 	if _, ok, known := n.Reduce(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{"p%d":1}}`, maxSet+9)), aged(5)); ok || !known {
-		t.Error("it has forgotten what was set last")
+		t.Error("the record has dropped the newest property")
 	}
 	if rest, ok, known := n.Reduce(identify(t, `{"user_id":"u","metadata":{"p0":1}}`), aged(maxSet+100)); !ok || !known || rest.UserID() != "u" {
-		t.Error("an event that is newer than all is not let through")
+		t.Error("an event newer than all others is reduced")
 	}
 	text, err := json.Marshal(n.record)
 	if err != nil || len(text) > 512<<10 {
@@ -142,7 +142,7 @@ func TestNewerLetters(t *testing.T) {
 	t.Parallel()
 	var r newerRecord
 	if r.spent() {
-		t.Error("no record at all is spent")
+		t.Error("a missing record is spent")
 	}
 	for range 2 {
 		r.open(aged(1), made)
@@ -160,7 +160,7 @@ func TestNewerLetters(t *testing.T) {
 	}
 	r.open(aged(3), time.Time{})
 	if r.spent() || !r.Until.IsZero() {
-		t.Errorf("the record of a letter that is kept for ever is %+v", r)
+		t.Errorf("the record of a letter without expiry is %+v", r)
 	}
 	for i := range uint64(maxOpen + 1) {
 		r.open(aged(100+i), time.Time{})
@@ -169,7 +169,7 @@ func TestNewerLetters(t *testing.T) {
 		r.close(aged(100 + i))
 	}
 	if r.close(aged(3)); r.spent() {
-		t.Error("spent although nobody has counted the letters")
+		t.Error("spent although the letters are not listed")
 	}
 }
 
@@ -181,7 +181,7 @@ func TestNewerStored(t *testing.T) {
 		old, err := q.readNewer(t.Context(), "ann")
 		s.must(err)
 		if old.Known() {
-			t.Error("there is a record of nobody")
+			t.Error("an unknown user has a record")
 		}
 		open := func(n uint64) func(*newerRecord) newerChange {
 			return func(r *newerRecord) newerChange {
@@ -235,7 +235,7 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery: replay}}))
 		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery: Delivery{Sequence: 13}}}))
 		if c.Tracked("ann") {
-			t.Error("ann is guarded although none of her letters is left")
+			t.Error("ann is tracked although she has no letters")
 		}
 	})
 }
@@ -253,25 +253,25 @@ func TestGuardCatchesUp(t *testing.T) {
 			s.must(c.open(t.Context(), fmt.Sprint("user", i), Delivery{Sequence: uint64(i + 1)}))
 		}
 		if other.tracked.knows("user7") {
-			t.Fatal("known before it was read")
+			t.Fatal("tracked before the reading")
 		}
 		for range 2 {
 			s.must(other.tracked.catchUp(ctx))
 			for i := range users {
 				if user := fmt.Sprint("user", i); !other.tracked.knows(user) || !q.tracked.knows(user) {
-					t.Fatalf("%s is not known", user)
+					t.Fatalf("%s is not tracked", user)
 				}
 			}
 		}
 		if other.tracked.knows("ann") {
-			t.Error("knows one who has no dead letter")
+			t.Error("a user without dead letters is tracked")
 		}
 		n, err := q.readNewer(t.Context(), "user7")
 		s.must(err)
 		s.must(q.deleteNewer(t.Context(), "user7", n))
 		s.must(other.tracked.catchUp(ctx))
 		if other.tracked.knows("user7") || !other.tracked.knows("user8") {
-			t.Error("a deletion is not learnt, or too much is forgotten")
+			t.Error("a deletion is missed, or too many users are dropped")
 		}
 		stream, err := q.js.Stream(t.Context(), q.topology.newerStreamName())
 		s.must(err)
@@ -310,14 +310,14 @@ func TestBuryKeepsTheRecord(t *testing.T) {
 func TestReadPast(t *testing.T) {
 	t.Parallel()
 	if p := readPast(nats.Header{nats.MsgIdHdr: {"x"}}); p != nil {
-		t.Errorf("an event that was never dead has the past %+v", p)
+		t.Errorf("an event that was never a dead letter has the replay metadata %+v", p)
 	}
 	whole := &Past{
 		Letter: aged(7), Origin: aged(3), Published: made.Add(time.Hour), Replays: 2, Run: "r1", Forced: true, Untracked: true,
 		History: []string{"one", "two"},
 	}
 	if got := fmt.Sprintf("%+v", *readPast(whole.header())); got != fmt.Sprintf("%+v", *readPast(readPast(whole.header()).header())) || !strings.Contains(got, "Replays:2 Run:r1 Forced:true Untracked:true History:[one two]") {
-		t.Errorf("the past is %s", got)
+		t.Errorf("the replay metadata is %s", got)
 	}
 	hostile := nats.Header{
 		headerReplays: {"x"}, headerOrigin: {"nonsense"}, headerLetter: {"\x1b[31m"}, headerRun: {"a\r\nb\x1b[1m"},

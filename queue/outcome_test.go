@@ -14,14 +14,14 @@ func TestFirstVerdictStands(t *testing.T) {
 			for _, outcome := range []Outcome{OutcomeDelivered, OutcomeDead, OutcomeSuperseded} {
 				s.must(c.RecordOutcome(t.Context(), d, outcome))
 			}
-			if judged, err := c.HasOutcome(t.Context(), d); err != nil || !judged {
-				t.Errorf("the verdict is not found (%v)", err)
+			if found, err := c.HasOutcome(t.Context(), d); err != nil || !found {
+				t.Errorf("the outcome is not found (%v)", err)
 			}
 		}
 		trail := s.stored(q, q.topology.AuditStreamName())
 		v, ok := q.topology.readOutcome(trail[0].Subject, trail[0].Data)
 		if len(trail) != 1 || !ok || v.Outcome != OutcomeDelivered {
-			t.Fatalf("the audit trail holds %d verdicts, the first is %+v", len(trail), v)
+			t.Fatalf("the audit trail has %d outcomes, the first is %+v", len(trail), v)
 		}
 	})
 }

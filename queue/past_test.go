@@ -30,7 +30,7 @@ func TestOriginIsNeverNewer(t *testing.T) {
 	} {
 		d := Delivery{Sequence: 7, Past: test.past}
 		if got := c.Age(d); got.Compare(test.want) != 0 {
-			t.Errorf("%s: its age is %v, want %v", name, got, test.want)
+			t.Errorf("%s: its position is %v, want %v", name, got, test.want)
 		}
 		if late := test.want.Compare(own) < 0; c.IsLate(d) != late {
 			t.Errorf("%s: it is late: %t", name, !late)

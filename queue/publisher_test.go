@@ -177,7 +177,7 @@ func TestMessageIDsAreOneLine(t *testing.T) {
 		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
 		for _, id := range []string{"two\nlines", strings.Repeat("x", 513)} {
 			if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`), queue.WithMessageID(id)); err == nil {
-				t.Errorf("an id of %d bytes was taken", len(id))
+				t.Errorf("an id of %d bytes was accepted", len(id))
 			}
 		}
 	})
@@ -209,7 +209,7 @@ func TestWithoutAStream(t *testing.T) {
 			t.Fatalf("got %v", err)
 		}
 		if waited := time.Since(began); waited > time.Second {
-			t.Fatalf("said so after %v", waited)
+			t.Fatalf("the error came after %v", waited)
 		}
 	})
 }

@@ -59,7 +59,7 @@ func (p *pull) ask() error {
 	request := fmt.Appendf(nil, `{"expires":%d,"batch":%d,"max_bytes":%d,"idle_heartbeat":%d}`, pullExpiry, prefetch-p.asked, prefetchBytes, pullHeartbeat)
 	p.asked = prefetch
 	if err := p.nc.PublishRequest(p.subject, p.sub.Subject, request); err != nil {
-		return fmt.Errorf("ask for events: %w", err)
+		return fmt.Errorf("request events: %w", err)
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func (p *pull) take(m *nats.Msg) (event bool, err error) {
 		p.asked = max(0, p.asked-n)
 		return false, nil
 	}
-	return false, fmt.Errorf("the server ends the pull: %s %s", clean(status), clean(m.Header.Get("Description")))
+	return false, fmt.Errorf("the server ended the pull: %s %s", clean(status), clean(m.Header.Get("Description")))
 }
 
 // missed accounts for events that the consumer has skipped: it has advanced by on, take has counted

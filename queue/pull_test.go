@@ -190,7 +190,7 @@ func TestGapInTheConsumersSequence(t *testing.T) {
 				Reply: fmt.Sprintf("$JS.ACK.%s.%s.%d.7.%d.1700000000000000000.0", workName, x.consumer, test.deliveries, test.consumer),
 			})
 			if (got == 1) != test.want || (x.err() == nil) != test.want {
-				t.Errorf("%s: handed over %d, %v", name, got, x.err())
+				t.Errorf("%s: delivered %d, %v", name, got, x.err())
 			}
 			s.must(q.js.DeleteConsumer(t.Context(), workName, x.consumer))
 		}

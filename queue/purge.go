@@ -286,7 +286,7 @@ func (p *purging) purgeRange(ctx context.Context, r scanRange) error {
 	}
 	for m, err := range p.q.scanIn(ctx, stream, r) {
 		if err != nil {
-			return cmp.Or(erasing.Wait(), fmt.Errorf("read the events that wait: %w", err))
+			return cmp.Or(erasing.Wait(), fmt.Errorf("read the waiting events: %w", err))
 		}
 		look(waitingEvent{sequence: sequenceOf(m), subject: m.Header.Get(jetstream.SubjectHeader)}, m.Header, m.Data)
 	}
@@ -296,7 +296,7 @@ func (p *purging) purgeRange(ctx context.Context, r scanRange) error {
 			break
 		}
 		if err != nil {
-			return cmp.Or(erasing.Wait(), fmt.Errorf("read the events that wait: %w", err))
+			return cmp.Or(erasing.Wait(), fmt.Errorf("read the waiting events: %w", err))
 		}
 		h, _ := nats.DecodeHeadersMsg(m.Header)
 		look(waitingEvent{sequence: m.Sequence, subject: m.Subject}, h, m.Data)

@@ -58,7 +58,7 @@ func TestPurgeUser(t *testing.T) {
 		s.must(err)
 
 		if _, err := q.PurgeUser(t.Context(), "", PurgeConfig{}); err == nil {
-			t.Error("purged nobody")
+			t.Error("purged without a user")
 		}
 		want := PurgeResult{Waiting: 4, DeadLetters: 2, Originals: 1, Newer: 1}
 		result, err := q.PurgeUser(t.Context(), "ann-7", PurgeConfig{DryRun: true})
@@ -84,7 +84,7 @@ func TestPurgeUser(t *testing.T) {
 			t.Errorf("%d events and %d letters are left", s.backlog(q), s.dead(q))
 		}
 		if got := s.history(q); len(got) != 2 || got[1] != `purge "user=sha256:`+userHash("ann-7")+`": done` {
-			t.Errorf("the audit trail tells %q", got)
+			t.Errorf("the audit trail is %q", got)
 		}
 		result, err = q.PurgeUser(t.Context(), "ann-7", PurgeConfig{})
 		if want = (PurgeResult{Run: result.Run}); err != nil || *result != want {
@@ -258,7 +258,7 @@ func TestPurgeDuringCall(t *testing.T) {
 		}
 		s.await(10*time.Second, "at work again", func() bool { return r.Held() == 17 })
 		if s.logged("claims given up") {
-			t.Errorf("that was an anomaly\n%s", s.log())
+			t.Errorf("the claim was lost\n%s", s.log())
 		}
 	})
 }
@@ -301,7 +301,7 @@ func TestPurgeStuckReplica(t *testing.T) {
 			t.Errorf("got %+v, %v", result, err)
 		}
 		if got := s.history(q); len(got) != 2 || !strings.Contains(got[0], "failed: replicas have not") || !strings.Contains(got[1], "stopped: interrupted") {
-			t.Errorf("the audit trail tells %q", got)
+			t.Errorf("the audit trail is %q", got)
 		}
 	})
 }

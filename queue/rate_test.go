@@ -74,7 +74,7 @@ func FuzzParseRate(f *testing.F) {
 			t.Errorf("%s is read as %s, %v", r, again, err)
 		}
 		if !r.Unlimited() && (r.Interval(r.DefaultBurst()) <= 0 || r.DefaultBurst() > r.Calls) {
-			t.Errorf("%s: a call each %v, burst %d", r, r.Interval(r.DefaultBurst()), r.DefaultBurst())
+			t.Errorf("%s: interval %v, burst %d", r, r.Interval(r.DefaultBurst()), r.DefaultBurst())
 		}
 	})
 }
@@ -153,11 +153,11 @@ func TestPaceOfTwoLimits(t *testing.T) {
 				}
 			}
 			if most > r.Calls {
-				t.Fatalf("%s and %s are kept by %+v, which lets %d calls into %v", a, b, p, most, r.Window)
+				t.Fatalf("%s and %s are kept by %+v, which allows %d calls in %v", a, b, p, most, r.Window)
 			}
 		}
 		if none := (schedule{}); p.strictest(none) != p || none.strictest(p) != p {
-			t.Fatal("no limit is not neutral")
+			t.Fatal("an unlimited rate is not neutral")
 		}
 	})
 }

@@ -103,7 +103,7 @@ func TestReplayCrashes(t *testing.T) {
 				for k := 0; ; k++ {
 					if !test.crash(k) {
 						if t.Logf("%d crashes", k); k < 15 {
-							t.Error("it sends hardly anything")
+							t.Error("the replay sends hardly any messages")
 						}
 						break
 					}
@@ -122,7 +122,7 @@ type crashes struct {
 	edit    func(*DeadLetter) ([]byte, error)
 	rate    Rate
 	applier *applier
-	told    int // number of actions already checked
+	checked int // number of actions already checked
 }
 
 const crashedLetters = 3
@@ -187,7 +187,7 @@ func (c *crashes) checkStored(k int, want map[string]string) {
 	for _, m := range c.stored(c.q, workName) {
 		p := readSealed(m.Header, m.Data, c.q.seal())
 		if copies[p.Letter.String()]++; want[p.Letter.String()] != string(m.Data) {
-			c.t.Errorf("after %d messages: %s lies there for %s", k, m.Data, p.Letter)
+			c.t.Errorf("after %d messages: the stream has %s for %s", k, m.Data, p.Letter)
 		}
 	}
 	for letter := range want {
@@ -197,7 +197,7 @@ func (c *crashes) checkStored(k int, want map[string]string) {
 	}
 	for letter := range copies {
 		if want[letter] == "" {
-			c.t.Errorf("after %d messages: %s lies there", k, letter)
+			c.t.Errorf("after %d messages: the stream has %s", k, letter)
 		}
 	}
 }
@@ -226,22 +226,22 @@ func (c *crashes) checkApplied(k int, want map[string]string) {
 func (c *crashes) checkTrail(k int, want map[string]string, first, next *ReplayResult) {
 	actions, err := c.q.History(c.t.Context())
 	c.must(err)
-	runs := actions[c.told:]
-	c.told = len(actions)
+	runs := actions[c.checked:]
+	c.checked = len(actions)
 	var outcomes []string
 	for _, a := range runs {
 		outcomes = append(outcomes, a.Outcome)
 	}
 	if next.Run != "" { // otherwise nothing was left to do
 		if outcomes[len(outcomes)-1] != "done" || runs[len(runs)-1].Run != next.Run {
-			c.t.Errorf("after %d messages: the audit trail tells %q of both", k, outcomes)
+			c.t.Errorf("after %d messages: the audit trail of both is %q", k, outcomes)
 		}
 		outcomes = outcomes[:len(outcomes)-1]
 	}
 	// A run that died before its first record was stored is missing, and its end is present only if
 	// just the answer was lost.
 	if n := len(outcomes); n > 1 || n == 0 && first.Replayed > 0 || n == 1 && outcomes[0] != "" && first.Replayed != crashedLetters {
-		c.t.Errorf("after %d messages: the audit trail tells %q of one that counts %+v", k, outcomes, first)
+		c.t.Errorf("after %d messages: the audit trail is %q, the result %+v", k, outcomes, first)
 	}
 	originals := map[string]int{}
 	for _, m := range c.stored(c.q, c.q.topology.AuditStreamName()) {

@@ -88,7 +88,7 @@ func (s *sim) history(q *Queue) (lines []string) {
 	s.must(err)
 	for _, a := range actions {
 		if a.Begun.IsZero() || a.Ended.IsZero() != (a.Outcome == "") {
-			s.t.Errorf("the record of %s tells the times %v and %v, and the outcome %q", a.Kind, a.Begun, a.Ended, a.Outcome)
+			s.t.Errorf("the record of %s has the times %v and %v, and the outcome %q", a.Kind, a.Begun, a.Ended, a.Outcome)
 		}
 		lines = append(lines, fmt.Sprintf("%s %q: %s", a.Kind, a.Selection, a.Outcome))
 	}
@@ -119,8 +119,8 @@ func (s *sim) applier(outcome func(Delivery) Outcome) *applier {
 // Deliver implements Handler.
 func (a *applier) Deliver(c *Claim, d Delivery) {
 	ctx := c.Context()
-	judged, err := c.HasOutcome(ctx, d)
-	if err == nil && !judged {
+	found, err := c.HasOutcome(ctx, d)
+	if err == nil && !found {
 		a.mu.Lock()
 		name := Age{c.created, d.Sequence}.String()
 		if d.Past != nil {
@@ -159,13 +159,13 @@ func TestReplay(t *testing.T) {
 			`{"user_id":"cleo"}`, Death{Reason: RetriesExhausted, Status: 503, User: "cleo"})
 		long := strings.Repeat("d", maxKeyBytes+1)
 		s.letter(q, Age{made, 10}, "5", nil, fmt.Sprintf(`{"user_id":%q}`, long), Death{Reason: RetriesExhausted, User: long})
-		var told []ReplayResult
-		result := s.replayed(q, ReplayConfig{By: "eve", Host: "laptop", Progress: func(r ReplayResult) { told = append(told, r) }})
+		var reported []ReplayResult
+		result := s.replayed(q, ReplayConfig{By: "eve", Host: "laptop", Progress: func(r ReplayResult) { reported = append(reported, r) }})
 		if result.Replayed != 4 || result.Selected != 4 || s.dead(q) != 0 {
 			t.Errorf("got %+v, and %d dead letters are left", result, s.dead(q))
 		}
-		if last := told[len(told)-1]; last.Replayed != 4 || last.Run != result.Run {
-			t.Errorf("at last it was told %+v", last)
+		if last := reported[len(reported)-1]; last.Replayed != 4 || last.Run != result.Run {
+			t.Errorf("the last progress was %+v", last)
 		}
 		work := s.stored(q, workName)
 		var pasts []*Past
@@ -174,11 +174,11 @@ func TestReplay(t *testing.T) {
 		}
 		if p := pasts[0]; p.Letter.Compare(Age{made, 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
 			p.Forced || p.Untracked || !p.Published.Equal(made) || len(p.History) != 1 || !strings.HasSuffix(p.History[0], "Z rejected 422 E1: no such plan") {
-			t.Errorf("the first one's past is %+v", p)
+			t.Errorf("the first one's replay metadata is %+v", p)
 		}
 		if p := pasts[2]; p.Letter.Compare(Age{made, 9}) != 0 || p.Origin.Compare(Age{made, 3}) != 0 || p.Replays != 2 || !p.Published.Equal(made.Add(time.Hour)) ||
 			len(p.History) != 2 || p.History[0] != "first" || !strings.HasSuffix(p.History[1], "Z retries_exhausted 503") {
-			t.Errorf("the past of one that was replayed before is %+v", p)
+			t.Errorf("the metadata of a repeated replay is %+v", p)
 		}
 		if string(work[0].Data) != ann {
 			t.Errorf("published %s", work[0].Data)
@@ -190,12 +190,12 @@ func TestReplay(t *testing.T) {
 			}
 		}
 		if got := s.history(q); !slices.Equal(got, []string{`replay "all": done`}) {
-			t.Errorf("the audit trail tells %q", got)
+			t.Errorf("the audit trail is %q", got)
 		}
 		actions, err := q.History(t.Context())
 		s.must(err)
 		if a := actions[0]; a.Run != result.Run || a.By != "eve" || a.Host != "laptop" || !maps.Equal(a.Counts, map[string]uint64{"selected": 4, "replayed": 4}) {
-			t.Errorf("the audit trail tells %+v", a)
+			t.Errorf("the audit trail is %+v", a)
 		}
 	})
 }
@@ -214,7 +214,7 @@ func TestReplayWaits(t *testing.T) {
 			t.Errorf("after %v: %+v", time.Since(begun), result)
 		}
 		if s.dead(q) != 2 || !slices.Equal(result.DiedAgain, []uint64{11, 12}) {
-			t.Errorf("%d are dead, %d are told of", s.dead(q), result.DiedAgain)
+			t.Errorf("%d are dead, %d are listed", s.dead(q), result.DiedAgain)
 		}
 		again := s.selected(q, Filter{}, SelectConfig{MaxReplays: 1})
 		if again.Letters != 2 || again.Exhausted != 2 || again.Sendable() != 0 {
@@ -262,7 +262,7 @@ func TestReplayCanary(t *testing.T) {
 					t.Errorf("%d dead letters are left, %+v, %v", s.dead(q), result, err)
 				}
 				if got := s.history(q); !slices.Equal(got, []string{`replay "all": canary died`}) {
-					t.Errorf("the audit trail tells %q", got)
+					t.Errorf("the audit trail is %q", got)
 				}
 			})
 		})

@@ -211,7 +211,7 @@ func TestReplayStops(t *testing.T) {
 					t.Errorf("got %+v; %d are stored, %d are dead", result, s.backlog(q), s.dead(q))
 				}
 				if got := s.history(q); after > 0 && !slices.Equal(got, []string{`replay "all": stopped: interrupted`}) {
-					t.Errorf("the audit trail tells %q", got)
+					t.Errorf("the audit trail is %q", got)
 				}
 				s.replayed(q, ReplayConfig{})
 				if s.backlog(q) != 100 || s.dead(q) != 0 {
@@ -316,7 +316,7 @@ func TestReplayOfAnotherStream(t *testing.T) {
 			t.Errorf("discarded others: %v", err)
 		}
 		if s.dead(q) != 3 || len(s.history(q)) != 0 {
-			t.Errorf("%d are left, the audit trail tells %q", s.dead(q), s.history(q))
+			t.Errorf("%d are left, the audit trail is %q", s.dead(q), s.history(q))
 		}
 	})
 }

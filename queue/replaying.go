@@ -49,7 +49,7 @@ type replaying struct {
 	// Only the final stage of a replay uses these.
 	removals []removal // letters to be deleted
 	end      uint64    // sequence after the last letter read
-	whole    bool      // all letters of the stream are selected, and none so far was left
+	whole    bool      // all letters of the stream are selected, and all so far can be deleted
 
 	mu       sync.Mutex // guards the fields below
 	result   ReplayResult
@@ -172,15 +172,15 @@ func (r *replaying) feed(ctx context.Context, limit int, finish chan<- *batch) e
 	return nil
 }
 
-// feedSome publishes the sendable ones among the next letters, most of them at most, and returns
-// how many it sent. It reads the next batch while it publishes one: otherwise the round trips would
-// slow a slow rate further.
-func (r *replaying) feedSome(ctx context.Context, most int, finish chan<- *batch) (sent int, err error) {
+// feedSome publishes the sendable ones among the next limit letters, and returns how many it sent.
+// It reads the next batch while it publishes one: otherwise the round trips would slow a slow rate
+// further.
+func (r *replaying) feedSome(ctx context.Context, limit int, finish chan<- *batch) (sent int, err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	batches := make(chan *batch)
 	group.Go(func() error {
 		defer close(batches)
-		return r.readAhead(ctx, most, batches)
+		return r.readAhead(ctx, limit, batches)
 	})
 	group.Go(func() error {
 		for b := range batches {
@@ -196,20 +196,20 @@ func (r *replaying) feedSome(ctx context.Context, most int, finish chan<- *batch
 	return sent, group.Wait()
 }
 
-// readAhead reads the next letters, most of them at most, and prepares them in batches.
-func (r *replaying) readAhead(ctx context.Context, most int, batches chan<- *batch) error {
+// readAhead reads the next limit letters, and prepares them in batches.
+func (r *replaying) readAhead(ctx context.Context, limit int, batches chan<- *batch) error {
 	size := replayBatch
 	if !r.c.Rate.Unlimited() { // a slow one shall not replay letters that were discarded meanwhile
 		size = min(size, 1+int(r.c.Rate.PerMinute()/60))
 	}
-	for most > 0 && r.place < len(r.s.ids) {
-		letters, next, err := r.q.readSelected(ctx, r.s, r.place, min(size, most))
+	for limit > 0 && r.place < len(r.s.ids) {
+		letters, next, err := r.q.readSelected(ctx, r.s, r.place, min(size, limit))
 		if err != nil {
 			return err
 		}
 		gone := uint64(next - r.place - len(letters))
 		r.count(func(x *ReplayResult) { x.Gone += gone })
-		r.place, most = next, most-len(letters)
+		r.place, limit = next, limit-len(letters)
 		b, err := r.prepare(ctx, letters)
 		if err != nil {
 			return err
@@ -273,7 +273,7 @@ func (r *replaying) keepOriginals(ctx context.Context, batch []outgoing) error {
 		}
 	}
 	if err := group.Wait(); err != nil {
-		return fmt.Errorf("store an original before its edit: %w", err)
+		return fmt.Errorf("store the original of an edited event: %w", err)
 	}
 	return nil
 }
@@ -353,8 +353,8 @@ func (r *replaying) settle(ctx context.Context, s *outgoing) (duplicate bool, er
 	return receipt.Duplicate, nil
 }
 
-// remove deletes the letters whose events are stored, and returns the first error. If no letter was
-// left and no rate limits the replay, it deletes all with one request.
+// remove deletes the letters whose events are stored, and returns the first error. If no letter
+// stays and no rate limits the replay, it deletes all with one request.
 func (r *replaying) remove(ctx context.Context) error {
 	removals := r.removals
 	r.removals = nil

@@ -38,10 +38,10 @@ func (e everything) Deliver(c *Claim, d Delivery) {
 	ctx, past := e.t.Context(), d
 	past.Past = &Past{Letter: Age{c.created, 1000 + d.Sequence}, Origin: Age{c.created, 1}}
 	for name, do := range map[string]func() error{
-		"merge":  func() error { return c.BeginMerged(ctx, "ann", d.Sequence) },
-		"exists": func() error { _, err := c.Exists(ctx, d.Sequence); return err },
-		"load":   func() error { _, err := c.Load(ctx, d); return err },
-		"judged": func() error { _, err := c.HasOutcome(ctx, past); return err },
+		"merge":   func() error { return c.BeginMerged(ctx, "ann", d.Sequence) },
+		"exists":  func() error { _, err := c.Exists(ctx, d.Sequence); return err },
+		"load":    func() error { _, err := c.Load(ctx, d); return err },
+		"outcome": func() error { _, err := c.HasOutcome(ctx, past); return err },
 		"bury": func() error {
 			death := Death{Reason: Rejected, User: "ann"}
 			return errors.Join(c.StoreDeadLetter(ctx, past, []byte("{}"), death), c.StoreDeadLetter(ctx, past, []byte("{}"), death))
@@ -159,10 +159,10 @@ func TestDenied(t *testing.T) {
 		for n, _, _ := heard.Pending(); n > 0; n-- {
 			m, err := heard.NextMsgWithContext(t.Context())
 			s.must(err)
-			told := strings.HasPrefix(m.Subject, "$JS.EVENT.") || strings.HasPrefix(m.Subject, "_INBOX.")
+			reply := strings.HasPrefix(m.Subject, "$JS.EVENT.") || strings.HasPrefix(m.Subject, "_INBOX.")
 			asked := strings.HasPrefix(m.Subject, "$JS.API.STREAM.INFO.") // also used by states
 			tried := m.Header.Get("Nats-Expected-Stream") == unknownName && m.Reply == "" && !strings.HasPrefix(m.Subject, "userpilot.")
-			if !told && !asked && !tried {
+			if !reply && !asked && !tried {
 				t.Errorf("on %s: %s", m.Subject, m.Data)
 			}
 		}

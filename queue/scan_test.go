@@ -75,7 +75,7 @@ func TestLettersWithoutRights(t *testing.T) {
 		reader, err := New(few, Topology{}, nil)
 		s.must(err)
 		if _, err := reader.DeadLetter(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ") {
-			t.Errorf("without the right: %v", err)
+			t.Errorf("without the permission: %v", err)
 		}
 	})
 }

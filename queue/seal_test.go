@@ -91,7 +91,7 @@ func TestForgedHeadersMeanNothing(t *testing.T) {
 		s.must(err)
 		true1 := s.cutShort(q, Age{made, 1})
 		if p := readSealed(true1.Header, true1.Data, key); p == nil || p.Run != "cut short" || p.Letter.Compare(Age{made, 1}) != 0 {
-			t.Fatalf("the past of a replay is %+v", p)
+			t.Fatalf("the metadata of a replay is %+v", p)
 		}
 		for name := range (&Past{Letter: aged(1), Published: made, Forced: true, Untracked: true, History: []string{"x"}}).header() {
 			if p := readSealed(nats.Header{name: {"1"}}, true1.Data, key); p != nil {
@@ -108,14 +108,14 @@ func TestForgedHeadersMeanNothing(t *testing.T) {
 				h.Set(headerForced, "true")
 			}
 			if p := readSealed(h, true1.Data, key); p != nil {
-				t.Errorf("with another %s it is believed: %+v", name, p)
+				t.Errorf("trusted with another %s: %+v", name, p)
 			}
 		}
 		if p := readSealed(true1.Header, []byte(`{"user_id":"eve"}`), key); p != nil {
-			t.Errorf("another event is believed: %+v", p)
+			t.Errorf("another event is trusted: %+v", p)
 		}
 		if p := readSealed(true1.Header, true1.Data, nil); p != nil {
-			t.Errorf("believed without a secret: %+v", p)
+			t.Errorf("trusted without a secret: %+v", p)
 		}
 	})
 }
@@ -167,8 +167,8 @@ func TestForgedVerdicts(t *testing.T) {
 				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[Age{made, 1}.String()] != 1 {
 					t.Errorf("got %+v", result)
 				}
-				if judged, _, err := q.outcomeOf(t.Context(), Age{made, 1}); !judged || err != nil {
-					t.Errorf("it is judged: %t (%v)", judged, err)
+				if found, _, err := q.outcomeOf(t.Context(), Age{made, 1}); !found || err != nil {
+					t.Errorf("it has an outcome: %t (%v)", found, err)
 				}
 			})
 		})
@@ -198,11 +198,11 @@ func TestSeal(t *testing.T) {
 			_, err := q.js.Publish(t.Context(), q.topology.keySubject(sealKey), []byte(damage))
 			s.must(err)
 			if key, err := q.readSeal(t.Context()); string(key) != first || err != nil {
-				t.Errorf("after %q it is another one (%v)", damage, err)
+				t.Errorf("after %q the secret differs (%v)", damage, err)
 			}
 		}
 		if key, err := s.queue(nil).readSeal(t.Context()); string(key) != first || err != nil {
-			t.Errorf("for others it is another one (%v)", err)
+			t.Errorf("the secret of others differs (%v)", err)
 		}
 	})
 }

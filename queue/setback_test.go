@@ -32,10 +32,10 @@ func TestClaimThatNeverLasts(t *testing.T) {
 			s.await(2*time.Second, "delivered", func() bool { return len(r.received()) > before })
 		}
 		if n := r.GiveUps()[CauseOther]; n < 15 || n > 35 {
-			t.Errorf("given up %d times within ten minutes", n)
+			t.Errorf("lost %d times within ten minutes", n)
 		}
 		if n := strings.Count(s.warnings(), "claims given up"); n != 2 { // once for all, once for one
-			t.Errorf("told %d times:\n%s", n, s.warnings())
+			t.Errorf("logged %d times:\n%s", n, s.warnings())
 		}
 		found := r.GivenUp()
 		if len(found) != 1 || len(found[0].Partitions) != 1 || found[0].Cause != CauseOther || !strings.Contains(found[0].Reason, "refused the event") ||
@@ -45,7 +45,7 @@ func TestClaimThatNeverLasts(t *testing.T) {
 		sick.Store(false)
 		s.await(maxSetbackPause+5*time.Second, "drained", func() bool { return s.backlog(r.Queue) == 0 && r.Held() == 17 })
 		s.await(setbackMemory+maxSetbackPause, "forgotten", func() bool { return len(r.GivenUp()) == 0 })
-		s.await(2*reconcileInterval, "told", func() bool { return s.logged("claims last again") })
+		s.await(2*reconcileInterval, "logged", func() bool { return s.logged("claims last again") })
 	})
 }
 
@@ -56,14 +56,14 @@ func TestSetbacks(t *testing.T) {
 	s, now := &q.setbacks, time.Now()
 	for i := range 10 {
 		if !s.note("3", fmt.Errorf("settle: %w", errInterrupted), now) || !s.mayClaim("3", now) || s.hadGap("3") {
-			t.Errorf("interruption %d keeps the partition back", i)
+			t.Errorf("interruption %d delays the partition", i)
 		}
 	}
 	gap := because(CauseGap, errors.New("gap\nhere"))
 	var waits []time.Duration
 	for i := range 9 {
 		if news := s.note("3", gap, now); news != (i == 0) {
-			t.Errorf("the same for time %d is news: %t", i, news)
+			t.Errorf("loss %d is logged: %t", i, news)
 		}
 		wait := time.Duration(0)
 		for !s.mayClaim("3", now.Add(wait)) {
@@ -75,21 +75,21 @@ func TestSetbacks(t *testing.T) {
 		t.Errorf("it waits for %v s, want %v", waits, want)
 	}
 	if !s.mayClaim("4", now) || s.stuck("4") || !s.stuck("3") || !s.hadGap("3") {
-		t.Error("one partition's trouble is another's")
+		t.Error("a partition's losses affect another")
 	}
 	if !s.note("3", because(CausePull, errors.New("silence")), now) || s.hadGap("3") {
-		t.Error("another cause is no news")
+		t.Error("another cause is not logged")
 	}
 	if healed := s.healed(now.Add(maxSetbackPause + setbackMemory - time.Second)); healed != nil {
-		t.Errorf("healed too soon: %v", healed)
+		t.Errorf("healed too early: %v", healed)
 	}
 	if healed := s.healed(now.Add(maxSetbackPause + setbackMemory)); !slices.Equal(healed, []string{"3"}) || s.stuck("3") {
 		t.Errorf("healed are %v", healed)
 	}
 	if s.note("5", gap, now); !s.hadGap("5") {
-		t.Error("a gap is overlooked")
+		t.Error("a gap is missed")
 	}
 	if s.forget("5"); s.hadGap("5") {
-		t.Error("what was handed back in peace is remembered")
+		t.Error("a gracefully released claim is remembered")
 	}
 }

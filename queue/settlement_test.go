@@ -94,7 +94,7 @@ func (x *server) answer(body string) {
 	}
 	if len(x.asked) == 0 {
 		x.mu.Unlock()
-		x.t.Fatal("nothing was asked")
+		x.t.Fatal("there is no request")
 	}
 	m := x.asked[0]
 	x.asked = x.asked[1:]
@@ -112,7 +112,7 @@ func (x *server) expect(asked string, done ...string) {
 		all.WriteString(name(m))
 	}
 	if names := all.String(); names != asked || !slices.Equal(x.done, done) {
-		x.t.Errorf("asked for %q, done %q; want %q and %q", names, x.done, asked, done)
+		x.t.Errorf("requested %q, done %q; want %q and %q", names, x.done, asked, done)
 	}
 }
 
@@ -185,7 +185,7 @@ func TestDeleterAgain(t *testing.T) {
 		time.Sleep(settleTimeout)
 		x.answer(again)
 		if len(x.failed) != 1 {
-			t.Errorf("tried for ever: %v", x.failed)
+			t.Errorf("retried forever: %v", x.failed)
 		}
 	})
 }
@@ -357,10 +357,10 @@ func TestAckerAcrossReconnect(t *testing.T) {
 			time.Sleep(time.Minute)
 			x.close()
 			if n := s.backlog(q); done && n > 0 {
-				t.Fatalf("settled, and %d of %d events are left", n, len(ds))
+				t.Fatalf("settled, but %d of %d events remain", n, len(ds))
 			}
 			if !done && !failed && !x.overdue(time.Now()) {
-				t.Error("nobody notices")
+				t.Error("the error is not noticed")
 			}
 		}
 	})
@@ -443,10 +443,10 @@ func TestCutSettlementStaysInTheJournal(t *testing.T) {
 			s.must(err)
 			c := &Claim{assignment: &assignment{settler: cutter(gone)}, journal: j}
 			s.must(j.begin(t.Context(), "ann", 3))
-			told := -1
-			c.Settle("ann", []Delivery{{Sequence: 2}, {Sequence: 3}}, func(n int) { told = n })
-			if got := c.ResendThrough("ann"); got != reach || told != gone {
-				t.Errorf("%d of 2 are gone, told %d: the reach is %d, want %d", gone, told, got, reach)
+			settled := -1
+			c.Settle("ann", []Delivery{{Sequence: 2}, {Sequence: 3}}, func(n int) { settled = n })
+			if got := c.ResendThrough("ann"); got != reach || settled != gone {
+				t.Errorf("%d of 2 are gone, done got %d: ResendThrough is %d, want %d", gone, settled, got, reach)
 			}
 		}
 	})

@@ -184,7 +184,7 @@ func TestSetupDifferences(t *testing.T) {
 					t.Errorf("after the update\n%v\nwant\n%v", s.streams(q), right)
 				}
 				if test.fields == nil && !maps.Equal(altered, s.streams(q)) {
-					t.Error("the update changed what is the platform team's")
+					t.Error("the update changed the platform team's settings")
 				}
 			})
 		})
@@ -259,7 +259,7 @@ func TestTransform(t *testing.T) {
 			second, err := stream.GetMsg(t.Context(), i+1+users)
 			s.must(err)
 			if first.Subject != second.Subject {
-				t.Errorf("%s lies on %s and %s", first.Data, first.Subject, second.Subject)
+				t.Errorf("%s is on %s and %s", first.Data, first.Subject, second.Subject)
 			}
 		}
 	})

@@ -31,7 +31,7 @@ type shard struct {
 	record   shardRecord // zero if there is none
 	revision uint64
 	seen     time.Time // when its reading or writing began; zero if it must be read
-	next     time.Time // local time of the next free slot; only if this ledger wrote the record and none has since
+	next     time.Time // local time of the next free slot; set only while this ledger is the record's last writer
 	broken   bool      // the record cannot be true
 	existed  bool      // there has been a record at some time
 }

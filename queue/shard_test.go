@@ -101,7 +101,7 @@ func TestPaceOfAnything(t *testing.T) {
 			t.Fatalf("%+v", p)
 		}
 		if burst > 0 && r.Interval(burst) <= 0 {
-			t.Fatalf("a call each %v", r.Interval(burst))
+			t.Fatalf("an interval of %v", r.Interval(burst))
 		}
 	})
 	day := Rate{1_000_000, 24 * time.Hour}
@@ -177,7 +177,7 @@ func TestShardOfAnOwnerBeforeAStep(t *testing.T) {
 		}
 		time.Sleep(l.schedule.span() + 2*maxClockAge + time.Second)
 		if gap := l.gap(0, m); gap > usual {
-			t.Errorf("the gap is %v for ever, was %v", gap, usual)
+			t.Errorf("the gap stays %v, was %v", gap, usual)
 		}
 	})
 }

@@ -50,7 +50,7 @@ func TestStatus(t *testing.T) {
 		s.bury(q, 2, Invalid)
 		time.Sleep(90 * time.Second)
 		if _, ok := s.status(q).DrainTime(); ok {
-			t.Error("drains although nobody works")
+			t.Error("drains without workers")
 		}
 		r := s.replica(MemberConfig{Host: "pod-1", Version: "v1", Rate: Rate{600, time.Minute}, Report: func() Report {
 			return Report{Recent: Recent{Span: 30 * time.Second, Delivered: 40, Merged: 20, Dead: 5, Calls: 25}}
@@ -67,7 +67,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("the replica is %v old", age)
 		}
 		if left := got.QuietUntil.Sub(got.Time); left < 50*time.Second || left > time.Minute {
-			t.Errorf("a pause of %v", left)
+			t.Errorf("a cooldown of %v", left)
 		}
 		if used := got.RateUsed(); used != 50 {
 			t.Errorf("%v calls a minute, want 50", used)
@@ -111,7 +111,7 @@ func TestScan(t *testing.T) {
 			t.Errorf("%d messages, want %d", len(got), len(want))
 		}
 		for _, err := range q.scan(t.Context(), deadName, letters+1) {
-			t.Errorf("past the end there is something: %v", err)
+			t.Errorf("there is a message past the end: %v", err)
 		}
 		for range q.scan(t.Context(), deadName, 1) {
 			break
@@ -240,7 +240,7 @@ func TestStatusRights(t *testing.T) {
 				}
 				subject := strings.ReplaceAll(statusRights[i], "*", "USERPILOT_IDENTIFY")
 				if err == nil || !strings.Contains(err.Error(), "not permitted: allow this NATS user to publish to "+subject+";") || !errors.Is(err, ErrNotPermitted) {
-					t.Errorf("without a right: %v", err)
+					t.Errorf("without a permission: %v", err)
 				}
 			})
 		})

@@ -73,7 +73,7 @@ func TestPublishTraces(t *testing.T) {
 		}
 		for _, a := range span.Attributes() {
 			if strings.Contains(a.Value.String(), "ann") {
-				t.Errorf("%s tells the user", a.Key)
+				t.Errorf("%s contains the user", a.Key)
 			}
 		}
 		h := work[0].Header

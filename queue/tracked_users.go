@@ -267,7 +267,7 @@ func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error)
 		return false, err
 	}
 	if at.consumer != next {
-		return false, errors.New("the server left something out")
+		return false, errors.New("the server skipped a record")
 	}
 	if key, ok := userKeyOf(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]); ok {
 		size := m.Header.Get("Nats-Msg-Size")

@@ -28,15 +28,15 @@ func TestGuardIsNotWaitedFor(t *testing.T) {
 		select {
 		case c = <-claims:
 		case <-time.After(15 * time.Second):
-			t.Fatal("nothing is served before the guard has been read")
+			t.Fatal("no event is served before the reading ends")
 		}
 		if !c.Tracked("ann") || !c.Tracked("bob") {
-			t.Error("a user is told to have no dead letters before that is known")
+			t.Error("a user counts as untracked before the reading ends")
 		}
 		<-q.tracked.reading
 		s.await(time.Second, "read", func() bool { return !c.Tracked("bob") })
 		if !c.Tracked("ann") {
-			t.Error("a user's dead letters are not known")
+			t.Error("a user with dead letters is not tracked")
 		}
 	})
 }
@@ -69,6 +69,6 @@ func TestGuardReadsLate(t *testing.T) {
 	g.setOpened(nil)
 	g.learn(ann, false)
 	if g.knows("ann") {
-		t.Error("ann is known after her record has gone")
+		t.Error("ann is tracked after her record has gone")
 	}
 }
