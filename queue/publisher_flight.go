@@ -118,7 +118,7 @@ func (p *Publisher) transmit(f *inflight) error {
 	})
 }
 
-// expired is the error of an event whose deadline has passed.
+// expired is the error of an event whose deadline has passed. Publisher.mu must be held.
 func (f *inflight) expired() error {
 	if f.trouble != nil {
 		return fmt.Errorf("publish: %w (%w)", ErrNoAnswer, f.trouble)
@@ -256,6 +256,7 @@ func (p *Publisher) unanswered() (subject string) {
 	return oldest.subject
 }
 
+// isUnanswered reports whether the answer to f is overdue. Publisher.mu must be held.
 func (f *inflight) isUnanswered() bool {
 	return f.trouble == nil && time.Since(f.sent) > denialTimeout
 }

@@ -99,6 +99,7 @@ func (g *trackedUsers) learn(key uint64, known bool) {
 	}
 }
 
+// add adds a user to the set. g.mu must be held.
 func (g *trackedUsers) add(key uint64) {
 	g.users[key] = struct{}{}
 	g.some.Store(true)
