@@ -22,7 +22,7 @@ const (
 	Rejected         Reason = "rejected"          // Userpilot refuses it
 	RetriesExhausted Reason = "retries_exhausted" // its calls fail while others succeed
 	Panicked         Reason = "panic"             // the worker panics on it
-	Unguarded        Reason = "unguarded"         // a replay without a record of what newer events have set since
+	Unguarded        Reason = "untracked"         // a replay without a record of what newer events have set since
 )
 
 // Reasons lists all reasons.

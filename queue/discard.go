@@ -38,8 +38,8 @@ type DiscardResult struct {
 // $JS.API.STREAM.MSG.DELETE of the dead-letter stream, for a selection of all letters also to
 // $JS.API.STREAM.PURGE of it, and to the subjects of the audit trail's actions. If users have
 // version records, Discard notes there that the letters are gone, and also needs $JS.API.DIRECT.GET
-// and $JS.API.STREAM.MSG.GET of KV_<bucket>_newer, $JS.API.STREAM.INFO.KV_<bucket> and
-// $KV.<bucket>_newer.>.
+// and $JS.API.STREAM.MSG.GET of KV_<bucket>_versions, $JS.API.STREAM.INFO.KV_<bucket> and
+// $KV.<bucket>_versions.>.
 func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
 	d := &discarding{q: q, s: s, result: DiscardResult{Selected: s.Letters}}
 	if c.Reason == "" {

@@ -15,10 +15,10 @@ var discardRights = []string{
 	"$JS.API.STREAM.MSG.DELETE.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.STREAM.PURGE.USERPILOT_IDENTIFY_DLQ",
 	"userpilot.identify-audit.action.>",
-	"$JS.API.DIRECT.GET.KV_userpilot_identify_newer",
-	"$JS.API.STREAM.MSG.GET.KV_userpilot_identify_newer",
+	"$JS.API.DIRECT.GET.KV_userpilot_identify_versions",
+	"$JS.API.STREAM.MSG.GET.KV_userpilot_identify_versions",
 	"$JS.API.STREAM.INFO.KV_userpilot_identify",
-	"$KV.userpilot_identify_newer.>",
+	"$KV.userpilot_identify_versions.>",
 }
 
 // These permissions suffice for a discard; a missing one is named.

@@ -207,7 +207,7 @@ func TestNewerStored(t *testing.T) {
 		s.must(q.changeNewer(t.Context(), "ann", nil, open(3))) // over the server's marker
 		_, err = q.js.PublishMsg(t.Context(), &nats.Msg{Subject: q.topology.newerSubject("bob"), Data: []byte("secret")})
 		s.must(err)
-		if _, err := q.readNewer(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_newer") {
+		if _, err := q.readNewer(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("a damaged record: %v", err)
 		}
 	})
@@ -278,7 +278,7 @@ func TestGuardCatchesUp(t *testing.T) {
 		s.must(stream.Purge(t.Context()))
 		s.must(other.tracked.catchUp(ctx))
 		s.must(q.js.DeleteStream(t.Context(), q.topology.newerStreamName()))
-		if err := other.tracked.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_newer") {
+		if err := other.tracked.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("without the bucket: %v", err)
 		}
 	})

@@ -56,7 +56,7 @@ type PurgeResult struct {
 // $JS.API.STREAM.MSG.DELETE.* of the pipeline's streams, to $JS.API.DIRECT.GET of the work stream,
 // the dead-letter stream and the audit trail, to $JS.API.CONSUMER.NAMES of the work stream, to the
 // subjects of the audit trail's actions and verdicts, and to $KV.<bucket>.recall and
-// $KV.<bucket>_newer.>.
+// $KV.<bucket>_versions.>.
 func (q *Queue) PurgeUser(ctx context.Context, user string, c PurgeConfig) (*PurgeResult, error) {
 	p := &purging{q: q, user: user, dry: c.DryRun, found: c.Found, touched: map[string]bool{}}
 	if user == "" {

@@ -393,7 +393,7 @@ var purgeRights = []string{
 	"userpilot.identify-audit.action.>",
 	"userpilot.identify-audit.verdict.>",
 	"$KV.userpilot_identify.recall",
-	"$KV.userpilot_identify_newer.>",
+	"$KV.userpilot_identify_versions.>",
 }
 
 // These permissions suffice for a purge, and each is necessary; a missing one is named.

@@ -16,9 +16,9 @@ var replayRights = []string{
 	"$JS.API.STREAM.MSG.DELETE.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.STREAM.PURGE.USERPILOT_IDENTIFY_DLQ",
 	"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_AUDIT",
-	"$JS.API.DIRECT.GET.KV_userpilot_identify_newer", // to select
-	"$JS.API.STREAM.MSG.GET.KV_userpilot_identify",   // to seal
-	"$JS.API.STREAM.MSG.GET.USERPILOT_IDENTIFY",      // what an interrupted one has stored
+	"$JS.API.DIRECT.GET.KV_userpilot_identify_versions", // to select
+	"$JS.API.STREAM.MSG.GET.KV_userpilot_identify",      // to seal
+	"$JS.API.STREAM.MSG.GET.USERPILOT_IDENTIFY",         // what an interrupted one has stored
 	"userpilot.identify-audit.action.>",
 	"userpilot.identify-audit.original.>",
 	"userpilot.identify.*",

@@ -86,7 +86,7 @@ const (
 // Select reads the dead letters that match the filter, and determines what a replay would do with
 // them. It changes nothing. It blocks until all are read, or ctx ends. It needs permission to
 // publish to $JS.API.STREAM.INFO and $JS.API.DIRECT.GET of the dead-letter stream, and to
-// $JS.API.DIRECT.GET.KV_<bucket>_newer.
+// $JS.API.DIRECT.GET.KV_<bucket>_versions.
 func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selection, error) {
 	if c.MaxReplays == 0 {
 		c.MaxReplays = 3

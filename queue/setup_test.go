@@ -75,7 +75,7 @@ func TestSetupIsIdempotent(t *testing.T) {
 		changes, err := q.Setup(t.Context(), false)
 		s.must(err)
 		want := []string{"stream USERPILOT_NEW: created", "stream USERPILOT_NEW_DLQ: created", "stream KV_userpilot_new: created",
-			"stream KV_userpilot_new_newer: created", "stream USERPILOT_NEW_AUDIT: created"}
+			"stream KV_userpilot_new_versions: created", "stream USERPILOT_NEW_AUDIT: created"}
 		var got []string
 		for _, c := range changes {
 			got = append(got, c.String())

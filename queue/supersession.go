@@ -35,7 +35,7 @@ type PropertyStanding struct {
 const supersededAtOnce = 500
 
 // Supersessions compares each letter with its user's version record. It blocks for one round trip
-// per few hundred letters, and needs permission to publish to $JS.API.DIRECT.GET.KV_<bucket>_newer.
+// per few hundred letters, and needs permission to publish to $JS.API.DIRECT.GET.KV_<bucket>_versions.
 // In a cluster its answer can lag a little; a replay is exact.
 func (q *Queue) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Supersession, error) {
 	found := make([]Supersession, len(letters))

@@ -90,7 +90,7 @@ func (t Topology) AuditStreamName() string { return t.StreamName() + "_AUDIT" }
 
 // NewerBucket is the name of the key-value bucket with the version records of users who have dead
 // letters.
-func (t Topology) NewerBucket() string { return t.Bucket() + "_newer" }
+func (t Topology) NewerBucket() string { return t.Bucket() + "_versions" }
 
 // newerStreamName is the stream behind that bucket.
 func (t Topology) newerStreamName() string { return "KV_" + t.NewerBucket() }

@@ -115,7 +115,7 @@ func eventMutants() []mutant {
 			"queue", "TestGuardOfABucketMadeAnew",
 		},
 		{
-			"users are taken for unguarded before the guard was read", "a replay never overwrites newer data",
+			"users are taken for untracked before the guard was read", "a replay never overwrites newer data",
 			[]edit{{"queue/tracked_users.go", "(!c.informed.Load() || ", "("}},
 			"queue", "TestGuardIsNotWaitedFor",
 		},

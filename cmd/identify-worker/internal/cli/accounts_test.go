@@ -44,8 +44,8 @@ func acknowledged(reply string) attack {
 // stolen is the request for a consumer that would bring another stream to on-call.
 const (
 	stolen   = `{"stream_name":"OTHER","config":{"name":"stolen","deliver_subject":"_INBOX_ONCALL_REPLAY.x","ack_policy":"none"}}`
-	evilKey  = "$KV.userpilot_identify_newer.evil"
-	getNewer = "$JS.API.DIRECT.GET.KV_userpilot_identify_newer"
+	evilKey  = "$KV.userpilot_identify_versions.evil"
+	getNewer = "$JS.API.DIRECT.GET.KV_userpilot_identify_versions"
 )
 
 func attacks() []attack {
@@ -58,14 +58,14 @@ func attacks() []attack {
 		acknowledged("$KV.userpilot_identify.ledger.15"),
 		acknowledged("$KV.userpilot_identify.quiet"),
 		acknowledged("$KV.userpilot_identify.recall"),
-		acknowledged("$KV.userpilot_identify_newer.x"),
+		acknowledged("$KV.userpilot_identify_versions.x"),
 		acknowledged("userpilot.identify-dlq.invalid.1.2.-"),
 		acknowledged("userpilot.identify-audit.action.FORGED.begun"),
 		acknowledged("userpilot.identify-audit.verdict.1.2"),
 		acknowledged("$JS.API.STREAM.PURGE.USERPILOT_IDENTIFY"),
 		acknowledged("$JS.API.STREAM.PURGE.USERPILOT_IDENTIFY_DLQ"),
 		acknowledged("$JS.API.STREAM.DELETE.OTHER"),
-		{"oncall-read", getNewer, `{"last_by_subj":"$KV.userpilot_identify_newer.none"}`, "$JS.API.STREAM.DELETE.OTHER"},
+		{"oncall-read", getNewer, `{"last_by_subj":"$KV.userpilot_identify_versions.none"}`, "$JS.API.STREAM.DELETE.OTHER"},
 		{"oncall-read", "$JS.API.STREAM.INFO.USERPILOT_IDENTIFY", "", "userpilot.identify.x"},
 		{"oncall-read", "$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ", `{"seq":1}`, "userpilot.identify.x"},
 		{"oncall-replay", getNewer, reading, "$JS.API.CONSUMER.CREATE.OTHER.stolen"},

@@ -514,7 +514,7 @@ func (r *roles) spoil(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"USERPILOT_IDENTIFY_DLQ", "USERPILOT_IDENTIFY_AUDIT", "KV_userpilot_identify", "KV_userpilot_identify_newer"} {
+	for _, name := range []string{"USERPILOT_IDENTIFY_DLQ", "USERPILOT_IDENTIFY_AUDIT", "KV_userpilot_identify", "KV_userpilot_identify_versions"} {
 		stream, err := js.Stream(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)

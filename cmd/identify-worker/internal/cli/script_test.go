@@ -267,7 +267,7 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{"", "dlq nope", `unknown command "nope"`},
 		{"", "dlq stats extra", `unknown command "extra"`},
 		{"", "dlq ls --group x", "--group: must be a fingerprint as stats shows it"},
-		{"", "dlq ls --reason refused", "--reason: must be invalid or rejected or retries_exhausted or panic or unguarded"},
+		{"", "dlq ls --reason refused", "--reason: must be invalid or rejected or retries_exhausted or panic or untracked"},
 		{"", "dlq discard --reason refused", "--reason: must be invalid or "},
 		{"", "dlq ls --status 4xx", "--status: must be a status such as 422"},
 		{"", "dlq ls --id 0", "--id: must be a number as ls shows it"},

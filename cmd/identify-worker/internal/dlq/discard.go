@@ -25,8 +25,8 @@ The rights that it needs, to publish to:
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
   $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
   userpilot.<name>-audit.action.>             for the history
-  $JS.API.DIRECT.GET.KV_<bucket>_newer, $JS.API.STREAM.MSG.GET.KV_<bucket>_newer,
-  $JS.API.STREAM.INFO.KV_<bucket> and $KV.<bucket>_newer.>
+  $JS.API.DIRECT.GET.KV_<bucket>_versions, $JS.API.STREAM.MSG.GET.KV_<bucket>_versions,
+  $JS.API.STREAM.INFO.KV_<bucket> and $KV.<bucket>_versions.>
                                               for what newer events have set
 
 With --json it prints one object, and what it says and asks goes to standard error:

@@ -25,7 +25,7 @@ all or some of what it sets. Personal data is masked unless --reveal is given.
 
 It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ       for the dead letters
-  $JS.API.DIRECT.GET.KV_<bucket>_newer  for what newer events have set
+  $JS.API.DIRECT.GET.KV_<bucket>_versions  for what newer events have set
 
 With --json it prints an object in each line:
   id, group, reason, status (0 is no answer), error, user, at, replays,

@@ -36,7 +36,7 @@ The rights that it needs, to publish to:
   userpilot.<name>-audit.action.> and
   userpilot.<name>-audit.verdict.>    for the history
   $KV.<bucket>.recall                 to have workers forget what they have read
-  $KV.<bucket>_newer.>                for the record of newer events
+  $KV.<bucket>_versions.>                for the record of newer events
 
 With --json it prints one object, and what it says and asks goes to standard error:
   run, outcome (done, dry run, stopped or failed), waiting, dead_letters, originals, newer`,

@@ -22,7 +22,7 @@ func newReplay(env *flags.Env) *cobra.Command {
 what would happen, and asks. An event keeps its place in the order of its user's events: what
 a newer one has set since stays as it is, and an event of which nothing is left is
 superseded without a call. Where it is not known what newer events set, it becomes a
-dead letter again, unguarded, unless --force is given.
+dead letter again, untracked, unless --force is given.
 
 Each event is published once, however often this is interrupted and run again. Those that
 were replayed --max-replays times before are left alone.
@@ -43,7 +43,7 @@ The rights that it needs, to publish to:
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
   $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
   $JS.API.DIRECT.GET.<stream>_AUDIT           for the verdicts
-  $JS.API.DIRECT.GET.KV_<bucket>_newer        for what newer events have set
+  $JS.API.DIRECT.GET.KV_<bucket>_versions        for what newer events have set
   $JS.API.STREAM.MSG.GET.KV_<bucket>          for what it is sealed with
   $JS.API.STREAM.MSG.GET.<stream>             for what a replay that was cut short has stored
   those of identify-worker status             for the fleet's limit, unless --rate is given

@@ -31,7 +31,7 @@ cut, but not in JSON; export has them byte by byte.
 
 It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ       for the dead letters
-  $JS.API.DIRECT.GET.KV_<bucket>_newer  for what newer events have set
+  $JS.API.DIRECT.GET.KV_<bucket>_versions  for what newer events have set
 
 With --json it prints an object in each line: all that ls prints, and
   code, request_id, attempts, published, partition, sequence (where the event was stored first),
@@ -238,7 +238,7 @@ func (v *detailView) describeNewer(body []byte) string {
 	case !v.Tracked:
 		return "not known: it died before that was written down"
 	case !v.NewerKnown:
-		return "not known: a replay dies again, unguarded, unless --force is given"
+		return "not known: a replay dies again, untracked, unless --force is given"
 	case v.Superseded:
 		return "has set all of it since: a replay makes no call"
 	case v.SupersededInPart:

@@ -127,7 +127,7 @@ func TestDescribeNewer(t *testing.T) {
 		"some":       {event, true, queue.Supersession{Known: true, Partly: true}, "has set some of it since: a replay leaves that alone"},
 		"all":        {event, true, queue.Supersession{Known: true, Wholly: true}, "has set all of it since: a replay makes no call"},
 		"untracked":  {event, false, queue.Supersession{}, "not known: it died before that was written down"},
-		"forgotten":  {event, true, queue.Supersession{}, "not known: a replay dies again, unguarded, unless --force is given"},
+		"forgotten":  {event, true, queue.Supersession{}, "not known: a replay dies again, untracked, unless --force is given"},
 		"unreadable": {"{", true, queue.Supersession{}, "not known: the event is no identify, body: is not JSON: it ends too early, after byte 1"},
 	} {
 		s := &detail{mask: newMask(false, false)}
