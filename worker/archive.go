@@ -10,14 +10,16 @@ import (
 )
 
 const (
-	// archiversAtOnce is how many dead letters are stored at the same time. Each takes two round trips.
+	// archiversAtOnce is how many dead letters the worker stores at the same time. Each takes two
+	// round trips.
 	archiversAtOnce = 256
-	// reloadingArchiversAtOnce is that of those whose bodies must be read again: nobody counts the memory
-	// that they take meanwhile.
+	// reloadingArchiversAtOnce is the same for dead letters whose bodies must be reloaded. It is lower
+	// because these bodies do not count towards the memory limit.
 	reloadingArchiversAtOnce = 32
 )
 
-// startArchive stores the dead letter of a lane's oldest event when its turn comes.
+// startArchive stores the dead letter of a lane's oldest event when its turn comes. It does not block.
+// w.mu must be held.
 func (w *Worker) startArchive(l *lane) {
 	l.state = archiving
 	l.partition.busy++
@@ -28,16 +30,16 @@ func (w *Worker) startArchive(l *lane) {
 	crew.send(&w.mu, &w.background, func() { w.archiveHead(l) })
 }
 
-// archiveHead stores the dead letter of a lane's oldest event, and only then settles the event.
-// While that is impossible the original stays where it is, and its lane waits.
+// archiveHead stores the dead letter of a lane's oldest event, and only then settles the event. If
+// that fails, the event stays in the stream and the lane backs off.
 func (w *Worker) archiveHead(l *lane) {
 	w.mu.Lock()
 	p, x := l.partition, *l.head()
-	body, death, stripped := x.body(), *x.more().death, x.lacksBody()
+	body, death, lacksBody := x.body(), *x.more().death, x.lacksBody()
 	w.mu.Unlock()
 	active, begun, first := p.claim.Active(), time.Now(), false
 	err := active.Err()
-	if err == nil && stripped {
+	if err == nil && lacksBody {
 		body, err = p.claim.Load(active, x.delivery())
 	}
 	if err == nil {
@@ -59,18 +61,18 @@ func (w *Worker) archiveHead(l *lane) {
 	}
 }
 
-// isFirstOfGroup reports whether an event died of something that the fleet has not seen before. Where that
-// cannot be found out it is none: the dead letter is what counts.
+// isFirstOfGroup reports whether the fleet has not seen this cause of death before. It returns false if
+// the lookup fails, which must not hold up the dead letter.
 func (w *Worker) isFirstOfGroup(ctx context.Context, c *queue.Claim, death queue.Death) bool {
 	first, err := c.FirstOfItsGroup(ctx, death)
 	if err != nil {
-		w.log.Debug("not known whether this is the first of its group", errAttr(err))
+		w.log.Debug("could not determine whether the dead letter is the first of its group", errAttr(err))
 	}
 	return first
 }
 
-// buried settles a lane's oldest event, whose dead letter is stored: perhaps the first of its group.
-// w.mu must be held.
+// archived settles a lane's oldest event after its dead letter was stored; first means that it is the
+// first of its group. w.mu must be held.
 func (w *Worker) archived(l *lane, x *queuedEvent, death queue.Death, first bool) {
 	if w.archiveFailures.resolve(l) {
 		signal(w.reportChanged)
@@ -86,7 +88,7 @@ func (w *Worker) archived(l *lane, x *queuedEvent, death queue.Death, first bool
 	w.settle(l, []queue.Delivery{x.delivery()})
 }
 
-// unburied lets a lane wait whose dead letter cannot be stored. w.mu must be held.
+// archiveFailed makes a lane back off whose dead letter could not be stored. w.mu must be held.
 func (w *Worker) archiveFailed(active context.Context, l *lane, err error) {
 	if active.Err() == nil {
 		w.metrics.archiveFailures.Inc()
@@ -95,7 +97,7 @@ func (w *Worker) archiveFailed(active context.Context, l *lane, err error) {
 			w.log.Error("dead letters cannot be stored, their events wait", errAttr(err))
 		}
 	}
-	if w.memory.used > w.memory.limit/2 { // the living need it
+	if w.memory.used > w.memory.limit/2 { // live events need it
 		before := l.bytes
 		l.dropBodies()
 		w.memory.add(l.bytes - before)
@@ -103,7 +105,7 @@ func (w *Worker) archiveFailed(active context.Context, l *lane, err error) {
 	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
 }
 
-// body is the original bytes.
+// body returns the original bytes, or nil if they were dropped.
 func (x *queuedEvent) body() []byte {
 	if x.event != nil {
 		return x.event.Body()
@@ -111,22 +113,23 @@ func (x *queuedEvent) body() []byte {
 	return x.more().body
 }
 
-// archiveFailures are what is known of dead letters that cannot be stored. The zero value is that all can.
+// archiveFailures tracks dead letters that cannot be stored. The zero value means that there are none.
+// The worker's mutex guards it.
 type archiveFailures struct {
-	users int       // whose events wait for it
-	since time.Time // the first of them
-	full  bool      // their stream is full
-	last  string    // error
+	users int       // users whose events wait for a dead letter
+	since time.Time // of the first failure
+	full  bool      // the dead-letter stream is full
+	last  string    // last error
 }
 
-// lacking notes that a lane's dead letter cannot be stored, and reports whether that is to be told:
-// once when it begins, and once when it turns out to be for want of room.
-func (g *archiveFailures) note(l *lane, err error, now time.Time) (tell bool) {
+// note records that a lane's dead letter cannot be stored. It reports whether to log and publish that:
+// at the first failure, and once more when the stream turns out to be full.
+func (g *archiveFailures) note(l *lane, err error, now time.Time) (report bool) {
 	if errors.Is(err, context.Canceled) {
 		return false
 	}
 	full := errors.Is(err, queue.ErrDeadLettersFull)
-	tell = g.users == 0 || full && !g.full
+	report = g.users == 0 || full && !g.full
 	if g.users == 0 {
 		g.since = now
 	}
@@ -135,10 +138,10 @@ func (g *archiveFailures) note(l *lane, err error, now time.Time) (tell bool) {
 		g.users++
 	}
 	g.full, g.last = g.full || full, err.Error()
-	return tell
+	return report
 }
 
-// dug notes that a lane waits no longer, and reports whether it was the last.
+// resolve records that a lane no longer waits, and reports whether it was the last one.
 func (g *archiveFailures) resolve(l *lane) (over bool) {
 	if !l.unarchived {
 		return false
@@ -151,11 +154,11 @@ func (g *archiveFailures) resolve(l *lane) (over bool) {
 	return false
 }
 
-// trouble tells of a difficulty once when it begins or changes, and once when it is over.
-type trouble struct{ begun, over, last string }
+// transitionLog logs a problem once when it begins or changes, and once when it is over.
+type transitionLog struct{ begun, over, last string }
 
-// note takes in how it is now.
-func (t *trouble) note(log *slog.Logger, err error) {
+// note records the current error, or nil if there is none.
+func (t *transitionLog) note(log *slog.Logger, err error) {
 	switch {
 	case errors.Is(err, context.Canceled):
 	case err != nil && err.Error() != t.last:

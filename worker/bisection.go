@@ -1,14 +1,14 @@
 package worker
 
-// bisection finds the guilty event of a merged call that was refused: it halves the call
-// until that event is alone, and doubles it again on success. One guilty event
-// among n costs about log2(n) calls. The zero value does not narrow.
+// bisection finds the guilty event of a merged call that was refused: it halves the call until that
+// event is alone, and doubles it again on success. Finding one guilty event among n costs about
+// log2(n) calls. The zero value limits nothing.
 type bisection struct {
-	candidates int // of the oldest events one at least is guilty, as far as is known
-	limit      int // how many may merge; 0 is no limit
+	candidates int // at least one of this many oldest events is guilty, as far as is known
+	limit      int // maximum number of events to merge; 0 is no limit
 }
 
-// size is how many events the next call may hold.
+// size returns how many events the next call may hold.
 func (n *bisection) size() int {
 	switch {
 	case n.candidates > 0:
@@ -22,10 +22,10 @@ func (n *bisection) size() int {
 
 func (n *bisection) searching() bool { return n.candidates > 0 }
 
-// refused says that a call of several events was refused.
+// refused records that a call of several events was refused.
 func (n *bisection) refused(events int) { n.candidates = events }
 
-// delivered says that a call of this many events succeeded.
+// delivered records that a call of this many events succeeded.
 func (n *bisection) delivered(events int) {
 	switch {
 	case n.candidates == 0 && n.limit == 0:
@@ -41,6 +41,6 @@ func (n *bisection) delivered(events int) {
 	}
 }
 
-// died says that one event alone was refused. In a series of bad events the next
-// is tried alone too, which costs one call for each and not a search.
+// died records that a single event was refused. The next event is tried alone too, so that a series
+// of bad events costs one call each and not a search.
 func (n *bisection) died() { n.candidates, n.limit = 0, 1 }

@@ -11,30 +11,30 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// call is one attempt: the oldest events of a lane, of which it delivers as many as merge.
+// call is one attempt to deliver the oldest events of a lane, as many of them as merge.
 //
-// All that takes time comes first: the record of a merged call, then a connection. The token is last,
-// so that it is not spent on waiting for anything else, and the guard at the first byte has the final
-// word.
+// Everything that takes time comes first: the journal entry of a merged call, then a connection. The
+// call takes its token last, so that the token is not wasted on another wait, and the guard at the
+// first byte has the final word.
 type call struct {
 	lane       *lane
 	events     []userpilot.Event
 	deliveries []queue.Delivery
-	covers     []int        // how many of these each event is; nil is one
-	versions   *queue.Newer // of a user who may have dead letters
+	covers     []int        // number of deliveries that each event covers; nil means one each
+	versions   *queue.Newer // version record of a user who may have dead letters
 	probe      bool
-	popped     time.Time    // from the queue
-	stage      atomic.Int32 // what it waits for before it is made
+	popped     time.Time    // when the lane left the queue
+	stage      atomic.Int32 // what the call waits for before it is made
 	slot       queue.Slot
-	begun      bool // it has had a token
+	begun      bool // it has taken a token
 
-	asked   time.Time     // when Userpilot was; zero if it was not
+	asked   time.Time     // when the request was sent; zero if it was not
 	took    time.Duration // until the answer
 	status  int           // of the answer
-	failure error         // what the answer was
+	failure error         // nil after a 2xx
 	traced  []*traced     // of the events; nil without traces
 
-	oneEvent    [1]userpilot.Event // most calls hold one: no slices of their own for it
+	oneEvent    [1]userpilot.Event // most calls hold one event and need no slice
 	oneDelivery [1]queue.Delivery
 }
 
@@ -47,7 +47,7 @@ func newCall(l *lane, n int, probe bool) *call {
 	for i := range n {
 		c.deliveries[i] = l.events[i].delivery()
 	}
-	l.fold = max(l.fold, n) // these may be sent again, as they are
+	l.fold = max(l.fold, n) // these may be resent, unchanged
 	for i := 0; i < n; i += l.events[i].covers() {
 		c.events = append(c.events, l.events[i].remaining())
 		if l.folded {
@@ -57,13 +57,13 @@ func newCall(l *lane, n int, probe bool) *call {
 	return c
 }
 
-// n is how many events the call holds, once they are merged.
+// n returns the number of events in the call; before merge it is an upper bound.
 func (c *call) n() int { return len(c.deliveries) }
 
-// last is the sequence of the newest of them.
+// last returns the sequence of the newest event.
 func (c *call) last() uint64 { return c.deliveries[c.n()-1].Sequence }
 
-// merge returns the body of the call, which holds as many of the events as merge.
+// merge returns the body of the call and drops the events that do not merge from it.
 func (c *call) merge() []byte {
 	if len(c.events) == 1 {
 		return c.events[0].Body()
@@ -80,13 +80,13 @@ func (c *call) merge() []byte {
 	return body
 }
 
-// send makes calls until there are no more.
+// send makes calls until w.calls is closed.
 func (w *Worker) send() {
 	for c := range w.calls {
 		err := w.attempt(c)
 		v := classify(err)
 		if v != delivered && c.lane.partition.claim.Context().Err() != nil {
-			v = notSent // cut off by the lapse of our membership: nobody's failure
+			v = notSent // our membership expired and cut the call off: not a failure of the event
 		}
 		if w.traces != nil {
 			w.traces.called(c, v)
@@ -98,17 +98,17 @@ func (w *Worker) send() {
 	}
 }
 
-// panicError is a panic on a call's events. Its text tells the type alone: the value may hold
-// users' data.
+// panicError is a panic while handling a call's events. Its text names only the type: the value may
+// hold users' data.
 type panicError struct{ value any }
 
 func (e *panicError) Error() string { return fmt.Sprintf("the worker panicked: %T", e.value) }
 
-// triesAtACall is how often a call is tried whose slot was void, or whose connection was gone, before
-// anything was sent. It keeps its place in the meantime.
-const triesAtACall = 3
+// maxTries is how often a call is tried if its slot expired or its connection broke before anything
+// was sent. The call keeps its sender in the meantime.
+const maxTries = 3
 
-// attempt makes the call.
+// attempt makes the call. It blocks until the call has an answer or ends without one.
 func (w *Worker) attempt(c *call) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -132,7 +132,7 @@ func (w *Worker) attempt(c *call) (err error) {
 			break
 		}
 		w.metrics.notMade(why)
-		if try == triesAtACall || why != slotExpired && why != lostConnection {
+		if try == maxTries || why != slotExpired && why != lostConnection {
 			return c.failure
 		}
 	}
@@ -143,7 +143,7 @@ func (w *Worker) attempt(c *call) (err error) {
 	return c.failure
 }
 
-// identify asks Userpilot.
+// identify sends the request to Userpilot.
 func (w *Worker) identify(c *call, body []byte) (err error) {
 	claim := c.lane.partition.claim
 	c.status, err = w.config.Client.Attempt(claim.Context(), userpilot.Call{
@@ -168,7 +168,7 @@ func (w *Worker) identify(c *call, body []byte) (err error) {
 	return err
 }
 
-// ended does what the verdict asks for. The mutex is held.
+// ended acts on the verdict. w.mu must be held.
 func (w *Worker) ended(c *call, v verdict, err error) {
 	l, p, now := c.lane, c.lane.partition, time.Now()
 	l.call = nil
@@ -215,8 +215,8 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	}
 }
 
-// delivered settles a call's events, and only then moves the lane on. A claim that is being
-// given up settles them too, as long as that is possible.
+// delivered settles a call's events; the lane advances only afterwards. A claim that is being
+// released settles them too, as long as it can. w.mu must be held.
 func (w *Worker) delivered(c *call, now time.Time) {
 	l := c.lane
 	w.metrics.delivered(c.deliveries, now)
@@ -225,7 +225,8 @@ func (w *Worker) delivered(c *call, now time.Time) {
 	w.settle(l, c.deliveries)
 }
 
-// settle removes the lane's oldest events from the stream and moves the lane on.
+// settle removes the lane's oldest events from the stream and then advances the lane. It does not
+// block. w.mu must be held.
 func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 	p := l.partition
 	l.state = settling
@@ -246,19 +247,20 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 	})
 }
 
-// refused searches the guilty among several events; one alone is dead.
+// refused starts a bisection if the call held several events; a single event becomes a dead letter.
+// w.mu must be held.
 func (w *Worker) refused(c *call, death queue.Death) {
 	l := c.lane
 	if c.n() > 1 {
 		l.bisection.refused(c.n())
-		l.resendThrough = 0 // a refused call has changed nothing
+		l.resendThrough = 0 // a refused call has not changed the profile
 		w.advance(l)
 		return
 	}
 	w.markDead(l, death)
 }
 
-// markDead marks the lane's oldest event as dead.
+// markDead marks the lane's oldest event as dead. w.mu must be held.
 func (w *Worker) markDead(l *lane, death queue.Death) {
 	l.head().change().death = &death
 	l.bisection.died()
@@ -266,11 +268,13 @@ func (w *Worker) markDead(l *lane, death queue.Death) {
 	w.advance(l)
 }
 
-// failed lets a lane back off, or ends it with its oldest event once its attempts are spent.
+// failed makes a lane back off, or gives up on the call once the lane's attempts are exhausted.
 //
-// A call without a refusal may have been carried out. So it is repeated whole: fewer of its
-// events would take the user back. Only when its attempts are spent is it halved, since
-// then nothing else is left to find the guilty event without killing the others.
+// Userpilot may have applied a call that it did not refuse. So the lane resends it whole: fewer of
+// its events would set the user back. Only when the attempts are exhausted does the lane halve it,
+// because nothing else is left to find the guilty event without killing the others.
+//
+// w.mu must be held.
 func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 	l := c.lane
 	if f == nil {
@@ -279,7 +283,7 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 	if f.Sent {
 		l.resendThrough = max(l.resendThrough, c.last())
 	}
-	// An event that was not sent was not tried: that is a sign of an outage, and no attempt.
+	// A failure before anything was sent is a sign of an outage and does not count as an attempt.
 	if w.gate.failed(l, c.probe, now) && (f.Sent || f.Status != 0) {
 		l.attempts++
 		if l.attempts >= w.config.MaxAttempts {
@@ -290,11 +294,11 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 	w.backOff(l, f.RetryAfter)
 }
 
-// searchAttempts is how many attempts each smaller call has, once a merged one has used up
+// searchAttempts is the number of attempts for each smaller call, once a merged call has exhausted
 // its own.
 const searchAttempts = 2
 
-// spent is a lane whose attempts are used up.
+// exhausted handles a call whose lane has used up its attempts. w.mu must be held.
 func (w *Worker) exhausted(c *call, f *userpilot.Failure) {
 	l := c.lane
 	if c.n() > 1 {
@@ -310,7 +314,7 @@ func (w *Worker) exhausted(c *call, f *userpilot.Failure) {
 	})
 }
 
-// explain is what a dead letter says of a failure: Userpilot's words where there are any.
+// explain returns the error text for a dead letter: Userpilot's message if there is one.
 func explain(f *userpilot.Failure) string {
 	if f.Message != "" {
 		return f.Message
@@ -318,10 +322,11 @@ func explain(f *userpilot.Failure) string {
 	return f.Error()
 }
 
-// backOff lets the lane wait. One that waits holds little of the memory if that runs short.
+// backOff makes the lane wait, at least for the time asked. A waiting lane keeps few bodies loaded if
+// memory runs short. w.mu must be held.
 func (w *Worker) backOff(l *lane, asked time.Duration) {
 	if l.partition.closed {
-		return // its memory is given back already
+		return // Revoke has already released its memory
 	}
 	if w.memory.used > w.memory.limit/2 {
 		before := l.bytes
@@ -331,17 +336,17 @@ func (w *Worker) backOff(l *lane, asked time.Duration) {
 	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, asked))
 }
 
-// failingShare is what a lane that backs off keeps loaded when memory runs short.
+// failingShare is how many bytes a lane that backs off keeps loaded when memory runs short.
 const failingShare = 16 << 10
 
-// throttled silences the fleet: this replica at once.
+// throttled starts a cooldown of the fleet: in this replica at once, in the others in the background.
 func (w *Worker) throttled(d time.Duration) {
-	tell := w.queue.StartCooldown(d)
+	broadcast := w.queue.StartCooldown(d)
 	w.background.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), w.config.Timeout)
 		defer cancel()
-		if err := tell(ctx); err != nil {
-			w.log.Warn("the other replicas do not know yet that Userpilot asked for a pause", errAttr(err))
+		if err := broadcast(ctx); err != nil {
+			w.log.Warn("the cooldown (429) could not be broadcast to the other replicas", errAttr(err))
 		}
 	})
 }

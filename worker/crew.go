@@ -7,19 +7,20 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// crew runs errands, which may block: in the order in which they came, and no more than its size at
-// the same time. What lanes ask the server must not grow with the number of lanes. Its fields are
-// guarded by the mutex of whoever sends it on errands.
+// crew is a bounded pool of goroutines for errands, which may block. It starts them in order, at most
+// size at the same time, so that concurrent requests to the server do not grow with the number of
+// lanes. The caller's mutex guards its fields.
 type crew struct {
 	size    int
-	at      int      // errands under way
-	errands []func() // that wait
+	at      int      // running errands
+	errands []func() // waiting errands
 }
 
-// errandsAtOnce is how many lanes are read for at the same time.
+// errandsAtOnce is how many lanes' reads run at the same time.
 const errandsAtOnce = 64
 
-// send begins an errand, or lets it wait for its turn. The mutex is held; the errand runs without it.
+// send starts an errand, or queues it. It does not block, and the errand runs without the mutex.
+// mu must be held.
 func (c *crew) send(mu *sync.Mutex, running *sync.WaitGroup, errand func()) {
 	c.errands = append(c.errands, errand)
 	if c.at == c.size {
@@ -29,7 +30,7 @@ func (c *crew) send(mu *sync.Mutex, running *sync.WaitGroup, errand func()) {
 	running.Go(func() { c.run(mu) })
 }
 
-// run does one errand after another until none waits.
+// run runs one errand after another until none is waiting.
 func (c *crew) run(mu *sync.Mutex) {
 	for {
 		mu.Lock()
@@ -47,12 +48,12 @@ func (c *crew) run(mu *sync.Mutex) {
 	}
 }
 
-// askedAtOnce is how many requests about the events of one lane are under way at the same time.
-// One after another they would take a round trip each.
+// askedAtOnce is how many requests for the events of one lane run at the same time. Sequential
+// requests would take a round trip each.
 const askedAtOnce = 64
 
-// askEach asks for each of n things, many at the same time, and blocks until all are answered or one
-// has failed.
+// askEach calls ask for each index below n, up to askedAtOnce calls at the same time. It blocks until
+// all of them have returned, and returns the first error, which also cancels the rest.
 func askEach(ctx context.Context, n int, ask func(ctx context.Context, i int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(askedAtOnce)

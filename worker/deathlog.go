@@ -12,24 +12,24 @@ import (
 )
 
 const (
-	// deathInterval is how often it is told how many have died since the first of a kind.
+	// deathInterval is how often the worker logs the number of dead letters since the first of a kind.
 	deathInterval = 10 * time.Second
-	// maxDeathKinds bounds the kinds that are told apart.
+	// maxDeathKinds bounds the number of kinds that are counted separately.
 	maxDeathKinds = 100
 )
 
-// deathKind is what deaths have in common for the log. (A group would tell more, by what Userpilot
-// said, which goes to no log.)
+// deathKind is the key by which the log counts dead letters. (A dead letter's group would be more
+// precise, but includes Userpilot's message, which must not reach a log.)
 type deathKind struct {
 	reason queue.Reason
 	status int
 }
 
-// deathLog counts deaths, so that the log does not grow with their number: the first of a kind is told
-// at once, and then how many have followed. It is guarded by the worker's mutex.
+// deathLog counts dead letters, so that the log does not grow with their number: the worker logs the
+// first of a kind at once, and later how many have followed. The worker's mutex guards it.
 type deathLog struct{ followed map[deathKind]uint64 }
 
-// add takes in a death, and reports whether it is to be told at once.
+// add counts a dead letter and reports whether it must be logged at once.
 func (d *deathLog) add(death *queue.Death) (first bool) {
 	if d.followed == nil {
 		d.followed = map[deathKind]uint64{}
@@ -48,7 +48,8 @@ func (d *deathLog) add(death *queue.Death) (first bool) {
 	return false
 }
 
-// flush logs how many have followed. A kind of which none has is told at once again.
+// flush logs how many dead letters have followed. It forgets a kind without any, so that its next one
+// is logged at once again.
 func (d *deathLog) flush(log *slog.Logger) {
 	kinds := slices.SortedFunc(maps.Keys(d.followed), func(a, b deathKind) int {
 		return cmp.Or(cmp.Compare(a.reason, b.reason), cmp.Compare(a.status, b.status))
@@ -64,7 +65,7 @@ func (d *deathLog) flush(log *slog.Logger) {
 	}
 }
 
-// watchDeaths tells of deaths until ctx ends.
+// watchDeaths logs the counts of dead letters at intervals. It blocks until ctx ends.
 func (w *Worker) watchDeaths(ctx context.Context) {
 	tick := time.NewTicker(deathInterval)
 	defer tick.Stop()

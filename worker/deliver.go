@@ -9,14 +9,14 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Deliver implements [queue.Handler]: it puts an event into its user's lane. It blocks while
-// there is no room.
+// Deliver implements [queue.Handler]: it adds an event to its user's lane. It blocks while there is
+// no room.
 func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	user, x := admit(d)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.partition(c)
-	// While lanes are barred, all is let through: the event they wait for may be next.
+	// While lanes are blocked, everything is admitted: the event that they wait for may be next.
 	for w.isFull() && w.blocked == 0 {
 		room := w.memory.room
 		w.mu.Unlock()
@@ -25,7 +25,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 			w.mu.Lock()
 		case <-c.Active().Done():
 			w.mu.Lock()
-			return // whoever claims the partition next gets the event again
+			return // the event is redelivered to the partition's next owner
 		}
 	}
 	l := p.lane(user)
@@ -41,15 +41,16 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	}
 }
 
-// crowded reports whether there is no room for more: the memory is full, or the lanes that are
-// ready are more than the senders can follow and no limit makes it worth while to merge
-// them with what comes later.
+// isFull reports whether there is no room for another event: the memory is full, or more lanes are
+// ready than the senders can keep up with and there is no limit that would make it worth waiting to
+// merge them with later events. w.mu must be held.
 func (w *Worker) isFull() bool {
 	return w.memory.full() || w.config.Rate.Unlimited() && w.ready.len() >= w.highWater()
 }
 
 func (w *Worker) highWater() int { return 8 * w.config.Concurrency }
 
+// partition returns the partition of a claim, creating it if needed. w.mu must be held.
 func (w *Worker) partition(c *queue.Claim) *partition {
 	p, ok := w.partitions[c]
 	if !ok {
@@ -59,9 +60,9 @@ func (w *Worker) partition(c *queue.Claim) *partition {
 	return p
 }
 
-// admit reads an event and names its lane. What is no identify waits its turn too, so that the
-// user's next events know that there is a dead letter. Where nobody can say whose it is, it goes
-// into the lane of the dead.
+// admit parses an event and returns its lane's user. An invalid event waits its turn too, so that the
+// user's next events know that there is a dead letter. An event without a readable user goes into the
+// lane of the user "".
 func admit(d queue.Delivery) (user string, x queuedEvent) {
 	event, death := read(d.Body)
 	x = queuedEvent{Stub: d.Stub(), length: int32(len(d.Body))}
@@ -76,7 +77,7 @@ func admit(d queue.Delivery) (user string, x queuedEvent) {
 	return event.UserID(), x
 }
 
-// read parses a body. A panic is the event's death, not the worker's.
+// read parses a body. A panic makes the event a dead letter and does not end the worker.
 func read(body []byte) (event *userpilot.Event, death *queue.Death) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -90,11 +91,11 @@ func read(body []byte) (event *userpilot.Event, death *queue.Death) {
 	return &e, nil
 }
 
-// advance moves a lane on that has nothing under way: to the queue of the ready, to the grave, or
-// to rest.
+// advance puts an idle lane into its next state: ready, storing a dead letter, reading something, or
+// parked. w.mu must be held.
 func (w *Worker) advance(l *lane) {
 	p := l.partition
-	l.tracked = l.tracked && p.claim.Tracked(l.user) // at first everybody is
+	l.tracked = l.tracked && p.claim.Tracked(l.user) // until the set is loaded every user counts as tracked
 	if l.folded && !p.closed && !w.mayFold(l) {
 		before := l.bytes
 		l.unfold()
@@ -122,7 +123,7 @@ func (w *Worker) advance(l *lane) {
 	}
 }
 
-// load reads the bodies again that the lane has let go of.
+// load reloads bodies that the lane has dropped. It does not block. w.mu must be held.
 func (w *Worker) load(l *lane) {
 	l.state = loading
 	l.partition.busy++
@@ -135,7 +136,7 @@ func (w *Worker) load(l *lane) {
 	})
 }
 
-// readBodies reads the bodies of events again, many at the same time.
+// readBodies reloads the bodies of events from the stream, many of them concurrently.
 func readBodies(c *queue.Claim, events []queue.Delivery) ([][]byte, error) {
 	bodies := make([][]byte, len(events))
 	err := askEach(c.Active(), len(events), func(ctx context.Context, i int) (err error) {
@@ -145,7 +146,7 @@ func readBodies(c *queue.Claim, events []queue.Delivery) ([][]byte, error) {
 	return bodies, err
 }
 
-// loaded puts bodies back in place.
+// loaded puts reloaded bodies back into the lane. w.mu must be held.
 func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	p := l.partition
 	p.ended(&p.busy)
@@ -157,7 +158,7 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 		return
 	}
 	if err != nil {
-		// An event that this claim holds must be there: somebody else has removed it.
+		// An event that this claim holds must exist: another process has removed it.
 		p.claim.Fail(errors.Join(errors.New("an event cannot be read again"), err))
 		return
 	}
@@ -179,7 +180,8 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	w.advance(l)
 }
 
-// Revoke implements [queue.Handler].
+// Revoke implements [queue.Handler]. It blocks while anything of the partition is in progress, but
+// waits for settlements only until the claim is lost.
 func (w *Worker) Revoke(c *queue.Claim) {
 	w.mu.Lock()
 	p := w.partition(c)
@@ -189,7 +191,7 @@ func (w *Worker) Revoke(c *queue.Claim) {
 	for _, l := range p.lanes {
 		w.memory.add(-l.bytes)
 		w.waiting -= len(l.events)
-		w.archiveFailures.resolve(l) // or not: whoever holds the partition next will see
+		w.archiveFailures.resolve(l) // the partition's next owner counts it again if it lasts
 		if l.timer != nil {
 			l.timer.Stop()
 		}

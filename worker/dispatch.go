@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// uncertainWait is how long no call begins where the membership cannot be sure of itself just now.
-const uncertainWait = 100 * time.Millisecond
+// validityRetryDelay is how long the dispatcher waits after it finds the membership not valid.
+const validityRetryDelay = 100 * time.Millisecond
 
-// dispatch hands one call after another to the senders until ctx ends.
+// dispatch hands one call after another to the senders. It blocks until ctx ends.
 func (w *Worker) dispatch(ctx context.Context) {
 	defer close(w.calls)
 	for w.awaitWork(ctx) && w.awaitSender(ctx) {
@@ -20,7 +20,7 @@ func (w *Worker) dispatch(ctx context.Context) {
 	}
 }
 
-// awaitSender blocks until a sender is free.
+// awaitSender blocks until a sender is free, and reports false if ctx ends first.
 func (w *Worker) awaitSender(ctx context.Context) bool {
 	select {
 	case w.senders <- struct{}{}:
@@ -30,13 +30,13 @@ func (w *Worker) awaitSender(ctx context.Context) bool {
 	}
 }
 
-// awaitWork blocks until a lane is ready, the gate lets a call through, and there is need of another
-// call to be prepared.
+// awaitWork blocks until a lane is ready, the gate lets a call through, and another call should be
+// prepared. It reports false if ctx ends first.
 func (w *Worker) awaitWork(ctx context.Context) bool {
 	for {
-		looked := time.Now()
-		w.idle.stop(looked)
-		found, next, changed := w.look(looked)
+		now := time.Now()
+		w.idle.stop(now)
+		found, next, changed := w.poll(now)
 		if found {
 			return true
 		}
@@ -44,7 +44,7 @@ func (w *Worker) awaitWork(ctx context.Context) bool {
 		if !next.IsZero() {
 			timer = time.After(time.Until(next))
 		}
-		w.idle.start(looked)
+		w.idle.start(now)
 		select {
 		case <-ctx.Done():
 			return false
@@ -60,17 +60,17 @@ func (w *Worker) awaitWork(ctx context.Context) bool {
 	}
 }
 
-// look asks the gate. If no call may be begun now, next is when to look again, or zero, and
-// changed is closed when the fleet's silence changes.
-func (w *Worker) look(now time.Time) (found bool, next time.Time, changed <-chan struct{}) {
+// poll reports whether a call should begin now. If not, next is when to poll again, or zero, and
+// changed is closed when the fleet's cooldown changes.
+func (w *Worker) poll(now time.Time) (found bool, next time.Time, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	quiet, changed := w.queue.CooldownUntil()
+	cooldown, changed := w.queue.CooldownUntil()
 	admission, next := w.gate.admit(now)
-	w.logTransitions(now, quiet)
+	w.logTransitions(now, cooldown)
 	switch {
-	case now.Before(quiet):
-		return false, quiet, changed
+	case now.Before(cooldown):
+		return false, cooldown, changed
 	case admission == shut:
 		return false, next, changed
 	case now.Before(w.unsureUntil):
@@ -79,10 +79,10 @@ func (w *Worker) look(now time.Time) (found bool, next time.Time, changed <-chan
 	return w.ready.len() > 0 && (admission == probe || w.pending < w.ahead()), time.Time{}, changed
 }
 
-// ahead is how many calls may be without their tokens at the same time: one that waits for the next
-// token, and half as many again as become due while one is prepared, since neither takes the same time
-// each time. More would hold less than they could: what arrives for a user after the call was begun
-// goes with the next one.
+// ahead returns how many calls may be without a token at the same time: one that waits for the next
+// token, and one and a half times the number that become due while one is prepared, because both
+// times vary. More calls would merge fewer events: an event that arrives after its user's call was
+// prepared goes into the next one.
 func (w *Worker) ahead() int {
 	interval := w.limiter.Interval()
 	if interval == 0 {
@@ -92,15 +92,15 @@ func (w *Worker) ahead() int {
 	return 1 + int(min(due+0.9, float64(w.config.Concurrency)))
 }
 
-// pop takes the next lane and begins its call. It returns nil if the gate has closed since, or no
+// pop takes the next lane and prepares its call. It returns nil if the gate has closed since, or if no
 // lane is left.
 func (w *Worker) pop() *call {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	quiet, _ := w.queue.CooldownUntil()
+	cooldown, _ := w.queue.CooldownUntil()
 	admission, _ := w.gate.admit(now)
-	if now.Before(quiet) || admission == shut {
+	if now.Before(cooldown) || admission == shut {
 		return nil
 	}
 	l := w.next(admission, now)
@@ -119,7 +119,7 @@ func (w *Worker) pop() *call {
 	return c
 }
 
-// next takes the lane from the queue that may be called for.
+// next takes the next lane that may be called for from the queue, or returns nil. w.mu must be held.
 func (w *Worker) next(a admission, now time.Time) *lane {
 	for {
 		var l *lane
@@ -136,20 +136,20 @@ func (w *Worker) next(a admission, now time.Time) *lane {
 		}
 		claim := l.partition.claim
 		switch {
-		case claim.Active().Err() != nil: // Revoke is about to forget them
+		case claim.Active().Err() != nil: // Revoke is about to drop its lanes
 			l.state = parked
 			w.ready.remove(func(other *lane) bool { return other.partition == l.partition })
 			continue
-		case claim.Valid() != nil: // and no other claim is, as there is one membership
+		case claim.Valid() != nil: // nor is any other claim, because they share one membership
 			w.ready.pushFront(l)
-			w.unsureUntil = now.Add(uncertainWait)
+			w.unsureUntil = now.Add(validityRetryDelay)
 			return nil
 		}
 		return l
 	}
 }
 
-// wait lets a lane rest for a while.
+// wait makes a lane wait for d and then advances it. It does not block. w.mu must be held.
 func (w *Worker) wait(l *lane, d time.Duration) {
 	l.state = backingOff
 	l.timer = time.AfterFunc(d, func() {

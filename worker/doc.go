@@ -1,20 +1,20 @@
-// Package worker is the policy between the queue and Userpilot: which user is next,
-// whether a call may be made now, what its answer means and what follows.
+// Package worker is the policy between the queue and Userpilot: it decides which user is next,
+// whether a call may be made now, what the answer means and what follows from it.
 //
 // Its laws:
 //
-//   - Each user with waiting events has a lane. One call of a lane is in flight at a time, and
-//     the next begins only when the events of the last have certainly left the stream.
-//   - One goroutine dispatches: a ready lane, the gate, a free sender, a token, the gate
-//     again, and only then the lane is popped, so that its call holds all that has
-//     arrived by then.
-//   - Every attempt takes a token. What is not called takes none.
-//   - A lane that fails backs off and stands in nobody's way. Nothing is handed back to the
-//     stream for later: that would lose the order.
-//   - An event dies by Userpilot's refusal of it alone, or by failures while other
-//     users' calls succeed. An outage, a 429 or a wrong key kills nothing.
-//   - What waits in memory is bounded in bytes.
+//   - Each user with waiting events has a lane. A lane has one call in flight at a time, and the
+//     next call begins only after the events of the last one have left the stream.
+//   - One goroutine dispatches: it waits for a ready lane, the gate and a free sender, checks the
+//     gate again and only then pops the lane, so that the call holds everything that has arrived
+//     by then. The token comes last: the sender takes it when the call is ready to be sent.
+//   - Every attempt takes a token. A call that is not made takes none.
+//   - A failing lane backs off and does not delay the others. The worker never naks an event:
+//     redelivery would lose the order.
+//   - An event becomes a dead letter only if Userpilot refuses that event alone, or if it fails
+//     while other users' calls succeed. An outage, a 429 or a wrong key never makes a dead letter.
+//   - Memory for waiting events is bounded in bytes.
 //
-// State is guarded by one mutex, which is never held across anything that blocks. Logging does not:
+// One mutex guards all state; it is never held across anything that blocks. Logging does not block:
 // see package asynclog.
 package worker

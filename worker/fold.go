@@ -2,34 +2,34 @@ package worker
 
 import "github.com/identify-worker/identify-worker/userpilot"
 
-// Where memory runs short, or a lane its share of it, events are merged as they arrive: what they
-// come to is held in the place of their bodies. So a call can hold more than memory does, and nothing
-// must be read again for it. One event stands for all of them; the others that it came of count as
+// When memory or a lane's share of it runs short, the lane folds events as they arrive: it merges them
+// and keeps the result instead of their bodies. So a call can hold more events than fit into memory,
+// and nothing must be reloaded for it. The first event stands for all of them; the others count as
 // loaded and have no body.
 //
-// Only what will be called for together is merged: not what is in a call already with what comes later,
-// and nothing of a user whose events must be looked at one by one. If that changes, their bodies are
-// let go, and read again.
+// The lane folds only events that go into the same call: it does not fold events of a call in flight
+// with later ones, nor events of a user that must be checked one by one. If that changes, the lane
+// drops their bodies and reloads them.
 
-// foldBytes bounds what is merged at a time, and what that comes to: it is done under the mutex.
+// foldBytes bounds the size of one merge and of its result, because it runs under the mutex.
 const foldBytes = 64 << 10
 
-// covers is how many of a lane's events the one is.
+// covers returns how many of the lane's events this one stands for.
 func (x *queuedEvent) covers() int { return max(1, int(x.merged)) }
 
-// plain reports whether an event can be merged as it is.
+// plain reports whether an event can be merged unchanged.
 func (x *queuedEvent) plain() bool {
 	more := x.more()
 	return x.event != nil && more.remainder == nil && more.death == nil && more.past == nil
 }
 
-// mayFold reports whether a lane's events may be held merged.
+// mayFold reports whether a lane may fold its events. w.mu must be held.
 func (w *Worker) mayFold(l *lane) bool {
 	return !w.config.NoCoalesce && !l.tracked && l.versions == nil && l.bisection == bisection{} &&
 		(len(l.events) == 0 || l.head().more().past == nil && l.head().more().death == nil)
 }
 
-// makeRoom merges some of what a lane holds, if it or the memory holds much.
+// makeRoom folds some of a lane's events if the lane or the memory is half full. w.mu must be held.
 func (w *Worker) makeRoom(l *lane) {
 	tight := w.memory.used > w.memory.limit/2 || l.bodies > w.memory.share()/2
 	if !tight || l.failing || l.resendThrough != 0 || !w.mayFold(l) {
@@ -40,8 +40,8 @@ func (w *Worker) makeRoom(l *lane) {
 	w.memory.add(l.bytes - before)
 }
 
-// merge merges once what has gathered behind what was merged last, when that is as large: so each event
-// is merged a few times, however many there are.
+// merge folds once, when the events after the last folded one are as large as it is. So each event is
+// merged only a few times, however many there are.
 func (l *lane) merge() {
 	for l.fold < l.loaded {
 		x := &l.events[l.fold]
@@ -55,14 +55,14 @@ func (l *lane) merge() {
 		if l.mergeAt(l.fold) {
 			return
 		}
-		l.fold = next // nothing merges with it
+		l.fold = next // nothing merges with this one
 	}
 }
 
-// mergeAt merges an event with those after it. It reports whether there are any that merge.
+// mergeAt merges the event at index first with those after it. It reports whether any of them merge.
 func (l *lane) mergeAt(first int) bool {
 	var events []userpilot.Event
-	var ends []int // of each: the index after its last
+	var ends []int // for each event, the index after the last one that it covers
 	size := 0
 	for i := first; i < l.loaded; {
 		x := &l.events[i]
@@ -94,13 +94,13 @@ func (l *lane) mergeAt(first int) bool {
 	return true
 }
 
-// mayLoadMore reports whether more bodies should be read again before the next call, as those that were
-// have been merged.
+// mayLoadMore reports whether the lane should reload more bodies before its next call, because folding
+// has made room for them.
 func (l *lane) mayLoadMore(share int64) bool {
 	return l.fold < l.loaded && l.events[l.fold].covers() > 1 && l.loaded < min(len(l.events), maxMerge) && l.bodies < share/2
 }
 
-// whole is how many of the first events can be called for, of n, without a part of what was merged.
+// whole returns how many of the first n events can be sent without splitting a folded one.
 func (l *lane) whole(n int) int {
 	if !l.folded {
 		return n
@@ -112,7 +112,7 @@ func (l *lane) whole(n int) int {
 	return i
 }
 
-// unfold lets go of what was merged, and of all after it.
+// unfold drops the first folded event and all bodies after it.
 func (l *lane) unfold() {
 	for i := range l.loaded {
 		if l.events[i].merged > 1 {

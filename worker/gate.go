@@ -8,26 +8,26 @@ import (
 )
 
 const (
-	// holdProbe is how often a held replica tries one event.
+	// holdProbe is how often a held replica probes with one event.
 	holdProbe = 30 * time.Second
-	// breakerUsers is how many users in a row must fail, none succeeding, to call it an outage.
+	// breakerUsers is how many users in a row must fail, without a success, to open the breaker.
 	breakerUsers = 3
-	// Without Retry-After the fleet is quiet for 1, 2, 4, 8... seconds (Userpilot's advice),
-	// up to what a Retry-After may ask for.
+	// Without Retry-After the cooldown takes 1, 2, 4, 8... seconds (Userpilot's advice), up to the
+	// maximum for a Retry-After.
 	firstCooldown = time.Second
 	maxCooldown   = 15 * time.Minute
 )
 
-// gate decides whether calls may be made at all. It is guarded by the worker's mutex.
+// gate decides whether calls may be made at all. The worker's mutex guards it.
 type gate struct {
 	initial, longest time.Duration // of the breaker's backoff
 
-	holding   string // why, or empty
+	holding   string // reason of the hold, or empty
 	holdSince time.Time
 	holdNext  time.Time
 	newKey    time.Time // when the key last changed
 
-	open        bool // the breaker
+	open        bool // whether the breaker is open
 	openSince   time.Time
 	breakerNext time.Time
 	breaker     *backoff.ExponentialBackOff
@@ -36,21 +36,21 @@ type gate struct {
 	probing   bool
 	successes uint64
 
-	throttles  int       // 429s in a row, each after the last one's silence
-	quietBegan time.Time // when the last of them came
+	throttles     int       // 429s in a row, each after the previous cooldown
+	cooldownBegan time.Time // when the last of them came
 }
 
-// admission is the gate's answer.
+// admission is the gate's answer to admit.
 type admission int
 
 const (
 	shut  admission = iota
-	probe           // one call may be made, to see
+	probe           // one call may be made, as a probe
 	free
 )
 
-// admit says what may be called now; if nothing, next is when to ask again, or zero
-// if only an event will change it. It changes nothing.
+// admit reports which calls may be made now. If it is shut, next is when to ask again, or zero if only
+// the probe in flight can change that. admit has no side effects.
 func (g *gate) admit(now time.Time) (a admission, next time.Time) {
 	if g.holding == "" && !g.open {
 		return free, time.Time{}
@@ -70,7 +70,7 @@ func (g *gate) admit(now time.Time) (a admission, next time.Time) {
 	return probe, time.Time{}
 }
 
-// succeeded takes in a 2xx: the key is right, the address is right and the API works.
+// succeeded records a 2xx: the key is right, the address is right and the API works.
 func (g *gate) succeeded() {
 	g.successes++
 	g.answered()
@@ -78,13 +78,14 @@ func (g *gate) succeeded() {
 	g.throttles = 0
 }
 
-// answered takes in any answer that only a right key at a right address gets.
+// answered records any answer that only a call with the right key to the right address gets.
 func (g *gate) answered() { g.holding = "" }
 
-// failed takes in a failure of a lane that may be the API's. It reports whether it counts as
-// an attempt: only if another user's call has succeeded since this lane's first failure. And
-// not while users without such evidence have begun to fail, none succeeding since: that may
-// be an outage, which must not use up the attempts of those who failed before it.
+// failed records a failure of a lane that may be the API's fault. It reports whether the failure
+// counts as an attempt. It counts only with evidence: another user's call has succeeded since this
+// lane's first failure. And it does not count while users without such evidence fail and no call has
+// succeeded since they began to: that may be an outage, which must not use up the attempts of users
+// that failed before it.
 func (g *gate) failed(l *lane, probe bool, now time.Time) (counts bool) {
 	evidence := l.failing && g.successes > l.successesAtFailure
 	if !l.failing {
@@ -92,7 +93,7 @@ func (g *gate) failed(l *lane, probe bool, now time.Time) (counts bool) {
 	}
 	switch {
 	case g.open:
-		if probe { // the others were in flight when it opened, and tell nothing new
+		if probe { // other calls were in flight when the breaker opened and prove nothing new
 			g.breakerNext = now.Add(g.breaker.NextBackOff())
 		}
 		return false
@@ -118,26 +119,26 @@ func (g *gate) trip(now time.Time) {
 	g.breakerNext = now.Add(g.breaker.NextBackOff())
 }
 
-// hold takes in an answer to a call that began at begun: our key or our address is wrong.
+// hold records an answer that means that our key or our address is wrong. The call began at begun.
 func (g *gate) hold(reason string, begun, now time.Time) {
 	if g.holding == "" {
 		g.holdSince = now
 	}
 	g.holding, g.holdNext = reason, now.Add(holdProbe)
 	if !begun.After(g.newKey) {
-		g.holdNext = now // that was the old key's answer: try the new one
+		g.holdNext = now // that was the answer to the old key: probe with the new one
 	}
 }
 
-// keyChanged lets a held replica try at once.
+// keyChanged makes a held replica probe at once.
 func (g *gate) keyChanged(now time.Time) { g.newKey, g.holdNext = now, now }
 
-// throttled takes in a 429 to a call that began at begun, and returns how long the fleet must
-// be quiet. Calls that were in flight together count as one.
+// throttled records a 429 to a call that began at begun, and returns the length of the cooldown. Calls
+// that were in flight together count as one.
 func (g *gate) throttled(begun, now time.Time, asked time.Duration) time.Duration {
-	if g.throttles == 0 || begun.After(g.quietBegan) {
+	if g.throttles == 0 || begun.After(g.cooldownBegan) {
 		g.throttles++
-		g.quietBegan = now
+		g.cooldownBegan = now
 	}
 	if asked > 0 {
 		return min(asked, maxCooldown)

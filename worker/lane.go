@@ -9,44 +9,44 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// state is what a lane is doing. All but parked and ready end by themselves.
+// state is what a lane is doing. All states but parked and ready end by themselves.
 type state int
 
 const (
-	parked     state = iota // nothing to do, or waiting for events that must go along
-	checking                // what newer events have set is read and compared
-	ready                   // in the queue of lanes that can be called for
-	calling                 // a call is in flight
+	parked     state = iota // nothing to do, or blocked until more events have arrived
+	checking                // reading the version record and comparing it with the events
+	ready                   // in the queue of ready lanes
+	calling                 // a call is being prepared or in flight
 	settling                // its events are leaving the stream
 	backingOff              // waiting before the next attempt
-	loading                 // reading bodies again
+	loading                 // reloading bodies
 	archiving               // storing a dead letter
 )
 
-// maxMerge bounds the events of one call.
+// maxMerge is the maximum number of events in one call.
 const maxMerge = 1000
 
-// waiting is one event in a lane. Its body may have been let go, to be read again later. There are
-// hundreds of thousands of them, most of which have nothing but this.
+// queuedEvent is one event in a lane. Its body may have been dropped, to be reloaded later. There are
+// hundreds of thousands of them, and most have no extra.
 type queuedEvent struct {
 	queue.Stub
 	event  *userpilot.Event
-	extra  *extra // nil if there is none
+	extra  *extra // may be nil
 	length int32  // of the body
-	merged int32  // how many events, itself the first, the event is that came of them; 0 is itself alone
+	merged int32  // number of queued events, from this one on, that event is the merge of; 0 means not merged
 }
 
-// extra is what few events have.
+// extra holds what only few events have.
 type extra struct {
 	past      *queue.Past
 	trace     *queue.Trace
-	remainder *userpilot.Event // what is left to say of a late event; nil is all of it
-	death     *queue.Death     // set: it goes to its grave without a call
-	body      []byte           // of a dead one that is no identify
+	remainder *userpilot.Event // what a late event still has to set; nil means the whole event
+	death     *queue.Death     // if set, the event becomes a dead letter without a call
+	body      []byte           // of a dead event that could not be parsed
 	traced    *traced          // nil before its first call, and without traces
 }
 
-// more is what there is besides, to be read.
+// more returns a copy of the extra, for reading.
 func (x *queuedEvent) more() extra {
 	if x.extra == nil {
 		return extra{}
@@ -54,7 +54,7 @@ func (x *queuedEvent) more() extra {
 	return *x.extra
 }
 
-// change is what there is besides, to be changed. The worker's mutex is held: copies share it.
+// change returns the extra for writing, creating it if needed. Copies of x share it. Worker.mu must be held.
 func (x *queuedEvent) change() *extra {
 	if x.extra == nil {
 		x.extra = &extra{}
@@ -62,7 +62,7 @@ func (x *queuedEvent) change() *extra {
 	return x.extra
 }
 
-// delivery is the event's, without the body.
+// delivery returns the event's delivery without the body.
 func (x *queuedEvent) delivery() queue.Delivery {
 	more := x.more()
 	return x.Delivery(more.past, more.trace)
@@ -70,32 +70,32 @@ func (x *queuedEvent) delivery() queue.Delivery {
 
 func (x *queuedEvent) inMemory() bool { return x.event != nil || x.more().death != nil }
 
-// stub is what it costs in memory without its body.
+// stub returns the event's size in memory without its body.
 func (x *queuedEvent) stub() int64 {
 	more := x.more()
 	return stubBytes + int64(more.trace.Size()+more.past.Size())
 }
 
-// What an event costs in memory, besides its body: in the lane, and while it is loaded.
+// The memory that an event takes besides its body: in the lane, and additionally while it is loaded.
 const (
-	stubBytes   = 72 // and an eighth more, as slices grow
+	stubBytes   = 72 // including an eighth for the growth of slices
 	loadedBytes = 256
 )
 
-// lane is one user's waiting events of one partition, oldest first. Bodies are in memory for
-// the first of them and, beyond the lane's share of the memory, not for the rest.
+// lane holds one user's waiting events of one partition, oldest first. The first events have their
+// bodies in memory, up to the lane's share of it; the rest do not. The worker's mutex guards it.
 type lane struct {
-	user      string // empty in the lane of events that are no identify
+	user      string // empty in the lane of events whose user is unreadable
 	partition *partition
 	state     state
-	call      *call // while it is calling
+	call      *call // while state is calling
 
 	events []queuedEvent
-	loaded int   // how many of the first events have their bodies in memory, or are part of what was merged
-	fold   int   // what comes from here on may be merged: see fold.go
-	folded bool  // something was
-	bytes  int64 // what the lane takes of the memory
-	bodies int64 // what its loaded events take of that
+	loaded int   // number of first events with their bodies in memory, or folded into an earlier one
+	fold   int   // events from this index on may be folded: see fold.go
+	folded bool  // some events are folded
+	bytes  int64 // memory used by the lane
+	bodies int64 // memory used by its loaded events, part of bytes
 
 	attempts           int
 	failing            bool
@@ -103,25 +103,25 @@ type lane struct {
 	backoff            *backoff.ExponentialBackOff
 	timer              *time.Timer // of the last wait; nil before
 
-	first [1]queuedEvent // most lanes hold one event: no slice of its own for it
+	first [1]queuedEvent // most lanes hold one event and need no slice
 
 	bisection     bisection
-	resendThrough uint64 // the next call must hold all events up to this one
-	blocked       bool   // it waits until they have arrived
+	resendThrough uint64 // the next call must hold all events up to this sequence
+	blocked       bool   // the lane waits until they have arrived
 
 	unarchived bool // its dead letter could not be stored
 
-	tracked  bool         // the user may have dead letters: what is delivered must be remembered
-	versions *queue.Newer // what newer events have set, once it was compared with the first events
-	checked  int          // how many of these may be called for
-	mixed    bool         // there may be replays, or events that cannot be called for, among them
+	tracked  bool         // the user may have dead letters, so versions must be recorded
+	versions *queue.Newer // version record, after it was compared with the first events
+	checked  int          // number of first events that the comparison allows to send
+	mixed    bool         // there may be replays or dead events among the events
 }
 
-// head is the oldest event.
+// head returns the oldest event.
 func (l *lane) head() *queuedEvent { return &l.events[0] }
 
-// push appends an event. Its body is kept if all before it are, and the lane's share
-// allows.
+// push appends an event. It keeps the body if all earlier events have theirs and the lane's share
+// allows it.
 func (l *lane) push(x queuedEvent, share int64) {
 	keep := l.loaded == len(l.events) &&
 		(l.loaded == 0 || l.bodies+int64(x.length) <= share || x.Sequence <= l.resendThrough)
@@ -135,7 +135,7 @@ func (l *lane) push(x queuedEvent, share int64) {
 	if x.more().past != nil || x.more().death != nil || !keep {
 		l.mixed = true
 	} else if l.versions != nil && l.checked == len(l.events) {
-		l.checked++ // it is newer than all that was compared
+		l.checked++ // it is newer than all events in the version record
 	}
 	if l.events == nil {
 		l.events = l.first[:0]
@@ -143,15 +143,15 @@ func (l *lane) push(x queuedEvent, share int64) {
 	l.events = append(l.events, x)
 }
 
-// clearNewer lets events be called for, too, that came while those before them were compared: they are
-// newer than all of these.
+// clearVersions marks events as checked that arrived while the ones before them were being compared:
+// they are newer than all of those.
 func (l *lane) clearVersions() {
 	for l.checked < l.loaded && l.events[l.checked].plain() && l.events[l.checked].covers() == 1 {
 		l.checked++
 	}
 }
 
-// account adds a loaded event's bytes.
+// account adds the bytes of a loaded event.
 func (l *lane) account(size int) {
 	cost := int64(size) + loadedBytes
 	l.bytes += cost
@@ -172,12 +172,12 @@ func (l *lane) drop(n int) {
 	l.loaded -= min(n, l.loaded)
 	l.fold -= min(n, l.fold)
 	l.versions, l.checked = nil, 0
-	if l.loaded > 0 && !l.head().inMemory() { // what it was part of is gone
+	if l.loaded > 0 && !l.head().inMemory() { // the event that it was folded into is gone
 		l.unload(0)
 	}
 }
 
-// release lets go of an event's body.
+// release drops an event's body.
 func (l *lane) release(x *queuedEvent) {
 	if !x.inMemory() {
 		return
@@ -188,7 +188,7 @@ func (l *lane) release(x *queuedEvent) {
 	x.forget()
 }
 
-// forget leaves what can be known of an event without its body.
+// forget clears everything that requires the event's body.
 func (x *queuedEvent) forget() {
 	x.event, x.merged = nil, 0
 	if x.extra != nil {
@@ -208,7 +208,7 @@ func (x *queuedEvent) size() int {
 	return size + len(x.event.Body()) + len(x.event.UserID()) // which is a copy
 }
 
-// reduce notes what is left to say of an event.
+// setRemainder sets what an event still has to set.
 func (l *lane) setRemainder(x *queuedEvent, rest *userpilot.Event) {
 	before := x.size()
 	x.change().remainder = rest
@@ -217,7 +217,7 @@ func (l *lane) setRemainder(x *queuedEvent, rest *userpilot.Event) {
 	l.bodies += grown
 }
 
-// sent is the event as it is called for.
+// remaining returns the event as it is sent.
 func (x *queuedEvent) remaining() userpilot.Event {
 	if rest := x.more().remainder; rest != nil {
 		return *rest
@@ -225,7 +225,8 @@ func (x *queuedEvent) remaining() userpilot.Event {
 	return *x.event
 }
 
-// shrink lets go of bodies beyond the given bytes, but for the first event's.
+// shrink drops bodies from the end until the rest fits into keep bytes. It always keeps the first
+// event's body.
 func (l *lane) shrink(keep int64) {
 	first := l.loaded
 	for bodies := l.bodies; bodies > keep; {
@@ -242,18 +243,19 @@ func (l *lane) shrink(keep int64) {
 	l.unload(first)
 }
 
-// unload lets go of the bodies from the n-th on.
+// unload drops the bodies from index n on.
 func (l *lane) unload(n int) {
 	for i := n; i < l.loaded; i++ {
 		l.release(&l.events[i])
 	}
 	l.loaded, l.fold = min(l.loaded, n), min(l.fold, n)
 	if l.loaded < l.checked {
-		l.versions, l.checked = nil, 0 // what is left to say of these is gone with their bodies
+		l.versions, l.checked = nil, 0 // the remainders were dropped with the bodies
 	}
 }
 
-// strip lets go of the body of a dead head, whose death is known: it is read again to be buried.
+// dropBodies drops all bodies, including the one of a dead head. It keeps the head's death; the body is
+// reloaded to store the dead letter.
 func (l *lane) dropBodies() {
 	l.shrink(0)
 	x := l.head()
@@ -263,16 +265,16 @@ func (l *lane) dropBodies() {
 	l.bodies -= size
 }
 
-// isStripped reports whether a dead event's body must be read again.
+// lacksBody reports whether the body of a dead event must be reloaded.
 func (x *queuedEvent) lacksBody() bool { return x.length > 0 && x.event == nil && x.more().body == nil }
 
-// needsCheck reports whether newer events may have set what the first events set, or must be told
-// what these set.
+// needsCheck reports whether the first events must be compared with the version record before they are
+// sent: they may be outdated, or their versions must be recorded.
 func (l *lane) needsCheck() bool {
 	return l.versions == nil && (l.tracked || l.mixed && l.head().more().past != nil)
 }
 
-// callable is how many events can be called for as they are.
+// callable returns how many of the first events can be sent now.
 func (l *lane) callable() int {
 	n := l.loaded
 	if l.versions != nil {
@@ -288,7 +290,7 @@ func (l *lane) callable() int {
 	return n
 }
 
-// needsLoad reports whether bodies must be read before the next call.
+// needsLoad reports whether bodies must be reloaded before the next call.
 func (l *lane) needsLoad() bool {
 	if l.loaded == len(l.events) {
 		return false
@@ -296,8 +298,8 @@ func (l *lane) needsLoad() bool {
 	return l.loaded == 0 || l.events[l.loaded].Sequence <= l.resendThrough
 }
 
-// nextLoad are the events whose bodies are to be read next: as many as the share allows, but one at
-// least, and all up to the reach.
+// nextLoad returns the events whose bodies to reload next: as many as the share allows, but at least
+// one, and all up to resendThrough.
 func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
 	size := int64(0)
 	for _, x := range l.events[l.loaded:min(len(l.events), l.loaded+maxMerge)] {
@@ -310,10 +312,10 @@ func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
 	return events
 }
 
-// take returns how many events the next call may hold: as many as can be called for and the
-// bisection allows. But a merged call that may have been carried out is repeated as it was:
-// with more events in it a refusal would tell nothing about the first ones, and the halves that
-// follow would take the user back.
+// take returns how many events the next call may hold: as many as are callable and the bisection
+// allows. But a merged call that Userpilot may have applied is resent unchanged: with more events in
+// it, a refusal would say nothing about the first ones, and the halves that follow would set the user
+// back.
 func (l *lane) take(coalesce bool) int {
 	again, n := 0, l.callable()
 	for again < n && l.events[again].Sequence <= l.resendThrough {
@@ -328,7 +330,7 @@ func (l *lane) take(coalesce bool) int {
 	return 1
 }
 
-// delay is how long the lane waits after a failure.
+// delay returns how long the lane waits after a failure, at least the time asked.
 func (l *lane) delay(initial, longest, asked time.Duration) time.Duration {
 	if l.backoff == nil {
 		l.backoff = backoff.NewExponentialBackOff(
@@ -336,13 +338,13 @@ func (l *lane) delay(initial, longest, asked time.Duration) time.Duration {
 			backoff.WithMaxInterval(longest),
 			backoff.WithMultiplier(2),
 			backoff.WithRandomizationFactor(0.5),
-			backoff.WithMaxElapsedTime(0), // never gives up: the verdict does
+			backoff.WithMaxElapsedTime(0), // never gives up; MaxAttempts decides that
 		)
 	}
 	return max(l.backoff.NextBackOff(), asked)
 }
 
-// recovered forgets past failures after a success, or after the death of the guilty event.
+// recovered clears past failures after a success, or after the guilty event was marked dead.
 func (l *lane) recovered() {
 	l.failing, l.backoff, l.resendThrough = false, nil, 0
 	if !l.bisection.searching() {

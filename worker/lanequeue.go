@@ -2,7 +2,7 @@ package worker
 
 import "math/rand/v2"
 
-// laneQueue holds the lanes that are ready, in order of arrival. The zero value is empty.
+// laneQueue holds the ready lanes in order of arrival. The zero value is empty.
 type laneQueue struct {
 	lanes []*lane
 	head  int
@@ -19,7 +19,7 @@ func (q *laneQueue) push(l *lane) {
 	q.lanes = append(q.lanes, l)
 }
 
-// pop takes the lane that has waited longest.
+// pop takes the lane that has waited longest, or returns nil.
 func (q *laneQueue) pop() *lane {
 	if q.len() == 0 {
 		return nil
@@ -36,7 +36,8 @@ func (q *laneQueue) pushFront(l *lane) {
 	q.lanes[q.head] = l
 }
 
-// popRandom takes a random lane for a probe, one that is not failing where there is one.
+// popRandom takes a random lane for a probe, if possible one that is not failing. It returns nil if
+// there is none.
 func (q *laneQueue) popRandom() *lane {
 	waiting := q.lanes[q.head:]
 	chosen, healthy := -1, 0
@@ -60,7 +61,7 @@ func (q *laneQueue) popRandom() *lane {
 	return q.pop()
 }
 
-// remove takes out the lanes for which gone is true.
+// remove removes the lanes for which gone returns true.
 func (q *laneQueue) remove(gone func(*lane) bool) {
 	kept := q.lanes[:0]
 	for _, l := range q.lanes[q.head:] {

@@ -9,25 +9,25 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// limiter gives out tokens. There is the fleet's ledger, and a bucket for each replica. All methods but
+// limiter hands out tokens: from the fleet's ledger, or from a bucket of this replica. All methods but
 // Take and Close are safe for concurrent use and do not block.
 type limiter interface {
-	// Take blocks until there is a token, or ctx ends; then none is lost. waiting is how many
-	// calls could be made now.
+	// Take blocks until there is a token or ctx ends; in the latter case no token is lost. waiting
+	// is the number of calls that could be made now.
 	Take(ctx context.Context, waiting int) (queue.Slot, error)
-	// Interval is the time between two calls at the limit; 0 without one.
+	// Interval returns the time between two calls at the limit; 0 without a limit.
 	Interval() time.Duration
-	// Trouble is why there are no tokens now, fit for a log, or empty.
+	// Trouble returns why there are no tokens now, fit for a log, or "".
 	Trouble() string
-	// Advice is what operators should change to get all of the limit, or empty.
+	// Advice returns what operators should change to get the full rate, or "".
 	Advice() string
-	// Lost counts the tokens that were there and that nobody could use in time.
+	// Lost counts the tokens that expired unused.
 	Lost() uint64
-	// Close gives back what is left, and blocks no longer than ctx.
+	// Close returns unused slots. It blocks until ctx ends at the latest.
 	Close(ctx context.Context)
 }
 
-// bucket is a limit of this replica alone.
+// bucket limits this replica alone.
 type bucket struct {
 	local
 	rate   queue.Rate
@@ -55,7 +55,7 @@ func (b bucket) Interval() time.Duration {
 	return time.Duration(float64(time.Second) / float64(b.tokens.Limit()))
 }
 
-// unlimited is no limit.
+// unlimited is a limiter without a limit.
 type unlimited struct{ local }
 
 // Take implements limiter.
@@ -66,7 +66,7 @@ func (unlimited) Take(ctx context.Context, _ int) (queue.Slot, error) {
 // Interval implements limiter.
 func (unlimited) Interval() time.Duration { return 0 }
 
-// local is what limiters have in common that ask nobody.
+// local implements the methods that are trivial for limiters without a ledger.
 type local struct{}
 
 // Trouble implements limiter.

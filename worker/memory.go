@@ -1,6 +1,6 @@
 package worker
 
-// memory bounds what waits, in bytes. It is guarded by the worker's mutex.
+// memory bounds the size of waiting events, in bytes. The worker's mutex guards it.
 type memory struct {
 	limit, used int64
 	room        chan struct{} // closed when there may be room again
@@ -18,11 +18,12 @@ func (m *memory) add(bytes int64) {
 	}
 }
 
-// announce lets all look again who wait for room.
+// signalRoom wakes everyone who waits for room.
 func (m *memory) signalRoom() {
 	close(m.room)
 	m.room = make(chan struct{})
 }
 
-// share is what one lane may keep loaded, so that one user's backlog cannot fill the memory.
+// share returns how many bytes one lane may keep loaded, so that one user's backlog cannot fill the
+// memory.
 func (m *memory) share() int64 { return m.limit / 64 }

@@ -13,7 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// metrics are what the worker counts. No label ever carries a user.
+// metrics holds the worker's counters and histograms. No label ever carries a user.
 type metrics struct {
 	outcomes        *prometheus.CounterVec
 	deliver         prometheus.Counter
@@ -26,14 +26,14 @@ type metrics struct {
 	archiveFailures prometheus.Counter
 	unmade          *prometheus.CounterVec
 
-	// The same counts for Snapshot, which client_golang has no cheap way to read.
+	// The same counts for Snapshot: client_golang has no cheap way to read its counters.
 	deliveredEvents, mergedEvents, deadEvents, madeCalls atomic.Uint64
 }
 
 func newMetrics() *metrics {
 	m := &metrics{
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "identify_events_total", Help: "Events by outcome: delivered at the 2xx, dead when the dead letter is stored, superseded if newer events had set all that a late one sets.",
+			Name: "identify_events_total", Help: "Events by outcome: delivered at the 2xx, dead when the dead letter is stored, superseded if newer events had set everything that a late event sets.",
 		}, []string{"outcome"}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "identify_calls_total", Help: "Attempts by result; error is an attempt without an answer.",
@@ -47,20 +47,20 @@ func newMetrics() *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.005, 4, 12),
 		}),
 		coalesced: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "identify_coalesced_events_total", Help: "Events that were delivered in the call of another one.",
+			Name: "identify_coalesced_events_total", Help: "Events that were delivered in another event's call.",
 		}),
 		archiveFailures: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "identify_dead_letter_failures_total", Help: "Times that a dead letter could not be stored. Its event waits and is tried again.",
+			Name: "identify_dead_letter_failures_total", Help: "Failed attempts to store a dead letter. The event waits and the worker retries.",
 		}),
 	}
 	m.unmade = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "identify_unmade_calls_total", Help: "Calls that were prepared and then not made, by reason: nothing was sent. slot_void and lost_connection have cost a token.",
+		Name: "identify_unmade_calls_total", Help: "Calls that were prepared but not made, by reason: nothing was sent. slot_void and lost_connection have cost a token.",
 	}, []string{"reason"})
 	for _, reason := range unmadeReasons() {
 		m.unmade.WithLabelValues(reason)
 	}
 	m.groups = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "identify_dead_letter_groups_total", Help: "Fingerprints of dead letters that nobody in the fleet had seen before: see identify-worker dlq stats.",
+		Name: "identify_dead_letter_groups_total", Help: "Fingerprints of dead letters that are new to the fleet: see identify-worker dlq stats.",
 	})
 	m.deliver, m.ok = m.outcomes.WithLabelValues("delivered"), m.calls.WithLabelValues("2xx")
 	m.outcomes.WithLabelValues("dead")
@@ -71,7 +71,7 @@ func newMetrics() *metrics {
 	return m
 }
 
-// notMade counts a call that was prepared and not made.
+// notMade counts a call that was prepared but not made.
 func (m *metrics) notMade(reason string) { m.unmade.WithLabelValues(reason).Inc() }
 
 // called counts an attempt, unless nothing was sent.
@@ -128,7 +128,7 @@ func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups, m.archiveFailures, m.unmade}
 }
 
-// gauges describe the metrics that are read when they are asked for.
+// gauges describes the metrics whose values Collect reads on each scrape.
 type gauges struct {
 	backlog, oldest, deadLetters, oldestDead, hold, stalled, pause, partitions, held, givenUp, giveUps, waiting, lost, limit, load, replicas, wanted *prometheus.Desc
 }
@@ -138,23 +138,23 @@ func newGauges() gauges {
 		return prometheus.NewDesc("identify_"+name, help, labels, nil)
 	}
 	return gauges{
-		backlog:     desc("backlog_events", "Events in the stream, as read a few seconds ago."),
+		backlog:     desc("backlog_events", "Events in the stream, read a few seconds ago."),
 		oldest:      desc("backlog_oldest_seconds", "Age of the oldest event in the stream."),
-		deadLetters: desc("dead_letters", "Dead letters in their stream."),
-		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent where there is none."),
+		deadLetters: desc("dead_letters", "Dead letters in the dead-letter stream."),
+		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent if there is none."),
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
 		stalled:     desc("stalled", "1 while this replica makes no calls although it has work and calls are allowed, by what most of its users wait for.", "reason"),
-		pause:       desc("pause_seconds", "What is left of a pause that Userpilot asked for (429)."),
-		partitions:  desc("partitions", "Partitions of the pipeline, that of plain events among them."),
-		held:        desc("partitions_held", "Partitions that this replica works."),
-		givenUp:     desc("partitions_given_up", "Partitions whose claims this replica has to give up again and again, by what happens to them. It claims them anew at a growing pace.", "reason"),
-		giveUps:     desc("claims_given_up_total", "Claims that this replica had to give up, by what happened. One claim may be on all partitions.", "reason"),
+		pause:       desc("pause_seconds", "Remaining time of a pause that Userpilot asked for (429)."),
+		partitions:  desc("partitions", "Partitions of the pipeline, including the partition of plain events."),
+		held:        desc("partitions_held", "Partitions that this replica owns."),
+		givenUp:     desc("partitions_given_up", "Partitions whose claims this replica loses repeatedly, by cause. It re-claims them at growing intervals.", "reason"),
+		giveUps:     desc("claims_given_up_total", "Claims that this replica has lost, by cause. One claim may cover all partitions.", "reason"),
 		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
-		lost:        desc("rate_slots_lost_total", "Slots of the limit that this replica had reserved and could not use in time."),
-		limit:       desc("rate_limit", "Calls a second that the whole fleet may make: the lowest where the replicas' rates differ, their sum where each has its own; 0 without a limit."),
-		load:        desc("load", "How much of this replica its calls took in the last minute, 0 to 1. Waiting for the limit, for a hold or for work is no load."),
-		replicas:    desc("replicas", "Replicas that are alive, as this one sees it."),
-		wanted:      desc("replicas_wanted", "Replicas that the fleet's work would keep comfortably busy: the number to scale to. A backlog that only the limit explains does not raise it."),
+		lost:        desc("rate_slots_lost_total", "Rate slots that this replica had reserved and could not use in time."),
+		limit:       desc("rate_limit", "Calls per second that the whole fleet may make: the lowest rate if the replicas' rates differ, their sum if each replica has its own; 0 without a limit."),
+		load:        desc("load", "Share of this replica's capacity that its calls took in the last minute, 0 to 1. Waiting for the limit, for a hold or for work is no load."),
+		replicas:    desc("replicas", "Replicas that are alive, as seen by this one."),
+		wanted:      desc("replicas_wanted", "Replicas that the fleet's work would keep comfortably busy: the number to scale to. A backlog caused only by the limit does not raise it."),
 	}
 }
 
@@ -169,8 +169,8 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements [prometheus.Collector]. It does not block on NATS: what lies in the
-// streams is as it was a few seconds ago.
+// Collect implements [prometheus.Collector]. It does not block on NATS: the streams' state is a few
+// seconds old.
 func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range w.metrics.collectors() {
 		c.Collect(ch)
@@ -220,7 +220,7 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// limit is how many calls a second the whole fleet may make.
+// limit returns how many calls per second the whole fleet may make.
 func (w *Worker) limit() float64 {
 	replicas := w.queue.Replicas()
 	if len(replicas) == 0 {
@@ -234,14 +234,14 @@ func (w *Worker) limit() float64 {
 }
 
 const (
-	// countsInterval is how often the streams' state is read.
+	// countsInterval is how often the worker reads the streams' state.
 	countsInterval = 5 * time.Second
-	// countsLife is how long it is shown when it cannot be read again. After that it is
-	// unknown: an old backlog must not look like one that stands still.
+	// countsLife is how long the metrics show the last state while reads fail. Afterwards they show
+	// none: an old backlog must not look like one that does not move.
 	countsLife = 30 * time.Second
 )
 
-// watchStreams reads the streams' state for the metrics until ctx ends.
+// watchStreams reads the streams' state for the metrics. It blocks until ctx ends.
 func (w *Worker) watchStreams(ctx context.Context) {
 	tick := time.NewTicker(countsInterval)
 	defer tick.Stop()

@@ -4,16 +4,16 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// partition is what the worker knows of one claim: its lanes, and what is under way.
+// partition is the worker's state for one claim: its lanes, and what is in progress. The worker's mutex
+// guards it.
 type partition struct {
 	claim *queue.Claim
 	lanes map[string]*lane
-	// barred are lanes that wait until a merged call that the last holder began can be
-	// repeated whole.
+	// blocked are the lanes that wait until a merged call of the previous owner can be resent whole.
 	blocked []*lane
-	busy    int           // calls in flight and bodies or dead letters under way
-	leaving int           // settlements under way
-	changed chan struct{} // tells Revoke that one of these fell
+	busy    int           // calls, reads and dead letters in progress
+	leaving int           // settlements in progress
+	changed chan struct{} // signals Revoke that busy or leaving has decreased
 	closed  bool
 }
 
@@ -21,7 +21,7 @@ func newPartition(c *queue.Claim) *partition {
 	return &partition{claim: c, lanes: map[string]*lane{}, changed: make(chan struct{}, 1)}
 }
 
-// lane returns the user's lane.
+// lane returns the user's lane, creating it if needed. Worker.mu must be held.
 func (p *partition) lane(user string) *lane {
 	l, ok := p.lanes[user]
 	if !ok {
@@ -34,25 +34,25 @@ func (p *partition) lane(user string) *lane {
 	return l
 }
 
-// ended says that something under way has ended.
+// ended decrements busy or leaving. Worker.mu must be held.
 func (p *partition) ended(count *int) {
 	*count--
 	signal(p.changed)
 }
 
-// bar lets a lane wait until its reach has arrived. If that is gone from the stream, there is
-// nothing to wait for.
+// block makes a lane wait until all events up to resendThrough have arrived. If that event has left the
+// stream, there is nothing to wait for. block itself does not block. w.mu must be held.
 func (w *Worker) block(l *lane) {
 	if l.blocked {
 		return
 	}
-	p, reach := l.partition, l.resendThrough
+	p, through := l.partition, l.resendThrough
 	l.blocked = true
 	p.blocked = append(p.blocked, l)
 	w.blocked++
 	p.busy++
 	w.errands.send(&w.mu, &w.background, func() {
-		exists, err := p.claim.Exists(p.claim.Active(), reach)
+		exists, err := p.claim.Exists(p.claim.Active(), through)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		p.ended(&p.busy)
@@ -67,8 +67,8 @@ func (w *Worker) block(l *lane) {
 	})
 }
 
-// unbar moves the lanes on whose reach has arrived. Partitions may share a consumer, so an
-// event of one can tell about another.
+// unblock advances the blocked lanes whose events have arrived. It checks all partitions: they may
+// share a consumer, so an event of one can show that another's have arrived. w.mu must be held.
 func (w *Worker) unblock() {
 	if w.blocked == 0 {
 		return

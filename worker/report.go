@@ -7,14 +7,14 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// report is what this replica tells the fleet, and with it the operators.
+// report returns what this replica publishes to the fleet and its operators.
 func (w *Worker) report() queue.Report {
 	now, s := time.Now(), w.Snapshot()
 	w.mu.Lock()
 	sending := w.sending.total(now)
 	recent := w.history.recent(counters{
 		at: now, delivered: s.Delivered, merged: s.Merged, dead: s.Dead, calls: s.Calls,
-		sending: sending, resting: w.idle.total(now),
+		sending: sending, idle: w.idle.total(now),
 	})
 	w.mu.Unlock()
 	return queue.Report{
@@ -30,25 +30,25 @@ func (w *Worker) report() queue.Report {
 	}
 }
 
-// historySpan is how far back recent goes.
+// historySpan is how far back recent looks.
 const historySpan = time.Minute
 
-// counters is what has been counted by a moment, since the worker began.
+// counters holds the worker's totals at one moment, or the difference of two moments.
 type counters struct {
 	at                             time.Time
 	span                           time.Duration // of a difference
 	delivered, merged, dead, calls uint64
 	sending                        time.Duration // of all senders together
-	resting                        time.Duration // of the dispatcher
+	idle                           time.Duration // of the dispatcher
 }
 
-// history holds the tallies of the last minute, oldest first. It is guarded by the worker's mutex.
+// history holds the counters of the last minute, oldest first. The worker's mutex guards it.
 type history []counters
 
-// historyStep is how far apart its tallies are at least, however often they are asked for.
+// historyStep is the minimum distance between two entries, however often recent is called.
 const historyStep = 500 * time.Millisecond
 
-// recent takes in what there is now and returns what of it is of the last minute.
+// recent adds the current counters and returns the difference over the last minute.
 func (h *history) recent(now counters) counters {
 	if len(*h) == 0 {
 		*h = history{now}
@@ -67,36 +67,37 @@ func (t counters) since(before counters) counters {
 		span:      t.at.Sub(before.at),
 		delivered: t.delivered - before.delivered, merged: t.merged - before.merged,
 		dead: t.dead - before.dead, calls: t.calls - before.calls,
-		sending: t.sending - before.sending, resting: t.resting - before.resting,
+		sending: t.sending - before.sending, idle: t.idle - before.idle,
 	}
 }
 
-// load is how much of the replica the calls of a difference took, from 0 to 1: of its senders, or of
-// the time in which the dispatcher found something to call and nothing but the senders, or the
-// processor, kept it from that. Waiting for the limit, for a hold's end or for work is no load.
+// load returns the share of the replica's capacity that a difference's calls took, from 0 to 1. It is
+// the share of busy senders, or the share of the time in which the dispatcher had something to call
+// and only the senders or the processor held it up, whichever is larger. Waiting for the limit, for
+// the end of a hold or for work is no load.
 func (t counters) load(senders int) float64 {
 	if t.span <= 0 {
 		return 0
 	}
 	busy := t.sending.Seconds() / t.span.Seconds() / float64(senders)
-	pressed := 1 - t.resting.Seconds()/t.span.Seconds()
-	return math.Round(1000*min(1, max(0, busy, pressed))) / 1000
+	saturated := 1 - t.idle.Seconds()/t.span.Seconds()
+	return math.Round(1000*min(1, max(0, busy, saturated))) / 1000
 }
 
-// comfortable is the load above which a replica has no room for bursts.
-const comfortable = 0.8
+// targetLoad is the load above which a replica has no room for bursts.
+const targetLoad = 0.8
 
-// wanted is how many replicas the fleet's work would keep comfortably busy. A backlog that only
-// the limit explains asks for none. More than there are partitions would find nothing to do.
+// wanted returns how many replicas the fleet's work would keep at targetLoad. A backlog caused only
+// by the limit asks for none. More replicas than partitions would have nothing to do.
 func wanted(replicas []queue.Replica, partitions int) int {
 	load := 0.0
 	for _, r := range replicas {
 		load += r.Recent.Load
 	}
-	return min(max(1, int(math.Ceil(load/comfortable))), partitions)
+	return min(max(1, int(math.Ceil(load/targetLoad))), partitions)
 }
 
-// integral adds up a count over time.
+// integral accumulates a count over time.
 type integral struct {
 	count int
 	sum   time.Duration // until at

@@ -36,8 +36,8 @@ func TestHistoryForgets(t *testing.T) {
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		sending, resting time.Duration // of a minute, with 64 senders
-		want             float64
+		sending, idle time.Duration // of a minute, with 64 senders
+		want          float64
 	}{
 		"idle":              {0, time.Minute, 0},
 		"the limit":         {30 * time.Second, 59 * time.Second, 0.017},
@@ -47,7 +47,7 @@ func TestLoad(t *testing.T) {
 		"more than can be":  {65 * time.Minute, 61 * time.Second, 1},
 		"clocks that drift": {0, 61 * time.Second, 0},
 	} {
-		got := counters{span: time.Minute, sending: test.sending, resting: test.resting}.load(64)
+		got := counters{span: time.Minute, sending: test.sending, idle: test.idle}.load(64)
 		if math.Abs(got-test.want) > 0.001 {
 			t.Errorf("%s: %v, want %v", name, got, test.want)
 		}

@@ -8,40 +8,40 @@ import (
 	"time"
 )
 
-// Snapshot is what a worker is doing, for people.
+// Snapshot describes what a worker is doing now, for operators.
 type Snapshot struct {
 	Waiting    int // events in this replica's memory
-	Ready      int // lanes that wait for nothing but a token
-	Partitions int // that this replica works
+	Ready      int // lanes that wait only for a token
+	Partitions int // partitions that this replica owns
 
-	// Since Run began.
+	// Counters since the worker was created.
 	Delivered uint64 // events
-	Merged    uint64 // events of these that went with another one's call
+	Merged    uint64 // delivered events that shared another event's call
 	Dead      uint64 // events
 	Calls     uint64 // attempts
 
 	Hold        string        // why this replica makes no calls: unauthorized, ...; or empty
 	HoldSince   time.Time     // zero without a hold
-	BreakerOpen bool          // Userpilot is down, as far as can be seen from here
+	BreakerOpen bool          // Userpilot seems to be down, as seen from here
 	OutageSince time.Time     // zero while the breaker is closed
-	Quiet       time.Duration // what is left of a silence that Userpilot asked for
+	Quiet       time.Duration // remaining cooldown (429)
 
-	Stall       string    // what keeps this replica from calling although it has work and may: token, ...; or empty
-	StallDetail string    // the last error that explains it; may be empty
-	StallSince  time.Time // zero without one
+	Stall       string    // what keeps this replica from calling although it has work and may call: token, ...; or empty
+	StallDetail string    // the last error that explains the stall; may be empty
+	StallSince  time.Time // zero without a stall
 
-	Unburied       int       // users whose dead letters cannot be stored, for some seconds by now; their events wait
-	UnburiedSince  time.Time // zero without any
-	UnburiedFull   bool      // as their stream is full
+	Unburied       int       // users whose dead letters could not be stored for some seconds; their events wait
+	UnburiedSince  time.Time // zero if there are none
+	UnburiedFull   bool      // because the dead-letter stream is full
 	UnburiedDetail string    // the last error
 }
 
-// archiveFailureDelay is how long dead letters may not be stored before it is more than a hiccup.
+// archiveFailureDelay is how long storing dead letters must have failed before Snapshot shows it.
 const archiveFailureDelay = 5 * time.Second
 
-// Snapshot returns what the worker is doing now.
+// Snapshot returns what the worker is doing now. It does not block on NATS.
 func (w *Worker) Snapshot() Snapshot {
-	quiet, _ := w.queue.CooldownUntil()
+	cooldown, _ := w.queue.CooldownUntil()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := Snapshot{
@@ -49,7 +49,7 @@ func (w *Worker) Snapshot() Snapshot {
 		Delivered: w.metrics.deliveredEvents.Load(), Merged: w.metrics.mergedEvents.Load(),
 		Dead: w.metrics.deadEvents.Load(), Calls: w.metrics.madeCalls.Load(),
 		Stall: w.stall.reason, StallDetail: w.stall.detail, StallSince: w.stall.since,
-		Hold: w.gate.holding, BreakerOpen: w.gate.open, Quiet: max(0, time.Until(quiet)),
+		Hold: w.gate.holding, BreakerOpen: w.gate.open, Quiet: max(0, time.Until(cooldown)),
 	}
 	if g := w.archiveFailures; g.users > 0 && time.Since(g.since) >= archiveFailureDelay {
 		s.Unburied, s.UnburiedSince, s.UnburiedFull, s.UnburiedDetail = g.users, g.since, g.full, g.last
@@ -63,7 +63,7 @@ func (w *Worker) Snapshot() Snapshot {
 	return s
 }
 
-// Ready returns nil if the worker can deliver, and otherwise why it cannot.
+// Ready returns nil if the worker can deliver, and otherwise the reason why it cannot.
 func (w *Worker) Ready() error {
 	s, lacking := w.Snapshot(), w.queue.Lacking()
 	switch {
@@ -79,8 +79,8 @@ func (w *Worker) Ready() error {
 	return nil
 }
 
-// Remark is what should be known of a worker that is ready, or empty. None of it is anything that
-// restarting or replacing the worker could help.
+// Remark returns a warning about a worker that is ready, or "". Restarting or replacing the worker
+// helps against none of these.
 func (w *Worker) Remark() string {
 	s := w.Snapshot()
 	switch {
@@ -94,22 +94,22 @@ func (w *Worker) Remark() string {
 		return fmt.Sprintf("no call is made since %s: %s", s.StallSince.UTC().Format(time.RFC3339), StallText(s.Stall))
 	}
 	for _, g := range w.queue.GivenUp() {
-		return fmt.Sprintf("the claims on the partitions %s are given up again and again since %s: %s",
+		return fmt.Sprintf("the claims on the partitions %s have been lost repeatedly since %s: %s",
 			strings.Join(g.Partitions, " "), g.Since.UTC().Format(time.RFC3339), g.Reason)
 	}
 	return ""
 }
 
-// gateState is what is logged of the gate, once for each change.
+// gateState is the state of the gate that was logged last.
 type gateState struct {
-	hold  string
-	open  bool
-	quiet bool
+	hold     string
+	open     bool
+	cooldown bool
 }
 
-// announce logs a change of the gate. The mutex is held.
-func (w *Worker) logTransitions(now time.Time, quietUntil time.Time) {
-	is, was := gateState{hold: w.gate.holding, open: w.gate.open, quiet: now.Before(quietUntil)}, w.logged
+// logTransitions logs each change of the gate once. w.mu must be held.
+func (w *Worker) logTransitions(now time.Time, cooldownUntil time.Time) {
+	is, was := gateState{hold: w.gate.holding, open: w.gate.open, cooldown: now.Before(cooldownUntil)}, w.logged
 	w.logged = is
 	if is.hold != was.hold || is.open != was.open {
 		signal(w.reportChanged)
@@ -128,9 +128,9 @@ func (w *Worker) logTransitions(now time.Time, quietUntil time.Time) {
 		w.log.Info("Userpilot answers again")
 	}
 	switch {
-	case is.quiet && !was.quiet:
-		w.log.Warn("Userpilot asked for a pause (429)", slog.Duration("for", quietUntil.Sub(now).Round(time.Millisecond)))
-	case was.quiet && !is.quiet:
+	case is.cooldown && !was.cooldown:
+		w.log.Warn("Userpilot asked for a pause (429)", slog.Duration("for", cooldownUntil.Sub(now).Round(time.Millisecond)))
+	case was.cooldown && !is.cooldown:
 		w.log.Info("pause is over")
 	}
 }

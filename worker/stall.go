@@ -6,20 +6,21 @@ import (
 	"time"
 )
 
-// A worker that has work and may call must not stand still in silence, whatever the cause: then it
-// says since when, and what the most of its users wait for.
+// A worker that has work and may call must not stall silently, whatever the cause: it reports since
+// when it stalls, and what most of its users wait for.
 
-// stallTime is how long nothing must have moved; at slow rates it is three intervals.
+// stallTime is how long a worker must make no progress to count as stalled; at slow rates it is three
+// intervals.
 const stallTime = 10 * time.Second
 
-// stall is a standstill. The zero value is none.
+// stall describes why the worker stalls. The zero value means that it does not.
 type stall struct {
-	reason string // what most lanes wait for, one of stallTexts
+	reason string // what most lanes wait for: one of the constants below
 	detail string // the last error of that kind, or empty; fit for a log
 	since  time.Time
 }
 
-// What lanes can wait for, and how it is told.
+// What lanes can wait for: the reasons in reports and metrics.
 const (
 	stalledRecording  = "journal"
 	stalledConnecting = "connection"
@@ -33,20 +34,20 @@ const (
 	stalledReady      = "dispatch"
 )
 
-// StallText says for people what a [queue.Report]'s Stall means; of one that it does not know, that
-// replica is of another version.
+// StallText returns a readable text for the Stall of a [queue.Report]. It returns an unknown reason as
+// it is: the replica runs another version.
 func StallText(reason string) string {
 	text, known := map[string]string{
-		stalledRecording:  "the record of merged calls is not written",
+		stalledRecording:  "the journal of merged calls is not being written",
 		stalledConnecting: "there is no connection to Userpilot",
 		stalledPacing:     "the rate ledger gives no slot",
-		stalledMembership: "the membership in the fleet is not certain",
-		stalledComparing:  "what newer events have set is not read",
-		stalledLoading:    "events are not read again",
-		stalledSettling:   "NATS does not confirm what is delivered",
-		stalledArchiving:  "dead letters are not stored",
+		stalledMembership: "the membership in the fleet is not valid",
+		stalledComparing:  "property versions are not being read",
+		stalledLoading:    "events are not being reloaded from the stream",
+		stalledSettling:   "NATS does not confirm the settlement of delivered events",
+		stalledArchiving:  "dead letters are not being stored",
 		stalledBlocked:    "the last events of a merged call have not arrived",
-		stalledReady:      "calls are not begun",
+		stalledReady:      "the dispatcher starts no calls",
 	}[reason]
 	if !known {
 		return reason
@@ -54,7 +55,7 @@ func StallText(reason string) string {
 	return text
 }
 
-// watchStall looks for a standstill until ctx ends.
+// watchStall checks for a stall every second and logs it. It blocks until ctx ends.
 func (w *Worker) watchStall(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -77,14 +78,14 @@ func (w *Worker) watchStall(ctx context.Context) {
 	}
 }
 
-// findStall brings what is known of a standstill up to date.
+// findStall updates w.stall and returns its value before and after.
 func (w *Worker) findStall(now time.Time) (was, is stall) {
 	patience := max(stallTime, 3*w.limiter.Interval())
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	was = w.stall
-	quiet, _ := w.queue.CooldownUntil()
-	if w.waiting == 0 || w.sending.count > 0 || w.gate.holding != "" || w.gate.open || now.Before(quiet) {
+	cooldown, _ := w.queue.CooldownUntil()
+	if w.waiting == 0 || w.sending.count > 0 || w.gate.holding != "" || w.gate.open || now.Before(cooldown) {
 		w.lastProgress = now
 	}
 	if now.Sub(w.lastProgress) < patience {
@@ -100,8 +101,8 @@ func (w *Worker) findStall(now time.Time) (was, is stall) {
 	return was, w.stall
 }
 
-// mostWaitFor returns what most of the lanes wait for, or "" if all of them only back off. The mutex
-// is held.
+// mostWaitFor returns what most of the lanes wait for, or "" if all of them only back off.
+// w.mu must be held.
 func (w *Worker) mostWaitFor() (most string) {
 	counts := map[string]int{}
 	for _, p := range w.partitions {
@@ -116,8 +117,8 @@ func (w *Worker) mostWaitFor() (most string) {
 	return most
 }
 
-// waitsFor returns what keeps a lane from its next call; "" if it has nothing to call for, or backs
-// off after a failure.
+// waitsFor returns what keeps a lane from its next call, or "" if the lane has no work or backs off
+// after a failure. w.mu must be held.
 func (w *Worker) waitsFor(l *lane) string {
 	switch l.state {
 	case checking:
@@ -134,7 +135,7 @@ func (w *Worker) waitsFor(l *lane) string {
 		switch {
 		case l.partition.claim.Valid() != nil:
 			return stalledMembership
-		case w.pending > 0: // the first of them tells why
+		case w.pending > 0: // the pending calls show the reason
 			return ""
 		}
 		return stalledReady
@@ -153,7 +154,7 @@ func (w *Worker) waitsFor(l *lane) string {
 	return ""
 }
 
-// stallDetail is the last error that explains a standstill. The mutex is held.
+// stallDetail returns the last error that explains a stall. w.mu must be held.
 func (w *Worker) stallDetail(reason string) string {
 	switch reason {
 	case stalledComparing:

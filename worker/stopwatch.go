@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// stopwatch adds up the times that one goroutine spends at something. Others may read it. It is
-// not guarded by the worker's mutex, and is given times that its owner has read anyway: it runs
-// for every call.
+// stopwatch sums up the time that one goroutine spends on something. Other goroutines may call total.
+// It runs for every call, so it needs no mutex, and takes times that its owner has read anyway.
 type stopwatch struct {
 	base  time.Time
 	sum   atomic.Int64 // nanoseconds
@@ -18,7 +17,7 @@ func newStopwatch() stopwatch { return stopwatch{base: time.Now().Add(-1)} }
 
 func (s *stopwatch) start(now time.Time) { s.since.Store(int64(now.Sub(s.base))) }
 
-// stop does nothing to a stopwatch that is stopped.
+// stop does nothing if the stopwatch is stopped.
 func (s *stopwatch) stop(now time.Time) {
 	if since := s.since.Swap(0); since != 0 {
 		s.sum.Add(int64(now.Sub(s.base)) - since)

@@ -4,20 +4,20 @@ import (
 	"time"
 )
 
-// The stages of a call before it is made.
+// The stages of a call until it is made.
 const (
-	recording  int32 = iota // of a merged call: the journal is written
-	connecting              // it waits for a connection
-	pacing                  // it waits for its token
-	asking                  // it is made
+	recording  int32 = iota // a merged call writes its journal entry
+	connecting              // the call waits for a connection
+	pacing                  // the call waits for its token
+	asking                  // the request is being made
 )
 
-// begin blocks until the call may be made: until it is its turn, the gate is open and there is a
-// token. Nothing but the first byte comes after it.
+// begin blocks until the call has its turn and a token and the gate lets it through. The request is
+// written right after begin returns.
 func (w *Worker) begin(c *call) error {
 	lead := time.Since(c.popped)
 	if c.begun && !c.slot.Expired() {
-		return nil // its connection was gone: the token serves another one
+		return nil // the connection broke: the call keeps its token for the next one
 	}
 	if w.limiter.Interval() == 0 {
 		return w.start(c, lead)
@@ -36,14 +36,15 @@ func (w *Worker) begin(c *call) error {
 	}
 	if c.slot, err = w.limiter.Take(active, waiting); err != nil {
 		if active.Err() == nil {
-			w.log.Error("no token", errAttr(err))
+			w.log.Error("rate limiter failed", errAttr(err))
 		}
 		return errGivenUp
 	}
 	return w.start(c, lead)
 }
 
-// due returns how many calls could be made now, this one among them, if the gate is open for it.
+// due returns how many calls could be made now, including this one. It returns errGateClosed if the
+// gate is closed for this one.
 func (w *Worker) due(c *call) (waiting int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -53,7 +54,7 @@ func (w *Worker) due(c *call) (waiting int, err error) {
 	return w.ready.len() + max(1, w.pending), nil
 }
 
-// start counts the call among those that are made, if the gate is open for it still.
+// start marks the call as made, if the gate is still open for it.
 func (w *Worker) start(c *call, lead time.Duration) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,8 +74,8 @@ func (w *Worker) start(c *call, lead time.Duration) error {
 	return nil
 }
 
-// shut reports whether the gate has been closed to a call since it was popped. The mutex is held.
+// gateClosed reports whether the gate has closed for a call since it was popped. w.mu must be held.
 func (w *Worker) gateClosed(c *call, now time.Time) bool {
-	quiet, _ := w.queue.CooldownUntil()
-	return now.Before(quiet) || !c.probe && (w.gate.holding != "" || w.gate.open)
+	cooldown, _ := w.queue.CooldownUntil()
+	return now.Before(cooldown) || !c.probe && (w.gate.holding != "" || w.gate.open)
 }

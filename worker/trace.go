@@ -18,27 +18,27 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// traces makes the spans of events. A worker without a tracer has none of it.
+// traces records the spans of events. A worker without a tracer has no traces.
 //
-// Spans are made when what they tell of is over, with the times that it had: nothing is sent to
-// Userpilot that would need them earlier, and only then is it known that there was a call at all.
-// What they say is of closed sets, and numbers: never a user, a property, or what Userpilot says.
+// It creates a span after the fact, with the original times: no trace context is sent to Userpilot, so
+// no span is needed earlier, and only afterwards is it clear whether there was a call at all.
+// Attributes are numbers or values from closed sets: never a user, a property or Userpilot's words.
 type traces struct {
 	tracer   trace.Tracer
-	subject  string // of plain events: those of keyed ones hold the user
-	wait     string // names of spans
+	subject  string // of plain events: subjects of keyed events contain the user
+	wait     string // span names
 	archive  string
 	endpoint []attribute.KeyValue
 }
 
-// maxLinks bounds the events that a call's span names besides the one that it belongs to.
+// maxLinks is the maximum number of other events that a call's span links to.
 const maxLinks = 128
 
-// traced is what there is of an event's trace once it has been called for. It belongs to the call that
-// is in flight, or else to the worker's mutex.
+// traced is the state of an event's trace after its first call. The call in flight owns it; without
+// one, the worker's mutex guards it.
 type traced struct {
-	wait  trace.SpanContext // its own, which is over
-	calls int               // that it was in
+	wait  trace.SpanContext // of the event's ended wait
+	calls int               // number of calls that the event was in
 }
 
 func newTraces(c *Config) *traces {
@@ -61,7 +61,7 @@ func newTraces(c *Config) *traces {
 	return t
 }
 
-// traced lists what is known of the traces of a lane's first events. The worker's mutex is held.
+// traced returns the traces of a lane's first n events. Worker.mu must be held.
 func (l *lane) traced(n int) []*traced {
 	all := make([]*traced, n)
 	for i := range all {
@@ -77,7 +77,7 @@ func (l *lane) traced(n int) []*traced {
 // waited begins the span of an event's wait, from its publication to end.
 func (t *traces) waited(d queue.Delivery, partition string, end time.Time) trace.Span {
 	begun := d.Published
-	if begun.After(end) { // by the server's clock
+	if begun.After(end) { // the server's clock may be ahead
 		begun = end
 	}
 	ctx := trace.ContextWithRemoteSpanContext(context.Background(), d.Trace.SpanContext())
@@ -98,15 +98,15 @@ func (t *traces) waited(d queue.Delivery, partition string, end time.Time) trace
 	return span
 }
 
-// called makes the spans of a call that was made: that of the call, and those of the waits that it has
-// ended. A call of several events belongs to the first of them whose trace is recorded, and it and the
-// others' waits name each other by links.
+// called records the spans of a call that was made: the call's own span and the spans of the waits that
+// it has ended. The span of a merged call belongs to the first event whose trace is sampled; links
+// connect it with the waits of the other events.
 func (t *traces) called(c *call, v verdict) {
 	if c.asked.IsZero() || unmade(c.failure) != "" {
-		return // nothing was sent: they still wait
+		return // nothing was sent, so the events still wait
 	}
 	events := c.traced[:c.n()]
-	waits := make([]trace.Span, len(events)) // nil: it was over before
+	waits := make([]trace.Span, len(events)) // nil for a wait that had ended before
 	for i, e := range events {
 		if !e.wait.IsValid() {
 			waits[i] = t.waited(c.deliveries[i], c.lane.partition.claim.Partition(), c.asked)
@@ -128,7 +128,7 @@ func (t *traces) called(c *call, v verdict) {
 	call.End(trace.WithTimestamp(c.asked.Add(c.took)))
 }
 
-// call begins the span of a call.
+// call starts the span of a call.
 func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Span {
 	var links []trace.Link
 	for i, e := range events {
@@ -159,8 +159,8 @@ func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Spa
 	return span
 }
 
-// died makes the span that ends the trace of an event whose dead letter is stored, with what its burial
-// took. Where it was never called for, its wait has ended with the burial.
+// died records the span of storing a dead letter, which ends the event's trace. If there was never a
+// call, the event's wait ends when the storing begins.
 func (t *traces) died(x *queuedEvent, partition string, begun time.Time) {
 	wait, death := x.endWait(t, partition, begun), x.more().death
 	ctx := trace.ContextWithSpanContext(context.Background(), wait)
@@ -183,7 +183,8 @@ func (t *traces) died(x *queuedEvent, partition string, begun time.Time) {
 	span.End()
 }
 
-// over is the span of an event's wait. If that has not ended yet it ends now, with these attributes.
+// endWait returns the span context of an event's wait. If the wait has not ended yet, endWait ends it
+// at now, with these attributes.
 func (x *queuedEvent) endWait(t *traces, partition string, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
 	if called := x.more().traced; called != nil && called.wait.IsValid() {
 		return called.wait
@@ -194,7 +195,7 @@ func (x *queuedEvent) endWait(t *traces, partition string, now time.Time, attrib
 	return span.SpanContext()
 }
 
-// superseded ends the waits of events that need no call.
+// superseded ends the waits of superseded events.
 func (t *traces) superseded(events []queuedEvent, partition string) {
 	now := time.Now()
 	for i := range events {
@@ -202,7 +203,7 @@ func (t *traces) superseded(events []queuedEvent, partition string) {
 	}
 }
 
-// errorType names a failure without its text.
+// errorType returns a name for a failure that contains none of its text.
 func errorType(err error) string {
 	f, ok := errors.AsType[*userpilot.Failure](err)
 	switch {

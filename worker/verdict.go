@@ -8,25 +8,25 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// verdict is what an attempt means for its events.
+// verdict is what the answer to an attempt means for its events.
 type verdict int
 
 const (
 	delivered verdict = iota
-	rejected          // the events are at fault: only another event can help
-	retry             // the API is in trouble, or just for this user
+	rejected          // the events are at fault: resending them cannot help
+	retry             // the API is failing, for all users or just for this one
 	throttled         // the fleet called too often
-	held              // our key or our address is wrong: nobody's events are at fault
-	notSent           // nothing was sent, and nothing is known
+	held              // our key or our address is wrong: no event is at fault
+	notSent           // nothing was sent, so nothing is known about the events
 	panicked          // the worker panicked on the events
 )
 
-// String names it for spans.
+// String returns the name for spans.
 func (v verdict) String() string {
 	return [...]string{"delivered", "rejected", "retry", "throttled", "held", "cut_off", "panic"}[v]
 }
 
-// judge is the table of answers. err is what a Caller returned.
+// classify maps the error of a Caller to a verdict.
 func classify(err error) verdict {
 	if err == nil {
 		return delivered
@@ -61,12 +61,12 @@ func classifyStatus(status int) verdict {
 		return held
 	case status >= 400 && status < 500:
 		return rejected
-	default: // 5xx, and what is no status at all
+	default: // 5xx, and numbers that are no HTTP status
 		return retry
 	}
 }
 
-// holdReason names a hold for logs and metrics.
+// holdReason returns the name of a hold for logs and metrics.
 func holdReason(status int) string {
 	switch status {
 	case http.StatusUnauthorized:
@@ -82,17 +82,17 @@ func holdReason(status int) string {
 	}
 }
 
-// errNotNow ends an attempt before anything was sent, and nothing is known of the events by it. The
-// others say why.
+// errNotNow ends an attempt before anything was sent; it says nothing about the events. The other
+// errors wrap it with the reason.
 var (
-	errNotNow            = errors.New("not now")
-	errSlotExpired       = fmt.Errorf("%w: its slot is void", errNotNow)
-	errMembershipExpired = fmt.Errorf("%w: the membership is not certain", errNotNow)
-	errGivenUp           = fmt.Errorf("%w: its claim is being given up", errNotNow)
-	errGateClosed        = fmt.Errorf("%w: calls are stopped", errNotNow)
+	errNotNow            = errors.New("call not made")
+	errSlotExpired       = fmt.Errorf("%w: its slot has expired", errNotNow)
+	errMembershipExpired = fmt.Errorf("%w: the membership is not valid", errNotNow)
+	errGivenUp           = fmt.Errorf("%w: its claim is being released", errNotNow)
+	errGateClosed        = fmt.Errorf("%w: the gate is closed", errNotNow)
 )
 
-// Why a call that was prepared was not made: the reasons of the metric.
+// Why a call was prepared but not made: the reasons of the metric.
 const (
 	slotExpired       = "slot_void"
 	membershipExpired = "membership"
@@ -107,7 +107,7 @@ func unmadeReasons() []string {
 	return []string{slotExpired, membershipExpired, givenUp, gateClosed, noConnection, lostConnection, notRecorded}
 }
 
-// unmade returns why an attempt has not become a call, or "" if it may have.
+// unmade returns the reason why an attempt has sent nothing, or "" if it may have sent something.
 func unmade(err error) string {
 	failure, ok := errors.AsType[*userpilot.Failure](err)
 	switch {

@@ -11,29 +11,30 @@ import (
 )
 
 const (
-	// recheckDelay is how long a user waits whose record cannot be read.
+	// recheckDelay is how long a user waits before the worker reads or writes the version record again.
 	recheckDelay = time.Second
-	// recordTimeout is how long a worker begins to write down what was delivered. It would have to
-	// be delivered again otherwise.
+	// recordTimeout is how long the worker keeps trying to record what it has delivered. If it gives
+	// up, the events are delivered again.
 	recordTimeout = 15 * time.Second
 )
 
-// untrackedReplay is why a replay dies of which nobody knows what is newer.
-const untrackedReplay = "what newer events have set since is not known: compare it with the user's profile, then replay it with --force or discard it"
+// untrackedReplay is the error of a replay without a version record: it could overwrite newer data.
+const untrackedReplay = "no property versions are known, so newer data could be overwritten: compare it with the user's profile, then replay it with --force or discard it"
 
-// checkResult is what a comparison with newer events has found of a lane's first events.
+// checkResult is the result of comparing a lane's first events with the version record.
 type checkResult struct {
 	versions *queue.Newer
-	// gone are the first events that need no call: superseded, or copies of replays that have their
-	// verdict.
+	// done are the first events that need no call: superseded, or copies of replays that have their
+	// outcome.
 	done       []queue.Delivery
 	superseded int
 	death      *queue.Death       // of the first event
-	remainders []*userpilot.Event // of those that may be called for; nil is all of the event
+	remainders []*userpilot.Event // of the events that may be sent; nil means the whole event
 }
 
-// check compares a lane's first events with what newer ones have set. All that is read stays
-// true until the lane's next call, as nobody else delivers for this user.
+// check compares a lane's first events with the version record. The result stays valid until the
+// lane's next call, because no other replica delivers for this user. It does not block.
+// w.mu must be held.
 func (w *Worker) check(l *lane) {
 	l.state = checking
 	p := l.partition
@@ -62,7 +63,7 @@ func (w *Worker) check(l *lane) {
 	})
 }
 
-// checked lets a lane go on with what was found of its first n events. w.mu must be held.
+// checked applies the result of checking a lane's first n events. w.mu must be held.
 func (w *Worker) checked(l *lane, found checkResult, n int) {
 	switch {
 	case len(found.done) > 0:
@@ -88,13 +89,13 @@ func (w *Worker) checked(l *lane, found checkResult, n int) {
 	w.advance(l)
 }
 
-// compare finds out what the first of a user's events have left to say. Those that have nothing are
-// settled next, so it writes down their verdicts.
+// compare determines what a user's first events still have to set. The events that have nothing left
+// are settled next, so compare records their outcomes.
 func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEvent) (found checkResult, err error) {
 	if found.versions, err = c.Newer(ctx, user); err != nil {
 		return found, err
 	}
-	judged, err := outcomesOf(ctx, c, events)
+	recorded, err := outcomesOf(ctx, c, events)
 	if err != nil {
 		return found, err
 	}
@@ -106,15 +107,15 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEv
 			break
 		}
 		rest, ok, known := reduce(c, newer, x)
-		needless := judged[i] || known && !ok
+		needless := recorded[i] || known && !ok
 		switch {
 		case needless && len(found.remainders) == 0:
 			found.done = append(found.done, x.delivery())
-			if !judged[i] {
+			if !recorded[i] {
 				superseded = append(superseded, queue.Sent{Delivery: x.delivery()})
 			}
 			continue
-		case needless, len(found.done) > 0: // its turn comes when what is before it is settled
+		case needless, len(found.done) > 0: // checked again after the events before it are settled
 		case known:
 			found.remainders = append(found.remainders, rest)
 			if rest == nil {
@@ -134,17 +135,18 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEv
 	return found, err
 }
 
-// outcomesOf finds out which events are replays that have their verdict.
+// outcomesOf reports which events are replays whose outcome is recorded.
 func outcomesOf(ctx context.Context, c *queue.Claim, events []queuedEvent) ([]bool, error) {
-	judged := make([]bool, len(events))
+	recorded := make([]bool, len(events))
 	err := askEach(ctx, len(events), func(ctx context.Context, i int) (err error) {
-		judged[i], err = c.HasOutcome(ctx, events[i].delivery())
+		recorded[i], err = c.HasOutcome(ctx, events[i].delivery())
 		return err
 	})
-	return judged, err
+	return recorded, err
 }
 
-// reduce compares one event with what newer ones have set. rest is nil where all of it is left.
+// reduce compares one event with the version record. rest is nil if the whole event is left, ok is
+// false if nothing is, and known is false if the record cannot tell.
 func reduce(c *queue.Claim, newer *queue.Newer, x *queuedEvent) (rest *userpilot.Event, ok, known bool) {
 	past := x.more().past
 	late := past != nil && c.IsLate(x.delivery())
@@ -155,15 +157,15 @@ func reduce(c *queue.Claim, newer *queue.Newer, x *queuedEvent) (rest *userpilot
 		return nil, true, past.Untracked
 	}
 	reduced, ok, known := newer.Reduce(*x.event, c.Age(x.delivery()))
-	known = known || !late || past.Untracked // else nobody has ever known
+	known = known || !late || past.Untracked // an untracked dead letter never had versions
 	if ok && len(reduced.Body()) != len(x.event.Body()) {
 		rest = &reduced
 	}
 	return rest, ok, known
 }
 
-// remember writes down what a call has delivered, before it is settled. If that is impossible the
-// claim is given up, and the events come again.
+// recordDelivered records what a call has delivered, before the events are settled. It blocks for up
+// to about recordTimeout. If it fails the claim fails too, and the events are redelivered.
 func (w *Worker) recordDelivered(c *call) error {
 	claim := c.lane.partition.claim
 	ctx, end := claim.Context(), time.After(recordTimeout)
@@ -177,7 +179,7 @@ func (w *Worker) recordDelivered(c *call) error {
 		if err == nil {
 			return nil
 		}
-		newer = nil // what was read may be old
+		newer = nil // the version record may have changed
 		select {
 		case <-ctx.Done():
 		case <-claim.Lost():
@@ -185,12 +187,13 @@ func (w *Worker) recordDelivered(c *call) error {
 		case <-time.After(recheckDelay):
 			continue
 		}
-		claim.Fail(fmt.Errorf("write down what was delivered for a user with dead letters: %w", err))
+		claim.Fail(fmt.Errorf("record the versions delivered for a user with dead letters: %w", err))
 		return errNotNow
 	}
 }
 
-// record writes down what became of events, and then the verdicts on those that are replays.
+// record updates the user's version record, and then records the outcome of the events that are
+// replays.
 func record(ctx context.Context, c *queue.Claim, user string, newer *queue.Newer, sent []queue.Sent, outcome queue.Outcome) error {
 	if err := c.RecordVersions(ctx, user, newer, sent); err != nil {
 		return err

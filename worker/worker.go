@@ -16,39 +16,40 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Caller makes one attempt to deliver a body. [userpilot.Client] is one; tests have others.
+// Caller makes one attempt to deliver a body. [userpilot.Client] implements it; tests use others.
+// Attempt must be safe for concurrent use.
 type Caller interface {
-	// Attempt returns nil on a 2xx and a *userpilot.Failure otherwise, and the answer's status.
-	// What a [userpilot.Call] asks for is done in its order.
+	// Attempt returns the answer's status, and nil on a 2xx or else a *userpilot.Failure.
+	// It calls the hooks of the [userpilot.Call] in the order documented there.
 	Attempt(ctx context.Context, call userpilot.Call) (status int, err error)
 }
 
-// Config says how a worker works. Queue and Client are required; the zero values of the
-// others are the defaults named here.
+// Config configures a worker. Queue and Client are required; a zero value elsewhere means the
+// default named at the field.
 type Config struct {
 	Queue  *queue.Queue
 	Client Caller
 
-	Rate           queue.Rate // of the fleet; zero is no limit
-	Burst          int        // calls that may follow at once after a pause; default: see [queue.Rate.DefaultBurst]
-	RatePerReplica bool       // Rate is this replica's own, and needs no ledger
+	Rate           queue.Rate // of the whole fleet; the zero value is no limit
+	Burst          int        // calls that may be made back to back after idle time; default: see [queue.Rate.DefaultBurst]
+	RatePerReplica bool       // Rate applies to this replica alone; no ledger is used
 
-	Concurrency int           // most calls in flight, default 64
-	NoCoalesce  bool          // one call for each event
-	MaxAttempts int           // attempts that count before an event is dead, default 10
+	Concurrency int           // maximum number of calls in flight, default 64
+	NoCoalesce  bool          // make one call per event
+	MaxAttempts int           // counted attempts before an event becomes a dead letter, default 10
 	Timeout     time.Duration // of one attempt, default 10s
 
-	BackoffInitial time.Duration // of a failing lane, and of the breaker, default 500ms
+	BackoffInitial time.Duration // first backoff of a failing lane and of the breaker, default 500ms
 	BackoffMax     time.Duration // default 1m
-	Memory         int64         // bytes that waiting events may take, default 64 MiB
+	Memory         int64         // limit for waiting events in bytes, default 64 MiB
 
-	Member     queue.MemberConfig // what it tells of this worker is filled in by New
-	Key        func() string      // fingerprint of the API key in use, for operators; must not block
-	KeyChanged <-chan struct{}    // a receive ends a hold's wait: there is a new key
-	Log        *slog.Logger       // default discards; its handler is called by a goroutine of its own, and may block
+	Member     queue.MemberConfig // New fills in the fields that report on this worker
+	Key        func() string      // returns the fingerprint of the API key in use, for operators; must not block
+	KeyChanged <-chan struct{}    // a receive means that there is a new key: a held replica probes at once
+	Log        *slog.Logger       // nil discards; a separate goroutine calls the handler, which may block
 
-	Tracer trace.Tracer // makes spans of what events wait for, of calls and of deaths; nil makes none
-	URL    string       // that Client calls, for spans
+	Tracer trace.Tracer // records spans for waits, calls and dead letters; nil records none
+	URL    string       // the URL that Client calls, for spans
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -85,52 +86,52 @@ func orDefault[T comparable](value *T, otherwise T) {
 	}
 }
 
-// Worker delivers one replica's share of the events. Create it with [New] and let it work
-// with [Worker.Run]. Its other methods are safe for concurrent use.
+// Worker delivers one replica's share of the events. Create it with [New] and start it with
+// [Worker.Run]. Its other methods are safe for concurrent use.
 type Worker struct {
 	config  Config
 	queue   *queue.Queue
 	limiter limiter
 	metrics *metrics
 	gauges  gauges
-	traces  *traces // nil without a tracer
-	counts  atomic.Pointer[queue.Counts]
-	idle    stopwatch // the dispatcher's: it waits for work, for the gate or for a token
+	traces  *traces                      // nil without a tracer
+	counts  atomic.Pointer[queue.Counts] // nil while unknown
+	idle    stopwatch                    // time that the dispatcher waits for work, for the gate or for a token
 	log     *slog.Logger
 
-	senders       chan struct{} // one token for each call that is prepared or in flight
+	senders       chan struct{} // semaphore: one slot for each call that is prepared or in flight
 	calls         chan *call
-	tokenTurn     chan struct{} // whose call takes the next token; holds one
-	wake          chan struct{} // tells the dispatcher that something has changed
-	reportChanged chan struct{} // tells the fleet that there is something new to report
+	tokenTurn     chan struct{} // semaphore of size one: the call that takes the next token
+	wake          chan struct{} // wakes the dispatcher after a change
+	reportChanged chan struct{} // makes the member publish its report
 
-	background sync.WaitGroup // errands, and a silence announced
+	background sync.WaitGroup // crews' tasks and cooldown broadcasts
 
 	mu                 sync.Mutex
 	partitions         map[*queue.Claim]*partition
 	ready              laneQueue
-	errands            crew // that read what lanes wait for
-	archivers          crew // beside them: a full dead-letter stream must not keep others waiting
-	reloadingArchivers crew // of those whose bodies are read again
+	errands            crew // reads what lanes wait for
+	archivers          crew // separate, so that a full dead-letter stream does not delay the reads
+	reloadingArchivers crew // for dead letters whose bodies must be reloaded
 	memory             memory
 	gate               gate
 	waiting            int           // events in all lanes
-	blocked            int           // lanes in all partitions that are barred
-	pending            int           // calls that have no token yet
-	lead               time.Duration // that the slowest of the last calls took until it was prepared for its token
-	unsureUntil        time.Time     // until then no call begins: the membership was not certain
+	blocked            int           // blocked lanes in all partitions
+	pending            int           // calls without a token
+	lead               time.Duration // time from pop until ready for a token, of the slowest recent call
+	unsureUntil        time.Time     // no call begins before: the membership was not valid
 	sending            integral      // calls in flight
-	lastProgress       time.Time     // when something was last called, settled or stored, or there was nothing to call
+	lastProgress       time.Time     // last call, settlement or stored dead letter, or time with nothing to call
 	stall              stall
-	unconnected        string // why the last connection could not be made; empty after a call
+	unconnected        string // error of the last failed connection; empty after a call
 	history            history
 	logged             gateState
 	archiveFailures    archiveFailures
 	deaths             deathLog
-	versionsTrouble    trouble
+	versionsTrouble    transitionLog
 }
 
-// New checks the configuration and returns a worker that does not run yet.
+// New checks the configuration and returns a worker that is not running yet.
 func New(config Config) (*Worker, error) {
 	config, err := config.withDefaults()
 	if err != nil {
@@ -144,7 +145,7 @@ func New(config Config) (*Worker, error) {
 		partitions:      map[*queue.Claim]*partition{},
 		memory:          newMemory(config.Memory),
 		gate:            gate{initial: config.BackoffInitial, longest: config.BackoffMax},
-		versionsTrouble: trouble{begun: "what newer events have set cannot be read, users with dead letters wait", over: "what newer events have set can be read again"},
+		versionsTrouble: transitionLog{begun: "property versions cannot be read, users with dead letters wait", over: "property versions can be read again"},
 	}
 	member := &w.config.Member
 	member.Report, member.Changed = w.report, w.reportChanged
@@ -161,16 +162,16 @@ func New(config Config) (*Worker, error) {
 	return w, nil
 }
 
-// closeTime bounds what a worker that stops does for the others.
+// closeTime bounds how long a stopping worker returns unused slots and flushes its log.
 const closeTime = time.Second
 
-// Run works until ctx ends. Then it begins no more calls, waits for those in flight and for
-// their settlement, gives its partitions back, and returns nil. It returns an error if
-// the streams are not what this configuration needs. It must be called once.
+// Run blocks and delivers events until ctx ends. Then it begins no more calls, waits for those in
+// flight and for their settlement, releases its partitions and returns nil. It returns an error if
+// the streams do not match this configuration. Run must be called only once.
 func (w *Worker) Run(ctx context.Context) error {
 	dispatching, stop := context.WithCancel(ctx)
 	defer stop()
-	w.report() // the history begins
+	w.report() // starts the history
 	w.mu.Lock()
 	w.lastProgress = time.Now()
 	w.mu.Unlock()
@@ -194,10 +195,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	return err
 }
 
-// wakeUp lets the dispatcher look again.
+// wakeUp makes the dispatcher check its conditions again.
 func (w *Worker) wakeUp() { signal(w.wake) }
 
-// signal lets whoever receives from ch look again. ch holds one signal: more would say no more.
+// signal wakes the receiver of ch without blocking. ch buffers one signal, which is enough.
 func signal(ch chan<- struct{}) {
 	select {
 	case ch <- struct{}{}:
