@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// What is read of an answer. The status decides; the rest is a courtesy that must
-// not cost more than it is worth.
+// How much of an answer the client reads. The status decides; the rest must not cost
+// more than it is worth.
 const (
-	maxErrorBytes = 64 << 10  // of a refusal, to learn its code and message
-	maxDrainBytes = 256 << 10 // so that the connection can be used again
+	maxErrorBytes = 64 << 10  // of a refusal, for its code and message
+	maxDrainBytes = 256 << 10 // so that the connection can be reused
 	successGrace  = 250 * time.Millisecond
 	refusalGrace  = 2 * time.Second
 
@@ -26,8 +26,8 @@ const (
 
 func isSuccess(status int) bool { return status >= 200 && status <= 299 }
 
-// discard reads the rest of an accepted call's answer. If it does not end soon, the
-// connection is given up instead.
+// discard reads and drops the answer to an accepted call. If the answer does not end
+// soon, discard closes it, which costs the connection.
 func discard(resp *http.Response) {
 	if resp.Body == http.NoBody {
 		return
@@ -37,8 +37,8 @@ func discard(resp *http.Response) {
 }
 
 // closeAfter closes body when the grace is over or when the returned function is
-// called. A Read under way then fails, and so does the connection unless body was
-// read to its end.
+// called. A pending Read then fails, and the connection is lost unless body was read to
+// its end.
 func closeAfter(body io.Closer, grace time.Duration) func() {
 	timer := time.AfterFunc(grace, func() { _ = body.Close() })
 	return func() {
@@ -47,7 +47,7 @@ func closeAfter(body io.Closer, grace time.Duration) func() {
 	}
 }
 
-// refusal reads an answer that is not a success.
+// refusal reads an answer that is not a 2xx.
 func refusal(resp *http.Response, key Key) *Failure {
 	defer closeAfter(resp.Body, refusalGrace)()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
@@ -63,35 +63,36 @@ func refusal(resp *http.Response, key Key) *Failure {
 	}
 }
 
-// cleanAnswer strips the key before it cuts, so that no part of it is left.
+// cleanAnswer cleans and cuts text from an answer. It redacts the key before it cuts,
+// so that no part of the key is left.
 func cleanAnswer(text string, key Key, limit int) string {
 	return cleanText(strings.ReplaceAll(text, key.reveal(), redacted), limit)
 }
 
-// looseString is a JSON string, or a number as it was written; anything else is "".
-type looseString string
+// stringOrNumber is a JSON string, or a number as it was written; "" for anything else.
+type stringOrNumber string
 
-func (s *looseString) UnmarshalJSON(value []byte) error {
+func (s *stringOrNumber) UnmarshalJSON(value []byte) error {
 	switch {
 	case value[0] == '"':
 		return json.Unmarshal(value, (*string)(s))
 	case value[0] == '-' || value[0] >= '0' && value[0] <= '9':
-		*s = looseString(value)
+		*s = stringOrNumber(value)
 	}
 	return nil
 }
 
-// parseErrorBody reads the documented error body,
-// {"errors":[{"details","error","error_code","message"}]}. What a proxy or a load
-// balancer answers instead is not worth quoting.
+// parseErrorBody parses the documented error body,
+// {"errors":[{"details","error","error_code","message"}]}. It does not quote other
+// bodies, such as a proxy's or a load balancer's.
 func parseErrorBody(body []byte) (code, message string) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return "", ""
 	}
 	var answer struct {
 		Errors []struct {
-			Details, Error, Message looseString
-			Code                    looseString `json:"error_code"`
+			Details, Error, Message stringOrNumber
+			Code                    stringOrNumber `json:"error_code"`
 		}
 	}
 	if !json.Valid(body) {
@@ -104,8 +105,8 @@ func parseErrorBody(body []byte) (code, message string) {
 	return string(first.Code), string(cmp.Or(first.Message, first.Error, first.Details))
 }
 
-// retryAfter reads Retry-After: seconds, or a date, which is taken relative to the
-// answer's own Date, as the clock it was made with.
+// retryAfter parses Retry-After: seconds, or a date. A date is relative to the answer's
+// own Date header, because both come from the same clock.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if value == "" {
@@ -114,7 +115,7 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 	if strings.Trim(value, "0123456789") == "" {
 		seconds, err := strconv.ParseUint(value, 10, 64)
 		if err != nil || seconds > uint64(maxRetryAfter/time.Second) {
-			return maxRetryAfter // it overflows, so it is long
+			return maxRetryAfter // a number that overflows is long too
 		}
 		return time.Duration(seconds) * time.Second
 	}

@@ -15,39 +15,39 @@ import (
 
 // Call is one attempt to deliver a body.
 type Call struct {
-	// Body is sent as it is. It must not be changed any more: a transport may still be
-	// reading it when the answer is there.
+	// Body is sent unchanged. The caller must not change it afterwards: a transport may
+	// still be reading it when the answer has arrived.
 	Body []byte
-	// Begin is called once a connection is at hand. It may block, as for a token of a
-	// limit; its error ends the attempt with nothing sent, and the connection is kept.
+	// Begin is called once there is a connection. It may block, for example for a token.
+	// Its error ends the attempt with nothing sent, and the client keeps the connection.
 	// Nil begins at once.
 	Begin func() error
-	// Guard is asked when Begin has returned and, as the final word, immediately before
-	// the request's first byte is written; its error ends the attempt with nothing sent.
-	// Only a refusal at the first byte costs the connection. It may be called from
-	// another goroutine and more than twice, must not block, and is not called any more
-	// once [Client.Attempt] has returned. Nil allows everything.
+	// Guard is called after Begin has returned and again, as the final word, immediately
+	// before the request's first byte is written. Its error ends the attempt with nothing
+	// sent; only an error at the first byte costs the connection. Guard may be called from
+	// another goroutine and more than twice, must not block, and is not called after
+	// [Client.Attempt] has returned. Nil allows everything.
 	Guard func() error
-	// Timeout bounds the wait for a connection and, counted anew when Begin has
-	// returned, the time from then to the answer. 0 is no bound.
+	// Timeout bounds the wait for a connection and then, starting again when Begin has
+	// returned, the time until the answer. 0 is no bound.
 	Timeout time.Duration
-	// Stop ends the wait for a connection when it is closed. Nil never is.
+	// Stop ends the wait for a connection when it is closed. Nil is never closed.
 	Stop <-chan struct{}
 }
 
-// Attempt makes one attempt. First it waits for a connection, so that neither Begin's
-// time nor what Begin may spend goes into making one: a connection that was kept, or one
-// that is made. It blocks until there is an answer, or until ctx or the call's Timeout
-// ends. status is the answer's, and 0 if there is none. A 2xx, Userpilot's "accepted", is
-// no error. Everything else is a *[Failure].
+// Attempt makes one attempt. First it waits for a kept or a new connection, so that no
+// time in Begin and nothing that Begin spends is wasted on making one. It blocks until
+// there is an answer, or until ctx or the call's Timeout ends. status is the answer's
+// status, or 0 if there is none. A 2xx, Userpilot's "accepted", is no error. Every other
+// result is a *[Failure].
 //
-// One attempt is one request that arrives, with one exception that HTTP has always had:
-// if a kept connection turns out to be closed before anything was written, another one
-// that is idle is taken, and Guard is asked again.
+// One attempt sends at most one request, with one exception that HTTP has always had: if
+// a kept connection turns out to be closed before anything was written, Attempt takes
+// another idle one and calls Guard again.
 //
-// A [ClientConfig.Transport] that is not an [http.Transport] makes its connections as it
-// likes: Begin is then called at once, and if it does not call httptrace's WroteHeaders
-// hook before it writes, Guard is asked only the first time.
+// A [ClientConfig.Transport] that is not an [http.Transport] manages its own connections:
+// Attempt then calls Begin at once, and if the transport does not call httptrace's
+// WroteHeaders hook before it writes, Attempt calls Guard only the first time.
 func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error) {
 	if len(call.Body) == 0 {
 		return 0, &Failure{Err: errEmptyBody}
@@ -62,7 +62,7 @@ func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error)
 		return 0, &Failure{Err: err, Unconnected: true}
 	}
 	reserved := true
-	defer func() { // Begin may panic, too
+	defer func() { // Begin may panic
 		if reserved {
 			c.pool.cancel()
 		}
@@ -70,7 +70,7 @@ func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error)
 	if err := call.begin(); err != nil {
 		return 0, &Failure{Err: err}
 	}
-	ctx, stop := call.bound(ctx)
+	ctx, stop := call.withTimeout(ctx)
 	defer stop()
 	if err := call.allowed(ctx); err != nil {
 		return 0, &Failure{Err: err}
@@ -79,7 +79,7 @@ func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error)
 	return c.exchange(ctx, &call, c.pool.take())
 }
 
-// exchange sends the call on conn, or on another one if that has ended unnoticed.
+// exchange sends the call on conn, or on another idle connection if conn turns out to be closed.
 func (c *Client) exchange(ctx context.Context, call *Call, conn *conn) (status int, err error) {
 	key := c.key.Load()
 	failure := &Failure{Err: errEnded}
@@ -87,7 +87,7 @@ func (c *Client) exchange(ctx context.Context, call *Call, conn *conn) (status i
 		a := newAttempt(ctx, call)
 		resp, err := conn.RoundTrip(a.request(c.request, key.header))
 		if err == nil {
-			status, err := answered(resp, key.key)
+			status, err := readAnswer(resp, key.key)
 			c.pool.release(conn)
 			return status, err
 		}
@@ -103,12 +103,12 @@ func (c *Client) exchange(ctx context.Context, call *Call, conn *conn) (status i
 	return 0, failure
 }
 
-// unpooled is an attempt with a transport that has connections of its own.
+// unpooled makes an attempt with a transport that manages its own connections.
 func (c *Client) unpooled(ctx context.Context, call *Call) (status int, err error) {
 	if err := call.begin(); err != nil {
 		return 0, &Failure{Err: err}
 	}
-	ctx, stop := call.bound(ctx)
+	ctx, stop := call.withTimeout(ctx)
 	defer stop()
 	if err := call.allowed(ctx); err != nil {
 		return 0, &Failure{Err: err}
@@ -119,7 +119,7 @@ func (c *Client) unpooled(ctx context.Context, call *Call) (status int, err erro
 	if err != nil {
 		return 0, a.failure(err, false)
 	}
-	return answered(resp, key.key)
+	return readAnswer(resp, key.key)
 }
 
 func (c *Call) begin() error {
@@ -129,15 +129,15 @@ func (c *Call) begin() error {
 	return c.Begin()
 }
 
-// bound is the context of what comes after Begin.
-func (c *Call) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+// withTimeout returns the context for everything after Begin.
+func (c *Call) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if c.Timeout <= 0 {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, c.Timeout)
 }
 
-// allowed asks whether anything may be sent.
+// allowed returns why nothing may be sent, or nil.
 func (c *Call) allowed(ctx context.Context) error {
 	if c.Guard != nil {
 		if err := c.Guard(); err != nil {
@@ -147,8 +147,8 @@ func (c *Call) allowed(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// answered reads an answer to its end.
-func answered(resp *http.Response, key Key) (status int, err error) {
+// readAnswer reads the answer, within bounds.
+func readAnswer(resp *http.Response, key Key) (status int, err error) {
 	if isSuccess(resp.StatusCode) {
 		discard(resp)
 		return resp.StatusCode, nil
@@ -161,22 +161,21 @@ var (
 	errEnded     = errors.New("the connection was closed before anything was sent")
 )
 
-// attempt is one request. It learns through httptrace when the first byte is about to
-// be written: the header is then in the connection's buffer, which holds all of it.
-// A body with a Read of its own would be asked too late, as net/http flushes the
-// header before it reads a body whose type it does not know (and pays a second write
-// for it).
+// attempt is one request. Through httptrace it learns when the first byte is about to be
+// written: at that point the whole header is in the connection's buffer. A body with its
+// own Read method would be too late, because net/http flushes the header before it reads
+// a body of an unknown type (and needs a second write for that).
 type attempt struct {
 	ctx    context.Context
 	call   *Call
 	reader bytes.Reader
 	trace  httptrace.ClientTrace
 	stage  atomic.Int32
-	denied atomic.Pointer[error] // what the guard said, if not nil
+	denied atomic.Pointer[error] // the error of the guard, or nil
 }
 
-// The stages of an attempt. Who moves it on from waiting decides whether anything is
-// sent: the transport that is about to write, or the caller that gives up.
+// The stages of an attempt. Whoever moves it on from waiting decides whether anything is
+// sent: the transport, which is about to write, or the caller, which gives up.
 const (
 	waiting int32 = iota
 	writing
@@ -199,8 +198,9 @@ func (a *attempt) request(shared *http.Request, header http.Header) *http.Reques
 	return r
 }
 
-// beforeFirstByte asks the guard. A hook cannot refuse, but a body that is shorter
-// than announced makes net/http drop the request before it flushes the header.
+// beforeFirstByte calls the guard. A hook cannot stop a request, but a body that is
+// shorter than its Content-Length makes net/http drop the request before it flushes the
+// header.
 func (a *attempt) beforeFirstByte() {
 	if a.stage.Load() == over {
 		a.reader.Reset(nil)
@@ -216,8 +216,9 @@ func (a *attempt) beforeFirstByte() {
 	}
 }
 
-// rewind serves a transport that has connections of its own and found one closed before
-// anything was written. After a refusal it must not go through all its other connections.
+// rewind is the GetBody of the request, for a transport that manages its own connections
+// and found one closed before anything was written. After the guard has refused, rewind
+// keeps the transport from trying all its other connections.
 func (a *attempt) rewind() (io.ReadCloser, error) {
 	if err := a.denied.Load(); err != nil {
 		return nil, *err
@@ -226,8 +227,8 @@ func (a *attempt) rewind() (io.ReadCloser, error) {
 	return io.NopCloser(&a.reader), nil
 }
 
-// stale reports whether err is that of a connection that had ended before a byte was
-// written to it.
+// stale reports whether err means that the connection had ended before a byte was written
+// to it.
 func (a *attempt) stale(err error) bool {
 	if a.ctx.Err() != nil || a.denied.Load() != nil {
 		return false
@@ -235,15 +236,15 @@ func (a *attempt) stale(err error) bool {
 	return a.stage.Load() == waiting || isNothingWritten(err)
 }
 
-// isNothingWritten recognizes the error by which net/http's own pool knows that. Its type
-// is not exported; under another name it would be taken for one that came after the first
-// byte, which is the safe side.
+// isNothingWritten recognizes the error that net/http's own pool uses for that. Its type is
+// not exported; if it is renamed, the error counts as one after the first byte, which is
+// the safe side.
 func isNothingWritten(err error) bool {
 	return fmt.Sprintf("%T", err) == "http.nothingWrittenError"
 }
 
-// failure ends an attempt that has no answer. traced says whether the transport is
-// known to ask before it writes.
+// failure ends an attempt without an answer. traced reports whether the transport is known
+// to call the hook before it writes.
 func (a *attempt) failure(err error, traced bool) *Failure {
 	silent := a.stage.CompareAndSwap(waiting, over)
 	if denied := a.denied.Load(); denied != nil {
@@ -258,12 +259,12 @@ func isDialError(err error) bool {
 	return ok && op.Op == "dial"
 }
 
-// errBroken stands for whatever net/http says of an answer that it could not read:
-// its texts quote the answer, and an answer may quote the user.
+// errBroken replaces the errors of net/http for answers that it could not read: they quote
+// the answer, and an answer may quote the user.
 var errBroken = errors.New("the connection broke, or the answer is not HTTP/1.1")
 
-// transportError makes an error fit for a log. What is said before a byte was sent
-// cannot hold anything of ours.
+// transportError makes an error fit for a log. An error from before the first byte was
+// sent cannot contain any of our data.
 func transportError(ctx context.Context, err error, sent bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

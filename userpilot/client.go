@@ -12,58 +12,58 @@ import (
 const (
 	defaultMaxConns = 64
 
-	apiVersion = "2020-09-22" // documented as required for identify
+	apiVersion = "2020-09-22" // Userpilot documents it as required for identify
 	userAgent  = "identify-worker"
 )
 
-// ClientConfig is what a [Client] needs. Only Key has no default.
+// ClientConfig configures a [Client]. Only Key is required.
 type ClientConfig struct {
-	// Endpoint is the scheme, the host and, optionally, a port and a path that comes
-	// before /v1/identify. The host is one of Userpilot's, below userpilot.io, or this
-	// machine's, localhost or 127.0.0.1, or is in AllowHosts. A host of Userpilot's must
-	// have a public address and localhost that of this machine, which is checked of each
-	// connection. Default: [DefaultEndpoint].
+	// Endpoint is the scheme, the host and, optionally, a port and a path prefix for
+	// /v1/identify. The host must be a Userpilot host below userpilot.io, this machine
+	// (localhost or a loopback address), or in AllowHosts. The client checks for each
+	// connection that a Userpilot host has a public address, and localhost a loopback
+	// address. Default: [DefaultEndpoint].
 	Endpoint string
-	// AllowHosts are names or addresses, without a port, of hosts that Endpoint may name
-	// besides. They may have any address: in a private network, too.
+	// AllowHosts are the names or addresses, without a port, of additional hosts that
+	// Endpoint may name. They may have any address, even in a private network.
 	AllowHosts []string
-	// AllowInsecure permits plain http to other than the loopback interface, and there to
-	// any host. The key and the users' data are then readable on the way.
+	// AllowInsecure permits plain http to other machines, and with plain http to any host.
+	// The key and the users' data are then readable in transit.
 	AllowInsecure bool
-	// Proxy is the URL of an HTTP proxy to connect through; it may hold a user and a
-	// password. The environment is never asked for one. Of https the proxy learns the host
-	// alone, but it is the proxy then that resolves the host's name. Default: none.
+	// Proxy is the URL of an HTTP proxy to connect through; it may contain a user and a
+	// password. The client ignores proxy settings in the environment. With https the proxy
+	// sees only the host, but the proxy resolves the host's name. Default: none.
 	Proxy string
-	// Key is the key that the client starts with; see [Client.SetKey].
+	// Key is the initial key; see [Client.SetKey].
 	Key Key
-	// MaxConns is how many idle connections are kept: as many as were in use at once
-	// within the last half minute. It does not bound the number of calls at once: that is
-	// the caller's. Default: 64.
+	// MaxConns is the maximum number of idle connections. The client keeps as many as were
+	// in use at once within the last half minute. MaxConns does not limit concurrent calls;
+	// that is up to the caller. Default: 64.
 	MaxConns int
-	// Transport replaces the client's own, and with it Proxy and the checks of addresses.
-	// It must be safe for concurrent use and, as any [http.RoundTripper], must not change
-	// the request: its header is shared. Of an [http.Transport] only the way to make
-	// connections is used: the client keeps them itself. Any other keeps its own, and
-	// MaxConns means nothing to it.
+	// Transport replaces the client's own transport, and with it Proxy and the address
+	// checks. It must be safe for concurrent use and, like any [http.RoundTripper], must not
+	// change the request: requests share their header. The client uses an [http.Transport]
+	// only to make connections and keeps them itself. Any other transport keeps its own
+	// connections, and MaxConns does not apply.
 	Transport http.RoundTripper
 }
 
 // Client calls Userpilot's identify. It is safe for concurrent use.
 type Client struct {
 	transport http.RoundTripper
-	pool      *pool         // of transport's connections; nil if that keeps its own
-	request   *http.Request // what all identifies share; never sent itself
-	validate  *http.Request // the same of validations
+	pool      *pool         // connections of transport; nil if the transport keeps its own
+	request   *http.Request // template for all identifies; never sent itself
+	validate  *http.Request // template for all validations
 	key       atomic.Pointer[credentials]
 }
 
-// credentials are a key and the header of all requests made with it.
+// credentials is a key with the header of all requests that use it.
 type credentials struct {
 	key    Key
 	header http.Header
 }
 
-// NewClient returns a client. It makes no connection and does not try the key.
+// NewClient returns a client. It makes no connection and does not check the key with Userpilot.
 func NewClient(cfg ClientConfig) (*Client, error) {
 	endpoint, err := newEndpoint(cmp.Or(cfg.Endpoint, DefaultEndpoint), cfg)
 	if err != nil {
@@ -81,7 +81,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	maxConns := cmp.Or(cfg.MaxConns, defaultMaxConns)
 	if cfg.Transport == nil {
-		cfg.Transport = newTransport(maxConns, endpoint.reach, proxy)
+		cfg.Transport = newTransport(maxConns, endpoint.policy, proxy)
 	}
 	c := &Client{
 		transport: cfg.Transport,
@@ -95,8 +95,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// SetKey makes key the one that attempts from now on are made with. Attempts under
-// way keep theirs. The zero Key is ignored: a client is never without a key.
+// SetKey sets the key for later attempts. Requests in flight keep theirs. SetKey ignores
+// the zero Key: a client is never without a key.
 func (c *Client) SetKey(key Key) {
 	if key.IsZero() {
 		return
@@ -112,10 +112,10 @@ func (c *Client) SetKey(key Key) {
 // KeyFingerprint returns the [Key.Fingerprint] of the key in use.
 func (c *Client) KeyFingerprint() string { return c.key.Load().key.Fingerprint() }
 
-// URL is where identifies go.
+// URL returns the URL of identify calls.
 func (c *Client) URL() string { return c.request.URL.String() }
 
-// CloseIdleConnections closes the connections that no attempt is using.
+// CloseIdleConnections closes the connections that no attempt uses or has reserved.
 func (c *Client) CloseIdleConnections() {
 	if c.pool != nil {
 		c.pool.closeIdle()
@@ -129,8 +129,8 @@ func newRequest(method string, u *url.URL) *http.Request {
 	return &http.Request{Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 }
 
-// Identify is [Client.Attempt] with nothing but a body. Without a deadline it may block for
-// ever.
+// Identify is [Client.Attempt] with only a body. Without a deadline in ctx it may block
+// indefinitely.
 func (c *Client) Identify(ctx context.Context, body []byte) error {
 	_, err := c.Attempt(ctx, Call{Body: body})
 	return err

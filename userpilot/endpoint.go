@@ -13,21 +13,21 @@ const (
 	// DefaultEndpoint is Userpilot's environment in the US.
 	DefaultEndpoint = "https://analytex.userpilot.io"
 
-	// ownDomain is what all of Userpilot's environments are below.
+	// ownDomain is the parent domain of all of Userpilot's environments.
 	ownDomain = ".userpilot.io"
 
-	// maxEndpointBytes keeps a request's header within one write, as maxKeyBytes does.
+	// maxEndpointBytes keeps a request's header within one write, like maxKeyBytes.
 	maxEndpointBytes = 2 << 10
 )
 
-// endpoint is where a client calls, and which addresses that may turn out to be.
+// endpoint is the URL that a client calls, and the addresses that its host may have.
 type endpoint struct {
-	url   *url.URL
-	reach reach
+	url    *url.URL
+	policy addrPolicy
 }
 
-// newEndpoint reads and judges the endpoint of cfg. Its errors do not show it, as it may
-// hold a password.
+// newEndpoint parses and checks an endpoint. Its errors do not contain the endpoint, which
+// may include a password.
 func newEndpoint(text string, cfg ClientConfig) (endpoint, error) {
 	u, host, err := parseEndpoint(text)
 	if err != nil {
@@ -48,12 +48,12 @@ func newEndpoint(text string, cfg ClientConfig) (endpoint, error) {
 	case strings.HasSuffix(host, ownDomain):
 		return endpoint{u, publicOnly}, nil
 	case insecure:
-		return endpoint{u, anywhere}, nil // whoever allows that has given up more than this
+		return endpoint{u, anywhere}, nil // AllowInsecure already gives up more than this check protects
 	}
 	return endpoint{}, errors.New("endpoint: the host is neither below userpilot.io nor allowed by name (--allow-endpoint)")
 }
 
-// parseEndpoint reads the form of an endpoint; host is canonical.
+// parseEndpoint parses an endpoint and checks its form; host is canonical.
 func parseEndpoint(text string) (u *url.URL, host string, err error) {
 	u, err = url.Parse(text)
 	if err == nil {
@@ -75,8 +75,8 @@ func parseEndpoint(text string) (u *url.URL, host string, err error) {
 	return u, host, nil
 }
 
-// canonicalHost is the one form in which hosts are compared; "" if it is none. Names are
-// ASCII: net/http would turn others into ones that nobody has looked at.
+// canonicalHost returns the form in which hosts are compared, or "" if host is not valid.
+// Names must be ASCII: net/http would convert others into names that were never checked.
 func canonicalHost(host string) string {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.Unmap().String()
@@ -89,7 +89,7 @@ func canonicalHost(host string) string {
 	return host
 }
 
-// isNamed reports whether host is one of those allowed.
+// isNamed reports whether host is in allowed.
 func isNamed(host string, allowed []string) (bool, error) {
 	named := false
 	for _, name := range allowed {

@@ -6,35 +6,34 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// MaxEventBytes is the largest body of an event that [Parse] takes and that
-// [Merge] makes. The bound is ours, Userpilot documents none.
+// MaxEventBytes is the size of the largest body that [Parse] accepts and that [Merge]
+// makes. The bound is ours; Userpilot documents none.
 const MaxEventBytes = 512 << 10
 
-// Event is one identify: the body of a POST /v1/identify and what must be known
-// of it to deliver it. An Event is immutable and safe for concurrent use, as long
-// as nobody changes the body that it was parsed from. The zero value has no body
-// and no user.
+// Event is one identify: the body of a POST /v1/identify, and what delivering it
+// requires. An Event is immutable and safe for concurrent use, as long as the body
+// that it was parsed from is not changed. The zero value has no body and no user.
 type Event struct {
 	body   []byte
 	userID string
 
-	// Where the values of the known members lie in body, quotes and braces
-	// included. Only meaningful if mergeable.
+	// The spans of the known members' values in body, including quotes and braces.
+	// Only valid if mergeable.
 	user, metadata, company, companyID span
 
-	companyName companyName // how the company's id is spelled
-	mergeable   bool        // as far as can be told before Merge reads the properties
+	companyName companyName // which member has the company's id
+	mergeable   bool        // as far as Parse knows; Merge also checks the properties
 }
 
-// span is a range of a body. Events wait by the hundred thousand, hence not a
-// slice; no mergeable body is larger than MaxEventBytes.
+// span is a range of a body. It is smaller than a slice, because hundreds of thousands
+// of events may wait; no mergeable body is larger than MaxEventBytes.
 type span struct{ start, end uint32 }
 
 func (s span) of(body []byte) jsontext.Value { return jsontext.Value(body[s.start:s.end]) }
 
 func (s span) isAbsent() bool { return s.end == 0 }
 
-// companyName is the member that holds a company's id. Userpilot documents both.
+// companyName is the member that has a company's id. Userpilot documents both names.
 type companyName uint8
 
 const (
@@ -43,20 +42,21 @@ const (
 	companyByCompanyID
 )
 
-// UserID returns the user that the event is about. It is empty only for the zero
-// value and for events that [Parse] refused.
+// UserID returns the event's user. It is empty only for the zero value and for events
+// that [Parse] refused.
 func (e Event) UserID() string { return e.userID }
 
-// Body returns the bytes that Parse was given, not a copy. They must not be changed.
+// Body returns the body that was parsed, not a copy. The caller must not change it.
 func (e Event) Body() []byte { return e.body }
 
-// InvalidError says why a body is not an identify that could be sent.
+// InvalidError is the reason why a body is not a valid identify.
 type InvalidError struct {
-	// Field is the member that is wrong: "user_id", "metadata", "company" or
-	// "company.id"; "body" if the whole is. Only [Event.CheckStrict] names members
-	// of the user's own choice here, quoted and cut to 64 characters.
+	// Field is the invalid member: "user_id", "metadata", "company" or "company.id";
+	// "body" for the body as a whole. Only [Event.CheckStrict] puts names chosen by the
+	// publisher here, quoted and cut to 64 characters.
 	Field string
-	// Problem goes on from the field: "is missing". It never holds a value.
+	// Problem continues the sentence after the field: "is missing". It never contains a
+	// value.
 	Problem string
 }
 

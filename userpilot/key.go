@@ -15,19 +15,19 @@ const redacted = "[redacted]"
 // maxKeyBytes keeps a request's header within one write: see writeBuffer.
 const maxKeyBytes = 2 << 10
 
-// Key is a Userpilot API key that cannot be shown: whatever prints, marshals or logs
-// it gets "[redacted]". The zero value is no key. A Key is immutable and safe for
-// concurrent use.
+// Key is a Userpilot API key that cannot leak by accident: printing, marshaling or
+// logging it yields "[redacted]". The zero value is no key. A Key is immutable and
+// safe for concurrent use.
 type Key struct {
-	// A function, for fmt calls no methods on unexported fields: of a struct that
-	// keeps a Key in one it prints what it finds, behind a pointer too (%s does), but
-	// of a function only the address.
+	// A function, because fmt calls no methods on unexported fields. If a struct has a
+	// Key in an unexported field, fmt prints the field's contents, even behind a pointer
+	// (%s does); for a function it prints only the address.
 	secret func() string
 }
 
-// NewKey takes a key as it is read from a file or the environment: one trailing
-// newline is not part of it. A key that is empty, longer than 2 KiB or has anything
-// but visible ASCII characters is an error, which does not show it.
+// NewKey returns a key from the text of a file or an environment variable, without one
+// trailing newline. It returns an error, which does not contain the key, if the key is
+// empty, longer than 2 KiB or contains anything but visible ASCII characters.
 func NewKey(text string) (Key, error) {
 	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
 	if text == "" {
@@ -44,11 +44,11 @@ func NewKey(text string) (Key, error) {
 	return Key{func() string { return text }}, nil
 }
 
-// IsZero reports whether k is no key.
+// IsZero reports whether k is the zero value.
 func (k Key) IsZero() bool { return k.secret == nil }
 
-// Fingerprint returns eight hexadecimal digits that tell keys apart in logs and say
-// nothing else about them; "" for no key.
+// Fingerprint returns eight hexadecimal digits that distinguish keys in logs and reveal
+// nothing else about them; "" for the zero Key.
 func (k Key) Fingerprint() string {
 	if k.IsZero() {
 		return ""
@@ -74,12 +74,12 @@ func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 // LogValue logs "[redacted]".
 func (k Key) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalText returns "[redacted]", for every format that asks for text: JSON, XML
-// and YAML among them.
+// MarshalText returns "[redacted]" for every format that uses it, such as JSON, XML
+// and YAML.
 func (k Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// MarshalBinary is an error, so that gob does not fall back on the text and store a
-// key that is none.
+// MarshalBinary returns an error, so that gob does not fall back to MarshalText and
+// store "[redacted]" as a key.
 func (k Key) MarshalBinary() ([]byte, error) {
 	return nil, errors.New("API key: cannot be stored")
 }

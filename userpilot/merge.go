@@ -2,29 +2,31 @@ package userpilot
 
 import "bytes"
 
-// maxProperties is the most that a merged metadata or company holds. Userpilot is
-// said to take 500; a single event above it is Userpilot's to judge, a merged one
-// would be our doing.
+// maxProperties is the maximum number of properties in a merged metadata or company.
+// Userpilot is said to accept 500. A larger single event is for Userpilot to judge; a
+// larger merged one would be our fault.
 const maxProperties = 500
 
 // Merge merges as many events from the front of events as can be merged invisibly:
-// they must be of one user, oldest first, and the profile after the one call is the
-// same as after a call for each. It returns the body of that call and the number of
-// events in it, n >= 1 unless events is empty. For n == 1 body is the event's own,
-// unchanged and not copied.
+// the profile after the one call is the same as after one call for each event. The
+// events must be those of one user, oldest first. Merge returns the body of the call
+// and the number of events in it, n >= 1 unless events is empty. For n == 1 body is
+// the event's own, not a copy.
 //
-// Only what is fully understood merges: user_id, a metadata object and a company
-// object with one id or company_id that is a string, neither of them with a nested
-// value or a name twice. All else goes alone. Two companies merge only if it is the
-// same one, spelled the same way: a user who moves from one company to another has
-// changed the properties of both. Events before the first company's are no obstacle,
-// as metadata belongs to the user and not to the company.
+// Only events that are fully understood merge: they have user_id, a metadata object
+// and a company object with one id or company_id that is a string, and neither object
+// has a nested value or a duplicate name. Other events are sent alone. Two companies
+// merge only if they are the same one and use the same member for the id: a user who
+// moves from one company to another has changed the properties of both. Events
+// without a company merge with one, because metadata belongs to the user and not to
+// the company.
 //
-// The newest value of a property wins. A null is a value, as it removes the
-// property. Values are copied as they were written, and each property stands where
-// its newest value would: whoever reads case-insensitively ends with that one too.
-// The merged body has at most [MaxEventBytes], and at most 500 properties each for
-// the user and the company. Merging takes time linear in the bytes that it reads.
+// The newest value of a property wins. A null counts as a value, because it removes the
+// property. Merge copies values as they were written and puts each property at the
+// position of its newest value, so that a case-insensitive reader ends up with the
+// newest value too. The merged body has at most [MaxEventBytes], and at most 500
+// properties each for the user and the company. Merging takes time linear in the bytes
+// that it reads.
 func Merge(events []Event) (body []byte, n int) {
 	if len(events) == 0 {
 		return nil, 0
@@ -43,7 +45,7 @@ func Merge(events []Event) (body []byte, n int) {
 	return m.body(), n
 }
 
-// joins reports whether next may share a call with e, by what [Parse] found.
+// joins reports whether next may share a call with e, as far as [Parse] knows.
 func (e Event) joins(next Event) bool {
 	return e.mergeable && next.mergeable && e.userID == next.userID &&
 		(e.companyName == noCompany || next.companyName == noCompany || e.sameCompany(next))
@@ -58,12 +60,12 @@ func (e Event) sameCompany(other Event) bool {
 // merger collects the events of one merged call.
 type merger struct {
 	reader            *reader
-	latest            Event // the newest event, or the newest that has a company
+	latest            Event // the newest event, or the newest with a company
 	events            int
 	metadata, company properties
 }
 
-// add takes e in, or reports false: then nothing more can be added.
+// add adds e, or reports false: then no more events can be added.
 func (m *merger) add(e Event) bool {
 	if m.events > 0 && !m.latest.joins(e) {
 		return false
@@ -90,7 +92,7 @@ const (
 	frameLen     = len(userOpen + metadataOpen + "}" + companyOpen + "}" + "}")
 )
 
-// stagedLen is the length of the body with the staged event, or a little more.
+// stagedLen returns the length of the body with the staged event, or slightly more.
 func (m *merger) stagedLen() int {
 	user := m.latest.user
 	return frameLen + int(user.end-user.start) + m.metadata.stagedLen + m.company.stagedLen

@@ -12,20 +12,20 @@ import (
 // maxNesting is jsontext's own limit. Only the message depends on it.
 const maxNesting = 10_000
 
-// Parse reads the body of an identify and keeps it: the caller must not change it
-// any more. The error is always an *[InvalidError].
+// Parse parses the body of an identify. The Event keeps the body, so the caller must
+// not change it afterwards. The error is always an *[InvalidError].
 //
-// A body is refused only if Userpilot documents that it refuses it, or if nobody
-// could say what it means: it is larger than [MaxEventBytes]; it is not exactly
-// one JSON object in UTF-8 (a byte order mark, a lone surrogate and more than
-// 10,000 levels are errors too); user_id is missing, repeated, empty or not a
-// string; company is neither an object nor null, or has no id and no company_id
-// that is more than null or "". All else is for Userpilot to decide, be it a
-// metadata that is no object, a numeric company id or an unknown member. Names
-// match exactly, after unescaping: User_ID is an unknown member.
+// Parse refuses a body only if Userpilot documents that it refuses it, or if its
+// meaning is ambiguous: it is larger than [MaxEventBytes]; it is not exactly one JSON
+// object in UTF-8 (a byte order mark, a lone surrogate and more than 10,000 levels are
+// errors too); user_id is missing, repeated, empty or not a string; company is neither
+// an object nor null, or all of its id and company_id are missing, null or "".
+// Everything else is for Userpilot to decide, such as metadata that is not an object, a
+// numeric company id or an unknown member. Names match exactly, after unescaping:
+// User_ID is an unknown member.
 //
-// An Event comes with an error too. It has the body, and the user if one valid
-// user_id was found before the text broke off, so that a dead letter can name them.
+// Parse returns an Event with an error too. It has the body, and the user if one valid
+// user_id was found before the syntax error, so that a dead letter can name them.
 func Parse(body []byte) (Event, error) {
 	r := newReader(body)
 	defer r.free()
@@ -46,9 +46,9 @@ func Parse(body []byte) (Event, error) {
 	return p.event, nil
 }
 
-// parser is one Parse. Its methods return an error only where the text cannot be
-// read on; what is merely wrong goes to refuse, and reading goes on, for the user
-// may come last.
+// parser is the state of one Parse. Its methods return an error only if they cannot
+// read on; other problems go to refuse, and reading continues, because user_id may
+// come last.
 type parser struct {
 	*reader
 	event Event
@@ -56,23 +56,22 @@ type parser struct {
 	users int // user_id members seen
 }
 
-// refuse keeps the first problem.
+// refuse records a problem; the first one wins.
 func (p *parser) refuse(err *InvalidError) {
 	if p.err == nil {
 		p.err = err
 	}
 }
 
-// refuseSyntax puts a broken text above what is wrong in its readable part, but
-// not above its size.
+// refuseSyntax records a syntax error. It overrides other problems, except the size.
 func (p *parser) refuseSyntax(err error) {
 	if len(p.event.body) <= MaxEventBytes {
 		p.err = p.syntaxError(err)
 	}
 }
 
-// syntaxError says where the text is broken. The decoder's own words are left out,
-// as they quote the text.
+// syntaxError describes where the syntax is wrong. It omits the decoder's own message,
+// which quotes the text.
 func (p *parser) syntaxError(err error) *InvalidError {
 	if already, ok := errors.AsType[*InvalidError](err); ok {
 		return already
@@ -107,8 +106,8 @@ func (p *parser) body() error {
 	return nil
 }
 
-// object reads the object that comes next and returns where it lies. member is told
-// each name and must read its value.
+// object reads the next object and returns its span. It calls member with each name;
+// member must read the value.
 func (p *parser) object(member func(name []byte) error) (span, error) {
 	if _, err := p.ReadToken(); err != nil {
 		return span{}, err
@@ -151,11 +150,11 @@ func (p *parser) user() error {
 	p.event.userID = ""
 	switch kind := value.Kind(); {
 	case p.users > 1:
-		p.refuse(invalid("user_id", "is there twice"))
+		p.refuse(invalid("user_id", "appears twice"))
 	case kind == 'n':
 		p.refuse(invalid("user_id", "is null"))
 	case kind != '"':
-		p.refuse(invalid("user_id", "must be a string, not %s", article(kind)))
+		p.refuse(invalid("user_id", "must be a string, not %s", kindName(kind)))
 	case len(value) == len(`""`):
 		p.refuse(invalid("user_id", "is empty"))
 	default:
@@ -182,10 +181,10 @@ func (p *parser) company() error {
 	case '{':
 		return p.companyObject()
 	case 'n':
-		p.event.mergeable = false // nobody documents what it does
-	case jsontext.KindInvalid: // ReadValue says why
+		p.event.mergeable = false // its effect is undocumented
+	case jsontext.KindInvalid: // ReadValue returns the reason
 	default:
-		p.refuse(invalid("company", "must be an object, not %s", article(kind)))
+		p.refuse(invalid("company", "must be an object, not %s", kindName(kind)))
 	}
 	_, err := p.ReadValue()
 	return err
@@ -198,8 +197,8 @@ func (p *parser) companyObject() error {
 		if err != nil {
 			return err
 		}
-		spelled := spelling(name)
-		if spelled == noCompany {
+		key := companyKey(name)
+		if key == noCompany {
 			return nil
 		}
 		ids++
@@ -209,7 +208,7 @@ func (p *parser) companyObject() error {
 		if value.Kind() != '"' {
 			p.event.mergeable = false
 		}
-		p.event.companyName, p.event.companyID = spelled, p.span(value)
+		p.event.companyName, p.event.companyID = key, p.span(value)
 		return nil
 	})
 	if err == nil && usable == 0 {
@@ -222,7 +221,8 @@ func (p *parser) companyObject() error {
 	return err
 }
 
-func spelling(name []byte) companyName {
+// companyKey returns which member for the company's id a name is; noCompany if it is none.
+func companyKey(name []byte) companyName {
 	switch string(name) {
 	case "id":
 		return companyByID
@@ -236,8 +236,8 @@ func isUsableID(value jsontext.Value) bool {
 	return value.Kind() != 'n' && string(value) != `""`
 }
 
-// article names a kind of JSON value in a sentence.
-func article(kind jsontext.Kind) string {
+// kindName returns the name of a kind of JSON value, with its article.
+func kindName(kind jsontext.Kind) string {
 	switch kind {
 	case 'n':
 		return "null"

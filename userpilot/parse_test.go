@@ -60,8 +60,8 @@ func TestParse(t *testing.T) {
 		{"numeric user", `{"user_id":42}`, "", "user_id: must be a string, not a number"},
 		{"object user", `{"user_id":{"secret":1}}`, "", "user_id: must be a string, not an object"},
 		{"true user", `{"user_id":true}`, "", "user_id: must be a string, not a boolean"},
-		{"user twice", `{"user_id":"u","user_id":"u"}`, "", "user_id: is there twice"},
-		{"user twice, escaped", `{"user_id":"u","user\u005fid":"v"}`, "", "user_id: is there twice"},
+		{"user twice", `{"user_id":"u","user_id":"u"}`, "", "user_id: appears twice"},
+		{"user twice, escaped", `{"user_id":"u","user\u005fid":"v"}`, "", "user_id: appears twice"},
 
 		{"company string", `{"company":"secret","user_id":"u"}`, "u", "company: must be an object, not a string"},
 		{"company number", `{"user_id":"u","company":7}`, "u", "company: must be an object, not a number"},

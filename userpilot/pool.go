@@ -13,22 +13,22 @@ import (
 )
 
 const (
-	// idleTimeout is how long a connection is kept unused. Common load balancers close
-	// after 60 seconds: nothing is sent into one that is closing.
+	// idleTimeout is how long the pool keeps an unused connection. Common load balancers
+	// close after 60 seconds; the pool must not send into a connection that is closing.
 	idleTimeout = 30 * time.Second
-	// dialTimeout bounds the making of a connection: name, TCP, proxy and TLS.
+	// dialTimeout bounds making a connection: name resolution, TCP, proxy and TLS.
 	dialTimeout = 20 * time.Second
-	// settledAfter is how long a connection must have lived, or else carried a call, to
-	// be replaced: what ends at once would be made anew in a circle.
-	settledAfter = time.Second
+	// minLifetime is how long a connection must have lived to be replaced, unless it has
+	// carried a call: redialing a connection that ends at once would loop.
+	minLifetime = time.Second
 )
 
-// pool makes the connections to one server, keeps them warm and replaces them, apart from
-// the attempts: these wait for a connection before they spend anything else.
+// pool makes connections to one server, keeps them warm and replaces them, independently
+// of the attempts: an attempt waits for a connection before it spends anything else.
 //
-// An attempt reserves a connection, but takes one only when it is about to write: which
-// one it reserved does not matter, and any may end while it waits for its turn. That one is
-// replaced. In all there are never more connections than maxIdle and those that attempts
+// An attempt reserves a connection, but takes one only when it is about to write. It does
+// not matter which one: any connection may end while the attempt waits, and the pool
+// replaces it. The number of connections never exceeds maxIdle plus those that attempts
 // have taken, reserved or wait for, or have waited for within dialTimeout.
 type pool struct {
 	transport       *http.Transport
@@ -36,23 +36,23 @@ type pool struct {
 	maxIdle         int
 
 	mu       sync.Mutex
-	idle     []*conn      // most recently used last
-	reserved int          // of the idle ones
-	waiters  []chan error // for a reservation, oldest first
-	dials    int          // under way in life; never fewer than there are waiters
-	life     context.Context
+	idle     []*conn         // most recently used last
+	reserved int             // number of reserved idle connections
+	waiters  []chan error    // waits for a reservation, oldest first
+	dials    int             // dials in progress under life; never fewer than waiters
+	life     context.Context // of the dials; closeIdle may end and replace it
 	endLife  context.CancelFunc
-	sweeping bool // a sweep is due
-	closed   bool // nothing is kept until the next attempt
+	sweeping bool // a sweep is scheduled
+	closed   bool // keep no connections until the next attempt
 }
 
-// conn is one connection; it carries one call at a time. Its fields belong to the mutex or, once
-// it is taken, to the attempt.
+// conn is one connection; it carries one call at a time. The pool's mutex guards its fields;
+// once an attempt has taken the connection, the attempt owns them.
 type conn struct {
 	*http.ClientConn
 	made    time.Time
-	used    time.Time // last, or its predecessor was
-	carried bool      // a call
+	used    time.Time // last use, or that of the connection that it replaces
+	carried bool      // whether it has carried a call
 }
 
 func newPool(t *http.Transport, u *url.URL, maxIdle int) *pool {
@@ -61,11 +61,11 @@ func newPool(t *http.Transport, u *url.URL, maxIdle int) *pool {
 	return p
 }
 
-// reserve waits until there is a connection for the caller, who then calls take or cancel.
+// reserve blocks until it has reserved a connection for the caller, who must then call take or cancel.
 func (p *pool) reserve(ctx context.Context, call *Call) error {
 	p.mu.Lock()
 	p.closed = false
-	p.dropOutslept(time.Now())
+	p.dropStale(time.Now())
 	if len(p.idle) > p.reserved {
 		p.reserved++
 		p.mu.Unlock()
@@ -88,32 +88,32 @@ func (p *pool) reserve(ctx context.Context, call *Call) error {
 	case err := <-granted:
 		return err
 	case <-ctx.Done():
-		p.leave(granted)
+		p.abandon(granted)
 		return context.Cause(ctx)
 	case <-call.Stop:
-		p.leave(granted)
+		p.abandon(granted)
 		return errStopped
 	case <-expired:
-		p.leave(granted)
+		p.abandon(granted)
 		return fmt.Errorf("no connection within %v: %w", call.Timeout, context.DeadlineExceeded)
 	}
 }
 
 var errStopped = errors.New("the wait for a connection was stopped")
 
-// leave ends a wait. Its dial goes on: the next attempt may need it.
-func (p *pool) leave(granted chan error) {
+// abandon ends a wait. The dial continues, because the next attempt may need it.
+func (p *pool) abandon(granted chan error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if i := slices.Index(p.waiters, granted); i >= 0 {
 		p.waiters = slices.Delete(p.waiters, i, i+1)
-	} else if <-granted == nil { // it was answered in the same moment
+	} else if <-granted == nil { // the reservation was granted at the same moment
 		p.reserved--
 		p.serve()
 	}
 }
 
-// cancel gives a reservation back.
+// cancel returns a reservation.
 func (p *pool) cancel() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -121,7 +121,7 @@ func (p *pool) cancel() {
 	p.serve()
 }
 
-// take makes a reservation the connection that was used last; nil if none is left.
+// take exchanges a reservation for the most recently used connection, or nil if none is left.
 func (p *pool) take() *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -129,7 +129,7 @@ func (p *pool) take() *conn {
 	return p.pop()
 }
 
-// spare is an idle connection that nobody has reserved, or nil.
+// spare takes an idle connection that is not reserved, or returns nil.
 func (p *pool) spare() *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -139,6 +139,7 @@ func (p *pool) spare() *conn {
 	return p.pop()
 }
 
+// pop takes the most recently used connection that is alive, or returns nil. p.mu must be held.
 func (p *pool) pop() *conn {
 	for n := len(p.idle); n > 0; n = len(p.idle) {
 		c := p.idle[n-1]
@@ -151,7 +152,7 @@ func (p *pool) pop() *conn {
 	return nil
 }
 
-// release takes back a connection whose call is over: its answer is read, or it broke.
+// release takes back a connection after its call: the answer was read, or the connection broke.
 func (p *pool) release(c *conn) {
 	c.used, c.carried = time.Now(), true
 	p.mu.Lock()
@@ -162,11 +163,11 @@ func (p *pool) release(c *conn) {
 	}
 	p.mu.Unlock()
 	if !kept {
-		_ = c.Close() // not under the mutex: it calls the hook
+		_ = c.Close() // without the mutex, because it calls the state hook
 	}
 }
 
-// keep makes c an idle connection if there is room. The mutex is held.
+// keep makes c an idle connection if there is room. p.mu must be held.
 func (p *pool) keep(c *conn) bool {
 	room := p.reserved
 	if !p.closed {
@@ -181,7 +182,7 @@ func (p *pool) keep(c *conn) bool {
 	return true
 }
 
-// serve answers those who wait while there are connections. The mutex is held.
+// serve grants reservations to waiters while there are connections. p.mu must be held.
 func (p *pool) serve() {
 	for len(p.waiters) > 0 && len(p.idle) > p.reserved {
 		p.reserved++
@@ -189,19 +190,19 @@ func (p *pool) serve() {
 	}
 }
 
-// answer ends the oldest wait. The mutex is held.
+// answer ends the oldest wait with err. p.mu must be held.
 func (p *pool) answer(err error) {
 	p.waiters[0] <- err
 	p.waiters = slices.Delete(p.waiters, 0, 1)
 }
 
-// replace makes a connection in place of one that has ended before the sweep took it, and for no longer
-// than that one would have been kept: so as many are warm as were needed at once within
-// idleTimeout. Where that fails the next waiter tries again, and nobody before: an outage sees no
-// dials but those of attempts. The mutex is held.
+// replace dials a replacement for a connection that ended before the sweep took it. The pool keeps the
+// replacement no longer than it would have kept c, so that as many connections are warm as were needed
+// at once within idleTimeout. If the dial fails, only the next waiter dials again: during an outage
+// there are no dials but those of attempts. p.mu must be held.
 func (p *pool) replace(c *conn) {
 	switch coming := len(p.idle) + p.dials - len(p.waiters); {
-	case !c.carried && time.Since(c.made) < settledAfter: // it would end again
+	case !c.carried && time.Since(c.made) < minLifetime: // a replacement would end again
 	case coming < p.reserved:
 		p.dial(time.Time{})
 	case !p.closed && coming < p.maxIdle:
@@ -209,8 +210,8 @@ func (p *pool) replace(c *conn) {
 	}
 }
 
-// dial begins to make a connection that counts as used then, or if that is zero when it is
-// made. The mutex is held.
+// dial starts to make a connection. It counts as last used at used, or, if that is zero, when it is
+// made. p.mu must be held.
 func (p *pool) dial(used time.Time) {
 	p.dials++
 	go p.connect(p.life, used)
@@ -264,8 +265,7 @@ func (p *pool) connected(life context.Context, c *conn) {
 	}
 }
 
-// changed is told of whatever happens to a connection, as that the server closes it while
-// it is idle.
+// changed is the state hook of a connection. It notices that the server has closed an idle one.
 func (p *pool) changed(c *conn) {
 	if c.Err() == nil {
 		return
@@ -278,9 +278,9 @@ func (p *pool) changed(c *conn) {
 	}
 }
 
-// dropOutslept drops all idle connections if even the last one is too old by the wall clock,
-// which has gone on while this machine was suspended. The mutex is held.
-func (p *pool) dropOutslept(now time.Time) {
+// dropStale drops all idle connections if even the last one is too old by the wall clock, which
+// unlike the monotonic clock advances while the machine is suspended. p.mu must be held.
+func (p *pool) dropStale(now time.Time) {
 	n := len(p.idle)
 	if n == 0 || now.Round(0).Sub(p.idle[n-1].used.Round(0)) < idleTimeout {
 		return
@@ -289,6 +289,7 @@ func (p *pool) dropOutslept(now time.Time) {
 	p.idle = nil
 }
 
+// sweepAt schedules a sweep unless there is one. p.mu must be held.
 func (p *pool) sweepAt(due time.Time) {
 	if !p.sweeping {
 		p.sweeping = true
@@ -296,8 +297,7 @@ func (p *pool) sweepAt(due time.Time) {
 	}
 }
 
-// sweep closes the connections that were not used for long, and replaces those that are
-// reserved.
+// sweep closes the connections that were unused for idleTimeout, and replaces the reserved ones.
 func (p *pool) sweep() {
 	p.mu.Lock()
 	now := time.Now()
@@ -330,8 +330,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// closeIdle closes what is idle and not reserved, and what becomes idle before the next
-// attempt. It ends the dials that nobody waits for.
+// closeIdle closes the idle connections that are not reserved, and those that become idle before
+// the next attempt. It cancels the dials if no attempt needs them.
 func (p *pool) closeIdle() {
 	p.mu.Lock()
 	p.closed = true

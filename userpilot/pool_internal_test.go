@@ -13,7 +13,7 @@ func TestLeaveGranted(t *testing.T) {
 	p := &pool{reserved: 1}
 	granted := make(chan error, 1)
 	granted <- nil
-	p.leave(granted)
+	p.abandon(granted)
 	if p.reserved != 0 {
 		t.Errorf("%d are reserved", p.reserved)
 	}

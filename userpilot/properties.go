@@ -7,26 +7,26 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// properties is a metadata or company object in the making. An event's object is
-// first staged, which changes nothing that append writes, and then committed.
+// properties builds a merged metadata or company object. An event's object is first
+// staged, which does not change what append writes, and then committed.
 type properties struct {
 	present bool
 	index   map[string]int // unescaped name -> slot
 	slots   []property
-	count   int // slots that have a value
-	len     int // of the members as append writes them
-	written int // members committed so far: the next one's position
+	count   int // slots with a value
+	len     int // length of the members as append writes them
+	written int // members committed so far; the next one's position
 
 	staged      []stagedProperty
-	stagedCount int // count and len as they will be
-	stagedLen   int
+	stagedCount int // count after a commit
+	stagedLen   int // len after a commit
 }
 
 // property is a member as it was written, or only a name that was staged.
 type property struct {
 	name, value jsontext.Value
-	position    int // among all members committed: the newest stand last
-	turn        int // of the last event that has it
+	position    int // among all committed members; the newest come last
+	turn        int // number of the last event that has it
 }
 
 type stagedProperty struct {
@@ -34,9 +34,9 @@ type stagedProperty struct {
 	name, value jsontext.Value
 }
 
-// stage reads the object of the event that is turn's, and reports false if it
-// cannot merge: for a nested value, for a name twice, or for more than
-// maxProperties together with what is there.
+// stage stages the object of the event with number turn. It reports false if the object
+// cannot merge: because of a nested value, a duplicate name, or more than maxProperties
+// in total.
 func (p *properties) stage(r *reader, object jsontext.Value, turn int) bool {
 	p.staged = p.staged[:0]
 	p.stagedCount, p.stagedLen = p.count, p.len
@@ -61,7 +61,7 @@ func (p *properties) stage(r *reader, object jsontext.Value, turn int) bool {
 	return true
 }
 
-// slot returns the slot of a name, a new one if need be.
+// slot returns the slot of a name, adding one if needed.
 func (p *properties) slot(name []byte) int {
 	if slot, ok := p.index[string(name)]; ok {
 		return slot
@@ -75,8 +75,8 @@ func (p *properties) slot(name []byte) int {
 	return slot
 }
 
-// commit makes what was staged part of the object. present tells an empty object
-// from none.
+// commit adds the staged members to the object. present distinguishes an empty object
+// from a missing one.
 func (p *properties) commit(present bool) {
 	p.present = p.present || present
 	p.count, p.len = p.stagedCount, p.stagedLen
@@ -87,7 +87,7 @@ func (p *properties) commit(present bool) {
 	}
 }
 
-// append writes the object after open, or nothing if no event had one.
+// append appends open and the object to b, or nothing if no event had the object.
 func (p *properties) append(b []byte, open string) []byte {
 	if !p.present {
 		return b
@@ -110,5 +110,5 @@ func (p *properties) append(b []byte, open string) []byte {
 	return append(b, '}')
 }
 
-// memberLen is the length of a member with its colon and a comma.
+// memberLen returns the length of a member with its colon and a comma.
 func memberLen(name, value jsontext.Value) int { return len(name) + len(value) + len(":,") }

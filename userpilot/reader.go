@@ -8,14 +8,14 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// reader reads one JSON text without copying it. The values that it hands out are
-// parts of that text, so unlike those of other decoders they stay valid.
+// reader reads one JSON text without copying it. The values that it returns are parts of
+// that text, so unlike those of other decoders they stay valid.
 type reader struct {
 	jsontext.Decoder
-	source bytes.Buffer // the one source that a Decoder reads in place
+	source bytes.Buffer // the only type of source that a Decoder reads in place
 }
 
-// A Decoder is larger than most events; making one for each would cost more than
+// A Decoder is larger than most events; allocating one per event would cost more than
 // reading the event. The pool is the only state that calls share.
 var readers = sync.Pool{New: func() any { return new(reader) }} //nolint:gochecknoglobals // a cache without a meaning
 
@@ -27,24 +27,24 @@ func newReader(text []byte) *reader {
 
 func (r *reader) reset(text []byte) {
 	r.source = *bytes.NewBuffer(text)
-	// Duplicate names are for us to judge: two of a property are Userpilot's business,
-	// and at most keep an event from merging.
+	// We handle duplicate names ourselves: a duplicate property is for Userpilot to judge
+	// and only keeps the event from merging.
 	r.Reset(&r.source, jsontext.AllowDuplicateNames(true))
 }
 
-// free gives the reader back, without the text: it would live as long as the pool.
+// free returns the reader to the pool, without the text, which the pool would keep alive.
 func (r *reader) free() {
 	r.reset(nil)
 	readers.Put(r)
 }
 
-// span returns where value, the last that was read, lies in the text.
+// span returns the position in the text of value, which must be the value read last.
 func (r *reader) span(value jsontext.Value) span {
 	end := uint32(r.InputOffset())
 	return span{end - uint32(len(value)), end}
 }
 
-// members returns the members of an object that is known to be valid, names still
+// members yields the members of an object that is known to be valid. The names are still
 // quoted and escaped.
 func (r *reader) members(object jsontext.Value) iter.Seq2[jsontext.Value, jsontext.Value] {
 	return func(yield func(name, value jsontext.Value) bool) {
@@ -65,8 +65,7 @@ func (r *reader) members(object jsontext.Value) iter.Seq2[jsontext.Value, jsonte
 	}
 }
 
-// unquote returns the text of a valid JSON string, without copying it where
-// nothing in it is escaped.
+// unquote returns the text of a valid JSON string. It copies only if something is escaped.
 func unquote(quoted jsontext.Value) []byte {
 	if bytes.IndexByte(quoted, '\\') < 0 {
 		return quoted[1 : len(quoted)-1]

@@ -7,32 +7,32 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Property is one thing of a user that an event sets.
+// Property identifies something that an event sets.
 type Property struct {
-	// Path tells properties apart; it is a JSON pointer into an identify, "/metadata/plan",
-	// but for the company: "/company" is which company the user is in, and a property of the
-	// company "acme" is "/company/acme/plan". "" is the user as such, for an event that sets
-	// nothing else.
+	// Path identifies the property. It is a JSON pointer into an identify, "/metadata/plan",
+	// except for the company: "/company" is which company the user is in, and a property of
+	// the company "acme" is "/company/acme/plan". "" is the user's existence, for an event
+	// that sets nothing else.
 	Path string
-	// Company is the company's id as it was written, for "/company" alone; empty if there is none.
+	// Company is the company's id as it was written, only for "/company"; empty if there is none.
 	Company string
 }
 
 const companyPath = "/company"
 
-// Standing is how a property compares with what newer events have set.
+// Standing is how a property compares with the properties of newer events.
 type Standing int
 
 // The standings of a property.
 const (
 	Newest     Standing = iota // no newer event has set it
-	Repeated                   // a newer event has set it to the same; only "/company" can be that
+	Repeated                   // a newer event has set it to the same value; only for "/company"
 	Superseded                 // a newer event has set it
 )
 
-// Properties yields what an event sets. A name that is there twice comes twice. Of events that
-// [Merge] would not touch it yields as much as can be said: a member that nobody documents counts
-// as one property, and so does a nested value. e must be an event that [Parse] took.
+// Properties yields the properties that an event sets. It yields a duplicate name twice. For
+// events that [Merge] would not merge it is an approximation: an undocumented member counts as
+// one property, and so does a nested value. e must be an event that [Parse] accepted.
 func (e Event) Properties() iter.Seq[Property] {
 	return func(yield func(Property) bool) {
 		more := true
@@ -43,15 +43,15 @@ func (e Event) Properties() iter.Seq[Property] {
 	}
 }
 
-// Without returns the event without what newer events have set, as judge says of each property.
-// Names and values that are left stand as they were written, and if all are, so does the body. ok is
-// false if nothing is left to say.
+// Without returns the event without the properties that newer events have set; standing classifies
+// each property. Remaining names and values are unchanged, and so is the whole body if nothing is
+// removed. ok is false if nothing remains.
 //
-// A user is in one company at a time. So where a newer event has named another one, the whole
-// company goes: to name this one would move the user back. Where a newer event has named the same,
-// it goes once none of its properties is left.
-func (e Event) Without(judge func(Property) Standing) (rest Event, ok bool) {
-	body, kept, dropped := e.reduce(judge)
+// A user is in one company at a time. So if a newer event has named another company, Without removes
+// the whole company: naming it would move the user back. If a newer event has named the same
+// company, Without removes it once none of its properties remains.
+func (e Event) Without(standing func(Property) Standing) (rest Event, ok bool) {
+	body, kept, dropped := e.reduce(standing)
 	switch {
 	case kept == 0:
 		return Event{}, false
@@ -59,27 +59,27 @@ func (e Event) Without(judge func(Property) Standing) (rest Event, ok bool) {
 		return e, true
 	}
 	rest, err := Parse(body)
-	return rest, err == nil // what is left of an identify is one
+	return rest, err == nil // the rest of a valid identify is valid
 }
 
-// reduce writes the event anew with what judge does not call superseded, and counts what was kept
-// and what was not.
-func (e Event) reduce(judge func(Property) Standing) (body []byte, kept, dropped int) {
-	r := reduction{judge: judge, body: append(make([]byte, 0, len(e.body)), '{')}
+// reduce rewrites the event without the superseded properties, and counts the kept and the dropped
+// ones.
+func (e Event) reduce(standing func(Property) Standing) (body []byte, kept, dropped int) {
+	r := reduction{standing: standing, body: append(make([]byte, 0, len(e.body)), '{')}
 	top := newReader(nil)
 	defer top.free()
 	for name, value := range top.members(e.body) {
 		r.member(name, value)
 	}
 	if r.kept == 0 && r.dropped == 0 {
-		r.count(judge(Property{}) != Superseded)
+		r.count(standing(Property{}) != Superseded)
 	}
 	return append(r.body, '}'), r.kept, r.dropped
 }
 
-// reduction is one Without.
+// reduction is the state of one reduce.
 type reduction struct {
-	judge         func(Property) Standing
+	standing      func(Property) Standing
 	body          []byte
 	kept, dropped int
 }
@@ -93,7 +93,7 @@ func (r *reduction) count(kept bool) bool {
 	return kept
 }
 
-// write appends a member to the object that is being written.
+// write appends a member to the current object.
 func (r *reduction) write(name, value jsontext.Value) {
 	if last := r.body[len(r.body)-1]; last != '{' {
 		r.body = append(r.body, ',')
@@ -103,7 +103,7 @@ func (r *reduction) write(name, value jsontext.Value) {
 	r.body = append(r.body, value...)
 }
 
-// member takes in one of the body's own members.
+// member processes one of the body's top-level members.
 func (r *reduction) member(name, value jsontext.Value) {
 	switch path := pointer("", name); {
 	case path == "/user_id":
@@ -112,7 +112,7 @@ func (r *reduction) member(name, value jsontext.Value) {
 		r.object(name, value, path, 0)
 	case path == companyPath:
 		r.company(name, value)
-	case r.count(r.judge(Property{Path: path}) != Superseded):
+	case r.count(r.standing(Property{Path: path}) != Superseded):
 		r.write(name, value)
 	}
 }
@@ -122,7 +122,7 @@ func (r *reduction) company(name, value jsontext.Value) {
 	if value.Kind() == '{' {
 		id = companyOf(value)
 	}
-	switch standing := r.judge(Property{Path: companyPath, Company: id}); {
+	switch standing := r.standing(Property{Path: companyPath, Company: id}); {
 	case standing == Superseded:
 		r.dropped++
 	case value.Kind() != '{':
@@ -131,24 +131,25 @@ func (r *reduction) company(name, value jsontext.Value) {
 	case standing == Newest:
 		r.kept++
 		r.object(name, value, companyPath+"/"+escape(id), 1)
-	default: // its properties alone are a reason to name it
+	default: // only its properties are a reason to keep it
 		r.object(name, value, companyPath+"/"+escape(id), 0)
 	}
 }
 
-// object takes in the members of an object below a path. Where none of its properties is left, nor
-// any of the other reasons for it, it is left out, unless it had none.
+// object processes the members of an object below a path. reasons counts other reasons to keep the
+// object. object omits it if there are none and no property remains, except for metadata that was
+// empty from the start.
 func (r *reduction) object(name, value jsontext.Value, path string, reasons int) {
 	before, start := *r, len(r.body)
 	inner := newReader(nil)
 	defer inner.free()
 	r.write(name, jsontext.Value("{"))
 	for key, v := range inner.members(value) {
-		if path != "/metadata" && spelling(unquote(key)) != noCompany {
+		if path != "/metadata" && companyKey(unquote(key)) != noCompany {
 			r.write(key, v)
 			continue
 		}
-		if r.count(r.judge(Property{Path: pointer(path, key)}) != Superseded) {
+		if r.count(r.standing(Property{Path: pointer(path, key)}) != Superseded) {
 			r.write(key, v)
 		}
 	}
@@ -157,18 +158,18 @@ func (r *reduction) object(name, value jsontext.Value, path string, reasons int)
 	if r.kept-before.kept+reasons == 0 && !(empty && path == "/metadata") {
 		r.body = r.body[:start]
 		if empty {
-			r.dropped++ // a company that is named for nothing
+			r.dropped++ // an empty company without a reason to keep it
 		}
 	}
 }
 
-// companyOf is the id in a company, or what there is of several.
+// companyOf returns the id of a company; if there are several, all of them joined.
 func companyOf(company jsontext.Value) string {
 	r := newReader(nil)
 	defer r.free()
 	var ids []string
 	for name, value := range r.members(company) {
-		if spelling(unquote(name)) == noCompany || !isUsableID(value) {
+		if companyKey(unquote(name)) == noCompany || !isUsableID(value) {
 			continue
 		}
 		id := string(value)
@@ -182,7 +183,7 @@ func companyOf(company jsontext.Value) string {
 	return strings.Join(ids, "\x00")
 }
 
-// pointer goes one step on from a JSON pointer.
+// pointer appends a name to a JSON pointer.
 func pointer(path string, name jsontext.Value) string {
 	return path + "/" + escape(string(unquote(name)))
 }

@@ -8,11 +8,11 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// CheckStrict reports the first thing in an event that Userpilot documents no
-// meaning for, as an *[InvalidError]: a member other than user_id, metadata and
-// company; a metadata that is no object; a property that is an array or an object.
-// [Parse] passes all of these on; a publisher may want to hear of them early.
-// e must be an event that Parse took.
+// CheckStrict returns an *[InvalidError] for the first part of an event whose meaning
+// Userpilot does not document, or nil: a member other than user_id, metadata and
+// company; metadata that is not an object; a property that is an array or an object.
+// [Parse] accepts all of these; a publisher may want to detect them early. e must be an
+// event that Parse accepted.
 func (e Event) CheckStrict() error {
 	r := newReader(nil)
 	defer r.free()
@@ -30,7 +30,7 @@ func checkMember(name string, value jsontext.Value) error {
 		return nil
 	case "metadata":
 		if kind := value.Kind(); kind != '{' {
-			return invalid("metadata", "must be an object, not %s", article(kind))
+			return invalid("metadata", "must be an object, not %s", kindName(kind))
 		}
 		return checkFlat(name, value)
 	case "company":
@@ -48,22 +48,22 @@ func checkFlat(object string, value jsontext.Value) error {
 	for name, value := range r.members(value) {
 		if kind := value.Kind(); kind == '{' || kind == '[' {
 			return invalid(object+"."+quoteName(string(unquote(name))),
-				"must be a string, a number, a boolean or null, not %s", article(kind))
+				"must be a string, a number, a boolean or null, not %s", kindName(kind))
 		}
 	}
 	return nil
 }
 
-// maxNameRunes is how much of a name of the user's own an error shows.
+// maxNameRunes is how many characters of a publisher's name an error shows.
 const maxNameRunes = 64
 
-// quoteName makes a name fit for one line of an error.
+// quoteName quotes a name so that it fits into one line of an error.
 func quoteName(name string) string {
 	return strconv.Quote(cleanText(name, maxNameRunes))
 }
 
-// cleanText makes text from outside fit for one line: what is not printable becomes
-// a space, and what is over limit runes is cut.
+// cleanText makes untrusted text fit for one line: it replaces what is not printable by
+// spaces and cuts the text to limit runes.
 func cleanText(text string, limit int) string {
 	text = strings.TrimSpace(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

@@ -12,24 +12,25 @@ import (
 )
 
 const (
-	// writeBuffer holds any header of ours, so that nothing of a request is written before
-	// the guard was asked, and most requests whole, in one write.
+	// writeBuffer is large enough for any of our headers, so that nothing is written before
+	// the guard was called, and for most requests as a whole, which then take one write.
 	writeBuffer = 8 << 10
-	// maxProxyBytes is part of that: what a proxy's URL holds is sent to it in a header.
+	// maxProxyBytes bounds a proxy's URL, which is sent to the proxy in a header and so takes
+	// space in that buffer.
 	maxProxyBytes = 1 << 10
 )
 
-// newTransport returns the transport of a client that talks to one host: through the
-// proxy, if that is not nil, unless the host is this machine.
-func newTransport(maxConns int, r reach, proxy *url.URL) *http.Transport {
-	// HTTP/1.1 only: there a connection carries one call, so what breaks it breaks
-	// one call, and what was written of a call is known. With HTTP/2 a GOAWAY or one
-	// stalled connection would take all calls along.
+// newTransport returns the transport of a client that talks to one host. It connects
+// through the proxy, if that is not nil, unless the host is this machine.
+func newTransport(maxConns int, policy addrPolicy, proxy *url.URL) *http.Transport {
+	// HTTP/1.1 only: a connection carries one call, so a broken connection breaks only
+	// one call, and it is known how much of the call was written. With HTTP/2 a GOAWAY
+	// or one stalled connection would affect all calls.
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second, Control: r.control}
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second, Control: policy.control}
 	t := &http.Transport{
-		// No Proxy: one taken from the environment unasked would get to see the calls.
+		// No Proxy: a proxy from the environment would see the calls without our asking for it.
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConns:           maxConns,
@@ -37,11 +38,11 @@ func newTransport(maxConns int, r reach, proxy *url.URL) *http.Transport {
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: 64 << 10,
 		WriteBufferSize:        writeBuffer,
-		DisableCompression:     true, // a small answer is not worth a decompressor that could be bombed
+		DisableCompression:     true, // answers are small, and a decompressor is open to zip bombs
 		Protocols:              &protocols,
 	}
-	if proxy != nil && r != loopbackOnly {
-		dialer.Control = nil // only the proxy is connected to, and that was named
+	if proxy != nil && policy != loopbackOnly {
+		dialer.Control = nil // the dialer connects only to the proxy, which the operator has named
 		t.Proxy = http.ProxyURL(proxy)
 		t.OnProxyConnectResponse = checkTunnel
 	}
@@ -49,7 +50,7 @@ func newTransport(maxConns int, r reach, proxy *url.URL) *http.Transport {
 	return t
 }
 
-// checkTunnel makes an error of a proxy's refusal that holds none of its words.
+// checkTunnel returns an error for a proxy's refusal that contains none of the proxy's words.
 func checkTunnel(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("the proxy answers %d to CONNECT", answer.StatusCode)
@@ -57,7 +58,7 @@ func checkTunnel(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Re
 	return nil
 }
 
-// parseProxy reads a proxy's URL; "" is none. Its errors do not show it.
+// parseProxy parses a proxy's URL; "" is none. Its errors do not contain the URL.
 func parseProxy(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, nil

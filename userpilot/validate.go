@@ -8,29 +8,29 @@ import (
 	"time"
 )
 
-// Validation is what [Client.Validate] has learned, also where it ended with an error.
+// Validation is the result of [Client.Validate], partly filled in if that returns an error.
 type Validation struct {
-	// Status is the answer's, 0 if there was none. A 2xx says that the key is valid, 401
-	// and 403 that it is not; anything else says nothing of the key.
+	// Status is the answer's status, 0 if there was none. A 2xx means that the key is valid,
+	// 401 and 403 that it is not; any other status says nothing about the key.
 	Status int
-	// Address is what was connected to, the endpoint's or the proxy's; "" if nothing could
-	// be.
+	// Address is the address of the endpoint or the proxy that the client connected to; ""
+	// if no connection could be made.
 	Address string
-	// TLS is the version, such as "TLS 1.3", and Expires when the first certificate of the
-	// endpoint's chain does. Both are zero without TLS, and if it failed.
+	// TLS is the version, such as "TLS 1.3", and Expires is the earliest expiry in the
+	// endpoint's certificate chain. Both are zero without TLS, and if TLS failed.
 	TLS     string
 	Expires time.Time
-	// Took is the time until the answer, the connection's included, and Connected the time
-	// until that was there: name, TCP, proxy and TLS. Took may be that of an
-	// error, and Connected is 0 where there was no connection.
+	// Took is the time until the answer or the error, including the connection. Connected is
+	// the time until the connection was ready: name resolution, TCP, proxy and TLS; 0 if there
+	// was none.
 	Took, Connected time.Duration
 }
 
-// Validate asks Userpilot whether it knows the key, by GET /v1/validate with an identify's
-// header. It changes nothing there, and is documented nowhere: it is what Userpilot's own
-// connectors do. It blocks until there is an answer, which is no error whatever its status,
-// or until ctx ends. Errors name hosts and addresses, but nothing that was sent or
-// answered.
+// Validate asks Userpilot whether it knows the key, by GET /v1/validate with the header of
+// an identify. The request changes nothing. Userpilot does not document it, but its own
+// connectors use it. Validate blocks until there is an answer, which is no error whatever
+// its status, or until ctx ends. Errors may contain hosts and addresses, but nothing that
+// was sent or answered.
 func (c *Client) Validate(ctx context.Context) (Validation, error) {
 	begun := time.Now()
 	p := &probe{}
@@ -62,12 +62,12 @@ func (c *Client) Validate(ctx context.Context) (Validation, error) {
 	return v, nil
 }
 
-// probe is what httptrace tells of one request. Its hooks may still be called when the
-// request has ended.
+// probe records what httptrace reports about one request. Its hooks may still be called
+// after the request has ended.
 type probe struct {
 	mu      sync.Mutex
 	address string
-	had     time.Time // a connection
+	had     time.Time // when there was a connection
 	sent    bool
 }
 
@@ -77,7 +77,7 @@ func (p *probe) connected(_, address string, err error) {
 	switch {
 	case err == nil:
 		p.address = address
-	case p.address == address: // it was a kept connection's, which has turned out to be dead
+	case p.address == address: // it belonged to a kept connection that was dead
 		p.address, p.had = "", time.Time{}
 	}
 }

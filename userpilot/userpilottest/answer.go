@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// answer is what goes back, over a socket or without one.
+// answer is an answer to a request, over a socket or without one.
 type answer struct {
-	cut    bool // the connection is broken off instead
+	cut    bool // close the connection instead of answering
 	status int
 	header http.Header
 	body   []byte
@@ -19,7 +19,7 @@ type answer struct {
 	pause  time.Duration // of a trickle
 }
 
-// ending is what happens after the body that was announced.
+// ending is how an answer's body ends.
 type ending int
 
 const (
@@ -56,7 +56,7 @@ func (a answer) setRetryAfter(d time.Duration) {
 	a.header.Set("Retry-After", strconv.Itoa(int(seconds)))
 }
 
-// length is the body's length as it is announced, -1 if it never ends.
+// length returns the Content-Length of the answer, -1 if the body never ends.
 func (a answer) length() int64 {
 	if a.ending == endless || a.ending == trickling {
 		return -1
@@ -64,7 +64,7 @@ func (a answer) length() int64 {
 	return int64(len(a.body))
 }
 
-// stream returns the body with its ending. Closing it ends a Read that waits.
+// stream returns the body with its ending. Closing it ends a blocked Read.
 func (a answer) stream(ctx context.Context) *stream {
 	ctx, cancel := context.WithCancel(ctx)
 	rest := a.body
@@ -74,7 +74,7 @@ func (a answer) stream(ctx context.Context) *stream {
 	return &stream{ctx: ctx, cancel: cancel, rest: rest, ending: a.ending, pause: a.pause}
 }
 
-// stream is a body as its client reads it.
+// stream is an answer's body as the client reads it.
 type stream struct {
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -105,7 +105,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		return 0, io.ErrUnexpectedEOF
 	}
 	for i := range p {
-		p[i] = ' ' // which JSON permits after its end
+		p[i] = ' ' // JSON permits whitespace after its end
 	}
 	return len(p), nil
 }
@@ -115,7 +115,7 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// sleep waits for d, or returns why ctx ended before.
+// sleep waits for d, or returns the cause if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil

@@ -14,7 +14,7 @@ const (
 	maxBodyBytes = 1 << 20
 )
 
-// answer is the API. The request's body need not be closed.
+// answer handles a request to the API. The caller need not close the request's body.
 func (s *Server) answer(r *http.Request) answer {
 	a := s.route(r)
 	if !a.cut {
@@ -32,7 +32,7 @@ func (s *Server) route(r *http.Request) answer {
 	case "/v1/validate":
 		method, handle = http.MethodGet, s.validate
 	default:
-		return refuse(http.StatusNotFound, "not_found", "there is nothing here")
+		return refuse(http.StatusNotFound, "not_found", "there is no such path")
 	}
 	if r.Method != method {
 		a := refuse(http.StatusMethodNotAllowed, "method_not_allowed", "the method must be "+method)
@@ -42,7 +42,7 @@ func (s *Server) route(r *http.Request) answer {
 	return handle(r)
 }
 
-// validate is the probe for a key.
+// validate handles the check of a key.
 func (s *Server) validate(r *http.Request) answer {
 	if _, ok := s.keyOf(r); !ok {
 		return wrongKey()
@@ -51,7 +51,7 @@ func (s *Server) validate(r *http.Request) answer {
 }
 
 // keyOf returns the key of a request and whether it is accepted. An app token, which
-// begins with NX-, is documented not to be.
+// begins with NX-, is documented not to be accepted.
 func (s *Server) keyOf(r *http.Request) (string, bool) {
 	key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Token ")
 	if !ok || key == "" || strings.HasPrefix(key, "NX-") {
@@ -64,7 +64,7 @@ func wrongKey() answer {
 	return refuse(http.StatusUnauthorized, "unauthorized", "the API key is not valid")
 }
 
-// identify answers one call and remembers it.
+// identify handles one identify and records it.
 func (s *Server) identify(r *http.Request) answer {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *Server) identify(r *http.Request) answer {
 	}
 	switch {
 	case fault.refuses():
-		return s.finish(call, fault.dress(refuse(fault.status(), "scripted_fault", "this fault was asked for")), nil)
+		return s.finish(call, fault.alter(refuse(fault.status(), "scripted_fault", "this fault was asked for")), nil)
 	case over:
 		return s.finish(call, s.overLimit(), nil)
 	case bad != nil:
@@ -93,10 +93,10 @@ func (s *Server) identify(r *http.Request) answer {
 	case fault.CutAfterApply:
 		return s.finish(call, answer{cut: true}, &parsed)
 	}
-	return s.finish(call, fault.dress(newAnswer(http.StatusAccepted, nil)), &parsed)
+	return s.finish(call, fault.alter(newAnswer(http.StatusAccepted, nil)), &parsed)
 }
 
-// admit gives a call its number, counts it for the limit and chooses its fault.
+// admit numbers a call, counts it towards the limit and chooses its fault.
 func (s *Server) admit(key string, q *Request) (f Fault, over bool) {
 	s.mu.Lock()
 	s.number++
@@ -111,12 +111,12 @@ func (s *Server) admit(key string, q *Request) (f Fault, over bool) {
 	s.mu.Unlock()
 
 	if faults != nil {
-		f = faults(*q) // unlocked, for it may ask the server something
+		f = faults(*q) // unlocked, because it may call the server's methods
 	}
 	return f, s.options.Limit > 0 && inWindow > s.options.Limit
 }
 
-// checkEnvelope checks what is around a body.
+// checkEnvelope checks the headers and the size of a request.
 func checkEnvelope(h http.Header, body []byte) *refusal {
 	contentType, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
 	switch {
@@ -138,8 +138,8 @@ func (s *Server) overLimit() answer {
 	return a
 }
 
-// finish applies a call, if it is to be, and counts it, both at one instant: so the
-// order of Calls is the order in which the profiles changed.
+// finish applies a call, if apply is not nil, and counts it. It does both under one lock,
+// so that Calls are in the order in which the profiles changed.
 func (s *Server) finish(call Call, a answer, apply *identify) answer {
 	call.Status, call.Applied = a.status, apply != nil
 	s.mu.Lock()

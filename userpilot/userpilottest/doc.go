@@ -3,13 +3,14 @@
 //
 // Its laws:
 //
-//   - It shares no code with the client it is there to test: what both would get
-//     wrong in the same way, no test could find.
+//   - It shares no code with the client that it tests: no test could find a mistake
+//     that both make in the same way.
 //   - Where Userpilot's documentation is silent it takes the stricter reading: every
-//     call counts for the limit, a refused one too; two calls exactly a window apart
-//     are in one window; nested values and repeated names are refused.
-//   - It is the same over a socket ([Server.Start], or as an [http.Handler]) and
-//     without one ([Server.Transport]), where it lives on the fake time of a
+//     call counts towards the limit, even a refused one; two calls exactly a window
+//     apart are in one window; nested values and duplicate names are refused.
+//   - It behaves the same over a socket ([Server.Start], or as an [http.Handler]) and
+//     without one ([Server.Transport]), where it uses the fake time of a
 //     testing/synctest bubble.
-//   - It forgets its calls unless it is told to keep them, so it can run for days.
+//   - It does not keep its calls unless [Options.KeepCalls] is set, so it can run for
+//     days.
 package userpilottest

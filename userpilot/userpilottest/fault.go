@@ -6,38 +6,40 @@ import (
 	"time"
 )
 
-// Fault is what goes wrong with one identify. The zero value is nothing. A call with
-// a fault counts for the limit like any other. What the API itself refuses, for its
-// key, the limit or its body, is refused as usual, unless the fault cuts it off or
-// has a Status that is not a 2xx.
+// Fault is what goes wrong with one identify. The zero value is no fault. A call with
+// a fault counts towards the limit like any other. The server still refuses calls for
+// their key, the limit or their body, unless the fault cuts the connection or has a
+// Status that is not a 2xx.
 type Fault struct {
-	// Delay is waited before anything else, or until the client has gone: then
-	// nothing is applied.
+	// Delay delays everything else. If the client has gone by then, the call is not
+	// applied.
 	Delay time.Duration
-	// Status is answered. With a 2xx the call is looked at as usual, and if it is
-	// taken, answered with this status; with any other nothing is looked at.
+	// Status is the status of the answer. With a 2xx the server handles the call as
+	// usual and answers an accepted call with this status; with any other status it does
+	// not look at the call.
 	Status int
-	// RetryAfter is sent if positive, in whole seconds rounded up. Without a Status
-	// it makes it 429.
+	// RetryAfter is sent if positive, in whole seconds rounded up. Without a Status, the
+	// status is then 429.
 	RetryAfter time.Duration
-	// Cut breaks the connection off instead of an answer, and nothing is applied.
+	// Cut closes the connection instead of answering, and the call is not applied.
 	Cut bool
-	// CutAfterApply breaks it off after the call was applied: the answer is lost.
+	// CutAfterApply closes the connection after the call was applied: the answer is lost.
 	CutAfterApply bool
-	// HTML answers with a page, as a load balancer does. Without a Status it is 502.
+	// HTML answers with a web page, as a load balancer does. Without a Status, the status
+	// is 502.
 	HTML bool
 	// Body, if not nil, is the answer's body.
 	Body []byte
-	// CutBody breaks the connection off in the middle of the answer's body.
+	// CutBody closes the connection in the middle of the answer's body.
 	CutBody bool
-	// Endless goes on with the answer's body as fast as it is read, for ever.
+	// Endless sends an answer's body without end, as fast as the client reads it.
 	Endless bool
-	// Trickle, if positive, sends the body byte by byte with this pause before each,
-	// for ever.
+	// Trickle, if positive, sends a body without end, byte by byte with this pause before
+	// each byte.
 	Trickle time.Duration
 }
 
-// status returns the status that the fault asks for, 0 if none.
+// status returns the fault's status, 0 if it has none.
 func (f Fault) status() int {
 	switch {
 	case f.Status != 0:
@@ -60,8 +62,8 @@ func isSuccess(status int) bool { return status >= 200 && status <= 299 }
 
 const htmlPage = "<!DOCTYPE html>\n<html><head><title>Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>\n"
 
-// dress changes an answer that is otherwise ready.
-func (f Fault) dress(a answer) answer {
+// alter applies the fault to an answer.
+func (f Fault) alter(a answer) answer {
 	a.status = cmp.Or(f.status(), a.status)
 	if f.RetryAfter > 0 {
 		a.setRetryAfter(f.RetryAfter)

@@ -154,11 +154,11 @@ func TestParseFault(t *testing.T) {
 
 		{"", userpilottest.Rule{}, `fault: "" is not a field; the fields are `},
 		{"stats=500", userpilottest.Rule{}, `fault: "stats" is not a field; the fields are `},
-		{"every=10", userpilottest.Rule{}, "fault: says when, but not what"},
+		{"every=10", userpilottest.Rule{}, "fault: has conditions, but no fault"},
 		{"status", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 599`},
 		{"status=hidden", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 599`},
 		{"status=600", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 599`},
-		{"status=500,status=501", userpilottest.Rule{}, `fault: "status" is there twice`},
+		{"status=500,status=501", userpilottest.Rule{}, `fault: "status" appears twice`},
 		{"cut=yes", userpilottest.Rule{}, `fault: "cut" takes no value`},
 		{"cut,cut-after-apply", userpilottest.Rule{}, `fault: "cut" and "cut-after-apply" exclude each other`},
 		{"cut,every=0", userpilottest.Rule{}, `fault: "every" must be a whole number from 1`},

@@ -6,18 +6,18 @@ import (
 	"io"
 )
 
-// maxProperties is the most that one object of a call may have.
+// maxProperties is the maximum number of properties in one object of a call.
 const maxProperties = 500
 
-// identify is a body that the API takes.
+// identify is a parsed body.
 type identify struct {
 	user      string
 	metadata  properties
-	companyID string // "" is no company
+	companyID string // "" means no company
 	company   properties
 }
 
-// refusal is why the API does not take a call.
+// refusal is the reason why the API refuses a call.
 type refusal struct {
 	status  int
 	code    string
@@ -26,11 +26,11 @@ type refusal struct {
 
 func badRequest(code, message string) *refusal { return &refusal{400, code, message} }
 
-// parseIdentify reads a body. Of one that is refused it returns the user, if any.
+// parseIdentify parses a body. If it refuses the body, it still returns the user, if any.
 func parseIdentify(body []byte) (identify, *refusal) {
 	members, ok := parseObject(body)
 	if !ok {
-		return identify{}, badRequest("invalid_json", "the body is not a JSON object, or a name is there twice")
+		return identify{}, badRequest("invalid_json", "the body is not a JSON object, or has a duplicate name")
 	}
 	var i identify
 	if i.user, ok = parseString(members["user_id"]); !ok {
@@ -63,7 +63,7 @@ func (i *identify) parseCompany(value json.RawMessage) *refusal {
 	return nil
 }
 
-// parseProperties reads a flat object; absent and null are none.
+// parseProperties parses a flat object. It returns nil for a missing object and for null.
 func parseProperties(value json.RawMessage) (properties, *refusal) {
 	if value == nil || string(value) == "null" {
 		return nil, nil
@@ -71,7 +71,7 @@ func parseProperties(value json.RawMessage) (properties, *refusal) {
 	p, ok := parseObject(value)
 	switch {
 	case !ok:
-		return nil, badRequest("invalid_property", "metadata and company must be objects without a name twice")
+		return nil, badRequest("invalid_property", "metadata and company must be objects without duplicate names")
 	case len(p) > maxProperties:
 		return nil, badRequest("too_many_properties", "an object has more than 500 properties")
 	}
@@ -83,8 +83,8 @@ func parseProperties(value json.RawMessage) (properties, *refusal) {
 	return p, nil
 }
 
-// parseObject reads an object with its values as they were written. encoding/json
-// would let the last of two names win, so the names are read one by one.
+// parseObject parses an object and keeps its values as they were written. It reads the
+// names one by one, because with encoding/json the last of two duplicates would win.
 func parseObject(text []byte) (properties, bool) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {
@@ -109,7 +109,7 @@ func parseObject(text []byte) (properties, bool) {
 	return p, err == io.EOF
 }
 
-// parseString returns a string that is not empty.
+// parseString parses a string that must not be empty.
 func parseString(value json.RawMessage) (string, bool) {
 	var s string
 	if len(value) == 0 || value[0] != '"' || json.Unmarshal(value, &s) != nil {

@@ -11,32 +11,32 @@ import (
 	"time"
 )
 
-// listener is a Server on a socket of its own.
+// listener is a Server's own socket.
 type listener struct {
 	http    *http.Server
 	url     string
 	serving sync.WaitGroup
 }
 
-// Start listens on a free port of 127.0.0.1, see [Server.URL], until [Server.Close].
-// It may be called once, and not concurrently with URL and Close.
+// Start listens on a free port of 127.0.0.1 until [Server.Close]; see [Server.URL]. It
+// must be called at most once, and not concurrently with URL and Close.
 func (s *Server) Start() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("stand-in: %w", err)
 	}
-	// No ReadTimeout and no WriteTimeout: an answer may be asked to take long, and the
-	// first would end its request, too.
+	// No ReadTimeout and no WriteTimeout: a fault may make an answer take long, and a
+	// ReadTimeout would end its request too.
 	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
 	s.listener.http, s.listener.url = server, "http://"+l.Addr().String()
 	s.listener.serving.Go(func() { _ = server.Serve(l) })
 	return nil
 }
 
-// URL is the endpoint to give to a client; "" before Start.
+// URL returns the endpoint for clients; "" before Start.
 func (s *Server) URL() string { return s.listener.url }
 
-// Close breaks off all connections and stops listening. The profiles remain.
+// Close closes all connections and stops listening. It keeps the profiles.
 func (s *Server) Close() {
 	if s.listener.http != nil {
 		_ = s.listener.http.Close()
@@ -44,8 +44,8 @@ func (s *Server) Close() {
 	}
 }
 
-// ServeHTTP is the API over a socket. Of a fault that cuts the connection it panics
-// with [http.ErrAbortHandler], which is how a handler does that.
+// ServeHTTP serves the API over a socket. To cut the connection it panics with
+// [http.ErrAbortHandler], which is how a handler does that.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := s.answer(r)
 	if a.cut {
@@ -68,8 +68,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// flusher sends each piece at once: a client of a trickle or of a cut answer is to see
-// what there is of it.
+// flusher sends each piece at once, so that the client receives a trickled or cut answer
+// as far as it goes.
 type flusher struct{ http.ResponseWriter }
 
 func (f flusher) Write(p []byte) (int, error) {

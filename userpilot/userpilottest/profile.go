@@ -5,16 +5,16 @@ import (
 	"maps"
 )
 
-// Profile is what is known of a user.
+// Profile is a user's profile.
 type Profile struct {
 	Properties map[string]json.RawMessage // values as they were written
-	Company    string                     // the id of the user's company; "" is none
+	Company    string                     // the id of the user's company; "" means none
 }
 
-// properties are those of one user or company.
+// properties are the properties of one user or company.
 type properties map[string]json.RawMessage
 
-// merge sets what is sent, removes what is sent as null and keeps the rest.
+// merge sets the properties in sent, removes those that are null and keeps the rest.
 func (p properties) merge(sent properties) {
 	for name, value := range sent {
 		if string(value) == "null" {
@@ -25,7 +25,7 @@ func (p properties) merge(sent properties) {
 	}
 }
 
-// store is the profiles and the companies, by id.
+// store holds the profiles and the companies by id.
 type store struct {
 	users     map[string]*Profile
 	companies map[string]properties

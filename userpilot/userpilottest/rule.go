@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// Rule is a fault and the calls that it happens to: those that meet all of its
-// conditions. A Rule without any happens to every call.
+// Rule is a fault with conditions: it applies to the calls that meet all of them. A
+// Rule without conditions applies to every call.
 type Rule struct {
 	Fault
-	// Every: each n-th call, by [Request.Number]. 0 is no condition.
+	// Every selects every n-th call, by [Request.Number]. 0 is no condition.
 	Every int
-	// From and To: the calls with these numbers and those between. 0 is no condition.
+	// From and To select calls by number, inclusive. 0 is no condition.
 	From, To int
-	// User: the calls about this user. "" is no condition.
+	// User selects the calls about this user. "" is no condition.
 	User string
-	// P: a call with this probability, from above 0 to 1. 0 is no condition. The same
-	// Seed picks the same numbers in every run.
+	// P selects a call with this probability, above 0 and at most 1. 0 is no condition.
+	// The same Seed selects the same numbers in every run.
 	P    float64
 	Seed uint64
 }
 
-// Matches reports whether the rule's fault happens to a call.
+// Matches reports whether the rule's fault applies to a call.
 func (r Rule) Matches(q Request) bool {
 	return (r.Every == 0 || q.Number%r.Every == 0) &&
 		(r.From == 0 || q.Number >= r.From) &&
@@ -35,12 +35,12 @@ func (r Rule) Matches(q Request) bool {
 		(r.P == 0 || r.draw(q.Number) < r.P)
 }
 
-// draw returns the number's own random number in [0, 1). It depends on nothing else,
-// so that what happens to a call is the same however the calls around it fall.
+// draw returns a pseudorandom value in [0, 1) for a call's number. It depends only on the
+// seed and the number, so a call's fault does not depend on the calls around it.
 func (r Rule) draw(number int) float64 {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%d/%d", r.Seed, number)
-	// FNV mixes its high bits badly for short texts: finish as splitmix64 does.
+	// FNV mixes its high bits badly for short texts: use the finalizer of splitmix64.
 	x := h.Sum64()
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
@@ -51,7 +51,7 @@ func (r Rule) draw(number int) float64 {
 // Rules are tried in order; the first that matches decides.
 type Rules []Rule
 
-// Fault returns the fault that happens to a call. It is an [Options.Faults].
+// Fault returns the fault for a call. It can serve as [Options.Faults].
 func (r Rules) Fault(q Request) Fault {
 	for _, rule := range r {
 		if rule.Matches(q) {
@@ -61,8 +61,8 @@ func (r Rules) Fault(q Request) Fault {
 	return Fault{}
 }
 
-// ParseFault reads a rule as it is written on a command line: fields with commas
-// between them, in any order, each at most once.
+// ParseFault parses a rule as given on a command line: fields separated by commas, in
+// any order, each at most once.
 //
 //	status=500           Fault.Status, 200 to 599
 //	delay=3s             Fault.Delay
@@ -79,14 +79,14 @@ func (r Rules) Fault(q Request) Fault {
 //	p=0.01, seed=7       Rule.P, Rule.Seed
 //
 // For example: "status=500,every=10"; "status=429,retry-after=2s,from=100,to=120";
-// "cut,p=0.01". The error names the field and does not repeat its value.
+// "cut,p=0.01". The error names the field but not its value.
 func ParseFault(text string) (Rule, error) {
 	var r Rule
 	seen := make(map[string]bool)
 	for field := range strings.SplitSeq(text, ",") {
 		name, value, hasValue := strings.Cut(strings.TrimSpace(field), "=")
 		if seen[name] {
-			return Rule{}, fmt.Errorf("fault: %q is there twice", name)
+			return Rule{}, fmt.Errorf("fault: %q appears twice", name)
 		}
 		seen[name] = true
 		if err := r.set(name, value, hasValue); err != nil {
@@ -137,7 +137,7 @@ func (r *Rule) set(name, value string, hasValue bool) (err error) {
 	return err
 }
 
-// flag returns the field of a name that takes no value, nil for others.
+// flag returns the field for a name that takes no value, or nil for other names.
 func (r *Rule) flag(name string) *bool {
 	switch name {
 	case "cut":
@@ -160,7 +160,7 @@ func (r *Rule) check() error {
 		!f.Cut && !f.CutAfterApply && !f.CutBody && !f.Endless
 	switch {
 	case nothing:
-		return errors.New("says when, but not what")
+		return errors.New("has conditions, but no fault")
 	case r.To != 0 && r.To < r.From:
 		return errors.New(`"to" is before "from"`)
 	case f.Cut && f.CutAfterApply:

@@ -10,52 +10,52 @@ import (
 	"time"
 )
 
-// Options are a Server's. The zero value is an API without limit and without faults
-// that accepts any key.
+// Options configure a [Server]. The zero value is an API without limit and without
+// faults that accepts any key.
 type Options struct {
-	// Key is the one that is accepted; "" accepts any, and each has its own limit.
+	// Key is the accepted key; "" accepts any key, and each key has its own limit.
 	Key string
-	// Limit is how many calls are accepted in each sliding Window for one key; what is
-	// over it is answered 429. 0 is no limit.
+	// Limit is how many calls the server accepts per key in each sliding Window; it
+	// answers further calls with 429. 0 is no limit.
 	Limit int
-	// Window is the limit's, and the one that [Stats] counts in. Default: a minute.
+	// Window is the window of Limit and of [Stats]. Default: a minute.
 	Window time.Duration
 	// RetryAfter is sent with a 429 if it is positive, in whole seconds rounded up.
 	RetryAfter time.Duration
-	// Latency is waited before each identify is looked at.
+	// Latency delays the handling of each identify.
 	Latency time.Duration
-	// Faults chooses what goes wrong with a call; nil is nothing. See [Rules.Fault].
-	// It is called by many goroutines at once.
+	// Faults returns the fault for a call; nil means no faults. See [Rules.Fault]. It
+	// must be safe for concurrent use.
 	Faults func(Request) Fault
-	// KeepCalls keeps every identify, its body too, for [Server.Calls]: for tests, as
-	// it grows without bound.
+	// KeepCalls keeps every identify, including its body, for [Server.Calls]. It is for
+	// tests: memory grows without bound.
 	KeepCalls bool
 }
 
-// Request is an identify as fault choosers see it.
+// Request is an identify as [Options.Faults] sees it.
 type Request struct {
-	Number int // 1 for the first identify that had the right key
+	Number int // 1 for the first identify with the right key
 	Time   time.Time
-	User   string // "" if the body has none that can be read
+	User   string // "" if the body has no readable user
 	Body   []byte // must not be changed
 }
 
-// Call is an identify and what became of it.
+// Call is an identify and its result.
 type Call struct {
 	Request
-	Status  int  // answered; 0 if the connection was cut instead
-	Applied bool // whether the profile was changed
+	Status  int  // of the answer; 0 if the connection was cut instead
+	Applied bool // whether the call changed the profile
 }
 
-// Stats counts what a Server has seen.
+// Stats counts the calls to a Server.
 type Stats struct {
-	Calls       int         // identifies, those with a wrong key too
-	ByStatus    map[int]int // of these; 0 is for connections that were cut
+	Calls       int         // identifies, including those with a wrong key
+	ByStatus    map[int]int // identifies by status; 0 means that the connection was cut
 	Applied     int         // identifies that changed a profile
 	Users       int
 	Companies   int
-	InWindow    int // calls in the window that ends now, of the busiest key
-	MaxInWindow int // the most that were in any window of one key, refused ones too
+	InWindow    int // calls of the busiest key in the window that ends now
+	MaxInWindow int // maximum number of calls of one key in any window, including refused ones
 	First, Last time.Time
 }
 
@@ -64,7 +64,7 @@ type Server struct {
 	options  Options
 	listener listener
 
-	requests atomic.Int64 // answers so far, for their ids
+	requests atomic.Int64 // number of answers, for their ids
 
 	mu      sync.Mutex
 	faults  func(Request) Fault
@@ -89,8 +89,8 @@ func New(o Options) *Server {
 	}
 }
 
-// SetFaults replaces the chooser of faults; nil is no faults. Calls that have begun
-// keep theirs.
+// SetFaults replaces [Options.Faults]; nil means no faults. Calls that have begun keep
+// their fault.
 func (s *Server) SetFaults(faults func(Request) Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,15 +104,15 @@ func (s *Server) Profile(userID string) (Profile, bool) {
 	return s.store.profile(userID)
 }
 
-// Company returns a copy of a company's properties, its id not among them.
+// Company returns a copy of a company's properties, without its id.
 func (s *Server) Company(id string) (map[string]json.RawMessage, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.store.company(id)
 }
 
-// Calls returns the calls so far, in the order in which they were answered; none
-// without [Options.KeepCalls].
+// Calls returns the calls so far in the order of their answers, or none without
+// [Options.KeepCalls].
 func (s *Server) Calls() []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()

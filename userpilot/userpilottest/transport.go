@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// Transport returns a way to the server without sockets. All its waiting is done by
-// timers and the request's context, so within a testing/synctest bubble it is
-// instantaneous. It is safe for concurrent use.
+// Transport returns a transport to the server without sockets. It waits only for timers
+// and the request's context, so within a testing/synctest bubble it takes no real time.
+// It is safe for concurrent use.
 func (s *Server) Transport() http.RoundTripper { return transport{s} }
 
 type transport struct{ server *Server }
 
-// RoundTrip keeps to what net/http does with a request: it calls the WroteHeaders
-// hook of httptrace before it reads the body, sends nothing if the body is not as
-// long as announced, and returns the context's cause when that ends.
+// RoundTrip does what net/http does with a request: it calls the WroteHeaders hook of
+// httptrace before it reads the body, sends nothing if the body does not have its
+// Content-Length, and returns the context's cause when the context ends.
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := r.Context()
 	body, err := readBody(r)

@@ -17,7 +17,7 @@ func TestReach(t *testing.T) {
 		nowhere = "0.0.0.0 0.1.2.3 192.0.2.1 198.18.0.1 203.0.113.9 224.0.0.1 240.0.0.1 255.255.255.255 :: ff02::1 100::1 2001:db8::1 3fff::1"
 	)
 	for _, test := range []struct {
-		reach     reach
+		policy    addrPolicy
 		addresses string
 		want      error
 	}{
@@ -35,8 +35,8 @@ func TestReach(t *testing.T) {
 	} {
 		for address := range strings.FieldsSeq(test.addresses) {
 			ap := netip.AddrPortFrom(netip.MustParseAddr(address), 443)
-			if err := test.reach.control("tcp", ap.String(), nil); !errors.Is(err, test.want) {
-				t.Errorf("%d to %s: %v, want %v", test.reach, address, err, test.want)
+			if err := test.policy.control("tcp", ap.String(), nil); !errors.Is(err, test.want) {
+				t.Errorf("%d to %s: %v, want %v", test.policy, address, err, test.want)
 			}
 		}
 	}
@@ -64,8 +64,8 @@ func FuzzEndpoint(f *testing.F) {
 		switch {
 		case request.Host != request.URL.Host || request.URL.User != nil || request.URL.RawQuery != "" || !strings.HasSuffix(request.URL.Path, "/v1/identify"):
 			t.Errorf("%q calls %v", text, request.URL)
-		case isLoopback(host) != (e.reach == loopbackOnly), own != (e.reach == publicOnly):
-			t.Errorf("%q may reach %d", text, e.reach)
+		case isLoopback(host) != (e.policy == loopbackOnly), own != (e.policy == publicOnly):
+			t.Errorf("%q may reach %d", text, e.policy)
 		case !isLoopback(host) && plain && !insecure:
 			t.Errorf("%q is plain", text)
 		case !isLoopback(host) && !own && host != "named.example" && !(plain && insecure):
