@@ -1,8 +1,8 @@
-// Package asynclog keeps a log from stopping what logs to it.
+// Package asynclog keeps a blocked log from blocking the goroutines that write to it.
 //
-// A [slog.Handler] writes when it is called. If what it writes to stands still, as a pipe does whose
-// reader hangs, so does every goroutine that logs, with the locks that it holds. The handler of this
-// package queues the records instead, and another goroutine writes them.
+// A [slog.Handler] writes when it is called. If its output blocks, such as a pipe whose reader hangs,
+// every goroutine that logs blocks too, with the locks that it holds. The handler of this package
+// queues the records instead, and another goroutine writes them.
 package asynclog
 
 import (
@@ -15,12 +15,12 @@ import (
 // capacity is how many records may wait to be written.
 const capacity = 4096
 
-// Wrap returns a logger that never blocks, and writes by the handler of another one. While that one
-// stands still, some thousand records wait for it. Those beyond are dropped, and a line tells how many.
-// The logger and all that are derived from it write in the order of the calls. Its goroutine ends when
+// Wrap returns a logger that never blocks and writes through log's handler. While that handler blocks,
+// up to 4096 records wait for it. Further records are dropped, and a line in the log says how many.
+// The logger and all loggers derived from it write in the order of the calls. Its goroutine ends when
 // there is nothing to write.
 //
-// A logger that Wrap has made is returned as it is. A nil logger discards.
+// Wrap returns a logger that it has made unchanged. For a nil logger it returns one that discards.
 func Wrap(log *slog.Logger) *slog.Logger {
 	if log == nil {
 		return slog.New(slog.DiscardHandler)
@@ -31,7 +31,7 @@ func Wrap(log *slog.Logger) *slog.Logger {
 	return slog.New(&handler{next: log.Handler(), queue: &queue{first: log.Handler()}})
 }
 
-// handler hands records on to another one.
+// handler queues records for another handler.
 type handler struct {
 	next  slog.Handler
 	queue *queue
@@ -58,12 +58,12 @@ func (h *handler) WithGroup(name string) slog.Handler {
 	return &handler{h.next.WithGroup(name), h.queue}
 }
 
-// Flush blocks until all is written that was logged by a logger of [Wrap], or ctx ends. A process calls
-// it before it exits.
+// Flush blocks until everything logged through a logger of [Wrap] is written, or ctx ends. Call it
+// before the process exits.
 func Flush(ctx context.Context, log *slog.Logger) {
 	h, ok := log.Handler().(*handler)
 	if !ok {
-		return // it discards
+		return // the logger discards, or writes synchronously
 	}
 	h.queue.mu.Lock()
 	idle := h.queue.idle
@@ -77,21 +77,21 @@ func Flush(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// entry is a record with the handler that writes it.
+// entry is a record with its handler.
 type entry struct {
 	ctx  context.Context
 	next slog.Handler
 	slog.Record
 }
 
-// queue holds what is to be written.
+// queue holds the entries to write.
 type queue struct {
-	first slog.Handler // writes how many records were dropped
+	first slog.Handler // writes the number of dropped records
 
 	mu      sync.Mutex
 	waiting []entry
 	dropped int
-	idle    chan struct{} // closed when all is written; nil if it is
+	idle    chan struct{} // closed when everything is written; nil if it already is
 }
 
 func (q *queue) add(e entry) {
@@ -115,18 +115,18 @@ func (q *queue) write() {
 			return
 		}
 		for _, e := range entries {
-			_ = e.next.Handle(e.ctx, e.Record) // there is nowhere to tell of it
+			_ = e.next.Handle(e.ctx, e.Record) // there is nowhere to report the error
 		}
 	}
 }
 
-// take returns what waits, or nil if nothing does: then the goroutine is at its end.
+// take returns the waiting entries, or nil if there are none; then the goroutine must end.
 func (q *queue) take() []entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	entries := q.waiting
 	if q.waiting = nil; q.dropped > 0 {
-		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were dropped, as they were not written in time", 0)
+		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were dropped because the log output did not keep up", 0)
 		r.AddAttrs(slog.Int("lines", q.dropped))
 		entries = append(entries, entry{context.Background(), q.first, r})
 		q.dropped = 0

@@ -73,7 +73,7 @@ func TestDrops(t *testing.T) {
 		log.Info("last")
 		Flush(t.Context(), log)
 		lines := strings.Split(strings.TrimSpace(g.String()), "\n")
-		want := fmt.Sprintf(`level=WARN msg="log lines were dropped, as they were not written in time" lines=%d`, more)
+		want := fmt.Sprintf(`level=WARN msg="log lines were dropped because the log output did not keep up" lines=%d`, more)
 		if n := len(lines); n != capacity+3 || lines[n-2] != want || lines[n-1] != "level=INFO msg=last" {
 			t.Errorf("%d lines, the last of them %q", n, lines[max(0, n-2):])
 		}

@@ -1,19 +1,19 @@
-// Package embedded runs a NATS server with JetStream inside this process, so that one
-// person on one machine needs nothing else.
+// Package embedded runs a NATS server with JetStream inside this process, so that a
+// single-machine setup needs nothing else.
 //
 // Its laws:
 //
-//   - What was acknowledged is on the disk: every write is synced before its
-//     acknowledgement, which NATS does not do by default. Only [Config.NoSync] turns that
-//     off, for tests and measurements.
-//   - A directory belongs to one server at a time. A lock file says so, and the operating
-//     system releases it however the process ends.
-//   - [Server.Shutdown] blocks until the last goroutine is gone, so a server also lives
-//     inside a testing/synctest bubble. There the caller of the test must have called
+//   - Acknowledged data is on disk: the server syncs every write before it acknowledges
+//     it, which NATS does not do by default. Only [Config.NoSync] turns that off, for
+//     tests and measurements.
+//   - A directory belongs to one server at a time. A lock file enforces this, and the
+//     operating system releases it however the process ends.
+//   - [Server.Shutdown] blocks until the last goroutine is gone, so a server also runs
+//     inside a testing/synctest bubble. A test that does this must have called
 //     ats.Register (nats-server/v2/server/ats) once outside any bubble: its ticker
 //     belongs to the whole process.
 //
-// The build tag noembed leaves the server out; [Start] then returns [ErrLeftOut].
+// The build tag noembed omits the server; [Start] then returns [ErrLeftOut].
 package embedded
 
 import (
@@ -27,35 +27,36 @@ var ErrLeftOut = errors.New("this build has no embedded server (it was built wit
 
 // Config says where a server keeps its streams and where it listens.
 type Config struct {
-	// Dir holds the streams and the lock file. It is created if missing.
+	// Dir is the directory for the streams and the lock file. Start creates it if it does
+	// not exist.
 	Dir string
-	// Listen is the host:port for NATS clients; port 0 takes a free one. Empty: no socket
-	// is opened and [Server.Connect] is the only way in. There is no password, so
-	// anything but a loopback address is logged as a warning.
+	// Listen is the host:port for NATS clients; port 0 takes a free one. If it is empty the
+	// server opens no socket, and [Server.Connect] is the only way to connect. There is no
+	// password, so the server logs a warning for any address that is not loopback.
 	Listen string
 	// NoSync leaves syncing to the operating system. A crash of the machine then loses up
 	// to two minutes of acknowledged events; a crash of the process loses nothing.
 	NoSync bool
-	// Log receives what the server says: notices as debug, all else as warnings. Nil
-	// discards.
+	// Log receives the server's log: notices at debug level, everything else as warnings.
+	// Nil discards.
 	Log *slog.Logger
 }
 
-// LockedError says that another process works on the directory.
+// LockedError means that another process uses the directory.
 type LockedError struct{ Dir string }
 
-// Error names the directory and the way out.
+// Error names the directory and the remedy.
 func (e *LockedError) Error() string {
 	return fmt.Sprintf("%s is in use by another identify-worker: stop that one, or give another directory with --store", e.Dir)
 }
 
-// ListenError says that the address could not be listened on.
+// ListenError means that the server could not listen on the address.
 type ListenError struct {
 	Address string
 	Err     error
 }
 
-// Error names the address, the flag and the way out.
+// Error names the address, the flag and the remedy.
 func (e *ListenError) Error() string {
 	return fmt.Sprintf("listen on %s: %v (stop what listens there, or give another address with --nats-listen; port 0 takes a free one)", e.Address, e.Err)
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Server stands in for the server that this build leaves out; none ever exists.
+// Server replaces the server that this build omits; [Start] never returns one.
 type Server struct{}
 
 // Start returns [ErrLeftOut].

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// serverLog passes the server's log on to slog and keeps the first fatal error.
-// Debug and trace lines, which hold subjects, are never asked for.
+// serverLog forwards the server's log to slog and keeps the first fatal error. It drops
+// debug and trace lines, which contain subjects.
 type serverLog struct {
 	log *slog.Logger
 
@@ -37,9 +37,9 @@ func (l *serverLog) Errorf(format string, v ...any) {
 	l.log.Warn(line(format, v), "from", "nats-server")
 }
 
-// Fatalf is said once, when the server cannot start; [Start] returns it as an error, so
-// it is not logged as well. The error keeps its type, which tells a port in use from
-// the rest.
+// Fatalf keeps the first error, without logging it: the server calls Fatalf when it cannot
+// start, and [Start] returns the error. The error keeps its type, which distinguishes a
+// port in use from other failures.
 func (l *serverLog) Fatalf(format string, v ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

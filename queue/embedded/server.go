@@ -20,8 +20,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
-// maxMemory bounds streams in memory. This product has none; without a bound the server
-// would promise three quarters of the machine to whoever asks.
+// maxMemory bounds memory streams. This product has none; without a bound the server
+// would offer three quarters of the machine's memory to any client.
 const maxMemory = 32 << 20
 
 // Server is a running server. Its methods are safe for concurrent use.
@@ -32,8 +32,8 @@ type Server struct {
 	stop   sync.Once
 }
 
-// Start boots a server and returns when it accepts connections. Errors are a
-// [*LockedError], a [*ListenError], or say what is wrong with the directory.
+// Start starts a server and returns when it accepts connections. The error is a
+// [*LockedError], a [*ListenError], or describes what is wrong with the directory.
 func Start(c Config) (*Server, error) {
 	c.Log = asynclog.Wrap(c.Log)
 	options, err := c.options()
@@ -51,7 +51,7 @@ func Start(c Config) (*Server, error) {
 	return &Server{nats: n, listen: c.Listen != "", lock: lock}, nil
 }
 
-// Connect opens a connection that needs no socket. The caller closes it.
+// Connect opens an in-process connection, without a socket. The caller must close it.
 func (s *Server) Connect(options ...nats.Option) (*nats.Conn, error) {
 	nc, err := nats.Connect("", append(options, nats.InProcessServer(s))...)
 	if err != nil {
@@ -60,11 +60,11 @@ func (s *Server) Connect(options ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// InProcessConn opens a bare connection. It makes a Server fit for [nats.InProcessServer].
+// InProcessConn opens a raw connection. It implements the interface for [nats.InProcessServer].
 func (s *Server) InProcessConn() (net.Conn, error) { return s.nats.InProcessConn() }
 
-// ClientURL is the address for other processes, with the port that was really taken;
-// empty without a socket.
+// ClientURL returns the URL for other processes, with the actual port; empty without a
+// socket.
 func (s *Server) ClientURL() string {
 	if !s.listen {
 		return ""
@@ -72,19 +72,19 @@ func (s *Server) ClientURL() string {
 	return s.nats.ClientURL()
 }
 
-// Shutdown closes all connections, writes what is open and releases the directory. It
+// Shutdown closes all connections, writes pending data and releases the directory. It
 // blocks until that is done, and may be called more than once.
 func (s *Server) Shutdown() {
 	s.stop.Do(func() {
 		s.nats.Shutdown()
 		s.nats.WaitForShutdown()
-		_ = s.lock.Close() // the process's end releases it as well
+		_ = s.lock.Close() // the end of the process would release it too
 	})
 }
 
 func (c Config) options() (*server.Options, error) {
 	if c.Dir == "" {
-		return nil, errors.New("start the embedded server: no directory was given")
+		return nil, errors.New("start the embedded server: no directory given")
 	}
 	options := &server.Options{
 		ServerName:             "identify-worker",
@@ -122,8 +122,8 @@ func splitAddress(address string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// lockDir creates the directory and takes its lock. The lock is the operating system's,
-// so a crash leaves nothing to clean up.
+// lockDir creates the directory and locks it. The operating system holds the lock, so a
+// crash leaves nothing to clean up.
 func lockDir(dir string) (*flock.Flock, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the store's directory: %w", err)
@@ -139,8 +139,8 @@ func lockDir(dir string) (*flock.Flock, error) {
 	return lock, nil
 }
 
-// boot starts the server. Its Start method returns when it listens, or has logged a
-// fatal error: that log line is the only place where the reason can be had.
+// boot starts the server. The server's Start method returns when it listens or has logged
+// a fatal error; that log line is the only source of the reason.
 func boot(options *server.Options, c Config) (*server.Server, error) {
 	n, err := server.NewServer(options)
 	if err != nil {
@@ -161,7 +161,8 @@ func boot(options *server.Options, c Config) (*server.Server, error) {
 	return n, nil
 }
 
-// cause is the operating system's error without the address, which [ListenError] names.
+// cause returns the operating system's error without the address, which [ListenError]
+// already names.
 func cause(err error) error {
 	if number, ok := errors.AsType[syscall.Errno](err); ok {
 		return number
