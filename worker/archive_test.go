@@ -8,8 +8,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// A replica that has lost its claim stores no more dead letters for it: whoever holds the partition
-// next may deliver the event.
+// A replica that has lost its claim stores no more dead letters for it: the partition's next owner may
+// deliver the event.
 func TestNoBurialWithoutClaim(t *testing.T) {
 	withClaims(t, func(t *testing.T, claim, _ *queue.Claim) {
 		w := idle(t, Config{})
@@ -33,8 +33,7 @@ func TestNoBurialWithoutClaim(t *testing.T) {
 	})
 }
 
-// What a settlement frees after its partition was given up has been taken out of the memory's account
-// by then.
+// A settlement that ends after its partition was revoked must not free the memory a second time.
 func TestMemoryAfterLateSettlement(t *testing.T) {
 	withEvents(t, func(t *testing.T, given, kept handed) {
 		w := idle(t, Config{})

@@ -16,7 +16,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// slowReader is a worker that needs long to read one event.
+// slowReader is a worker that takes long to read one event.
 type slowReader struct {
 	*Worker
 	slow    uint64 // its sequence
@@ -33,8 +33,8 @@ func (r slowReader) Deliver(c *queue.Claim, d queue.Delivery) {
 	r.Worker.Deliver(c, d)
 }
 
-// Promise 2 across a takeover: a merged call that the last holder began is repeated whole. While its
-// last event is being read, an event of another partition must not let the user go on without it.
+// Promise 2 across a takeover: the new owner resends a merged call of the previous owner whole. While
+// it still reads the last event, an event of another partition must not unblock the user.
 func TestReachIsInItsLane(t *testing.T) {
 	withPipeline(t, func(t *testing.T, q *queue.Queue, nc *nats.Conn) {
 		victim, others := usersApart(t, q, nc)
@@ -69,7 +69,7 @@ func TestReachIsInItsLane(t *testing.T) {
 	})
 }
 
-// callable is how many of a user's events may be called for now.
+// callable returns how many of a user's events may be sent now.
 func callable(w *Worker, user string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -113,7 +113,7 @@ func workStream(t *testing.T, q *queue.Queue, nc *nats.Conn) jetstream.Stream {
 	return stream
 }
 
-// partitionOf is where the server puts a user.
+// partitionOf returns the partition to which the server maps a user.
 func partitionOf(t *testing.T, q *queue.Queue, nc *nats.Conn, user string) string {
 	t.Helper()
 	stream := workStream(t, q, nc)
@@ -128,7 +128,8 @@ func partitionOf(t *testing.T, q *queue.Queue, nc *nats.Conn, user string) strin
 	return path.Ext(m.Subject)[1:]
 }
 
-// usersApart are a user of partition 0 and many of others: this replica does not hold all of them.
+// usersApart returns a user of partition 0 and many users of others: this replica does not own all of
+// these partitions.
 func usersApart(t *testing.T, q *queue.Queue, nc *nats.Conn) (first string, others []string) {
 	t.Helper()
 	for i := 0; first == "" || len(others) < 40; i++ {
@@ -142,8 +143,8 @@ func usersApart(t *testing.T, q *queue.Queue, nc *nats.Conn) (first string, othe
 	return first, others
 }
 
-// leaveMerged is what a holder of partition 0 leaves behind who died in a merged call. Another member
-// lives, too: so each partition has a consumer of its own.
+// leaveMerged leaves the state of an owner of partition 0 that died during a merged call. Another
+// member is alive, so each partition has its own consumer.
 func leaveMerged(t *testing.T, q *queue.Queue, nc *nats.Conn, user string, last uint64) {
 	t.Helper()
 	stream := workStream(t, q, nc)

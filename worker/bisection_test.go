@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// trial is a lane's events as the search sees them: some are guilty, and a call ends
-// before a border, as events on both sides of it do not merge.
+// trial is a lane's events as the bisection sees them: some are guilty, and a call ends
+// before a border, because events on both sides of a border do not merge.
 type trial struct {
 	guilty, border []bool
 	narrow         bisection
@@ -17,7 +17,7 @@ type trial struct {
 	dead           []int
 }
 
-// call makes the next one. It reports whether there was anything to do.
+// call makes the next call. It reports whether there was one to make.
 func (x *trial) call() bool {
 	if x.done == len(x.guilty) {
 		return false
@@ -63,7 +63,7 @@ func flags(t *rapid.T, n int, name string) []bool {
 	return flags
 }
 
-// Each guilty event ends alone, nobody else does, and what that costs is logarithmic.
+// Each guilty event dies alone, no other event dies, and the cost is logarithmic.
 func TestNarrowingFindsTheGuilty(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -132,7 +132,7 @@ func TestNarrowingCosts(t *testing.T) {
 	}
 }
 
-// A refusal that does not come again ends the search all the same.
+// The search ends even if the refusal does not recur.
 func TestNarrowingOfNobody(t *testing.T) {
 	t.Parallel()
 	var n bisection

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// A crew does no more than so many errands at once, in their order, all of them, and leaves no
-// goroutine behind.
+// A crew runs all errands, in order and at most size at the same time, and leaves no goroutine behind.
 func TestCrew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

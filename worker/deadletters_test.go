@@ -19,7 +19,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// refuse answers 422 to every call that holds the text.
+// refuse answers 422 to every call that contains the text.
 func refuse(text string) func(userpilottest.Request) userpilottest.Fault {
 	return func(q userpilottest.Request) userpilottest.Fault {
 		if bytes.Contains(q.Body, []byte(text)) {
@@ -29,7 +29,7 @@ func refuse(text string) func(userpilottest.Request) userpilottest.Fault {
 	}
 }
 
-// Promise 4: of a thousand merged events only the guilty one dies, for tens of calls.
+// Promise 4: of a thousand merged events only the guilty one dies, at the cost of tens of calls.
 func TestGuiltyAmongAThousand(t *testing.T) {
 	t.Parallel()
 	for _, guilty := range []int{1, 2, 333, 499, 700, 999, 1000} {
@@ -77,7 +77,7 @@ func TestPoisonStorm(t *testing.T) {
 }
 
 // A user whose calls fail while others' succeed runs out of attempts, and only the
-// guilty event dies. Nobody waits for it.
+// guilty event dies. No other user waits for it.
 func TestSickUser(t *testing.T) {
 	t.Parallel()
 	for _, fault := range []userpilottest.Fault{{Status: 500}, {Cut: true}, {Delay: time.Minute}} {
@@ -138,7 +138,7 @@ func (s *sim) awaitNewest(user string) {
 	s.t.Fatalf("event %s of %s is not delivered", want, user)
 }
 
-// invalidBodies are bodies that can be no identify.
+// invalidBodies are bodies that cannot be an identify.
 func invalidBodies() map[string][]byte {
 	return map[string][]byte{
 		"empty":             {},
@@ -157,8 +157,8 @@ func invalidBodies() map[string][]byte {
 	}
 }
 
-// Each body that can be no identify ends as one dead letter with its bytes, without a call, on
-// either kind of subject, and harms nobody.
+// Each body that cannot be an identify becomes one dead letter with the original bytes, without a
+// call, on either kind of subject, and affects no other event.
 func TestInvalid(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -239,7 +239,7 @@ func TestPanic(t *testing.T) {
 	})
 }
 
-// limitDeadLetters lets the dead-letter stream hold so many; -1 is no limit.
+// limitDeadLetters sets how many dead letters the stream may hold; -1 is no limit.
 func (s *sim) limitDeadLetters(messages int64) {
 	s.t.Helper()
 	js, err := jetstream.New(s.publishing)
@@ -252,8 +252,8 @@ func (s *sim) limitDeadLetters(messages int64) {
 	must(s.t, err)
 }
 
-// Promise 5: while the dead-letter stream takes nothing, the originals stay and others go on; then
-// each is stored once.
+// Promise 5: while the dead-letter stream is full, the originals stay and other users go on; then
+// each dead letter is stored once.
 func TestDeadLetterStreamFull(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
@@ -292,7 +292,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 	})
 }
 
-// told is what the one replica tells the fleet, once it has renewed its membership.
+// told returns what the one replica reports to the fleet after its next heartbeat.
 func (s *sim) told() queue.Replica {
 	s.t.Helper()
 	time.Sleep(10 * time.Second)
@@ -304,7 +304,7 @@ func (s *sim) told() queue.Replica {
 	return status.Replicas[0]
 }
 
-// It is told as well if there is another cause than want of room, and ends with the claim.
+// The report also covers causes other than a full stream, and it ends with the claim.
 func TestDeadLettersHaveNoStream(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
@@ -333,7 +333,7 @@ func TestDeadLettersHaveNoStream(t *testing.T) {
 	})
 }
 
-// The log tells of deaths at once, and does not grow with their number.
+// The log reports dead letters at once, and does not grow with their number.
 func TestDeathsAreCountedInTheLog(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
@@ -365,15 +365,15 @@ func TestDeathsAreCountedInTheLog(t *testing.T) {
 	})
 }
 
-// While dead letters cannot be stored, their bodies do not hold the memory that the living need. They
-// are read again when they can be stored, and are what they were.
+// While dead letters cannot be stored, their bodies do not take the memory that live events need. The
+// worker reloads them unchanged when they can be stored.
 func TestDeadLetterStreamFullLeavesRoom(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
 		s.limitDeadLetters(1)
 		r := s.start(func(c *worker.Config) { c.Memory = 4 << 20 })
 		filler := strings.Repeat("x", 400<<10)
-		const bad = 40 // of which ten fill the memory
+		const bad = 40 // ten of them fill the memory
 		for i := range bad {
 			s.publish(fmt.Sprintf("bad%d", i), fmt.Sprintf(`,"bad":1,"f":%q`, filler))
 		}
@@ -394,7 +394,7 @@ func TestDeadLetterStreamFullLeavesRoom(t *testing.T) {
 	})
 }
 
-// A dead letter tells all that is known, and holds the original bytes.
+// A dead letter contains everything that is known, and the original bytes.
 func TestDeadLetterHeaders(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
@@ -435,7 +435,7 @@ func TestDeadLetterHeaders(t *testing.T) {
 	})
 }
 
-// A stream that is deleted under the worker is said once; when it is back, work goes on.
+// The worker logs once that its stream was deleted; when the stream is back, it continues.
 func TestStreamDeleted(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -458,7 +458,7 @@ func TestStreamDeleted(t *testing.T) {
 	})
 }
 
-// A stream that differs is not touched: the worker says what differs and stops.
+// The worker does not change a stream that differs: it says what differs and stops.
 func TestStreamDiffers(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {

@@ -8,8 +8,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// The first of a kind is told at once, those that follow are counted, and kinds without end take no
-// memory without end.
+// The first of a kind is logged at once, the following ones are counted, and the memory for kinds is
+// bounded.
 func TestDeathLog(t *testing.T) {
 	t.Parallel()
 	var d deathLog

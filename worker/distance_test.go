@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// distance is how far away something is. It may change at any time; what is under way then arrives
-// as late as it would have.
+// distance is a network latency. It may change at any time; data in transit keeps its original
+// arrival time.
 type distance struct {
 	mu           sync.Mutex
 	trip, jitter time.Duration
 }
 
-// set makes a round trip take trip, and each way by chance up to jitter more.
+// set sets the round-trip time, and a random extra delay up to jitter for each direction.
 func (d *distance) set(trip, jitter time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.trip, d.jitter = trip, jitter
 }
 
-// oneWay is how long something that leaves now is under way.
+// oneWay returns how long data that is sent now is in transit.
 func (d *distance) oneWay() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -34,24 +34,23 @@ func (d *distance) oneWay() time.Duration {
 	return late
 }
 
-// parcel is what was written at once, or how the writing ended.
+// parcel is the data of one write, or the end of the connection.
 type parcel struct {
 	due  time.Time
 	data []byte
 	err  error
 }
 
-// way carries what is sent to its one receiver, each parcel late by itself and none before an
-// earlier one.
+// way transports parcels to one receiver. Each has its own delay, but none overtakes another.
 type way struct {
 	*distance
-	near *atomic.Bool // what is sent now arrives at once
+	near *atomic.Bool // data sent now arrives at once
 	news chan struct{}
-	gone <-chan struct{} // closed when the receiver has lost interest; nil is never
+	gone <-chan struct{} // closed when the receiver is gone; nil means never
 
 	mu      sync.Mutex
 	parcels []parcel
-	sent    time.Time // when the last of them was
+	sent    time.Time // when the last parcel was sent
 	latest  time.Time // when it arrives
 }
 
@@ -66,9 +65,9 @@ func (w *way) send(data []byte, err error) {
 		due = now.Add(w.oneWay())
 	}
 	w.mu.Lock()
-	// What leaves at one instant arrives at one: nats.go awaits the answer to a KV watch under a
-	// mutex that the watch's first message needs too, and a bubble's time stands still while a
-	// goroutine waits for a mutex.
+	// Parcels sent at the same instant arrive at the same instant: nats.go awaits the answer to a KV
+	// watch under a mutex that the watch's first message needs too, and a bubble's time stands still
+	// while a goroutine waits for a mutex.
 	if w.latest.After(due) || w.sent.Equal(now) {
 		due = w.latest
 	}
@@ -118,8 +117,8 @@ func (w *way) await(p parcel) parcel {
 	}
 }
 
-// far is a connection over a distance. Like a socket it takes what is written at once; what was
-// written before Close arrives all the same.
+// far is a connection over a distance. Like a socket it accepts writes at once, and data written
+// before Close still arrives.
 type far struct {
 	net.Conn // the end at the other side
 	in, out  *way
@@ -132,9 +131,9 @@ type far struct {
 
 func newFar(conn net.Conn, d *distance) *far { return begin(&far{Conn: conn}, d) }
 
-// newFarNATS is newFar for a client of NATS. Its handshake takes no time: nats.go goes through that
-// of a reconnection under the mutex that every other use of the connection needs, and a bubble's time
-// stands still while a goroutine waits for a mutex.
+// newFarNATS is newFar for a NATS client. Its handshake takes no time: when nats.go reconnects, it
+// does the handshake under the mutex that every other use of the connection needs, and a bubble's
+// time stands still while a goroutine waits for a mutex.
 func newFarNATS(conn net.Conn, d *distance) *far {
 	f := &far{Conn: conn}
 	f.near.Store(true)
@@ -149,7 +148,7 @@ func begin(f *far, d *distance) *far {
 	return f
 }
 
-// fetch takes what the other side writes on its way.
+// fetch sends what the other side writes on its way.
 func (f *far) fetch() {
 	for {
 		p := make([]byte, 16<<10)
@@ -164,7 +163,7 @@ func (f *far) fetch() {
 	}
 }
 
-// bring gives to the other side what has arrived there.
+// bring delivers to the other side what has arrived there.
 func (f *far) bring() {
 	defer func() { _ = f.Conn.Close() }()
 	for {
@@ -209,10 +208,10 @@ func (f *far) Close() error {
 	return nil
 }
 
-// leave ends this side alone: the other one is told nothing.
+// leave ends only this side; the other side does not notice.
 func (f *far) leave() { f.closing.Do(func() { close(f.closed) }) }
 
-// tear ends both sides at once, with what is under way.
+// tear ends both sides at once and drops the data in transit.
 func (f *far) tear() {
 	_ = f.Conn.Close()
 	_ = f.Close()

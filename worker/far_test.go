@@ -10,13 +10,14 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// remote is a fleet at work far from NATS and from Userpilot: how far, and what must be reached there.
+// remote describes a fleet far from NATS and from Userpilot: the latencies, and the required share of
+// the limit.
 type remote struct {
 	replicas int
 	nats     time.Duration // a round trip
 	setup    time.Duration // of a connection to Userpilot
 	rate     queue.Rate
-	alone    bool // an event for each call
+	alone    bool // one event per call
 }
 
 func (c remote) String() string {
@@ -37,8 +38,8 @@ func (c remote) share() float64 {
 
 var secondly = queue.Rate{Calls: 20, Window: time.Second}
 
-// pace is a case's events and times: the pause between two events, how long the fleet may take to get
-// going, and how long it is watched then.
+// pace returns a case's times: the interval between two events, how long the fleet may take to start
+// up, and how long the test then watches it.
 func (c remote) pace() (pause, warm, watched time.Duration) {
 	if c.rate == secondly {
 		return 10 * time.Millisecond, 8 * time.Second, 15 * time.Second
@@ -48,8 +49,8 @@ func (c remote) pace() (pause, warm, watched time.Duration) {
 
 const remoteUsers = 50
 
-// Promises 2 and 3 at a distance: nearly all of the limit is used, never more, in order, and nobody
-// is forgotten, while every user has new events all the time.
+// Promises 2 and 3 at a distance: the fleet uses nearly all of the limit and never more, in order, and
+// starves no user, while every user has new events all the time.
 func TestFarAway(t *testing.T) {
 	t.Parallel()
 	for _, rate := range []queue.Rate{secondly, minutely} {
@@ -63,7 +64,7 @@ func TestFarAway(t *testing.T) {
 	}
 }
 
-// The same of several replicas, that share the limit.
+// The same for several replicas that share the limit.
 func TestFarAwayFleet(t *testing.T) {
 	t.Parallel()
 	for _, rate := range []queue.Rate{secondly, minutely} {
@@ -83,7 +84,7 @@ func (c remote) run(t *testing.T) {
 	})
 }
 
-// watch lets the fleet work and judges it.
+// watch runs the fleet and checks the result.
 func (c remote) watch(t *testing.T, s *sim) {
 	pause, warm, watched := c.pace()
 	s.away = &distance{trip: c.nats}
@@ -120,7 +121,7 @@ func (c remote) watch(t *testing.T, s *sim) {
 	}
 }
 
-// publishSteadily publishes an event of another user after each pause.
+// publishSteadily publishes events at regular intervals, each for another user.
 func (s *sim) publishSteadily(pause, d time.Duration) {
 	s.t.Helper()
 	begun := time.Now()
@@ -130,16 +131,16 @@ func (s *sim) publishSteadily(pause, d time.Duration) {
 	}
 }
 
-// A call of several events is written down before it is made, and that takes a round trip. A user who
-// has a new event each time the slot has passed meanwhile must be served all the same.
+// A merged call is recorded in the journal before it is made, which takes a round trip. The worker
+// must serve a user even if each time there is a new event and the slot has passed meanwhile.
 func TestFarJournal(t *testing.T) {
 	t.Parallel()
 	remote{1, 6 * time.Millisecond, 0, secondly, false}.run(t)
 }
 
-// Promise: a stop takes less than a second, plus the calls in flight. Far from NATS it takes round trips:
-// to settle, to give the claims back, and to leave. It waits for none of the bodies that are being read
-// again.
+// Promise: a stop takes less than a second, plus the calls in flight. Far from NATS it takes round
+// trips: to settle, to release the partitions, and to leave. It does not wait for bodies that are being
+// reloaded.
 func TestStopWhileReadingAgain(t *testing.T) {
 	t.Parallel()
 	const call = 1500 * time.Millisecond
@@ -148,7 +149,7 @@ func TestStopWhileReadingAgain(t *testing.T) {
 			t.Run(fmt.Sprintf("%v/%v", trip, after), func(t *testing.T) {
 				t.Parallel()
 				simulate(t, userpilottest.Options{Latency: call}, func(t *testing.T, s *sim) {
-					for range 2000 { // of which a lane keeps some 700 in memory
+					for range 2000 { // a lane keeps some 700 of them in memory
 						s.publish("u", `,"filler":"0123456789012345678901234567890123456789"`)
 					}
 					s.away = &distance{trip: trip}
@@ -174,8 +175,8 @@ func TestStopWhileReadingAgain(t *testing.T) {
 	}
 }
 
-// A thousand replays of one user take no round trip each before the first of them is called for, and
-// the user's new events do not wait behind them for long.
+// A thousand replays of one user do not take a round trip each before the first call, and the user's
+// new events do not wait long behind them.
 func TestManyReplaysOfAUser(t *testing.T) {
 	t.Parallel()
 	tell(t, func(t *testing.T, s *story) {

@@ -13,7 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// metric reads one that has no labels.
+// metric reads a metric without labels.
 func (r *replica) metric(name string) float64 {
 	r.sim.t.Helper()
 	registry := prometheus.NewPedanticRegistry()
@@ -36,8 +36,8 @@ func (s *sim) status() *queue.Status {
 	return status
 }
 
-// A key that is rolled out to half of the fleet shows at once: who holds, since when, and under
-// which key. The other half goes on, and nothing dies.
+// A bad key that is rolled out to half of the fleet shows at once: which replicas are on hold, since
+// when, and with which key. The other half continues, and nothing dies.
 func TestHoldIsVisible(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -47,7 +47,7 @@ func TestHoldIsVisible(t *testing.T) {
 		for i := range 100 {
 			s.publish(fmt.Sprintf("u%d", i), "")
 		}
-		time.Sleep(200 * time.Millisecond) // less than until the next regular renewal
+		time.Sleep(200 * time.Millisecond) // less than until the next heartbeat
 		holds := map[string]string{}
 		for _, r := range s.status().Replicas {
 			holds[r.Key] = r.Hold
@@ -61,7 +61,7 @@ func TestHoldIsVisible(t *testing.T) {
 		if good.Ready() != nil || bad.Ready() == nil {
 			t.Errorf("ready: %v, %v", good.Ready(), bad.Ready())
 		}
-		bad.stop() // the good one takes over what it holds
+		bad.stop() // the good one takes over its partitions
 		s.drain(time.Minute)
 		good.stop()
 		s.ledger.check(s)
@@ -94,8 +94,8 @@ func TestOutageIsVisible(t *testing.T) {
 	})
 }
 
-// A backlog that only the limit explains asks for no replica; one that the senders explain does, and
-// as many as are worth it.
+// A backlog caused only by the limit asks for no replica; a backlog caused by busy senders asks for as
+// many as are useful.
 func TestReplicasWanted(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -132,7 +132,7 @@ func TestReplicasWanted(t *testing.T) {
 	}
 }
 
-// calls are those that each has made so far.
+// calls returns how many calls each replica has made so far.
 func calls(fleet []*replica) (made []uint64) {
 	for _, r := range fleet {
 		made = append(made, r.Snapshot().Calls)
@@ -140,8 +140,8 @@ func calls(fleet []*replica) (made []uint64) {
 	return made
 }
 
-// A rolling update that lowers the rate: as soon as the first new replica has joined, the lower
-// one holds for all, and status says so; the higher one is never exceeded.
+// A rolling update that lowers the rate: as soon as the first new replica has joined, the lower rate
+// applies to all, and status says so; the higher rate is never exceeded.
 func TestRateLoweredInRollingUpdate(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 50 * time.Millisecond}, func(t *testing.T, s *sim) {

@@ -7,7 +7,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// crowd is a lane that holds so many events.
+// crowd returns a lane with n events.
 func crowd(w *Worker, events int) *lane {
 	l := stocked(w, newPartition(&queue.Claim{}), "u", events)
 	l.state = ready
@@ -22,7 +22,7 @@ func (l *lane) arrive(w *Worker) {
 	w.memory.add(l.bytes - before)
 }
 
-// A call that may be sent again as it was is not merged with what comes later.
+// The events of a call that may be resent unchanged are not folded with later ones.
 func TestFoldLeavesTheCallAlone(t *testing.T) {
 	t.Parallel()
 	w := idle(t, Config{})
@@ -46,7 +46,7 @@ func TestFoldLeavesTheCallAlone(t *testing.T) {
 	}
 }
 
-// Whose events must be looked at one by one gets them back as they were.
+// A lane whose events must be checked one by one reloads them unfolded.
 func TestUnfold(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*lane){
@@ -68,14 +68,14 @@ func TestUnfold(t *testing.T) {
 	}
 }
 
-// A memory that is full holds hundreds of events of each of many users.
+// A full memory holds hundreds of events for each of many users.
 func TestMemoryHoldsMany(t *testing.T) {
 	t.Parallel()
 	const users, memory = 64, 4 << 20
 	w := idle(t, Config{Memory: memory, Rate: queue.Rate{Calls: 1, Window: 1e9}})
 	c := &queue.Claim{}
 	p := w.partition(c)
-	for i := range users { // a claim that is none knows nothing of new ones
+	for i := range users { // the zero claim knows no new users
 		user := fmt.Sprintf("user-%d", i)
 		p.lanes[user] = &lane{user: user, partition: p}
 	}

@@ -23,7 +23,7 @@ func (s *story) lane(user string) *lane {
 	return l
 }
 
-// fail is a failure of a call that was no probe; it reports whether it counted.
+// fail records a failure of a call that was no probe; it reports whether it counted.
 func (s *story) fail(user string) bool { return s.gate.failed(s.lane(user), false, s.now) }
 
 func (s *story) failProbe(user string) { s.gate.failed(s.lane(user), true, s.now) }
@@ -35,7 +35,7 @@ func (s *story) succeed(user string) {
 
 func (s *story) pass(d time.Duration) { s.now = s.now.Add(d) }
 
-// expect asks the gate.
+// expect checks what the gate admits.
 func (s *story) expect(want admission) {
 	s.t.Helper()
 	if got, _ := s.gate.admit(s.now); got != want {
@@ -43,7 +43,7 @@ func (s *story) expect(want admission) {
 	}
 }
 
-// expectShut asks for how long the gate stays shut.
+// expectShut checks how long the gate stays shut.
 func (s *story) expectShut(least, most time.Duration) {
 	s.t.Helper()
 	got, next := s.gate.admit(s.now)
@@ -129,7 +129,7 @@ func TestGate(t *testing.T) {
 		"nothing counts while the breaker is open": func(s *story) {
 			s.fail("sick")
 			s.outage()
-			s.gate.successes++ // whatever the count says
+			s.gate.successes++ // regardless of the count
 			s.expectCounts(s.fail("sick"), false)
 		},
 		"a probe is one": func(s *story) {
@@ -137,7 +137,7 @@ func TestGate(t *testing.T) {
 			s.pass(time.Second)
 			s.expect(probe)
 			s.gate.probing = true
-			s.expectShut(-1<<63, 1<<62) // until the probe's end, whenever that is
+			s.expectShut(-1<<63, 1<<62) // until the probe ends
 			s.gate.probing = false
 			s.expect(probe)
 		},
@@ -158,7 +158,7 @@ func TestGate(t *testing.T) {
 			}
 			s.succeed("probed")
 			s.expect(free)
-			s.lanes = map[string]*lane{} // other users, who have not failed yet
+			s.lanes = map[string]*lane{} // other users that have not failed yet
 			s.outage()
 			s.expectShut(250*time.Millisecond, 750*time.Millisecond)
 		},
@@ -255,8 +255,8 @@ func TestGate(t *testing.T) {
 	}
 }
 
-// answer is a 429: when its call began and when it came, what it asked for, and the silence
-// that must follow.
+// answer is a 429: when its call began and when it arrived, its Retry-After, and the expected
+// cooldown.
 type answer struct{ begun, came, asked, want time.Duration }
 
 func TestThrottled(t *testing.T) {

@@ -11,7 +11,8 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// Partitions whose claims are given up again and again are named wherever one looks, until they last.
+// Partitions whose claims are lost repeatedly show in the remark, the metrics and the status, until
+// their claims last.
 func TestGivenUpIsTold(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -20,7 +21,7 @@ func TestGivenUpIsTold(t *testing.T) {
 		must(t, err)
 		stream, err := js.Stream(t.Context(), s.queue.Topology().StreamName())
 		must(t, err)
-		for range 6 { // somebody deletes the consumers
+		for range 6 { // another client deletes the consumers
 			time.Sleep(6 * time.Second)
 			names := stream.ConsumerNames(t.Context())
 			for name := range names.Name() {

@@ -15,7 +15,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// sluggish is a transport that needs long to begin a request.
+// sluggish is a transport that takes long to begin a request.
 type sluggish struct {
 	http.RoundTripper
 	delay func() time.Duration
@@ -26,7 +26,7 @@ func (s sluggish) RoundTrip(q *http.Request) (*http.Response, error) {
 	return s.RoundTripper.RoundTrip(q)
 }
 
-// startSluggish begins a replica whose calls need long to be begun.
+// startSluggish starts a replica whose calls take long to begin.
 func (s *sim) startSluggish(delay func() time.Duration, change func(*worker.Config)) *replica {
 	key, err := userpilot.NewKey(testKey)
 	must(s.t, err)
@@ -40,8 +40,8 @@ func (s *sim) startSluggish(delay func() time.Duration, change func(*worker.Conf
 	})
 }
 
-// Promise 3: whether the slot is still good is asked when the first byte is written, whatever took so
-// long after the token.
+// Promise 3: the worker checks the slot when the first byte is written, whatever took so long after
+// the token.
 func TestSlotIsAskedAtTheFirstByte(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -66,8 +66,8 @@ func TestSlotIsAskedAtTheFirstByte(t *testing.T) {
 	})
 }
 
-// Promise 2: whether the claim is certain is asked when the first byte is written. A replica that is
-// cut off has three quarters of its membership's time.
+// Promise 2: the worker checks the validity of the claim when the first byte is written. A replica
+// that is cut off has three quarters of its membership's TTL.
 func TestClaimIsAskedAtTheFirstByte(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -95,7 +95,7 @@ func TestClaimIsAskedAtTheFirstByte(t *testing.T) {
 	})
 }
 
-// Promise 2: a partition is handed over only when the calls in flight for it have ended.
+// Promise 2: a replica hands over a partition only when the calls in flight for it have ended.
 func TestHandOverWaitsForCalls(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -121,7 +121,7 @@ func TestHandOverWaitsForCalls(t *testing.T) {
 	})
 }
 
-// A partition is handed over only when what was delivered from it has left the stream: nothing is
+// A replica hands over a partition only when its delivered events have left the stream: nothing is
 // delivered twice.
 func TestHandOverWaitsForSettlements(t *testing.T) {
 	t.Parallel()
@@ -159,12 +159,11 @@ func TestHandOverWaitsForSettlements(t *testing.T) {
 	})
 }
 
-// An event that is removed behind the worker's back, while its body is not in memory, keeps nobody
-// waiting.
+// An event that another client removes while its body is not in memory does not block other events.
 func TestBodyIsGone(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Latency: time.Second}, func(t *testing.T, s *sim) {
-		for range 500 { // of which a lane keeps some ten in memory
+		for range 500 { // a lane keeps some ten of them in memory
 			s.publish("u", fmt.Sprintf(`,"filler":%q`, strings.Repeat("x", 1000)))
 		}
 		s.start(func(c *worker.Config) { c.Memory = 1 << 20 })
@@ -179,8 +178,8 @@ func TestBodyIsGone(t *testing.T) {
 	})
 }
 
-// A call that the end of our own membership cuts off tells nothing about Userpilot: no attempt
-// counts, and the breaker stays closed.
+// A call that the end of our own membership cuts off says nothing about Userpilot: no attempt counts,
+// and the breaker stays closed.
 func TestLapseIsNoFailure(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -203,8 +202,8 @@ func TestLapseIsNoFailure(t *testing.T) {
 	})
 }
 
-// After a takeover the memory fills up with users who wait for the last event of their merged call. It
-// is let in all the same: nothing else would ever make room.
+// After a takeover the memory fills up with users that wait for the last event of their merged call.
+// The worker admits that event nevertheless: nothing else would ever make room.
 func TestBarredUsersFillTheMemory(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Latency: 5 * time.Second}, func(t *testing.T, s *sim) {

@@ -21,7 +21,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// Names of headers that mean something to NATS, to nats.go or to us, and what they may be given.
+// Names of headers that have a meaning for NATS, for nats.go or for us, with values to try.
 var (
 	hostileNames = []string{
 		"Status", "Description", "Nats-Pending-Messages", "Nats-Pending-Bytes", "Nats-Msg-Id", "Nats-Pin-Id", "Nats-Rollup", "Nats-TTL",
@@ -47,7 +47,7 @@ var (
 	}
 )
 
-// picked are up to four headers, by 16 bits each of a number: its name and its value.
+// picked returns up to four headers; 16 bits of the number select each one's name and value.
 func picked(picks uint64) string {
 	var b strings.Builder
 	for ; picks != 0; picks >>= 16 {
@@ -58,7 +58,7 @@ func picked(picks uint64) string {
 	return b.String()
 }
 
-// pick is the number of one header.
+// pick returns the number that selects one header.
 func pick(name, value string) uint64 {
 	index := func(of []string, what string) uint64 {
 		for i, x := range of {
@@ -71,7 +71,7 @@ func pick(name, value string) uint64 {
 	return index(hostileNames, name) + 1 | index(hostileValues, value)<<8
 }
 
-// eve is a publisher who writes NATS's protocol by hand.
+// eve is a publisher that writes the NATS protocol by hand.
 type eve struct {
 	t      *testing.T
 	server *embedded.Server
@@ -79,7 +79,7 @@ type eve struct {
 	pongs  chan struct{} // closed when the connection ends
 }
 
-// connect makes a connection unless there is one.
+// connect connects unless there is a connection.
 func (e *eve) connect() {
 	if e.conn != nil {
 		return
@@ -116,7 +116,8 @@ func (e *eve) write(p []byte) {
 	_, _ = e.conn.Write(p)
 }
 
-// publish sends a message and blocks until the server has seen it, or ends the connection for it.
+// publish sends a message and blocks until the server has processed it, or has closed the connection
+// because of it.
 func (e *eve) publish(subject, reply, header string, body []byte) {
 	e.connect()
 	header = "NATS/1.0" + header + "\r\n"
@@ -132,10 +133,10 @@ func (e *eve) publish(subject, reply, header string, body []byte) {
 	}
 }
 
-// hostilePatience is far more than anything here takes.
+// hostilePatience is a timeout that is far longer than anything here takes.
 const hostilePatience = 8 * time.Second
 
-// town is a worker whose API takes everything, and the users who depend on it: one in each partition.
+// town is a worker whose API accepts everything, with one honest user in each partition.
 type town struct {
 	queue    *queue.Queue
 	worker   *worker.Worker
@@ -146,7 +147,7 @@ type town struct {
 	base     uint64 // last sequence before the worker began
 
 	mu     sync.Mutex
-	newest map[string]int // of each honest user, as the API has it
+	newest map[string]int // newest event of each honest user that the API has received
 	news   chan struct{}
 }
 
@@ -228,8 +229,8 @@ func (x *town) settle(ctx context.Context) error {
 	return err
 }
 
-// live publishes an event of each honest user, and blocks until the API has all of them and nothing is
-// left in the stream, each with an outcome.
+// live publishes an event of each honest user. It blocks until the API has all of them, the stream is
+// empty and each event has an outcome.
 func (x *town) live(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), hostilePatience)
@@ -257,7 +258,7 @@ func (x *town) live(t *testing.T) {
 	}
 }
 
-// missing is what is not as it must be in the end.
+// missing describes what is not yet as it must be in the end.
 func (x *town) missing(ctx context.Context) string {
 	x.mu.Lock()
 	for i := range x.subjects {
@@ -294,8 +295,8 @@ func (x *town) outcomes() (n uint64) {
 	return n
 }
 
-// Whatever a publisher may write into a message, it is an event: it is delivered or dies, and whoever
-// comes after it is served.
+// Whatever a publisher writes into a message, it is an event: it is delivered or becomes a dead letter,
+// and the worker serves later events.
 func FuzzHostileEvents(f *testing.F) {
 	server, err := embedded.Start(embedded.Config{Dir: f.TempDir(), NoSync: true})
 	if err != nil {

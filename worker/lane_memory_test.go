@@ -15,7 +15,7 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// Who waits for room is told whenever the memory ceases to be full.
+// Waiters for room are woken whenever the memory is no longer full.
 func TestMemoryAnnouncesRoom(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

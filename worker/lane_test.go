@@ -22,7 +22,7 @@ type caller struct{}
 
 func (caller) Attempt(context.Context, userpilot.Call) (int, error) { return 202, nil }
 
-// idle is a worker that does not run.
+// idle returns a worker that is not running.
 func idle(t interface{ Fatal(...any) }, c Config) *Worker {
 	c.Queue, c.Client = &queue.Queue{}, caller{}
 	w, err := New(c)
@@ -33,13 +33,13 @@ func idle(t interface{ Fatal(...any) }, c Config) *Worker {
 	return w
 }
 
-// event is a body of exactly so many bytes, but of at least the smallest event's.
+// event returns a body of exactly size bytes, or of the smallest event if that is larger.
 func event(size int) []byte {
 	const frame = `{"user_id":"u","metadata":{"f":""}}`
 	return []byte(`{"user_id":"u","metadata":{"f":"` + strings.Repeat("x", max(0, size-len(frame))) + `"}}`)
 }
 
-// laneModel is a lane beside what must be true of it.
+// laneModel is a lane with a model of what must be true of it.
 type laneModel struct {
 	l      *lane
 	w      *Worker
@@ -88,7 +88,7 @@ func (m *laneModel) shrink(t *rapid.T) {
 	}
 }
 
-// load does what the worker does when bodies are missing.
+// load reloads missing bodies, as the worker does.
 func (m *laneModel) load(t *rapid.T) {
 	if m.l.loaded == len(m.bodies) {
 		return
@@ -99,7 +99,7 @@ func (m *laneModel) load(t *rapid.T) {
 	before := m.l.bytes
 	m.l.state = loading
 	reach, newer := m.l.resendThrough, m.l.versions
-	m.l.resendThrough, m.l.versions = 0, &queue.Newer{} // else the lane asks its claim whether it may go on
+	m.l.resendThrough, m.l.versions = 0, &queue.Newer{} // otherwise the lane would ask its claim
 	m.w.loaded(m.l, m.bodies[m.l.loaded:m.l.loaded+n], nil)
 	m.l.resendThrough, m.l.versions = reach, newer
 	if m.w.memory.used-used != m.l.bytes-before {
@@ -108,21 +108,21 @@ func (m *laneModel) load(t *rapid.T) {
 	m.w.ready, m.w.archivers.errands, m.l.partition.busy = laneQueue{}, nil, 0
 }
 
-// merge does what the worker does where memory is short.
+// merge folds events, as the worker does when memory is short.
 func (m *laneModel) merge(*rapid.T) {
 	if m.l.resendThrough == 0 && m.w.mayFold(m.l) {
 		m.l.merge()
 	}
 }
 
-// settle does what the worker does before it goes on with a lane.
+// settle does what the worker does before it advances a lane.
 func (m *laneModel) settle() {
 	if m.l.folded && !m.w.mayFold(m.l) {
 		m.l.unfold()
 	}
 }
 
-// compared does what the worker does with what newer events leave of the first ones.
+// compared applies a comparison with newer events, as the worker does.
 func (m *laneModel) compared(t *rapid.T) {
 	m.l.unfold()
 	for i := range m.l.loaded {
@@ -141,12 +141,12 @@ func (m *laneModel) compared(t *rapid.T) {
 	}
 }
 
-// mayCall reports whether an event can be called for: it is alive, and was compared with newer ones
-// where that is due, since the last event left.
+// mayCall reports whether an event may be sent: it is not dead, and was compared with newer events, if
+// needed, since the last event left the lane.
 func (m *laneModel) mayCall(i int) bool {
 	x := &m.l.events[i]
 	if i < m.l.loaded && !x.inMemory() {
-		return true // it is part of what was merged
+		return true // it was folded into an earlier event
 	}
 	compared := m.l.versions != nil && i < m.l.checked && x.more().remainder != nil
 	return i < m.l.loaded && x.more().death == nil && (x.more().past == nil || compared)
@@ -171,7 +171,7 @@ func (m *laneModel) take(t *rapid.T) {
 	if n < 1 || n > m.l.loaded {
 		t.Fatalf("a call of %d events, %d are loaded", n, m.l.loaded)
 	}
-	must := 0 // loaded events that have to go along
+	must := 0 // loaded events that must be in the call
 	for must < m.l.loaded && m.l.events[must].Sequence <= m.l.resendThrough && m.mayCall(must) && (m.l.versions == nil || must < m.l.checked) {
 		must++
 	}
@@ -195,7 +195,7 @@ func (m *laneModel) check(t *rapid.T) {
 		t.Fatalf("%d events, %d of them loaded, want %d", len(l.events), l.loaded, len(m.bodies))
 	}
 	var loaded, stubs int64
-	within := 0 // the end of what was merged
+	within := 0 // end of the folded event
 	for i := range l.events {
 		x := &l.events[i]
 		stubs += stubBytes + int64(x.more().past.Size())
@@ -233,7 +233,7 @@ func (m *laneModel) check(t *rapid.T) {
 	}
 }
 
-// isMerged checks that what was merged is what its events come to.
+// isMerged checks that a folded event is the merge of its events.
 func (m *laneModel) isMerged(t *rapid.T, first int) {
 	x := &m.l.events[first]
 	var events []userpilot.Event
@@ -249,11 +249,11 @@ func (m *laneModel) isMerged(t *rapid.T, first int) {
 	}
 }
 
-// called checks what a call of the first n events is.
+// called checks the call of the first n events.
 func (m *laneModel) called(t *rapid.T, n int) {
 	for i := range n {
 		if m.l.events[i].more().remainder != nil {
-			return // it says less than its body
+			return // it has less than its body
 		}
 	}
 	c := newCall(m.l, n, false)
@@ -284,8 +284,8 @@ func (m *laneModel) mustLoad() bool {
 	return false
 }
 
-// Whatever happens to a lane, its counts are what a recount gives, and what is loaded is a
-// prefix of its events.
+// Whatever happens to a lane, its counts equal a recount, and the loaded events are a prefix of its
+// events.
 func TestLaneModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -301,8 +301,8 @@ func TestLaneModel(t *testing.T) {
 	})
 }
 
-// The delay after a failure grows, is never shorter than what was asked for, and begins anew
-// after a success.
+// The delay after a failure grows, is never shorter than the time asked for, and starts over after a
+// success.
 func TestLaneDelay(t *testing.T) {
 	t.Parallel()
 	l := &lane{}
@@ -322,7 +322,7 @@ func TestLaneDelay(t *testing.T) {
 	}
 }
 
-// stocked is a lane of a partition with so many events of 1 KiB in memory.
+// stocked returns a lane of a partition with n events of 1 KiB in memory.
 func stocked(w *Worker, p *partition, user string, events int) *lane {
 	l := &lane{user: user, partition: p}
 	p.lanes[user] = l
@@ -335,13 +335,13 @@ func stocked(w *Worker, p *partition, user string, events int) *lane {
 	return l
 }
 
-// handed is an event with the claim that it came by.
+// handed is an event with the claim that delivered it.
 type handed struct {
 	claim    *queue.Claim
 	delivery queue.Delivery
 }
 
-// collector holds claims and lets nothing go on.
+// collector is a handler that keeps claims and events and does nothing with them.
 type collector chan handed
 
 func (c collector) Deliver(claim *queue.Claim, d queue.Delivery) { c <- handed{claim, d} }
@@ -359,7 +359,7 @@ func withPipeline(t *testing.T, f func(t *testing.T, q *queue.Queue, nc *nats.Co
 	t.Parallel()
 	dir, today := t.TempDir(), time.Now()
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(today)) // the server's age of messages is not the bubble's
+		time.Sleep(time.Until(today)) // the server measures the age of messages in real time
 		server, err := embedded.Start(embedded.Config{Dir: dir, NoSync: true})
 		if err != nil {
 			t.Fatal(err)
@@ -394,7 +394,7 @@ func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
 		claims := make(collector, 2)
 		done := make(chan error, 1)
 		go func() { done <- q.Work(ctx, queue.MemberConfig{}, claims) }()
-		defer func() { // also where f fails: else the bubble has no end
+		defer func() { // even if f fails: otherwise the bubble does not end
 			cancel()
 			_ = receive(t, "the end of Work", done)
 		}()
@@ -402,7 +402,7 @@ func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
 	})
 }
 
-// receive waits in fake time for what comes through a channel, or for its end.
+// receive waits in fake time for a value from a channel, or for its close.
 func receive[T any](t *testing.T, what string, from <-chan T) T {
 	t.Helper()
 	select {
@@ -414,8 +414,7 @@ func receive[T any](t *testing.T, what string, from <-chan T) T {
 	}
 }
 
-// A call in flight that fails after its partition was given up takes nothing from the memory's
-// count twice.
+// A call in flight that fails after its partition was revoked does not reduce the memory's count twice.
 func TestMemoryAfterRevoke(t *testing.T) {
 	withClaims(t, func(t *testing.T, claim, other *queue.Claim) {
 		w := idle(t, Config{Memory: 1 << 20})
@@ -437,7 +436,7 @@ func TestMemoryAfterRevoke(t *testing.T) {
 	})
 }
 
-// What is handed back may have been what kept the others from reading on.
+// Revoking a partition may make room for others.
 func TestRevokeMakesRoom(t *testing.T) {
 	withClaims(t, func(t *testing.T, given, kept *queue.Claim) {
 		w := idle(t, Config{Concurrency: 1})
@@ -463,12 +462,12 @@ func TestRevokeMakesRoom(t *testing.T) {
 			t.Error("the delivery waits for ever")
 		}
 		w.mu.Lock()
-		w.memory.signalRoom() // lets the goroutine go all the same
+		w.memory.signalRoom() // ends the goroutine anyway
 		w.mu.Unlock()
 	})
 }
 
-// An outage that begins while a spent call is being searched kills nobody.
+// An outage that begins during the bisection of an exhausted call makes no dead letter.
 func TestOutageDuringSearch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -483,7 +482,7 @@ func TestOutageDuringSearch(t *testing.T) {
 		}
 		for range 4 { // the first has no evidence
 			fail(2)
-			w.gate.succeeded() // of somebody else
+			w.gate.succeeded() // another user's call
 		}
 		if n := l.take(true); n != 1 {
 			t.Fatalf("the spent call was not halved: %d events", n)
@@ -498,8 +497,8 @@ func TestOutageDuringSearch(t *testing.T) {
 	})
 }
 
-// Nobody knows whether a merged call was carried out that had no answer. With a newer event in it,
-// which is bad, its repetition would be refused, and the halves would take the user back.
+// Userpilot may have applied a merged call without an answer. If the worker resent it with a newer, bad
+// event in it, Userpilot would refuse it, and the halves would set the user back.
 func TestUnknownCallIsRepeatedAsItWas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A laneQueue does what a slice would do.
+// A laneQueue behaves like a slice.
 func TestLaneQueueModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -68,7 +68,7 @@ func TestLaneQueueModel(t *testing.T) {
 	})
 }
 
-// What was taken out is not kept from the garbage collector.
+// The queue does not keep removed lanes from the garbage collector.
 func TestLaneQueueLetsGo(t *testing.T) {
 	t.Parallel()
 	var q laneQueue

@@ -10,7 +10,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// A token that is not waited for is not lost.
+// A token is not lost if the caller stops waiting for it.
 func TestBucketKeepsItsTokens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// A log that nobody takes, as the pipe to a collector that hangs, stops no lane, no probe and no scrape,
+// A log that blocks, such as a pipe to a collector that hangs, stops no lane, no probe and no scrape,
 // and costs no membership.
 func TestStuckLog(t *testing.T) {
 	t.Parallel()

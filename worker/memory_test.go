@@ -11,7 +11,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// One user's failing backlog, many times the memory, stalls nobody behind it in its partition,
+// One user's failing backlog of many times the memory does not stall the other users in its partition,
 // and is delivered in order once the user's calls succeed.
 func TestHugeFailingBacklog(t *testing.T) {
 	t.Parallel()
@@ -52,8 +52,8 @@ func hugeFailingBacklog(t *testing.T, fault userpilottest.Fault) {
 	})
 }
 
-// What waits is merged where memory is short: a call holds more than a lane's share. And still an event
-// that is refused dies alone, and nobody is set back.
+// Waiting events are merged when memory is short, so a call holds more than a lane's share. Still, a
+// refused event dies alone, and no user is set back.
 func TestMergedBeyondMemory(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []bool{false, true} {
@@ -82,8 +82,8 @@ func TestMergedBeyondMemory(t *testing.T) {
 	}
 }
 
-// A backlog larger than the memory is worked off: what waits never exceeds the bound by more
-// than an event for each partition.
+// The worker processes a backlog larger than its memory: waiting events never exceed the limit by more
+// than one event per partition.
 func TestBacklogBeyondMemory(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Latency: 10 * time.Millisecond}, func(t *testing.T, s *sim) {

@@ -13,8 +13,8 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// scrape returns a replica's counters and gauges by name and label values: "hold/outage". What is
-// unknown is not among them.
+// scrape returns a replica's counters and gauges by name and label values: "hold/outage". Unknown
+// values are absent.
 func (r *replica) scrape(t *testing.T) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
@@ -34,8 +34,8 @@ func (r *replica) scrape(t *testing.T) map[string]float64 {
 	return values
 }
 
-// What a replica knew of the streams is not shown for long after NATS has gone: a backlog that
-// cannot be read must not look like one that stands still.
+// A replica does not show the streams' last state for long after NATS has gone: a backlog that cannot
+// be read must not look like one that does not move.
 func TestMetricsWithoutNATS(t *testing.T) {
 	simulateOutage(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
 		r := s.start(nil)
@@ -70,7 +70,7 @@ func TestMetricsWithoutNATS(t *testing.T) {
 	})
 }
 
-// Dead letters that cannot be stored are counted, and nothing more once they can.
+// The worker counts dead letters that cannot be stored, and stops counting once they can.
 func TestMetricsOfAFullDeadLetterStream(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
@@ -81,7 +81,7 @@ func TestMetricsOfAFullDeadLetterStream(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute)
 		failures := r.scrape(t)["dead_letter_failures_total"]
-		if failures < 2*4 { // two events, and pauses of a minute at most
+		if failures < 2*4 { // two events, with delays of a minute at most
 			t.Errorf("%v failures in five minutes", failures)
 		}
 		s.limitDeadLetters(-1)
@@ -95,8 +95,8 @@ func TestMetricsOfAFullDeadLetterStream(t *testing.T) {
 	})
 }
 
-// The limit that a replica shows is the fleet's, whoever's the rates are; and a pause shows what is
-// left of it.
+// The limit that a replica shows is the fleet's, whether the rates are shared or per replica; and the
+// pause metric shows the rest of a cooldown.
 func TestMetricsOfTheLimit(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

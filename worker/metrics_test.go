@@ -16,7 +16,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// contract is every metric that operators rely on, with its labels and their closed sets.
+// contract lists every metric that operators rely on, with its labels and their closed sets.
 var contract = map[string]map[string][]string{
 	"identify_events_total":                {"outcome": {"dead", "delivered", "superseded"}},
 	"identify_calls_total":                 {"result": {"2xx", "429", "4xx", "5xx", "error"}},
@@ -42,7 +42,7 @@ var contract = map[string]map[string][]string{
 	"identify_claims_given_up_total":       {"reason": {"gap", "interrupted", "other", "pull", "settlement"}},
 }
 
-// busy is a worker with something in every metric.
+// busy returns a worker with a value in every metric.
 func busy(t *testing.T) *Worker {
 	t.Helper()
 	w := idle(t, Config{Rate: queue.Rate{Calls: 600, Window: time.Minute}})
@@ -109,7 +109,7 @@ func TestMetricsLint(t *testing.T) {
 	}
 }
 
-// series lists what a scrape shows of counters and gauges, as name or name/label.
+// series lists the counters and gauges of a scrape, as name or name/label.
 func series(t *testing.T, w *Worker) map[string]float64 {
 	t.Helper()
 	values := map[string]float64{}
@@ -128,7 +128,7 @@ func series(t *testing.T, w *Worker) map[string]float64 {
 	return values
 }
 
-// A scrape does not need NATS, and what is unknown is absent, not zero.
+// A scrape does not need NATS, and unknown values are absent, not zero.
 func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	t.Parallel()
 	want := map[string]float64{

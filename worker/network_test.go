@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// network is what lies between the replicas and the stand-in: connections in memory, over which
-// net/http talks to net/http.
+// network connects the replicas with the stand-in by connections in memory, over which net/http talks
+// to net/http.
 type network struct {
 	distance
-	setup atomic.Int64 // how long a connection takes to be made, in nanoseconds
+	setup atomic.Int64 // time to make a connection, in nanoseconds
 
 	server  http.Server
 	waiting chan net.Conn // for Accept
@@ -32,7 +32,7 @@ func newNetwork(handler http.Handler) *network {
 	return n
 }
 
-// serve answers until end.
+// serve serves the stand-in until end.
 func (n *network) serve() { _ = n.server.Serve(n) }
 
 func (n *network) end() { _ = n.server.Close() }
@@ -56,7 +56,7 @@ func (n *network) Close() error {
 // Addr implements net.Listener.
 func (n *network) Addr() net.Addr { return &net.IPAddr{} }
 
-// dial makes a connection, as long as ctx allows.
+// dial makes a connection, unless ctx ends first.
 func (n *network) dial(ctx context.Context) (*socket, error) {
 	made := time.NewTimer(time.Duration(n.setup.Load()))
 	defer made.Stop()
@@ -74,7 +74,7 @@ func (n *network) dial(ctx context.Context) (*socket, error) {
 	}
 }
 
-// busiest is the most calls that began within any window.
+// busiest returns the maximum number of calls that began within any window.
 func (n *network) busiest(window time.Duration) (most int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -88,7 +88,7 @@ func (n *network) busiest(window time.Duration) (most int) {
 	return most
 }
 
-// calls is how many have begun.
+// calls returns how many calls have begun.
 func (n *network) calls() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -101,8 +101,8 @@ type socket struct {
 	network *network
 }
 
-// Write notes when a call begins: what the limit is about. On the way calls may come closer
-// together.
+// Write records when a call begins, because the limit applies to that time. In transit calls may come
+// closer together.
 func (s *socket) Write(p []byte) (int, error) {
 	n, err := s.far.Write(p)
 	if err == nil && bytes.HasPrefix(p, []byte("POST /v1/identify ")) {
@@ -113,8 +113,8 @@ func (s *socket) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// orphan is a connection whose owner is killed: it is torn, or it lives on for a while, so that what
-// was sent is carried out all the same.
+// orphan is a connection whose owner is killed: it breaks, or it stays open for a while, so that the
+// API still applies what was sent.
 func (s *socket) orphan() {
 	if rand.IntN(2) == 0 {
 		s.tear()

@@ -18,11 +18,11 @@ var minutely = queue.Rate{Calls: 600, Window: time.Minute}
 
 func at600(c *worker.Config) { c.Rate = minutely }
 
-// littleMemory keeps the server's simulated hours short: all that a replica reads ahead is part of
-// its consumer's state, which the server writes ten times a second.
+// littleMemory keeps simulated hours fast: the events that a replica has read ahead are part of its
+// consumer's state, which the server writes ten times a second.
 func littleMemory(c *worker.Config) { c.Memory = 1 << 20 }
 
-// A quiet day: everything arrives, in order, in few calls, and nothing is worth a warning.
+// A quiet day: everything arrives in order and in few calls, without a warning.
 func TestDelivers(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 50 * time.Millisecond}, func(t *testing.T, s *sim) {
@@ -88,7 +88,7 @@ func TestRateAcrossRestarts(t *testing.T) {
 	})
 }
 
-// Promises 1 and 2: a replica is killed again and again in the middle of merged calls.
+// Promises 1 and 2: replicas are killed repeatedly in the middle of merged calls.
 func TestKilledReplica(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Latency: 200 * time.Millisecond}, func(t *testing.T, s *sim) {
@@ -112,8 +112,8 @@ func TestKilledReplica(t *testing.T) {
 	})
 }
 
-// Promise 2: the next event of a user is sent only when the last has certainly left the stream. Here
-// acknowledgements are lost: the event comes again, and only then the next.
+// Promise 2: the worker sends the next event of a user only when the last one has left the stream for
+// certain. Here acknowledgements are lost: the event is redelivered, and only then comes the next.
 func TestLostAcks(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -166,8 +166,8 @@ func TestDeliveredTwice(t *testing.T) {
 	})
 }
 
-// Promise 2: a merged call whose answer is lost may have been carried out, so it is repeated whole, and
-// also by a successor.
+// Promise 2: Userpilot may have applied a merged call whose answer is lost, so the worker, or its
+// successor, resends it whole.
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -190,7 +190,7 @@ func TestLostAnswers(t *testing.T) {
 	})
 }
 
-// Promise 3 for several replicas: the limit is the fleet's, and nearly all of it is used.
+// Promise 3 for several replicas: the limit is the fleet's, and the fleet uses nearly all of it.
 func TestRateOfFleet(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 80 * time.Millisecond}, func(t *testing.T, s *sim) {
@@ -210,13 +210,13 @@ func TestRateOfFleet(t *testing.T) {
 		}
 		s.ledger.check(s)
 		t.Logf("%.2f%% of the limit used, at most %d calls in a minute", 100*used, s.api.Stats().MaxInWindow)
-		if used < 0.98 { // ten minutes, of which the start takes some seconds
+		if used < 0.98 { // in ten minutes, including some seconds of startup
 			t.Errorf("%.2f%% of the limit used", 100*used)
 		}
 	})
 }
 
-// A killed replica's work is taken over within its TTL and two seconds.
+// Another replica takes over a killed replica's work within its TTL and two seconds.
 func TestTakeover(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -244,7 +244,7 @@ func TestTakeover(t *testing.T) {
 	})
 }
 
-// The NATS server is stopped and started; the worker goes on by itself.
+// The NATS server is stopped and started; the worker recovers by itself.
 func TestServerRestart(t *testing.T) {
 	simulateOutage(t, userpilottest.Options{Latency: 20 * time.Millisecond}, func(t *testing.T, s *sim) {
 		r := s.start(nil)
@@ -291,7 +291,7 @@ func TestOutage(t *testing.T) {
 	})
 }
 
-// Promise 4: with one other user now and then, an outage still kills nothing.
+// Promise 4: an outage kills nothing even if one other user succeeds now and then.
 func TestOutageWithFewUsers(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -320,7 +320,7 @@ func TestOutageWithFewUsers(t *testing.T) {
 	})
 }
 
-// A storm of 429s: the pause is kept to, nothing dies, no attempt counts.
+// A storm of 429s: the fleet observes the cooldown, nothing dies, no attempt counts.
 func TestThrottled(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -348,7 +348,7 @@ func TestThrottled(t *testing.T) {
 	})
 }
 
-// Without Retry-After the pauses double.
+// Without Retry-After the cooldowns double.
 func TestThrottledWithoutRetryAfter(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -372,7 +372,7 @@ func TestThrottledWithoutRetryAfter(t *testing.T) {
 	})
 }
 
-// A wrong key holds the replica: one try every 30 s, at once when the key changes.
+// A wrong key puts the replica on hold: it probes every 30 s, and at once when the key changes.
 func TestHold(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{301, 401, 403, 404, 405} {

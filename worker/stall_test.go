@@ -13,10 +13,10 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// roadblock is a Caller to whom no connection is made while it is up.
+// roadblock is a Caller that gets no connection while the roadblock is up.
 type roadblock struct {
 	worker.Caller
-	up chan struct{} // closed: the way is free
+	up chan struct{} // closed when the roadblock is gone
 }
 
 func (r roadblock) Attempt(ctx context.Context, call userpilot.Call) (int, error) {
@@ -30,8 +30,8 @@ func (r roadblock) Attempt(ctx context.Context, call userpilot.Call) (int, error
 	}
 }
 
-// A worker that has work, may call and does not says so after ten seconds with what it waits for, and
-// says once when it is over. One that has nothing to do, or may not call, says nothing.
+// A worker that has work and may call, but does not, logs after ten seconds what it waits for, and logs
+// once when it is over. A worker without work, or that may not call, logs nothing.
 func TestStall(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -58,7 +58,7 @@ func TestStall(t *testing.T) {
 		if remark := r.Remark(); !strings.Contains(remark, "no connection to Userpilot") {
 			t.Errorf("the remark is %q", remark)
 		}
-		time.Sleep(2 * time.Second) // a renewal
+		time.Sleep(2 * time.Second) // a heartbeat
 		status, err := s.queue.Status(t.Context())
 		must(t, err)
 		if len(status.Replicas) != 1 || status.Replicas[0].Stall != "connection" || status.Time.Sub(status.Replicas[0].StallSince) < 12*time.Second {
@@ -79,7 +79,7 @@ func TestStall(t *testing.T) {
 	})
 }
 
-// cutOff is a Caller for whom some users cannot be connected.
+// cutOff is a Caller that gets no connection for some users.
 type cutOff struct {
 	worker.Caller
 	tries atomic.Int64
@@ -93,8 +93,8 @@ func (c *cutOff) Attempt(ctx context.Context, call userpilot.Call) (int, error) 
 	return c.Caller.Attempt(ctx, call)
 }
 
-// What could not be sent at all is no attempt, although others' calls succeed: nothing is known of
-// the event by it, and it does not die.
+// A call that could not be sent at all is no attempt, even if other users' calls succeed: it says
+// nothing about the event, which does not die.
 func TestNoConnectionIsNoAttempt(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {

@@ -12,13 +12,12 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// yes is a caller that takes everything.
+// yes is a Caller that accepts everything.
 type yes struct{}
 
 func (yes) Attempt(context.Context, userpilot.Call) (int, error) { return 202, nil }
 
-// Without a tracer there is nothing of traces, and what remains of them in an event's way is a look
-// whether there is: no allocation.
+// Without a tracer the cost of traces per event is a nil check, without an allocation.
 func TestNoTracesNoCost(t *testing.T) {
 	w, err := New(Config{Queue: &queue.Queue{}, Client: yes{}})
 	if err != nil {
@@ -33,7 +32,7 @@ func TestNoTracesNoCost(t *testing.T) {
 	}
 }
 
-// A call that was not sent is no span, and its events still wait.
+// A call that was not sent has no span, and its events still wait.
 func TestNotSentIsNoSpan(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

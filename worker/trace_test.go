@@ -34,7 +34,7 @@ func (r *recorder) traced(c *worker.Config) {
 	c.Tracer, c.URL = r.tracer, "https://api.test/v1/identify"
 }
 
-// named lists spans in the order in which they ended.
+// named lists the spans with a name in the order in which they ended.
 func (r *recorder) named(name string) (all []sdktrace.ReadOnlySpan) {
 	for _, span := range r.Ended() {
 		if strings.HasPrefix(span.Name(), name) {
@@ -44,7 +44,7 @@ func (r *recorder) named(name string) (all []sdktrace.ReadOnlySpan) {
 	return all
 }
 
-// publish publishes a user's next event within a span, and returns that.
+// publish publishes a user's next event within a span, and returns the span.
 func (r *recorder) publish(s *sim, user, more string) trace.SpanContext {
 	s.t.Helper()
 	ctx, span := r.tracer.Start(s.t.Context(), "request")
@@ -126,7 +126,7 @@ func TestTraceOfAMergedCall(t *testing.T) {
 			spans.publish(s, "ann", "")
 		}
 		s.api.SetFaults(func(_ userpilottest.Request) userpilottest.Fault {
-			return userpilottest.Fault{Status: 401} // nothing is delivered before all is in the lane
+			return userpilottest.Fault{Status: 401} // nothing is delivered before everything is in the lane
 		})
 		r := s.start(spans.traced)
 		time.Sleep(10 * time.Second)
@@ -170,7 +170,7 @@ func TestTraceOfAMergedCall(t *testing.T) {
 	})
 }
 
-// Where the oldest event's trace is not recorded, the call is of the next one's that is.
+// If the oldest event's trace is not sampled, the call belongs to the next one whose trace is.
 func TestTraceOfAPartlySampledCall(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -196,7 +196,7 @@ func TestTraceOfAPartlySampledCall(t *testing.T) {
 	})
 }
 
-// Each attempt is a span that tells how it ended, and which one it is.
+// Each attempt has a span with its result and its number.
 func TestTraceOfRetries(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -225,7 +225,7 @@ func TestTraceOfRetries(t *testing.T) {
 	})
 }
 
-// Death ends a trace with an error, a replay goes on in it, and so does what is superseded.
+// A dead letter ends a trace with an error; a replay continues the trace, even if it is superseded.
 func TestTraceOfTheDead(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
@@ -254,7 +254,7 @@ func TestTraceOfTheDead(t *testing.T) {
 		}
 
 		s.api.SetFaults(nil)
-		s.publishRaw(queue.Topology{}.Subject("ann"), []byte(`{"user_id":"ann","metadata":{"bad":2}}`)) // newer than what died
+		s.publishRaw(queue.Topology{}.Subject("ann"), []byte(`{"user_id":"ann","metadata":{"bad":2}}`)) // newer than the dead letter
 		s.drain(time.Minute)
 		before := len(spans.Ended())
 		selection, err := s.queue.Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
@@ -275,7 +275,7 @@ func TestTraceOfTheDead(t *testing.T) {
 	})
 }
 
-// Promise 8 for spans: they hold nothing of users, and nothing that Userpilot says.
+// Promise 8 for spans: they contain no user data and none of Userpilot's words.
 func TestSpansHoldNoSecrets(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -291,7 +291,7 @@ func TestSpansHoldNoSecrets(t *testing.T) {
 		})
 		spans.publish(s, "MARK-user", `,"MARK-name":"MARK-value"`)
 		spans.publish(s, "MARK-cut", `,"cut":1`)
-		for i := range 30 { // a replica reads half of the answers only to their header
+		for i := range 30 { // a replica reads half of the answers only up to their header
 			spans.publish(s, fmt.Sprint("MARK-bad", i), `,"bad":1`)
 		}
 		ctx, _ := spans.tracer.Start(t.Context(), "request")

@@ -9,7 +9,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// The table of answers, written a second time: families, and what stands out of them.
+// The table of answers, written a second time: families of statuses, and the exceptions.
 var (
 	families = [10]verdict{2: delivered, 3: held, 4: rejected, 0: retry, 1: retry, 5: retry, 6: retry, 7: retry, 8: retry, 9: retry}
 	outliers = map[int]verdict{401: held, 403: held, 404: held, 405: held, 408: retry, 423: retry, 425: retry, 429: throttled}
@@ -63,7 +63,7 @@ func TestPanicTellsNoValue(t *testing.T) {
 	}
 }
 
-// Hold reasons become a metric's label: they are a closed set.
+// Hold reasons become a metric's label, so they must be a closed set.
 func TestHoldReasonsAreFew(t *testing.T) {
 	t.Parallel()
 	want := map[string]bool{"unauthorized": true, "forbidden": true, "not_found": true, "method_not_allowed": true, "redirect": true}

@@ -26,11 +26,11 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// step is one thing that happens in a story of dead letters and replays.
+// step is one step in a story of dead letters and replays.
 type step struct {
 	Kind string
 	User string
-	Body string // of an event, but for its user
+	Body string // of an event, without its user
 	N    int
 }
 
@@ -69,21 +69,21 @@ var aStep = rapid.Custom(func(t *rapid.T) step {
 	return s
 })
 
-// told is an event that was published. Its values are its number.
+// told is a published event. Its values are its number.
 type told struct {
 	user string
 	body []byte
 	kind string
 }
 
-// story plays steps, and knows what must come of them.
+// story executes steps and knows the expected result.
 type story struct {
 	*sim
 	js     jetstream.JetStream
 	events []told
 	fleet  []*replica
-	broken bool // bad events are refused
-	lost   int  // answers still to be lost
+	broken bool // the API refuses bad events
+	lost   int  // number of answers still to lose
 }
 
 func (s *story) fault(q userpilottest.Request) userpilottest.Fault {
@@ -109,7 +109,7 @@ func (s *story) join() {
 	s.fleet = append(s.fleet, s.start(func(c *worker.Config) { c.MaxAttempts = 1000 }))
 }
 
-// part takes a replica out of the fleet, which never is without one for long.
+// part removes a replica from the fleet, which is never without one for long.
 func (s *story) part(n int) *replica {
 	i := n % len(s.fleet)
 	r := s.fleet[i]
@@ -170,8 +170,8 @@ func (s *story) letters() (letters []*queue.DeadLetter) {
 	return letters
 }
 
-// replay publishes a dead letter again, some copies of it, as if the ids that would tell
-// them apart were long forgotten.
+// replay publishes several copies of a dead letter, as if the server had already forgotten the ids
+// that would deduplicate them.
 func (s *story) replay(l *queue.DeadLetter, copies int) {
 	m := nats.NewMsg(queue.Topology{}.Subject(l.User))
 	m.Data = l.Body
@@ -185,7 +185,7 @@ func (s *story) replay(l *queue.DeadLetter, copies int) {
 	}
 }
 
-// seal is what proves a replay: see queue/seal.go.
+// seal returns the proof of a replay: see queue/seal.go.
 func (s *story) seal(parts ...string) string {
 	stream, err := s.js.Stream(s.t.Context(), "KV_"+queue.Topology{}.Bucket())
 	must(s.t, err)
@@ -198,7 +198,7 @@ func (s *story) seal(parts ...string) string {
 	return base64.RawURLEncoding.EncodeToString(sum.Sum(nil))
 }
 
-// store publishes until there is an acknowledgement.
+// store retries publishing until there is an acknowledgement.
 func (s *story) store(m *nats.Msg) {
 	m.Header.Set(nats.MsgIdHdr, nuid.Next())
 	for range 100 {
@@ -216,7 +216,7 @@ func (s *story) remove(l *queue.DeadLetter) {
 	must(s.t, stream.DeleteMsg(s.t.Context(), l.ID))
 }
 
-// finish lets all come to its end: what is bad is bad no longer, and all is replayed.
+// finish completes the story: bad events are no longer refused, and all dead letters are replayed.
 func (s *story) finish() {
 	s.set(func() { s.broken, s.lost = false, 0 })
 	s.drain(time.Hour)
@@ -231,7 +231,7 @@ func (s *story) finish() {
 func (s *story) differences() (wrong []string) {
 	for _, user := range []string{"ann", "bob"} {
 		want, exists := userpilottest.Profile{Properties: map[string]json.RawMessage{}}, false
-		floor := map[string]int{} // of a company's name: the newest of the events that never died
+		floor := map[string]int{} // by company: its newest event that never died
 		for i, e := range s.events {
 			var x struct {
 				Metadata map[string]json.RawMessage `json:"metadata"`
@@ -274,10 +274,10 @@ func (s *story) differences() (wrong []string) {
 	return wrong
 }
 
-// Promise 7: whatever dies and is replayed, in whatever order, however often and through whatever
-// crashes, the profile at the end is that of a model in which newer always wins, key by key.
+// Promise 7: whatever dies and is replayed, in whatever order, however often and despite crashes, the
+// final profile equals that of a model in which the newer event always wins, key by key.
 func TestNewerWins(t *testing.T) {
-	// Each story starts a server and several replicas. "-rapid.checks 1000" tells as many.
+	// Each story starts a server and several replicas. "-rapid.checks 1000" runs that many.
 	if checks := flag.Lookup("rapid.checks").Value; checks.String() == flag.Lookup("rapid.checks").DefValue {
 		defer func() { must(t, checks.Set("100")) }()
 		must(t, checks.Set("40"))
@@ -311,7 +311,7 @@ func TestNewerWins(t *testing.T) {
 	})
 }
 
-// dies makes a dead letter of the user's next event, and lets the user go on.
+// dies makes the user's next event a dead letter, and lets the user's later events pass.
 func (s *story) dies(user, body string) *queue.DeadLetter {
 	s.t.Helper()
 	before := len(s.letters())
@@ -330,7 +330,7 @@ func (s *story) event(user, body string) {
 	s.drain(time.Minute)
 }
 
-// tell runs f with a replica at work, and an API that refuses what is bad.
+// tell runs f with a running replica and an API that refuses bad events.
 func tell(t *testing.T, f func(*testing.T, *story)) {
 	t.Helper()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
@@ -343,7 +343,7 @@ func tell(t *testing.T, f func(*testing.T, *story)) {
 	})
 }
 
-// accepted are the bodies of the calls that were accepted, but for the first n.
+// accepted returns the bodies of the accepted calls, without the first n.
 func (s *story) accepted(n int) (bodies []string) {
 	for _, c := range s.api.Calls() {
 		if c.Applied {
@@ -353,8 +353,8 @@ func (s *story) accepted(n int) (bodies []string) {
 	return bodies[n:]
 }
 
-// A replay says only what nobody newer has said since, without a call if that is nothing, and
-// leaves a verdict.
+// A replay sets only the properties that no newer event has set, makes no call if there are none, and
+// records an outcome.
 func TestReplayIsReduced(t *testing.T) {
 	t.Parallel()
 	tell(t, func(t *testing.T, s *story) {
@@ -393,7 +393,7 @@ func (s *story) verdict(l *queue.DeadLetter) (v queue.Verdict) {
 	return v
 }
 
-// Replays of one user's events merge like others, each without what is newer.
+// Replays of one user's events merge like other events, each without the superseded properties.
 func TestReplaysMerge(t *testing.T) {
 	t.Parallel()
 	tell(t, func(t *testing.T, s *story) {
@@ -410,7 +410,7 @@ func TestReplaysMerge(t *testing.T) {
 		}
 		calls := s.api.Stats().Calls
 		s.drain(time.Minute)
-		if n := s.api.Stats().Calls - calls; n > 3 { // one that is superseded as a whole, amid the others, ends a call
+		if n := s.api.Stats().Calls - calls; n > 3 { // a fully superseded one among the others ends a call
 			t.Errorf("%d calls for 50 replays of one user", n)
 		}
 		p, _ := s.api.Profile("ann")
@@ -420,8 +420,8 @@ func TestReplaysMerge(t *testing.T) {
 	})
 }
 
-// A replay whose body was let go of while it waited for its next attempt is reduced again when it is
-// read again.
+// A replay whose body was dropped while it waited for its next attempt is reduced again when it is
+// reloaded.
 func TestReplayIsReducedAgain(t *testing.T) {
 	t.Parallel()
 	tell(t, func(t *testing.T, s *story) {
@@ -433,9 +433,9 @@ func TestReplayIsReducedAgain(t *testing.T) {
 		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
 			switch {
 			case q.User != "ann":
-				return userpilottest.Fault{Delay: 8 * time.Second} // most of the memory is in use meanwhile
+				return userpilottest.Fault{Delay: 8 * time.Second} // keeps most of the memory in use
 			case bytes.Contains(q.Body, []byte(`"first"`)):
-				return userpilottest.Fault{Delay: 2 * time.Second} // and the others come together
+				return userpilottest.Fault{Delay: 2 * time.Second} // so that the others arrive together
 			case failed.Add(1) <= 2:
 				return userpilottest.Fault{Status: 503}
 			}
@@ -459,8 +459,8 @@ func TestReplayIsReducedAgain(t *testing.T) {
 	})
 }
 
-// While an event of a user is dead the user goes on, what is delivered is remembered, and once all
-// letters have their verdict the user costs no more than others.
+// While a user has a dead letter the user's later events continue and the worker records versions.
+// Once all dead letters have their outcome, the user costs no more than others.
 func TestGuardEnds(t *testing.T) {
 	t.Parallel()
 	tell(t, func(t *testing.T, s *story) {
@@ -491,7 +491,7 @@ func TestGuardEnds(t *testing.T) {
 			t.Errorf("%d records are left", n.Msgs)
 		}
 		s.event("ann", `,"metadata":{"a":5}`)
-		if n := newer().LastSeq; n > end+1 { // a marker of the server's own
+		if n := newer().LastSeq; n > end+1 { // one marker is the server's own
 			t.Errorf("%d records were written after the last letter's verdict", n-end)
 		}
 		if p, _ := s.api.Profile("ann"); string(p.Properties["a"]) != "5" || string(p.Properties["bad"]) != "true" {
@@ -500,8 +500,8 @@ func TestGuardEnds(t *testing.T) {
 	})
 }
 
-// Where nobody knows any more what newer events have set, a replay dies instead of guessing, again
-// and again, until somebody forces it.
+// If the property versions are no longer known, a replay becomes a dead letter each time instead of
+// guessing, until it is forced.
 func TestUnguarded(t *testing.T) {
 	t.Parallel()
 	tell(t, func(t *testing.T, s *story) {
