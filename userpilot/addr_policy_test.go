@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestReach(t *testing.T) {
+func TestAddrPolicy(t *testing.T) {
 	t.Parallel()
 	const (
 		public   = "8.8.8.8 100.63.0.1 100.128.0.1 172.15.0.1 172.32.0.1 223.255.255.255 2606:4700::1 ::ffff:8.8.8.8 64:ff9b::808:808"
@@ -45,7 +45,7 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// Whatever is written, what is called is what was judged.
+// For any endpoint text, the client calls the host that was checked.
 func FuzzEndpoint(f *testing.F) {
 	for _, text := range []string{
 		DefaultEndpoint, "http://localhost:1/a", "https://named.example", "https://[::1]:8443", "http://[fe80::1%25eth0]",

@@ -77,7 +77,7 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// What a server may do to a connection, byte for byte.
+// What a server may do to a connection, byte by byte.
 func TestHostileAnswers(t *testing.T) {
 	t.Parallel()
 	const broken = "identify: no answer: the connection broke, or the answer is not HTTP/1.1"
@@ -118,7 +118,7 @@ func TestHostileAnswers(t *testing.T) {
 	}
 }
 
-// Bodies that never end, over sockets and on time that is not real.
+// Bodies that never end, over sockets and in fake time.
 func TestEndlessAnswers(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{202, 500} {

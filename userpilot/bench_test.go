@@ -13,8 +13,8 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// event1KiB returns an event of about 1 KiB, of one of the numbered users and with
-// values that the serial number tells apart.
+// event1KiB returns an event of about 1 KiB for a numbered user, with values that depend on
+// the serial number.
 func event1KiB(user, serial int) []byte {
 	b := fmt.Appendf(nil, `{"user_id":"user_%06d","metadata":{"serial":%d`, user, serial)
 	for i := 0; len(b) < 940; i++ {
@@ -51,7 +51,7 @@ func BenchmarkMerge(b *testing.B) {
 	}
 }
 
-// BenchmarkIdentify compares a call with the plainest use of net/http, 64 at once.
+// BenchmarkIdentify compares calls with the simplest use of net/http, 64 at a time.
 func BenchmarkIdentify(b *testing.B) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -84,7 +84,7 @@ func BenchmarkIdentify(b *testing.B) {
 	})
 }
 
-// inParallel measures call with 64 callers, each starting the next as soon as its last has returned.
+// inParallel measures call with 64 callers, each of which calls again as soon as the last call has returned.
 func inParallel(b *testing.B, call func() error) {
 	b.ReportAllocs()
 	b.SetParallelism(64 / runtime.GOMAXPROCS(0))

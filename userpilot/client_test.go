@@ -20,8 +20,8 @@ const testKey = "sk-very-secret-0123456789"
 
 var sample = []byte(`{"user_id":"user_789456","metadata":{"name":"Sarah Johnson"}}`)
 
-// newClient returns a client with testKey unless cfg has another. The test's end closes its
-// connections.
+// newClient returns a client, with testKey unless cfg has another key. The end of the test
+// closes its connections.
 func newClient(t testing.TB, cfg userpilot.ClientConfig) *userpilot.Client {
 	t.Helper()
 	if cfg.Key.IsZero() {
@@ -44,7 +44,7 @@ func newKey(t testing.TB, text string) userpilot.Key {
 	return key
 }
 
-// serve starts an API that answers with handler and returns a client of it.
+// serve starts an API with handler and returns a client for it.
 func serve(t *testing.T, handler http.HandlerFunc) *userpilot.Client {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -62,10 +62,10 @@ func failureOf(t *testing.T, err error) *userpilot.Failure {
 	return failure
 }
 
-// patience is for a machine that is busy; nothing takes as long where all is well.
+// patience is a timeout for a busy machine; normally nothing takes that long.
 const patience = 20 * time.Second
 
-// soon is a context for what does not take long.
+// soon returns a context for operations that do not take long.
 func soon(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -73,7 +73,7 @@ func soon(t *testing.T) context.Context {
 	return ctx
 }
 
-// receive waits for what a server has seen.
+// receive waits for a value that a server reports.
 func receive[T any](t *testing.T, from <-chan T) T {
 	t.Helper()
 	select {
@@ -134,7 +134,7 @@ func TestIdentifyStatuses(t *testing.T) {
 	}
 }
 
-// answering is a transport that has its answer ready.
+// answering is a transport with a fixed answer.
 type answering func() *http.Response
 
 func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -227,7 +227,7 @@ func TestIdentifyNothingThere(t *testing.T) {
 	if f.Status != 0 || f.Sent || !strings.Contains(f.Error(), "connection refused") {
 		t.Errorf("got %+v", f)
 	}
-	// Of a foreign transport only this is known not to have sent anything.
+	// With a foreign transport only this error proves that nothing was sent.
 	foreign := struct{ http.RoundTripper }{new(http.Transport)}
 	f = failureOf(t, newClient(t, userpilot.ClientConfig{Endpoint: server.URL, Transport: foreign}).Identify(t.Context(), sample))
 	if f.Sent {
@@ -238,7 +238,7 @@ func TestIdentifyNothingThere(t *testing.T) {
 	}
 }
 
-// A server that cannot prove who it is gets nothing, the key least of all.
+// A server without a valid certificate gets nothing, least of all the key.
 func TestIdentifyUnknownCertificate(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -253,7 +253,7 @@ func TestIdentifyUnknownCertificate(t *testing.T) {
 	}
 }
 
-// All calls share a header, which SetKey replaces under them: for the race detector.
+// All calls share a header, which SetKey replaces concurrently: for the race detector.
 func TestIdentifyConcurrently(t *testing.T) {
 	t.Parallel()
 	client := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) })

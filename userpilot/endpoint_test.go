@@ -21,7 +21,7 @@ func TestNewClientEndpoint(t *testing.T) {
 		allow    string
 		err      string
 	}{
-		// Userpilot's own.
+		// Userpilot's own hosts.
 		{"", false, "", ""},
 		{"https://analytex-eu.userpilot.io", false, "", ""},
 		{"https://analytex.userpilot.io/", false, "", ""},
@@ -29,7 +29,7 @@ func TestNewClientEndpoint(t *testing.T) {
 		{"https://dedicated.eu.userpilot.io:8443/prefix", false, "", ""},
 		{"http://analytex.userpilot.io", false, "", plain},
 		{"http://analytex.userpilot.io", true, "", ""},
-		// What only looks so.
+		// Hosts that only look like them.
 		{"https://userpilot.io", false, "", stranger},
 		{"https://.userpilot.io", false, "", notURL},
 		{"https://evil.example/.userpilot.io", false, "", stranger},
@@ -48,7 +48,7 @@ func TestNewClientEndpoint(t *testing.T) {
 		{"http://localhost.example", false, "", plain},
 		{"http://0.0.0.0:1", false, "", plain},
 		{"http://127.1:1", false, "", plain},
-		// Others, by name or without any secrecy.
+		// Other hosts, allowed by name or insecure.
 		{"https://proxy.example:8443/userpilot", false, "", stranger},
 		{"https://proxy.example:8443/userpilot", true, "", stranger},
 		{"https://proxy.example:8443/userpilot", false, "other.example,proxy.example", ""},
@@ -62,7 +62,7 @@ func TestNewClientEndpoint(t *testing.T) {
 		{"http://stand-in:8080", false, "stand-in", plain},
 		{"https://a.example", false, "https://a.example", `allow-endpoint: "https://a.example" is not a host such as proxy.example or 10.0.0.7`},
 		{"", false, "a.example,", `allow-endpoint: "" is not a host such as proxy.example or 10.0.0.7`},
-		// What is no endpoint at all.
+		// Not an endpoint.
 		{"ftp://analytex.userpilot.io", false, "", "endpoint: the scheme must be https or http"},
 		{"analytex.userpilot.io", false, "", notURL},
 		{"https:analytex.userpilot.io", false, "", notURL},

@@ -18,7 +18,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// listen serves each connection with handle until the test ends, which waits for it.
+// listen serves each connection with handle until the test ends; the test waits for it.
 func listen(t *testing.T, handle func(net.Conn)) (endpoint string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,7 +43,7 @@ func listen(t *testing.T, handle func(net.Conn)) (endpoint string) {
 
 var errRefused = errors.New("the claim is not certain")
 
-// guarded is an attempt with a guard.
+// guarded makes an attempt with a guard.
 func guarded(t *testing.T, client *userpilot.Client, guard func() error) error {
 	t.Helper()
 	_, err := client.Attempt(t.Context(), userpilot.Call{Body: sample, Guard: guard})
@@ -61,8 +61,8 @@ func allowing(n int32) (guard func() error, asked *atomic.Int32) {
 	}, asked
 }
 
-// The guard is asked before a connection is taken, which costs nothing, and again when the
-// first byte is about to be written. Either way nothing may arrive.
+// The client calls the guard before it takes a connection, which costs nothing, and again
+// when the first byte is about to be written. If it refuses either time, nothing may arrive.
 func TestGuardRefuses(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{100, 100 << 10} { // within and far above the write buffer
@@ -79,7 +79,7 @@ func TestGuardRefuses(t *testing.T) {
 		guard, asked := allowing(0)
 		attempt := func() *userpilot.Failure {
 			_, err := client.Attempt(t.Context(), userpilot.Call{Body: body, Guard: guard, Timeout: 5 * time.Second})
-			return failureOf(t, err) // one that is sent all the same is never answered
+			return failureOf(t, err) // the server never answers a call that is sent anyway
 		}
 		f := attempt()
 		if f.Sent || !errors.Is(f, errRefused) || asked.Load() != 1 {
@@ -96,8 +96,8 @@ func TestGuardRefuses(t *testing.T) {
 	}
 }
 
-// On a connection that was kept, a refusal must not make the transport go through all
-// the other connections that it keeps.
+// After a refusal on a kept connection, the transport must not try all its other kept
+// connections.
 func TestGuardRefusesOnKeptConnection(t *testing.T) {
 	t.Parallel()
 	var arrived atomic.Int32
@@ -118,13 +118,13 @@ func TestGuardRefusesOnKeptConnection(t *testing.T) {
 	}
 }
 
-// Another connection is taken if the kept one turns out to be closed before anything was
-// written; the guard is then asked again and the body is whole. Where no other is idle none
-// is made: by then the token is spent.
+// If a kept connection turns out to be closed before anything was written, the client takes
+// another one, calls the guard again and sends the whole body. If no other connection is
+// idle it makes none: by then the token is spent.
 func TestGuardOnStaleConnection(t *testing.T) {
 	t.Parallel()
 	bodies := make(chan string, 3)
-	var first sync.WaitGroup // both of the first two must have arrived: so there are two connections
+	var first sync.WaitGroup // the first two calls must both arrive, so that there are two connections
 	first.Add(2)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -172,8 +172,8 @@ func TestGuardOnStaleConnection(t *testing.T) {
 	}
 }
 
-// failing makes connections of which the next Writes fail, so many as are armed, as on a
-// connection that the other side has closed.
+// failing makes connections whose next Writes fail, as many as are armed, as on a connection
+// that the other side has closed.
 type failing struct{ armed atomic.Int32 }
 
 func (f *failing) httpTransport() *http.Transport {
@@ -197,7 +197,8 @@ func (c failingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// The stand-in's transport asks where net/http does, so tests on fake time see the same.
+// The stand-in's transport calls the hook where net/http does, so tests in fake time see the
+// same.
 func TestGuardInMemory(t *testing.T) {
 	t.Parallel()
 	stand := userpilottest.New(userpilottest.Options{})
@@ -214,8 +215,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// What a transport says that is not net/http's is not believed where it may have sent
-// something without asking.
+// The client does not trust errors of a transport that is not net/http's if that may have
+// sent something without calling the guard.
 func TestSentByOtherTransport(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -224,7 +225,7 @@ func TestSentByOtherTransport(t *testing.T) {
 		err   error
 		asks  bool
 		sent  bool
-		guard int32 // how often it allows
+		guard int32 // how often the guard allows the call
 	}{
 		{"broken, and it never asked", broken, false, true, 9},
 		{"broken after the first byte", broken, true, true, 9},
@@ -244,11 +245,12 @@ func TestSentByOtherTransport(t *testing.T) {
 	}
 }
 
-// A transport may go on with a request that its caller has given up: it then sends nothing.
+// A transport may continue with a request that its caller has given up: it then sends
+// nothing.
 func TestGivenUp(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
-	for _, asking := range []bool{false, true} { // given up before the guard was asked, or while it is
+	for _, asking := range []bool{false, true} { // given up before the guard is called, or while it runs
 		returned, inGuard, body := make(chan struct{}), make(chan struct{}), make(chan int, 1)
 		client := newClient(t, userpilot.ClientConfig{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			go func() {

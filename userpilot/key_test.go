@@ -46,7 +46,7 @@ func TestKeyFingerprint(t *testing.T) {
 	if a.Fingerprint() != same.Fingerprint() || a.Fingerprint() == b.Fingerprint() {
 		t.Errorf("fingerprints %s, %s and %s", a.Fingerprint(), same.Fingerprint(), b.Fingerprint())
 	}
-	// Stable: it is compared between replicas and with yesterday's logs.
+	// It must be stable: operators compare it between replicas and with older logs.
 	if got, want := a.Fingerprint(), "8d83c9a8"; got != want {
 		t.Errorf("fingerprint %s, want %s", got, want)
 	}
@@ -60,7 +60,7 @@ func TestKeyIsNeverShown(t *testing.T) {
 	key := newKey(t, testKey)
 	type inside struct {
 		Exported userpilot.Key
-		hidden   userpilot.Key // fmt and encoders call no methods here
+		hidden   userpilot.Key // fmt and encoders call no methods on it
 	}
 	value := inside{key, key}
 	config := userpilot.ClientConfig{Key: key}
@@ -89,7 +89,7 @@ func TestKeyIsNeverShown(t *testing.T) {
 	}
 }
 
-// A key that went through gob would come back as another.
+// A key that went through gob would come back as a different key.
 func TestKeyIsNotStored(t *testing.T) {
 	t.Parallel()
 	if err := gob.NewEncoder(new(bytes.Buffer)).Encode(newKey(t, testKey)); err == nil {

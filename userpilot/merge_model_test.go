@@ -13,13 +13,13 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// world is what Userpilot is documented to make of calls, written as plainly as can
-// be and on encoding/json, which the package under test does not use for this.
+// world is the documented effect of calls on Userpilot, written as simply as possible and
+// with encoding/json, which the package under test does not use for this.
 type world struct {
 	users     map[string]map[string]string // properties as they were written
 	companyOf map[string]string
 	companies map[string]map[string]string
-	fold      func(string) string // what the receiver makes of names
+	fold      func(string) string // how the receiver normalizes names
 }
 
 func newWorld(fold func(string) string) *world {
@@ -59,7 +59,7 @@ func (w *world) set(all map[string]map[string]string, id string, sent []member) 
 	}
 }
 
-// companyID tells id from company_id: how they relate is Userpilot's secret.
+// companyID distinguishes id from company_id: Userpilot does not document how they relate.
 func companyID(company []member) (id string) {
 	for _, m := range company {
 		if m.name == "id" || m.name == "company_id" {
@@ -76,7 +76,7 @@ type member struct {
 	value json.RawMessage
 }
 
-// membersOf returns the members of an object in their order, none of anything else.
+// membersOf returns the members of an object in order, or none if value is not an object.
 func membersOf(object []byte) (members []member) {
 	d := json.NewDecoder(bytes.NewReader(object))
 	if open, _ := d.Token(); open != json.Delim('{') {
@@ -93,8 +93,8 @@ func membersOf(object []byte) (members []member) {
 	return members
 }
 
-// sameWorld reports whether two sequences of calls end in the same profiles, for a
-// receiver that takes names as they are and for one that ignores their case.
+// sameWorld reports whether two sequences of calls result in the same profiles, both for a
+// case-sensitive and for a case-insensitive receiver.
 func sameWorld(one, other [][]byte) error {
 	for _, fold := range []func(string) string{strings.Clone, strings.ToLower} {
 		a, b := newWorld(fold), newWorld(fold)
@@ -114,8 +114,8 @@ func sameWorld(one, other [][]byte) error {
 	return nil
 }
 
-// withoutIDs drops the ids from the companies' properties, where their spelling would
-// count: it is what names the company that counts, and that is the key.
+// withoutIDs removes the ids from the companies' properties, where their spelling would
+// matter: what identifies a company is the map's key.
 func (w *world) withoutIDs() {
 	for _, company := range w.companies {
 		delete(company, "id")
@@ -151,8 +151,8 @@ func TestMergeIsInvisible(t *testing.T) {
 	})
 }
 
-// mergeAll merges events in chunks of random length, as a lane does whose events keep
-// arriving, into the bodies of the calls.
+// mergeAll merges events in chunks of random length, like a lane whose events keep
+// arriving, and returns the bodies of the calls.
 func mergeAll(t *rapid.T, events []userpilot.Event) (bodies [][]byte) {
 	for len(events) > 0 {
 		chunk := rapid.IntRange(1, len(events)).Draw(t, "chunk")

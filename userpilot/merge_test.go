@@ -110,7 +110,7 @@ func TestMergeNothing(t *testing.T) {
 	}
 }
 
-// An event that Parse refused must not reach Merge; if it does it goes alone.
+// An event that Parse refused must not reach Merge; if it does, it is sent alone.
 func TestMergeInvalid(t *testing.T) {
 	t.Parallel()
 	bad, err := userpilot.Parse([]byte(`{"user_id":"u","company":{}}`))

@@ -108,7 +108,7 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
-// A body's bytes are kept, not copied: lanes hold a great many.
+// Parse keeps a body's bytes and does not copy them: lanes hold very many.
 func TestParseKeepsBody(t *testing.T) {
 	t.Parallel()
 	body := event1KiB(1, 1)
@@ -153,7 +153,7 @@ func TestCheckStrict(t *testing.T) {
 	}
 }
 
-// errorText returns the text of an *InvalidError, and complains in it of any other.
+// errorText returns the text of an *InvalidError, and a complaint for any other error.
 func errorText(err error) string {
 	if err == nil {
 		return ""

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A wait may end in the moment in which it is granted: the reservation is given back.
-func TestLeaveGranted(t *testing.T) {
+// If a wait ends at the moment when the reservation is granted, the reservation is returned.
+func TestAbandonGranted(t *testing.T) {
 	t.Parallel()
 	p := &pool{reserved: 1}
 	granted := make(chan error, 1)
@@ -19,8 +19,8 @@ func TestLeaveGranted(t *testing.T) {
 	}
 }
 
-// What was idle while this machine was suspended is not used any more: the monotonic clock, by which
-// the sweep goes, may have stood still.
+// The pool does not use connections that were idle while this machine was suspended: the monotonic
+// clock, which the sweep uses, may have stopped.
 func TestSuspended(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))

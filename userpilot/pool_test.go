@@ -17,21 +17,21 @@ import (
 
 // network connects clients to a server within a bubble of fake time.
 type network struct {
-	setup   time.Duration // that making a connection takes
-	refuses atomic.Bool   // all connections
-	hangs   atomic.Bool   // nobody answers on a connection, not even TLS
-	drops   atomic.Bool   // a connection is closed as soon as it is made
+	setup   time.Duration // time to make a connection
+	refuses atomic.Bool   // refuse all connections
+	hangs   atomic.Bool   // connections get no answer, not even to TLS
+	drops   atomic.Bool   // connections are closed as soon as they are made
 	breaks  atomic.Bool   // the next write finds its connection closed
-	dials   atomic.Int32  // begun
-	open    atomic.Int32  // connections
-	served  sync.Map      // the server's ends
+	dials   atomic.Int32  // dials begun
+	open    atomic.Int32  // open connections
+	served  sync.Map      // the server's ends of connections
 	arrived chan net.Conn
 	done    chan struct{}
 }
 
 var errNobodyThere = errors.New("connection refused")
 
-// newNetwork serves with server and returns a client of it.
+// newNetwork serves with server and returns a client for it.
 func newNetwork(t *testing.T, setup time.Duration, server *http.Server) (*network, *userpilot.Client) {
 	t.Helper()
 	n := &network{setup: setup, arrived: make(chan net.Conn), done: make(chan struct{})}
@@ -87,7 +87,7 @@ func (n *network) Accept() (net.Conn, error) {
 func (n *network) Close() error   { close(n.done); return nil }
 func (n *network) Addr() net.Addr { return &net.TCPAddr{} }
 
-// cut ends all connections, as a server that stops.
+// cut ends all connections, like a server that stops.
 func (n *network) cut() {
 	n.served.Range(func(c, _ any) bool {
 		_ = c.(net.Conn).Close()
@@ -95,7 +95,7 @@ func (n *network) cut() {
 	})
 }
 
-// made returns how many connections were begun, and how many there are.
+// made returns how many dials were begun, and how many connections are open.
 func (n *network) made() (dials, open int) {
 	synctest.Wait()
 	return int(n.dials.Load()), int(n.open.Load())
@@ -119,7 +119,7 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// serving is a server that answers with handler.
+// serving returns a server with handler.
 func serving(handler http.HandlerFunc) *http.Server { return &http.Server{Handler: handler} }
 
 func accept(w http.ResponseWriter, r *http.Request) {
@@ -127,11 +127,11 @@ func accept(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// slotLife is how long a token of the tests is good for, as at 600 calls a minute.
+// slotLife is how long a test's token is valid, as at 600 calls a minute.
 const slotLife = 300 * time.Millisecond
 
-// slotted is a call whose Begin takes a token, which counts, and whose Guard refuses when
-// that is too old.
+// slotted returns a call whose Begin takes and counts a token, and whose Guard refuses when
+// the token is too old.
 func slotted(tokens *atomic.Int32) userpilot.Call {
 	var taken time.Time
 	return userpilot.Call{
@@ -151,8 +151,8 @@ func slotted(tokens *atomic.Int32) userpilot.Call {
 	}
 }
 
-// However long it takes to make a connection, a token is taken only when it is there; and one
-// that Begin or Guard refuses is kept.
+// However long it takes to make a connection, an attempt takes its token only afterwards; and
+// the client keeps a connection whose call Begin or Guard refuses.
 func TestBeginHasConnection(t *testing.T) {
 	t.Parallel()
 	for _, setup := range []time.Duration{0, 20 * time.Millisecond, 350 * time.Millisecond, 5 * time.Second} {
@@ -185,7 +185,7 @@ func TestBeginHasConnection(t *testing.T) {
 	}
 }
 
-// When answers become slower, more connections are needed: no token waits for one.
+// When answers become slower, more connections are needed; no token waits for one.
 func TestSlowerAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -268,8 +268,8 @@ func TestClosedAfterAnswer(t *testing.T) {
 	})
 }
 
-// A connection that the server closes while it is idle leaves at once, and is replaced for as long as
-// it would have been kept.
+// The pool drops an idle connection at once when the server closes it, and keeps its replacement only
+// as long as it would have kept the original.
 func TestClosedIdle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -291,8 +291,8 @@ func TestClosedIdle(t *testing.T) {
 	})
 }
 
-// Where no connection can be made each attempt is told so, after one dial and without a token; nothing
-// is dialled between them. When the server is back, so are the calls.
+// If no connection can be made, each attempt fails after one dial and without a token, and there are no
+// dials in between. When the server is back, calls succeed again.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -328,8 +328,8 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// A server that closes each connection as soon as it is made is not dialled in a circle, not even
-// while an attempt waits for its token.
+// The pool does not redial in a loop a server that closes each connection as soon as it is made, not
+// even while an attempt waits for its token.
 func TestClosedAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -350,7 +350,7 @@ func TestClosedAtOnce(t *testing.T) {
 	})
 }
 
-// A handshake that hangs holds neither the attempt nor the connection for ever.
+// A handshake that hangs blocks neither the attempt nor the connection forever.
 func TestHangingHandshake(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -363,7 +363,7 @@ func TestHangingHandshake(t *testing.T) {
 		if f.Sent || !f.Unconnected || !errors.Is(f, context.DeadlineExceeded) || time.Since(begun) != 3*time.Second {
 			t.Errorf("%+v after %v", f, time.Since(begun))
 		}
-		_, err = client.Attempt(t.Context(), userpilot.Call{Body: sample}) // with the first one's dial
+		_, err = client.Attempt(t.Context(), userpilot.Call{Body: sample}) // uses the dial of the first one
 		if f := failureOf(t, err); !f.Unconnected || time.Since(begun) != 20*time.Second {
 			t.Errorf("%+v after %v", f, time.Since(begun))
 		}
@@ -373,8 +373,8 @@ func TestHangingHandshake(t *testing.T) {
 	})
 }
 
-// When the context ends nothing is sent that was not on its way, and the connection is kept unless
-// it was.
+// When the context ends, nothing more is sent, and the connection is kept unless a request was in
+// flight.
 func TestContextEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -433,7 +433,7 @@ func TestContextEnds(t *testing.T) {
 	})
 }
 
-// Timeout is counted anew once the token is there.
+// Timeout starts again when Begin has returned.
 func TestTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -455,8 +455,8 @@ func TestTimeout(t *testing.T) {
 	})
 }
 
-// While an attempt waits for its token its connection does not grow old: what is written on was idle for
-// half a minute at most.
+// While an attempt waits for its token its connection does not become stale: an attempt writes only on
+// a connection that was idle for half a minute at most.
 func TestLongBegin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -475,7 +475,7 @@ func TestLongBegin(t *testing.T) {
 	})
 }
 
-// What attempts have reserved is replaced even where it is more than is kept.
+// The pool replaces reserved connections even if they are more than it keeps idle.
 func TestReservedAboveMaxConns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -503,7 +503,7 @@ func TestReservedAboveMaxConns(t *testing.T) {
 	})
 }
 
-// Only a refusal at the first byte costs a connection, and that is replaced. A Begin that panics
+// Only a refusal at the first byte costs a connection, which the pool replaces. A Begin that panics
 // costs none.
 func TestRefusedIsReplaced(t *testing.T) {
 	t.Parallel()
@@ -527,7 +527,7 @@ func TestRefusedIsReplaced(t *testing.T) {
 	})
 }
 
-// Who has waited longest has the first connection.
+// The longest-waiting attempt gets the first connection.
 func TestOldestFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -548,7 +548,7 @@ func TestOldestFirst(t *testing.T) {
 	})
 }
 
-// An attempt whose connection has ended does not take the one on which another relies.
+// An attempt whose connection has ended does not take one that another attempt has reserved.
 func TestReservedIsLeft(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -572,7 +572,7 @@ func TestReservedIsLeft(t *testing.T) {
 	})
 }
 
-// Connections in use when the idle ones are closed go as well, once their calls are over.
+// Connections that are in use when the idle ones are closed are closed after their calls.
 func TestCloseIdleConnections(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

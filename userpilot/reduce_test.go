@@ -39,7 +39,7 @@ func TestProperties(t *testing.T) {
 	}
 }
 
-// What is left stands as it was written, and nothing is left over.
+// The remaining members are unchanged, and there is no residue of the others.
 func TestWithout(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ body, superseded, want string }{
@@ -53,14 +53,14 @@ func TestWithout(t *testing.T) {
 		{`{"user_id":"u"}`, "", `{"user_id":"u"}`},
 		{`{"user_id":"u","metadata":{}}`, "user", ""},
 		{`{"user_id":"u","metadata":{"a":1}}`, "user", `{"user_id":"u","metadata":{"a":1}}`},
-		// The user has moved on: the company goes whole.
+		// The user has moved to another company: the whole company is removed.
 		{`{"user_id":"u","company":{"id":"x","p":1},"metadata":{"a":1}}`, "/company", `{"user_id":"u","metadata":{"a":1}}`},
 		{`{"user_id":"u","company":{"id":"x","p":1}}`, "/company", ""},
-		// The user was named to be there again: only what it says of the company is left.
+		// A newer event names the same company: only its properties remain.
 		{`{"user_id":"u","company":{"id":"x","p":1,"q":2}}`, "=/company /company/x/q", `{"user_id":"u","company":{"id":"x","p":1}}`},
 		{`{"user_id":"u","company":{"id":"x","p":1},"metadata":{"a":1}}`, "=/company /company/x/p", `{"user_id":"u","metadata":{"a":1}}`},
 		{`{"user_id":"u","company":{"id":"x"}}`, "=/company", ""},
-		// Nobody has said since where the user is.
+		// No newer event names a company.
 		{`{"user_id":"u","company":{"id":"x","p":1}}`, "/company/x/p", `{"user_id":"u","company":{"id":"x"}}`},
 		{`{"user_id":"u","company":{"id":"x","p":1}}`, "/company/y/p", `{"user_id":"u","company":{"id":"x","p":1}}`},
 		{`{"user_id":"u","company":null}`, "/company", ""},
@@ -100,22 +100,22 @@ func FuzzWithout(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// The same for the same path, as a record of newer events would say.
-		judge := func(p Property) Standing {
+		// The same standing for the same path, as from a version record.
+		standing := func(p Property) Standing {
 			sum := uint64(len(p.Path))
 			for _, b := range []byte(p.Path) {
 				sum = sum*31 + uint64(b)
 			}
 			return Standing(choice >> (2 * (sum % 32)) & 3 % 3)
 		}
-		rest, ok := e.Without(judge)
+		rest, ok := e.Without(standing)
 		if !ok {
 			return
 		}
 		if rest.UserID() != e.UserID() {
 			t.Fatalf("another user: %q", rest.Body())
 		}
-		again, ok := rest.Without(judge)
+		again, ok := rest.Without(standing)
 		if !ok || !bytes.Equal(again.Body(), rest.Body()) {
 			t.Fatalf("%q is reduced to %q, and that to %q", body, rest.Body(), again.Body())
 		}

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Who controls the DNS can let a name be any address. It is the address that counts: the
-// connection is not made.
+// An attacker who controls the DNS can point a name to any address. The client checks the
+// address and makes no connection.
 func TestReachOfConnections(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -42,14 +42,14 @@ func TestReachOfConnections(t *testing.T) {
 		if err == nil {
 			_ = conn.Close()
 		}
-		server.Close() // accepts what there is before it ends
+		server.Close() // accepts pending connections before it ends
 		if connected.Load() && test.want != nil {
 			t.Errorf("%+v: a connection was made", test.config)
 		}
 	}
 }
 
-// What an attempt says of it: nothing was sent, and where to look.
+// The attempt's error says that nothing was sent, and where to look.
 func TestIdentifyUnexpectedAddress(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a request arrived") }))
@@ -63,7 +63,7 @@ func TestIdentifyUnexpectedAddress(t *testing.T) {
 	}
 }
 
-// HTTP_PROXY and its like are not asked, which net/http would do by a function here.
+// The client ignores HTTP_PROXY and the like: net/http would need a Proxy function for that.
 func TestNoProxyByItself(t *testing.T) {
 	t.Parallel()
 	if newTestClient(t, ClientConfig{}).transport.(*http.Transport).Proxy != nil {
@@ -71,7 +71,7 @@ func TestNoProxyByItself(t *testing.T) {
 	}
 }
 
-// tunnel is a proxy that connects everything to one server, and tells what it was asked for.
+// tunnel is a proxy that connects everything to one server, and records the requested hosts.
 func tunnel(t *testing.T, to string, answer int) (address string, asked <-chan *http.Request) {
 	t.Helper()
 	requests := make(chan *http.Request, 10)
@@ -100,7 +100,7 @@ func tunnel(t *testing.T, to string, answer int) (address string, asked <-chan *
 	return proxy.Listener.Addr().String(), requests
 }
 
-// Through a proxy, TLS ends at Userpilot: of the request the proxy sees nothing.
+// Through a proxy, TLS ends at Userpilot: the proxy sees nothing of the request.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -142,7 +142,7 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// This machine is not reached through another one.
+// The client does not use a proxy for this machine.
 func TestProxyNotToLoopback(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
@@ -154,7 +154,7 @@ func TestProxyNotToLoopback(t *testing.T) {
 	}
 }
 
-// However long a proxy and the handshake behind it take, an attempt begins after that.
+// However long a proxy and the handshake behind it take, an attempt begins only afterwards.
 func TestProxySlow(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))

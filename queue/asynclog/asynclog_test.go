@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// gated writes once its gate is open.
+// gated blocks writes until its gate is open.
 type gated struct {
 	bytes.Buffer
 	open chan struct{}
@@ -22,7 +22,7 @@ func (g *gated) Write(p []byte) (int, error) {
 	return g.Buffer.Write(p)
 }
 
-// plain is a handler without times.
+// plain returns a handler that omits the time.
 func plain(g *gated) slog.Handler {
 	return slog.NewTextHandler(g, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
@@ -32,7 +32,8 @@ func plain(g *gated) slog.Handler {
 	}})
 }
 
-// Whoever logs goes on while nothing can be written. Then all is written, in the order of the calls.
+// Logging does not block while nothing can be written. Afterwards everything is written, in the order
+// of the calls.
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -56,7 +57,7 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// What is too much is dropped, and a line tells how many were.
+// Records beyond the capacity are dropped, and a line says how many.
 func TestDrops(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -80,7 +81,7 @@ func TestDrops(t *testing.T) {
 	})
 }
 
-// A flush waits no longer than it is told to.
+// A flush waits no longer than its context allows.
 func TestFlushEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

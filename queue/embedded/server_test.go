@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// start boots a server and connects to it; both end with the test.
+// start starts a server and connects to it; both end with the test.
 func start(t *testing.T, c embedded.Config) (*embedded.Server, jetstream.JetStream) {
 	t.Helper()
 	s, err := embedded.Start(c)
@@ -75,7 +75,7 @@ func TestWhatWasStoredIsThereAfterAShutdown(t *testing.T) {
 	}
 }
 
-// What is stored is for this user alone, where the folder is made here.
+// If Start creates the directory, only this user can read it.
 func TestTheFolderIsForItsUserAlone(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {

@@ -19,7 +19,7 @@ func always(f userpilottest.Fault) func(userpilottest.Request) userpilottest.Fau
 	return func(userpilottest.Request) userpilottest.Fault { return f }
 }
 
-// What a fault looks like to a client, the same over a socket and without one.
+// Each fault looks the same to a client over a socket and without one.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -27,7 +27,7 @@ func TestFaults(t *testing.T) {
 		fault   userpilottest.Fault
 		status  int // 0: no answer
 		body    string
-		readErr bool // the body breaks off
+		readErr bool // reading the body fails
 		applied int
 	}{
 		{"none", userpilottest.Fault{}, 202, "", false, 1},
@@ -77,7 +77,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// What the API itself refuses stays refused, whatever a fault has to add.
+// The API's own refusals take precedence over a fault's answer.
 func TestFaultDoesNotExcuse(t *testing.T) {
 	t.Parallel()
 	s := userpilottest.New(userpilottest.Options{Limit: 2, Faults: always(userpilottest.Fault{Status: 200})})
@@ -205,7 +205,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// The same seed picks the same calls, another seed others, and about as many as asked.
+// The same seed selects the same calls, another seed selects others, and about as many as P says.
 func TestRuleProbability(t *testing.T) {
 	t.Parallel()
 	pick := func(seed uint64) (numbers []int) {

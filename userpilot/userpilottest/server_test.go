@@ -14,7 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// identify posts a body as the documentation says, and edit may change the request.
+// identify posts a body as documented; edit may change the request.
 func identify(t testing.TB, rt http.RoundTripper, url, body string, edit func(*http.Request)) (*http.Response, string, error) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/v1/identify", strings.NewReader(body))
@@ -59,7 +59,7 @@ func start(t *testing.T, o userpilottest.Options) (*userpilottest.Server, *http.
 	return s, transport
 }
 
-// What the API answers, the same over a socket and without one.
+// The API answers the same over a socket and without one.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	const good = `{"user_id":"u"}`
@@ -186,7 +186,7 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
-// Fake time: three calls in any closed window of a minute, refused ones counted.
+// In fake time: three calls in any closed window of a minute, including refused ones.
 func TestLimit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
