@@ -101,7 +101,7 @@ func (p *parser) body() error {
 		return err
 	}
 	if _, err := p.ReadToken(); !errors.Is(err, io.EOF) {
-		return invalid("body", "goes on after its object, after byte %d", object.end)
+		return invalid("body", "has trailing data after byte %d", object.end)
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ type pool struct {
 type conn struct {
 	*http.ClientConn
 	made    time.Time
-	used    time.Time // last use, or that of the connection that it replaces
+	used    time.Time // last use; a replacement inherits it
 	carried bool      // whether it has carried a call
 }
 
@@ -198,8 +198,8 @@ func (p *pool) answer(err error) {
 
 // replace dials a replacement for a connection that ended before the sweep took it. The pool keeps the
 // replacement no longer than it would have kept c, so that as many connections are warm as were needed
-// at once within idleTimeout. If the dial fails, only the next waiter dials again: during an outage
-// there are no dials but those of attempts. p.mu must be held.
+// at once within idleTimeout. If the dial fails, only the next waiter dials again: during an outage,
+// only attempts dial. p.mu must be held.
 func (p *pool) replace(c *conn) {
 	switch coming := len(p.idle) + p.dials - len(p.waiters); {
 	case !c.carried && time.Since(c.made) < minLifetime: // a replacement would end again

@@ -9,7 +9,7 @@ import (
 )
 
 // reader reads one JSON text without copying it. The values that it returns are parts of
-// that text, so unlike those of other decoders they stay valid.
+// that text, so they stay valid, unlike the values of other decoders.
 type reader struct {
 	jsontext.Decoder
 	source bytes.Buffer // the only type of source that a Decoder reads in place

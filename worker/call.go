@@ -28,7 +28,7 @@ type call struct {
 	slot       queue.Slot
 	begun      bool // it has taken a token
 
-	asked   time.Time     // when the request was sent; zero if it was not
+	sentAt  time.Time     // when the gate let the request go; zero if it did not
 	took    time.Duration // until the answer
 	status  int           // of the answer
 	failure error         // nil after a 2xx
@@ -160,7 +160,7 @@ func (w *Worker) identify(c *call, body []byte) (err error) {
 		},
 	})
 	if c.begun {
-		c.took = time.Since(c.asked)
+		c.took = time.Since(c.sentAt)
 	}
 	if claim.Active().Err() != nil && unmade(err) != "" {
 		return errGivenUp
@@ -205,10 +205,10 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	case retry:
 		w.failed(c, failure, now)
 	case held:
-		w.gate.hold(holdReason(failure.Status), c.asked, now)
+		w.gate.hold(holdReason(failure.Status), c.sentAt, now)
 		w.advance(l)
 	case throttled:
-		w.throttled(w.gate.throttled(c.asked, now, failure.RetryAfter))
+		w.throttled(w.gate.throttled(c.sentAt, now, failure.RetryAfter))
 		w.advance(l)
 	case notSent:
 		w.advance(l)
@@ -322,9 +322,9 @@ func explain(f *userpilot.Failure) string {
 	return f.Error()
 }
 
-// backOff makes the lane wait, at least for the time asked. A waiting lane keeps few bodies loaded if
+// backOff makes the lane wait, at least for retryAfter. A waiting lane keeps few bodies loaded if
 // memory runs short. w.mu must be held.
-func (w *Worker) backOff(l *lane, asked time.Duration) {
+func (w *Worker) backOff(l *lane, retryAfter time.Duration) {
 	if l.partition.closed {
 		return // Revoke has already released its memory
 	}
@@ -333,7 +333,7 @@ func (w *Worker) backOff(l *lane, asked time.Duration) {
 		l.shrink(failingShare)
 		w.memory.add(l.bytes - before)
 	}
-	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, asked))
+	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, retryAfter))
 }
 
 // failingShare is how many bytes a lane that backs off keeps loaded when memory runs short.

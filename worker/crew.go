@@ -12,7 +12,7 @@ import (
 // lanes. The caller's mutex guards its fields.
 type crew struct {
 	size    int
-	at      int      // running errands
+	running int      // running errands
 	errands []func() // waiting errands
 }
 
@@ -21,13 +21,13 @@ const errandsAtOnce = 64
 
 // send starts an errand, or queues it. It does not block, and the errand runs without the mutex.
 // mu must be held.
-func (c *crew) send(mu *sync.Mutex, running *sync.WaitGroup, errand func()) {
+func (c *crew) send(mu *sync.Mutex, wg *sync.WaitGroup, errand func()) {
 	c.errands = append(c.errands, errand)
-	if c.at == c.size {
+	if c.running == c.size {
 		return
 	}
-	c.at++
-	running.Go(func() { c.run(mu) })
+	c.running++
+	wg.Go(func() { c.run(mu) })
 }
 
 // run runs one errand after another until none is waiting.
@@ -36,7 +36,7 @@ func (c *crew) run(mu *sync.Mutex) {
 		mu.Lock()
 		if len(c.errands) == 0 {
 			c.errands = nil
-			c.at--
+			c.running--
 			mu.Unlock()
 			return
 		}
@@ -48,17 +48,17 @@ func (c *crew) run(mu *sync.Mutex) {
 	}
 }
 
-// askedAtOnce is how many requests for the events of one lane run at the same time. Sequential
+// requestsAtOnce is how many requests for the events of one lane run at the same time. Sequential
 // requests would take a round trip each.
-const askedAtOnce = 64
+const requestsAtOnce = 64
 
-// askEach calls ask for each index below n, up to askedAtOnce calls at the same time. It blocks until
+// forEach calls request for each index below n, up to requestsAtOnce at the same time. It blocks until
 // all of them have returned, and returns the first error, which also cancels the rest.
-func askEach(ctx context.Context, n int, ask func(ctx context.Context, i int) error) error {
+func forEach(ctx context.Context, n int, request func(ctx context.Context, i int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(askedAtOnce)
+	group.SetLimit(requestsAtOnce)
 	for i := range n {
-		group.Go(func() error { return ask(ctx, i) })
+		group.Go(func() error { return request(ctx, i) })
 	}
 	return group.Wait()
 }

@@ -40,8 +40,8 @@ func TestCrew(t *testing.T) {
 				t.Fatalf("the order is %v", order)
 			}
 		}
-		if c.at != 0 {
-			t.Errorf("%d are still under way", c.at)
+		if c.running != 0 {
+			t.Errorf("%d are still under way", c.running)
 		}
 	})
 }

@@ -276,7 +276,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 		if told := s.told(); told.Unburied != 19 || !told.UnburiedFull || told.UnburiedSince.IsZero() || told.UnburiedDetail == "" {
 			t.Errorf("the fleet is told %+v", told)
 		}
-		if remark := r.Remark(); r.Ready() != nil || !strings.HasPrefix(remark, "the dead-letter stream is full since ") || !strings.HasSuffix(remark, "19 users of this replica wait for it") {
+		if remark := r.Remark(); r.Ready() != nil || !strings.HasPrefix(remark, "the dead-letter stream has been full since ") || !strings.HasSuffix(remark, "19 users of this replica wait for it") {
 			t.Errorf("it is ready (%v), and remarks %q", r.Ready(), remark)
 		}
 		s.limitDeadLetters(-1)
@@ -320,7 +320,7 @@ func TestDeadLettersHaveNoStream(t *testing.T) {
 			t.Errorf("after a second it remarks %q", remark)
 		}
 		time.Sleep(10 * time.Second)
-		if x := r.Snapshot(); x.Unburied != 1 || x.UnburiedFull || !strings.HasPrefix(r.Remark(), "dead letters cannot be stored since ") {
+		if x := r.Snapshot(); x.Unburied != 1 || x.UnburiedFull || !strings.HasPrefix(r.Remark(), "dead letters could not be stored since ") {
 			t.Errorf("got %+v, %q", x, r.Remark())
 		}
 		_, err = s.queue.Setup(t.Context(), false)

@@ -139,7 +139,7 @@ func (w *Worker) load(l *lane) {
 // readBodies reloads the bodies of events from the stream, many of them concurrently.
 func readBodies(c *queue.Claim, events []queue.Delivery) ([][]byte, error) {
 	bodies := make([][]byte, len(events))
-	err := askEach(c.Active(), len(events), func(ctx context.Context, i int) (err error) {
+	err := forEach(c.Active(), len(events), func(ctx context.Context, i int) (err error) {
 		bodies[i], err = c.Load(ctx, events[i])
 		return err
 	})
@@ -159,7 +159,7 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	}
 	if err != nil {
 		// An event that this claim holds must exist: another process has removed it.
-		p.claim.Fail(errors.Join(errors.New("an event cannot be read again"), err))
+		p.claim.Fail(errors.Join(errors.New("an event could not be reloaded from the stream"), err))
 		return
 	}
 	before := l.bytes

@@ -73,17 +73,17 @@ func (w *Worker) poll(now time.Time) (found bool, next time.Time, changed <-chan
 		return false, cooldown, changed
 	case admission == shut:
 		return false, next, changed
-	case now.Before(w.unsureUntil):
-		return false, w.unsureUntil, changed
+	case now.Before(w.invalidUntil):
+		return false, w.invalidUntil, changed
 	}
-	return w.ready.len() > 0 && (admission == probe || w.pending < w.ahead()), time.Time{}, changed
+	return w.ready.len() > 0 && (admission == probe || w.pending < w.maxPending()), time.Time{}, changed
 }
 
-// ahead returns how many calls may be without a token at the same time: one that waits for the next
+// maxPending returns how many calls may be without a token at the same time: one that waits for the next
 // token, and one and a half times the number that become due while one is prepared, because both
 // times vary. More calls would merge fewer events: an event that arrives after its user's call was
 // prepared goes into the next one.
-func (w *Worker) ahead() int {
+func (w *Worker) maxPending() int {
 	interval := w.limiter.Interval()
 	if interval == 0 {
 		return w.config.Concurrency
@@ -142,7 +142,7 @@ func (w *Worker) next(a admission, now time.Time) *lane {
 			continue
 		case claim.Valid() != nil: // nor is any other claim, because they share one membership
 			w.ready.pushFront(l)
-			w.unsureUntil = now.Add(validityRetryDelay)
+			w.invalidUntil = now.Add(validityRetryDelay)
 			return nil
 		}
 		return l

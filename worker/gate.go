@@ -135,13 +135,13 @@ func (g *gate) keyChanged(now time.Time) { g.newKey, g.holdNext = now, now }
 
 // throttled records a 429 to a call that began at begun, and returns the length of the cooldown. Calls
 // that were in flight together count as one.
-func (g *gate) throttled(begun, now time.Time, asked time.Duration) time.Duration {
+func (g *gate) throttled(begun, now time.Time, retryAfter time.Duration) time.Duration {
 	if g.throttles == 0 || begun.After(g.cooldownBegan) {
 		g.throttles++
 		g.cooldownBegan = now
 	}
-	if asked > 0 {
-		return min(asked, maxCooldown)
+	if retryAfter > 0 {
+		return min(retryAfter, maxCooldown)
 	}
 	return min(firstCooldown<<min(g.throttles-1, 20), maxCooldown)
 }

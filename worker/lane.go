@@ -330,8 +330,8 @@ func (l *lane) take(coalesce bool) int {
 	return 1
 }
 
-// delay returns how long the lane waits after a failure, at least the time asked.
-func (l *lane) delay(initial, longest, asked time.Duration) time.Duration {
+// delay returns how long the lane waits after a failure, at least retryAfter.
+func (l *lane) delay(initial, longest, retryAfter time.Duration) time.Duration {
 	if l.backoff == nil {
 		l.backoff = backoff.NewExponentialBackOff(
 			backoff.WithInitialInterval(initial),
@@ -341,7 +341,7 @@ func (l *lane) delay(initial, longest, asked time.Duration) time.Duration {
 			backoff.WithMaxElapsedTime(0), // never gives up; MaxAttempts decides that
 		)
 	}
-	return max(l.backoff.NextBackOff(), asked)
+	return max(l.backoff.NextBackOff(), retryAfter)
 }
 
 // recovered clears past failures after a success, or after the guilty event was marked dead.

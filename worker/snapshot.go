@@ -72,7 +72,7 @@ func (w *Worker) Ready() error {
 	case lacking != nil:
 		return lacking
 	case w.queue.Held() == 0:
-		return errors.New("no partition is claimed yet")
+		return errors.New("this replica owns no partition yet")
 	case s.Hold != "":
 		return fmt.Errorf("on hold since %s: Userpilot answers %s to the key %s: check the API key and the endpoint", s.HoldSince.UTC().Format(time.RFC3339), s.Hold, w.config.Key())
 	}
@@ -85,13 +85,13 @@ func (w *Worker) Remark() string {
 	s := w.Snapshot()
 	switch {
 	case s.BreakerOpen:
-		return fmt.Sprintf("Userpilot seems to be down since %s", s.OutageSince.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("Userpilot seems to have been down since %s", s.OutageSince.UTC().Format(time.RFC3339))
 	case s.UnburiedFull:
-		return fmt.Sprintf("the dead-letter stream is full since %s: make room there, or raise its limits; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.Unburied)
+		return fmt.Sprintf("the dead-letter stream has been full since %s: make room there, or raise its limits; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.Unburied)
 	case s.Unburied > 0:
-		return fmt.Sprintf("dead letters cannot be stored since %s: %s; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.UnburiedDetail, s.Unburied)
+		return fmt.Sprintf("dead letters could not be stored since %s: %s; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.UnburiedDetail, s.Unburied)
 	case s.Stall != "":
-		return fmt.Sprintf("no call is made since %s: %s", s.StallSince.UTC().Format(time.RFC3339), StallText(s.Stall))
+		return fmt.Sprintf("no calls have been made since %s: %s", s.StallSince.UTC().Format(time.RFC3339), StallText(s.Stall))
 	}
 	for _, g := range w.queue.GivenUp() {
 		return fmt.Sprintf("the claims on the partitions %s have been lost repeatedly since %s: %s",

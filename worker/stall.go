@@ -130,7 +130,7 @@ func (w *Worker) waitsFor(l *lane) string {
 	case settling:
 		return stalledSettling
 	case calling:
-		return [...]string{recording: stalledRecording, connecting: stalledConnecting, pacing: stalledPacing, asking: ""}[l.call.stage.Load()]
+		return [...]string{recording: stalledRecording, connecting: stalledConnecting, pacing: stalledPacing, inFlight: ""}[l.call.stage.Load()]
 	case ready:
 		switch {
 		case l.partition.claim.Valid() != nil:

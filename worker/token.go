@@ -9,7 +9,7 @@ const (
 	recording  int32 = iota // a merged call writes its journal entry
 	connecting              // the call waits for a connection
 	pacing                  // the call waits for its token
-	asking                  // the request is being made
+	inFlight                // the request is being made
 )
 
 // begin blocks until the call has its turn and a token and the gate lets it through. The request is
@@ -69,8 +69,8 @@ func (w *Worker) start(c *call, lead time.Duration) error {
 		w.lead = max(lead, w.lead-w.lead/128)
 		w.wakeUp()
 	}
-	c.asked = now
-	c.stage.Store(asking)
+	c.sentAt = now
+	c.stage.Store(inFlight)
 	return nil
 }
 

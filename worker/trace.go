@@ -102,14 +102,14 @@ func (t *traces) waited(d queue.Delivery, partition string, end time.Time) trace
 // it has ended. The span of a merged call belongs to the first event whose trace is sampled; links
 // connect it with the waits of the other events.
 func (t *traces) called(c *call, v verdict) {
-	if c.asked.IsZero() || unmade(c.failure) != "" {
+	if c.sentAt.IsZero() || unmade(c.failure) != "" {
 		return // nothing was sent, so the events still wait
 	}
 	events := c.traced[:c.n()]
 	waits := make([]trace.Span, len(events)) // nil for a wait that had ended before
 	for i, e := range events {
 		if !e.wait.IsValid() {
-			waits[i] = t.waited(c.deliveries[i], c.lane.partition.claim.Partition(), c.asked)
+			waits[i] = t.waited(c.deliveries[i], c.lane.partition.claim.Partition(), c.sentAt)
 			e.wait = waits[i].SpanContext()
 		}
 	}
@@ -123,9 +123,9 @@ func (t *traces) called(c *call, v verdict) {
 		if i != owner && call.SpanContext().IsSampled() {
 			waits[i].AddLink(trace.Link{SpanContext: call.SpanContext()})
 		}
-		waits[i].End(trace.WithTimestamp(c.asked))
+		waits[i].End(trace.WithTimestamp(c.sentAt))
 	}
-	call.End(trace.WithTimestamp(c.asked.Add(c.took)))
+	call.End(trace.WithTimestamp(c.sentAt.Add(c.took)))
 }
 
 // call starts the span of a call.
@@ -137,7 +137,7 @@ func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Spa
 		}
 	}
 	ctx := trace.ContextWithSpanContext(context.Background(), events[owner].wait)
-	_, span := t.tracer.Start(ctx, "POST /v1/identify", trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(c.asked), trace.WithLinks(links...))
+	_, span := t.tracer.Start(ctx, "POST /v1/identify", trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(c.sentAt), trace.WithLinks(links...))
 	if !span.IsRecording() {
 		return span
 	}

@@ -36,11 +36,11 @@ func TestNoTracesNoCost(t *testing.T) {
 func TestNotSentIsNoSpan(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		asked   time.Time
+		sentAt  time.Time
 		failure error
 		spans   int
 	}{
-		"never asked":              {},
+		"never sent":               {},
 		"refused by the guard":     {time.Now(), &userpilot.Failure{Err: errNotNow}, 0},
 		"sent, and then cut off":   {time.Now(), &userpilot.Failure{Err: errNotNow, Sent: true}, 2},
 		"cut off by our own lapse": {time.Now(), &userpilot.Failure{Err: context.Canceled, Sent: true}, 2},
@@ -48,7 +48,7 @@ func TestNotSentIsNoSpan(t *testing.T) {
 		spans := tracetest.NewSpanRecorder()
 		traces := newTraces(&Config{Queue: &queue.Queue{}, Client: yes{}, Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("")})
 		c := &call{
-			lane: &lane{partition: newPartition(&queue.Claim{})}, asked: test.asked, failure: test.failure,
+			lane: &lane{partition: newPartition(&queue.Claim{})}, sentAt: test.sentAt, failure: test.failure,
 			deliveries: make([]queue.Delivery, 1), traced: []*traced{{}},
 		}
 		traces.called(c, notSent)

@@ -138,7 +138,7 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEv
 // outcomesOf reports which events are replays whose outcome is recorded.
 func outcomesOf(ctx context.Context, c *queue.Claim, events []queuedEvent) ([]bool, error) {
 	recorded := make([]bool, len(events))
-	err := askEach(ctx, len(events), func(ctx context.Context, i int) (err error) {
+	err := forEach(ctx, len(events), func(ctx context.Context, i int) (err error) {
 		recorded[i], err = c.HasOutcome(ctx, events[i].delivery())
 		return err
 	})
@@ -198,5 +198,5 @@ func record(ctx context.Context, c *queue.Claim, user string, newer *queue.Newer
 	if err := c.RecordVersions(ctx, user, newer, sent); err != nil {
 		return err
 	}
-	return askEach(ctx, len(sent), func(ctx context.Context, i int) error { return c.RecordOutcome(ctx, sent[i].Delivery, outcome) })
+	return forEach(ctx, len(sent), func(ctx context.Context, i int) error { return c.RecordOutcome(ctx, sent[i].Delivery, outcome) })
 }

@@ -119,7 +119,7 @@ type Worker struct {
 	blocked            int           // blocked lanes in all partitions
 	pending            int           // calls without a token
 	lead               time.Duration // time from pop until ready for a token, of the slowest recent call
-	unsureUntil        time.Time     // no call begins before: the membership was not valid
+	invalidUntil       time.Time     // no call begins before: the membership was not valid
 	sending            integral      // calls in flight
 	lastProgress       time.Time     // last call, settlement or stored dead letter, or time with nothing to call
 	stall              stall

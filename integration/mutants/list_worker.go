@@ -96,7 +96,7 @@ func handOverMutants() []mutant {
 		},
 		{
 			"an event that is gone is read again for ever", "nobody waits for ever",
-			[]edit{{"worker/deliver.go", "p.claim.Fail(errors.Join(errors.New(\"an event cannot be read again\"), err))", "w.log.Debug(\"not read again\", errAttr(errors.Join(err)))\n\t\tw.wait(l, w.config.BackoffInitial)"}},
+			[]edit{{"worker/deliver.go", "p.claim.Fail(errors.Join(errors.New(\"an event could not be reloaded from the stream\"), err))", "w.log.Debug(\"not read again\", errAttr(errors.Join(err)))\n\t\tw.wait(l, w.config.BackoffInitial)"}},
 			"worker", "TestBodyIsGone",
 		},
 		{
@@ -106,12 +106,12 @@ func handOverMutants() []mutant {
 		},
 		{
 			"a stop waits for all bodies that are read again", "a hand-over takes less than a second",
-			[]edit{{"worker/deliver.go", "askEach(c.Active(), ", "askEach(c.Context(), "}, {"worker/crew.go", "group.SetLimit(askedAtOnce)", "group.SetLimit(1)"}},
+			[]edit{{"worker/deliver.go", "forEach(c.Active(), ", "forEach(c.Context(), "}, {"worker/crew.go", "group.SetLimit(requestsAtOnce)", "group.SetLimit(1)"}},
 			"worker", "TestStopWhileReadingAgain/20ms",
 		},
 		{
 			"as many errands are run at once as there are", "what is asked of the server does not grow with the lanes",
-			[]edit{{"worker/crew.go", "if c.at == c.size {", "if false {"}},
+			[]edit{{"worker/crew.go", "if c.running == c.size {", "if false {"}},
 			"worker", "TestCrew",
 		},
 	}
