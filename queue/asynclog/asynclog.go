@@ -16,7 +16,7 @@ import (
 const capacity = 4096
 
 // Wrap returns a logger that never blocks and writes through log's handler. While that handler blocks,
-// up to 4096 records wait for it. Further records are dropped, and a line in the log says how many.
+// several thousand records wait for it. Further records are dropped, and a line in the log says how many.
 // The logger and all loggers derived from it write in the order of the calls. Its goroutine ends when
 // there is nothing to write.
 //
