@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/integration/link"
+	"github.com/identify-worker/identify-worker/integration/oracle"
 )
 
 // keyPrefix begins every API key. No output may show it.
@@ -132,56 +133,56 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // it was never received
 	}
-	x, numbers, err := parse(body)
+	x, err := oracle.Parse(body)
 	if err != nil {
 		a.judge.violated(fmt.Sprintf("a call's body: %v: %.300q", err, body))
 		return
 	}
-	c, f := a.receive(r, x, numbers)
+	c, f := a.receive(r, x)
 	if err := sleep(r.Context(), f.delay); err != nil {
 		a.judge.answered(c, true)
 		panic(http.ErrAbortHandler)
 	}
-	a.judge.answered(c, c.status == 0)
-	if c.status == 0 {
+	a.judge.answered(c, c.Status == 0)
+	if c.Status == 0 {
 		panic(http.ErrAbortHandler)
 	}
-	if c.status == http.StatusTooManyRequests {
+	if c.Status == http.StatusTooManyRequests {
 		a.judge.silenced(time.Duration(max(1, f.retryAfter)) * time.Second)
 	}
 	if f.retryAfter > 0 {
 		w.Header().Set("Retry-After", fmt.Sprint(f.retryAfter))
 	}
-	w.WriteHeader(c.status)
-	if c.status >= 400 {
+	w.WriteHeader(c.Status)
+	if c.Status >= 400 {
 		fmt.Fprint(w, `{"errors":[{"details":"no","error":"no","error_code":"chaos","message":"no"}]}`)
 	}
 }
 
 // receive decides what becomes of a call and has it judged, both at one instant.
-func (a *api) receive(r *http.Request, x identify, numbers []int) (*call, apiFault) {
+func (a *api) receive(r *http.Request, x oracle.Identify) (*call, apiFault) {
 	address, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	by := a.callers[address.String()]
-	c := &call{numbers: numbers, newest: string(x.Metadata["n"]), replica: by.replica, transit: by.link.Transit(r.RemoteAddr)}
+	c := &call{Call: oracle.Call{Identify: x}, replica: by.replica, transit: by.link.Transit(r.RemoteAddr)}
 	_, bad := x.Metadata["bad"]
 	var f apiFault
 	switch key, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Token "); {
 	case key != a.key:
-		c.status = http.StatusUnauthorized
+		c.Status = http.StatusUnauthorized
 	case a.strikes(x.User):
 		f = a.fault
-		c.status = f.status
-		c.applied = f.cutAfter && !bad
+		c.Status = f.status
+		c.Applied = f.cutAfter && !bad
 		if f.delay > 0 { // slow, and otherwise well
-			c.status = outcome(bad)
-			c.applied = !bad
+			c.Status = outcome(bad)
+			c.Applied = !bad
 		}
 	default:
-		c.status, c.applied = outcome(bad), !bad
+		c.Status, c.Applied = outcome(bad), !bad
 	}
-	if a.judge.receive(x.User, x, c) {
+	if a.judge.receive(c) {
 		return c, apiFault{}
 	}
 	return c, f

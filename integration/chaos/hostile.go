@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
 )
@@ -57,23 +59,14 @@ func (r *round) incite(_ context.Context, random *rand.Rand) {
 			m.Data = fmt.Appendf(nil, "hostile %016x", random.Uint64())
 		}
 		m.Reply = []string{"", "_INBOX.eve", "userpilot.identify.loop"}[random.IntN(3)]
-		r.judge.mayDie(string(m.Data))
-		_ = r.nc.PublishMsg(m) // it may be refused, or not arrive
+		r.judge.oracle.MayDie(m.Data) // it is no identify
+		_ = r.nc.PublishMsg(m)        // it may be refused, or not arrive
 	}
 }
 
-// mayDie says that something was published that is no identify: if it was stored it dies, and the
-// same may come many times.
-func (j *judge) mayDie(body string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.invalid[body] == nil {
-		j.invalid[body] = &doom{again: true}
-	}
-}
-
-// isEcho reports whether an event is the server's acknowledgement of another one, which its publisher
-// had sent into the pipeline.
-func isEcho(body string) bool {
-	return strings.HasPrefix(body, "{") && strings.Contains(body, `"stream":"`+queue.Topology{}.StreamName()+`"`) && !strings.Contains(body, "user_id")
+// isEcho reports whether a dead letter is the server's acknowledgement of another event, which its
+// publisher had sent into the pipeline.
+func isEcho(l *jetstream.RawStreamMsg) bool {
+	return l.Header.Get("Dead-Reason") == string(queue.Invalid) && bytes.HasPrefix(l.Data, []byte("{")) &&
+		bytes.Contains(l.Data, []byte(`"stream":"`+queue.Topology{}.StreamName()+`"`)) && !bytes.Contains(l.Data, []byte("user_id"))
 }

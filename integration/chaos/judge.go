@@ -3,16 +3,22 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// judge is the oracle. It is told what was published and acknowledged and what the API received,
-// and says at once when a promise is broken; the dead letters it judges at the end (see
-// [judge.bury]). It is safe for concurrent use.
+// judge is told what was published and acknowledged and what the API received, and says at once when a
+// promise is broken. It asks the oracle, and knows what we did to the processes, which excuses some of
+// what the oracle finds. It is safe for concurrent use.
 type judge struct {
+	oracle  *oracle.Oracle
 	began   time.Time
 	rate    queue.Rate
 	ttl     time.Duration
@@ -24,27 +30,16 @@ type judge struct {
 
 	mu         sync.Mutex
 	users      map[string]*user
-	invalid    map[string]*doom // by body
-	poison     map[string]*doom
-	exact      window // of the limit's length
-	shorter    window // by what a busy machine may delay a call
-	second     window // shorter too
-	perSecond  int    // that the limit's pace lets into a second
+	exact      userpilottest.Window // of the limit's length
+	shorter    userpilottest.Window // by what a busy machine may delay a call
+	second     userpilottest.Window // shorter too
+	perSecond  int                  // that the limit's pace lets into a second
 	quietFrom  time.Time
 	quietUntil time.Time
 	crashes    int // of the server so far
 	acked      int // events acknowledged
-	done       int // and of them, dead or delivered
+	doomed     int // and of them, those that must die
 	sum        summary
-}
-
-// doom is an event that must become a dead letter.
-type doom struct {
-	user   string
-	n      int
-	acked  bool
-	again  bool // its publication outlived a crash of the server: it may have been stored twice
-	buried []string
 }
 
 const (
@@ -67,13 +62,16 @@ func newJudge(s settings) *judge {
 	} else {
 		inSecond += ledgerShards // each is a limit of its own, with its own beginning
 	}
-	return &judge{
-		began: time.Now(), rate: s.rate, ttl: s.ttl, spread: spread + s.away.tells(), faults: &chronicle{}, broken: make(chan struct{}),
+	j := &judge{
+		oracle: oracle.New(),
+		began:  time.Now(), rate: s.rate, ttl: s.ttl, spread: spread + s.away.tells(), faults: &chronicle{}, broken: make(chan struct{}),
 		secrets: [][]byte{[]byte(keyPrefix), []byte(userDomain), []byte(userEncoded)},
-		users:   map[string]*user{}, invalid: map[string]*doom{}, poison: map[string]*doom{},
-		exact: window{length: s.rate.Window}, shorter: window{length: s.rate.Window - lateness},
-		second: window{length: time.Second - lateness}, perSecond: inSecond,
+		users:   map[string]*user{},
+		exact:   userpilottest.Window{Length: s.rate.Window}, shorter: userpilottest.Window{Length: s.rate.Window - lateness},
+		second: userpilottest.Window{Length: time.Second - lateness}, perSecond: inSecond,
 	}
+	j.oracle.BroughtBack = j.broughtBack
+	return j
 }
 
 // ledgerShards is into how many parts the fleet's limit is split.
@@ -107,41 +105,33 @@ func (j *judge) accuse(story string) {
 
 // intend makes a user's next event known before it is published: the API may have it before
 // its publisher knows that it was stored.
-func (j *judge) intend(name string, event func(n int) (body []byte, poison bool)) (body []byte, n int) {
+func (j *judge) intend(name string, e oracle.Event) (body []byte, n int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	u := j.users[name]
 	if u == nil {
-		u = newUser(name)
+		u = &user{name: name}
 		j.users[name] = u
 	}
-	u.intended++
-	body, poison := event(u.intended)
-	u.published.add(publication{n: u.intended, at: time.Now()})
-	if poison {
-		u.poison = append(u.poison, u.intended)
-		j.poison[string(body)] = &doom{user: name, n: u.intended}
-	} else if x, _, err := parse(body); err == nil {
-		u.want.apply(x)
-	}
-	return body, u.intended
+	body, n = j.oracle.Next(name, e), j.oracle.Events(name)
+	u.published.add(publication{n: n, at: time.Now()})
+	return body, n
 }
 
-// stored says that the server has acknowledged a user's event, and how often it crashed
+// stored says that the server has acknowledged a user's n-th event, and how often it crashed
 // meanwhile.
-func (j *judge) stored(name string, body []byte, crashes int) {
+func (j *judge) stored(name string, n int, e oracle.Event, body []byte, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	u := j.users[name]
-	u.acknowledged = u.intended
+	u.acknowledged = n
 	u.published.newest().acked = time.Now()
 	j.acked++
-	if u.waiting.IsZero() && u.due() <= u.acknowledged {
+	if u.waiting.IsZero() && j.oracle.Due(name) <= u.acknowledged {
 		u.waiting = time.Now()
 	}
-	if d := j.poison[string(body)]; d != nil {
-		d.acked, d.again = true, crashes > 0
-		j.done++
+	if e.Dies != "" {
+		j.dooms(body, crashes)
 	}
 }
 
@@ -150,8 +140,17 @@ func (j *judge) storedInvalid(body []byte, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.acked++
-	j.done++
-	j.invalid[string(body)] = &doom{acked: true, again: crashes > 0}
+	j.oracle.MustDie(body, queue.Invalid)
+	j.dooms(body, crashes)
+}
+
+// dooms counts an event that must die. One whose publication outlived a crash of the server may have
+// been stored twice. The mutex is held.
+func (j *judge) dooms(body []byte, crashes int) {
+	j.doomed++
+	if crashes > 0 {
+		j.oracle.MayDie(body)
+	}
 }
 
 // crashed counts the server's crashes.
@@ -169,77 +168,78 @@ func (j *judge) crashesSoFar() int {
 
 // receive judges a call at the moment when the API has it. It reports whether the API should
 // forget it: a call that came late as only a frozen replica's can.
-func (j *judge) receive(name string, x identify, c *call) (forget bool) {
+func (j *judge) receive(c *call) (forget bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	c.at = time.Now()
+	c.At = time.Now()
 	j.count(c)
 	j.checkQuiet(c)
-	u := j.users[name]
-	if u == nil {
-		j.accuse(fmt.Sprintf("a call about %q, whom no event was about", name))
+	u := j.users[c.User]
+	repeats, wrong := j.oracle.Receive(c.Call)
+	switch {
+	case u == nil:
+		j.accuse(fmt.Sprintf("%s: %q", wrong, c.User))
 		return true
-	}
-	if u.comesAgain(c) && j.faults.serverKilled((*u.recent.newest()).at, c.at) {
-		j.sum.broughtBack++
-		u.low = c.low()
-	}
-	if wrong := u.check(c); wrong != "" {
-		if j.faults.excuse(c.at, c.replica, j.ttl/4) {
-			j.sum.late++
-			return true
-		}
-		u.recent.add(c)
-		j.accuse(j.story(u, wrong))
+	case wrong != "" && j.faults.excuse(c.At, c.replica, j.ttl/4):
+		j.sum.late++
 		return true
 	}
 	u.recent.add(c)
-	j.checkRepeat(u, c)
-	before := u.done
-	if stood := u.take(c); stood > j.sum.standstill {
+	if wrong != "" {
+		j.accuse(j.story(u, wrong))
+		return true
+	}
+	if repeats {
+		j.checkRepeat(u, c)
+	}
+	if c.Applied {
+		u.last = c
+	}
+	if stood := u.stoodUntil(c.At, j.oracle.Due(u.name)); stood > j.sum.standstill {
 		j.sum.standstill = stood
 		if j.slow != nil && stood > 3*time.Second {
 			j.slow(j.story(u, fmt.Sprintf("stood still for %v", stood.Round(time.Millisecond))))
 		}
 	}
-	if c.applied {
-		u.have.apply(x)
-		for n := before + 1; n <= u.done; n++ {
-			if !u.isPoison(n) {
-				j.done++
-			}
-		}
-	}
 	return false
+}
+
+// broughtBack puts it down to a server that was killed if events come again. The mutex is held.
+func (j *judge) broughtBack(from, to time.Time) bool {
+	if !j.faults.serverKilled(from, to) {
+		return false
+	}
+	j.sum.broughtBack++
+	return true
 }
 
 // count holds the limit.
 func (j *judge) count(c *call) {
 	j.sum.calls++
 	left := c.left()
-	j.exact.add(left)
-	j.sum.most = j.exact.most
-	if n := j.shorter.add(left); n == j.rate.Calls+1 {
-		j.tooMany(c, n, j.shorter.length)
+	j.exact.Add(left)
+	j.sum.most = j.exact.Most()
+	if n := j.shorter.Add(left); n == j.rate.Calls+1 {
+		j.tooMany(c, n, j.shorter.Length)
 	}
-	if n := j.second.add(left); n == j.perSecond+1 {
-		j.tooMany(c, n, j.second.length)
+	if n := j.second.Add(left); n == j.perSecond+1 {
+		j.tooMany(c, n, j.second.Length)
 	}
 }
 
 func (j *judge) tooMany(c *call, n int, in time.Duration) {
-	j.accuse(fmt.Sprintf("%s  %d calls in %v, the limit is %s, in a second %d%s", j.when(c.at), n, in, j.rate, j.perSecond,
-		j.weather(c.at.Add(-in), c.at, everyone)))
+	j.accuse(fmt.Sprintf("%s  %d calls in %v, the limit is %s, in a second %d%s", j.when(c.At), n, in, j.rate, j.perSecond,
+		j.weather(c.At.Add(-in), c.At, everyone)))
 }
 
 // checkQuiet holds the fleet's silence after a 429, as far as nothing else was going on.
 func (j *judge) checkQuiet(c *call) {
 	left := c.left()
-	if left.Before(j.quietFrom.Add(j.spread)) || left.After(j.quietUntil) || j.faults.disturbed(j.quietFrom.Add(-j.spread), c.at) {
+	if left.Before(j.quietFrom.Add(j.spread)) || left.After(j.quietUntil) || j.faults.disturbed(j.quietFrom.Add(-j.spread), c.At) {
 		return
 	}
 	j.accuse(fmt.Sprintf("%s  replica %d called, and the API had asked for silence from %s to %s",
-		j.when(c.at), c.replica, j.when(j.quietFrom), j.when(j.quietUntil)))
+		j.when(c.At), c.replica, j.when(j.quietFrom), j.when(j.quietUntil)))
 }
 
 // silenced says that the API has just answered 429 and asked for a pause.
@@ -255,19 +255,16 @@ func (j *judge) silenced(d time.Duration) {
 	}
 }
 
-// checkRepeat asks for a reason if a call holds what has taken effect already: the last
+// checkRepeat asks for a reason why a call holds what has taken effect already: the last
 // answer may have been lost, or something was done to the replica that got it.
 func (j *judge) checkRepeat(u *user, c *call) {
-	if u.last == nil || c.low() > u.done {
-		return
-	}
 	j.sum.repeats++
 	last := u.last
-	unanswered := !last.answered && c.at.Sub(last.at) > patience-lateness
-	if last.lost || unanswered || j.faults.violent(last.at.Add(-time.Second), c.at, last.replica) {
+	unanswered := !last.answered && c.At.Sub(last.At) > patience-lateness
+	if last.lost || unanswered || j.faults.violent(last.At.Add(-time.Second), c.At, last.replica) {
 		return
 	}
-	j.accuse(j.story(u, fmt.Sprintf("event %d was repeated, and nothing explains why", c.low())))
+	j.accuse(j.story(u, fmt.Sprintf("event %d was repeated, and nothing explains why", c.Low())))
 }
 
 // answered says what became of an answer.
@@ -290,41 +287,40 @@ func (j *judge) shown(replica int, where string, text []byte) {
 func (j *judge) backlog() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.acked - j.done
+	return j.acked - j.doomed - j.oracle.Delivered()
 }
 
-// lost tells the story of an event that is nowhere any more: the stream is empty.
-func (j *judge) lost() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, u := range j.users {
-		if n := u.due(); n <= u.acknowledged {
-			j.accuse(j.story(u, fmt.Sprintf("event %d is lost: it has left the stream and the API never took it", n)))
-		}
-	}
-}
+// lost tells the stories of events that are nowhere any more: the stream is empty.
+func (j *judge) lost() { j.find(j.oracle.Lost(), ", and has left the stream") }
 
 // stuck tells the stories of events that were not delivered in time.
 func (j *judge) stuck(within time.Duration) {
+	j.find(j.oracle.Lost(), fmt.Sprintf(" within %v after the faults", within))
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, u := range j.users {
-		if n := u.due(); n <= u.acknowledged {
-			j.accuse(j.story(u, fmt.Sprintf("event %d was not delivered within %v after the faults", n, within)))
-		}
-	}
 	if len(j.sum.violations) == 0 {
 		j.accuse(fmt.Sprintf("the stream was not empty %v after the faults", within))
 	}
 }
 
-// compare holds the API's profiles against those that one call for each event makes.
-func (j *judge) compare() {
+// settled judges what is left when all has drained.
+func (j *judge) settled(letters []*jetstream.RawStreamMsg) {
+	letters = slices.DeleteFunc(letters, isEcho)
+	j.mu.Lock()
+	j.sum.letters = len(letters)
+	j.mu.Unlock()
+	j.find(slices.Concat(j.oracle.Profiles(), j.oracle.Dead(letters)), "")
+}
+
+// find tells the stories of what the oracle has found.
+func (j *judge) find(found []oracle.Finding, more string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, u := range j.users {
-		if d := u.have.difference(u.want); d != "" {
-			j.accuse(j.story(u, "the profile is not what one call for each event makes: "+d))
+	for _, f := range found {
+		if u := j.users[f.User]; u != nil {
+			j.accuse(j.story(u, f.What+more))
+		} else {
+			j.accuse(f.What)
 		}
 	}
 }

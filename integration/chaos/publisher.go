@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
 
+	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
 )
 
@@ -26,6 +28,15 @@ type publisher struct {
 	pace   *rate.Limiter
 	random *rand.Rand // of the seeds of the publishing goroutines
 }
+
+// What must be in no output: the users' domain, and how their ids begin when a subject
+// encodes them.
+const (
+	userDomain  = "@chaos.example"
+	userEncoded = "dXNlci0" // user-
+)
+
+func userName(i int) string { return fmt.Sprintf("user-%05d%s", i, userDomain) }
 
 // publishing is how many users' events are under way at a time.
 const publishing = 24
@@ -101,14 +112,8 @@ func (p *publisher) farewell(ctx context.Context) {
 // a key.
 func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
 	name := userName(user)
-	body, n := p.judge.intend(name, func(n int) ([]byte, bool) {
-		poison := p.s.poison > 0 && random.IntN(p.s.poison) == 0
-		pad := 0
-		if p.s.large > 0 && random.IntN(4) == 0 {
-			pad = p.s.large
-		}
-		return newEvent(random, name, n, poison, pad), poison
-	})
+	event := p.event(random)
+	body, n := p.judge.intend(name, event)
 	id := fmt.Sprintf("%s/%d", name, n)
 	send := func() error {
 		_, err := p.keyed.Publish(ctx, body, queue.WithMessageID(id))
@@ -119,8 +124,21 @@ func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
 		send = func() error { return p.plain(ctx, id, header, body) }
 	}
 	if crashes, ok := p.insist(ctx, send); ok {
-		p.judge.stored(name, body, crashes)
+		p.judge.stored(name, n, event, body, crashes)
 	}
+}
+
+// event is one that may be poison, and may bear a pad, which makes it that many times longer to read than
+// a letter.
+func (p *publisher) event(random *rand.Rand) oracle.Event {
+	e := oracle.Event{Varied: true}
+	if p.s.poison > 0 && random.IntN(p.s.poison) == 0 {
+		e.Dies, e.More = queue.Rejected, `,"bad":true`
+	}
+	if p.s.large > 0 && random.IntN(4) == 0 {
+		e.More += `,"pad":"` + strings.Repeat(`\u00e9`, p.s.large) + `"`
+	}
+	return e
 }
 
 // nonsense publishes what is no identify. [queue.Publisher] would refuse it.

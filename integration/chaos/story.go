@@ -29,13 +29,13 @@ func (j *judge) story(u *user, wrong string) string {
 	var moments []moment
 	var replicas []int
 	from, to := time.Now().Add(-5*time.Second), time.Now()
-	oldest := u.due()
+	oldest := j.oracle.Due(u.name)
 	for _, c := range calls {
-		from = earlier(from, c.at)
+		from = earlier(from, c.At)
 		replicas = append(replicas, c.replica)
-		moments = append(moments, moment{c.at, c.String()})
-		if len(c.numbers) > 0 {
-			oldest = min(oldest, c.low())
+		moments = append(moments, moment{c.At, c.String()})
+		if len(c.Numbers) > 0 {
+			oldest = min(oldest, c.Low())
 		}
 	}
 	for _, p := range u.published.all() {
@@ -58,17 +58,17 @@ func (j *judge) publication(p publication) string {
 // String tells of a call in one line.
 func (c *call) String() string {
 	events := "no event"
-	if len(c.numbers) > 0 {
-		events = fmt.Sprintf("events %d to %d", c.low(), c.high())
-		if len(c.numbers) == 1 {
-			events = fmt.Sprintf("event %d", c.low())
+	if len(c.Numbers) > 0 {
+		events = fmt.Sprintf("events %d to %d", c.Low(), c.High())
+		if len(c.Numbers) == 1 {
+			events = fmt.Sprintf("event %d", c.Low())
 		}
 	}
-	end := fmt.Sprintf("status %d", c.status)
-	if c.status == 0 {
+	end := fmt.Sprintf("status %d", c.Status)
+	if c.Status == 0 {
 		end = "cut off"
 	}
-	if c.applied && c.status == 0 {
+	if c.Applied && c.Status == 0 {
 		end += " after it took effect"
 	}
 	if !c.answered {

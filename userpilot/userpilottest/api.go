@@ -103,10 +103,10 @@ func (s *Server) admit(key string, q *Request) (f Fault, over bool) {
 	q.Number = s.number
 	w := s.windows[key]
 	if w == nil {
-		w = &window{length: s.options.Window}
+		w = &Window{Length: s.options.Window}
 		s.windows[key] = w
 	}
-	inWindow := w.add(q.Time)
+	inWindow := w.Add(q.Time)
 	faults := s.faults
 	s.mu.Unlock()
 

@@ -68,7 +68,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	faults  func(Request) Fault
-	windows map[string]*window
+	windows map[string]*Window
 	store   store
 	calls   []Call
 	number  int // of the last Request
@@ -83,7 +83,7 @@ func New(o Options) *Server {
 	return &Server{
 		options: o,
 		faults:  o.Faults,
-		windows: make(map[string]*window),
+		windows: make(map[string]*Window),
 		store:   newStore(),
 		stats:   Stats{ByStatus: make(map[int]int)},
 	}
@@ -129,7 +129,7 @@ func (s *Server) Stats() Stats {
 	now := time.Now()
 	for _, w := range s.windows {
 		stats.InWindow = max(stats.InWindow, w.count(now))
-		stats.MaxInWindow = max(stats.MaxInWindow, w.most)
+		stats.MaxInWindow = max(stats.MaxInWindow, w.Most())
 	}
 	return stats
 }

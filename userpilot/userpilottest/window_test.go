@@ -1,4 +1,4 @@
-package main
+package userpilottest
 
 import (
 	"testing"
@@ -22,12 +22,12 @@ func TestWindowCountsWhatComesOutOfOrder(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := window{length: time.Second}
+			w := Window{Length: time.Second}
 			for _, ms := range c.left {
-				w.add(began.Add(time.Duration(ms) * time.Millisecond))
+				w.Add(began.Add(time.Duration(ms) * time.Millisecond))
 			}
-			if w.most != c.want {
-				t.Errorf("the fullest window holds %d, want %d", w.most, c.want)
+			if w.Most() != c.want {
+				t.Errorf("the fullest window holds %d, want %d", w.Most(), c.want)
 			}
 		})
 	}
@@ -35,9 +35,9 @@ func TestWindowCountsWhatComesOutOfOrder(t *testing.T) {
 
 func TestWindowForgets(t *testing.T) {
 	t.Parallel()
-	w := window{length: time.Second}
+	w := Window{Length: time.Second}
 	for i := range 1000 {
-		w.add(time.Unix(int64(i), 0))
+		w.Add(time.Unix(int64(i), 0))
 	}
 	if kept := len(w.times); kept > 4 {
 		t.Errorf("%d calls are kept, want those of the window and of what may come late", kept)

@@ -1,0 +1,112 @@
+package oracle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// doom is an event that must become a dead letter, or may.
+type doom struct {
+	reason queue.Reason
+	times  int  // that it was published
+	more   bool // it may have been stored more often
+}
+
+// MustDie says that an event which was made elsewhere is published, and must become a dead letter: once
+// for each time that this is said. It returns the body.
+func (o *Oracle) MustDie(body []byte, reason queue.Reason) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.doom(body, reason).times++
+	if i, err := Parse(body); err == nil && reason != queue.Invalid {
+		o.strangers[i.User] = true
+	}
+	return body
+}
+
+// MayDie says that an event may be stored once more than is certain, or several times: its dead letters
+// are then as many. One that was not known before is no identify.
+func (o *Oracle) MayDie(body []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.doom(body, queue.Invalid).more = true
+}
+
+func (o *Oracle) doom(body []byte, reason queue.Reason) *doom {
+	d := o.dooms[string(body)]
+	if d == nil {
+		d = &doom{reason: reason}
+		o.dooms[string(body)] = d
+	}
+	return d
+}
+
+// Letters reads a whole dead-letter stream.
+func Letters(ctx context.Context, js jetstream.JetStream, name string) (letters []*jetstream.RawStreamMsg, err error) {
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("read the dead letters: %w", err)
+	}
+	state := stream.CachedInfo().State
+	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
+		m, err := stream.GetMsg(ctx, seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // the stream was full, or it has been replayed
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read dead letter %d: %w", seq, err)
+		}
+		letters = append(letters, m)
+	}
+	return letters, nil
+}
+
+// Dead judges all dead letters of a run that has drained: exactly the doomed are among them, byte for
+// byte, each as often as it was published, and for the right reason.
+func (o *Oracle) Dead(letters []*jetstream.RawStreamMsg) (found []Finding) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	buried := map[string][]string{} // the sequences of each body
+	for _, l := range letters {
+		body, sequence := string(l.Data), l.Header.Get("Dead-Sequence")
+		if wrong := o.dooms[body].check(l, sequence, buried[body]); wrong != "" {
+			found = append(found, o.about(l.Data, wrong))
+		}
+		buried[body] = append(buried[body], sequence)
+	}
+	for _, body := range slices.Sorted(maps.Keys(o.dooms)) {
+		if n, want := len(buried[body]), o.dooms[body].times; n < want {
+			found = append(found, o.about([]byte(body), fmt.Sprintf("%d dead letters, want %d", n, want)))
+		}
+	}
+	return found
+}
+
+// check tells what is wrong with a dead letter, of which there are others already.
+func (d *doom) check(l *jetstream.RawStreamMsg, sequence string, others []string) string {
+	reason, status := queue.Reason(l.Header.Get("Dead-Reason")), l.Header.Get("Dead-Status")
+	switch {
+	case d == nil:
+		return fmt.Sprintf("a dead letter that nobody had to expect (%s, status %s)", reason, status)
+	case reason != d.reason, reason == queue.Rejected && status != "422":
+		return fmt.Sprintf("a dead letter for the reason %s (status %s), want %s", reason, status, d.reason)
+	case slices.Contains(others, sequence), len(others) >= d.times && !d.more:
+		return fmt.Sprintf("one more dead letter, of event %s; there are those of %v", sequence, others)
+	}
+	return ""
+}
+
+// about tells whose event it is, if it is one that was made here.
+func (o *Oracle) about(body []byte, wrong string) Finding {
+	if i, err := Parse(body); err == nil && o.users[i.User] != nil && len(i.Numbers) > 0 {
+		return Finding{i.User, fmt.Sprintf("event %d: %s", i.Numbers[0], wrong)}
+	}
+	return Finding{What: fmt.Sprintf("%s: %.300q", wrong, body)}
+}

@@ -1,0 +1,239 @@
+// Package oracle judges the promises of identify-worker from outside. The simulation in package
+// worker, the container tests and the campaign of real processes all use it.
+//
+// Its evidence is what was published ([Oracle.Next]), what the API received and which calls took
+// effect ([Oracle.Receive], [Oracle.Order]), and what lies in the dead-letter stream
+// ([Oracle.Dead]). Each event of a user bears its number as the property "n", and a property of its
+// own, "e<number>", so that a merged call shows whose events it holds.
+//
+// What it judges:
+//
+//   - Order: no call takes its user back, whatever the API answers. An event comes again only with the
+//     call that was the user's current one; no event is skipped, nor missing within a call.
+//   - Fates: each event is delivered, or a dead letter exactly once; none is lost or invented.
+//   - Profiles: they are what one call for each event, in order, would have made.
+//   - The limit: [Busiest] counts the calls of the fullest sliding window.
+//
+// An event's fate is known when it is published. What a harness breaks itself it must tell: a server
+// that forgets ([Oracle.BroughtBack]), an event that is removed ([Oracle.Removed]).
+package oracle
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+)
+
+// Oracle knows what was published and judges what became of it. It is safe for concurrent use.
+type Oracle struct {
+	// BroughtBack reports whether, between two calls of a user, the server may have brought back events
+	// that it had confirmed to be removed: a server that is killed forgets what it has not synced. Even
+	// then the newest event must come with them. Nil means never.
+	BroughtBack func(from, to time.Time) bool
+
+	mu        sync.Mutex
+	users     map[string]*user
+	dooms     map[string]*doom // by body
+	strangers map[string]bool  // users of events that were made elsewhere
+	received  int              // calls that Order has judged
+	delivered int
+	repeats   int
+}
+
+// New returns an Oracle that knows of no event yet.
+func New() *Oracle {
+	return &Oracle{users: map[string]*user{}, dooms: map[string]*doom{}, strangers: map[string]bool{}}
+}
+
+// Finding is a breach of a promise.
+type Finding struct {
+	User string // whom it concerns; empty if that is not known
+	What string
+}
+
+func (f Finding) String() string {
+	if f.User == "" {
+		return f.What
+	}
+	return f.User + ": " + f.What
+}
+
+// Next makes a user's next event.
+func (o *Oracle) Next(name string, e Event) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	u := o.users[name]
+	if u == nil {
+		u = newUser()
+		o.users[name] = u
+	}
+	u.published++
+	body := e.body(name, u.published)
+	if e.Dies != "" {
+		u.removed = append(u.removed, u.published)
+		o.dooms[string(body)] = &doom{reason: e.Dies, times: 1}
+		return body
+	}
+	i, err := Parse(body)
+	if err != nil {
+		panic(fmt.Sprintf("event %d of %s: %v", u.published, name, err))
+	}
+	u.want.apply(i)
+	return body
+}
+
+// Removed says that a user's event was removed from the stream behind the worker's back.
+func (o *Oracle) Removed(name string, n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	u := o.users[name]
+	u.removed = append(u.removed, n)
+	slices.Sort(u.removed)
+}
+
+// Events is how many events of a user have been made.
+func (o *Oracle) Events(name string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if u := o.users[name]; u != nil {
+		return u.published
+	}
+	return 0
+}
+
+// Due is the oldest event of a user that has not been delivered and should be; more than there are if
+// there is none.
+func (o *Oracle) Due(name string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.users[name].due()
+}
+
+// Delivered is how many different events have taken effect.
+func (o *Oracle) Delivered() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.delivered
+}
+
+// Repeats is how many calls held events that had taken effect already.
+func (o *Oracle) Repeats() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.repeats
+}
+
+// Receive judges a call when the API has it. What is wrong with it is returned, and the call is then
+// taken for one that never was. repeats reports whether it holds events that had taken effect already.
+func (o *Oracle) Receive(c Call) (repeats bool, wrong string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	u := o.users[c.User]
+	if u == nil {
+		return false, "a call about somebody whom no event was about"
+	}
+	if u.comesBack(c) && o.BroughtBack != nil && o.BroughtBack(u.at, c.At) {
+		u.low = c.Low()
+	}
+	if wrong := u.check(c); wrong != "" {
+		return false, wrong
+	}
+	if repeats = c.Low() <= u.done; repeats {
+		o.repeats++
+	}
+	o.delivered += u.take(c)
+	return repeats, ""
+}
+
+// Order judges the calls that a stand-in has answered, oldest first. It may be called again with the
+// same calls and newer ones. Of each user only the first finding is told.
+func (o *Oracle) Order(calls []userpilottest.Call) (found []Finding) {
+	for _, c := range calls[o.received:] {
+		i, err := Parse(c.Body)
+		if err != nil {
+			found = append(found, Finding{What: fmt.Sprintf("a call's body: %v: %.300q", err, c.Body)})
+			continue
+		}
+		if o.ignores(c.User, c.Applied) {
+			continue
+		}
+		if _, wrong := o.Receive(Call{Identify: i, At: c.Time, Status: c.Status, Applied: c.Applied}); wrong != "" {
+			found = append(found, Finding{c.User, c.Time.Format(time.StampMilli) + ": " + wrong})
+			o.breaks(c.User)
+		}
+	}
+	o.received = len(calls)
+	return found
+}
+
+// ignores reports whether a call is not to be judged: one about an event that was made elsewhere and is
+// refused, or one that comes after a breach.
+func (o *Oracle) ignores(name string, applied bool) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	u := o.users[name]
+	return u == nil && o.strangers[name] && !applied || u != nil && u.broken
+}
+
+func (o *Oracle) breaks(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if u := o.users[name]; u != nil {
+		u.broken = true
+	}
+}
+
+// Lost tells of each user the oldest event that has not been delivered and should be.
+func (o *Oracle) Lost() []Finding {
+	return o.each(func(u *user) string {
+		if n := u.due(); n <= u.published {
+			return fmt.Sprintf("event %d is not delivered", n)
+		}
+		return ""
+	})
+}
+
+// Profiles tells whose profile is not what one call for each event, in order, would have made, among
+// those to whom all is delivered.
+func (o *Oracle) Profiles() []Finding {
+	return o.each(func(u *user) string {
+		if d := u.have.difference(u.want); d != "" && u.due() > u.published {
+			return "the profile is not what one call for each event makes: " + d
+		}
+		return ""
+	})
+}
+
+// each asks what is wrong for each user.
+func (o *Oracle) each(wrong func(*user) string) (found []Finding) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(o.users)) {
+		if u := o.users[name]; !u.broken {
+			if what := wrong(u); what != "" {
+				found = append(found, Finding{name, what})
+			}
+		}
+	}
+	return found
+}
+
+// Verdict judges a run that has drained, by all calls and all dead letters.
+func (o *Oracle) Verdict(calls []userpilottest.Call, letters []*jetstream.RawStreamMsg) []Finding {
+	return slices.Concat(o.Order(calls), o.Lost(), o.Profiles(), o.Dead(letters))
+}
+
+// Busiest is the most of these instants that lie in any window of a length.
+func Busiest(times []time.Time, length time.Duration) int {
+	w := userpilottest.Window{Length: length}
+	for _, at := range slices.SortedFunc(slices.Values(times), time.Time.Compare) {
+		w.Add(at)
+	}
+	return w.Most()
+}

@@ -1,0 +1,292 @@
+package oracle
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+)
+
+// history is what an oracle is told by hand.
+type history struct {
+	*Oracle
+	calls   []userpilottest.Call
+	letters []*jetstream.RawStreamMsg
+	bodies  [][]byte // of ann's events
+}
+
+// publish makes n more events of ann. Those of these numbers must die.
+func (h *history) publish(n int, deadly ...int) {
+	for range n {
+		e := Event{}
+		if slices.Contains(deadly, h.Events("ann")+1) {
+			e = Event{More: `,"bad":true`, Dies: queue.Rejected}
+		}
+		h.bodies = append(h.bodies, h.Next("ann", e))
+	}
+}
+
+// call is a call of ann's events with these numbers, and what the API answers; 0 cuts it off.
+func (h *history) call(status int, numbers ...int) {
+	marks := ""
+	for _, n := range numbers {
+		marks += fmt.Sprintf(`,"n":%d,"e%d":true`, n, n)
+	}
+	h.receive(status, fmt.Sprintf(`{"user_id":"ann","metadata":{%s}}`, strings.TrimPrefix(marks, ",")))
+}
+
+func (h *history) receive(status int, body string) {
+	var user string
+	if i, err := Parse([]byte(body)); err == nil {
+		user = i.User
+	}
+	h.calls = append(h.calls, userpilottest.Call{
+		Request: userpilottest.Request{User: user, Body: []byte(body), Time: time.Unix(int64(len(h.calls)), 0)},
+		Status:  status, Applied: status == http.StatusAccepted,
+	})
+}
+
+// letter is a dead letter.
+func (h *history) letter(body []byte, reason, status, sequence string) {
+	h.letters = append(h.letters, &jetstream.RawStreamMsg{Data: body, Header: nats.Header{
+		"Dead-Reason": {reason}, "Dead-Status": {status}, "Dead-Sequence": {sequence},
+	}})
+}
+
+// mayBringBack lets the server be killed after so many calls.
+func (h *history) mayBringBack(after int64) {
+	h.BroughtBack = func(from, to time.Time) bool { return from.Unix() < after && to.Unix() >= after }
+}
+
+// A wrong history has one finding, and its innocent neighbour has none.
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		want    string
+		history func(*history)
+	}{
+		"all is well":                       {"", func(h *history) { h.publish(3); h.call(202, 1); h.call(202, 2, 3) }},
+		"taken back":                        {"taken back from event 2 to 1", func(h *history) { h.publish(2); h.call(202, 1, 2); h.call(202, 1) }},
+		"taken back behind an unknown call": {"taken back from event 2 to 1", func(h *history) { h.publish(2); h.call(0, 1, 2); h.call(202, 1) }},
+		"taken back behind a failed call":   {"taken back from event 2 to 1", func(h *history) { h.publish(2); h.call(500, 1, 2); h.call(202, 1) }},
+		"taken back behind a time-out":      {"taken back from event 2 to 1", func(h *history) { h.publish(2); h.call(408, 1, 2); h.call(202, 1) }},
+		"taken back by a call that fails":   {"taken back from event 2 to 1", func(h *history) { h.publish(2); h.call(202, 1, 2); h.call(429, 1) }},
+		"smaller after a refusal":           {"", func(h *history) { h.publish(2); h.call(429, 1, 2); h.call(202, 1); h.call(202, 2) }},
+		"smaller after a redirection":       {"", func(h *history) { h.publish(2); h.call(302, 1, 2); h.call(202, 1); h.call(202, 2) }},
+		"repeated":                          {"", func(h *history) { h.publish(2); h.call(202, 1); h.call(202, 1); h.call(0, 1, 2); h.call(202, 1, 2) }},
+		"an older one comes again":          {"event 1 came again", func(h *history) { h.publish(3); h.call(202, 1); h.call(202, 2); h.call(0, 1, 2, 3) }},
+		"brought back": {"", func(h *history) {
+			h.mayBringBack(2)
+			h.publish(3)
+			h.call(202, 1)
+			h.call(202, 2)
+			h.call(202, 1, 2, 3)
+		}},
+		"brought back without the newest": {"taken back", func(h *history) { h.mayBringBack(2); h.publish(2); h.call(202, 1); h.call(202, 2); h.call(202, 1) }},
+		"brought back at another time": {"came again", func(h *history) {
+			h.mayBringBack(1)
+			h.publish(3)
+			h.call(202, 1)
+			h.call(202, 2)
+			h.call(202, 1, 2, 3)
+		}},
+		"brought back, and then taken back": {"taken back", func(h *history) {
+			h.mayBringBack(2)
+			h.publish(2)
+			h.call(202, 1)
+			h.call(202, 2)
+			h.call(202, 1, 2)
+			h.call(202, 1)
+		}},
+		"skipped":                       {"event 1 was skipped: the call begins with 2", func(h *history) { h.publish(2); h.call(202, 2) }},
+		"skipped after a failure":       {"event 1 was skipped", func(h *history) { h.publish(2); h.call(500, 1); h.call(202, 2) }},
+		"skipped within a call":         {"event 2 was skipped within", func(h *history) { h.publish(3); h.call(202, 1, 3) }},
+		"invented":                      {"only those up to 1", func(h *history) { h.publish(1); h.call(202, 1, 2) }},
+		"invented before the first":     {"only those up to 1", func(h *history) { h.publish(1); h.call(202, 0, 1) }},
+		"about a user who was invented": {"whom no event was about", func(h *history) { h.receive(500, `{"user_id":"eve","metadata":{"n":1,"e1":true}}`) }},
+		"holds nothing":                 {"holds no event", func(h *history) { h.publish(1); h.call(202) }},
+		"is no JSON":                    {"a call's body", func(h *history) { h.receive(202, "no") }},
+		"bears older values": {"bears the values of event 1", func(h *history) {
+			h.publish(2)
+			h.receive(202, `{"user_id":"ann","metadata":{"n":1,"e1":true,"e2":true}}`)
+		}},
+		"lost":                      {"event 2 is not delivered", func(h *history) { h.publish(2); h.call(202, 1) }},
+		"lost, for the call failed": {"event 1 is not delivered", func(h *history) { h.publish(1); h.call(500, 1) }},
+		"lost with all":             {"event 1 is not delivered", func(h *history) { h.publish(1) }},
+		"removed":                   {"", func(h *history) { h.publish(3); h.Removed("ann", 2); h.call(202, 1, 3) }},
+		"a property too many": {`plan is "1", want ""`, func(h *history) {
+			h.publish(1)
+			h.receive(202, `{"user_id":"ann","metadata":{"n":1,"e1":true,"plan":1}}`)
+		}},
+		"a company too many": {`the company is "c"`, func(h *history) {
+			h.publish(1)
+			h.receive(202, `{"user_id":"ann","metadata":{"n":1,"e1":true},"company":{"id":"c"}}`)
+		}},
+		"the dead are skipped":               {"", func(h *history) { h.publish(4, 1, 3); h.call(202, 2); h.call(202, 4); h.dies(1, 3) }},
+		"the dead are skipped within a call": {"", func(h *history) { h.publish(3, 2); h.call(202, 1, 3); h.dies(2) }},
+		"halved until the guilty is alone": {"", func(h *history) {
+			h.publish(3, 3)
+			h.call(422, 1, 2, 3)
+			h.call(202, 1)
+			h.call(202, 2)
+			h.call(422, 3)
+			h.dies(3)
+		}},
+		"takes effect and dies":     {"event 2 took effect", func(h *history) { h.publish(2, 2); h.call(202, 1, 2); h.dies(2) }},
+		"not dead":                  {"event 1: 0 dead letters, want 1", func(h *history) { h.publish(1, 1) }},
+		"dead without cause":        {"event 1: a dead letter that nobody had to expect (retries_exhausted", func(h *history) { h.publish(1); h.call(202, 1); h.letter(h.bodies[0], "retries_exhausted", "503", "1") }},
+		"dead for the wrong reason": {"want rejected", func(h *history) { h.publish(1, 1); h.letter(h.bodies[0], "retries_exhausted", "422", "1") }},
+		"dead for another status":   {"status 401", func(h *history) { h.publish(1, 1); h.letter(h.bodies[0], "rejected", "401", "1") }},
+		"dead with another body": {"nobody had to expect", func(h *history) {
+			h.publish(1, 1)
+			h.dies(1)
+			h.letter([]byte(`{"user_id":"ann"}`), "rejected", "422", "2")
+		}},
+		"dead twice": {"one more dead letter, of event 9", func(h *history) { h.publish(1, 1); h.dies(1); h.letter(h.bodies[0], "rejected", "422", "9") }},
+		"stored twice, dead twice": {"", func(h *history) {
+			h.publish(1, 1)
+			h.MayDie(h.bodies[0])
+			h.dies(1)
+			h.letter(h.bodies[0], "rejected", "422", "9")
+		}},
+		"stored twice, one of them dead":  {"", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]); h.dies(1) }},
+		"stored twice, none dead":         {"0 dead letters", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]) }},
+		"stored twice, one of them twice": {"one more dead letter", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]); h.dies(1, 1) }},
+		"nonsense":                        {"", func(h *history) { h.letter(h.MustDie([]byte("no"), queue.Invalid), "invalid", "", "1") }},
+		"nonsense that lives":             {"0 dead letters, want 1", func(h *history) { h.MustDie([]byte("no"), queue.Invalid) }},
+		"nonsense, one of two dead": {"1 dead letters, want 2", func(h *history) {
+			h.MustDie([]byte("no"), queue.Invalid)
+			h.letter(h.MustDie([]byte("no"), queue.Invalid), "invalid", "", "1")
+		}},
+		"a call of nonsense":                  {"whom no event was about", func(h *history) { h.nonsense(queue.Invalid, 400) }},
+		"a call about a stranger's event":     {"", func(h *history) { h.nonsense(queue.Rejected, 422) }},
+		"a stranger's event that took effect": {"whom no event was about", func(h *history) { h.nonsense(queue.Rejected, 202) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := &history{Oracle: New()}
+			c.history(h)
+			expect(t, h.Verdict(h.calls, h.letters), c.want)
+		})
+	}
+}
+
+// dies are the dead letters that are to be, each of the event's own number.
+func (h *history) dies(numbers ...int) {
+	for _, n := range numbers {
+		h.letter(h.bodies[n-1], "rejected", "422", fmt.Sprint(n))
+	}
+}
+
+// nonsense is an event that was made elsewhere, a call with it, and its dead letter.
+func (h *history) nonsense(reason queue.Reason, status int) {
+	body := h.MustDie([]byte(`{"user_id":"eve","company":{}}`), reason)
+	h.receive(status, string(body))
+	h.letter(body, string(reason), "422", "1")
+}
+
+// expect fails unless there is one finding, with this text; an empty text means none.
+func expect(t *testing.T, found []Finding, want string) {
+	t.Helper()
+	switch {
+	case want == "" && len(found) > 0:
+		t.Errorf("found for nothing: %v", found)
+	case want != "" && (len(found) != 1 || !strings.Contains(found[0].String(), want)):
+		t.Errorf("found %v, want one with: %s", found, want)
+	}
+}
+
+// A call is judged once, however often all calls are told.
+func TestOrderGoesOn(t *testing.T) {
+	t.Parallel()
+	h := &history{Oracle: New()}
+	h.publish(4)
+	h.call(202, 1, 2)
+	expect(t, h.Order(h.calls), "")
+	expect(t, h.Order(h.calls), "")
+	h.call(202, 2, 3)
+	h.call(202, 4)
+	expect(t, h.Order(h.calls), "")
+	if h.Repeats() != 1 || h.Delivered() != 4 || h.Due("ann") != 5 {
+		t.Errorf("%d repeats, %d delivered, %d due; want 1, 4, 5", h.Repeats(), h.Delivered(), h.Due("ann"))
+	}
+}
+
+// The profiles are those that the stand-in makes of the same calls; an event that is merged wrongly
+// shows, whichever of its properties it is.
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	api := userpilottest.New(userpilottest.Options{KeepCalls: true})
+	h := &history{Oracle: New()}
+	for range 40 {
+		body := h.Next("ann", Event{Varied: true, More: `,"old":null`})
+		send(t, api, body)
+	}
+	expect(t, h.Verdict(api.Calls(), nil), "")
+	p, _ := api.Profile("ann")
+	have := h.users["ann"].have
+	for name, value := range have.properties {
+		if string(p.Properties[name]) != string(value) {
+			t.Errorf("%s is %s, the stand-in has %s", name, value, p.Properties[name])
+		}
+	}
+	for id, properties := range have.companies {
+		company, _ := api.Company(strings.Trim(id, `"`))
+		for name, value := range properties {
+			if name != "id" && string(company[name]) != string(value) {
+				t.Errorf("%s of %s is %s, the stand-in has %s", name, id, value, company[name])
+			}
+		}
+	}
+	if len(have.companies) != 3 || strings.Trim(have.company, `"`) != p.Company {
+		t.Errorf("%d companies, the last is %s, the stand-in has %s", len(have.companies), have.company, p.Company)
+	}
+	for _, change := range []func(){
+		func() { have.properties["amount"] = []byte("1e20") }, func() { delete(have.properties, "plan") },
+		func() { have.companies[have.company]["seats"] = []byte("7") }, func() { have.company = "" },
+	} {
+		have = newProfile()
+		h.users["ann"].have = have
+		for _, c := range api.Calls() {
+			i, _ := Parse(c.Body)
+			have.apply(i)
+		}
+		change()
+		expect(t, h.Profiles(), "the profile is not")
+	}
+}
+
+func send(t *testing.T, api *userpilottest.Server, body []byte) {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://api/v1/identify", strings.NewReader(string(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header = http.Header{"Authorization": {"Token x"}, "Content-Type": {"application/json"}, "X-Api-Version": {"2020-09-22"}}
+	answer, err := api.Transport().RoundTrip(q)
+	if err != nil || answer.StatusCode != http.StatusAccepted {
+		t.Fatal(answer, err)
+	}
+	answer.Body.Close()
+}
+
+func TestBusiest(t *testing.T) {
+	t.Parallel()
+	var times []time.Time
+	for _, at := range []int64{30, 0, 10, 11, 12, 20} {
+		times = append(times, time.Unix(at, 0))
+	}
+	for length, want := range map[time.Duration]int{time.Second - 1: 1, time.Second: 2, 3 * time.Second: 3, 10 * time.Second: 4, time.Minute: 6} {
+		if got := Busiest(times, length); got != want {
+			t.Errorf("%d within %v, want %d", got, length, want)
+		}
+	}
+}
