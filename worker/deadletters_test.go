@@ -44,7 +44,7 @@ func TestGuiltyAmongAThousand(t *testing.T) {
 			r := s.start(nil)
 			s.drain(time.Minute)
 			r.stop()
-			s.ledger.check(s)
+			s.check()
 			if n := len(s.dead()); n != 1 {
 				t.Errorf("guilty %d: %d dead letters", guilty, n)
 			}
@@ -66,7 +66,7 @@ func TestPoisonStorm(t *testing.T) {
 		r := s.start(nil)
 		s.drain(time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		if n := len(s.dead()); n != 100 {
 			t.Errorf("%d dead letters", n)
 		}
@@ -110,7 +110,7 @@ func TestSickUser(t *testing.T) {
 			}
 			s.drain(time.Minute)
 			r.stop()
-			s.ledger.check(s)
+			s.check()
 			dead := s.dead()
 			if len(dead) != 1 || !bytes.Contains(dead[0].Data, []byte(`"sick":`)) {
 				t.Fatalf("%+v: %d dead letters", fault, len(dead))
@@ -128,7 +128,7 @@ func TestSickUser(t *testing.T) {
 // awaitNewest waits until the user's newest event has been delivered.
 func (s *sim) awaitNewest(user string) {
 	s.t.Helper()
-	want := fmt.Sprint(s.ledger.published[user])
+	want := fmt.Sprint(s.oracle.Events(user))
 	for range 6000 {
 		if p, ok := s.api.Profile(user); ok && string(p.Properties["n"]) == want {
 			return
@@ -166,14 +166,14 @@ func TestInvalid(t *testing.T) {
 		for _, subject := range []string{"userpilot.identify", "userpilot.identify.a2V5"} {
 			s.publish("before", "")
 			for _, body := range bodies {
-				s.publishRaw(subject, body)
+				s.publishRaw(subject, s.oracle.MustDie(body, queue.Invalid))
 			}
 			s.publish("after", "")
 		}
 		r := s.start(nil)
 		s.drain(time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		if n := s.api.Stats().Calls; n > 4 {
 			t.Errorf("%d calls", n)
 		}
@@ -228,7 +228,7 @@ func TestPanic(t *testing.T) {
 		r := s.start(func(c *worker.Config) { c.Client = panicky{c.Client} })
 		s.drain(time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		dead := s.dead()
 		if len(dead) != 1 || dead[0].Header.Get("Dead-Reason") != "panic" {
 			t.Fatalf("%d dead letters", len(dead))
@@ -285,7 +285,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 			t.Errorf("then %+v, %q; said %d times", told, r.Remark(), n)
 		}
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		if n := len(s.dead()); n != 20 {
 			t.Errorf("%d dead letters", n)
 		}
@@ -382,7 +382,7 @@ func TestDeadLetterStreamFullLeavesRoom(t *testing.T) {
 		s.limitDeadLetters(-1)
 		s.drain(5 * time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		for _, m := range s.dead() {
 			if len(m.Data) < len(filler) {
 				t.Errorf("a dead letter of %d bytes", len(m.Data))
@@ -454,7 +454,7 @@ func TestStreamDeleted(t *testing.T) {
 		s.publish("u", "")
 		s.awaitNewest("u")
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 

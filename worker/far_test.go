@@ -107,7 +107,7 @@ func (c remote) watch(t *testing.T, s *sim) {
 		t.Errorf("%d calls in one window, the limit is %d", n, c.rate.Calls)
 	}
 	calls := s.api.Calls()
-	s.ledger.checkOrder(calls)
+	s.checkOrder()
 	turn := 4 * time.Duration(remoteUsers) * c.rate.Window / time.Duration(c.rate.Calls)
 	served := map[string]time.Time{}
 	for _, call := range calls {
@@ -168,7 +168,7 @@ func TestStopWhileReadingAgain(t *testing.T) {
 					s.away = nil
 					s.start(nil)
 					s.drain(5 * time.Minute)
-					s.ledger.check(s)
+					s.check()
 				})
 			})
 		}

@@ -64,7 +64,7 @@ func TestHoldIsVisible(t *testing.T) {
 		bad.stop() // the good one takes over its partitions
 		s.drain(time.Minute)
 		good.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 

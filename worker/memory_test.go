@@ -32,10 +32,10 @@ func hugeFailingBacklog(t *testing.T, fault userpilottest.Fault) {
 		s.api.SetFaults(sick)
 		filler := fmt.Sprintf(`,"f":%q`, strings.Repeat("x", 4000))
 		for range 2000 { // 8 MiB, all on the plain subject: one partition
-			s.publishRaw("userpilot.identify", s.ledger.next("sick", filler))
+			s.publishRaw("userpilot.identify", s.oracle.Next("sick", event(filler)))
 		}
 		for i := range 300 {
-			s.publishRaw("userpilot.identify", s.ledger.next(fmt.Sprintf("u%d", i), ""))
+			s.publishRaw("userpilot.identify", s.oracle.Next(fmt.Sprintf("u%d", i), event("")))
 		}
 		begun := time.Now()
 		r := s.start(func(c *worker.Config) { c.Memory = 2 << 20; c.MaxAttempts = 1_000_000 })
@@ -48,7 +48,7 @@ func hugeFailingBacklog(t *testing.T, fault userpilottest.Fault) {
 		s.api.SetFaults(nil)
 		s.drain(5 * time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 
@@ -71,7 +71,7 @@ func TestMergedBeyondMemory(t *testing.T) {
 			r := s.start(func(c *worker.Config) { c.Memory = 1 << 20; c.Rate = queue.Rate{Calls: 2, Window: time.Second} })
 			s.drain(10 * time.Minute)
 			r.stop()
-			s.ledger.check(s)
+			s.check()
 			if n := s.api.Stats().Calls; n > 30 && !bad {
 				t.Errorf("%d calls for %d events of two users", n, events)
 			}
@@ -100,7 +100,7 @@ func TestBacklogBeyondMemory(t *testing.T) {
 		}
 		s.drain(time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		if bound := (1<<20)/8000 + 17; most > bound || most < 50 {
 			t.Errorf("%d events of 8 KB were in a memory of 1 MiB", most)
 		}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/identify-worker/identify-worker/integration/oracle"
 )
 
 // network connects the replicas with the stand-in by connections in memory, over which net/http talks
@@ -75,17 +77,10 @@ func (n *network) dial(ctx context.Context) (*socket, error) {
 }
 
 // busiest returns the maximum number of calls that began within any window.
-func (n *network) busiest(window time.Duration) (most int) {
+func (n *network) busiest(window time.Duration) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	first := 0
-	for i, at := range n.begun {
-		for at.Sub(n.begun[first]) > window {
-			first++
-		}
-		most = max(most, i-first+1)
-	}
-	return most
+	return oracle.Busiest(n.begun, window)
 }
 
 // calls returns how many calls have begun.

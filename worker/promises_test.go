@@ -32,7 +32,7 @@ func TestDelivers(t *testing.T) {
 		}
 		s.drain(time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		if n := s.api.Stats().Calls; n > 60 {
 			t.Errorf("%d calls for 300 events of 20 users", n)
 		}
@@ -56,7 +56,7 @@ func TestRateUsed(t *testing.T) {
 		s.drain(time.Hour)
 		took := time.Since(begun)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		used := events / (took.Minutes() * 600)
 		t.Logf("%.2f%% of the limit used, at most %d calls in a minute", 100*used, s.api.Stats().MaxInWindow)
 		if used < 0.99 {
@@ -84,7 +84,7 @@ func TestRateAcrossRestarts(t *testing.T) {
 		r := s.start(func(c *worker.Config) { c.Rate = queue.Rate{Calls: 60, Window: time.Minute} })
 		s.drain(time.Hour)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 
@@ -108,7 +108,7 @@ func TestKilledReplica(t *testing.T) {
 			t.Errorf("the last successor needed %v", d)
 		}
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 
@@ -134,7 +134,7 @@ func TestLostAcks(t *testing.T) {
 		}
 		s.drain(time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 
@@ -159,7 +159,7 @@ func TestDeliveredTwice(t *testing.T) {
 		}
 		s.drain(time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		if !strings.Contains(s.logs.String(), "delivery 2 of consumer sequence") {
 			t.Error("the second delivery was not noticed")
 		}
@@ -186,7 +186,7 @@ func TestLostAnswers(t *testing.T) {
 		r := s.start(nil)
 		s.drain(5 * time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 
@@ -208,7 +208,7 @@ func TestRateOfFleet(t *testing.T) {
 		for _, r := range fleet {
 			r.stop()
 		}
-		s.ledger.check(s)
+		s.check()
 		t.Logf("%.2f%% of the limit used, at most %d calls in a minute", 100*used, s.api.Stats().MaxInWindow)
 		if used < 0.98 { // in ten minutes, including some seconds of startup
 			t.Errorf("%.2f%% of the limit used", 100*used)
@@ -240,7 +240,7 @@ func TestTakeover(t *testing.T) {
 			t.Errorf("handed over after %v", d)
 		}
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 
@@ -259,7 +259,7 @@ func TestServerRestart(t *testing.T) {
 		}
 		s.drain(time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 	})
 }
 
@@ -284,7 +284,7 @@ func TestOutage(t *testing.T) {
 		s.api.SetFaults(nil)
 		s.drain(3 * time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		if n := len(s.dead()); n > 0 {
 			t.Errorf("%d dead letters", n)
 		}
@@ -313,7 +313,7 @@ func TestOutageWithFewUsers(t *testing.T) {
 		s.api.SetFaults(nil)
 		s.drain(5 * time.Minute)
 		r.stop()
-		s.ledger.check(s)
+		s.check()
 		if n := len(s.dead()); n > 0 {
 			t.Errorf("%d dead letters", n)
 		}
@@ -398,7 +398,7 @@ func TestHold(t *testing.T) {
 				t.Errorf("%d: held on for %v after the key had changed", status, d)
 			}
 			r.stop()
-			s.ledger.check(s)
+			s.check()
 			if n := len(s.dead()); n > 0 {
 				t.Errorf("%d: %d dead letters", status, n)
 			}

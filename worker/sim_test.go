@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
 
+	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/asynclog"
 	"github.com/identify-worker/identify-worker/queue/embedded"
@@ -44,16 +45,17 @@ type sim struct {
 	dir    string
 	api    *userpilottest.Server
 	way    *network // to it
-	ledger *oracle
+	oracle *oracle.Oracle
 	limit  int // of calls that may begin in any window; 0 is none
 	window time.Duration
 
 	reconnects bool      // connections that are lost are made anew
 	away       *distance // of NATS for the replicas that start from now on; nil is none
 
-	mu     sync.Mutex
-	server *embedded.Server // nil while it is down
-	conns  []net.Conn       // all that were opened to it
+	mu      sync.Mutex
+	server  *embedded.Server // nil while it is down
+	conns   []net.Conn       // all that were opened to it
+	crashes []time.Time
 
 	publishing *nats.Conn
 	queue      *queue.Queue
@@ -96,8 +98,9 @@ func bubble(t *testing.T, options userpilottest.Options, reconnects bool, f func
 		options.Key, options.KeepCalls = testKey, true
 		s := &sim{
 			t: t, dir: dir, api: userpilottest.New(options), limit: options.Limit, window: cmp.Or(options.Window, time.Minute),
-			ledger: newOracle(t), reconnects: reconnects,
+			oracle: oracle.New(), reconnects: reconnects,
 		}
+		s.oracle.BroughtBack = s.broughtBack
 		s.way = newNetwork(s.api)
 		go s.way.serve()
 		defer s.end() // deferred, as a test that fails must not leave the bubble's goroutines blocked
@@ -347,7 +350,7 @@ func (r *replica) kill() {
 // publish publishes the user's next event.
 func (s *sim) publish(user string, more string) {
 	s.t.Helper()
-	body := s.ledger.next(user, more)
+	body := s.oracle.Next(user, event(more))
 	_, err := s.publisher.Publish(s.t.Context(), body)
 	must(s.t, err)
 }

@@ -49,7 +49,7 @@ func (r *recorder) publish(s *sim, user, more string) trace.SpanContext {
 	s.t.Helper()
 	ctx, span := r.tracer.Start(s.t.Context(), "request")
 	defer span.End()
-	_, err := s.publisher.Publish(ctx, s.ledger.next(user, more))
+	_, err := s.publisher.Publish(ctx, s.oracle.Next(user, event(more)))
 	must(s.t, err)
 	return span.SpanContext()
 }
@@ -177,7 +177,7 @@ func TestTraceOfAPartlySampledCall(t *testing.T) {
 		spans := newRecorder()
 		never := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("test")
 		ctx, _ := never.Start(t.Context(), "request")
-		_, err := s.publisher.Publish(ctx, s.ledger.next("ann", ""))
+		_, err := s.publisher.Publish(ctx, s.oracle.Next("ann", event("")))
 		must(t, err)
 		request := spans.publish(s, "ann", "")
 		s.api.SetFaults(func(userpilottest.Request) userpilottest.Fault { return userpilottest.Fault{Status: 401} })
@@ -303,7 +303,7 @@ func TestSpansHoldNoSecrets(t *testing.T) {
 		s.api.SetFaults(nil)
 		s.drain(time.Minute)
 		r.stop()
-		told := slices.ContainsFunc(s.dead(), func(m jetstream.RawStreamMsg) bool { return m.Header.Get("Dead-Error") == "MARK-message" })
+		told := slices.ContainsFunc(s.dead(), func(m *jetstream.RawStreamMsg) bool { return m.Header.Get("Dead-Error") == "MARK-message" })
 		if n := len(spans.named("bury")); n < 31 || len(spans.named("POST")) < 33 || !told {
 			t.Fatalf("%d burials, %d calls, Userpilot's words known: %v", n, len(spans.named("POST")), told)
 		}
