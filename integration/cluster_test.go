@@ -187,7 +187,7 @@ func (c *cluster) publishWatched() {
 			c.publish(user)
 			continue
 		}
-		message := &nats.Msg{Subject: c.topology.PlainSubject(), Data: c.oracle.next(user)}
+		message := &nats.Msg{Subject: c.topology.PlainSubject(), Data: c.next(user)}
 		_, err := c.js.PublishMsg(c.t.Context(), message)
 		must(c.t, err)
 	}

@@ -130,7 +130,7 @@ func (s *system) dead() int {
 // bury publishes a body that must die, as any NATS client could, and returns its number.
 func (s *system) bury(g grave) uint64 {
 	s.t.Helper()
-	ack, err := s.js.Publish(s.t.Context(), queue.Topology{}.PlainSubject(), s.oracle.dooms(g.body))
+	ack, err := s.js.Publish(s.t.Context(), queue.Topology{}.PlainSubject(), s.oracle.MustDie(g.body, queue.Reason(g.headers["Dead-Reason"])))
 	must(s.t, err)
 	return ack.Sequence
 }

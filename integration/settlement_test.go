@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
@@ -70,24 +71,14 @@ func acknowledgingWorker(t *testing.T) string {
 	return image
 }
 
-// findings are what an oracle says.
-type findings struct{ said []string }
-
-func (*findings) Helper() {}
-
-func (f *findings) Errorf(format string, args ...any) {
-	f.said = append(f.said, fmt.Sprintf(format, args...))
-}
-
 // takeOver works deep lanes of few users, one event a call, on a pipeline of its own. It kills
 // the stream's leader while events are being settled, lets the worker hand its partitions
 // over at once, before the stream has another leader, and returns what the oracle finds once the
 // next worker has delivered all.
-func (c *cluster) takeOver(image, name string) []string {
+func (c *cluster) takeOver(image, name string) []oracle.Finding {
 	c.t.Helper()
-	var found findings
 	c.topology = queue.Topology{Name: name, Replicas: 3}
-	c.oracle = newOracle(&found)
+	c.oracle = oracle.New()
 	c.api = startAPIWith(c.t, userpilottest.Options{Latency: 5 * time.Millisecond})
 	c.connect()
 	c.fill(users(8), 300)
@@ -107,11 +98,11 @@ func (c *cluster) takeOver(image, name string) []string {
 	victim.start()
 	second := c.startWorkerOf(image, flags...)
 	c.drain()
-	c.oracle.checkCalls(c.api.Calls())
+	found := c.judge()
 	second.signal("TERM")
 	second.wait()
 	c.awaitHealthy()
-	return found.said
+	return found
 }
 
 // fill publishes n events of each user.
@@ -120,7 +111,7 @@ func (c *cluster) fill(users []string, n int) {
 	var last *queue.Result
 	for range n {
 		for _, user := range users {
-			result, err := c.publisher.PublishAsync(c.t.Context(), c.oracle.next(user))
+			result, err := c.publisher.PublishAsync(c.t.Context(), c.next(user))
 			must(c.t, err)
 			last = result
 		}

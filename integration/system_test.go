@@ -17,8 +17,8 @@ import (
 	"github.com/testcontainers/testcontainers-go/network"
 	"github.com/testcontainers/testcontainers-go/wait"
 
+	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
-	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
 const (
@@ -52,7 +52,7 @@ type system struct {
 	js        jetstream.JetStream
 	queue     *queue.Queue
 	publisher *queue.Publisher
-	oracle    *oracle
+	oracle    *oracle.Oracle
 }
 
 // newSystem starts everything but a worker, with a single server. It skips the test where
@@ -68,7 +68,7 @@ func newSystem(t *testing.T) *system {
 // newSite makes what is there before the servers.
 func newSite(t *testing.T, topology queue.Topology) *system {
 	t.Helper()
-	s := &system{t: t, images: needImages(t), servers: map[string]*node{}, topology: topology, oracle: newOracle(t)}
+	s := &system{t: t, images: needImages(t), servers: map[string]*node{}, topology: topology, oracle: oracle.New()}
 	nw, err := network.New(t.Context())
 	testcontainers.CleanupNetwork(t, nw)
 	must(t, err)
@@ -151,7 +151,7 @@ func (s *system) startWorkerOf(image string, flags ...string) *node {
 // publish stores the user's next event.
 func (s *system) publish(user string) queue.Receipt {
 	s.t.Helper()
-	receipt, err := s.publisher.Publish(s.t.Context(), s.oracle.next(user))
+	receipt, err := s.publisher.Publish(s.t.Context(), s.next(user))
 	must(s.t, err)
 	return receipt
 }
@@ -170,7 +170,7 @@ func (s *system) pump(n int, users []string) (finish func()) {
 					return err
 				}
 			}
-			result, err := s.publisher.PublishAsync(s.t.Context(), s.oracle.next(users[i%len(users)]))
+			result, err := s.publisher.PublishAsync(s.t.Context(), s.next(users[i%len(users)]))
 			if err != nil {
 				return err
 			}
@@ -229,9 +229,9 @@ func (s *system) drain() {
 // check judges the whole run, which must have drained.
 func (s *system) check() {
 	s.t.Helper()
-	s.oracle.checkCalls(s.api.Calls())
-	s.oracle.checkProfiles(s.api.Server)
-	s.oracle.checkDead(s.deadLetters())
+	for _, f := range s.judge() {
+		s.t.Error(f)
+	}
 	s.checkLimit()
 	for _, w := range s.workers {
 		log := w.log(s.t.Context())
@@ -247,38 +247,21 @@ func (s *system) checkLimit() {
 	s.t.Helper()
 	stall := time.Duration(s.api.stall.Load())
 	window := limitWindow - lateness - stall
-	calls := s.api.Calls()
-	most := mostWithin(calls, window)
+	var calls []time.Time
+	for _, c := range s.api.Calls() {
+		calls = append(calls, c.Time)
+	}
+	most := oracle.Busiest(calls, window)
 	s.t.Logf("%d calls, at most %d of %d in %v", len(calls), most, limitCalls, window)
 	if most > limitCalls {
 		s.t.Errorf("the limit was exceeded: %d calls of %d in %v; this process has stood still for %v", most, limitCalls, window, stall)
 	}
 }
 
-// mostWithin is the largest number of calls in any window of this length.
-func mostWithin(calls []userpilottest.Call, window time.Duration) (most int) {
-	calls = slices.SortedFunc(slices.Values(calls), func(a, b userpilottest.Call) int { return a.Time.Compare(b.Time) })
-	first := 0
-	for i, c := range calls {
-		for c.Time.Sub(calls[first].Time) >= window {
-			first++
-		}
-		most = max(most, i-first+1)
-	}
-	return most
-}
-
 // deadLetters reads the whole dead-letter stream.
 func (s *system) deadLetters() []*jetstream.RawStreamMsg {
 	s.t.Helper()
-	stream, err := s.js.Stream(s.t.Context(), s.topology.DeadStreamName())
+	letters, err := oracle.Letters(s.t.Context(), s.js, s.topology.DeadStreamName())
 	must(s.t, err)
-	state := stream.CachedInfo().State
-	var letters []*jetstream.RawStreamMsg
-	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
-		letter, err := stream.GetMsg(s.t.Context(), seq)
-		must(s.t, err)
-		letters = append(letters, letter)
-	}
 	return letters
 }

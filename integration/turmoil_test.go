@@ -91,10 +91,10 @@ func (c *cluster) keepPumping(users []string) (finish func()) {
 		var results []*queue.Result
 		for {
 			for _, user := range users {
-				if c.oracle.count(user)-c.delivered(user) >= waiting {
+				if c.oracle.Events(user)-c.delivered(user) >= waiting {
 					continue
 				}
-				result, err := c.publisher.PublishAsync(c.t.Context(), c.oracle.next(user))
+				result, err := c.publisher.PublishAsync(c.t.Context(), c.next(user))
 				if err != nil {
 					return err
 				}
