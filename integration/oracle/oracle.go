@@ -138,10 +138,7 @@ func (o *Oracle) Receive(c Call) (repeats bool, wrong string) {
 	if u == nil {
 		return false, "a call about somebody whom no event was about"
 	}
-	if u.comesBack(c) && o.BroughtBack != nil && o.BroughtBack(u.at, c.At) {
-		u.low = c.Low()
-	}
-	if wrong := u.check(c); wrong != "" {
+	if wrong := u.check(c, o.BroughtBack); wrong != "" {
 		return false, wrong
 	}
 	if repeats = c.Low() <= u.done; repeats {

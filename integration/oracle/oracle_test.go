@@ -91,6 +91,14 @@ func TestVerdict(t *testing.T) {
 			h.call(202, 1, 2, 3)
 		}},
 		"brought back without the newest": {"taken back", func(h *history) { h.mayBringBack(2); h.publish(2); h.call(202, 1); h.call(202, 2); h.call(202, 1) }},
+		"brought back, refused, and again": {"", func(h *history) {
+			h.mayBringBack(2)
+			h.publish(2)
+			h.call(202, 1)
+			h.call(202, 2)
+			h.call(429, 1, 2)
+			h.call(202, 1, 2)
+		}},
 		"brought back at another time": {"came again", func(h *history) {
 			h.mayBringBack(1)
 			h.publish(3)
@@ -140,11 +148,12 @@ func TestVerdict(t *testing.T) {
 			h.call(422, 3)
 			h.dies(3)
 		}},
-		"takes effect and dies":     {"event 2 took effect", func(h *history) { h.publish(2, 2); h.call(202, 1, 2); h.dies(2) }},
-		"not dead":                  {"event 1: 0 dead letters, want 1", func(h *history) { h.publish(1, 1) }},
-		"dead without cause":        {"event 1: a dead letter that nobody had to expect (retries_exhausted", func(h *history) { h.publish(1); h.call(202, 1); h.letter(h.bodies[0], "retries_exhausted", "503", "1") }},
-		"dead for the wrong reason": {"want rejected", func(h *history) { h.publish(1, 1); h.letter(h.bodies[0], "retries_exhausted", "422", "1") }},
-		"dead for another status":   {"status 401", func(h *history) { h.publish(1, 1); h.letter(h.bodies[0], "rejected", "401", "1") }},
+		"smaller after the guilty has failed": {"", func(h *history) { h.publish(3, 3); h.call(500, 1, 2, 3); h.call(202, 1, 2); h.dies(3) }},
+		"takes effect and dies":               {"event 2 took effect", func(h *history) { h.publish(2, 2); h.call(202, 1, 2); h.dies(2) }},
+		"not dead":                            {"event 1: 0 dead letters, want 1", func(h *history) { h.publish(1, 1) }},
+		"dead without cause":                  {"event 1: a dead letter that nobody had to expect (retries_exhausted", func(h *history) { h.publish(1); h.call(202, 1); h.letter(h.bodies[0], "retries_exhausted", "503", "1") }},
+		"dead for the wrong reason":           {"want rejected", func(h *history) { h.publish(1, 1); h.letter(h.bodies[0], "retries_exhausted", "422", "1") }},
+		"dead for another status":             {"status 401", func(h *history) { h.publish(1, 1); h.letter(h.bodies[0], "rejected", "401", "1") }},
 		"dead with another body": {"nobody had to expect", func(h *history) {
 			h.publish(1, 1)
 			h.dies(1)
@@ -208,15 +217,15 @@ func expect(t *testing.T, found []Finding, want string) {
 func TestOrderGoesOn(t *testing.T) {
 	t.Parallel()
 	h := &history{Oracle: New()}
-	h.publish(4)
+	h.publish(5, 3)
 	h.call(202, 1, 2)
 	expect(t, h.Order(h.calls), "")
 	expect(t, h.Order(h.calls), "")
-	h.call(202, 2, 3)
-	h.call(202, 4)
+	h.call(202, 2, 4)
+	h.call(202, 5)
 	expect(t, h.Order(h.calls), "")
-	if h.Repeats() != 1 || h.Delivered() != 4 || h.Due("ann") != 5 {
-		t.Errorf("%d repeats, %d delivered, %d due; want 1, 4, 5", h.Repeats(), h.Delivered(), h.Due("ann"))
+	if h.Repeats() != 1 || h.Delivered() != 4 || h.Due("ann") != 6 {
+		t.Errorf("%d repeats, %d delivered, %d due; want 1, 4, 6", h.Repeats(), h.Delivered(), h.Due("ann"))
 	}
 }
 

@@ -35,8 +35,9 @@ func (u *user) due() int {
 	return n
 }
 
-// check tells what is wrong with a call, or nothing.
-func (u *user) check(c Call) string {
+// check tells what is wrong with a call, or nothing. Older events may come again if the server has brought
+// them back, together with the newest.
+func (u *user) check(c Call, broughtBack func(from, to time.Time) bool) string {
 	if len(c.Numbers) == 0 {
 		return "a call that holds no event"
 	}
@@ -48,7 +49,7 @@ func (u *user) check(c Call) string {
 		return fmt.Sprintf("a call up to event %d bears the values of event %s", high, newest)
 	case high < u.high:
 		return fmt.Sprintf("taken back from event %d to %d", u.high, high)
-	case low < u.low:
+	case low < u.low && (broughtBack == nil || !broughtBack(u.at, c.At)):
 		return fmt.Sprintf("event %d came again, though a call had begun with %d", low, u.low)
 	case low > u.due():
 		return fmt.Sprintf("event %d was skipped: the call begins with %d", u.due(), low)
@@ -64,15 +65,9 @@ func (u *user) check(c Call) string {
 	return ""
 }
 
-// comesBack reports whether a call holds an event that was done with before the last call began, and
-// yet does not take the user back: it holds the newest too.
-func (u *user) comesBack(c Call) bool {
-	return len(c.Numbers) > 0 && c.Low() < u.low && c.High() >= u.high
-}
-
 // take notes a call that passed the check, and returns how many events it has delivered.
 func (u *user) take(c Call) (delivered int) {
-	u.at = c.At
+	u.at, u.low = c.At, min(u.low, c.Low())
 	if !c.refused() && !slices.ContainsFunc(c.Numbers, u.isRemoved) {
 		u.low, u.high = c.Low(), c.High()
 	}
