@@ -131,7 +131,9 @@ func (c *chaos) publishAll(done chan<- struct{}, random *rand.Rand) {
 
 // publishPatiently tries the same event, under the same id, until it is acknowledged.
 func (c *chaos) publishPatiently(user, more string) {
-	body := c.oracle.Next(user, event(more))
+	e := event(more)
+	e.Varied = true
+	body := c.oracle.Next(user, e)
 	id := queue.WithMessageID(fmt.Sprintf("%s-%d", user, c.oracle.Events(user)))
 	for {
 		if _, err := c.publisher.Publish(c.t.Context(), body, id); err == nil {
