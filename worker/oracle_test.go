@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -56,19 +55,6 @@ func (s *sim) report(found []oracle.Finding) {
 	for _, f := range found {
 		s.t.Error(f)
 	}
-}
-
-// broughtBack reports whether the server crashed in between, and may have forgotten what it had
-// confirmed to be removed.
-func (s *sim) broughtBack(from, to time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, at := range s.crashes {
-		if at.After(from) && at.Before(to) {
-			return true
-		}
-	}
-	return false
 }
 
 // lockedBuffer is a log that many write.

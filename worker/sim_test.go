@@ -52,10 +52,9 @@ type sim struct {
 	reconnects bool      // connections that are lost are made anew
 	away       *distance // of NATS for the replicas that start from now on; nil is none
 
-	mu      sync.Mutex
-	server  *embedded.Server // nil while it is down
-	conns   []net.Conn       // all that were opened to it
-	crashes []time.Time
+	mu     sync.Mutex
+	server *embedded.Server // nil while it is down
+	conns  []net.Conn       // all that were opened to it
 
 	publishing *nats.Conn
 	queue      *queue.Queue
@@ -100,7 +99,6 @@ func bubble(t *testing.T, options userpilottest.Options, reconnects bool, f func
 			t: t, dir: dir, api: userpilottest.New(options), limit: options.Limit, window: cmp.Or(options.Window, time.Minute),
 			oracle: oracle.New(), reconnects: reconnects,
 		}
-		s.oracle.BroughtBack = s.broughtBack
 		s.way = newNetwork(s.api)
 		go s.way.serve()
 		defer s.end() // deferred, as a test that fails must not leave the bubble's goroutines blocked

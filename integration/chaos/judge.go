@@ -63,8 +63,7 @@ func newJudge(s settings) *judge {
 		inSecond += ledgerShards // each is a limit of its own, with its own beginning
 	}
 	j := &judge{
-		oracle: oracle.New(),
-		began:  time.Now(), rate: s.rate, ttl: s.ttl, spread: spread + s.away.tells(), faults: &chronicle{}, broken: make(chan struct{}),
+		oracle: oracle.New(), began: time.Now(), rate: s.rate, ttl: s.ttl, spread: spread + s.away.tells(), faults: &chronicle{}, broken: make(chan struct{}),
 		secrets: [][]byte{[]byte(keyPrefix), []byte(userDomain), []byte(userEncoded)},
 		users:   map[string]*user{},
 		exact:   userpilottest.Window{Length: s.rate.Window}, shorter: userpilottest.Window{Length: s.rate.Window - lateness},
@@ -118,13 +117,13 @@ func (j *judge) intend(name string, e oracle.Event) (body []byte, n int) {
 	return body, n
 }
 
-// stored says that the server has acknowledged a user's n-th event, and how often it crashed
+// stored says that the server has acknowledged a user's newest event, and how often it crashed
 // meanwhile.
-func (j *judge) stored(name string, n int, e oracle.Event, body []byte, crashes int) {
+func (j *judge) stored(name string, e oracle.Event, body []byte, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	u := j.users[name]
-	u.acknowledged = n
+	u.acknowledged = j.oracle.Events(name)
 	u.published.newest().acked = time.Now()
 	j.acked++
 	if u.waiting.IsZero() && j.oracle.Due(name) <= u.acknowledged {

@@ -32,8 +32,8 @@ func newTrial(t *testing.T) *trial {
 // publish publishes n more events.
 func (x *trial) publish(n int) {
 	for range n {
-		body, n := x.intend(ann, oracle.Event{})
-		x.stored(ann, n, oracle.Event{}, body, 0)
+		body, _ := x.intend(ann, oracle.Event{})
+		x.stored(ann, oracle.Event{}, body, 0)
 	}
 }
 
@@ -130,11 +130,15 @@ func TestJudge(t *testing.T) {
 			}}})
 			x.settled(nil)
 		}},
-		"a dead letter of a user": {"event 1: a dead letter that nobody", func(x *trial) { x.publish(1); x.call(202, 1); x.settled(letters(ann)) }},
-		"a dead letter of nobody": {"a dead letter that nobody", func(x *trial) { x.settled(letters("eve")) }},
-		"the server's own letter": {"", func(x *trial) { x.settled(letters("")) }},
-		"nonsense, stored twice":  {"", func(x *trial) { x.storedInvalid([]byte("no"), 1); x.settled(append(nonsense("1"), nonsense("2")...)) }},
-		"nonsense, dead twice":    {"one more dead letter", func(x *trial) { x.storedInvalid([]byte("no"), 0); x.settled(append(nonsense("1"), nonsense("2")...)) }},
+		"a dead letter of a user": {"event 1: a dead letter that nobody", func(x *trial) {
+			x.publish(1)
+			x.call(202, 1)
+			x.buries(`{"user_id":"` + ann + `","metadata":{"e1":1}}`)
+		}},
+		"a dead letter of nobody": {"a dead letter that nobody", func(x *trial) { x.buries(`{"user_id":"eve"}`) }},
+		"the server's own letter": {"", func(x *trial) { x.buries(`{"stream":"USERPILOT_IDENTIFY", "seq":1}`) }},
+		"nonsense, stored twice":  {"", func(x *trial) { x.storedInvalid([]byte("no"), 1); x.buries("no", "no") }},
+		"nonsense, dead twice":    {"one more dead letter", func(x *trial) { x.storedInvalid([]byte("no"), 0); x.buries("no", "no") }},
 		"a key in a log":          {"shows", func(x *trial) { x.shown(1, "output", []byte("key="+keyPrefix+"1")) }},
 		"a user in a log":         {"shows", func(x *trial) { x.shown(1, "output", []byte("about "+ann)) }},
 		"a harmless log":          {"", func(x *trial) { x.shown(1, "output", []byte("level=INFO")) }},
@@ -150,18 +154,14 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// letters are one of a user's first event, or of the server's answer to an event; its user is then empty.
-func letters(user string) []*jetstream.RawStreamMsg {
-	body := fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":1,"e1":true}}`, user)
-	if user == "" {
-		body = []byte(`{"stream":"USERPILOT_IDENTIFY", "seq":1}`)
+// buries judges dead letters that have these bodies, as if they were no identifies.
+func (x *trial) buries(bodies ...string) {
+	var letters []*jetstream.RawStreamMsg
+	for i, body := range bodies {
+		header := nats.Header{"Dead-Reason": {"invalid"}, "Dead-Sequence": {fmt.Sprint(i)}}
+		letters = append(letters, &jetstream.RawStreamMsg{Data: []byte(body), Header: header})
 	}
-	return []*jetstream.RawStreamMsg{{Data: body, Header: nats.Header{"Dead-Reason": {"invalid"}}}}
-}
-
-// nonsense is the dead letter of what is no identify.
-func nonsense(sequence string) []*jetstream.RawStreamMsg {
-	return []*jetstream.RawStreamMsg{{Data: []byte("no"), Header: nats.Header{"Dead-Reason": {"invalid"}, "Dead-Sequence": {sequence}}}}
+	x.settled(letters)
 }
 
 func (x *trial) manyCalls(n int, apart time.Duration) {

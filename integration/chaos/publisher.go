@@ -124,7 +124,7 @@ func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
 		send = func() error { return p.plain(ctx, id, header, body) }
 	}
 	if crashes, ok := p.insist(ctx, send); ok {
-		p.judge.stored(name, n, event, body, crashes)
+		p.judge.stored(name, event, body, crashes)
 	}
 }
 

@@ -134,6 +134,10 @@ func (o *Oracle) Repeats() int {
 func (o *Oracle) Receive(c Call) (repeats bool, wrong string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.receive(c)
+}
+
+func (o *Oracle) receive(c Call) (repeats bool, wrong string) {
 	u := o.users[c.User]
 	if u == nil {
 		return false, "a call about somebody whom no event was about"
@@ -151,39 +155,27 @@ func (o *Oracle) Receive(c Call) (repeats bool, wrong string) {
 // Order judges the calls that a stand-in has answered, oldest first. It may be called again with the
 // same calls and newer ones. Of each user only the first finding is told.
 func (o *Oracle) Order(calls []userpilottest.Call) (found []Finding) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for _, c := range calls[o.received:] {
+		u := o.users[c.User]
+		if u == nil && o.strangers[c.User] && !c.Applied || u != nil && u.broken {
+			continue
+		}
 		i, err := Parse(c.Body)
 		if err != nil {
 			found = append(found, Finding{What: fmt.Sprintf("a call's body: %v: %.300q", err, c.Body)})
 			continue
 		}
-		if o.ignores(c.User, c.Applied) {
-			continue
-		}
-		if _, wrong := o.Receive(Call{Identify: i, At: c.Time, Status: c.Status, Applied: c.Applied}); wrong != "" {
+		if _, wrong := o.receive(Call{Identify: i, At: c.Time, Status: c.Status, Applied: c.Applied}); wrong != "" {
 			found = append(found, Finding{c.User, c.Time.Format(time.StampMilli) + ": " + wrong})
-			o.breaks(c.User)
+			if u != nil {
+				u.broken = true
+			}
 		}
 	}
 	o.received = len(calls)
 	return found
-}
-
-// ignores reports whether a call is not to be judged: one about an event that was made elsewhere and is
-// refused, or one that comes after a breach.
-func (o *Oracle) ignores(name string, applied bool) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	u := o.users[name]
-	return u == nil && o.strangers[name] && !applied || u != nil && u.broken
-}
-
-func (o *Oracle) breaks(name string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if u := o.users[name]; u != nil {
-		u.broken = true
-	}
 }
 
 // Lost tells of each user the oldest event that has not been delivered and should be.
