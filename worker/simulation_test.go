@@ -78,13 +78,14 @@ func storm(t *testing.T, random *rand.Rand, d time.Duration) {
 		}
 		s.check()
 		stats := s.api.Stats()
+		delivered, _ := s.oracle.Counts()
 		for _, m := range s.dead() {
 			if reason := m.Header.Get("Dead-Reason"); reason != "rejected" {
 				t.Errorf("a dead letter for %s", reason)
 			}
 		}
 		line := fmt.Sprintf("%v simulated, %d events, %d replicas and %d servers killed, %d calls, at most %d of %d in a minute, %d dead letters",
-			d, s.oracle.Delivered()+len(s.dead()), c.killed, c.crashed, stats.Calls, stats.MaxInWindow, limit, len(s.dead()))
+			d, delivered+len(s.dead()), c.killed, c.crashed, stats.Calls, stats.MaxInWindow, limit, len(s.dead()))
 		t.Log(line)
 		if *simLog != "" && !t.Failed() {
 			must(t, appendLine(*simLog, fmt.Sprintf("%s: %s", t.Name(), line)))

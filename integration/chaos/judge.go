@@ -286,7 +286,8 @@ func (j *judge) shown(replica int, where string, text []byte) {
 func (j *judge) backlog() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.acked - j.doomed - j.oracle.Delivered()
+	delivered, _ := j.oracle.Counts()
+	return j.acked - j.doomed - delivered
 }
 
 // lost tells the stories of events that are nowhere any more: the stream is empty.

@@ -133,7 +133,7 @@ func TestJudge(t *testing.T) {
 		"a dead letter of a user": {"event 1: a dead letter that nobody", func(x *trial) {
 			x.publish(1)
 			x.call(202, 1)
-			x.buries(`{"user_id":"` + ann + `","metadata":{"e1":1}}`)
+			x.buries(`{"user_id":"` + ann + `","metadata":{"e1":true}}`)
 		}},
 		"a dead letter of nobody": {"a dead letter that nobody", func(x *trial) { x.buries(`{"user_id":"eve"}`) }},
 		"the server's own letter": {"", func(x *trial) { x.buries(`{"stream":"USERPILOT_IDENTIFY", "seq":1}`) }},

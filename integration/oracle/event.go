@@ -57,8 +57,9 @@ func Parse(body []byte) (i Identify, err error) {
 	if err := json.Unmarshal(body, &i); err != nil {
 		return i, err
 	}
-	for name := range i.Metadata {
-		if n, err := strconv.Atoi(strings.TrimPrefix(name, "e")); err == nil && name[0] == 'e' {
+	for name, value := range i.Metadata {
+		digits, isMark := strings.CutPrefix(name, "e")
+		if n, err := strconv.Atoi(digits); err == nil && isMark && string(value) == "true" {
 			i.Numbers = append(i.Numbers, n)
 			delete(i.Metadata, name)
 		}

@@ -70,7 +70,7 @@ func (o *Oracle) Next(name string, e Event) []byte {
 	defer o.mu.Unlock()
 	u := o.users[name]
 	if u == nil {
-		u = newUser()
+		u = &user{want: profile{}, have: profile{}}
 		o.users[name] = u
 	}
 	u.published++
@@ -115,18 +115,11 @@ func (o *Oracle) Due(name string) int {
 	return o.users[name].due()
 }
 
-// Delivered is how many different events have taken effect.
-func (o *Oracle) Delivered() int {
+// Counts is how many different events have taken effect, and how many calls held some that had already.
+func (o *Oracle) Counts() (delivered, repeats int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.delivered
-}
-
-// Repeats is how many calls held events that had taken effect already.
-func (o *Oracle) Repeats() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.repeats
+	return o.delivered, o.repeats
 }
 
 // Receive judges a call when the API has it. What is wrong with it is returned, and the call is then

@@ -16,10 +16,8 @@ type user struct {
 	at        time.Time // of the last call
 	broken    bool      // a promise has been broken: what follows from that is not told
 
-	want, have *profile
+	want, have profile
 }
-
-func newUser() *user { return &user{want: newProfile(), have: newProfile()} }
 
 func (u *user) isRemoved(n int) bool {
 	_, found := slices.BinarySearch(u.removed, n)
