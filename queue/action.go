@@ -54,7 +54,7 @@ func (t Topology) begunSubject(run string) string { return t.auditSubject("actio
 func (t Topology) endedSubject(run string) string { return t.auditSubject("action", run, "ended") }
 
 // originalSubject is where the audit trail keeps a letter's body from before an edit.
-func (t Topology) originalSubject(letter Age) string {
+func (t Topology) originalSubject(letter Position) string {
 	return t.auditSubject("original", letter.String())
 }
 

@@ -35,7 +35,7 @@ type Claim struct {
 func (c *Claim) Partition() string { return c.partition }
 
 // place is an event's position in the stream, which names its dead letter.
-func (c *Claim) place(d Delivery) Age { return Age{c.created, d.Sequence} }
+func (c *Claim) place(d Delivery) Position { return Position{c.created, d.Sequence} }
 
 // Context ends when the membership behind the claim expires: a call that outlived it could change a
 // user while the next holder is working on that user.

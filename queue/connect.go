@@ -232,7 +232,7 @@ func (c ConnectConfig) watchConnection() []nats.Option {
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
-				return // its subject may contain a user id; the request itself ends with a DeniedError that names the permission
+				return // its subject may contain a user id; the request itself ends with a PermissionError that names the permission
 			}
 			if hint, _ := c.hintFor(err); hint != "" {
 				if err = fmt.Errorf("%w (%s)", err, hint); logged[err.Error()] {

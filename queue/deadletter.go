@@ -22,11 +22,13 @@ const (
 	Rejected         Reason = "rejected"          // Userpilot refuses it
 	RetriesExhausted Reason = "retries_exhausted" // its calls fail while others succeed
 	Panicked         Reason = "panic"             // the worker panics on it
-	Unguarded        Reason = "untracked"         // a replay without a record of what newer events have set since
+	UntrackedReplay  Reason = "untracked"         // a replay without a record of what newer events have set since
 )
 
 // Reasons lists all reasons.
-func Reasons() []Reason { return []Reason{Invalid, Rejected, RetriesExhausted, Panicked, Unguarded} }
+func Reasons() []Reason {
+	return []Reason{Invalid, Rejected, RetriesExhausted, Panicked, UntrackedReplay}
+}
 
 // Death is what is known about the cause of an event's death. Zero values are left out of the dead
 // letter.
@@ -77,7 +79,7 @@ func (c *Claim) StoreDeadLetter(ctx context.Context, d Delivery, body []byte, de
 	event := c.place(d)
 	msg := &nats.Msg{
 		Subject: c.q.topology.deadSubject(death.Reason, event, onlyUser(death.User, body)),
-		Header:  death.headers(d, c.Age(d), c.partition, time.Now()),
+		Header:  death.headers(d, c.Position(d), c.partition, time.Now()),
 		Data:    body,
 	}
 	// No message with this event's name may exist yet, whatever its reason: that makes storing
@@ -108,7 +110,7 @@ func onlyUser(user string, body []byte) string {
 }
 
 // headers describe the death of an event with this position.
-func (x Death) headers(d Delivery, age Age, partition string, now time.Time) nats.Header {
+func (x Death) headers(d Delivery, age Position, partition string, now time.Time) nats.Header {
 	h := nats.Header{}
 	set := func(name, value string) {
 		if value != "" {

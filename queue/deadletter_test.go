@@ -22,7 +22,7 @@ func TestDeathHeaders(t *testing.T) {
 	t.Parallel()
 	published := time.Date(2026, 1, 2, 3, 4, 5, 678, time.FixedZone("", 3600))
 	now := published.Add(time.Hour)
-	age := Age{made, 7}
+	age := Position{made, 7}
 	always := map[string]string{
 		"Dead-At": "2026-01-02T03:04:05.000000678Z", "Dead-Published-At": "2026-01-02T02:04:05.000000678Z", "Dead-Sequence": "7",
 		"Dead-Partition": "3",
@@ -59,7 +59,7 @@ func TestDeathHeaders(t *testing.T) {
 			t.Parallel()
 			d := Delivery{Sequence: 7, Published: published}
 			if test.replays > 0 {
-				d.Past = &Past{Replays: test.replays}
+				d.Past = &ReplayInfo{Replays: test.replays}
 			}
 			h := test.death.headers(d, age, "3", now)
 			want := maps.Clone(always)
@@ -177,7 +177,7 @@ func TestBuryWithoutAnswer(t *testing.T) {
 func TestBuryLooksForTheLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, server := s.queue(nil), s.queue(nil)
-		subject := q.topology.deadOfEvent(Age{made, 7})
+		subject := q.topology.deadOfEvent(Position{made, 7})
 		s.change(q, deadName, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere"} })
 		_, err := server.nc.Subscribe(subject, func(m *nats.Msg) {
 			_ = m.Respond([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}`))

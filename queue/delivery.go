@@ -9,11 +9,11 @@ import (
 
 // Delivery is one event as delivered by the stream.
 type Delivery struct {
-	Sequence  uint64    // in the work stream
-	Published time.Time // when the stream stored it
-	Past      *Past     // of a replay; nil for an event that was never dead
-	Trace     *Trace    // nil for an event that was published without one
-	Body      []byte    // the publisher's bytes; nil once the worker has released them
+	Sequence  uint64      // in the work stream
+	Published time.Time   // when the stream stored it
+	Past      *ReplayInfo // of a replay; nil for an event that was never dead
+	Trace     *Trace      // nil for an event that was published without one
+	Body      []byte      // the publisher's bytes; nil once the worker has released them
 
 	acks   *acks
 	number uint64 // among the deliveries to its consumer
@@ -67,7 +67,7 @@ func (d Delivery) Stub() Stub {
 }
 
 // Delivery restores the delivery, without the body.
-func (s Stub) Delivery(past *Past, trace *Trace) Delivery {
+func (s Stub) Delivery(past *ReplayInfo, trace *Trace) Delivery {
 	d := Delivery{Sequence: s.Sequence, number: s.number, acks: s.acks, Past: past, Trace: trace}
 	if s.published != 0 {
 		d.Published = time.Unix(0, s.published)

@@ -116,7 +116,7 @@ func TestStub(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		past, trace := &Past{}, &Trace{}
+		past, trace := &ReplayInfo{}, &Trace{}
 		d := Delivery{Sequence: at.stream, Published: at.stored, Past: past, Trace: trace, Body: []byte("x"), acks: acksOf(test.reply), number: at.consumer}
 		if again := d.Stub().Delivery(past, trace); again.reply() != test.want || !again.Published.Equal(at.stored) || again.Past != past || again.Trace != trace || again.Sequence != 7 {
 			t.Errorf("%s: comes to %+v and is acknowledged at %s, want %s", test.reply, again, again.reply(), test.want)

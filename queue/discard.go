@@ -11,7 +11,7 @@ import (
 
 // DiscardConfig says who discards letters, and why.
 type DiscardConfig struct {
-	Reason           string // required; must not name a user, because the audit trail keeps it for a year
+	Note             string // required; must not name a user, because the audit trail keeps it for a year
 	By, Host, Filter string // as in [ReplayConfig]
 	// Progress is called periodically with the result so far, and at the end. Calls are not
 	// concurrent, and must not block for long. Nil is ignored.
@@ -42,7 +42,7 @@ type DiscardResult struct {
 // $KV.<bucket>_versions.>.
 func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
 	d := &discarding{q: q, s: s, result: DiscardResult{Selected: s.Letters}}
-	if c.Reason == "" {
+	if c.Note == "" {
 		return d.snapshot(), errors.New("reason: must say why the letters are discarded")
 	}
 	if s.Letters == 0 {
@@ -51,7 +51,7 @@ func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*Di
 	if err := q.checkSelection(ctx, s); err != nil {
 		return d.snapshot(), err
 	}
-	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Reason: clean(c.Reason)}
+	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Reason: clean(c.Note)}
 	if err := q.begin(ctx, a); err != nil {
 		return d.snapshot(), err
 	}
@@ -94,7 +94,7 @@ const discardBatch = 1000
 // doomed are letters to delete, and the positions of the letters of tracked users, by user.
 type doomed struct {
 	letters []*DeadLetter
-	guarded map[string][]Age
+	guarded map[string][]Position
 }
 
 // run deletes all letters of the selection. When ctx ends, it finishes what it has started.
@@ -168,13 +168,13 @@ func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 		}
 		d.count(&d.result.Gone, next-place-len(letters))
 		place = next
-		records, err := d.q.newerOf(ctx, letters)
+		records, err := d.q.versionRecordsOf(ctx, letters)
 		if err != nil {
 			return fmt.Errorf("read which users are tracked: %w", err)
 		}
-		b := doomed{letters, map[string][]Age{}}
+		b := doomed{letters, map[string][]Position{}}
 		for _, l := range letters {
-			if user := l.user(); user != "" && records[d.q.topology.newerSubject(user)] != nil {
+			if user := l.user(); user != "" && records[d.q.topology.versionSubject(user)] != nil {
 				b.guarded[user] = append(b.guarded[user], l.Letter)
 			}
 		}
@@ -199,7 +199,7 @@ func (d *discarding) discard(ctx context.Context, b doomed) error {
 const recordsAtOnce = 512
 
 // close notes that letters are gone, by user.
-func (d *discarding) close(ctx context.Context, guarded map[string][]Age) error {
+func (d *discarding) close(ctx context.Context, guarded map[string][]Position) error {
 	var group errgroup.Group
 	group.SetLimit(recordsAtOnce)
 	for user, names := range guarded {

@@ -34,7 +34,7 @@ func TestDiscardRights(t *testing.T) {
 		selection, err := operator.Select(t.Context(), Filter{}, SelectConfig{})
 		var result *DiscardResult
 		if err == nil {
-			result, err = operator.Discard(t.Context(), selection, DiscardConfig{Reason: "tests"})
+			result, err = operator.Discard(t.Context(), selection, DiscardConfig{Note: "tests"})
 		}
 		if missing == "" {
 			if err != nil || result.Discarded != 3 || s.dead(admin) != 0 {
@@ -42,7 +42,7 @@ func TestDiscardRights(t *testing.T) {
 			}
 			return
 		}
-		if denied := asDenied(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
+		if denied := asPermissionError(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 	})

@@ -18,22 +18,22 @@ func TestDiscard(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 10)
-		s.letter(q, Age{made, 100}, "3", nil, `no JSON`, Death{Reason: Invalid})
+		s.letter(q, Position{made, 100}, "3", nil, `no JSON`, Death{Reason: Invalid})
 		if _, err := q.Discard(t.Context(), s.selected(q, Filter{}, SelectConfig{}), DiscardConfig{}); err == nil || s.dead(q) != 11 {
 			t.Errorf("without a reason: %v", err)
 		}
 		all, few := s.selected(q, Filter{}, SelectConfig{}), s.selected(q, Filter{IDs: []uint64{2, 3}}, SelectConfig{})
 		var told []DiscardResult
-		result, err := q.Discard(t.Context(), few, DiscardConfig{Reason: "tests", By: "eve", Filter: "n in 1..2", Progress: func(r DiscardResult) { told = append(told, r) }})
+		result, err := q.Discard(t.Context(), few, DiscardConfig{Note: "tests", By: "eve", Filter: "n in 1..2", Progress: func(r DiscardResult) { told = append(told, r) }})
 		s.must(err)
 		if result.Discarded != 2 || result.Selected != 2 || s.dead(q) != 9 || told[len(told)-1] != *result {
 			t.Errorf("got %+v, last progress %+v", result, told)
 		}
-		result, err = q.Discard(t.Context(), all, DiscardConfig{Reason: "tests"})
+		result, err = q.Discard(t.Context(), all, DiscardConfig{Note: "tests"})
 		if err != nil || result.Discarded != 9 || result.Gone != 2 || s.dead(q) != 0 {
 			t.Errorf("got %+v, %v", result, err)
 		}
-		result, err = q.Discard(t.Context(), all, DiscardConfig{Reason: "tests"})
+		result, err = q.Discard(t.Context(), all, DiscardConfig{Note: "tests"})
 		if err != nil || result.Discarded != 0 || result.Gone != 11 {
 			t.Errorf("again: %+v, %v", result, err)
 		}
@@ -58,7 +58,7 @@ func TestDiscardStops(t *testing.T) {
 		l.delay = func() time.Duration { return time.Millisecond }
 		errStop := errors.New("interrupted")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		result, err := q.Discard(ctx, all, DiscardConfig{Reason: "tests", Progress: func(r DiscardResult) {
+		result, err := q.Discard(ctx, all, DiscardConfig{Note: "tests", Progress: func(r DiscardResult) {
 			if r.Discarded > 0 {
 				cancel(errStop)
 			}
@@ -132,7 +132,7 @@ func TestDiscardGuarded(t *testing.T) {
 				if slices.Contains(test.guarded, "eve") {
 					bury(9, "eve")
 				}
-				result, err := q.Discard(t.Context(), selection, DiscardConfig{Reason: "tests"})
+				result, err := q.Discard(t.Context(), selection, DiscardConfig{Note: "tests"})
 				s.must(err)
 				if test.removed > 0 != (result.Gone > 0) || result.Discarded+result.Gone != selection.Letters {
 					t.Errorf("got %+v", result)

@@ -22,7 +22,7 @@
 //     prove nothing: any producer may set them.
 //   - No call starts under a claim whose membership may have expired: [Claim.Valid] makes the final
 //     check, and makes it locally.
-//   - An operation that the server's permissions forbid ends within a second with a [*DeniedError]
+//   - An operation that the server's permissions forbid ends within a second with a [*PermissionError]
 //     that names the missing permission. A worker without a required permission stays out of the
 //     fleet until it has it.
 //   - The API blocks only where its documentation says so. Each partition has one goroutine that

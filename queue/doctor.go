@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Link describes the connection to NATS.
-type Link struct {
+// ConnInfo describes the connection to NATS.
+type ConnInfo struct {
 	URL     string // of the connected server, without user and password
 	Version string // of that server
 	// TLS is the version, such as "TLS 1.3". Expires is when the first certificate of the server's
@@ -30,18 +30,18 @@ type Link struct {
 	Inboxes string
 }
 
-// Link returns details of the connection. It blocks for five round trips.
-func (q *Queue) Link() (Link, error) {
+// ConnInfo returns details of the connection. It blocks for five round trips.
+func (q *Queue) ConnInfo() (ConnInfo, error) {
 	var trips []time.Duration
 	for range 5 {
 		sent := time.Now()
 		if err := q.flush(context.Background()); err != nil { // a ping, which the server answers only after everything sent before
-			return Link{}, fmt.Errorf("ping NATS: %w", err)
+			return ConnInfo{}, fmt.Errorf("ping NATS: %w", err)
 		}
 		trips = append(trips, time.Since(sent))
 	}
 	slices.Sort(trips)
-	l := Link{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload()), Inboxes: q.inboxes()}
+	l := ConnInfo{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload()), Inboxes: q.inboxes()}
 	l.URL, _ = hosts(q.nc.ConnectedUrl()) // Connect has accepted it
 	if state, err := q.nc.TLSConnectionState(); err == nil {
 		l.TLS = tls.VersionName(state.Version)
@@ -116,8 +116,8 @@ func (q *Queue) mayInspect(ctx context.Context, stream string) (*datedInfo, erro
 	return q.streamInfo(ctx, stream, "")
 }
 
-// require returns a [*DeniedError] if a permission is missing.
-func (q *Queue) require(ctx context.Context, r Right) error {
+// require returns a [*PermissionError] if a permission is missing.
+func (q *Queue) require(ctx context.Context, r Permission) error {
 	may, err := q.isPermitted(ctx, r)
 	if err == nil && !may {
 		return r.denied()
@@ -205,24 +205,24 @@ func (q *Queue) Progress(ctx context.Context) (*Status, error) {
 	return s, err
 }
 
-// Arithmetic describes how evenly spaced calls, with a burst after a pause, keep a limit.
-type Arithmetic struct {
+// RateBounds describes how evenly spaced calls, with a burst after a pause, keep a limit.
+type RateBounds struct {
 	Burst     int
 	Worst     int     // maximum calls in any window
 	Sustained float64 // calls per window in the long run
 }
 
-// Arithmetic describes how this limit is kept, by a fleet or by a replica on its own, which pays
+// Bounds describes how this limit is kept, by a fleet or by a replica on its own, which pays
 // for the burst with some of the rate: see [Rate.Interval]. A burst of 0 is the default. An
-// unlimited rate has a zero Arithmetic.
-func (r Rate) Arithmetic(burst int, alone bool) Arithmetic {
+// unlimited rate has a zero RateBounds.
+func (r Rate) Bounds(burst int, alone bool) RateBounds {
 	p := r.schedule(burst)
 	if p.unlimited() {
-		return Arithmetic{}
+		return RateBounds{}
 	}
 	interval := p.interval
 	if alone {
 		interval = r.Interval(p.burst)
 	}
-	return Arithmetic{Burst: p.burst, Worst: r.Calls, Sustained: float64(r.Window) / float64(interval)}
+	return RateBounds{Burst: p.burst, Worst: r.Calls, Sustained: float64(r.Window) / float64(interval)}
 }

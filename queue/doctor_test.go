@@ -32,7 +32,7 @@ func realServer(t *testing.T, o *natsserver.Options) *natsserver.Server {
 	return n
 }
 
-func linkOf(t *testing.T, url string, options ...nats.Option) (Link, *Queue) {
+func linkOf(t *testing.T, url string, options ...nats.Option) (ConnInfo, *Queue) {
 	t.Helper()
 	nc, err := nats.Connect(url, options...)
 	if err != nil {
@@ -43,7 +43,7 @@ func linkOf(t *testing.T, url string, options ...nats.Option) (Link, *Queue) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := q.Link()
+	l, err := q.ConnInfo()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestLink(t *testing.T) {
 		t.Errorf("answers arrive on %s", l.Inboxes)
 	}
 	q.nc.Close()
-	if _, err := q.Link(); err == nil {
+	if _, err := q.ConnInfo(); err == nil {
 		t.Error("on a closed connection")
 	}
 }
@@ -131,7 +131,7 @@ func TestInspectStreams(t *testing.T) {
 		if took := time.Since(begun); took > time.Second {
 			t.Errorf("it took %v", took)
 		}
-		if x := streams[1]; asDenied(x.Err) == nil || asDenied(x.Err).Subject != "$JS.API.STREAM.INFO."+deadName {
+		if x := streams[1]; asPermissionError(x.Err) == nil || asPermissionError(x.Err).Subject != "$JS.API.STREAM.INFO."+deadName {
 			t.Errorf("unreadable: %+v", x)
 		}
 		if x := streams[2]; !x.Missing || !x.MayCreate || x.Err != nil {
@@ -140,7 +140,7 @@ func TestInspectStreams(t *testing.T) {
 		if _, err := q.ReadClock(t.Context()); err == nil || !strings.Contains(err.Error(), "does not exist") {
 			t.Errorf("the clock without a bucket: %v", err)
 		}
-		if _, err := q.Account(t.Context()); asDenied(err) == nil || asDenied(err).Subject != "$JS.API.INFO" {
+		if _, err := q.Account(t.Context()); asPermissionError(err) == nil || asPermissionError(err).Subject != "$JS.API.INFO" {
 			t.Errorf("the account: %v", err)
 		}
 	})
@@ -233,11 +233,11 @@ func TestAccount(t *testing.T) {
 
 func TestArithmetic(t *testing.T) {
 	t.Parallel()
-	if got := (Rate{}).Arithmetic(0, false); got != (Arithmetic{}) {
+	if got := (Rate{}).Bounds(0, false); got != (RateBounds{}) {
 		t.Errorf("without a limit: %+v", got)
 	}
 	for alone, sustained := range map[bool]float64{false: 597, true: 595} {
-		got := Rate{600, time.Minute}.Arithmetic(0, alone)
+		got := Rate{600, time.Minute}.Bounds(0, alone)
 		if got.Burst != 3 || got.Worst != 600 || got.Sustained < sustained || got.Sustained > sustained+1 {
 			t.Errorf("at 600/1m, alone %v: %+v", alone, got)
 		}
@@ -245,7 +245,7 @@ func TestArithmetic(t *testing.T) {
 	for _, r := range []Rate{{1, time.Second}, {10, time.Second}, {200, time.Second}, {600, time.Minute}, {7, time.Hour}} {
 		for _, burst := range []int{0, 1, 2, 50, 1000} {
 			for _, alone := range []bool{false, true} {
-				if a := r.Arithmetic(burst, alone); a.Worst > r.Calls || a.Worst < r.Calls-1 || a.Sustained > float64(a.Worst) {
+				if a := r.Bounds(burst, alone); a.Worst > r.Calls || a.Worst < r.Calls-1 || a.Sustained > float64(a.Worst) {
 					t.Errorf("%s, burst %d, alone %v: %+v", r, burst, alone, a)
 				}
 			}

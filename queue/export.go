@@ -26,7 +26,7 @@ func (q *Queue) ExportHeader(ctx context.Context, l *DeadLetter) (map[string][]s
 	for name, values := range l.Header {
 		h[name] = slices.Clone(values)
 	}
-	past := Past{Origin: l.Origin, Untracked: !l.Tracked}
+	past := ReplayInfo{Origin: l.Origin, Untracked: !l.Tracked}
 	h.Set(headerOrigin, l.Origin.String())
 	h.Set(headerSeal, past.mark(key, nil))
 	if past.Untracked {
@@ -46,7 +46,7 @@ var (
 // event is new.
 func WithExport(header map[string][]string) (PublishOption, error) {
 	h := nats.Header(maps.Clone(header))
-	origin, err := ParseAge(h.Get(headerOrigin))
+	origin, err := ParsePosition(h.Get(headerOrigin))
 	if err != nil {
 		return nil, errNotExported
 	}
@@ -65,5 +65,5 @@ func WithExport(header map[string][]string) (PublishOption, error) {
 	l.Origin, l.Tracked = origin, h.Get(headerUntracked) == ""
 	past := outgoing{letter: l}.past()
 	past.sealed = sealed
-	return withPast(past, l), nil
+	return withReplayInfo(past, l), nil
 }

@@ -25,14 +25,14 @@ func TestExport(t *testing.T) {
 			"a plain one":      {plainPartition, true},
 			"an untracked one": {"3", false},
 		} {
-			d := Delivery{Sequence: 7, Published: published, Past: &Past{Replays: 1, Published: published, History: []string{"once"}}}
-			h := death.headers(d, Age{made, 7}, test.partition, made)
+			d := Delivery{Sequence: 7, Published: published, Past: &ReplayInfo{Replays: 1, Published: published, History: []string{"once"}}}
+			h := death.headers(d, Position{made, 7}, test.partition, made)
 			if !test.tracked {
 				h.Del(headerOrigin)
 			}
 			h.Set(jetstream.SequenceHeader, "12")
 			h.Set(jetstream.TimeStampHeaer, made.Format(time.RFC3339Nano))
-			h.Set(jetstream.SubjectHeader, q.topology.deadSubject(Rejected, Age{made, 7}, ""))
+			h.Set(jetstream.SubjectHeader, q.topology.deadSubject(Rejected, Position{made, 7}, ""))
 			l, err := readLetter(&nats.Msg{Header: h})
 			s.must(err)
 			l.complete(q.topology)
@@ -49,7 +49,7 @@ func TestExport(t *testing.T) {
 			m, err := stream.GetMsg(t.Context(), receipt.Sequence)
 			s.must(err)
 			past := readSealed(m.Header, m.Data, q.seal())
-			if past == nil || past.Origin.Compare(Age{made, 7}) != 0 || !past.Letter.IsZero() || past.Forced || past.Untracked == test.tracked ||
+			if past == nil || past.Origin.Compare(Position{made, 7}) != 0 || !past.Letter.IsZero() || past.Forced || past.Untracked == test.tracked ||
 				past.Replays != 2 || !past.Published.Equal(published) || len(past.History) != 2 || !strings.HasSuffix(past.History[1], "rejected 422 E1: no such plan") {
 				t.Errorf("%s: %+v", name, past)
 			}
@@ -72,7 +72,7 @@ func TestExportOfAnything(t *testing.T) {
 		}
 	}
 	key := seal(strings.Repeat("k", sealBytes))
-	mark := (&Past{Origin: Age{time.Unix(0, 1), 7}}).mark(key, nil)
+	mark := (&ReplayInfo{Origin: Position{time.Unix(0, 1), 7}}).mark(key, nil)
 	option, err := WithExport(nats.Header{
 		headerOrigin: {"1.7"}, headerSeal: {mark}, headerForced: {"true"}, headerRun: {"r"}, headerLetter: {"1.7"}, headerReplays: {"-1"},
 		headerHistory: {"a\r\nNats-Rollup: all"}, headerReason: {"x\r\ny"}, headerPublishedAt: {"soon"}, "Nats-Rollup": {"all"},

@@ -55,13 +55,13 @@ func TestFarLooks(t *testing.T) {
 		q, ctx := s.far(trip, Topology{}), t.Context()
 		roundTrips(t, "setup", 15, trip, 0, func() error { _, err := s.far(trip, Topology{Name: "other"}).Setup(ctx, true); return err })
 		roundTrips(t, "link", 5, trip, 0, func() error {
-			l, err := q.Link()
+			l, err := q.ConnInfo()
 			if l.Trip != trip {
 				t.Errorf("%v away", l.Trip)
 			}
 			return err
 		})
-		roundTrips(t, "rights", 5, trip, 0, func() error { _, err := q.Denied(ctx); return err })
+		roundTrips(t, "rights", 5, trip, 0, func() error { _, err := q.MissingPermissions(ctx); return err })
 		roundTrips(t, "streams", 10, trip, 0, func() error { _, err := q.InspectStreams(ctx); return err })
 		roundTrips(t, "strict", 5, trip, 0, func() error { _, err := q.Strict(ctx); return err })
 		roundTrips(t, "clock", 9, trip, 0, func() error { _, err := q.ReadClock(ctx); return err })
@@ -112,7 +112,7 @@ func TestFarLetters(t *testing.T) {
 		discard := func(f Filter, want uint64) func() error {
 			x := s.selected(near, f, SelectConfig{})
 			return func() error {
-				r, err := q.Discard(ctx, x, DiscardConfig{Reason: "old"})
+				r, err := q.Discard(ctx, x, DiscardConfig{Note: "old"})
 				if r.Discarded != want {
 					t.Errorf("got %+v", r)
 				}
@@ -191,17 +191,17 @@ func TestFarPublish(t *testing.T) {
 func TestReplaysAlone(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		past  Past
+		past  ReplayInfo
 		alone bool
 	}{
-		"tracked":             {Past{Letter: Age{made, 1}}, true},
-		"forced":              {Past{Letter: Age{made, 1}, Forced: true}, false},
-		"untracked":           {Past{Letter: Age{made, 1}, Untracked: true}, false},
-		"of an export":        {Past{}, false},
-		"and a forced export": {Past{Forced: true, Untracked: true}, false},
+		"tracked":             {ReplayInfo{Letter: Position{made, 1}}, true},
+		"forced":              {ReplayInfo{Letter: Position{made, 1}, Forced: true}, false},
+		"untracked":           {ReplayInfo{Letter: Position{made, 1}, Untracked: true}, false},
+		"of an export":        {ReplayInfo{}, false},
+		"and a forced export": {ReplayInfo{Forced: true, Untracked: true}, false},
 	} {
 		var p publication
-		withPast(&test.past, &DeadLetter{})(&p)
+		withReplayInfo(&test.past, &DeadLetter{})(&p)
 		if p.alone != test.alone {
 			t.Errorf("%s: waits for no other: %t", name, p.alone)
 		}

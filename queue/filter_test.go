@@ -19,7 +19,7 @@ import (
 // post stores a dead letter, and returns its ID.
 func (s *sim) post(q *Queue, death Death, at time.Time, body string) uint64 {
 	s.t.Helper()
-	age := Age{made, rand.Uint64()}
+	age := Position{made, rand.Uint64()}
 	ack, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{
 		Subject: q.topology.deadSubject(death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body),
 		Header: death.headers(Delivery{Sequence: age.Sequence, Published: at}, age, "3", at),

@@ -129,7 +129,7 @@ func (f *fleet) act(ctx context.Context, look bool) error {
 	if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
 		return err
 	}
-	if asDenied(err) != nil {
+	if asPermissionError(err) != nil {
 		return f.reportDenied(err)
 	}
 	if ctx.Err() == nil {
@@ -161,7 +161,7 @@ func (f *fleet) reportClaims() {
 	}
 }
 
-// checkViolation returns a [*DeniedError] if a permission has been removed. Not everything that a
+// checkViolation returns a [*PermissionError] if a permission has been removed. Not everything that a
 // worker sends is a request: a denied settlement or pull shows up only as a violation.
 func (f *fleet) checkViolation(ctx context.Context) error {
 	if v := f.q.violation(); v == nil || isSame(v, f.lastViolation) {
@@ -169,7 +169,7 @@ func (f *fleet) checkViolation(ctx context.Context) error {
 	}
 	err := f.q.mayWork(ctx)
 	f.lastViolation = f.q.violation()
-	if asDenied(err) == nil {
+	if asPermissionError(err) == nil {
 		return nil // workers can do without that permission, or the check failed
 	}
 	return err
@@ -178,7 +178,7 @@ func (f *fleet) checkViolation(ctx context.Context) error {
 // reportDenied reports why this member is about to leave the fleet. It does so at once, because
 // releasing takes a while. Replicas that have the permission get the partitions.
 func (f *fleet) reportDenied(err error) error {
-	denied := asDenied(err)
+	denied := asPermissionError(err)
 	f.q.lacks.Store(denied)
 	f.trouble.report(f.m.log, denied)
 	return denied

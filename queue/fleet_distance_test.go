@@ -75,7 +75,7 @@ func TestGuardWhileTheLastRecordGoes(t *testing.T) {
 		var trip atomic.Int64
 		q, near := s.queue(&line{far: func() time.Duration { return time.Duration(trip.Load()) }}), s.queue(nil)
 		trip.Store(int64(3 * time.Second))
-		m := marker(near.topology.newerSubject("ann"), markerTTL)
+		m := marker(near.topology.versionSubject("ann"), markerTTL)
 		m.Header.Set("Nats-TTL", "2s")
 		_, err := near.js.PublishMsg(t.Context(), m)
 		s.must(err)

@@ -15,8 +15,8 @@ import (
 
 // DeadLetter is an event that could not be delivered, as stored in the dead-letter stream.
 type DeadLetter struct {
-	ID     uint64 // its sequence in the dead-letter stream
-	Letter Age    // names it permanently, even in a re-created stream; part of its subject
+	ID     uint64   // its sequence in the dead-letter stream
+	Letter Position // names it permanently, even in a re-created stream; part of its subject
 
 	// Death comes from the headers. Each text is one line of printable characters. User, however,
 	// is exact, so that it can be compared, and may contain anything: use [Printable] to show it.
@@ -29,7 +29,7 @@ type DeadLetter struct {
 	Partition string    // where it came from: a number, or "plain"; empty if unknown
 
 	// Origin is the event's position, which all its replays keep.
-	Origin Age
+	Origin Position
 	// Tracked says that everything newer events of the user have set since its death is recorded.
 	Tracked bool
 	// Replays is how often the event was replayed and died again. History describes those deaths.
@@ -83,7 +83,7 @@ func (l *DeadLetter) complete(t Topology) {
 	l.Partition, l.Code, l.RequestID = clean(h.Get(headerPartition)), clean(h.Get(headerCode)), clean(h.Get(headerRequestID))
 	l.Attempts, l.Replays, l.History = atoi(h.Get(headerAttempts)), replays(h), shortHistory(h[headerHistory])
 	l.Origin = l.Letter
-	if origin, err := ParseAge(h.Get(headerOrigin)); err == nil {
+	if origin, err := ParsePosition(h.Get(headerOrigin)); err == nil {
 		l.Origin, l.Tracked = origin, true
 	}
 	l.Published, _ = time.Parse(time.RFC3339Nano, h.Get(headerPublishedAt))

@@ -19,17 +19,17 @@ func TestLetter(t *testing.T) {
 		death := Death{
 			Reason: Rejected, Status: 422, Code: "E1", Error: `plan "x" is unknown`, RequestID: "r-1", Attempts: 3, User: "žofie",
 		}
-		origin := Age{made, 5}
-		d := Delivery{Sequence: 7, Published: made, Past: &Past{Origin: origin, Published: made.Add(-time.Hour), Replays: 2, History: []string{"a", "b"}}}
+		origin := Position{made, 5}
+		d := Delivery{Sequence: 7, Published: made, Past: &ReplayInfo{Origin: origin, Published: made.Add(-time.Hour), Replays: 2, History: []string{"a", "b"}}}
 		died := time.Now()
 		body := "{\"user_id\": \"žofie\"}\x00"
 		_, err := q.js.PublishMsg(t.Context(), &nats.Msg{
-			Subject: q.topology.deadSubject(Rejected, Age{made, 7}, "žofie"), Header: death.headers(d, origin, "3", died), Data: []byte(body),
+			Subject: q.topology.deadSubject(Rejected, Position{made, 7}, "žofie"), Header: death.headers(d, origin, "3", died), Data: []byte(body),
 		})
 		s.must(err)
 		l, err := q.DeadLetter(t.Context(), 1)
 		s.must(err)
-		if l.Death != death || l.ID != 1 || l.Letter.Compare(Age{made, 7}) != 0 || l.Origin.Compare(origin) != 0 || !l.Tracked ||
+		if l.Death != death || l.ID != 1 || l.Letter.Compare(Position{made, 7}) != 0 || l.Origin.Compare(origin) != 0 || !l.Tracked ||
 			!l.At.Equal(died) || !l.Published.Equal(made.Add(-time.Hour)) || l.Partition != "3" ||
 			l.Replays != 2 || !slices.Equal(l.History, []string{"a", "b"}) || string(l.Body) != body {
 			t.Errorf("got %+v", l)

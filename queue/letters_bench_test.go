@@ -126,7 +126,7 @@ func lettersServer(b *testing.B, letters int) (*embedded.Server, *Queue) {
 	filler, died := strings.Repeat("x", 950), time.Now().Add(-time.Hour)
 	for i := range letters {
 		user := fmt.Sprintf("user-%d", i%(letters/10))
-		age := Age{died, uint64(i + 1)}
+		age := Position{died, uint64(i + 1)}
 		death := Death{
 			Reason: Rejected, Status: 422, Code: "E1", RequestID: fmt.Sprintf("01HV-%d", i), Attempts: 1, User: user,
 			Error: fmt.Sprintf("metadata.%s: value %q of %s@example.com is not allowed", strings.Repeat("k", 1+i%30), "pro", user),

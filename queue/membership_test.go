@@ -178,13 +178,13 @@ func TestGuardOfABucketMadeAnew(t *testing.T) {
 		q := s.queue(nil)
 		record := func(users ...string) {
 			for _, user := range users {
-				_, err := q.js.Publish(t.Context(), q.topology.newerSubject(user), []byte("{}"))
+				_, err := q.js.Publish(t.Context(), q.topology.versionSubject(user), []byte("{}"))
 				s.must(err)
 			}
 		}
 		record("ann", "bob", "cyd")
 		s.must(q.tracked.catchUp(t.Context()))
-		s.must(q.js.DeleteStream(t.Context(), q.topology.newerStreamName()))
+		s.must(q.js.DeleteStream(t.Context(), q.topology.versionsStreamName()))
 		_, err := q.Setup(t.Context(), false)
 		s.must(err)
 		record("dan")

@@ -30,11 +30,11 @@ func (o Outcome) known() bool {
 	return false
 }
 
-// Verdict is the record of a replay's outcome. A worker writes it into the audit trail before the
+// ReplayOutcome is the record of a replay's outcome. A worker writes it into the audit trail before the
 // replayed event leaves the work stream, once per replayed dead letter.
-type Verdict struct {
+type ReplayOutcome struct {
 	Run     string    `json:"run"`    // of the replay
-	Letter  Age       `json:"letter"` // that was replayed
+	Letter  Position  `json:"letter"` // that was replayed
 	ID      uint64    `json:"id"`     // of the letter
 	Outcome Outcome   `json:"outcome"`
 	At      time.Time `json:"at"`
@@ -46,7 +46,7 @@ type Verdict struct {
 // repeated for that long.
 const outcomeTTL = 2 * deadLetterRetention
 
-func (t Topology) outcomeSubject(letter Age) string {
+func (t Topology) outcomeSubject(letter Position) string {
 	return t.auditSubject("verdict", letter.String())
 }
 
@@ -63,7 +63,7 @@ func (c *Claim) HasOutcome(ctx context.Context, d Delivery) (bool, error) {
 
 // outcomeOf reports whether a letter's replay has an outcome, and the sequence of the message on
 // its subject.
-func (q *Queue) outcomeOf(ctx context.Context, letter Age) (found bool, sequence uint64, err error) {
+func (q *Queue) outcomeOf(ctx context.Context, letter Position) (found bool, sequence uint64, err error) {
 	subject := q.topology.outcomeSubject(letter)
 	m, err := q.readLeader(ctx, q.topology.AuditStreamName(), lastBySubject{subject})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -108,8 +108,8 @@ func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) 
 
 // outcomeRecord encodes the outcome of a replayed event. next is the name of its next dead letter.
 // The server's clock must have been read before.
-func (q *Queue) outcomeRecord(past *Past, outcome Outcome, next string) (*nats.Msg, error) {
-	text, err := json.Marshal(Verdict{
+func (q *Queue) outcomeRecord(past *ReplayInfo, outcome Outcome, next string) (*nats.Msg, error) {
+	text, err := json.Marshal(ReplayOutcome{
 		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: q.clock.now().UTC(), Replays: past.Replays, Next: next,
 	})
 	m := nats.NewMsg(q.topology.outcomeSubject(past.Letter))

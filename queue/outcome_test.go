@@ -8,7 +8,7 @@ import "testing"
 func TestFirstVerdictStands(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		d := Delivery{Sequence: 9, Past: &Past{Letter: Age{made, 7}, ID: 1, Run: "r1", Replays: 1}}
+		d := Delivery{Sequence: 9, Past: &ReplayInfo{Letter: Position{made, 7}, ID: 1, Run: "r1", Replays: 1}}
 		for _, by := range []*Queue{q, s.queue(nil)} {
 			c := &Claim{assignment: &assignment{q: by, created: made}}
 			for _, outcome := range []Outcome{OutcomeDelivered, OutcomeDead, OutcomeSuperseded} {

@@ -72,7 +72,7 @@ func refused(prefix string, err error) error {
 }
 
 // sealed is the replay metadata of an event, with its seal.
-func (s outgoing) sealed(key seal, run string, force bool) *Past {
+func (s outgoing) sealed(key seal, run string, force bool) *ReplayInfo {
 	past := s.past()
 	past.Letter, past.ID, past.Run, past.Forced = s.letter.Letter, s.letter.ID, run, force
 	past.sealed = past.mark(key, s.event.Body())
@@ -80,9 +80,9 @@ func (s outgoing) sealed(key seal, run string, force bool) *Past {
 }
 
 // past is the replay metadata that comes from the letter, regardless of the publisher.
-func (s outgoing) past() *Past {
+func (s outgoing) past() *ReplayInfo {
 	l := s.letter
-	return &Past{
+	return &ReplayInfo{
 		Origin: l.Origin, Published: l.Published, Replays: l.Replays + 1, Untracked: !l.Tracked,
 		History: append(slices.Clip(l.History), l.summary()),
 	}

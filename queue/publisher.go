@@ -25,7 +25,7 @@ var (
 	// ErrEventTooLarge says that the stream or the server accepts no event of this size.
 	ErrEventTooLarge = errors.New("the event is larger than the stream's max_msg_size or the server's max_payload")
 	// ErrNotPermitted says that the server's permissions forbid something. The error is a
-	// [*DeniedError] that names it.
+	// [*PermissionError] that names it.
 	ErrNotPermitted = errors.New("not permitted")
 	// ErrNoAnswer says that the server did not acknowledge in time. It may have stored the event
 	// all the same; publishing again with the same message id stores it only once.
@@ -151,14 +151,14 @@ func WithoutMessageID() PublishOption {
 	return func(p *publication) { p.bare = true }
 }
 
-// withPast publishes a letter's event. It goes into the plain partition if it died there: elsewhere
+// withReplayInfo publishes a letter's event. It goes into the plain partition if it died there: elsewhere
 // it could overtake events that its user's publisher still sends to that partition. It stays in its
 // trace.
 //
 // A replay does not wait for other replays of its user, which would cost a round trip each. Their
 // order does not matter, because the user's version record holds what newer events have set. It
 // does wait where there is no such record or the replay ignores it.
-func withPast(past *Past, l *DeadLetter) PublishOption {
+func withReplayInfo(past *ReplayInfo, l *DeadLetter) PublishOption {
 	return func(p *publication) {
 		p.header, p.plain = past.header(), l.Partition == plainPartition
 		p.alone = !past.Letter.IsZero() && !past.Forced && !past.Untracked

@@ -219,16 +219,16 @@ func (p *Publisher) denied() func(subject string) error {
 	defer cancel()
 	t := p.q.topology
 	deaf := p.q.require(ctx, p.q.inboxRight())
-	if asDenied(deaf) != nil {
+	if asPermissionError(deaf) != nil {
 		return func(string) error { return deaf }
 	}
 	err := p.q.require(ctx, t.toPublish(asked))
-	if asDenied(err) == nil {
+	if asPermissionError(err) == nil {
 		return nil
 	}
 	// Usually this holds for all users, and their subjects cannot be probed one by one.
 	anybody := t.toPublish(t.PlainSubject() + "." + unknownName)
-	all := asked != t.PlainSubject() && asDenied(p.q.require(ctx, anybody)) != nil
+	all := asked != t.PlainSubject() && asPermissionError(p.q.require(ctx, anybody)) != nil
 	return func(subject string) error {
 		if subject == asked || all && subject != t.PlainSubject() {
 			return err

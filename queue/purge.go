@@ -176,7 +176,7 @@ func (p *purging) newer(ctx context.Context) error {
 			return err
 		}
 		if err := p.q.deleteNewer(ctx, p.user, n); !isWrongRevision(err) {
-			return asNoReply(ctx, "$KV."+p.q.topology.NewerBucket()+".>", err)
+			return asNoReply(ctx, "$KV."+p.q.topology.VersionsBucket()+".>", err)
 		}
 	}
 }
@@ -184,8 +184,8 @@ func (p *purging) newer(ctx context.Context) error {
 // overwriteNewer erases the record before its key is deleted. When a later message replaces a key,
 // the server removes the old one but leaves it on disk. Some buckets deny erasure: ours once did,
 // and an update does not change that. There the record, which holds only hashes, is merely removed.
-func (p *purging) overwriteNewer(ctx context.Context, n *Newer) error {
-	found, err := p.q.remove(ctx, p.q.topology.newerStreamName(), n.revision, true)
+func (p *purging) overwriteNewer(ctx context.Context, n *VersionRecord) error {
+	found, err := p.q.remove(ctx, p.q.topology.versionsStreamName(), n.revision, true)
 	if err != nil && strings.Contains(err.Error(), "message delete not permitted") {
 		return nil
 	}
@@ -308,7 +308,7 @@ func (p *purging) purgeRange(ctx context.Context, r scanRange) error {
 type waitingEvent struct {
 	sequence uint64
 	subject  string
-	past     *Past
+	past     *ReplayInfo
 }
 
 // foundWaiting is what a dry run has found in the work stream.

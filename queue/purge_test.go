@@ -118,7 +118,7 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
-				s.change(q, q.topology.newerStreamName(), func(c *jetstream.StreamConfig) { c.DenyDelete = test.deny })
+				s.change(q, q.topology.versionsStreamName(), func(c *jetstream.StreamConfig) { c.DenyDelete = test.deny })
 				s.died(q, "ann", 7, 1)
 				if test.purge {
 					result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
@@ -129,7 +129,7 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 						t.Errorf("it is still there: %v", err)
 					}
 				}
-				if s.onDisk(`"open":["`+Age{made, 7}.String()) != test.found {
+				if s.onDisk(`"open":["`+Position{made, 7}.String()) != test.found {
 					t.Errorf("on the disk: %t", !test.found)
 				}
 			})
@@ -207,7 +207,7 @@ func TestPurgeReadAhead(t *testing.T) {
 							return
 						}
 						time.Sleep(5 * time.Second)
-						s.letter(q, Age{made, died.Add(1)}, "3", nil, `{"user_id":"ann"}`, Death{Reason: Rejected, User: "ann"})
+						s.letter(q, Position{made, died.Add(1)}, "3", nil, `{"user_id":"ann"}`, Death{Reason: Rejected, User: "ann"})
 					}))
 				}
 				held := func() (sum int) {
@@ -420,7 +420,7 @@ func TestPurgeRights(t *testing.T) {
 			return
 		}
 		subject := strings.TrimRight(missing, "*>")
-		if denied := asDenied(err); denied == nil || !strings.HasPrefix(denied.Subject, subject) || time.Since(begun) > 2*time.Second || strings.Contains(err.Error(), "ann") {
+		if denied := asPermissionError(err); denied == nil || !strings.HasPrefix(denied.Subject, subject) || time.Since(begun) > 2*time.Second || strings.Contains(err.Error(), "ann") {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 	})

@@ -35,9 +35,9 @@ type Queue struct {
 	groups   groups
 	sealed   atomic.Pointer[seal] // see readSeal
 	deadAge  atomic.Pointer[deadAge]
-	others   atomic.Pointer[schedule]    // the limits that the other replicas set for the ledger
-	lacks    atomic.Pointer[DeniedError] // why Work cannot work; nil if it can
-	newAcks  atomic.Bool                 // an event has been seen that toNewAcks settles
+	others   atomic.Pointer[schedule]        // the limits that the other replicas set for the ledger
+	lacks    atomic.Pointer[PermissionError] // why Work cannot work; nil if it can
+	newAcks  atomic.Bool                     // an event has been seen that toNewAcks settles
 }
 
 // New returns the pipeline with this topology. It sends nothing: call [Queue.Setup] to create

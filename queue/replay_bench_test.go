@@ -43,7 +43,7 @@ func benchLetters(b *testing.B, letters int) *Queue {
 	_, q := benchServer(b)
 	filler := strings.Repeat("x", 950)
 	for i := range letters {
-		age, user := Age{made, uint64(i + 1)}, fmt.Sprint("u", i)
+		age, user := Position{made, uint64(i + 1)}, fmt.Sprint("u", i)
 		_, err := q.js.PublishMsgAsync(&nats.Msg{
 			Subject: q.topology.deadSubject(Rejected, age, user),
 			Header:  Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user}.headers(Delivery{Sequence: age.Sequence}, age, "3", made),
@@ -98,7 +98,7 @@ func BenchmarkDiscard(b *testing.B) {
 		}
 		b.StartTimer()
 		begun := time.Now()
-		if result, err := q.Discard(b.Context(), selection, DiscardConfig{Reason: "x"}); err != nil || result.Discarded != letters {
+		if result, err := q.Discard(b.Context(), selection, DiscardConfig{Note: "x"}); err != nil || result.Discarded != letters {
 			b.Fatalf("%+v, %v", result, err)
 		}
 		b.ReportMetric(letters/time.Since(begun).Seconds(), "discarded/s")

@@ -133,7 +133,7 @@ func (c *crashes) crash(k int) (died bool) {
 	c.t.Helper()
 	want := map[string]string{} // body by letter
 	for i := range crashedLetters {
-		age := Age{made, uint64(1000*k + i + 1)}
+		age := Position{made, uint64(1000*k + i + 1)}
 		user := fmt.Sprintf("u%d-%d", k, i)
 		body := fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i)
 		c.letter(c.q, age, "3", nil, body, Death{Reason: Rejected, User: user})

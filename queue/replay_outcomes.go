@@ -92,7 +92,7 @@ func (q *Queue) stored(ctx context.Context, sequence uint64) (m *storedMessage, 
 
 // awaitOutcome returns nil if a letter's replay has an outcome. It gives a lagging replica of the
 // audit trail a second to catch up.
-func (q *Queue) awaitOutcome(ctx context.Context, letter Age) error {
+func (q *Queue) awaitOutcome(ctx context.Context, letter Position) error {
 	subject, begun := q.topology.outcomeSubject(letter), time.Now()
 	return retry(ctx, electionTimeout, func(ctx context.Context) error {
 		found := false
@@ -112,7 +112,7 @@ func (q *Queue) awaitOutcome(ctx context.Context, letter Age) error {
 
 // readOutcome decodes a message of the audit trail. ok is false unless it is the record that a
 // worker writes on this subject; anything else counts as no outcome.
-func (t Topology) readOutcome(subject string, text []byte) (v Verdict, ok bool) {
+func (t Topology) readOutcome(subject string, text []byte) (v ReplayOutcome, ok bool) {
 	err := json.Unmarshal(text, &v)
 	return v, err == nil && subject == t.outcomeSubject(v.Letter) && v.Outcome.known()
 }
@@ -224,7 +224,7 @@ func (r *replaying) noteDeath(ctx context.Context, name string) {
 	r.died++
 	full := len(r.result.DiedAgain) >= maxDiedAgain
 	r.mu.Unlock()
-	letter, err := ParseAge(name)
+	letter, err := ParsePosition(name)
 	if full || err != nil {
 		return
 	}

@@ -28,7 +28,7 @@ var replayRights = []string{
 func TestReplayRights(t *testing.T) {
 	eachRight(t, replayRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
 		s.letters(admin, 3)
-		s.cutShort(admin, Age{made, 2})
+		s.cutShort(admin, Position{made, 2})
 		begun := time.Now()
 		result, err := replayEdited(t.Context(), operator)
 		if missing == "" {
@@ -38,7 +38,7 @@ func TestReplayRights(t *testing.T) {
 			}
 			return
 		}
-		if denied := asDenied(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
+		if denied := asPermissionError(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 		if left := s.dead(admin); left == 0 || result != nil && left+result.Replayed != 3 {

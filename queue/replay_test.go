@@ -18,7 +18,7 @@ import (
 )
 
 // letter stores a dead letter as a worker would.
-func (s *sim) letter(q *Queue, age Age, partition string, past *Past, body string, death Death) {
+func (s *sim) letter(q *Queue, age Position, partition string, past *ReplayInfo, body string, death Death) {
 	s.t.Helper()
 	m := &nats.Msg{Subject: q.topology.deadSubject(death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body)}
 	origin := age
@@ -41,7 +41,7 @@ func (s *sim) lettersFrom(q *Queue, from, n int) {
 	s.t.Helper()
 	for i := from; i < from+n; i++ {
 		user := fmt.Sprint("u", i)
-		s.letter(q, Age{made, uint64(i + 1)}, "3", nil, fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i),
+		s.letter(q, Position{made, uint64(i + 1)}, "3", nil, fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i),
 			Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user})
 	}
 }
@@ -122,7 +122,7 @@ func (a *applier) Deliver(c *Claim, d Delivery) {
 	found, err := c.HasOutcome(ctx, d)
 	if err == nil && !found {
 		a.mu.Lock()
-		name := Age{c.created, d.Sequence}.String()
+		name := Position{c.created, d.Sequence}.String()
 		if d.Past != nil {
 			name = d.Past.Letter.String()
 		}
@@ -153,12 +153,12 @@ func TestReplay(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		ann := `{"user_id": "ann", "metadata": {"seats": 1.50}}`
-		s.letter(q, Age{made, 7}, "3", nil, ann, Death{Reason: Rejected, Status: 422, Code: "E1", Error: "no such plan", User: "ann"})
-		s.letter(q, Age{made, 8}, "plain", nil, `{"user_id":"bob"}`, Death{Reason: RetriesExhausted, User: "bob"})
-		s.letter(q, Age{made, 9}, "", &Past{Origin: Age{made, 3}, Replays: 1, Published: made.Add(time.Hour), History: []string{"first"}},
+		s.letter(q, Position{made, 7}, "3", nil, ann, Death{Reason: Rejected, Status: 422, Code: "E1", Error: "no such plan", User: "ann"})
+		s.letter(q, Position{made, 8}, "plain", nil, `{"user_id":"bob"}`, Death{Reason: RetriesExhausted, User: "bob"})
+		s.letter(q, Position{made, 9}, "", &ReplayInfo{Origin: Position{made, 3}, Replays: 1, Published: made.Add(time.Hour), History: []string{"first"}},
 			`{"user_id":"cleo"}`, Death{Reason: RetriesExhausted, Status: 503, User: "cleo"})
 		long := strings.Repeat("d", maxKeyBytes+1)
-		s.letter(q, Age{made, 10}, "5", nil, fmt.Sprintf(`{"user_id":%q}`, long), Death{Reason: RetriesExhausted, User: long})
+		s.letter(q, Position{made, 10}, "5", nil, fmt.Sprintf(`{"user_id":%q}`, long), Death{Reason: RetriesExhausted, User: long})
 		var reported []ReplayResult
 		result := s.replayed(q, ReplayConfig{By: "eve", Host: "laptop", Progress: func(r ReplayResult) { reported = append(reported, r) }})
 		if result.Replayed != 4 || result.Selected != 4 || s.dead(q) != 0 {
@@ -168,15 +168,15 @@ func TestReplay(t *testing.T) {
 			t.Errorf("the last progress was %+v", last)
 		}
 		work := s.stored(q, workName)
-		var pasts []*Past
+		var pasts []*ReplayInfo
 		for _, m := range work {
 			pasts = append(pasts, readSealed(m.Header, m.Data, q.seal()))
 		}
-		if p := pasts[0]; p.Letter.Compare(Age{made, 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
+		if p := pasts[0]; p.Letter.Compare(Position{made, 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
 			p.Forced || p.Untracked || !p.Published.Equal(made) || len(p.History) != 1 || !strings.HasSuffix(p.History[0], "Z rejected 422 E1: no such plan") {
 			t.Errorf("the first one's replay metadata is %+v", p)
 		}
-		if p := pasts[2]; p.Letter.Compare(Age{made, 9}) != 0 || p.Origin.Compare(Age{made, 3}) != 0 || p.Replays != 2 || !p.Published.Equal(made.Add(time.Hour)) ||
+		if p := pasts[2]; p.Letter.Compare(Position{made, 9}) != 0 || p.Origin.Compare(Position{made, 3}) != 0 || p.Replays != 2 || !p.Published.Equal(made.Add(time.Hour)) ||
 			len(p.History) != 2 || p.History[0] != "first" || !strings.HasSuffix(p.History[1], "Z retries_exhausted 503") {
 			t.Errorf("the metadata of a repeated replay is %+v", p)
 		}

@@ -23,7 +23,7 @@ func TestReplayAlready(t *testing.T) {
 		s.letters(q, 5)
 		c := &Claim{assignment: &assignment{q: q, created: made}}
 		for i, outcome := range []Outcome{OutcomeDelivered, OutcomeSuperseded, OutcomeDead} {
-			past := &Past{Letter: Age{made, uint64(i + 1)}, ID: uint64(i + 1), Run: "an earlier one"}
+			past := &ReplayInfo{Letter: Position{made, uint64(i + 1)}, ID: uint64(i + 1), Run: "an earlier one"}
 			s.must(c.RecordOutcome(t.Context(), Delivery{Sequence: 1, Past: past}, outcome))
 		}
 		s.applier(nil)
@@ -42,7 +42,7 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
 		s.letters(q, 3)
-		past := &Past{Letter: Age{made, 1}, ID: 1, Run: "an earlier one"}
+		past := &ReplayInfo{Letter: Position{made, 1}, ID: 1, Run: "an earlier one"}
 		s.must((&Claim{assignment: &assignment{q: q, created: made}}).RecordOutcome(t.Context(), Delivery{Sequence: 1, Past: past}, OutcomeDelivered))
 		selection := s.selected(q, Filter{}, SelectConfig{})
 
@@ -102,8 +102,8 @@ func TestReplayOfAllLeavesSome(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, replayBatch+10)
-		tired := &Past{Origin: Age{made, 1}, Published: made, Replays: 3}
-		s.letter(q, Age{made, 5000}, "3", tired, `{"user_id":"tired"}`, Death{Reason: Rejected, User: "tired"})
+		tired := &ReplayInfo{Origin: Position{made, 1}, Published: made, Replays: 3}
+		s.letter(q, Position{made, 5000}, "3", tired, `{"user_id":"tired"}`, Death{Reason: Rejected, User: "tired"})
 		s.lettersFrom(q, 6000, replayBatch+10)
 		result := s.replayed(q, ReplayConfig{})
 		if result.Replayed != 2*(replayBatch+10) || result.Skipped != 1 || s.dead(q) != 1 {
@@ -176,7 +176,7 @@ func TestReplayLeavesLaterLetters(t *testing.T) {
 		s.letters(q, 30)
 		selection := s.selected(q, Filter{}, SelectConfig{})
 		later := time.AfterFunc(2*time.Second, func() {
-			s.letter(q, Age{made, 1000}, "3", nil, `{"user_id":"late"}`, Death{Reason: Rejected, User: "late"})
+			s.letter(q, Position{made, 1000}, "3", nil, `{"user_id":"late"}`, Death{Reason: Rejected, User: "late"})
 		})
 		defer later.Stop()
 		begun := time.Now()
@@ -283,7 +283,7 @@ func TestReplayTooLarge(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 3)
-		s.letter(q, Age{made, 100}, "3", nil, fmt.Sprintf(`{"user_id":"u","metadata":{"x":%q}}`, strings.Repeat("x", 5000)), Death{Reason: Rejected, User: "u"})
+		s.letter(q, Position{made, 100}, "3", nil, fmt.Sprintf(`{"user_id":"u","metadata":{"x":%q}}`, strings.Repeat("x", 5000)), Death{Reason: Rejected, User: "u"})
 		s.change(q, workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 4000 })
 		result := s.replayed(q, ReplayConfig{})
 		if result.Replayed != 3 || result.Skipped != 1 || result.Skips[ErrEventTooLarge.Error()] != 1 || s.dead(q) != 1 {
@@ -312,7 +312,7 @@ func TestReplayOfAnotherStream(t *testing.T) {
 		if _, err := q.Replay(t.Context(), selection, ReplayConfig{}); !errors.Is(err, errOtherStream) {
 			t.Errorf("replayed others: %v", err)
 		}
-		if _, err := q.Discard(t.Context(), selection, DiscardConfig{Reason: "x"}); !errors.Is(err, errOtherStream) {
+		if _, err := q.Discard(t.Context(), selection, DiscardConfig{Note: "x"}); !errors.Is(err, errOtherStream) {
 			t.Errorf("discarded others: %v", err)
 		}
 		if s.dead(q) != 3 || len(s.history(q)) != 0 {

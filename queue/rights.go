@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Right is a permission that a NATS user needs.
-type Right struct {
+// Permission is a permission that a NATS user needs.
+type Permission struct {
 	// Subject may contain wildcards, as in a server's configuration.
 	Subject string
 	// Subscribe is true for permission to subscribe, false for permission to publish.
@@ -23,7 +23,7 @@ type Right struct {
 }
 
 // String is "publish to ..." or "subscribe to ...".
-func (r Right) String() string {
+func (r Permission) String() string {
 	if r.Subscribe {
 		return "subscribe to " + r.Subject
 	}
@@ -33,68 +33,70 @@ func (r Right) String() string {
 // The permissions to make requests. Where there are many subjects, the permission is a wildcard,
 // which errors show as well: the subjects themselves contain users.
 
-func to(subject string) Right { return Right{Subject: subject, probe: subject} }
+func to(subject string) Permission { return Permission{Subject: subject, probe: subject} }
 
-func toAPI(request string) Right { return to("$JS.API." + request) }
+func toAPI(request string) Permission { return to("$JS.API." + request) }
 
 // toRead is the permission to read single messages from a stream's leader.
-func (Topology) toRead(stream string) Right { return toAPI("STREAM.MSG.GET." + stream) }
+func (Topology) toRead(stream string) Permission { return toAPI("STREAM.MSG.GET." + stream) }
 
 // toKey is the permission to write a key of the bucket. `dlq purge` needs it for the recall key
 // only.
-func (t Topology) toKey(key string) Right {
+func (t Topology) toKey(key string) Permission {
 	if key == recallKey {
 		return to(t.keySubject(recallKey))
 	}
-	return Right{Subject: t.keySubject(">"), probe: t.keySubject(key)}
+	return Permission{Subject: t.keySubject(">"), probe: t.keySubject(key)}
 }
 
-func (t Topology) toNewer() Right {
-	return Right{Subject: "$KV." + t.NewerBucket() + ".>", probe: "$KV." + t.NewerBucket() + "." + unknownName}
+func (t Topology) toVersions() Permission {
+	return Permission{Subject: "$KV." + t.VersionsBucket() + ".>", probe: "$KV." + t.VersionsBucket() + "." + unknownName}
 }
 
 // toAudit is the permission to write one kind of record into the audit trail.
-func (t Topology) toAudit(kind string) Right {
-	return Right{Subject: t.auditSubject(kind, ">"), probe: t.auditSubject(kind, Age{}.String()), heard: true}
+func (t Topology) toAudit(kind string) Permission {
+	return Permission{Subject: t.auditSubject(kind, ">"), probe: t.auditSubject(kind, Position{}.String()), heard: true}
 }
 
-func (t Topology) toBury() Right {
-	return Right{Subject: t.deadSubjects(), probe: t.deadSubject("", Age{}, ""), heard: true}
+func (t Topology) toBury() Permission {
+	return Permission{Subject: t.deadSubjects(), probe: t.deadSubject("", Position{}, ""), heard: true}
 }
 
 // toPublish is the permission to publish keyed events, or, for the plain subject, those without a
 // key.
-func (t Topology) toPublish(subject string) Right {
-	r := Right{Subject: t.PlainSubject() + ".*", probe: subject, heard: true}
+func (t Topology) toPublish(subject string) Permission {
+	r := Permission{Subject: t.PlainSubject() + ".*", probe: subject, heard: true}
 	if subject == t.PlainSubject() {
 		r.Subject = subject
 	}
 	return r
 }
 
-func (t Topology) toClaim() Right {
+func (t Topology) toClaim() Permission {
 	request := "$JS.API.CONSUMER.CREATE." + t.StreamName() + "."
-	return Right{Subject: request + ">", probe: request + unknownName + "." + t.partitionSubject("0")}
+	return Permission{Subject: request + ">", probe: request + unknownName + "." + t.partitionSubject("0")}
 }
 
-func (t Topology) toWatch() Right { return ofConsumer("CONSUMER.CREATE.KV_" + t.Bucket()) }
+func (t Topology) toWatch() Permission { return ofConsumer("CONSUMER.CREATE.KV_" + t.Bucket()) }
 
-// toReadNewer is the permission to read which users have a version record.
-func (t Topology) toReadNewer() Right { return ofConsumer("CONSUMER.CREATE." + t.newerStreamName()) }
+// toReadVersions is the permission to read which users have a version record.
+func (t Topology) toReadVersions() Permission {
+	return ofConsumer("CONSUMER.CREATE." + t.versionsStreamName())
+}
 
 // ofConsumer is the permission to make a request about any of a stream's consumers.
-func ofConsumer(request string) Right {
-	return Right{Subject: "$JS.API." + request + ".*", probe: "$JS.API." + request + "." + unknownName}
+func ofConsumer(request string) Permission {
+	return Permission{Subject: "$JS.API." + request + ".*", probe: "$JS.API." + request + "." + unknownName}
 }
 
-func (t Topology) toAcks() Right {
+func (t Topology) toAcks() Permission {
 	acks := "$JS.ACK." + t.StreamName() + "."
-	return Right{Subject: acks + ">", probe: acks + unknownName + ".1.1.1.0.0"}
+	return Permission{Subject: acks + ">", probe: acks + unknownName + ".1.1.1.0.0"}
 }
 
 // toNewAcks is toAcks for servers with js_ack_fc_v2 enabled.
-func (t Topology) toNewAcks() Right {
-	return Right{
+func (t Topology) toNewAcks() Permission {
+	return Permission{
 		Subject: "$JS.ACK.*.*." + t.StreamName() + ".>",
 		probe:   "$JS.ACK._." + unknownName + "." + t.StreamName() + "." + unknownName + ".1.1.1.0.0", newAcks: true,
 	}
@@ -103,14 +105,14 @@ func (t Topology) toNewAcks() Right {
 // WorkerRights lists the permissions that a worker's user needs on existing streams. To create them
 // it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With a [ConnectConfig.InboxPrefix],
 // it must be allowed to subscribe to that prefix instead of _INBOX.
-func (t Topology) WorkerRights() []Right {
+func (t Topology) WorkerRights() []Permission {
 	work, bucket := t.StreamName(), "KV_"+t.Bucket()
-	rights := []Right{{Subject: DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and answers"}}
-	add := func(use string, r Right) {
+	rights := []Permission{{Subject: DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and answers"}}
+	add := func(use string, r Permission) {
 		r.Use = use
 		rights = append(rights, r)
 	}
-	optional := func(use string, r Right) {
+	optional := func(use string, r Permission) {
 		r.Optional = true
 		add(use, r)
 	}
@@ -130,14 +132,14 @@ func (t Topology) WorkerRights() []Right {
 	add("end the watch", ofConsumer("CONSUMER.DELETE."+bucket))
 	add("membership, rate and merged calls", t.toKey(unknownName))
 	add("read the replicas' records", to(directGet(bucket)))
-	add("find the users with dead letters", t.toReadNewer())
-	add("receive the list of these users", ofConsumer("CONSUMER.MSG.NEXT."+t.newerStreamName()))
-	add("end the reading of that list", ofConsumer("CONSUMER.DELETE."+t.newerStreamName()))
-	add("read and write version records", t.toNewer())
+	add("find the users with dead letters", t.toReadVersions())
+	add("receive the list of these users", ofConsumer("CONSUMER.MSG.NEXT."+t.versionsStreamName()))
+	add("end the reading of that list", ofConsumer("CONSUMER.DELETE."+t.versionsStreamName()))
+	add("read and write version records", t.toVersions())
 	add("store dead letters", t.toBury())
 	add("record the outcomes of replays", t.toAudit("verdict"))
 	optional("settle events on servers with js_ack_fc_v2", t.toNewAcks())
-	optional("watch a very large fleet", Right{Subject: "$JS.FC." + bucket + ".>", probe: "$JS.FC." + bucket + "." + unknownName + ".0"})
+	optional("watch a very large fleet", Permission{Subject: "$JS.FC." + bucket + ".>", probe: "$JS.FC." + bucket + "." + unknownName + ".0"})
 	optional("doctor's look at the account", toAPI("INFO"))
 	return rights
 }
@@ -145,16 +147,16 @@ func (t Topology) WorkerRights() []Right {
 // unknownName stands for a consumer, a key or an account that does not exist.
 const unknownName = "identify-worker-doctor"
 
-// Denied returns those of [Topology.WorkerRights] that this connection's user lacks, with the
+// MissingPermissions returns those of [Topology.WorkerRights] that this connection's user lacks, with the
 // connection's inbox prefix. It blocks for a few round trips if none is missing, otherwise for one
 // or two each. It probes all of them with messages that no stream stores and no API executes. The
 // server reports a denial at once, while a worker's request would just get no answer.
-func (q *Queue) Denied(ctx context.Context) ([]Right, error) {
+func (q *Queue) MissingPermissions(ctx context.Context) ([]Permission, error) {
 	return q.missingPermissions(ctx, q.rights())
 }
 
 // rights are the permissions of a worker on this connection.
-func (q *Queue) rights() []Right {
+func (q *Queue) rights() []Permission {
 	rights := q.topology.WorkerRights()
 	for i, r := range rights {
 		if r.Subscribe {
@@ -166,8 +168,8 @@ func (q *Queue) rights() []Right {
 }
 
 // inboxRight is the permission to receive answers on this connection.
-func (q *Queue) inboxRight() Right {
-	return Right{Subject: q.inboxes(), probe: strings.TrimSuffix(q.inboxes(), ">") + unknownName, Subscribe: true}
+func (q *Queue) inboxRight() Permission {
+	return Permission{Subject: q.inboxes(), probe: strings.TrimSuffix(q.inboxes(), ">") + unknownName, Subscribe: true}
 }
 
 // inboxes is the subject wildcard on which this connection receives answers.

@@ -17,7 +17,7 @@ import (
 )
 
 // published lists the subjects of all permissions to publish.
-func published(rights []Right) (subjects []string) {
+func published(rights []Permission) (subjects []string) {
 	for _, r := range rights {
 		if !r.Subscribe {
 			subjects = append(subjects, r.Subject)
@@ -36,7 +36,7 @@ func (e everything) Revoke(*Claim) {}
 
 func (e everything) Deliver(c *Claim, d Delivery) {
 	ctx, past := e.t.Context(), d
-	past.Past = &Past{Letter: Age{c.created, 1000 + d.Sequence}, Origin: Age{c.created, 1}}
+	past.Past = &ReplayInfo{Letter: Position{c.created, 1000 + d.Sequence}, Origin: Position{c.created, 1}}
 	for name, do := range map[string]func() error{
 		"merge":   func() error { return c.BeginMerged(ctx, "ann", d.Sequence) },
 		"exists":  func() error { _, err := c.Exists(ctx, d.Sequence); return err },
@@ -47,7 +47,7 @@ func (e everything) Deliver(c *Claim, d Delivery) {
 			return errors.Join(c.StoreDeadLetter(ctx, past, []byte("{}"), death), c.StoreDeadLetter(ctx, past, []byte("{}"), death))
 		},
 		"remember": func() error {
-			newer, err := c.Newer(ctx, "ann")
+			newer, err := c.VersionRecord(ctx, "ann")
 			return errors.Join(err, c.RecordVersions(ctx, "ann", newer, []Sent{{Delivery: d}}))
 		},
 	} {
@@ -143,7 +143,7 @@ func TestDenied(t *testing.T) {
 			q, err := New(connect(user), topology, nil)
 			s.must(err)
 			begun := time.Now()
-			denied, err := q.Denied(t.Context())
+			denied, err := q.MissingPermissions(t.Context())
 			s.must(err)
 			var want []string
 			if slices.Contains(subjects, user) {
@@ -185,12 +185,12 @@ func TestDeniedInbox(t *testing.T) {
 		few.Opts.InboxPrefix = "_MINE"
 		q, err := New(few, Topology{}, nil)
 		s.must(err)
-		denied, err := q.Denied(t.Context())
+		denied, err := q.MissingPermissions(t.Context())
 		if err != nil || len(denied) != 1 || denied[0].String() != "subscribe to _MINE.>" {
 			t.Errorf("denied: %v, %v", denied, err)
 		}
 		few.Close()
-		if _, err := q.Denied(t.Context()); err == nil {
+		if _, err := q.MissingPermissions(t.Context()); err == nil {
 			t.Error("on a closed connection")
 		}
 	})

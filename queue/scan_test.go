@@ -217,7 +217,7 @@ func TestLettersOfStrangers(t *testing.T) {
 		}
 		var want []uint64
 		for i, letter := range strange {
-			s.publishRaw(q.topology.deadSubject(Rejected, Age{made, uint64(i + 1)}, ""), letter.headers, letter.body)
+			s.publishRaw(q.topology.deadSubject(Rejected, Position{made, uint64(i + 1)}, ""), letter.headers, letter.body)
 			want = append(want, uint64(i+1))
 			s.await(time.Second, "stored", func() bool { return s.info(q, deadName).State.LastSeq == uint64(i+1) })
 		}
@@ -269,7 +269,7 @@ func TestLettersOfStrangers(t *testing.T) {
 		}
 		l, err := q.DeadLetter(t.Context(), 2)
 		s.must(err)
-		if l.Letter != (Age{made.Local(), 2}) && !l.Letter.Stream.Equal(made) || l.At.Before(time.Now().Add(-time.Minute)) {
+		if l.Letter != (Position{made.Local(), 2}) && !l.Letter.Stream.Equal(made) || l.At.Before(time.Now().Add(-time.Minute)) {
 			t.Errorf("letter 2 is %v, of %v", l.Letter, l.At)
 		}
 	})

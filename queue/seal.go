@@ -44,7 +44,7 @@ func (s seal) mark(parts ...string) string {
 
 // mark seals the metadata of a replay together with the event, so that no other event can pass as
 // that letter's. The body of an exported event is not sealed, since people correct it by hand.
-func (p *Past) mark(s seal, body []byte) string {
+func (p *ReplayInfo) mark(s seal, body []byte) string {
 	untracked := strconv.FormatBool(p.Untracked)
 	if p.Letter.IsZero() {
 		return s.mark("export", p.Origin.String(), untracked)
@@ -55,15 +55,15 @@ func (p *Past) mark(s seal, body []byte) string {
 
 // replayID is the message id of a letter's replay, the same for every replayer. If a producer could
 // guess it, the server would take the replay for a duplicate of the producer's own event.
-func (s seal) replayID(letter Age) string { return "replay." + s.mark("id", letter.String()) }
+func (s seal) replayID(letter Position) string { return "replay." + s.mark("id", letter.String()) }
 
 // readSealed reads an event's replay metadata if the seal is valid; otherwise nil, whatever its
 // headers.
-func readSealed(h nats.Header, body []byte, s seal) *Past {
+func readSealed(h nats.Header, body []byte, s seal) *ReplayInfo {
 	if len(h) == 0 || len(h[headerSeal]) == 0 || len(s) == 0 {
 		return nil
 	}
-	p := readPast(h)
+	p := readReplayInfo(h)
 	if p == nil || !hmac.Equal([]byte(p.sealed), []byte(p.mark(s, body))) {
 		return nil
 	}
@@ -121,7 +121,7 @@ func (q *Queue) storeSeal(ctx context.Context, revision uint64) (seal, error) {
 	}
 	m := &nats.Msg{Subject: q.topology.keySubject(sealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(s))}
 	_, err := q.store(ctx, q.topology.toKey(sealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
-	if asDenied(err) != nil {
+	if asPermissionError(err) != nil {
 		err = fmt.Errorf("the bucket %s has no valid key %q: start or restart a worker, which creates it", q.topology.Bucket(), sealKey)
 	}
 	return s, err

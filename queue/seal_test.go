@@ -18,7 +18,7 @@ import (
 
 // cutShort runs a replay of one letter that ends before the letter is deleted. It returns the
 // published event.
-func (s *sim) cutShort(q *Queue, letter Age) (stored *jetstream.RawStreamMsg) {
+func (s *sim) cutShort(q *Queue, letter Position) (stored *jetstream.RawStreamMsg) {
 	s.t.Helper()
 	key, err := q.readSeal(s.t.Context())
 	s.must(err)
@@ -31,7 +31,7 @@ func (s *sim) cutShort(q *Queue, letter Age) (stored *jetstream.RawStreamMsg) {
 		event, err := userpilot.Parse(l.Body)
 		s.must(err)
 		sent := outgoing{letter: l, event: event}
-		result, err := p.publishEvent(s.t.Context(), event, WithMessageID(key.replayID(letter)), withPast(sent.sealed(key, "cut short", false), l))
+		result, err := p.publishEvent(s.t.Context(), event, WithMessageID(key.replayID(letter)), withReplayInfo(sent.sealed(key, "cut short", false), l))
 		s.must(err)
 		receipt, err := result.Wait(s.t.Context())
 		s.must(err)
@@ -56,11 +56,11 @@ func (s *sim) forge(q *Queue, body string, h nats.Header) {
 // replay's message id, nor by making a worker record the outcome.
 func TestForgedReplaysDeleteNoLetter(t *testing.T) {
 	for name, h := range map[string]nats.Header{
-		"a message id":     {nats.MsgIdHdr: {"replay." + Age{made, 1}.String()}},
-		"a delivered copy": {headerLetter: {Age{made, 1}.String()}, headerLetterID: {"1"}, headerReplays: {"1"}, headerForced: {"1"}, headerRun: {"r"}},
+		"a message id":     {nats.MsgIdHdr: {"replay." + Position{made, 1}.String()}},
+		"a delivered copy": {headerLetter: {Position{made, 1}.String()}, headerLetterID: {"1"}, headerReplays: {"1"}, headerForced: {"1"}, headerRun: {"r"}},
 		"with a seal": {
-			headerLetter: {Age{made, 1}.String()}, headerOrigin: {"1.1"}, headerReplays: {"1"},
-			headerSeal: {seal{}.mark("replay", Age{made, 1}.String(), "0", "1.1", "1", "", "false", "false", `{"user_id":"eve"}`)},
+			headerLetter: {Position{made, 1}.String()}, headerOrigin: {"1.1"}, headerReplays: {"1"},
+			headerSeal: {seal{}.mark("replay", Position{made, 1}.String(), "0", "1.1", "1", "", "false", "false", `{"user_id":"eve"}`)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestForgedReplaysDeleteNoLetter(t *testing.T) {
 				result := s.replayed(q, ReplayConfig{Wait: true})
 				a.mu.Lock()
 				defer a.mu.Unlock()
-				if result.Replayed != 1 || result.Delivered != 1 || a.applied[Age{made, 1}.String()] != 1 || len(a.applied) != 2 {
+				if result.Replayed != 1 || result.Delivered != 1 || a.applied[Position{made, 1}.String()] != 1 || len(a.applied) != 2 {
 					t.Errorf("got %+v; applied %v", result, a.applied)
 				}
 			})
@@ -89,17 +89,17 @@ func TestForgedHeadersMeanNothing(t *testing.T) {
 		s.letters(q, 1)
 		key, err := q.readSeal(t.Context())
 		s.must(err)
-		true1 := s.cutShort(q, Age{made, 1})
-		if p := readSealed(true1.Header, true1.Data, key); p == nil || p.Run != "cut short" || p.Letter.Compare(Age{made, 1}) != 0 {
+		true1 := s.cutShort(q, Position{made, 1})
+		if p := readSealed(true1.Header, true1.Data, key); p == nil || p.Run != "cut short" || p.Letter.Compare(Position{made, 1}) != 0 {
 			t.Fatalf("the metadata of a replay is %+v", p)
 		}
-		for name := range (&Past{Letter: aged(1), Published: made, Forced: true, Untracked: true, History: []string{"x"}}).header() {
+		for name := range (&ReplayInfo{Letter: aged(1), Published: made, Forced: true, Untracked: true, History: []string{"x"}}).header() {
 			if p := readSealed(nats.Header{name: {"1"}}, true1.Data, key); p != nil {
 				t.Errorf("%s alone makes a replay: %+v", name, p)
 			}
 		}
 		for name, other := range map[string]string{
-			headerLetter: Age{made, 2}.String(), headerLetterID: "2", headerOrigin: Age{made, 2}.String(), headerReplays: "7",
+			headerLetter: Position{made, 2}.String(), headerLetterID: "2", headerOrigin: Position{made, 2}.String(), headerReplays: "7",
 			headerRun: "mine", headerForced: "true", headerUntracked: "", headerSeal: "x",
 		} {
 			h := maps.Clone(true1.Header)
@@ -127,9 +127,9 @@ func TestReplayLooksAtTheCopy(t *testing.T) {
 		s.letters(q, 3)
 		key, err := q.readSeal(t.Context())
 		s.must(err)
-		s.cutShort(q, Age{made, 1})
+		s.cutShort(q, Position{made, 1})
 		for _, n := range []uint64{2, 3} { // of 3 only the id is left
-			s.forge(q, `{"user_id":"eve"}`, nats.Header{nats.MsgIdHdr: {key.replayID(Age{made, n})}})
+			s.forge(q, `{"user_id":"eve"}`, nats.Header{nats.MsgIdHdr: {key.replayID(Position{made, n})}})
 		}
 		stream, err := q.js.Stream(t.Context(), q.topology.StreamName())
 		s.must(err)
@@ -155,19 +155,19 @@ func TestReplayLooksAtTheCopy(t *testing.T) {
 func TestForgedVerdicts(t *testing.T) {
 	for _, text := range []string{
 		`{"stream":"USERPILOT_IDENTIFY","seq":7}`, "", "?", `{"outcome":"delivered"}`, `{"letter":"1.1","outcome":"delivered","id":1}`,
-		fmt.Sprintf(`{"letter":%q,"outcome":"sold"}`, Age{made, 1}),
+		fmt.Sprintf(`{"letter":%q,"outcome":"sold"}`, Position{made, 1}),
 	} {
 		t.Run(text, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.letters(q, 1)
-				_, err := q.js.Publish(t.Context(), q.topology.outcomeSubject(Age{made, 1}), []byte(text))
+				_, err := q.js.Publish(t.Context(), q.topology.outcomeSubject(Position{made, 1}), []byte(text))
 				s.must(err)
 				a := s.applier(nil)
-				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[Age{made, 1}.String()] != 1 {
+				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[Position{made, 1}.String()] != 1 {
 					t.Errorf("got %+v", result)
 				}
-				if found, _, err := q.outcomeOf(t.Context(), Age{made, 1}); !found || err != nil {
+				if found, _, err := q.outcomeOf(t.Context(), Position{made, 1}); !found || err != nil {
 					t.Errorf("it has an outcome: %t (%v)", found, err)
 				}
 			})

@@ -55,7 +55,7 @@ type Selection struct {
 	stream time.Time // creation time of the dead-letter stream; in another stream, the sequences mean other letters
 	ids    []uint64  // the letters' sequences, ascending
 
-	guarded map[string][]Age // without a filter: the letters' names by user, for users with a version record
+	guarded map[string][]Position // without a filter: the letters' names by user, for users with a version record
 }
 
 // GroupCount is the number of letters with the same cause of death.
@@ -97,7 +97,7 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 	}
 	x := &selecting{
 		q: q, users: newUserCount(), room: maxUsers, groups: map[string]*GroupCount{},
-		Selection: &Selection{Skips: skips{}, filter: f.String(), all: f.IsZero(), config: c, stream: info.Created, guarded: map[string][]Age{}},
+		Selection: &Selection{Skips: skips{}, filter: f.String(), all: f.IsZero(), config: c, stream: info.Created, guarded: map[string][]Position{}},
 	}
 	if info.State.LastSeq > 0 {
 		if err := x.all(ctx, f, info.State.LastSeq); err != nil {
@@ -244,7 +244,7 @@ func (x *selecting) compare(ctx context.Context) {
 		for i, p := range pending {
 			letters[i] = p.DeadLetter
 		}
-		records, err := x.q.newerOf(ctx, letters)
+		records, err := x.q.versionRecordsOf(ctx, letters)
 		if err != nil {
 			return fmt.Errorf("read version records: %w", err)
 		}
@@ -258,12 +258,12 @@ func (x *selecting) compare(ctx context.Context) {
 }
 
 // note counts a letter by its user's version record. x.mu must be held.
-func (x *selecting) note(p pendingLetter, records map[string]*Newer) {
+func (x *selecting) note(p pendingLetter, records map[string]*VersionRecord) {
 	user := p.user()
 	if user == "" {
 		return
 	}
-	n := records[x.q.topology.newerSubject(user)]
+	n := records[x.q.topology.versionSubject(user)]
 	if n == nil {
 		return
 	}

@@ -24,9 +24,9 @@ func TestSelect(t *testing.T) {
 		}
 		s.letters(q, 5)
 		time.Sleep(time.Hour)
-		s.letter(q, Age{made, 10}, "3", nil, `{"user_id":"u0"}`, Death{Reason: RetriesExhausted, Status: 503, User: "u0"})
-		s.letter(q, Age{made, 11}, "3", nil, `{"company":{"id":"c"}}`, Death{Reason: Invalid})
-		s.letter(q, Age{made, 12}, "3", &Past{Origin: Age{made, 1}, Replays: 3}, `{"user_id":"u1"}`, Death{Reason: Rejected, Status: 422, User: "u1"})
+		s.letter(q, Position{made, 10}, "3", nil, `{"user_id":"u0"}`, Death{Reason: RetriesExhausted, Status: 503, User: "u0"})
+		s.letter(q, Position{made, 11}, "3", nil, `{"company":{"id":"c"}}`, Death{Reason: Invalid})
+		s.letter(q, Position{made, 12}, "3", &ReplayInfo{Origin: Position{made, 1}, Replays: 3}, `{"user_id":"u1"}`, Death{Reason: Rejected, Status: 422, User: "u1"})
 		s.must(q.nc.Publish("userpilot.identify-dlq.x.y.z.w", []byte(`{"user_id":"u2"}`)))
 		s.flush(q)
 		got := s.selected(q, Filter{}, SelectConfig{})
@@ -140,7 +140,7 @@ func TestPrepare(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test.config.MaxReplays = 3
-			l := &DeadLetter{Letter: Age{made, 1}, Body: []byte(test.body), Death: Death{User: test.user}}
+			l := &DeadLetter{Letter: Position{made, 1}, Body: []byte(test.body), Death: Death{User: test.user}}
 			s, err := test.config.prepare(l)
 			got := string(s.event.Body())
 			if err != nil {

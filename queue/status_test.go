@@ -27,8 +27,8 @@ func (s *sim) bury(q *Queue, n int, reason Reason) {
 	s.t.Helper()
 	for i := range n {
 		_, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{
-			Subject: q.topology.deadSubject(reason, Age{time.Now(), uint64(i)}, ""),
-			Header:  Death{Reason: reason, User: "ann"}.headers(Delivery{Sequence: uint64(i)}, Age{time.Now(), uint64(i)}, "0", time.Now()),
+			Subject: q.topology.deadSubject(reason, Position{time.Now(), uint64(i)}, ""),
+			Header:  Death{Reason: reason, User: "ann"}.headers(Delivery{Sequence: uint64(i)}, Position{time.Now(), uint64(i)}, "0", time.Now()),
 		})
 		s.must(err)
 	}

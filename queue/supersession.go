@@ -41,12 +41,12 @@ func (q *Queue) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Sup
 	found := make([]Supersession, len(letters))
 	for at := 0; at < len(letters); at += supersededAtOnce {
 		some := letters[at:min(len(letters), at+supersededAtOnce)]
-		records, err := q.newerOf(ctx, some)
+		records, err := q.versionRecordsOf(ctx, some)
 		if err != nil {
 			return nil, fmt.Errorf("read version records: %w", err)
 		}
 		for i, l := range some {
-			if n := records[q.topology.newerSubject(l.user())]; l.user() != "" && n != nil {
+			if n := records[q.topology.versionSubject(l.user())]; l.user() != "" && n != nil {
 				found[at+i] = n.supersession(l)
 			}
 		}
@@ -54,13 +54,13 @@ func (q *Queue) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Sup
 	return found, nil
 }
 
-// newerOf reads the version records of the letters' users, by subject. It omits damaged ones.
-func (q *Queue) newerOf(ctx context.Context, letters []*DeadLetter) (map[string]*Newer, error) {
-	records := map[string]*Newer{}
+// versionRecordsOf reads the version records of the letters' users, by subject. It omits damaged ones.
+func (q *Queue) versionRecordsOf(ctx context.Context, letters []*DeadLetter) (map[string]*VersionRecord, error) {
+	records := map[string]*VersionRecord{}
 	var r directRequest
 	for _, l := range letters {
 		if user := l.user(); user != "" {
-			subject := q.topology.newerSubject(user)
+			subject := q.topology.versionSubject(user)
 			if _, asked := records[subject]; !asked {
 				records[subject] = nil
 				r.Last = append(r.Last, subject)
@@ -70,10 +70,10 @@ func (q *Queue) newerOf(ctx context.Context, letters []*DeadLetter) (map[string]
 	if len(r.Last) == 0 {
 		return records, nil
 	}
-	stream := q.topology.newerStreamName()
+	stream := q.topology.versionsStreamName()
 	err := retry(ctx, firstTimeout, func(ctx context.Context) error {
 		_, err := q.direct(ctx, stream, r, func(m *nats.Msg) bool {
-			var n Newer
+			var n VersionRecord
 			if len(m.Data) > 0 && json.Unmarshal(m.Data, &n.record) == nil {
 				records[m.Header.Get(jetstream.SubjectHeader)] = &n
 			}
@@ -84,7 +84,7 @@ func (q *Queue) newerOf(ctx context.Context, letters []*DeadLetter) (map[string]
 	return records, err
 }
 
-func (n *Newer) supersession(l *DeadLetter) (s Supersession) {
+func (n *VersionRecord) supersession(l *DeadLetter) (s Supersession) {
 	event, err := userpilot.Parse(l.Body)
 	if err != nil || !n.Known() {
 		return s

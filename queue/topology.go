@@ -88,12 +88,12 @@ func (t Topology) DeadStreamName() string { return t.StreamName() + "_DLQ" }
 // AuditStreamName is the name of the stream that records actions on dead letters.
 func (t Topology) AuditStreamName() string { return t.StreamName() + "_AUDIT" }
 
-// NewerBucket is the name of the key-value bucket with the version records of users who have dead
+// VersionsBucket is the name of the key-value bucket with the version records of users who have dead
 // letters.
-func (t Topology) NewerBucket() string { return t.Bucket() + "_versions" }
+func (t Topology) VersionsBucket() string { return t.Bucket() + "_versions" }
 
-// newerStreamName is the stream behind that bucket.
-func (t Topology) newerStreamName() string { return "KV_" + t.NewerBucket() }
+// versionsStreamName is the stream behind that bucket.
+func (t Topology) versionsStreamName() string { return "KV_" + t.VersionsBucket() }
 
 // auditSubject is a subject of the audit trail.
 func (t Topology) auditSubject(tokens ...string) string {
@@ -127,7 +127,7 @@ func (t Topology) name() string {
 // A dead letter's subject ends in its reason, its event's name and its user's hash, so that it can
 // be counted and found without being read. The name is unique to an event: it contains the creation
 // time of the stream, since a re-created stream would reuse sequences.
-func (t Topology) deadSubject(reason Reason, event Age, user string) string {
+func (t Topology) deadSubject(reason Reason, event Position, user string) string {
 	hash := nobodysHash
 	if user != "" {
 		hash = userHash(user)
@@ -143,20 +143,20 @@ func (t Topology) deadOf(reason, event, hash string) string {
 	return t.PlainSubject() + "-dlq." + reason + "." + event + "." + hash
 }
 
-func (t Topology) deadSubjects() string          { return t.deadOf("*", "*.*", "*") }
-func (t Topology) deadOfReason(r Reason) string  { return t.deadOf(string(r), "*.*", "*") }
-func (t Topology) deadOfEvent(event Age) string  { return t.deadOf("*", event.String(), "*") }
-func (t Topology) deadOfHash(hash string) string { return t.deadOf("*", "*.*", hash) }
+func (t Topology) deadSubjects() string              { return t.deadOf("*", "*.*", "*") }
+func (t Topology) deadOfReason(r Reason) string      { return t.deadOf(string(r), "*.*", "*") }
+func (t Topology) deadOfEvent(event Position) string { return t.deadOf("*", event.String(), "*") }
+func (t Topology) deadOfHash(hash string) string     { return t.deadOf("*", "*.*", hash) }
 
 // letterOf reads the event's name from a dead letter's subject; zero if no worker has stored the
 // letter.
-func (t Topology) letterOf(subject string) Age {
+func (t Topology) letterOf(subject string) Position {
 	name, ok := strings.CutPrefix(subject, t.PlainSubject()+"-dlq.")
 	tokens := strings.Split(name, ".")
 	if !ok || len(tokens) != 4 {
-		return Age{}
+		return Position{}
 	}
-	letter, _ := ParseAge(tokens[1] + "." + tokens[2])
+	letter, _ := ParsePosition(tokens[1] + "." + tokens[2])
 	return letter
 }
 
@@ -238,8 +238,8 @@ func (t Topology) bucketStream() jetstream.StreamConfig {
 // newerBucketStream is read from its leader by workers, and by direct gets for operators.
 func (t Topology) newerBucketStream() jetstream.StreamConfig {
 	c := t.bucketStream()
-	c.Name = t.newerStreamName()
-	c.Subjects = []string{"$KV." + t.NewerBucket() + ".>"}
+	c.Name = t.versionsStreamName()
+	c.Subjects = []string{"$KV." + t.VersionsBucket() + ".>"}
 	c.SubjectDeleteMarkerTTL = markerTTL
 	c.DenyDelete = false // a purge overwrites the user's record
 	return c

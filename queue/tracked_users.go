@@ -20,7 +20,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// trackedUsers is the set of users that have a version record ([Newer]), so that other users'
+// trackedUsers is the set of users that have a version record ([VersionRecord]), so that other users'
 // events skip the lookup. It may contain false positives: their next event costs a lookup that
 // finds no record.
 //
@@ -163,9 +163,9 @@ func (g *trackedUsers) catchUp(ctx context.Context) error {
 // readToEnd reads up to the message that was last in the bucket after readToEnd began. That message
 // may vanish meanwhile: the marker of a deleted record expires.
 func (g *trackedUsers) readToEnd(ctx context.Context) error {
-	stream := g.q.topology.newerStreamName()
+	stream := g.q.topology.versionsStreamName()
 	for {
-		last, err := g.q.readLeader(ctx, stream, lastBySubject{"$KV." + g.q.topology.NewerBucket() + ".>"})
+		last, err := g.q.readLeader(ctx, stream, lastBySubject{"$KV." + g.q.topology.VersionsBucket() + ".>"})
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}
@@ -197,7 +197,7 @@ func (g *trackedUsers) readToEnd(ctx context.Context) error {
 // consumer, which the server advances message by message. For each batch of a direct get, the
 // server would scan every subject of the bucket if any record was ever rewritten.
 func (g *trackedUsers) read(ctx context.Context, to uint64) error {
-	stream := g.q.topology.newerStreamName()
+	stream := g.q.topology.versionsStreamName()
 	config := jetstream.ConsumerConfig{
 		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: g.seen + 1,
 		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerLife,
@@ -206,7 +206,7 @@ func (g *trackedUsers) read(ctx context.Context, to uint64) error {
 	err := g.q.withPermissionCheck(ctx, func(ctx context.Context) (err error) {
 		consumer, err = g.q.js.CreateConsumer(ctx, stream, config)
 		return err
-	}, g.q.topology.toReadNewer())
+	}, g.q.topology.toReadVersions())
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ const readerLife = 30 * time.Second
 
 // receive handles the messages of a consumer on the bucket.
 func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
-	p, err := g.q.newPull(g.q.topology.newerStreamName(), consumer)
+	p, err := g.q.newPull(g.q.topology.versionsStreamName(), consumer)
 	if err != nil {
 		return err
 	}
@@ -285,14 +285,14 @@ func (c *Claim) Tracked(userID string) bool {
 	return c.assignment != nil && (!c.informed.Load() || c.q.tracked.knows(userID))
 }
 
-// Newer reads a user's version record. It blocks for a round trip.
-func (c *Claim) Newer(ctx context.Context, userID string) (*Newer, error) {
+// VersionRecord reads a user's version record. It blocks for a round trip.
+func (c *Claim) VersionRecord(ctx context.Context, userID string) (*VersionRecord, error) {
 	return c.q.readNewer(ctx, userID)
 }
 
-// Age is the position of an event of this claim. It is never newer than the event's own in the
+// Position is the position of an event of this claim. It is never newer than the event's own in the
 // stream.
-func (c *Claim) Age(d Delivery) Age {
+func (c *Claim) Position(d Delivery) Position {
 	own := c.place(d)
 	if d.Past == nil || d.Past.Forced || d.Past.Origin.Compare(own) > 0 {
 		return own
@@ -302,7 +302,7 @@ func (c *Claim) Age(d Delivery) Age {
 
 // IsLate reports whether an event's position is older than its own in the stream: newer events may
 // have been delivered already.
-func (c *Claim) IsLate(d Delivery) bool { return c.Age(d).Compare(c.place(d)) < 0 }
+func (c *Claim) IsLate(d Delivery) bool { return c.Position(d).Compare(c.place(d)) < 0 }
 
 // Sent is an event whose remaining properties were delivered, or one that was superseded as a
 // whole.
@@ -312,19 +312,19 @@ type Sent struct {
 }
 
 // RecordVersions records that events of a user have been delivered or superseded, and blocks until
-// the server has that on disk. n is the result of [Claim.Newer]. The events may be settled only
+// the server has that on disk. n is the result of [Claim.VersionRecord]. The events may be settled only
 // after RecordVersions has returned nil.
 //
 // Once none of the user's dead letters needs the record any more, the next event deletes it, and
 // the user is no longer tracked.
-func (c *Claim) RecordVersions(ctx context.Context, userID string, n *Newer, sent []Sent) error {
+func (c *Claim) RecordVersions(ctx context.Context, userID string, n *VersionRecord, sent []Sent) error {
 	replayed := false
 	for _, s := range sent {
 		replayed = replayed || s.Past != nil
 	}
 	dropped := false
-	err := c.q.changeNewer(ctx, userID, n, func(r *newerRecord) newerChange {
-		known := Newer{record: *r}
+	err := c.q.changeNewer(ctx, userID, n, func(r *storedVersions) newerChange {
+		known := VersionRecord{record: *r}
 		dropped = !known.Known() || r.spent() && !replayed
 		switch {
 		case !known.Known():
@@ -333,7 +333,7 @@ func (c *Claim) RecordVersions(ctx context.Context, userID string, n *Newer, sen
 			return dropNewer
 		}
 		for _, s := range sent {
-			age := c.Age(s.Delivery)
+			age := c.Position(s.Delivery)
 			if s.Event.UserID() != "" {
 				known.Add(s.Event, age)
 			}
@@ -361,11 +361,11 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 	if age > 0 {
 		until = c.q.clock.now().Add(age + replayMargin)
 	}
-	var known *Newer // nil: it is read first
+	var known *VersionRecord // nil: it is read first
 	if !c.q.tracked.knows(userID) {
-		known = &Newer{} // usually there is no record; if there is, the server refuses to create another one
+		known = &VersionRecord{} // usually there is no record; if there is, the server refuses to create another one
 	}
-	err = c.q.changeNewer(ctx, userID, known, func(r *newerRecord) newerChange {
+	err = c.q.changeNewer(ctx, userID, known, func(r *storedVersions) newerChange {
 		if r.open(c.place(d), until); d.Past != nil {
 			r.close(d.Past.Letter)
 		}
@@ -378,11 +378,11 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 }
 
 // closeLetters removes deleted letters from a user's record. The last one deletes the record.
-func (q *Queue) closeLetters(ctx context.Context, userID string, letters ...Age) error {
+func (q *Queue) closeLetters(ctx context.Context, userID string, letters ...Position) error {
 	if err := q.clock.read(ctx); err != nil {
 		return err
 	}
-	return q.changeNewer(ctx, userID, nil, func(r *newerRecord) newerChange {
+	return q.changeNewer(ctx, userID, nil, func(r *storedVersions) newerChange {
 		for _, letter := range letters {
 			r.close(letter)
 		}

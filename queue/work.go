@@ -11,7 +11,7 @@ import (
 // Work joins the fleet and passes the events of this replica's share of the partitions to h until
 // ctx ends. Then it releases them gracefully: it waits until h is done, leaves the fleet, and
 // returns nil. While NATS is unreachable, streams are missing or this user lacks a permission, it
-// logs that once, and continues by itself when that is over (see [Queue.Lacking]). It returns an
+// logs that once, and continues by itself when that is over (see [Queue.MissingPermission]). It returns an
 // error only for a configuration that can never work.
 func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error {
 	config, err := config.withDefaults(q.topology)

@@ -48,12 +48,12 @@ func closeAfter(body io.Closer, grace time.Duration) func() {
 }
 
 // refusal reads an answer that is not a 2xx.
-func refusal(resp *http.Response, key Key) *Failure {
+func refusal(resp *http.Response, key Key) *Error {
 	defer closeAfter(resp.Body, refusalGrace)()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxErrorBytes)
 	code, message := parseErrorBody(body)
-	return &Failure{
+	return &Error{
 		Status:     resp.StatusCode,
 		Code:       cleanAnswer(code, key, maxCodeRunes),
 		Message:    cleanAnswer(message, key, maxMessageRunes),

@@ -22,43 +22,43 @@ func TestFailure(t *testing.T) {
 		status int
 		header http.Header
 		body   string
-		want   userpilot.Failure
+		want   userpilot.Error
 		text   string
 	}{
 		{
 			"documented", 400, http.Header{"X-Request-Id": {"F-1_a.b"}},
 			`{"errors":[{"details":"d","error":"e","error_code":"missing_user_id","message":"user_id is required"}]}`,
-			userpilot.Failure{Code: "missing_user_id", Message: "user_id is required", RequestID: "F-1_a.b"},
+			userpilot.Error{Code: "missing_user_id", Message: "user_id is required", RequestID: "F-1_a.b"},
 			"identify: answered 400, code missing_user_id, request F-1_a.b",
 		},
-		{"error for a message", 400, nil, `{"errors":[{"details":"d","error":"e"}]}`, userpilot.Failure{Message: "e"}, "identify: answered 400"},
-		{"details for a message", 400, nil, `{"errors":[{"details":"d","error":null}]}`, userpilot.Failure{Message: "d"}, "identify: answered 400"},
-		{"numeric code", 400, nil, `{"errors":[{"error_code":4001,"message":{"a":1}}]}`, userpilot.Failure{Code: "4001"}, "identify: answered 400, code 4001"},
-		{"nothing", 500, nil, "", userpilot.Failure{}, "identify: answered 500"},
-		{"HTML", 502, nil, "<html>secret</html>", userpilot.Failure{Message: "the answer is not JSON"}, "identify: answered 502"},
-		{"other JSON", 500, nil, `["secret"]`, userpilot.Failure{Message: "the answer is not the documented error"}, "identify: answered 500"},
-		{"no errors", 500, nil, `{"errors":[]}`, userpilot.Failure{Message: "the answer is not the documented error"}, "identify: answered 500"},
+		{"error for a message", 400, nil, `{"errors":[{"details":"d","error":"e"}]}`, userpilot.Error{Message: "e"}, "identify: answered 400"},
+		{"details for a message", 400, nil, `{"errors":[{"details":"d","error":null}]}`, userpilot.Error{Message: "d"}, "identify: answered 400"},
+		{"numeric code", 400, nil, `{"errors":[{"error_code":4001,"message":{"a":1}}]}`, userpilot.Error{Code: "4001"}, "identify: answered 400, code 4001"},
+		{"nothing", 500, nil, "", userpilot.Error{}, "identify: answered 500"},
+		{"HTML", 502, nil, "<html>secret</html>", userpilot.Error{Message: "the answer is not JSON"}, "identify: answered 502"},
+		{"other JSON", 500, nil, `["secret"]`, userpilot.Error{Message: "the answer is not the documented error"}, "identify: answered 500"},
+		{"no errors", 500, nil, `{"errors":[]}`, userpilot.Error{Message: "the answer is not the documented error"}, "identify: answered 500"},
 		{
 			"the key comes back", 401, http.Header{"X-Request-Id": {"for " + testKey}},
 			`{"errors":[{"error_code":"` + testKey + `","message":"` + strings.Repeat("x", 250) + testKey + `"}]}`,
-			userpilot.Failure{Code: "[redacted]", Message: strings.Repeat("x", 250) + "[redac", RequestID: "for [redacted]"},
+			userpilot.Error{Code: "[redacted]", Message: strings.Repeat("x", 250) + "[redac", RequestID: "for [redacted]"},
 			"identify: answered 401",
 		},
 		{
 			"the user comes back", 400, http.Header{"X-Request-Id": {"sarah@example.com"}},
 			`{"errors":[{"error_code":"sarah@example.com","message":"sarah@example.com is\nno\u0000 email\u202e"}]}`,
-			userpilot.Failure{Code: "sarah@example.com", Message: "sarah@example.com is no  email", RequestID: "sarah@example.com"},
+			userpilot.Error{Code: "sarah@example.com", Message: "sarah@example.com is no  email", RequestID: "sarah@example.com"},
 			"identify: answered 400",
 		},
 		{
 			"long", 400, http.Header{"X-Request-Id": {strings.Repeat("r", 100)}},
 			`{"errors":[{"error_code":"` + strings.Repeat("c", 100) + `","message":"` + strings.Repeat("é", 300) + `"}]}`,
-			userpilot.Failure{Code: strings.Repeat("c", 64), Message: strings.Repeat("é", 256), RequestID: strings.Repeat("r", 64)},
+			userpilot.Error{Code: strings.Repeat("c", 64), Message: strings.Repeat("é", 256), RequestID: strings.Repeat("r", 64)},
 			"identify: answered 400, code " + strings.Repeat("c", 64) + ", request " + strings.Repeat("r", 64),
 		},
-		{"longer than is read", 400, nil, `{"errors":[{"message":"` + strings.Repeat("x", 64<<10) + `"}]}`, userpilot.Failure{Message: "the answer is not JSON"}, "identify: answered 400"},
-		{"deep", 400, nil, strings.Repeat("[", 60_000), userpilot.Failure{Message: "the answer is not JSON"}, "identify: answered 400"},
-		{"retry after", 429, http.Header{"Retry-After": {"7"}}, "", userpilot.Failure{RetryAfter: 7 * time.Second}, "identify: answered 429"},
+		{"longer than is read", 400, nil, `{"errors":[{"message":"` + strings.Repeat("x", 64<<10) + `"}]}`, userpilot.Error{Message: "the answer is not JSON"}, "identify: answered 400"},
+		{"deep", 400, nil, strings.Repeat("[", 60_000), userpilot.Error{Message: "the answer is not JSON"}, "identify: answered 400"},
+		{"retry after", 429, http.Header{"Retry-After": {"7"}}, "", userpilot.Error{RetryAfter: 7 * time.Second}, "identify: answered 429"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

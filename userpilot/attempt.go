@@ -39,7 +39,7 @@ type Call struct {
 // time in Begin and nothing that Begin spends is wasted on making one. It blocks until
 // there is an answer, or until ctx or the call's Timeout ends. status is the answer's
 // status, or 0 if there is none. A 2xx, Userpilot's "accepted", is no error. Every other
-// result is a *[Failure].
+// result is a *[Error].
 //
 // One attempt sends at most one request, with one exception that HTTP has always had: if
 // a kept connection turns out to be closed before anything was written, Attempt takes
@@ -50,16 +50,16 @@ type Call struct {
 // WroteHeaders hook before it writes, Attempt calls Guard only the first time.
 func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error) {
 	if len(call.Body) == 0 {
-		return 0, &Failure{Err: errEmptyBody}
+		return 0, &Error{Err: errEmptyBody}
 	}
 	if err := context.Cause(ctx); err != nil {
-		return 0, &Failure{Err: err, Unconnected: true}
+		return 0, &Error{Err: err, Unconnected: true}
 	}
 	if c.pool == nil {
 		return c.unpooled(ctx, &call)
 	}
 	if err := c.pool.reserve(ctx, &call); err != nil {
-		return 0, &Failure{Err: err, Unconnected: true}
+		return 0, &Error{Err: err, Unconnected: true}
 	}
 	reserved := true
 	defer func() { // Begin may panic
@@ -68,12 +68,12 @@ func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error)
 		}
 	}()
 	if err := call.begin(); err != nil {
-		return 0, &Failure{Err: err}
+		return 0, &Error{Err: err}
 	}
 	ctx, stop := call.withTimeout(ctx)
 	defer stop()
 	if err := call.allowed(ctx); err != nil {
-		return 0, &Failure{Err: err}
+		return 0, &Error{Err: err}
 	}
 	reserved = false
 	return c.exchange(ctx, &call, c.pool.take())
@@ -82,7 +82,7 @@ func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error)
 // exchange sends the call on conn, or on another idle connection if conn turns out to be closed.
 func (c *Client) exchange(ctx context.Context, call *Call, conn *conn) (status int, err error) {
 	key := c.key.Load()
-	failure := &Failure{Err: errEnded}
+	failure := &Error{Err: errEnded}
 	for conn != nil {
 		a := newAttempt(ctx, call)
 		resp, err := conn.RoundTrip(a.request(c.request, key.header))
@@ -106,12 +106,12 @@ func (c *Client) exchange(ctx context.Context, call *Call, conn *conn) (status i
 // unpooled makes an attempt with a transport that manages its own connections.
 func (c *Client) unpooled(ctx context.Context, call *Call) (status int, err error) {
 	if err := call.begin(); err != nil {
-		return 0, &Failure{Err: err}
+		return 0, &Error{Err: err}
 	}
 	ctx, stop := call.withTimeout(ctx)
 	defer stop()
 	if err := call.allowed(ctx); err != nil {
-		return 0, &Failure{Err: err}
+		return 0, &Error{Err: err}
 	}
 	key := c.key.Load()
 	a := newAttempt(ctx, call)
@@ -245,13 +245,13 @@ func isNothingWritten(err error) bool {
 
 // failure ends an attempt without an answer. traced reports whether the transport is known
 // to call the hook before it writes.
-func (a *attempt) failure(err error, traced bool) *Failure {
+func (a *attempt) failure(err error, traced bool) *Error {
 	silent := a.stage.CompareAndSwap(waiting, over)
 	if denied := a.denied.Load(); denied != nil {
-		return &Failure{Err: *denied, Sent: !silent}
+		return &Error{Err: *denied, Sent: !silent}
 	}
 	sent := !(silent && traced || isDialError(err))
-	return &Failure{Err: transportError(a.ctx, err, sent), Sent: sent}
+	return &Error{Err: transportError(a.ctx, err, sent), Sent: sent}
 }
 
 func isDialError(err error) bool {

@@ -52,12 +52,12 @@ func serve(t *testing.T, handler http.HandlerFunc) *userpilot.Client {
 	return newClient(t, userpilot.ClientConfig{Endpoint: server.URL})
 }
 
-// failureOf returns the *Failure of an attempt.
-func failureOf(t *testing.T, err error) *userpilot.Failure {
+// failureOf returns the *Error of an attempt.
+func failureOf(t *testing.T, err error) *userpilot.Error {
 	t.Helper()
-	failure, ok := errors.AsType[*userpilot.Failure](err)
+	failure, ok := errors.AsType[*userpilot.Error](err)
 	if !ok {
-		t.Fatalf("%T %v, want a *Failure", err, err)
+		t.Fatalf("%T %v, want a *Error", err, err)
 	}
 	return failure
 }

@@ -53,7 +53,7 @@ func ExampleClient_Identify() {
 
 	err = client.Identify(ctx, []byte(`{"metadata":{}}`))
 	fmt.Println(err)
-	if failure, ok := errors.AsType[*userpilot.Failure](err); ok {
+	if failure, ok := errors.AsType[*userpilot.Error](err); ok {
 		fmt.Println(failure.Status, failure.Message)
 	}
 	// Output:

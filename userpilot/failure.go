@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Failure is the error of an attempt that was not answered with a 2xx.
-type Failure struct {
+// Error is the error of an attempt that was not answered with a 2xx.
+type Error struct {
 	// Status is the status of the answer, 0 if there was none.
 	Status int
 	// Code, Message and RequestID are the answer's error_code, its message (or else its
@@ -32,7 +32,7 @@ type Failure struct {
 
 // Error returns the status, and the code and the request id if they look like plain
 // identifiers. It never contains Message.
-func (f *Failure) Error() string {
+func (f *Error) Error() string {
 	if f.Status == 0 {
 		return fmt.Sprintf("identify: no answer: %v", f.Err)
 	}
@@ -47,7 +47,7 @@ func (f *Failure) Error() string {
 }
 
 // Unwrap returns Err.
-func (f *Failure) Unwrap() error { return f.Err }
+func (f *Error) Unwrap() error { return f.Err }
 
 // isIdentifier reports whether text is a code or an id and not prose: it has no spaces, and
 // no @ as in an address.

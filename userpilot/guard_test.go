@@ -77,7 +77,7 @@ func TestGuardRefuses(t *testing.T) {
 		body := []byte(strings.Repeat("x", size))
 
 		guard, asked := allowing(0)
-		attempt := func() *userpilot.Failure {
+		attempt := func() *userpilot.Error {
 			_, err := client.Attempt(t.Context(), userpilot.Call{Body: body, Guard: guard, Timeout: 5 * time.Second})
 			return failureOf(t, err) // the server never answers a call that is sent anyway
 		}

@@ -57,7 +57,7 @@ func TestIdentifyUnexpectedAddress(t *testing.T) {
 	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
 	client := newTestClient(t, ClientConfig{Endpoint: "http://localhost:" + port, Transport: newTransport(1, publicOnly, nil)})
 	err := client.Identify(t.Context(), []byte("{}"))
-	f, ok := errors.AsType[*Failure](err)
+	f, ok := errors.AsType[*Error](err)
 	if !ok || f.Sent || !errors.Is(err, errNotPublic) || !strings.Contains(err.Error(), "--allow-endpoint") {
 		t.Errorf("got %v", err)
 	}
@@ -136,7 +136,7 @@ func TestProxy(t *testing.T) {
 
 	address, _ = tunnel(t, "", http.StatusProxyAuthRequired)
 	client = newTestClient(t, ClientConfig{Proxy: "http://user:hunter2@" + address})
-	f, _ := errors.AsType[*Failure](client.Identify(t.Context(), []byte("{}")))
+	f, _ := errors.AsType[*Error](client.Identify(t.Context(), []byte("{}")))
 	if f == nil || f.Sent || f.Error() != "identify: no answer: the proxy answers 407 to CONNECT" {
 		t.Errorf("refused by the proxy: %+v", f)
 	}

@@ -20,8 +20,8 @@ type call struct {
 	lane       *lane
 	events     []userpilot.Event
 	deliveries []queue.Delivery
-	covers     []int        // number of deliveries that each event covers; nil means one each
-	versions   *queue.Newer // version record of a user who may have dead letters
+	covers     []int                // number of deliveries that each event covers; nil means one each
+	versions   *queue.VersionRecord // version record of a user who may have dead letters
 	probe      bool
 	popped     time.Time    // when the lane left the queue
 	stage      atomic.Int32 // what the call waits for before it is made
@@ -182,7 +182,7 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 		w.gate.probing = false
 	}
 	defer w.wakeUp()
-	failure, _ := errors.AsType[*userpilot.Failure](err)
+	failure, _ := errors.AsType[*userpilot.Error](err)
 	switch {
 	case v == notSent:
 	case unmade(err) != "":
@@ -275,10 +275,10 @@ func (w *Worker) markDead(l *lane, death queue.Death) {
 // because nothing else is left to find the guilty event without killing the others.
 //
 // w.mu must be held.
-func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
+func (w *Worker) failed(c *call, f *userpilot.Error, now time.Time) {
 	l := c.lane
 	if f == nil {
-		f = &userpilot.Failure{Sent: true}
+		f = &userpilot.Error{Sent: true}
 	}
 	if f.Sent {
 		l.resendThrough = max(l.resendThrough, c.last())
@@ -299,7 +299,7 @@ func (w *Worker) failed(c *call, f *userpilot.Failure, now time.Time) {
 const searchAttempts = 2
 
 // exhausted handles a call whose lane has used up its attempts. w.mu must be held.
-func (w *Worker) exhausted(c *call, f *userpilot.Failure) {
+func (w *Worker) exhausted(c *call, f *userpilot.Error) {
 	l := c.lane
 	if c.n() > 1 {
 		l.bisection.refused(c.n())
@@ -315,7 +315,7 @@ func (w *Worker) exhausted(c *call, f *userpilot.Failure) {
 }
 
 // explain returns the error text for a dead letter: Userpilot's message if there is one.
-func explain(f *userpilot.Failure) string {
+func explain(f *userpilot.Error) string {
 	if f.Message != "" {
 		return f.Message
 	}

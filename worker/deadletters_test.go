@@ -276,13 +276,13 @@ func TestDeadLetterStreamFull(t *testing.T) {
 		if told := s.told(); told.Unburied != 19 || !told.UnburiedFull || told.UnburiedSince.IsZero() || told.UnburiedDetail == "" {
 			t.Errorf("the fleet is told %+v", told)
 		}
-		if remark := r.Remark(); r.Ready() != nil || !strings.HasPrefix(remark, "the dead-letter stream has been full since ") || !strings.HasSuffix(remark, "19 users of this replica wait for it") {
+		if remark := r.Warning(); r.Ready() != nil || !strings.HasPrefix(remark, "the dead-letter stream has been full since ") || !strings.HasSuffix(remark, "19 users of this replica wait for it") {
 			t.Errorf("it is ready (%v), and remarks %q", r.Ready(), remark)
 		}
 		s.limitDeadLetters(-1)
 		s.drain(5 * time.Minute)
-		if told, n := s.told(), strings.Count(s.logs.String(), "dead letters are stored again"); told.Unburied != 0 || told.UnburiedFull || r.Remark() != "" || n != 1 {
-			t.Errorf("then %+v, %q; said %d times", told, r.Remark(), n)
+		if told, n := s.told(), strings.Count(s.logs.String(), "dead letters are stored again"); told.Unburied != 0 || told.UnburiedFull || r.Warning() != "" || n != 1 {
+			t.Errorf("then %+v, %q; said %d times", told, r.Warning(), n)
 		}
 		r.stop()
 		s.check()
@@ -316,12 +316,12 @@ func TestDeadLettersHaveNoStream(t *testing.T) {
 		must(t, js.DeleteStream(t.Context(), "USERPILOT_IDENTIFY_DLQ"))
 		s.publish("bad", `,"bad":1`)
 		time.Sleep(time.Second)
-		if remark := r.Remark(); remark != "" {
+		if remark := r.Warning(); remark != "" {
 			t.Errorf("after a second it remarks %q", remark)
 		}
 		time.Sleep(10 * time.Second)
-		if x := r.Snapshot(); x.Unburied != 1 || x.UnburiedFull || !strings.HasPrefix(r.Remark(), "dead letters could not be stored since ") {
-			t.Errorf("got %+v, %q", x, r.Remark())
+		if x := r.Snapshot(); x.Unburied != 1 || x.UnburiedFull || !strings.HasPrefix(r.Warning(), "dead letters could not be stored since ") {
+			t.Errorf("got %+v, %q", x, r.Warning())
 		}
 		_, err = s.queue.Setup(t.Context(), false)
 		must(t, err)

@@ -51,7 +51,7 @@ func TestUnfold(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*lane){
 		"a call was refused": func(l *lane) { l.bisection.refused(4) },
-		"there are replays":  func(l *lane) { l.head().change().past = &queue.Past{} },
+		"there are replays":  func(l *lane) { l.head().change().past = &queue.ReplayInfo{} },
 	} {
 		w := idle(t, Config{})
 		l := crowd(w, 4)

@@ -30,7 +30,7 @@ func TestGivenUpIsTold(t *testing.T) {
 			must(t, names.Err())
 		}
 		time.Sleep(3 * time.Second)
-		if remark := r.Remark(); r.Ready() != nil || !strings.Contains(remark, "the claims on the partitions 0 1 2") || !strings.Contains(remark, "Consumer Deleted") {
+		if remark := r.Warning(); r.Ready() != nil || !strings.Contains(remark, "the claims on the partitions 0 1 2") || !strings.Contains(remark, "Consumer Deleted") {
 			t.Errorf("the remark is %q, %v", remark, r.Ready())
 		}
 		if got := r.scrape(t); got["partitions_given_up/pull"] != 17 || got["claims_given_up_total/pull"] < 4 {
@@ -42,7 +42,7 @@ func TestGivenUpIsTold(t *testing.T) {
 			t.Errorf("the status says %+v", status.Replicas)
 		}
 		time.Sleep(2 * time.Minute)
-		if remark := r.Remark(); remark != "" {
+		if remark := r.Warning(); remark != "" {
 			t.Errorf("two minutes later the remark is %q", remark)
 		}
 		s.publish("ann", "")

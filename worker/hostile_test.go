@@ -253,8 +253,8 @@ func (x *town) live(t *testing.T) {
 	for cause, n := range x.queue.GiveUps() {
 		t.Fatalf("%d claims were given up: %s", n, cause)
 	}
-	if err := x.worker.Ready(); err != nil || x.worker.Remark() != "" {
-		t.Fatalf("ready: %v, %s", err, x.worker.Remark())
+	if err := x.worker.Ready(); err != nil || x.worker.Warning() != "" {
+		t.Fatalf("ready: %v, %s", err, x.worker.Warning())
 	}
 }
 

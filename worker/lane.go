@@ -38,7 +38,7 @@ type queuedEvent struct {
 
 // extra holds what only few events have.
 type extra struct {
-	past      *queue.Past
+	past      *queue.ReplayInfo
 	trace     *queue.Trace
 	remainder *userpilot.Event // what a late event still has to set; nil means the whole event
 	death     *queue.Death     // if set, the event becomes a dead letter without a call
@@ -111,10 +111,10 @@ type lane struct {
 
 	unarchived bool // its dead letter could not be stored
 
-	tracked  bool         // the user may have dead letters, so versions must be recorded
-	versions *queue.Newer // version record, after it was compared with the first events
-	checked  int          // number of first events that the comparison allows to send
-	mixed    bool         // there may be replays or dead events among the events
+	tracked  bool                 // the user may have dead letters, so versions must be recorded
+	versions *queue.VersionRecord // version record, after it was compared with the first events
+	checked  int                  // number of first events that the comparison allows to send
+	mixed    bool                 // there may be replays or dead events among the events
 }
 
 // head returns the oldest event.

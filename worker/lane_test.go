@@ -53,9 +53,9 @@ func (m *laneModel) push(t *rapid.T) {
 	if m.l.user == "" || rapid.IntRange(0, 9).Draw(t, "kind") == 0 {
 		body = bytes.Repeat([]byte("?"), len(body))
 	}
-	var past *queue.Past
+	var past *queue.ReplayInfo
 	if rapid.IntRange(0, 9).Draw(t, "replay") == 0 {
-		past = &queue.Past{}
+		past = &queue.ReplayInfo{}
 	}
 	m.next += uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
 	before := m.l.bodies
@@ -99,7 +99,7 @@ func (m *laneModel) load(t *rapid.T) {
 	before := m.l.bytes
 	m.l.state = loading
 	reach, newer := m.l.resendThrough, m.l.versions
-	m.l.resendThrough, m.l.versions = 0, &queue.Newer{} // otherwise the lane would ask its claim
+	m.l.resendThrough, m.l.versions = 0, &queue.VersionRecord{} // otherwise the lane would ask its claim
 	m.w.loaded(m.l, m.bodies[m.l.loaded:m.l.loaded+n], nil)
 	m.l.resendThrough, m.l.versions = reach, newer
 	if m.w.memory.used-used != m.l.bytes-before {
@@ -134,7 +134,7 @@ func (m *laneModel) compared(t *rapid.T) {
 			t.Fatal(err)
 		}
 		m.l.setRemainder(&m.l.events[i], &rest)
-		m.l.versions, m.l.checked = &queue.Newer{}, i+1
+		m.l.versions, m.l.checked = &queue.VersionRecord{}, i+1
 		if rapid.Bool().Draw(t, "enough") {
 			break
 		}

@@ -89,7 +89,7 @@ func (m *metrics) called(err error, d time.Duration) {
 }
 
 func result(err error) string {
-	f, ok := errors.AsType[*userpilot.Failure](err)
+	f, ok := errors.AsType[*userpilot.Error](err)
 	switch {
 	case !ok || f.Status == 0:
 		return "error"

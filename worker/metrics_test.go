@@ -50,8 +50,8 @@ func busy(t *testing.T) *Worker {
 	w.gate.hold("unauthorized", time.Now(), time.Now())
 	w.gate.open = true
 	w.stall.reason = stalledPacing
-	for _, err := range []error{nil, errors.New("odd"), &userpilot.Failure{Err: errSlotExpired}, &userpilot.Failure{Sent: true}, &userpilot.Failure{Status: 302},
-		&userpilot.Failure{Status: 400}, &userpilot.Failure{Status: 429}, &userpilot.Failure{Status: 503}} {
+	for _, err := range []error{nil, errors.New("odd"), &userpilot.Error{Err: errSlotExpired}, &userpilot.Error{Sent: true}, &userpilot.Error{Status: 302},
+		&userpilot.Error{Status: 400}, &userpilot.Error{Status: 429}, &userpilot.Error{Status: 503}} {
 		w.metrics.called(err, time.Second)
 	}
 	w.metrics.delivered(make([]queue.Delivery, 3), time.Now())

@@ -65,7 +65,7 @@ func (w *Worker) Snapshot() Snapshot {
 
 // Ready returns nil if the worker can deliver, and otherwise the reason why it cannot.
 func (w *Worker) Ready() error {
-	s, lacking := w.Snapshot(), w.queue.Lacking()
+	s, lacking := w.Snapshot(), w.queue.MissingPermission()
 	switch {
 	case !w.queue.Connected():
 		return errors.New("NATS cannot be reached")
@@ -79,9 +79,9 @@ func (w *Worker) Ready() error {
 	return nil
 }
 
-// Remark returns a warning about a worker that is ready, or "". Restarting or replacing the worker
+// Warning returns a warning about a worker that is ready, or "". Restarting or replacing the worker
 // helps against none of these.
-func (w *Worker) Remark() string {
+func (w *Worker) Warning() string {
 	s := w.Snapshot()
 	switch {
 	case s.BreakerOpen:

@@ -24,9 +24,9 @@ func (r roadblock) Attempt(ctx context.Context, call userpilot.Call) (int, error
 	case <-r.up:
 		return r.Caller.Attempt(ctx, call)
 	case <-call.Stop:
-		return 0, &userpilot.Failure{Err: errors.New("stopped"), Unconnected: true}
+		return 0, &userpilot.Error{Err: errors.New("stopped"), Unconnected: true}
 	case <-ctx.Done():
-		return 0, &userpilot.Failure{Err: context.Cause(ctx), Unconnected: true}
+		return 0, &userpilot.Error{Err: context.Cause(ctx), Unconnected: true}
 	}
 }
 
@@ -55,7 +55,7 @@ func TestStall(t *testing.T) {
 		if is.Stall != "connection" || time.Since(is.StallSince) < 11*time.Second {
 			t.Errorf("after twelve seconds: %+v", is)
 		}
-		if remark := r.Remark(); !strings.Contains(remark, "no connection to Userpilot") {
+		if remark := r.Warning(); !strings.Contains(remark, "no connection to Userpilot") {
 			t.Errorf("the remark is %q", remark)
 		}
 		time.Sleep(2 * time.Second) // a heartbeat
@@ -88,7 +88,7 @@ type cutOff struct {
 func (c *cutOff) Attempt(ctx context.Context, call userpilot.Call) (int, error) {
 	if strings.Contains(string(call.Body), `"ann"`) {
 		c.tries.Add(1)
-		return 0, &userpilot.Failure{Err: errors.New("no route"), Unconnected: true}
+		return 0, &userpilot.Error{Err: errors.New("no route"), Unconnected: true}
 	}
 	return c.Caller.Attempt(ctx, call)
 }

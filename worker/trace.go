@@ -205,7 +205,7 @@ func (t *traces) superseded(events []queuedEvent, partition string) {
 
 // errorType returns a name for a failure that contains none of its text.
 func errorType(err error) string {
-	f, ok := errors.AsType[*userpilot.Failure](err)
+	f, ok := errors.AsType[*userpilot.Error](err)
 	switch {
 	case ok && f.Status != 0:
 		return strconv.Itoa(f.Status)

@@ -41,9 +41,9 @@ func TestNotSentIsNoSpan(t *testing.T) {
 		spans   int
 	}{
 		"never sent":               {},
-		"refused by the guard":     {time.Now(), &userpilot.Failure{Err: errNotNow}, 0},
-		"sent, and then cut off":   {time.Now(), &userpilot.Failure{Err: errNotNow, Sent: true}, 2},
-		"cut off by our own lapse": {time.Now(), &userpilot.Failure{Err: context.Canceled, Sent: true}, 2},
+		"refused by the guard":     {time.Now(), &userpilot.Error{Err: errNotNow}, 0},
+		"sent, and then cut off":   {time.Now(), &userpilot.Error{Err: errNotNow, Sent: true}, 2},
+		"cut off by our own lapse": {time.Now(), &userpilot.Error{Err: context.Canceled, Sent: true}, 2},
 	} {
 		spans := tracetest.NewSpanRecorder()
 		traces := newTraces(&Config{Queue: &queue.Queue{}, Client: yes{}, Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("")})

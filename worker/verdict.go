@@ -34,7 +34,7 @@ func classify(err error) verdict {
 	if errors.As(err, new(*panicError)) {
 		return panicked
 	}
-	failure, ok := errors.AsType[*userpilot.Failure](err)
+	failure, ok := errors.AsType[*userpilot.Error](err)
 	switch {
 	case ok && failure.Status != 0:
 		return classifyStatus(failure.Status)
@@ -109,7 +109,7 @@ func unmadeReasons() []string {
 
 // unmade returns the reason why an attempt has sent nothing, or "" if it may have sent something.
 func unmade(err error) string {
-	failure, ok := errors.AsType[*userpilot.Failure](err)
+	failure, ok := errors.AsType[*userpilot.Error](err)
 	switch {
 	case err == nil, ok && (failure.Sent || failure.Status != 0):
 		return ""

@@ -22,7 +22,7 @@ func TestJudgeEveryStatus(t *testing.T) {
 		if !ok {
 			want = families[status/100]
 		}
-		failure := &userpilot.Failure{Status: status, Sent: true}
+		failure := &userpilot.Error{Status: status, Sent: true}
 		for _, err := range []error{failure, fmt.Errorf("attempt: %w", failure)} {
 			if got := classify(err); got != want {
 				t.Errorf("status %d: verdict %d, want %d", status, got, want)
@@ -38,14 +38,14 @@ func TestJudgeWithoutAStatus(t *testing.T) {
 		want verdict
 	}{
 		"no error":                    {nil, delivered},
-		"a time-out":                  {&userpilot.Failure{Err: context.DeadlineExceeded, Sent: true}, retry},
-		"no connection":               {&userpilot.Failure{Err: errors.New("refused")}, retry},
+		"a time-out":                  {&userpilot.Error{Err: context.DeadlineExceeded, Sent: true}, retry},
+		"no connection":               {&userpilot.Error{Err: errors.New("refused")}, retry},
 		"no failure of the client's":  {errors.New("odd"), retry},
 		"not now":                     {errNotNow, notSent},
-		"denied before the first":     {&userpilot.Failure{Err: errNotNow}, notSent},
-		"denied after something went": {&userpilot.Failure{Err: errNotNow, Sent: true}, retry},
+		"denied before the first":     {&userpilot.Error{Err: errNotNow}, notSent},
+		"denied after something went": {&userpilot.Error{Err: errNotNow, Sent: true}, retry},
 		"a panic":                     {&panicError{"boom"}, panicked},
-		"an answer beats the guard":   {&userpilot.Failure{Status: 503, Err: errNotNow, Sent: true}, retry},
+		"an answer beats the guard":   {&userpilot.Error{Status: 503, Err: errNotNow, Sent: true}, retry},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

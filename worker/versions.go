@@ -23,7 +23,7 @@ const untrackedReplay = "no property versions are known, so newer data could be 
 
 // checkResult is the result of comparing a lane's first events with the version record.
 type checkResult struct {
-	versions *queue.Newer
+	versions *queue.VersionRecord
 	// done are the first events that need no call: superseded, or copies of replays that have their
 	// outcome.
 	done       []queue.Delivery
@@ -92,7 +92,7 @@ func (w *Worker) checked(l *lane, found checkResult, n int) {
 // compare determines what a user's first events still have to set. The events that have nothing left
 // are settled next, so compare records their outcomes.
 func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEvent) (found checkResult, err error) {
-	if found.versions, err = c.Newer(ctx, user); err != nil {
+	if found.versions, err = c.VersionRecord(ctx, user); err != nil {
 		return found, err
 	}
 	recorded, err := outcomesOf(ctx, c, events)
@@ -121,10 +121,10 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEv
 			if rest == nil {
 				rest = x.event
 			}
-			newer.Add(*rest, c.Age(x.delivery()))
+			newer.Add(*rest, c.Position(x.delivery()))
 			continue
 		case i == 0:
-			found.death = &queue.Death{Reason: queue.Unguarded, Error: untrackedReplay, User: user}
+			found.death = &queue.Death{Reason: queue.UntrackedReplay, Error: untrackedReplay, User: user}
 		}
 		break
 	}
@@ -147,7 +147,7 @@ func outcomesOf(ctx context.Context, c *queue.Claim, events []queuedEvent) ([]bo
 
 // reduce compares one event with the version record. rest is nil if the whole event is left, ok is
 // false if nothing is, and known is false if the record cannot tell.
-func reduce(c *queue.Claim, newer *queue.Newer, x *queuedEvent) (rest *userpilot.Event, ok, known bool) {
+func reduce(c *queue.Claim, newer *queue.VersionRecord, x *queuedEvent) (rest *userpilot.Event, ok, known bool) {
 	past := x.more().past
 	late := past != nil && c.IsLate(x.delivery())
 	switch {
@@ -156,7 +156,7 @@ func reduce(c *queue.Claim, newer *queue.Newer, x *queuedEvent) (rest *userpilot
 	case !newer.Known():
 		return nil, true, past.Untracked
 	}
-	reduced, ok, known := newer.Reduce(*x.event, c.Age(x.delivery()))
+	reduced, ok, known := newer.Reduce(*x.event, c.Position(x.delivery()))
 	known = known || !late || past.Untracked // an untracked dead letter never had versions
 	if ok && len(reduced.Body()) != len(x.event.Body()) {
 		rest = &reduced
@@ -194,7 +194,7 @@ func (w *Worker) recordDelivered(c *call) error {
 
 // record updates the user's version record, and then records the outcome of the events that are
 // replays.
-func record(ctx context.Context, c *queue.Claim, user string, newer *queue.Newer, sent []queue.Sent, outcome queue.Outcome) error {
+func record(ctx context.Context, c *queue.Claim, user string, newer *queue.VersionRecord, sent []queue.Sent, outcome queue.Outcome) error {
 	if err := c.RecordVersions(ctx, user, newer, sent); err != nil {
 		return err
 	}

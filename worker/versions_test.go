@@ -383,7 +383,7 @@ func TestReplayIsReduced(t *testing.T) {
 	})
 }
 
-func (s *story) verdict(l *queue.DeadLetter) (v queue.Verdict) {
+func (s *story) verdict(l *queue.DeadLetter) (v queue.ReplayOutcome) {
 	s.t.Helper()
 	stream, err := s.js.Stream(s.t.Context(), queue.Topology{}.AuditStreamName())
 	must(s.t, err)
@@ -465,7 +465,7 @@ func TestGuardEnds(t *testing.T) {
 	t.Parallel()
 	tell(t, func(t *testing.T, s *story) {
 		newer := func() jetstream.StreamState {
-			stream, err := s.js.Stream(t.Context(), "KV_"+queue.Topology{}.NewerBucket())
+			stream, err := s.js.Stream(t.Context(), "KV_"+queue.Topology{}.VersionsBucket())
 			must(t, err)
 			return stream.CachedInfo().State
 		}
@@ -506,7 +506,7 @@ func TestUnguarded(t *testing.T) {
 	t.Parallel()
 	tell(t, func(t *testing.T, s *story) {
 		l := s.dies("ann", `,"metadata":{"a":1,"bad":true}`)
-		stream, err := s.js.Stream(t.Context(), "KV_"+queue.Topology{}.NewerBucket())
+		stream, err := s.js.Stream(t.Context(), "KV_"+queue.Topology{}.VersionsBucket())
 		must(t, err)
 		must(t, stream.Purge(t.Context()))
 		s.event("ann", `,"metadata":{"a":2}`)
@@ -517,7 +517,7 @@ func TestUnguarded(t *testing.T) {
 			s.remove(l)
 			s.drain(time.Minute)
 			letters := s.letters()
-			if len(letters) != 1 || letters[0].Reason != queue.Unguarded || letters[0].Origin.Compare(l.Origin) != 0 || letters[0].Replays != l.Replays+1 {
+			if len(letters) != 1 || letters[0].Reason != queue.UntrackedReplay || letters[0].Origin.Compare(l.Origin) != 0 || letters[0].Replays != l.Replays+1 {
 				t.Fatalf("the letters are %+v", letters)
 			}
 			if v := s.verdict(l); v.Outcome != queue.OutcomeDead || v.Next != letters[0].Letter.String() {

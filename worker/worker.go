@@ -19,7 +19,7 @@ import (
 // Caller makes one attempt to deliver a body. [userpilot.Client] implements it; tests use others.
 // Attempt must be safe for concurrent use.
 type Caller interface {
-	// Attempt returns the answer's status, and nil on a 2xx or else a *userpilot.Failure.
+	// Attempt returns the answer's status, and nil on a 2xx or else a *userpilot.Error.
 	// It calls the hooks of the [userpilot.Call] in the order documented there.
 	Attempt(ctx context.Context, call userpilot.Call) (status int, err error)
 }

@@ -151,7 +151,7 @@ func TestGrace(t *testing.T) {
 			time time.Duration
 		}{
 			{"the calls in flight", timeout},
-			{"their settlement", settle + settle/5}, // see watch in queue/tenure.go
+			{"their settlement", settle + settle/5}, // see watch in queue/assignment.go
 			{"giving the partitions back", call},
 			{"leaving the fleet", call},
 			{"ending the HTTP listener", time.Second},

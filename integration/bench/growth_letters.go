@@ -100,7 +100,7 @@ func (s *site) fillLetters(ctx context.Context, n int) error {
 // letter is the i-th dead letter, as a worker buries it.
 func (s *site) letter(i, users int) *nats.Msg {
 	user := userName(i % users)
-	age := queue.Age{Stream: s.opened, Sequence: uint64(i + 1)}
+	age := queue.Position{Stream: s.opened, Sequence: uint64(i + 1)}
 	hash := sha256.Sum256([]byte(user))
 	m := nats.NewMsg("userpilot.identify-dlq.rejected." + age.String() + "." + base64.RawURLEncoding.EncodeToString(hash[:12]))
 	m.Data = event(user, letterBytes)
@@ -161,7 +161,7 @@ func letterVerbs() map[string]func(context.Context, *queue.Queue) error {
 			if err != nil {
 				return err
 			}
-			r, err := q.Discard(ctx, s, queue.DiscardConfig{Reason: "bench"})
+			r, err := q.Discard(ctx, s, queue.DiscardConfig{Note: "bench"})
 			if err == nil && r.Discarded != s.Letters {
 				err = fmt.Errorf("only %d of %d letters were discarded", r.Discarded, s.Letters)
 			}

@@ -149,7 +149,7 @@ func (s *site) track(ctx context.Context, users int) error {
 	if err != nil {
 		return err
 	}
-	bucket := "$KV." + queue.Topology{}.NewerBucket() + "."
+	bucket := "$KV." + queue.Topology{}.VersionsBucket() + "."
 	return publishPlainly(ctx, js, users+1, func(i int) (subject string, body []byte) {
 		if i == users {
 			i = users / 2

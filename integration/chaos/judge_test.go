@@ -48,6 +48,14 @@ func (x *trial) call(status int, numbers ...int) {
 	x.answered(c, status == 0)
 }
 
+// repeat delivers an event twice, with something in between.
+func (x *trial) repeat(between func()) {
+	x.publish(1)
+	x.call(202, 1)
+	between()
+	x.call(202, 1)
+}
+
 // accuses fails unless the first violation has this text in it; an empty one is none at all.
 func (x *trial) accuses(want string) {
 	x.t.Helper()
@@ -69,39 +77,14 @@ func TestJudge(t *testing.T) {
 		want string
 		log  func(*trial)
 	}{
-		"taken back":                   {"taken back from event 2 to 1", func(x *trial) { x.publish(2); x.call(202, 1, 2); x.call(202, 1) }},
-		"repeated after a lost answer": {"", func(x *trial) { x.publish(1); x.call(0, 1); x.call(202, 1) }},
-		"repeated for no reason":       {"nothing explains why", func(x *trial) { x.publish(1); x.call(202, 1); x.call(202, 1) }},
-		"repeated after a kill": {"", func(x *trial) {
-			x.publish(1)
-			x.call(202, 1)
-			x.faults.happened("kill -9", 0)
-			x.call(202, 1)
-		}},
-		"repeated after SIGTERM": {"nothing explains why", func(x *trial) {
-			x.publish(1)
-			x.call(202, 1)
-			x.faults.peace("SIGTERM", 0)()
-			x.call(202, 1)
-		}},
-		"repeated at a distance": {"nothing explains why", func(x *trial) {
-			x.publish(1)
-			x.call(202, 1)
-			x.faults.slow("NATS is 300ms away", 0)()
-			x.call(202, 1)
-		}},
-		"repeated by one with a tenth of a CPU": {"", func(x *trial) {
-			x.publish(1)
-			x.call(202, 1)
-			x.faults.happened("a tenth of a CPU", 0)
-			x.call(202, 1)
-		}},
-		"repeated after another one's kill": {"nothing explains why", func(x *trial) {
-			x.publish(1)
-			x.call(202, 1)
-			x.faults.happened("kill -9", 5)
-			x.call(202, 1)
-		}},
+		"taken back":                            {"taken back from event 2 to 1", func(x *trial) { x.publish(2); x.call(202, 1, 2); x.call(202, 1) }},
+		"repeated after a lost answer":          {"", func(x *trial) { x.publish(1); x.call(0, 1); x.call(202, 1) }},
+		"repeated for no reason":                {"nothing explains why", func(x *trial) { x.repeat(func() {}) }},
+		"repeated after a kill":                 {"", func(x *trial) { x.repeat(func() { x.faults.happened("kill -9", 0) }) }},
+		"repeated after SIGTERM":                {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.peace("SIGTERM", 0)() }) }},
+		"repeated at a distance":                {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.slow("NATS is 300ms away", 0)() }) }},
+		"repeated by one with a tenth of a CPU": {"", func(x *trial) { x.repeat(func() { x.faults.happened("a tenth of a CPU", 0) }) }},
+		"repeated after another one's kill":     {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.happened("kill -9", 5) }) }},
 		"come again by a server's kill": {"", func(x *trial) {
 			x.publish(3)
 			x.call(202, 1)

@@ -37,7 +37,7 @@ func deadLetterMutants() []mutant {
 		},
 		{
 			"a record that the guard does not know of is overwritten", "a replay never overwrites newer data",
-			[]edit{{"queue/newer.go", "WithExpectLastSequencePerSubject(n.revision))", "WithMsgTTL(time.Hour))"}},
+			[]edit{{"queue/versions.go", "WithExpectLastSequencePerSubject(n.revision))", "WithMsgTTL(time.Hour))"}},
 			"queue", "TestBuryKeepsTheRecord",
 		},
 		{

@@ -19,8 +19,8 @@ import (
 // observed is what the HTTP listener shows.
 type observed interface {
 	prometheus.Collector
-	Ready() error   // nil, or why it cannot deliver
-	Remark() string // what else should be known
+	Ready() error    // nil, or why it cannot deliver
+	Warning() string // what else should be known
 }
 
 // listener serves /metrics, /livez and /readyz. It also does so while the worker waits for NATS,
@@ -67,7 +67,7 @@ func (l *listener) ready(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	fmt.Fprintln(w, strings.TrimSpace("ok "+(*o).Remark()))
+	fmt.Fprintln(w, strings.TrimSpace("ok "+(*o).Warning()))
 }
 
 // url is where it listens, with the actual port.

@@ -480,7 +480,7 @@ func TestProducerLines(t *testing.T) {
 		}
 		// Our own publisher needs it for endless user ids alone.
 		_, err := r.pipeline(t, user).NewPublisher(queue.PublisherConfig{}).Publish(t.Context(), []byte(`{"user_id":"`+strings.Repeat("u", 2000)+`"}`))
-		if denied := (*queue.DeniedError)(nil); !errors.As(err, &denied) || denied.Subject != line {
+		if denied := (*queue.PermissionError)(nil); !errors.As(err, &denied) || denied.Subject != line {
 			t.Errorf("got %v", err)
 		}
 	})

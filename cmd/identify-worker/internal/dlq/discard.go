@@ -99,7 +99,7 @@ func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selec
 	bar := render.NewCountBar(d.env.Stderr, int64(s.Letters))
 	name, host := d.confirmation.by(d.env)
 	result, err := q.Discard(ctx, s, queue.DiscardConfig{
-		Reason: address.ReplaceAllString(d.note, hidden), By: name, Host: host, Filter: d.filter.words,
+		Note: address.ReplaceAllString(d.note, hidden), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r queue.DiscardResult) {
 			bar.Describe(render.Thousands(r.Discarded) + " discarded")
 			bar.Set(int64(r.Discarded + r.Gone + r.Doubtful))

@@ -21,7 +21,7 @@ func (e *examination) checkRate(r queue.Rate, burst int, own bool, trip time.Dur
 	if own {
 		whose = "for each replica by itself"
 	}
-	a := r.Arithmetic(burst, own)
+	a := r.Bounds(burst, own)
 	switch {
 	case r.Unlimited():
 		e.warn("rate", "no limit is kept, and Userpilot documents %d calls a minute for each key: see --rate", documentedPerMinute)

@@ -145,14 +145,14 @@ type natsFindings struct {
 
 // askNATS makes the checks that need only NATS.
 func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n natsFindings) {
-	link, err := q.Link()
+	link, err := q.ConnInfo()
 	if err != nil {
 		e.fail("nats", "%v", err)
 		return n
 	}
 	n.trip = link.Trip
 	e.checkLink(link)
-	denied, err := q.Denied(ctx)
+	denied, err := q.MissingPermissions(ctx)
 	e.checkRights(denied, len(d.topology.WorkerRights()), err)
 	streams, err := q.InspectStreams(ctx)
 	if err != nil {

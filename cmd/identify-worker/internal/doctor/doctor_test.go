@@ -46,8 +46,8 @@ func expect(t *testing.T, name string, check func(*examination), want ...string)
 
 func TestCheckLink(t *testing.T) {
 	t.Parallel()
-	here := queue.Link{URL: "nats://127.0.0.1:4222", Version: "2.15.2", Trip: 412_345, MaxEvent: 896 << 10, Inboxes: "_INBOX.>"}
-	with := func(change func(*queue.Link)) func(*examination) {
+	here := queue.ConnInfo{URL: "nats://127.0.0.1:4222", Version: "2.15.2", Trip: 412_345, MaxEvent: 896 << 10, Inboxes: "_INBOX.>"}
+	with := func(change func(*queue.ConnInfo)) func(*examination) {
 		l := here
 		change(&l)
 		return func(e *examination) { e.checkLink(l) }
@@ -57,14 +57,14 @@ func TestCheckLink(t *testing.T) {
 		plain = "ok nats_tls none, within this machine"
 		sizes = "ok max_payload events of every size can be published"
 	)
-	expect(t, "good", with(func(*queue.Link) {}), near, plain, sizes)
-	expect(t, "a prefix", with(func(l *queue.Link) { l.Inboxes = "_MINE.>" }),
+	expect(t, "good", with(func(*queue.ConnInfo) {}), near, plain, sizes)
+	expect(t, "a prefix", with(func(l *queue.ConnInfo) { l.Inboxes = "_MINE.>" }),
 		"ok nats connected to nats://127.0.0.1:4222, version 2.15.2, answers on _MINE.>, 412µs away", plain, sizes)
-	expect(t, "plain", with(func(l *queue.Link) { l.URL = "nats://nats:4222" }), "ok nats ...", "warn nats_tls none: users' data ...", sizes)
-	expect(t, "small", with(func(l *queue.Link) { l.MaxEvent = 100 << 10 }), near, plain,
+	expect(t, "plain", with(func(l *queue.ConnInfo) { l.URL = "nats://nats:4222" }), "ok nats ...", "warn nats_tls none: users' data ...", sizes)
+	expect(t, "small", with(func(l *queue.ConnInfo) { l.MaxEvent = 100 << 10 }), near, plain,
 		"warn max_payload events above 100.0 KiB cannot be published: raise the server's max_payload to 1MB")
 	encrypted := func(left time.Duration) func(*examination) {
-		return with(func(l *queue.Link) { l.TLS, l.Expires = "TLS 1.3", time.Now().Add(left) })
+		return with(func(l *queue.ConnInfo) { l.TLS, l.Expires = "TLS 1.3", time.Now().Add(left) })
 	}
 	expect(t, "TLS", encrypted(100*24*time.Hour), near, "ok nats_tls TLS 1.3, the server's certificate is valid until 20...", sizes)
 	expect(t, "TLS that ends", encrypted(74*time.Hour), near, "warn nats_tls TLS 1.3, the server's certificate expires in 3d1h, on 20...: see to its renewal", sizes)
@@ -75,7 +75,7 @@ func TestCheckRights(t *testing.T) {
 	t.Parallel()
 	rights := queue.Topology{}.WorkerRights()
 	needed, optional := rights[1], rights[len(rights)-1]
-	check := func(err error, denied ...queue.Right) func(*examination) {
+	check := func(err error, denied ...queue.Permission) func(*examination) {
 		return func(e *examination) { e.checkRights(denied, 26, err) }
 	}
 	expect(t, "all", check(nil), "ok rights 26 of 26 that a worker can use")

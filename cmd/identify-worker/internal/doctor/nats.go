@@ -21,7 +21,7 @@ const (
 	deadSoon    = 3 * 24 * time.Hour // left to a dead letter
 )
 
-func (e *examination) checkLink(l queue.Link) {
+func (e *examination) checkLink(l queue.ConnInfo) {
 	who := "connected to " + l.URL + ", version " + l.Version
 	if l.Inboxes != queue.DefaultInboxPrefix+".>" {
 		who += ", answers on " + l.Inboxes
@@ -61,7 +61,7 @@ func isThisMachine(text string) bool {
 	return err == nil && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback())
 }
 
-func (e *examination) checkRights(denied []queue.Right, of int, err error) {
+func (e *examination) checkRights(denied []queue.Permission, of int, err error) {
 	if err != nil {
 		e.fail("rights", "%v", err)
 		return

@@ -14,22 +14,22 @@ import (
 func TestOriginIsNeverNewer(t *testing.T) {
 	t.Parallel()
 	c := &Claim{assignment: &assignment{created: made}}
-	own := Age{made, 7}
+	own := Position{made, 7}
 	for name, test := range map[string]struct {
-		past *Past
-		want Age
+		past *ReplayInfo
+		want Position
 	}{
 		"never dead":              {nil, own},
-		"replayed":                {&Past{Origin: Age{made, 3}}, Age{made, 3}},
-		"of an earlier stream":    {&Past{Origin: Age{made.Add(-1), 900}}, Age{made.Add(-1), 900}},
-		"unreadable":              {&Past{}, Age{}},
-		"forced":                  {&Past{Origin: Age{made, 3}, Forced: true}, own},
-		"forged, the next event":  {&Past{Origin: Age{made, 8}}, own},
-		"forged, a later stream":  {&Past{Origin: Age{made.Add(1), 1}}, own},
-		"forged, the very newest": {&Past{Origin: Age{made.AddDate(100, 0, 0), 1 << 60}}, own},
+		"replayed":                {&ReplayInfo{Origin: Position{made, 3}}, Position{made, 3}},
+		"of an earlier stream":    {&ReplayInfo{Origin: Position{made.Add(-1), 900}}, Position{made.Add(-1), 900}},
+		"unreadable":              {&ReplayInfo{}, Position{}},
+		"forced":                  {&ReplayInfo{Origin: Position{made, 3}, Forced: true}, own},
+		"forged, the next event":  {&ReplayInfo{Origin: Position{made, 8}}, own},
+		"forged, a later stream":  {&ReplayInfo{Origin: Position{made.Add(1), 1}}, own},
+		"forged, the very newest": {&ReplayInfo{Origin: Position{made.AddDate(100, 0, 0), 1 << 60}}, own},
 	} {
 		d := Delivery{Sequence: 7, Past: test.past}
-		if got := c.Age(d); got.Compare(test.want) != 0 {
+		if got := c.Position(d); got.Compare(test.want) != 0 {
 			t.Errorf("%s: its position is %v, want %v", name, got, test.want)
 		}
 		if late := test.want.Compare(own) < 0; c.IsLate(d) != late {
@@ -42,7 +42,7 @@ func TestOriginIsNeverNewer(t *testing.T) {
 func TestHeadersAreCounted(t *testing.T) {
 	kept := func(names ...string) (counted, taken int) {
 		const events = 2000
-		past, traces := make([]*Past, events), make([]*Trace, events)
+		past, traces := make([]*ReplayInfo, events), make([]*Trace, events)
 		var before, after runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&before)
@@ -57,7 +57,7 @@ func TestHeadersAreCounted(t *testing.T) {
 			for range 12 {
 				h.Add(headerHistory, fmt.Sprint(i)+strings.Repeat("y", 5000))
 			}
-			past[i], traces[i] = readPast(h), readTrace(h)
+			past[i], traces[i] = readReplayInfo(h), readTrace(h)
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)

@@ -41,7 +41,7 @@ func eachRight(t *testing.T, rights []string, f func(t *testing.T, s *sim, admin
 
 // neededRights are the subjects that a worker must be allowed to publish to.
 func neededRights() []string {
-	return published(slices.DeleteFunc(Topology{}.WorkerRights(), func(r Right) bool { return r.Optional }))
+	return published(slices.DeleteFunc(Topology{}.WorkerRights(), func(r Permission) bool { return r.Optional }))
 }
 
 // rightful is a worker whose permissions can change.
@@ -86,7 +86,7 @@ func TestWorkerBeginsWithAllRights(t *testing.T) {
 				x := s.rightful(without(all, missing))
 				s.publish(x.admin, "ann")
 				s.await(time.Second, "named", func() bool { return s.logged("allow this NATS user to publish to " + missing + ";") })
-				if err := x.r.Lacking(); asDenied(err) == nil || asDenied(err).Subject != missing {
+				if err := x.r.MissingPermission(); asPermissionError(err) == nil || asPermissionError(err).Subject != missing {
 					t.Errorf("it lacks %v", err)
 				}
 				time.Sleep(30 * time.Second)
@@ -97,7 +97,7 @@ func TestWorkerBeginsWithAllRights(t *testing.T) {
 				}
 				x.set(all, "_INBOX.>")
 				s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
-				if err := x.r.Lacking(); err != nil {
+				if err := x.r.MissingPermission(); err != nil {
 					t.Errorf("it still lacks %v", err)
 				}
 			})
@@ -203,7 +203,7 @@ func TestPublishersAreDeniedTogether(t *testing.T) {
 		}
 		for _, r := range results {
 			_, err := r.Wait(t.Context())
-			if denied := asDenied(err); denied == nil || denied.Subject != "userpilot.identify.*" || !errors.Is(err, ErrNotPermitted) {
+			if denied := asPermissionError(err); denied == nil || denied.Subject != "userpilot.identify.*" || !errors.Is(err, ErrNotPermitted) {
 				t.Fatalf("got %v", err)
 			}
 		}
@@ -224,13 +224,13 @@ func TestWithoutInboxes(t *testing.T) {
 		s.must(err)
 		p := q.NewPublisher(PublisherConfig{})
 		_, err = p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
-		if denied := asDenied(err); denied == nil || *denied != (DeniedError{Subject: "_INBOX.>", Subscribe: true}) {
+		if denied := asPermissionError(err); denied == nil || *denied != (PermissionError{Subject: "_INBOX.>", Subscribe: true}) {
 			t.Errorf("got %v", err)
 		}
 		for range 2 { // the server reports it once, but it still applies
 			begun := time.Now()
 			_, err = q.Status(t.Context())
-			if denied := asDenied(err); denied == nil || !denied.Subscribe || time.Since(begun) > time.Second {
+			if denied := asPermissionError(err); denied == nil || !denied.Subscribe || time.Since(begun) > time.Second {
 				t.Errorf("after %v: %v", time.Since(begun), err)
 			}
 		}
@@ -253,7 +253,7 @@ func TestSlowIsNotDenied(t *testing.T) {
 		s.must(q.withPermissionCheck(t.Context(), slow, to("allowed")))
 		begun := time.Now()
 		err = q.withPermissionCheck(t.Context(), slow, to("allowed"), to("other"))
-		if denied := asDenied(err); denied == nil || denied.Subject != "other" || time.Since(begun) > 2*denialTimeout {
+		if denied := asPermissionError(err); denied == nil || denied.Subject != "other" || time.Since(begun) > 2*denialTimeout {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 	})

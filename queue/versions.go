@@ -18,29 +18,29 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Newer is the version record of one user who has dead letters: which properties have been set, and
+// VersionRecord is the version record of one user who has dead letters: which properties have been set, and
 // the position of the event that set each. The worker stores it before an event leaves the stream,
 // so it covers every event delivered since the first of the letters died. Other users have none.
 //
-// The zero value is an empty record. A Newer is not safe for concurrent use.
-type Newer struct {
-	record   newerRecord
+// The zero value is an empty record. A VersionRecord is not safe for concurrent use.
+type VersionRecord struct {
+	record   storedVersions
 	revision uint64 // of the key; 0 if there is none
 }
 
-// newerRecord is the stored form. Paths and ids are hashed, since they are only ever compared.
-type newerRecord struct {
+// storedVersions is the stored form. Paths and ids are hashed, since they are only ever compared.
+type storedVersions struct {
 	// Set holds, per property, the position of the newest event that set it.
-	Set map[string]Age `json:"set"`
+	Set map[string]Position `json:"set"`
 	// Company is the company that the event at "/company" in Set assigned the user to.
 	Company string `json:"company,omitempty"`
 	// Floor is the position from which Set is complete: where the record began, or the newest
 	// position that was dropped from Set when it grew too large.
-	Floor Age `json:"floor,omitzero"`
+	Floor Position `json:"floor,omitzero"`
 	// Open lists the dead letters that are not replayed yet, or whose replays have no outcome. An
 	// empty list means that the record is no longer needed. It is null if there were too many to
 	// list.
-	Open []Age `json:"open"`
+	Open []Position `json:"open"`
 	// Until is when the last of the letters will be too old to be replayed; zero is never.
 	Until time.Time `json:"until,omitzero"`
 }
@@ -57,12 +57,12 @@ const (
 )
 
 // Known reports whether the user has a record.
-func (n *Newer) Known() bool { return n.record.Set != nil }
+func (n *VersionRecord) Known() bool { return n.record.Set != nil }
 
 // Reduce returns the event at this position without the properties that newer events have set; ok
 // is false if none is left. known is false if the event is older than the record covers, so that
 // the answer is uncertain.
-func (n *Newer) Reduce(e userpilot.Event, age Age) (rest userpilot.Event, ok, known bool) {
+func (n *VersionRecord) Reduce(e userpilot.Event, age Position) (rest userpilot.Event, ok, known bool) {
 	known = true
 	rest, ok = e.Without(func(p userpilot.Property) userpilot.Standing {
 		standing, remembered := n.judge(p, age)
@@ -74,7 +74,7 @@ func (n *Newer) Reduce(e userpilot.Event, age Age) (rest userpilot.Event, ok, kn
 
 // judge compares a property of an event at this position with the record. remembered is false if a
 // newer event may have set the property before the record began, or if the record has dropped it.
-func (n *Newer) judge(p userpilot.Property, age Age) (standing userpilot.Standing, remembered bool) {
+func (n *VersionRecord) judge(p userpilot.Property, age Position) (standing userpilot.Standing, remembered bool) {
 	newest, found := n.record.Set[pathHash(p.Path)]
 	remembered = found || age.Compare(n.record.Floor) >= 0
 	switch {
@@ -87,9 +87,9 @@ func (n *Newer) judge(p userpilot.Property, age Age) (standing userpilot.Standin
 }
 
 // Add records an event at this position that has been delivered, or will be before any other.
-func (n *Newer) Add(e userpilot.Event, age Age) {
+func (n *VersionRecord) Add(e userpilot.Event, age Position) {
 	if n.record.Set == nil {
-		n.record.Set = map[string]Age{}
+		n.record.Set = map[string]Position{}
 	}
 	n.raise("", age)
 	for p := range e.Properties() {
@@ -100,7 +100,7 @@ func (n *Newer) Add(e userpilot.Event, age Age) {
 }
 
 // raise records that a property was set, unless a newer event is known to have set it.
-func (n *Newer) raise(path string, age Age) bool {
+func (n *VersionRecord) raise(path string, age Position) bool {
 	hash := pathHash(path)
 	if n.record.Set[hash].Compare(age) > 0 {
 		return false
@@ -110,14 +110,14 @@ func (n *Newer) raise(path string, age Age) bool {
 }
 
 // Clone returns a copy that can be changed without changing n.
-func (n *Newer) Clone() *Newer {
+func (n *VersionRecord) Clone() *VersionRecord {
 	c := *n
 	c.record.Set, c.record.Open = maps.Clone(n.record.Set), slices.Clone(n.record.Open)
 	return &c
 }
 
 // trim limits the record to maxSet properties.
-func (r *newerRecord) trim() {
+func (r *storedVersions) trim() {
 	if len(r.Set) <= maxSet {
 		return
 	}
@@ -132,9 +132,9 @@ func (r *newerRecord) trim() {
 
 // open adds a dead letter that can be replayed until then. Its name is the stream position that the
 // user's events have reached: a new record does not cover what was set before.
-func (r *newerRecord) open(letter Age, until time.Time) {
+func (r *storedVersions) open(letter Position, until time.Time) {
 	if r.Set == nil {
-		*r = newerRecord{Set: map[string]Age{}, Open: []Age{}, Floor: letter}
+		*r = storedVersions{Set: map[string]Position{}, Open: []Position{}, Floor: letter}
 	}
 	if r.Open != nil && !slices.ContainsFunc(r.Open, letter.same) {
 		r.Open = append(r.Open, letter)
@@ -148,14 +148,14 @@ func (r *newerRecord) open(letter Age, until time.Time) {
 }
 
 // close removes a letter that no longer needs the record.
-func (r *newerRecord) close(letter Age) {
+func (r *storedVersions) close(letter Position) {
 	if r.Open != nil {
 		r.Open = slices.DeleteFunc(r.Open, letter.same)
 	}
 }
 
 // spent reports whether no letter needs the record any more.
-func (r *newerRecord) spent() bool { return r.Set != nil && r.Open != nil && len(r.Open) == 0 }
+func (r *storedVersions) spent() bool { return r.Set != nil && r.Open != nil && len(r.Open) == 0 }
 
 // pathHash is a short key for a property's path, which may be long.
 func pathHash(path string) string {
@@ -163,34 +163,34 @@ func pathHash(path string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:9])
 }
 
-// newerSubject is the subject of a user's record.
-func (t Topology) newerSubject(userID string) string {
-	return "$KV." + t.NewerBucket() + "." + userHash(userID)
+// versionSubject is the subject of a user's record.
+func (t Topology) versionSubject(userID string) string {
+	return "$KV." + t.VersionsBucket() + "." + userHash(userID)
 }
 
 // readNewer reads a user's record from the bucket's leader.
-func (q *Queue) readNewer(ctx context.Context, userID string) (*Newer, error) {
-	m, err := q.readLeader(ctx, q.topology.newerStreamName(), lastBySubject{q.topology.newerSubject(userID)})
+func (q *Queue) readNewer(ctx context.Context, userID string) (*VersionRecord, error) {
+	m, err := q.readLeader(ctx, q.topology.versionsStreamName(), lastBySubject{q.topology.versionSubject(userID)})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return &Newer{}, nil
+		return &VersionRecord{}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the version record: %w", err)
 	}
-	n := &Newer{revision: m.Sequence}
+	n := &VersionRecord{revision: m.Sequence}
 	if len(m.Data) == 0 { // it was deleted, or has expired
 		return n, nil
 	}
 	if err := json.Unmarshal(m.Data, &n.record); err != nil {
-		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, q.topology.newerStreamName(), err)
+		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, q.topology.versionsStreamName(), err)
 	}
 	return n, nil
 }
 
 // storeNewer writes a user's record unless it has changed since it was read.
-func (q *Queue) storeNewer(ctx context.Context, userID string, n *Newer) error {
+func (q *Queue) storeNewer(ctx context.Context, userID string, n *VersionRecord) error {
 	n.record.trim()
-	msg := nats.NewMsg(q.topology.newerSubject(userID))
+	msg := nats.NewMsg(q.topology.versionSubject(userID))
 	var err error
 	if msg.Data, err = json.Marshal(n.record); err != nil {
 		return err
@@ -202,12 +202,12 @@ func (q *Queue) storeNewer(ctx context.Context, userID string, n *Newer) error {
 }
 
 // deleteNewer removes a user's record unless it has changed since it was read.
-func (q *Queue) deleteNewer(ctx context.Context, userID string, n *Newer) error {
-	return q.publishNewer(ctx, marker(q.topology.newerSubject(userID), markerTTL), n)
+func (q *Queue) deleteNewer(ctx context.Context, userID string, n *VersionRecord) error {
+	return q.publishNewer(ctx, marker(q.topology.versionSubject(userID), markerTTL), n)
 }
 
-func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *Newer) error {
-	ack, err := q.store(ctx, q.topology.toNewer(), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
+func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *VersionRecord) error {
+	ack, err := q.store(ctx, q.topology.toVersions(), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
 	if err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *Newer) error
 
 // changeNewer reads, changes and writes a user's record, and repeats that while another writer
 // interferes. change returns what to do with the record. n may be the record as last read, or nil.
-func (q *Queue) changeNewer(ctx context.Context, userID string, n *Newer, change func(*newerRecord) newerChange) error {
+func (q *Queue) changeNewer(ctx context.Context, userID string, n *VersionRecord, change func(*storedVersions) newerChange) error {
 	for {
 		var err error
 		if n == nil {

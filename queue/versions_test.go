@@ -23,25 +23,25 @@ func identify(t interface{ Fatal(...any) }, body string) userpilot.Event {
 	return e
 }
 
-func aged(n uint64) Age { return Age{made, n} }
+func aged(n uint64) Position { return Position{made, n} }
 
 func TestAge(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]Age{
+	for text, want := range map[string]Position{
 		"0.0": {}, "1767323045000000678.7": {time.Unix(0, 1767323045000000678), 7},
 		"-5.0": {time.Unix(0, -5), 0}, "0.7": {time.Unix(0, 0), 7},
 	} {
-		got, err := ParseAge(text)
+		got, err := ParsePosition(text)
 		if err != nil || got.Compare(want) != 0 || got.String() != text {
 			t.Errorf("%q is read as %v, written as %q (%v)", text, got, got.String(), err)
 		}
 	}
 	for _, text := range []string{"", "7", ".7", "7.", "7.-1", "x.7", "7.x", "7.7.7", "99999999999999999999.1", "1.99999999999999999999"} {
-		if got, err := ParseAge(text); err == nil {
+		if got, err := ParsePosition(text); err == nil {
 			t.Errorf("%q is read as %v", text, got)
 		}
 	}
-	if (Age{}).Compare(aged(1)) >= 0 || aged(9).Compare(Age{made.Add(1), 1}) >= 0 || aged(9).Compare(aged(10)) >= 0 {
+	if (Position{}).Compare(aged(1)) >= 0 || aged(9).Compare(Position{made.Add(1), 1}) >= 0 || aged(9).Compare(aged(10)) >= 0 {
 		t.Error("positions do not compare by stream, and then by sequence")
 	}
 }
@@ -50,7 +50,7 @@ func TestAge(t *testing.T) {
 func TestNewerModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		n := Newer{record: newerRecord{Set: map[string]Age{}}}
+		n := VersionRecord{record: storedVersions{Set: map[string]Position{}}}
 		set := map[string]uint64{} // the newest position by name
 		for range rapid.IntRange(0, 20).Draw(t, "events") {
 			age := rapid.Uint64Range(1, 30).Draw(t, "age")
@@ -63,7 +63,7 @@ func TestNewerModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var again Newer
+		var again VersionRecord
 		if err := json.Unmarshal(text, &again.record); err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestNewerCompany(t *testing.T) {
 		"the same, but elsewhere": {[]string{`{"user_id":"u","company":{"id":"x","plan":5}}`, `{"user_id":"u","company":{"id":"y"}}`}, ""},
 		"no company any more":     {[]string{`{"user_id":"u","company":null}`}, ""},
 	} {
-		n := Newer{}
+		n := VersionRecord{}
 		for i, body := range test.newer {
 			n.Add(identify(t, body), aged(uint64(10+i)))
 		}
@@ -114,7 +114,7 @@ func TestNewerCompany(t *testing.T) {
 // A record drops the oldest of very many properties, and then reports them as unknown.
 func TestNewerForgets(t *testing.T) {
 	t.Parallel()
-	n := Newer{}
+	n := VersionRecord{}
 	n.record.open(aged(1), time.Time{})
 	for i := range uint64(maxSet + 10) {
 		n.Add(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{"p%d":1}}`, i)), aged(10+i))
@@ -140,7 +140,7 @@ func TestNewerForgets(t *testing.T) {
 
 func TestNewerLetters(t *testing.T) {
 	t.Parallel()
-	var r newerRecord
+	var r storedVersions
 	if r.spent() {
 		t.Error("a missing record is spent")
 	}
@@ -183,8 +183,8 @@ func TestNewerStored(t *testing.T) {
 		if old.Known() {
 			t.Error("an unknown user has a record")
 		}
-		open := func(n uint64) func(*newerRecord) newerChange {
-			return func(r *newerRecord) newerChange {
+		open := func(n uint64) func(*storedVersions) newerChange {
+			return func(r *storedVersions) newerChange {
 				r.open(aged(n), q.clock.now().Add(time.Hour))
 				return storeNewer
 			}
@@ -205,7 +205,7 @@ func TestNewerStored(t *testing.T) {
 			t.Errorf("%+v is left (%v)", n.record, err)
 		}
 		s.must(q.changeNewer(t.Context(), "ann", nil, open(3))) // over the server's marker
-		_, err = q.js.PublishMsg(t.Context(), &nats.Msg{Subject: q.topology.newerSubject("bob"), Data: []byte("secret")})
+		_, err = q.js.PublishMsg(t.Context(), &nats.Msg{Subject: q.topology.versionSubject("bob"), Data: []byte("secret")})
 		s.must(err)
 		if _, err := q.readNewer(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("a damaged record: %v", err)
@@ -220,18 +220,18 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 		q := s.queue(nil)
 		s.must(q.clock.read(t.Context()))
 		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
-		bury := func(seq uint64, past *Past) {
+		bury := func(seq uint64, past *ReplayInfo) {
 			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq, Past: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
 		bury(1, nil)
-		bury(9, &Past{Letter: aged(1), Origin: aged(1)})
+		bury(9, &ReplayInfo{Letter: aged(1), Origin: aged(1)})
 		n, err := q.readNewer(t.Context(), "ann")
 		s.must(err)
 		if len(n.record.Open) != 1 || n.record.Open[0].Compare(aged(9)) != 0 {
 			t.Errorf("open are %v", n.record.Open)
 		}
 		c.informed.Store(true)
-		replay := Delivery{Sequence: 12, Past: &Past{Letter: aged(9), Origin: aged(1)}}
+		replay := Delivery{Sequence: 12, Past: &ReplayInfo{Letter: aged(9), Origin: aged(1)}}
 		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery: replay}}))
 		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery: Delivery{Sequence: 13}}}))
 		if c.Tracked("ann") {
@@ -273,11 +273,11 @@ func TestGuardCatchesUp(t *testing.T) {
 		if other.tracked.knows("user7") || !other.tracked.knows("user8") {
 			t.Error("a deletion is missed, or too many users are dropped")
 		}
-		stream, err := q.js.Stream(t.Context(), q.topology.newerStreamName())
+		stream, err := q.js.Stream(t.Context(), q.topology.versionsStreamName())
 		s.must(err)
 		s.must(stream.Purge(t.Context()))
 		s.must(other.tracked.catchUp(ctx))
-		s.must(q.js.DeleteStream(t.Context(), q.topology.newerStreamName()))
+		s.must(q.js.DeleteStream(t.Context(), q.topology.versionsStreamName()))
 		if err := other.tracked.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("without the bucket: %v", err)
 		}
@@ -301,7 +301,7 @@ func TestBuryKeepsTheRecord(t *testing.T) {
 		}
 		n, err := s.queue(nil).readNewer(t.Context(), "ann")
 		s.must(err)
-		if len(n.record.Open) != 2 || len(n.record.Set) != 3 || !n.record.Floor.same(Age{made, 10}) {
+		if len(n.record.Open) != 2 || len(n.record.Set) != 3 || !n.record.Floor.same(Position{made, 10}) {
 			t.Errorf("the record is %+v", n.record)
 		}
 	})
@@ -309,21 +309,21 @@ func TestBuryKeepsTheRecord(t *testing.T) {
 
 func TestReadPast(t *testing.T) {
 	t.Parallel()
-	if p := readPast(nats.Header{nats.MsgIdHdr: {"x"}}); p != nil {
+	if p := readReplayInfo(nats.Header{nats.MsgIdHdr: {"x"}}); p != nil {
 		t.Errorf("an event that was never a dead letter has the replay metadata %+v", p)
 	}
-	whole := &Past{
+	whole := &ReplayInfo{
 		Letter: aged(7), Origin: aged(3), Published: made.Add(time.Hour), Replays: 2, Run: "r1", Forced: true, Untracked: true,
 		History: []string{"one", "two"},
 	}
-	if got := fmt.Sprintf("%+v", *readPast(whole.header())); got != fmt.Sprintf("%+v", *readPast(readPast(whole.header()).header())) || !strings.Contains(got, "Replays:2 Run:r1 Forced:true Untracked:true History:[one two]") {
+	if got := fmt.Sprintf("%+v", *readReplayInfo(whole.header())); got != fmt.Sprintf("%+v", *readReplayInfo(readReplayInfo(whole.header()).header())) || !strings.Contains(got, "Replays:2 Run:r1 Forced:true Untracked:true History:[one two]") {
 		t.Errorf("the replay metadata is %s", got)
 	}
 	hostile := nats.Header{
 		headerReplays: {"x"}, headerOrigin: {"nonsense"}, headerLetter: {"\x1b[31m"}, headerRun: {"a\r\nb\x1b[1m"},
 		headerHistory: append(make([]string, 50), strings.Repeat("é", 1<<20)),
 	}
-	p := readPast(hostile)
+	p := readReplayInfo(hostile)
 	if !p.Origin.IsZero() || !p.Letter.IsZero() || p.Replays != 0 || p.Run != "a  b [1m" || len(p.History) != maxHistory || len(p.History[maxHistory-1]) != maxHistoryLine {
 		t.Errorf("nonsense is read as %+v", p)
 	}

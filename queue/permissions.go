@@ -13,10 +13,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// DeniedError says that the NATS server's permissions forbid this connection's user an operation.
+// PermissionError says that the NATS server's permissions forbid this connection's user an operation.
 // It is also an [ErrNotPermitted]. The operation did not happen; but if Subscribe is set, it may
 // have, and only its answer could not be received.
-type DeniedError struct {
+type PermissionError struct {
 	// Subject is what must be allowed, as in the server's configuration: with wildcards for users,
 	// consumers and keys.
 	Subject string
@@ -25,20 +25,20 @@ type DeniedError struct {
 }
 
 // Error names the missing permission and how to grant it. It never names a user.
-func (e *DeniedError) Error() string {
+func (e *PermissionError) Error() string {
 	way := ""
 	if e.Subscribe {
 		way = "; or give --nats-inbox-prefix, if it has a prefix of its own"
 	}
-	return fmt.Sprintf("not permitted: allow this NATS user to %v%s; SECURITY.md lists the rights of each role", Right{Subject: e.Subject, Subscribe: e.Subscribe}, way)
+	return fmt.Sprintf("not permitted: allow this NATS user to %v%s; SECURITY.md lists the rights of each role", Permission{Subject: e.Subject, Subscribe: e.Subscribe}, way)
 }
 
-// Is makes a DeniedError an [ErrNotPermitted].
-func (e *DeniedError) Is(target error) bool { return target == ErrNotPermitted }
+// Is makes a PermissionError an [ErrNotPermitted].
+func (e *PermissionError) Is(target error) bool { return target == ErrNotPermitted }
 
-// asDenied returns the DeniedError in err, or nil.
-func asDenied(err error) *DeniedError {
-	denied, _ := errors.AsType[*DeniedError](err)
+// asPermissionError returns the PermissionError in err, or nil.
+func asPermissionError(err error) *PermissionError {
+	denied, _ := errors.AsType[*PermissionError](err)
 	return denied
 }
 
@@ -46,12 +46,12 @@ func asDenied(err error) *DeniedError {
 // it is permitted at all. The server does not answer a request that it denies: it reports a
 // violation to the connection, without naming the request. The connection keeps only the last
 // violation, which may belong to another request. So if there is a violation, withPermissionCheck
-// probes the permissions one by one, as [Queue.Denied] does.
+// probes the permissions one by one, as [Queue.MissingPermissions] does.
 const denialTimeout = 300 * time.Millisecond
 
 // withPermissionCheck makes a request that needs some permissions. If one of them turns out to be
-// missing, or the permission to receive a reply, the request ends with a [*DeniedError].
-func (q *Queue) withPermissionCheck(ctx context.Context, ask func(context.Context) error, needed ...Right) error {
+// missing, or the permission to receive a reply, the request ends with a [*PermissionError].
+func (q *Queue) withPermissionCheck(ctx context.Context, ask func(context.Context) error, needed ...Permission) error {
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	look := time.AfterFunc(denialTimeout, func() {
@@ -67,18 +67,20 @@ func (q *Queue) withPermissionCheck(ctx context.Context, ask func(context.Contex
 	})
 	defer look.Stop()
 	err := ask(asking)
-	if denied := asDenied(context.Cause(asking)); denied != nil && err != nil {
+	if denied := asPermissionError(context.Cause(asking)); denied != nil && err != nil {
 		return denied
 	}
 	return err
 }
 
-func (r Right) denied() *DeniedError { return &DeniedError{Subject: r.Subject, Subscribe: r.Subscribe} }
+func (r Permission) denied() *PermissionError {
+	return &PermissionError{Subject: r.Subject, Subscribe: r.Subscribe}
+}
 
 // missingPermissions returns the permissions that this connection's user lacks. It blocks for a few
 // round trips if none is missing, and otherwise for one or two per permission.
-func (q *Queue) missingPermissions(ctx context.Context, rights []Right) (missing []Right, err error) {
-	before, left := q.violation(), []Right(nil)
+func (q *Queue) missingPermissions(ctx context.Context, rights []Permission) (missing []Permission, err error) {
+	before, left := q.violation(), []Permission(nil)
 	for _, r := range rights {
 		if r.heard {
 			left = append(left, r)
@@ -112,7 +114,7 @@ const maxProbes = 20
 
 // isPermitted probes a permission without changing anything. If the server denies the probe, it
 // says so before it answers a ping, and the connection keeps the last such error.
-func (q *Queue) isPermitted(ctx context.Context, r Right) (bool, error) {
+func (q *Queue) isPermitted(ctx context.Context, r Permission) (bool, error) {
 	if !q.nc.IsConnected() {
 		return false, nats.ErrDisconnected // otherwise nats.go would send it over the next connection
 	}
@@ -138,7 +140,7 @@ func (q *Queue) isPermitted(ctx context.Context, r Right) (bool, error) {
 // header demands a stream of a name that does not exist. (A malformed request would work too, but
 // would log a warning on the server.) If others may listen on the subject, the server must not even
 // pass the message on: it rejects the reply subject, but only after it has checked the permission.
-func (q *Queue) probe(r Right) error {
+func (q *Queue) probe(r Permission) error {
 	if r.Subscribe {
 		sub, err := q.nc.SubscribeSync(r.probe)
 		if err != nil {
@@ -157,7 +159,7 @@ func (q *Queue) probe(r Right) error {
 
 // matches reports whether a violation belongs to r.probe. The violation's text must not be passed
 // on: subjects contain user ids.
-func (r Right) matches(violation error) bool {
+func (r Permission) matches(violation error) bool {
 	if violation == nil {
 		return false
 	}
@@ -203,16 +205,16 @@ func (q *Queue) flush(ctx context.Context) error {
 	return q.nc.FlushWithContext(ctx)
 }
 
-// Lacking returns a [*DeniedError] while [Queue.Work] cannot work because this user lacks a
+// MissingPermission returns a [*PermissionError] while [Queue.Work] cannot work because this user lacks a
 // permission, and otherwise nil. It does not block.
-func (q *Queue) Lacking() error {
+func (q *Queue) MissingPermission() error {
 	if denied := q.lacks.Load(); denied != nil {
 		return denied
 	}
 	return nil
 }
 
-// mayWork returns a [*DeniedError] if this user lacks a permission that a worker requires. It
+// mayWork returns a [*PermissionError] if this user lacks a permission that a worker requires. It
 // blocks for a few round trips if none is missing.
 //
 // A worker needs all of them before it starts: without one it would call Userpilot but could not
@@ -222,7 +224,7 @@ func (q *Queue) mayWork(ctx context.Context) error {
 	if !q.nc.AuthRequired() {
 		return nil
 	}
-	needed := slices.DeleteFunc(q.rights(), func(r Right) bool {
+	needed := slices.DeleteFunc(q.rights(), func(r Permission) bool {
 		return r.Optional && !(r.newAcks && q.newAcks.Load())
 	})
 	missing, err := q.missingPermissions(ctx, needed)
@@ -242,7 +244,7 @@ func (q *Queue) mayWork(ctx context.Context) error {
 	return nil
 }
 
-// maySettle returns a [*DeniedError] if an event with this reply subject could not be settled
+// maySettle returns a [*PermissionError] if an event with this reply subject could not be settled
 // because the server uses another form of reply subjects than mayWork assumes. In that case it
 // blocks for a round trip.
 func (q *Queue) maySettle(ctx context.Context, reply string) error {
@@ -265,7 +267,7 @@ func (q *Queue) stream(ctx context.Context, name string) (s jetstream.Stream, er
 }
 
 // store publishes a message and blocks until it is stored. to is the permission that it needs.
-func (q *Queue) store(ctx context.Context, to Right, m *nats.Msg, options ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
+func (q *Queue) store(ctx context.Context, to Permission, m *nats.Msg, options ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
 	to.probe = m.Subject
 	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
 		ack, err = q.js.PublishMsg(ctx, m, options...)

@@ -9,15 +9,15 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Past is what a replayed event carries from its dead letter.
-type Past struct {
+// ReplayInfo is what a replayed event carries from its dead letter.
+type ReplayInfo struct {
 	// Letter names the dead letter that was replayed. It is zero for a copy that was published by
 	// other means, for example from an export.
-	Letter Age
+	Letter Position
 	// ID is the letter's sequence in the dead-letter stream; 0 if Letter is zero.
 	ID uint64
 	// Origin is the event's position; zero, before all others, if it cannot be read.
-	Origin Age
+	Origin Position
 	// Published is when the event was first published; zero if unknown.
 	Published time.Time
 	// Replays is how often it has been replayed, including this time.
@@ -52,26 +52,26 @@ const (
 	maxHistoryLine = 256 // bytes
 )
 
-// readPast reads the headers of an event; nil if it was never a dead letter. Anyone may have
+// readReplayInfo reads the headers of an event; nil if it was never a dead letter. Anyone may have
 // written them, so nonsense has the least possible effect, and only [readSealed] trusts them.
-func readPast(h nats.Header) *Past {
+func readReplayInfo(h nats.Header) *ReplayInfo {
 	if len(h) == 0 || len(h[headerReplays]) == 0 && len(h[headerOrigin]) == 0 {
 		return nil
 	}
-	p := &Past{
+	p := &ReplayInfo{
 		Replays: replays(h), Run: clean(h.Get(headerRun)), History: shortHistory(h[headerHistory]),
 		Forced: h.Get(headerForced) != "", Untracked: h.Get(headerUntracked) != "",
 		sealed: h.Get(headerSeal),
 	}
-	p.Letter, _ = ParseAge(h.Get(headerLetter))
+	p.Letter, _ = ParsePosition(h.Get(headerLetter))
 	p.ID, _ = strconv.ParseUint(h.Get(headerLetterID), 10, 64)
-	p.Origin, _ = ParseAge(h.Get(headerOrigin))
+	p.Origin, _ = ParsePosition(h.Get(headerOrigin))
 	p.Published, _ = time.Parse(time.RFC3339Nano, h.Get(headerPublishedAt))
 	return p
 }
 
 // Size is its approximate memory use in bytes; 0 for nil.
-func (p *Past) Size() int {
+func (p *ReplayInfo) Size() int {
 	if p == nil {
 		return 0
 	}
@@ -82,8 +82,8 @@ func (p *Past) Size() int {
 	return size
 }
 
-// header encodes p for readPast.
-func (p *Past) header() nats.Header {
+// header encodes p for readReplayInfo.
+func (p *ReplayInfo) header() nats.Header {
 	h := nats.Header{}
 	h.Set(headerLetter, p.Letter.String())
 	h.Set(headerLetterID, strconv.FormatUint(p.ID, 10))
@@ -104,7 +104,7 @@ func (p *Past) header() nats.Header {
 	return h
 }
 
-func (p *Past) writeHistory(h nats.Header) {
+func (p *ReplayInfo) writeHistory(h nats.Header) {
 	if lines := shortHistory(p.History); len(lines) > 0 {
 		h[headerHistory] = lines
 	}
