@@ -205,10 +205,10 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	case retry:
 		w.failed(c, failure, now)
 	case held:
-		w.gate.hold(holdReason(failure.Status), c.sentAt, now)
+		w.gate.hold.refused(holdReason(failure.Status), c.sentAt, now)
 		w.advance(l)
 	case throttled:
-		w.throttled(w.gate.throttled(c.sentAt, now, failure.RetryAfter))
+		w.throttled(w.gate.cooldown.throttled(c.sentAt, now, failure.RetryAfter))
 		w.advance(l)
 	case notSent:
 		w.advance(l)

@@ -50,7 +50,7 @@ func (w *Worker) awaitWork(ctx context.Context) bool {
 			return false
 		case <-w.config.KeyChanged:
 			w.mu.Lock()
-			w.gate.keyChanged(time.Now())
+			w.gate.hold.keyChanged(time.Now())
 			w.mu.Unlock()
 			signal(w.reportChanged)
 		case <-w.wake:

@@ -175,68 +175,68 @@ func TestGate(t *testing.T) {
 			s.expectShut(250*time.Millisecond, 750*time.Millisecond)
 		},
 		"a hold tries every thirty seconds": func(s *story) {
-			s.gate.hold("unauthorized", s.now, s.now)
+			s.gate.hold.refused("unauthorized", s.now, s.now)
 			since := s.now
 			for range 3 {
 				s.expectShut(holdProbe, holdProbe)
 				s.pass(holdProbe)
 				s.expect(probe)
-				s.gate.hold("unauthorized", s.now, s.now)
+				s.gate.hold.refused("unauthorized", s.now, s.now)
 			}
-			if s.gate.holdSince != since {
+			if s.gate.hold.since != since {
 				s.t.Error("the hold's begin has moved")
 			}
 		},
 		"a hold ends with any answer": func(s *story) {
-			s.gate.hold("forbidden", s.now, s.now)
+			s.gate.hold.refused("forbidden", s.now, s.now)
 			s.gate.answered()
 			s.expect(free)
-			s.gate.hold("forbidden", s.now, s.now)
+			s.gate.hold.refused("forbidden", s.now, s.now)
 			s.gate.succeeded()
 			s.expect(free)
 		},
 		"a second hold begins by itself": func(s *story) {
-			s.gate.hold("forbidden", s.now, s.now)
+			s.gate.hold.refused("forbidden", s.now, s.now)
 			s.gate.succeeded()
 			s.pass(time.Hour)
-			s.gate.hold("forbidden", s.now, s.now)
-			if s.gate.holdSince != s.now {
+			s.gate.hold.refused("forbidden", s.now, s.now)
+			if s.gate.hold.since != s.now {
 				s.t.Error("the hold began earlier than it did")
 			}
 		},
 		"a new key is tried at once": func(s *story) {
-			s.gate.hold("unauthorized", s.now, s.now)
+			s.gate.hold.refused("unauthorized", s.now, s.now)
 			s.pass(time.Second)
-			s.gate.keyChanged(s.now)
+			s.gate.hold.keyChanged(s.now)
 			s.expect(probe)
 		},
 		"the old key's late answer does not delay the new one": func(s *story) {
 			begun := s.now
-			s.gate.hold("unauthorized", begun, s.now)
+			s.gate.hold.refused("unauthorized", begun, s.now)
 			s.pass(time.Second)
-			s.gate.keyChanged(s.now)
+			s.gate.hold.keyChanged(s.now)
 			s.pass(time.Second)
-			s.gate.hold("unauthorized", begun, s.now)
+			s.gate.hold.refused("unauthorized", begun, s.now)
 			s.expect(probe)
-			s.gate.hold("unauthorized", s.now, s.now)
+			s.gate.hold.refused("unauthorized", s.now, s.now)
 			s.expectShut(holdProbe, holdProbe)
 		},
 		"the old key's first answer comes after the change": func(s *story) {
 			begun := s.now
 			s.pass(time.Second)
-			s.gate.keyChanged(s.now)
+			s.gate.hold.keyChanged(s.now)
 			s.pass(time.Second)
-			s.gate.hold("unauthorized", begun, s.now)
+			s.gate.hold.refused("unauthorized", begun, s.now)
 			s.expect(probe)
 		},
 		"an outage under a hold is not hammered": func(s *story) {
-			s.gate.hold("unauthorized", s.now, s.now)
+			s.gate.hold.refused("unauthorized", s.now, s.now)
 			s.pass(holdProbe)
 			s.outage()
 			s.expectShut(250*time.Millisecond, 750*time.Millisecond)
 		},
 		"a failed probe under a hold waits": func(s *story) {
-			s.gate.hold("unauthorized", s.now, s.now)
+			s.gate.hold.refused("unauthorized", s.now, s.now)
 			for i := range breakerUsers + 1 {
 				s.pass(holdProbe)
 				s.expect(probe)
@@ -248,7 +248,7 @@ func TestGate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			play(&story{
-				t: t, gate: gate{initial: 500 * time.Millisecond, longest: time.Minute},
+				t: t, gate: gate{breaker: breaker{initial: 500 * time.Millisecond, longest: time.Minute}},
 				now: time.Unix(1_000_000, 0), lanes: map[string]*lane{},
 			})
 		})
@@ -277,8 +277,8 @@ func TestThrottled(t *testing.T) {
 			t.Parallel()
 			g, origin := gate{}, time.Unix(1_000_000, 0)
 			for i, a := range answers {
-				if got := g.throttled(origin.Add(a.begun), origin.Add(a.came), a.asked); got != a.want {
-					t.Errorf("answer %d: silence of %v, want %v", i, got, a.want)
+				if got := g.cooldown.throttled(origin.Add(a.begun), origin.Add(a.came), a.asked); got != a.want {
+					t.Errorf("answer %d: cooldown of %v, want %v", i, got, a.want)
 				}
 			}
 		})
@@ -290,12 +290,12 @@ func TestThrottledForDays(t *testing.T) {
 	g, now := gate{}, time.Unix(1_000_000, 0)
 	for range 200 {
 		now = now.Add(time.Hour)
-		if d := g.throttled(now, now, 0); d <= 0 || d > maxCooldown {
-			t.Fatalf("silence of %v", d)
+		if d := g.cooldown.throttled(now, now, 0); d <= 0 || d > maxCooldown {
+			t.Fatalf("cooldown of %v", d)
 		}
 	}
 	g.succeeded()
-	if d := g.throttled(now.Add(time.Hour), now.Add(time.Hour), 0); d != firstCooldown {
-		t.Errorf("after a success the silence is %v, want %v", d, firstCooldown)
+	if d := g.cooldown.throttled(now.Add(time.Hour), now.Add(time.Hour), 0); d != firstCooldown {
+		t.Errorf("after a success the cooldown is %v, want %v", d, firstCooldown)
 	}
 }

@@ -47,8 +47,8 @@ func busy(t *testing.T) *Worker {
 	t.Helper()
 	w := idle(t, Config{Rate: queue.Rate{Calls: 600, Window: time.Minute}})
 	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2, OldestDead: time.Now().Add(-time.Hour)})
-	w.gate.hold("unauthorized", time.Now(), time.Now())
-	w.gate.open = true
+	w.gate.hold.refused("unauthorized", time.Now(), time.Now())
+	w.gate.breaker.open = true
 	w.stall.reason = stalledPacing
 	for _, err := range []error{nil, errors.New("odd"), &userpilot.Error{Err: errSlotExpired}, &userpilot.Error{Sent: true}, &userpilot.Error{Status: 302},
 		&userpilot.Error{Status: 400}, &userpilot.Error{Status: 429}, &userpilot.Error{Status: 503}} {

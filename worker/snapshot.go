@@ -49,16 +49,16 @@ func (w *Worker) Snapshot() Snapshot {
 		Delivered: w.metrics.deliveredEvents.Load(), Merged: w.metrics.mergedEvents.Load(),
 		Dead: w.metrics.deadEvents.Load(), Calls: w.metrics.madeCalls.Load(),
 		Stall: w.stall.reason, StallDetail: w.stall.detail, StallSince: w.stall.since,
-		Hold: w.gate.holding, BreakerOpen: w.gate.open, Quiet: max(0, time.Until(cooldown)),
+		Hold: w.gate.hold.reason, BreakerOpen: w.gate.breaker.open, Quiet: max(0, time.Until(cooldown)),
 	}
 	if g := w.archiveFailures; g.users > 0 && time.Since(g.since) >= archiveFailureDelay {
 		s.Unburied, s.UnburiedSince, s.UnburiedFull, s.UnburiedDetail = g.users, g.since, g.full, g.last
 	}
 	if s.Hold != "" {
-		s.HoldSince = w.gate.holdSince
+		s.HoldSince = w.gate.hold.since
 	}
 	if s.BreakerOpen {
-		s.OutageSince = w.gate.openSince
+		s.OutageSince = w.gate.breaker.since
 	}
 	return s
 }
@@ -109,7 +109,7 @@ type gateState struct {
 
 // logTransitions logs each change of the gate once. w.mu must be held.
 func (w *Worker) logTransitions(now time.Time, cooldownUntil time.Time) {
-	is, was := gateState{hold: w.gate.holding, open: w.gate.open, cooldown: now.Before(cooldownUntil)}, w.logged
+	is, was := gateState{hold: w.gate.hold.reason, open: w.gate.breaker.open, cooldown: now.Before(cooldownUntil)}, w.logged
 	w.logged = is
 	if is.hold != was.hold || is.open != was.open {
 		signal(w.reportChanged)

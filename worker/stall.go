@@ -85,7 +85,7 @@ func (w *Worker) findStall(now time.Time) (was, is stall) {
 	defer w.mu.Unlock()
 	was = w.stall
 	cooldown, _ := w.queue.CooldownUntil()
-	if w.waiting == 0 || w.sending.count > 0 || w.gate.holding != "" || w.gate.open || now.Before(cooldown) {
+	if w.waiting == 0 || w.sending.count > 0 || w.gate.hold.active() || w.gate.breaker.open || now.Before(cooldown) {
 		w.lastProgress = now
 	}
 	if now.Sub(w.lastProgress) < patience {

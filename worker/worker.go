@@ -144,7 +144,7 @@ func New(config Config) (*Worker, error) {
 		errands: crew{size: errandsAtOnce}, archivers: crew{size: archiversAtOnce}, reloadingArchivers: crew{size: reloadingArchiversAtOnce},
 		partitions:      map[*queue.Claim]*partition{},
 		memory:          newMemory(config.Memory),
-		gate:            gate{initial: config.BackoffInitial, longest: config.BackoffMax},
+		gate:            gate{breaker: breaker{initial: config.BackoffInitial, longest: config.BackoffMax}},
 		versionsTrouble: transitionLog{begun: "property versions cannot be read, users with dead letters wait", over: "property versions can be read again"},
 	}
 	member := &w.config.Member
