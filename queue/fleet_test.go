@@ -273,9 +273,9 @@ func TestFleetServerRestart(t *testing.T) {
 		for _, away := range []time.Duration{100 * time.Millisecond, 3 * time.Second, time.Minute} {
 			s.await(20*time.Second, "whole", whole)
 			s.publish(q, "a", "b", "c")
-			s.stop()
+			s.Stop()
 			time.Sleep(away)
-			s.start()
+			s.Start()
 			s.await(20*time.Second, "connected", func() bool { return q.Connected() })
 			s.publish(q, "d", "e", "f")
 			s.await(20*time.Second, "drained", func() bool { return whole() && s.backlog(q) == 0 })
@@ -392,8 +392,8 @@ func TestFleetHearsAfterServerRestart(t *testing.T) {
 		a, b := s.replica(MemberConfig{TTL: 2 * time.Second}), s.replica(MemberConfig{TTL: 2 * time.Second})
 		shared := func() bool { return a.Held()+b.Held() == 17 && min(a.Held(), b.Held()) == 8 }
 		s.await(20*time.Second, "shared", shared)
-		s.stop()
-		s.start()
+		s.Stop()
+		s.Start()
 		s.await(5*time.Second, "shared again", shared)
 		for range 60 {
 			time.Sleep(500 * time.Millisecond)

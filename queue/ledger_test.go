@@ -176,14 +176,14 @@ func TestLedgerWithoutServer(t *testing.T) {
 		x.wg.Go(func() { x.spend(ctx, k, 64) })
 		for range 10 {
 			time.Sleep(rand.N(8 * time.Second))
-			s.stop()
+			s.Stop()
 			time.Sleep(takeAhead + reserveAhead + time.Second) // slots reserved earlier
 			before := x.count()
 			time.Sleep(rand.N(8 * time.Second))
 			if n := x.count() - before; n != 0 {
 				t.Errorf("%d slots without a server (trip %v, %v; low %v)", n, l.rtt, k.rtt, l.low())
 			}
-			s.start()
+			s.Start()
 		}
 		begun := x.count()
 		time.Sleep(12 * time.Second)
@@ -600,12 +600,12 @@ func TestLedgerTells(t *testing.T) {
 		if n := takes(l, 10*time.Second); n < 90 || l.Trouble() != "" || l.Advice() != "" || l.Uncertainty() > 5*time.Millisecond {
 			t.Errorf("%d calls, trouble %q, advice %q, uncertainty %v", n, l.Trouble(), l.Advice(), l.Uncertainty())
 		}
-		s.stop()
+		s.Stop()
 		takes(l, 20*time.Second)
 		if l.Trouble() != errNoConnection.Error() {
 			t.Errorf("without a server: %q", l.Trouble())
 		}
-		s.start()
+		s.Start()
 		if n := takes(l, 10*time.Second); n < 50 || l.Trouble() != "" {
 			t.Errorf("%d calls, trouble %q: %s", n, l.Trouble(), s.log())
 		}

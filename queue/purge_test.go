@@ -96,8 +96,8 @@ func TestPurgeUser(t *testing.T) {
 // onDisk stops the server and reports whether one of its files contains a text.
 func (s *sim) onDisk(text string) (found bool) {
 	s.t.Helper()
-	s.stop()
-	s.must(filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
+	s.Stop()
+	s.must(filepath.WalkDir(s.Dir(), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}

@@ -175,9 +175,7 @@ func TestLettersInterrupted(t *testing.T) {
 // reject.
 func (s *sim) publishRaw(subject, headers, body string) {
 	s.t.Helper()
-	s.mu.Lock()
-	conn, err := s.server.InProcessConn()
-	s.mu.Unlock()
+	conn, err := s.InProcessConn()
 	s.must(err)
 	defer func() { _ = conn.Close() }()
 	go func() {

@@ -10,32 +10,28 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // sim is a real JetStream server in fake time, which can go away and come back.
 type sim struct {
-	t          *testing.T
-	dir        string
-	reconnects bool // lost connections are re-established
+	*queuetest.Server
+	t *testing.T
 
 	oldest uint64 // oldest event of the stream, for journals that are opened
 
-	mu     sync.Mutex
-	server *embedded.Server // nil while it is away
-	logs   bytes.Buffer
+	mu   sync.Mutex
+	logs bytes.Buffer
 }
 
 // simulate runs f in a bubble of fake time, with a server that has the default streams. A lost
@@ -43,64 +39,21 @@ type sim struct {
 func simulate(t *testing.T, f func(*testing.T, *sim)) {
 	t.Helper()
 	t.Parallel()
-	bubble(t, false, f)
+	queuetest.Run(t, withStreams(f))
 }
 
-// simulateOutage is simulate for tests in which clients reconnect. nats.go ends a reconnect with a
-// Flush, which takes its timer from a pool of the whole process and puts it back there, and a timer
-// of another bubble is fatal. So these tests run one after another, each with an empty pool, and no
-// test in a bubble may call Flush, RTT, NextMsg or Request, which use that pool. Their variants
-// with a context do not.
+// simulateOutage is simulate for tests in which clients reconnect.
 func simulateOutage(t *testing.T, f func(*testing.T, *sim)) {
 	t.Helper()
-	emptyPools()
-	defer emptyPools()
-	bubble(t, true, f)
+	queuetest.RunOutage(t, withStreams(f))
 }
 
-// emptyPools empties every sync.Pool: its contents survive one collection.
-func emptyPools() {
-	runtime.GC()
-	runtime.GC()
-}
-
-func bubble(t *testing.T, reconnects bool, f func(*testing.T, *sim)) {
-	t.Helper()
-	dir, today := t.TempDir(), time.Now()
-	synctest.Test(t, func(t *testing.T) {
-		// A bubble begins in the year 2000, but the server measures the age of messages with the
-		// process's clock: it would consider them all too old to keep.
-		time.Sleep(time.Until(today))
-		s := &sim{t: t, dir: dir, reconnects: reconnects}
-		t.Cleanup(func() { // runs last: connections are closed before
-			s.stop()
-			time.Sleep(time.Minute) // slow goroutines come to their end
-		})
-		s.start()
-		if _, err := s.queue(nil).Setup(t.Context(), false); err != nil {
-			t.Fatal(err)
-		}
+func withStreams(f func(*testing.T, *sim)) func(*testing.T, *queuetest.Server) {
+	return func(t *testing.T, server *queuetest.Server) {
+		s := &sim{Server: server, t: t}
+		_, err := s.queue(nil).Setup(t.Context(), false)
+		s.must(err)
 		f(t, s)
-	})
-}
-
-func (s *sim) start() {
-	server, err := embedded.Start(embedded.Config{Dir: s.dir, NoSync: true})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.server = server
-}
-
-func (s *sim) stop() {
-	s.mu.Lock()
-	server := s.server
-	s.server = nil
-	s.mu.Unlock()
-	if server != nil {
-		server.Shutdown()
 	}
 }
 
@@ -156,24 +109,24 @@ type line struct {
 
 // InProcessConn dials the server that runs now.
 func (l *line) InProcessConn() (net.Conn, error) {
-	l.sim.mu.Lock()
-	server := l.sim.server
-	l.sim.mu.Unlock()
-	if server == nil || l.cut.Load() {
-		return nil, errors.New("nobody there")
+	if l.cut.Load() {
+		return nil, errors.New("the connection is cut")
 	}
-	conn, err := server.InProcessConn()
-	if err == nil && l.far != nil {
+	conn, err := l.sim.Server.InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	if l.far != nil {
 		conn = distance{out: func() time.Duration { return 0 }, back: l.far}.over(conn)
 	}
-	if err == nil && l.away != nil {
+	if l.away != nil {
 		l.dialled.Store(time.Now().UnixNano())
 		conn = l.away.over(conn)
 	}
-	if err == nil && l.swallow != nil {
+	if l.swallow != nil {
 		conn = &lossy{Conn: conn, from: bufio.NewReader(conn), swallow: l.swallow}
 	}
-	return wire{conn, l}, err
+	return wire{conn, l}, nil
 }
 
 type wire struct {
@@ -227,11 +180,7 @@ func (s *sim) queueOf(l *line, topology Topology) *Queue {
 		l = &line{}
 	}
 	l.sim = s
-	options := []nats.Option{nats.InProcessServer(l), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), nats.NoReconnect()}
-	if s.reconnects {
-		options = append(options[:2], nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0))
-	}
-	nc, err := nats.Connect("", options...)
+	nc, err := s.Connect(l, nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -166,8 +166,8 @@ type served struct {
 // servePeople replaces the server, with these feature flags enabled.
 func (s *sim) servePeople(p people, flags ...string) *served {
 	s.t.Helper()
-	s.stop()
-	options := &natsserver.Options{JetStream: true, StoreDir: s.dir, DontListen: true, NoSigs: true, JetStreamMaxMemory: 1 << 20, Users: p.users("_INBOX.>"), FeatureFlags: map[string]bool{}}
+	s.Stop()
+	options := &natsserver.Options{JetStream: true, StoreDir: s.Dir(), DontListen: true, NoSigs: true, JetStreamMaxMemory: 1 << 20, Users: p.users("_INBOX.>"), FeatureFlags: map[string]bool{}}
 	for _, flag := range flags {
 		options.FeatureFlags[flag] = true
 	}

@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue"
-	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -357,15 +357,8 @@ func withClaims(t *testing.T, f func(t *testing.T, a, b *queue.Claim)) {
 func withPipeline(t *testing.T, f func(t *testing.T, q *queue.Queue, nc *nats.Conn)) {
 	t.Helper()
 	t.Parallel()
-	dir, today := t.TempDir(), time.Now()
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(today)) // the server measures the age of messages in real time
-		server, err := embedded.Start(embedded.Config{Dir: dir, NoSync: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer server.Shutdown()
-		nc, err := server.Connect()
+	queuetest.Run(t, func(t *testing.T, server *queuetest.Server) {
+		nc, err := server.Connect(nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -45,8 +45,7 @@ func TestMetricsWithoutNATS(t *testing.T) {
 		if got, known := r.scrape(t)["backlog_events"]; !known || got != 0 {
 			t.Errorf("a backlog of %v (%v) while NATS is there", got, known)
 		}
-		dir := s.dir
-		s.stopServer()
+		s.Stop()
 		time.Sleep(20 * time.Second)
 		if _, known := r.scrape(t)["backlog_events"]; !known {
 			t.Error("an election makes the backlog unknown")
@@ -61,7 +60,7 @@ func TestMetricsWithoutNATS(t *testing.T) {
 		if held := got["partitions_held"]; held != 0 {
 			t.Errorf("%v partitions are held without NATS", held)
 		}
-		s.startServer(dir)
+		s.Start()
 		time.Sleep(time.Minute)
 		if got := r.scrape(t); got["partitions_held"] != 17 || got["partitions"] != 17 {
 			t.Errorf("%v of %v partitions are held after NATS is back", got["partitions_held"], got["partitions"])

@@ -253,9 +253,9 @@ func TestServerRestart(t *testing.T) {
 				s.publish(fmt.Sprintf("u%d", i%40), "")
 			}
 			time.Sleep(rand.N(100 * time.Millisecond))
-			s.stopServer()
+			s.Stop()
 			time.Sleep(rand.N(20 * time.Second))
-			s.startServer(s.dir)
+			s.Start()
 		}
 		s.drain(time.Minute)
 		r.stop()

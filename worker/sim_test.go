@@ -10,51 +10,38 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
 
 	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/asynclog"
-	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-func TestMain(m *testing.M) {
-	// The server's coarse clock belongs to the process: it must not start inside a bubble.
-	ats.Register()
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { queuetest.Main(m) }
 
 const testKey = "sim-key"
 
 // sim is a whole system on fake time: a real JetStream server, the stand-in API without sockets,
 // a publisher, and replicas that can be killed.
 type sim struct {
+	*queuetest.Server
 	t      *testing.T
-	dir    string
 	api    *userpilottest.Server
 	way    *network // to it
 	oracle *oracle.Oracle
 	limit  int // of calls that may begin in any window; 0 is none
 	window time.Duration
 
-	reconnects bool      // connections that are lost are made anew
-	away       *distance // of NATS for the replicas that start from now on; nil is none
-
-	mu     sync.Mutex
-	server *embedded.Server // nil while it is down
-	conns  []net.Conn       // all that were opened to it
+	away *distance // of NATS for the replicas that start from now on; nil is none
 
 	publishing *nats.Conn
 	queue      *queue.Queue
@@ -67,43 +54,27 @@ type sim struct {
 // to NATS that is lost stays lost, see [simulateOutage].
 func simulate(t *testing.T, options userpilottest.Options, f func(*testing.T, *sim)) {
 	t.Helper()
-	bubble(t, options, false, f)
+	queuetest.Run(t, withAPI(options, f))
 }
 
-// simulateOutage is simulate with connections that are made anew, and must not be used in a
-// parallel test: nats.go ends each reconnection with a Flush, whose timer it takes from a pool of
-// the process and puts back there. One that comes from another bubble ends the program. So these
-// bubbles run one at a time, and leave an empty pool as they found one.
+// simulateOutage is simulate for tests in which clients reconnect. They must not be parallel, see
+// [queuetest.RunOutage].
 func simulateOutage(t *testing.T, options userpilottest.Options, f func(*testing.T, *sim)) {
 	t.Helper()
-	emptyPools()
-	defer emptyPools()
-	bubble(t, options, true, f)
+	queuetest.RunOutage(t, withAPI(options, f))
 }
 
-// emptyPools lets go of all that a sync.Pool holds: it survives one collection.
-func emptyPools() {
-	runtime.GC()
-	runtime.GC()
-}
-
-func bubble(t *testing.T, options userpilottest.Options, reconnects bool, f func(*testing.T, *sim)) {
-	t.Helper()
-	dir, today := t.TempDir(), time.Now()
-	synctest.Test(t, func(t *testing.T) {
-		// A bubble begins in the year 2000, but the server measures the age of messages with
-		// the process's clock: to it they would all be too old to keep.
-		time.Sleep(time.Until(today))
+func withAPI(options userpilottest.Options, f func(*testing.T, *sim)) func(*testing.T, *queuetest.Server) {
+	return func(t *testing.T, server *queuetest.Server) {
 		options.Key, options.KeepCalls = testKey, true
 		s := &sim{
-			t: t, dir: dir, api: userpilottest.New(options), limit: options.Limit, window: cmp.Or(options.Window, time.Minute),
-			oracle: oracle.New(), reconnects: reconnects,
+			Server: server, t: t, api: userpilottest.New(options), limit: options.Limit, window: cmp.Or(options.Window, time.Minute),
+			oracle: oracle.New(),
 		}
 		s.way = newNetwork(s.api)
 		go s.way.serve()
 		defer s.end() // deferred, as a test that fails must not leave the bubble's goroutines blocked
-		s.startServer(dir)
-		nc, err := s.connect(nil)
+		nc, err := s.Connect(nil)
 		must(t, err)
 		s.publishing = nc
 		s.queue, err = queue.New(nc, queue.Topology{}, nil)
@@ -112,7 +83,7 @@ func bubble(t *testing.T, options userpilottest.Options, reconnects bool, f func
 		must(t, err)
 		s.publisher = s.queue.NewPublisher(queue.PublisherConfig{})
 		f(t, s)
-	})
+	}
 }
 
 // end stops whatever still runs.
@@ -125,9 +96,8 @@ func (s *sim) end() {
 	if s.publishing != nil {
 		s.publishing.Close()
 	}
-	s.stopServer()
+	s.Stop()
 	s.way.end()
-	time.Sleep(time.Minute) // what is under way arrives
 }
 
 func must(t *testing.T, err error) {
@@ -135,41 +105,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func (s *sim) startServer(dir string) {
-	server, err := embedded.Start(embedded.Config{Dir: dir, NoSync: true})
-	must(s.t, err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.server, s.dir = server, dir
-}
-
-func (s *sim) stopServer() {
-	s.mu.Lock()
-	server := s.server
-	s.server = nil
-	s.mu.Unlock()
-	if server != nil {
-		server.Shutdown()
-	}
-}
-
-// InProcessConn dials whatever server runs now, so that connections survive a restart.
-func (s *sim) InProcessConn() (net.Conn, error) {
-	s.mu.Lock()
-	server := s.server
-	s.mu.Unlock()
-	if server == nil {
-		return nil, errors.New("the server is down")
-	}
-	conn, err := server.InProcessConn()
-	if err == nil {
-		s.mu.Lock()
-		s.conns = append(s.conns, conn)
-		s.mu.Unlock()
-	}
-	return conn, err
 }
 
 // line is a replica's connection to the world, which a kill cuts.
@@ -202,7 +137,7 @@ func (l *line) InProcessConn() (net.Conn, error) {
 	if l.cut {
 		return nil, errors.New("killed")
 	}
-	conn, err := l.sim.InProcessConn()
+	conn, err := l.sim.Server.InProcessConn()
 	if err != nil {
 		return nil, err
 	}
@@ -223,17 +158,6 @@ func (l *line) sever() {
 		}
 		_ = c.Close()
 	}
-}
-
-func (s *sim) connect(via nats.InProcessConnProvider) (*nats.Conn, error) {
-	if via == nil {
-		via = s
-	}
-	if !s.reconnects {
-		return nats.Connect("", nats.InProcessServer(via), nats.NoReconnect())
-	}
-	return nats.Connect("", nats.InProcessServer(via), nats.MaxReconnects(-1),
-		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0), nats.RetryOnFailedConnect(true))
 }
 
 // replica is a running worker.
@@ -285,7 +209,7 @@ func (s *sim) start(change func(*worker.Config)) *replica {
 func (s *sim) startWithKey(apiKey string, change func(*worker.Config)) *replica {
 	s.t.Helper()
 	r := &replica{sim: s, line: &line{sim: s, away: s.away}, done: make(chan error, 1)}
-	nc, err := s.connect(r.line)
+	nc, err := s.Connect(r.line, nats.RetryOnFailedConnect(true))
 	must(s.t, err)
 	log := asynclog.Wrap(slog.New(slog.NewTextHandler(&s.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	q, err := queue.New(nc, queue.Topology{}, log)

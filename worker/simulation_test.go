@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -201,12 +199,12 @@ func (c *chaos) fault() {
 		}
 	case 5:
 		c.crashed++
-		c.stopServer()
+		c.Stop()
 		time.Sleep(c.upTo(30 * time.Second))
-		c.startServer(c.dir)
+		c.Start()
 	case 6:
 		c.crashed++
-		c.crashServer()
+		c.Crash()
 	case 7, 8:
 		c.detour()
 	case 9, 10:
@@ -232,25 +230,6 @@ func (c *chaos) apiFault() func(userpilottest.Request) userpilottest.Fault {
 		}
 		return kind
 	}
-}
-
-// crashServer boots another server on what is on the disk now, and then ends the old one: whatever
-// that had only in its memory is gone.
-func (c *chaos) crashServer() {
-	synctest.Wait()
-	image := filepath.Join(c.t.TempDir(), "image")
-	must(c.t, os.CopyFS(image, os.DirFS(c.dir)))
-	c.mu.Lock()
-	old, connections := c.server, c.conns
-	c.server, c.conns = nil, nil
-	c.mu.Unlock()
-	// Before any time passes: what the old server acknowledged after the image was made would be
-	// lost, and nobody's fault but ours.
-	for _, conn := range connections {
-		_ = conn.Close()
-	}
-	old.Shutdown()
-	c.startServer(image)
 }
 
 // calm ends all faults, with at least one replica up.

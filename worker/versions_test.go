@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -82,6 +83,8 @@ type story struct {
 	js     jetstream.JetStream
 	events []told
 	fleet  []*replica
+
+	mu     sync.Mutex
 	broken bool // the API refuses bad events
 	lost   int  // number of answers still to lose
 }
