@@ -113,15 +113,15 @@ func TestJudge(t *testing.T) {
 			}}})
 			x.settled(nil)
 		}},
-		"a dead letter of a user": {"event 1: a dead letter that nobody", func(x *trial) {
+		"a dead letter of a user": {"event 1: an unexpected dead letter", func(x *trial) {
 			x.publish(1)
 			x.call(202, 1)
 			x.buries(`{"user_id":"` + ann + `","metadata":{"e1":true}}`)
 		}},
-		"a dead letter of nobody": {"a dead letter that nobody", func(x *trial) { x.buries(`{"user_id":"eve"}`) }},
+		"a dead letter of nobody": {"an unexpected dead letter", func(x *trial) { x.buries(`{"user_id":"eve"}`) }},
 		"the server's own letter": {"", func(x *trial) { x.buries(`{"stream":"USERPILOT_IDENTIFY", "seq":1}`) }},
 		"nonsense, stored twice":  {"", func(x *trial) { x.storedInvalid([]byte("no"), 1); x.buries("no", "no") }},
-		"nonsense, dead twice":    {"one more dead letter", func(x *trial) { x.storedInvalid([]byte("no"), 0); x.buries("no", "no") }},
+		"nonsense, dead twice":    {"one dead letter too many", func(x *trial) { x.storedInvalid([]byte("no"), 0); x.buries("no", "no") }},
 		"a key in a log":          {"shows", func(x *trial) { x.shown(1, "output", []byte("key="+keyPrefix+"1")) }},
 		"a user in a log":         {"shows", func(x *trial) { x.shown(1, "output", []byte("about "+ann)) }},
 		"a harmless log":          {"", func(x *trial) { x.shown(1, "output", []byte("level=INFO")) }},

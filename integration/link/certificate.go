@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// Certificate makes one for a peer with these names and addresses, and what those who shall trust
-// it are given: programs in Go read it where SSL_CERT_FILE says. Over TLS a client waits for the
-// distance before it can call, as it would for a real network's handshakes: a connection to a
-// [Proxy] alone stands at once.
+// Certificate makes a certificate for a peer with these names and addresses. It also returns the
+// PEM that clients must trust; programs in Go read it from the file that SSL_CERT_FILE names. Over
+// TLS a client waits out the distance before its first call, as it would for the handshakes on a
+// real network; a connection to a [Proxy] alone is up at once.
 func Certificate(hosts ...string) (tls.Certificate, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -5,22 +5,23 @@ import (
 	"time"
 )
 
-// Distance is how far away the peer is. The zero value is as near as the machine itself.
+// Distance is how far away the peer is. The zero value adds no delay.
 type Distance struct {
 	There, Back time.Duration // one way to the peer, and from it
-	Jitter      time.Duration // that each piece may take longer, either way
-	SetUp       time.Duration // before a new connection carries anything
+	Jitter      time.Duration // most additional delay of each piece, either way
+	SetUp       time.Duration // delay before a new connection carries anything
 }
 
-// RoundTrip is a distance that is half of d each way. A new connection takes one more to be made.
+// RoundTrip returns a distance with half of d each way. A new connection takes one more round trip
+// to open.
 func RoundTrip(d, jitter time.Duration) Distance {
 	return Distance{There: d / 2, Back: d / 2, Jitter: jitter / 2, SetUp: d}
 }
 
-// Longest is the longest round trip over a connection that stands.
+// Longest returns the longest round trip on an open connection.
 func (d Distance) Longest() time.Duration { return d.There + d.Back + 2*d.Jitter }
 
-// late adds the jitter to a way.
+// late adds random jitter to a one-way delay.
 func (d Distance) late(way time.Duration) time.Duration {
 	if d.Jitter > 0 {
 		way += rand.N(d.Jitter)

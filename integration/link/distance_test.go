@@ -58,8 +58,8 @@ func TestANewConnectionTakesItsSetUp(t *testing.T) {
 	}
 }
 
-// Many pieces are under way at a time: a hundred of them take one round trip, or some, and not
-// one each.
+// Many pieces are in flight at once: a hundred of them take one round trip, or a few, and not one
+// each.
 func TestDistanceIsPipelined(t *testing.T) {
 	t.Parallel()
 	p := proxied(t)
@@ -100,8 +100,8 @@ func TestOrderIsKeptWhileTheDistanceChanges(t *testing.T) {
 	}
 }
 
-// A cut does not wait for what is under way, and that is lost.
-func TestACutLosesWhatIsUnderWay(t *testing.T) {
+// A cut does not wait for pieces in flight, which are lost.
+func TestACutLosesWhatIsInFlight(t *testing.T) {
 	t.Parallel()
 	p := proxied(t)
 	c := dial(t, p)
@@ -115,8 +115,8 @@ func TestACutLosesWhatIsUnderWay(t *testing.T) {
 	}
 }
 
-// What was sent before the end arrives before the end does.
-func TestTheEndIsUnderWayToo(t *testing.T) {
+// Data sent before the end of a stream arrives before the end does.
+func TestTheEndIsDelayedToo(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

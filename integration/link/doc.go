@@ -1,10 +1,10 @@
-// Package link is the network between a program under test and one of its peers: as far away as
-// one likes, cut, refused or half-open.
+// Package link is the network between a program under test and one of its peers: it can be far away,
+// cut, refusing or half-open.
 //
 // Its laws:
 //
-//   - It passes on bytes and knows nothing of what they mean.
-//   - The order of a connection's bytes is kept, whatever the distance becomes meanwhile.
-//   - What it drops it never delivers late, as a connection that is half-open does not either.
-//   - A distance is a lower bound: a busy machine may make everything later.
+//   - It passes bytes on and does not interpret them.
+//   - It keeps the order of a connection's bytes, even while the distance changes.
+//   - It never delivers late what it has dropped, just as a half-open connection does not.
+//   - A distance is a lower bound: a busy machine may delay everything further.
 package link

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// pair is one connection of the program and the one beyond.
+// pair is a connection of the program and the matching one to the peer.
 type pair struct {
 	near, far net.Conn
-	transit   atomic.Int64 // that the newest bytes have taken to the peer
+	transit   atomic.Int64 // delay of the newest bytes to the peer
 	once      sync.Once
 	gone      chan struct{}
 }
@@ -23,7 +23,7 @@ func (p *pair) close() {
 	})
 }
 
-// reset ends a connection in a way that leaves nothing to be delivered.
+// reset closes a connection so that nothing pending is delivered.
 func reset(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -36,33 +36,33 @@ type way struct {
 	*pair
 	from, to net.Conn
 	drop     *atomic.Bool
-	takes    func() time.Duration // that the next piece is under way
-	opens    time.Time            // nothing sets out before
-	due      time.Time            // when the newest piece arrives; read's alone
+	delay    func() time.Duration // delay of the next piece
+	opens    time.Time            // nothing is sent before
+	due      time.Time            // when the newest piece arrives; only read uses it
 	transit  *atomic.Int64
 }
 
-// piece is some bytes under way.
+// piece is a chunk of bytes in flight.
 type piece struct {
 	sent, due time.Time
 	bytes     []byte
 }
 
-// underWay is how many pieces a way holds. Who sends more waits, as with a full window of TCP.
-const underWay = 4096
+// maxInFlight is how many pieces a way holds. A sender of more blocks, as with a full TCP window.
+const maxInFlight = 4096
 
-// read takes in what comes at once: what is sent later does not wait for what is under way. The
-// end is under way like everything else. Once it has dropped something it drops the rest too: a
+// read takes in data as it comes: a later piece does not wait for those in flight. The end of the
+// stream is delayed like everything else. Once it has dropped something it drops the rest too: a
 // byte that passes after others were lost would garble the stream.
 func (w *way) read(pieces chan<- piece) {
 	defer close(pieces)
 	buffer := make([]byte, 16<<10)
-	spoiled := false
+	dropping := false
 	for {
 		n, err := w.from.Read(buffer)
 		now := time.Now()
-		w.due = later(w.due, later(now, w.opens).Add(w.takes()))
-		if spoiled = spoiled || n > 0 && w.drop.Load(); spoiled {
+		w.due = later(w.due, later(now, w.opens).Add(w.delay()))
+		if dropping = dropping || n > 0 && w.drop.Load(); dropping {
 			n = 0
 		}
 		if n > 0 || err != nil {
@@ -78,15 +78,16 @@ func (w *way) read(pieces chan<- piece) {
 	}
 }
 
-// write delivers what is due, or drops it and the rest: what a cut finds under way is lost with it.
+// write delivers the pieces that are due, or drops one and all that follow: a cut loses what is in
+// flight.
 func (w *way) write(pieces <-chan piece) {
 	defer w.close()
-	spoiled := false
+	dropping := false
 	for x := range pieces {
 		if !w.await(x.due) {
 			return
 		}
-		if spoiled = spoiled || w.drop.Load(); spoiled {
+		if dropping = dropping || w.drop.Load(); dropping {
 			continue
 		}
 		w.transit.Store(int64(time.Since(x.sent)))
@@ -96,7 +97,7 @@ func (w *way) write(pieces <-chan piece) {
 	}
 }
 
-// await blocks until an instant, and reports whether the pair is there still.
+// await blocks until an instant, and reports whether the pair is still open.
 func (w *way) await(instant time.Time) bool {
 	d := time.Until(instant)
 	if d <= 0 {

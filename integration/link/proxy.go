@@ -15,15 +15,15 @@ type Proxy struct {
 	target   string
 	serving  sync.WaitGroup
 
-	refusing   atomic.Bool // new connections are reset
-	mute, deaf atomic.Bool // bytes to the peer are dropped, and those from it
+	refusing   atomic.Bool // reset new connections
+	mute, deaf atomic.Bool // drop bytes to the peer, and bytes from it
 	distance   atomic.Pointer[Distance]
 	mu         sync.Mutex
 	closed     bool
 	pairs      map[*pair]bool
 }
 
-// Listen opens an address, such as 127.0.0.1:0, that leads to the target, until Close.
+// Listen opens an address, such as 127.0.0.1:0, and forwards its connections to target until Close.
 func Listen(address, target string) (*Proxy, error) {
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address)
 	if err != nil {
@@ -35,23 +35,23 @@ func Listen(address, target string) (*Proxy, error) {
 	return p, nil
 }
 
-// Address is where it listens.
+// Address returns the address that the proxy listens on.
 func (p *Proxy) Address() string { return p.listener.Addr().String() }
 
-// Move sets how far away the peer is from now on. What is under way already stays ahead of what
-// follows.
+// Move sets how far away the peer is from now on. Bytes that are in flight stay ahead of later
+// ones.
 func (p *Proxy) Move(d Distance) { p.distance.Store(&d) }
 
-// Refuse breaks all connections off and resets those that are tried.
+// Refuse resets all connections, and new ones too.
 func (p *Proxy) Refuse() { p.refusing.Store(true); p.Cut() }
 
-// Mute drops what is sent to the peer, over connections that seem to live.
+// Mute drops bytes to the peer, on connections that seem to be alive.
 func (p *Proxy) Mute() { p.mute.Store(true) }
 
-// Deafen drops what the peer sends, over connections that seem to live.
+// Deafen drops bytes from the peer, on connections that seem to be alive.
 func (p *Proxy) Deafen() { p.deaf.Store(true) }
 
-// Cut breaks all connections off.
+// Cut resets all connections.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -60,7 +60,7 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Heal lets everything through again, over new connections and from the same distance.
+// Heal lets everything through again, on new connections and at the same distance.
 func (p *Proxy) Heal() {
 	p.refusing.Store(false)
 	p.mute.Store(false)
@@ -68,7 +68,7 @@ func (p *Proxy) Heal() {
 	p.Cut()
 }
 
-// Close ends everything, and waits for it.
+// Close ends all connections and waits until their goroutines are gone.
 func (p *Proxy) Close() {
 	_ = p.listener.Close()
 	p.mu.Lock()
@@ -78,8 +78,8 @@ func (p *Proxy) Close() {
 	p.serving.Wait()
 }
 
-// Transit is how long it took the newest bytes to reach the peer over the connection that it
-// knows by this address; zero if there is none.
+// Transit returns the delay of the newest bytes to the peer on the connection that the peer sees at
+// this address; zero if there is none.
 func (p *Proxy) Transit(address string) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,7 +105,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// serve passes bytes on until one of the two ends, or the connection is cut.
+// serve forwards bytes until either side ends, or the connection is cut.
 func (p *Proxy) serve(near net.Conn) {
 	opens := time.Now().Add(p.distance.Load().SetUp)
 	far, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", p.target)
@@ -119,12 +119,12 @@ func (p *Proxy) serve(near net.Conn) {
 		return
 	}
 	there := &way{pair: x, from: near, to: far, drop: &p.mute, opens: opens, transit: &x.transit,
-		takes: func() time.Duration { d := p.distance.Load(); return d.late(d.There) }}
+		delay: func() time.Duration { d := p.distance.Load(); return d.late(d.There) }}
 	back := &way{pair: x, from: far, to: near, drop: &p.deaf, opens: opens, transit: new(atomic.Int64),
-		takes: func() time.Duration { d := p.distance.Load(); return d.late(d.Back) }}
+		delay: func() time.Duration { d := p.distance.Load(); return d.late(d.Back) }}
 	var pumps sync.WaitGroup
 	for _, w := range []*way{there, back} {
-		pieces := make(chan piece, underWay)
+		pieces := make(chan piece, maxInFlight)
 		pumps.Go(func() { w.read(pieces) })
 		pumps.Go(func() { w.write(pieces) })
 	}

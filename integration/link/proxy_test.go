@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// echo is a peer that sends back what it gets.
+// echo is a peer that sends back what it receives.
 func echo(t *testing.T) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -42,7 +42,7 @@ func proxied(t *testing.T) *Proxy {
 	return p
 }
 
-// say sends a text and returns what comes back, or how the connection is.
+// say sends a text and returns the reply, or the error of the connection.
 func say(t *testing.T, c net.Conn, text string, patience time.Duration) (string, error) {
 	t.Helper()
 	if _, err := c.Write([]byte(text)); err != nil {
@@ -98,7 +98,7 @@ func TestProxyRefuses(t *testing.T) {
 	}
 }
 
-// What a half-open connection has swallowed never comes out, not even when it is healed.
+// Bytes that a half-open connection has swallowed never arrive, even after Heal.
 func TestProxySwallows(t *testing.T) {
 	t.Parallel()
 	for name, swallow := range map[string]func(*Proxy){

@@ -12,15 +12,15 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// doom is an event that must become a dead letter, or may.
+// doom is an event that must, or may, become a dead letter.
 type doom struct {
 	reason queue.Reason
-	times  int  // that it was published
+	times  int  // how often it was published
 	more   bool // it may have been stored more often
 }
 
-// MustDie says that an event which was made elsewhere is published, and must become a dead letter: once
-// for each time that this is said. It returns the body.
+// MustDie records that an invalid event, built by the caller, is published and must become a dead
+// letter. Each call stands for one publication and one dead letter. It returns the body.
 func (o *Oracle) MustDie(body []byte, reason queue.Reason) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -31,8 +31,8 @@ func (o *Oracle) MustDie(body []byte, reason queue.Reason) []byte {
 	return body
 }
 
-// MayDie says that an event may be stored once more than is certain, or several times: its dead letters
-// are then as many. One that was not known before is no identify.
+// MayDie records that an event may be stored more often than is certain, and may then have as many
+// dead letters. A body that is not known yet is taken for one that is no identify.
 func (o *Oracle) MayDie(body []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -68,8 +68,8 @@ func Letters(ctx context.Context, js jetstream.JetStream, name string) (letters 
 	return letters, nil
 }
 
-// Dead judges all dead letters of a run that has drained: exactly the doomed are among them, byte for
-// byte, each as often as it was published, and for the right reason.
+// Dead judges all dead letters of a run that has drained. They must be exactly those of the doomed
+// events, byte for byte, one for each publication and with the right reason.
 func (o *Oracle) Dead(letters []*jetstream.RawStreamMsg) (found []Finding) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -89,21 +89,22 @@ func (o *Oracle) Dead(letters []*jetstream.RawStreamMsg) (found []Finding) {
 	return found
 }
 
-// check tells what is wrong with a dead letter, of which there are others already.
+// check returns what is wrong with a dead letter, given the others of the same body that came
+// before.
 func (d *doom) check(l *jetstream.RawStreamMsg, sequence string, others []string) string {
 	reason, status := queue.Reason(l.Header.Get("Dead-Reason")), l.Header.Get("Dead-Status")
 	switch {
 	case d == nil:
-		return fmt.Sprintf("a dead letter that nobody had to expect (%s, status %s)", reason, status)
+		return fmt.Sprintf("an unexpected dead letter (%s, status %s)", reason, status)
 	case reason != d.reason, reason == queue.Rejected && status != "422":
-		return fmt.Sprintf("a dead letter for the reason %s (status %s), want %s", reason, status, d.reason)
+		return fmt.Sprintf("a dead letter with the reason %s (status %s), want %s", reason, status, d.reason)
 	case slices.Contains(others, sequence), len(others) >= d.times && !d.more:
-		return fmt.Sprintf("one more dead letter, of event %s; there are those of %v", sequence, others)
+		return fmt.Sprintf("one dead letter too many, of event %s; there are already those of %v", sequence, others)
 	}
 	return ""
 }
 
-// about tells whose event it is, if it is one that was made here.
+// about makes a finding, and names the event's user if the oracle made the event.
 func (o *Oracle) about(body []byte, wrong string) Finding {
 	if i, err := Parse(body); err == nil && o.users[i.User] != nil && len(i.Numbers) > 0 {
 		return Finding{i.User, fmt.Sprintf("event %d: %s", i.Numbers[0], wrong)}

@@ -11,14 +11,14 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// Event is what a user's next event is to be like.
+// Event describes a user's next event.
 type Event struct {
-	More   string       // further members of the metadata as they are, each after a comma
-	Varied bool         // there is in it whatever merging could get wrong
-	Dies   queue.Reason // of the dead letter that must come of it; empty if it must be delivered
+	More   string       // further members of the metadata as JSON, each after a comma
+	Varied bool         // includes everything that merging could get wrong
+	Dies   queue.Reason // reason of the dead letter it must become; empty if it must be delivered
 }
 
-// body is that of a user's n-th event.
+// body returns the body of a user's n-th event.
 func (e Event) body(user string, n int) []byte {
 	more, company := e.More, ""
 	if e.Varied {
@@ -29,7 +29,7 @@ func (e Event) body(user string, n int) []byte {
 }
 
 // vary makes a number longer than a float64, a property that comes and goes, and a company that
-// changes, and has properties that change. The periods have no factor in common, so that all meet.
+// changes and whose properties change. The periods are coprime, so that all combinations occur.
 func vary(user string, n int) (more, company string) {
 	note := strconv.Quote("note " + strconv.Itoa(n))
 	if n%3 == 0 {
@@ -41,7 +41,7 @@ func vary(user string, n int) (more, company string) {
 	return fmt.Sprintf(`,"amount":98765432109876543210.%d,"plan":"p%d","note":%s`, n, n%7, note), company
 }
 
-// Properties are those of a user or a company, with their values as they were written.
+// Properties are the properties of a user or a company, with their values as they were written.
 type Properties map[string]json.RawMessage
 
 // Identify is the body of a call or of an event.
@@ -68,20 +68,20 @@ func Parse(body []byte) (i Identify, err error) {
 	return i, nil
 }
 
-// Call is an identify as the API received it.
+// Call is an identify call as the API received it.
 type Call struct {
 	Identify
 	At      time.Time
-	Status  int  // that the API answers; 0 cuts the connection
+	Status  int  // what the API answers; 0 cuts the connection
 	Applied bool // whether it takes effect
 }
 
-// Low is the number of the oldest event in the call, which must hold one.
+// Low returns the number of the oldest event in the call. The call must hold one.
 func (c Call) Low() int { return c.Numbers[0] }
 
-// High is that of the newest.
+// High returns the number of the newest event in the call. The call must hold one.
 func (c Call) High() int { return c.Numbers[len(c.Numbers)-1] }
 
-// refused reports whether the answer says that nothing was done. After any other nobody but the API
-// knows.
+// refused reports whether the answer says that nothing was done. After any other answer only the
+// API knows.
 func (c Call) refused() bool { return c.Status >= 300 && c.Status < 500 && c.Status != 408 }

@@ -2,20 +2,20 @@
 // worker, the container tests and the campaign of real processes all use it.
 //
 // Its evidence is what was published ([Oracle.Next]), what the API received and which calls took
-// effect ([Oracle.Receive], [Oracle.Order]), and what lies in the dead-letter stream
-// ([Oracle.Dead]). Each event of a user bears its number as the property "n", and a property of its
-// own, "e<number>", so that a merged call shows whose events it holds.
+// effect ([Oracle.Receive], [Oracle.Order]), and what is in the dead-letter stream
+// ([Oracle.Dead]). Each event of a user carries its number as the property "n", and a property of
+// its own, "e<number>", so that a merged call shows whose events it holds.
 //
-// What it judges:
+// It judges:
 //
-//   - Order: no call takes its user back, whatever the API answers. An event comes again only with the
-//     call that was the user's current one; no event is skipped, nor missing within a call.
-//   - Fates: each event is delivered, or a dead letter exactly once; none is lost or invented.
+//   - Order: no call takes its user back, whatever the API answers. An event is repeated only with
+//     the call that was the user's current one; no event is skipped, or missing within a call.
+//   - Fates: each event is delivered, or becomes a dead letter exactly once; none is lost or invented.
 //   - Profiles: they are what one call for each event, in order, would have made.
 //   - The limit: [Busiest] counts the calls of the fullest sliding window.
 //
-// An event's fate is known when it is published. What a harness breaks itself it must tell: a server
-// that forgets ([Oracle.BroughtBack]), an event that is removed ([Oracle.Removed]).
+// An event's fate is known when it is published. A harness must report the damage that it does
+// itself: a server that forgets ([Oracle.BroughtBack]), an event that is removed ([Oracle.Removed]).
 package oracle
 
 import (
@@ -32,28 +32,28 @@ import (
 
 // Oracle knows what was published and judges what became of it. It is safe for concurrent use.
 type Oracle struct {
-	// BroughtBack reports whether, between two calls of a user, the server may have brought back events
-	// that it had confirmed to be removed: a server that is killed forgets what it has not synced. Even
-	// then the newest event must come with them. Nil means never.
+	// BroughtBack reports whether, between two calls of a user, the server may have brought back
+	// events whose removal it had confirmed: a server that is killed forgets what it has not
+	// synced. Even then the newest event must come with them. Nil means never.
 	BroughtBack func(from, to time.Time) bool
 
 	mu        sync.Mutex
 	users     map[string]*user
 	dooms     map[string]*doom // by body
-	strangers map[string]bool  // users of events that were made elsewhere
+	strangers map[string]bool  // users of events that the oracle did not make
 	received  int              // calls that Order has judged
 	delivered int
 	repeats   int
 }
 
-// New returns an Oracle that knows of no event yet.
+// New returns an Oracle that knows no events yet.
 func New() *Oracle {
 	return &Oracle{users: map[string]*user{}, dooms: map[string]*doom{}, strangers: map[string]bool{}}
 }
 
 // Finding is a breach of a promise.
 type Finding struct {
-	User string // whom it concerns; empty if that is not known
+	User string // the user concerned; empty if unknown
 	What string
 }
 
@@ -64,7 +64,7 @@ func (f Finding) String() string {
 	return f.User + ": " + f.What
 }
 
-// Next makes a user's next event.
+// Next makes a user's next event and returns its body.
 func (o *Oracle) Next(name string, e Event) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -88,7 +88,7 @@ func (o *Oracle) Next(name string, e Event) []byte {
 	return body
 }
 
-// Removed says that a user's event was removed from the stream behind the worker's back.
+// Removed records that the harness removed a user's event from the stream, without the worker.
 func (o *Oracle) Removed(name string, n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -97,7 +97,7 @@ func (o *Oracle) Removed(name string, n int) {
 	slices.Sort(u.removed)
 }
 
-// Events is how many events of a user have been made.
+// Events returns how many events of a user have been made.
 func (o *Oracle) Events(name string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -107,23 +107,25 @@ func (o *Oracle) Events(name string) int {
 	return 0
 }
 
-// Due is the oldest event of a user that has not been delivered and should be; more than there are if
-// there is none.
+// Due returns the number of a user's oldest event that should have been delivered and has not been;
+// if there is none, a number above all events.
 func (o *Oracle) Due(name string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.users[name].due()
 }
 
-// Counts is how many different events have taken effect, and how many calls held some that had already.
+// Counts returns how many different events have taken effect, and how many calls repeated some that
+// had already.
 func (o *Oracle) Counts() (delivered, repeats int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.delivered, o.repeats
 }
 
-// Receive judges a call when the API has it. What is wrong with it is returned, and the call is then
-// taken for one that never was. repeats reports whether it holds events that had taken effect already.
+// Receive judges a call when the API receives it. If something is wrong with the call, Receive
+// returns that and otherwise ignores the call. repeats reports whether the call holds events that
+// had taken effect already.
 func (o *Oracle) Receive(c Call) (repeats bool, wrong string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -145,8 +147,8 @@ func (o *Oracle) receive(c Call) (repeats bool, wrong string) {
 	return repeats, ""
 }
 
-// Order judges the calls that a stand-in has answered, oldest first. It may be called again with the
-// same calls and newer ones. Of each user only the first finding is told.
+// Order judges the calls that a stand-in has answered, oldest first. It may be called again with
+// the same calls followed by newer ones. It returns only the first finding for each user.
 func (o *Oracle) Order(calls []userpilottest.Call) (found []Finding) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -171,7 +173,8 @@ func (o *Oracle) Order(calls []userpilottest.Call) (found []Finding) {
 	return found
 }
 
-// Lost tells of each user the oldest event that has not been delivered and should be.
+// Lost returns a finding for each user with events that should have been delivered and have not
+// been. It names the oldest.
 func (o *Oracle) Lost() []Finding {
 	return o.each(func(u *user) string {
 		if n := u.due(); n <= u.published {
@@ -181,8 +184,8 @@ func (o *Oracle) Lost() []Finding {
 	})
 }
 
-// Profiles tells whose profile is not what one call for each event, in order, would have made, among
-// those to whom all is delivered.
+// Profiles returns a finding for each user whose profile is not what one call for each event, in
+// order, would have made. It skips users with undelivered events.
 func (o *Oracle) Profiles() []Finding {
 	return o.each(func(u *user) string {
 		if d := u.have.difference(u.want); d != "" && u.due() > u.published {
@@ -192,7 +195,7 @@ func (o *Oracle) Profiles() []Finding {
 	})
 }
 
-// each asks what is wrong for each user.
+// each runs a check for each user and collects the findings.
 func (o *Oracle) each(wrong func(*user) string) (found []Finding) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -211,7 +214,7 @@ func (o *Oracle) Verdict(calls []userpilottest.Call, letters []*jetstream.RawStr
 	return slices.Concat(o.Order(calls), o.Lost(), o.Profiles(), o.Dead(letters))
 }
 
-// Busiest is the most of these instants that lie in any window of a length.
+// Busiest returns the largest number of these instants within any window of that length.
 func Busiest(times []time.Time, length time.Duration) int {
 	w := userpilottest.Window{Length: length}
 	for _, at := range slices.SortedFunc(slices.Values(times), time.Time.Compare) {

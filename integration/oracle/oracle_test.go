@@ -19,7 +19,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// history is what an oracle is told by hand.
+// history feeds an oracle by hand.
 type history struct {
 	*Oracle
 	calls   []userpilottest.Call
@@ -27,7 +27,7 @@ type history struct {
 	bodies  [][]byte // of ann's events
 }
 
-// publish makes n more events of ann. Those of these numbers must die.
+// publish makes n more events of ann. Those with the numbers in deadly must die.
 func (h *history) publish(n int, deadly ...int) {
 	for range n {
 		e := Event{}
@@ -38,7 +38,7 @@ func (h *history) publish(n int, deadly ...int) {
 	}
 }
 
-// call is a call of ann's events with these numbers, and what the API answers; 0 cuts it off.
+// call makes a call with these events of ann, and the API's answer; 0 cuts the connection.
 func (h *history) call(status int, numbers ...int) {
 	marks := ""
 	for _, n := range numbers {
@@ -58,19 +58,19 @@ func (h *history) receive(status int, body string) {
 	})
 }
 
-// letter is a dead letter.
+// letter adds a dead letter.
 func (h *history) letter(body []byte, reason, status, sequence string) {
 	h.letters = append(h.letters, &jetstream.RawStreamMsg{Data: body, Header: nats.Header{
 		"Dead-Reason": {reason}, "Dead-Status": {status}, "Dead-Sequence": {sequence},
 	}})
 }
 
-// mayBringBack lets the server be killed after so many calls.
+// mayBringBack lets the server be killed after this many calls.
 func (h *history) mayBringBack(after int64) {
 	h.BroughtBack = func(from, to time.Time) bool { return from.Unix() < after && to.Unix() >= after }
 }
 
-// A wrong history has one finding, and its innocent neighbour has none.
+// A wrong history gives one finding, and its correct neighbor none.
 func TestVerdict(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -86,7 +86,7 @@ func TestVerdict(t *testing.T) {
 		"smaller after a refusal":           {"", func(h *history) { h.publish(2); h.call(429, 1, 2); h.call(202, 1); h.call(202, 2) }},
 		"smaller after a redirection":       {"", func(h *history) { h.publish(2); h.call(302, 1, 2); h.call(202, 1); h.call(202, 2) }},
 		"repeated":                          {"", func(h *history) { h.publish(2); h.call(202, 1); h.call(202, 1); h.call(0, 1, 2); h.call(202, 1, 2) }},
-		"an older one comes again":          {"event 1 came again", func(h *history) { h.publish(3); h.call(202, 1); h.call(202, 2); h.call(0, 1, 2, 3) }},
+		"an older event is repeated":        {"event 1 was repeated", func(h *history) { h.publish(3); h.call(202, 1); h.call(202, 2); h.call(0, 1, 2, 3) }},
 		"brought back": {"", func(h *history) {
 			h.mayBringBack(2)
 			h.publish(3)
@@ -103,7 +103,7 @@ func TestVerdict(t *testing.T) {
 			h.call(429, 1, 2)
 			h.call(202, 1, 2)
 		}},
-		"brought back at another time": {"came again", func(h *history) {
+		"brought back at another time": {"was repeated", func(h *history) {
 			h.mayBringBack(1)
 			h.publish(3)
 			h.call(202, 1)
@@ -128,9 +128,9 @@ func TestVerdict(t *testing.T) {
 		"invented":                      {"only those up to 1", func(h *history) { h.publish(1); h.call(202, 1, 2) }},
 		"invented before the first":     {"only those up to 1", func(h *history) { h.publish(1); h.call(202, 0, 1) }},
 		"about a user who was invented": {"whom no event was about", func(h *history) { h.receive(500, `{"user_id":"eve","metadata":{"n":1,"e1":true}}`) }},
-		"holds nothing":                 {"holds no event", func(h *history) { h.publish(1); h.call(202) }},
+		"without events":                {"without events", func(h *history) { h.publish(1); h.call(202) }},
 		"is no JSON":                    {"a call's body", func(h *history) { h.receive(202, "no") }},
-		"bears older values": {"bears the values of event 1", func(h *history) {
+		"carries older values": {"carries the values of event 1", func(h *history) {
 			h.publish(2)
 			h.receive(202, `{"user_id":"ann","metadata":{"n":1,"e1":true,"e2":true}}`)
 		}},
@@ -169,15 +169,15 @@ func TestVerdict(t *testing.T) {
 		"smaller after the guilty has failed": {"", func(h *history) { h.publish(3, 3); h.call(500, 1, 2, 3); h.call(202, 1, 2); h.dies(3) }},
 		"takes effect and dies":               {"event 2 took effect", func(h *history) { h.publish(2, 2); h.call(202, 1, 2); h.dies(2) }},
 		"not dead":                            {"event 1: 0 dead letters, want 1", func(h *history) { h.publish(1, 1) }},
-		"dead without cause":                  {"event 1: a dead letter that nobody had to expect (retries_exhausted", func(h *history) { h.publish(1); h.call(202, 1); h.letter(h.bodies[0], "retries_exhausted", "503", "1") }},
+		"dead without cause":                  {"event 1: an unexpected dead letter (retries_exhausted", func(h *history) { h.publish(1); h.call(202, 1); h.letter(h.bodies[0], "retries_exhausted", "503", "1") }},
 		"dead for the wrong reason":           {"want rejected", func(h *history) { h.publish(1, 1); h.letter(h.bodies[0], "retries_exhausted", "422", "1") }},
 		"dead for another status":             {"status 401", func(h *history) { h.publish(1, 1); h.letter(h.bodies[0], "rejected", "401", "1") }},
-		"dead with another body": {"nobody had to expect", func(h *history) {
+		"dead with another body": {"an unexpected dead letter", func(h *history) {
 			h.publish(1, 1)
 			h.dies(1)
 			h.letter([]byte(`{"user_id":"ann"}`), "rejected", "422", "2")
 		}},
-		"dead twice": {"one more dead letter, of event 9", func(h *history) { h.publish(1, 1); h.dies(1); h.letter(h.bodies[0], "rejected", "422", "9") }},
+		"dead twice": {"one dead letter too many, of event 9", func(h *history) { h.publish(1, 1); h.dies(1); h.letter(h.bodies[0], "rejected", "422", "9") }},
 		"stored twice, dead twice": {"", func(h *history) {
 			h.publish(1, 1)
 			h.MayDie(h.bodies[0])
@@ -186,7 +186,7 @@ func TestVerdict(t *testing.T) {
 		}},
 		"stored twice, one of them dead":  {"", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]); h.dies(1) }},
 		"stored twice, none dead":         {"0 dead letters", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]) }},
-		"stored twice, one of them twice": {"one more dead letter", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]); h.dies(1, 1) }},
+		"stored twice, one of them twice": {"one dead letter too many", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]); h.dies(1, 1) }},
 		"nonsense":                        {"", func(h *history) { h.letter(h.MustDie([]byte("no"), queue.Invalid), "invalid", "", "1") }},
 		"nonsense that lives":             {"0 dead letters, want 1", func(h *history) { h.MustDie([]byte("no"), queue.Invalid) }},
 		"nonsense, one of two dead": {"1 dead letters, want 2", func(h *history) {
@@ -206,21 +206,22 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// dies are the dead letters that are to be, each of the event's own number.
+// dies adds the expected dead letters of these events.
 func (h *history) dies(numbers ...int) {
 	for _, n := range numbers {
 		h.letter(h.bodies[n-1], "rejected", "422", fmt.Sprint(n))
 	}
 }
 
-// nonsense is an event that was made elsewhere, a call with it, and its dead letter.
+// nonsense is an event that the oracle did not make, a call with it, and its dead letter.
 func (h *history) nonsense(reason queue.Reason, status int) {
 	body := h.MustDie([]byte(`{"user_id":"eve","company":{}}`), reason)
 	h.receive(status, string(body))
 	h.letter(body, string(reason), "422", "1")
 }
 
-// expect fails unless there is one finding, with this text; an empty text means none.
+// expect fails unless there is exactly one finding and it contains this text; an empty text means
+// none.
 func expect(t *testing.T, found []Finding, want string) {
 	t.Helper()
 	switch {
@@ -231,7 +232,7 @@ func expect(t *testing.T, found []Finding, want string) {
 	}
 }
 
-// A call is judged once, however often all calls are told.
+// A call is judged once, even if Order gets it again.
 func TestOrderGoesOn(t *testing.T) {
 	t.Parallel()
 	h := &history{Oracle: New()}
@@ -247,7 +248,7 @@ func TestOrderGoesOn(t *testing.T) {
 	}
 }
 
-// The profiles are those that the stand-in makes of the same calls.
+// The oracle's profiles agree with those that the stand-in makes from the same calls.
 func TestProfiles(t *testing.T) {
 	t.Parallel()
 	api := userpilottest.New(userpilottest.Options{KeepCalls: true})

@@ -6,11 +6,11 @@ import (
 	"slices"
 )
 
-// profile is what the API knows of a user, and of the user's companies: no company has users but one.
-// The properties of a company have its id before their names.
+// profile is what the API knows about a user and the user's companies; no company has more than one
+// user. A company's properties have its id as a prefix.
 type profile map[string]string
 
-// apply is one call's effect.
+// apply applies one call to the profile.
 func (p profile) apply(i Identify) {
 	p.merge("", i.Metadata)
 	if id := string(i.Company["id"]); id != "" {
@@ -19,7 +19,7 @@ func (p profile) apply(i Identify) {
 	}
 }
 
-// merge sets what is sent, removes what is null, and keeps the rest.
+// merge sets the sent properties, removes those that are null, and keeps the rest.
 func (p profile) merge(prefix string, sent Properties) {
 	for name, value := range sent {
 		if string(value) == "null" {
@@ -30,7 +30,7 @@ func (p profile) merge(prefix string, sent Properties) {
 	}
 }
 
-// difference tells where two profiles differ, or nothing.
+// difference describes where two profiles differ, or returns an empty string.
 func (p profile) difference(want profile) string {
 	all := maps.Clone(want)
 	maps.Copy(all, p)

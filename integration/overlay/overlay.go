@@ -1,5 +1,5 @@
-// Package overlay plants bugs: it lays files with edited text over the sources while the go command
-// builds, and leaves the sources as they are. So the product has no switches for tests.
+// Package overlay plants bugs: it lays edited copies of files over the sources while the go command
+// builds, and does not change the sources. So the product needs no switches for tests.
 package overlay
 
 import (
@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Edit replaces text in a file, which is named from the root of the module. What is replaced must
-// be there once: when the code has moved, the edit says so instead of testing nothing.
+// Edit replaces text in a file; the path is relative to the root of the module. The old text must
+// occur exactly once: when the code has moved, the edit fails instead of testing nothing.
 type Edit struct{ File, Old, New string }
 
 func (e Edit) apply(path string) error {
@@ -25,9 +25,9 @@ func (e Edit) apply(path string) error {
 	return os.WriteFile(path, []byte(strings.Replace(string(text), e.Old, e.New, 1)), 0o600)
 }
 
-// Write makes the edits in copies of the files, in the directory dir, and returns the flags of
-// "go build" that lay these over the sources below root. Both are absolute. Edits of one file are
-// made one after another.
+// Write applies the edits to copies of the files in the directory dir, and returns the "go build"
+// flags that lay the copies over the sources below root. Both paths are absolute. Several edits of
+// one file are applied in order.
 func Write[E ~struct{ File, Old, New string }](root, dir string, edits []E) ([]string, error) {
 	replace := map[string]string{}
 	for _, edit := range edits {

@@ -12,7 +12,7 @@ import (
 
 const program = "package main\n\nfunc main() { print(one + two) }\n\nconst one, two = \"one\", \"two\"\n"
 
-// module is a program of its own.
+// module writes a program with a module of its own.
 func module(t *testing.T) (root string) {
 	t.Helper()
 	root = t.TempDir()
