@@ -23,24 +23,25 @@ import (
 // keyPrefix begins every API key. No output may show it.
 const keyPrefix = "chaos-secret-"
 
-// api is Userpilot. Each replica reaches it at an address of its own, so that it knows who
-// calls. What it will answer is settled when a call is received, and so is what it does.
+// api plays Userpilot. Each replica reaches it at an address of its own, so that it knows who
+// calls. When it receives a call it decides at once what it will answer and whether the call takes
+// effect.
 type api struct {
 	judge   *judge
 	http    *http.Server
 	config  *tls.Config
-	trusted string // file of the certificate
+	trusted string // file with the certificate
 	serving sync.WaitGroup
 
 	mu      sync.Mutex
 	random  *rand.Rand
 	key     string
 	fault   apiFault
-	unlucky map[string]int    // failures in a row of each user, where not all calls fail
+	unlucky map[string]int    // failures in a row of each user, while not all calls fail
 	callers map[string]caller // by the address that they call
 }
 
-// caller is who calls at an address, and over which link.
+// caller is the replica that calls at an address, and its link.
 type caller struct {
 	replica int
 	link    *link.Proxy
@@ -49,15 +50,15 @@ type caller struct {
 // apiFault is one way for the API to fail.
 type apiFault struct {
 	name       string
-	share      int // one call in so many; 0 and 1 are all
+	share      int // one call in this many; 0 and 1 mean all
 	status     int
 	retryAfter int // seconds
 	cut        bool
-	cutAfter   bool // the answer is cut off, after the call took effect
+	cutAfter   bool // the answer is cut off after the call took effect
 	delay      time.Duration
 }
 
-// apiFaults are all ways to fail.
+// apiFaults lists all ways to fail.
 func apiFaults() []apiFault {
 	return []apiFault{
 		{name: "the API is down (503)", status: 503},
@@ -71,8 +72,8 @@ func apiFaults() []apiFault {
 	}
 }
 
-// newAPI puts its certificate into dir: a call is made over TLS, as Userpilot's are, so that a
-// replica waits for its connections as long as it would on the way there.
+// newAPI writes its certificate into dir: calls are made over TLS, as to Userpilot, so that a
+// replica waits for its connections as long as it would in production.
 func newAPI(j *judge, random *rand.Rand, dir string) (*api, error) {
 	certificate, trusted, err := link.Certificate("127.0.0.1")
 	if err != nil {
@@ -82,7 +83,7 @@ func newAPI(j *judge, random *rand.Rand, dir string) (*api, error) {
 		judge: j, random: random, key: newKey(random), unlucky: map[string]int{}, callers: map[string]caller{},
 		config: &tls.Config{Certificates: []tls.Certificate{certificate}}, trusted: filepath.Join(dir, "trusted.pem"),
 	}
-	// A connection that is cut off while it is made would be told of on our standard error.
+	// The server would log connections cut off during the handshake to our standard error.
 	a.http = &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	return a, os.WriteFile(a.trusted, trusted, 0o600)
 }
@@ -99,7 +100,7 @@ func (a *api) listen() (address string, err error) {
 	return l.Addr().String(), nil
 }
 
-// serve says who calls at an address.
+// serve registers the replica that calls at an address.
 func (a *api) serve(address string, replica int, over *link.Proxy) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -111,7 +112,7 @@ func (a *api) close() {
 	a.serving.Wait()
 }
 
-// rotate makes another key the right one and returns it.
+// rotate replaces the valid key and returns the new one.
 func (a *api) rotate() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -119,7 +120,7 @@ func (a *api) rotate() string {
 	return a.key
 }
 
-// set lets the API fail; the zero fault lets it work.
+// set makes the API fail; the zero fault makes it work.
 func (a *api) set(f apiFault) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -127,7 +128,7 @@ func (a *api) set(f apiFault) {
 	clear(a.unlucky)
 }
 
-// ServeHTTP receives a call.
+// ServeHTTP answers a call.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -148,7 +149,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	if c.Status == http.StatusTooManyRequests {
-		a.judge.silenced(time.Duration(max(1, f.retryAfter)) * time.Second)
+		a.judge.cooldown(time.Duration(max(1, f.retryAfter)) * time.Second)
 	}
 	if f.retryAfter > 0 {
 		w.Header().Set("Retry-After", fmt.Sprint(f.retryAfter))
@@ -159,7 +160,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// receive decides what becomes of a call and has it judged, both at one instant.
+// receive decides the outcome of a call and has it judged, at one instant.
 func (a *api) receive(r *http.Request, x oracle.Identify) (*call, apiFault) {
 	address, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	a.mu.Lock()
@@ -175,7 +176,7 @@ func (a *api) receive(r *http.Request, x oracle.Identify) (*call, apiFault) {
 		f = a.fault
 		c.Status = f.status
 		c.Applied = f.cutAfter && !bad
-		if f.delay > 0 { // slow, and otherwise well
+		if f.delay > 0 { // slow, but otherwise correct
 			c.Status = outcome(bad)
 			c.Applied = !bad
 		}
@@ -195,11 +196,11 @@ func outcome(bad bool) int {
 	return http.StatusAccepted
 }
 
-// luck is how often in a row one user may be hit while others are not: those who fail again
-// and again while others succeed are to die, which would be no violation.
-const luck = 3
+// maxUnlucky is how often in a row one user may be hit while others are not: an event that fails
+// again and again while others' calls succeed becomes a dead letter, rightly.
+const maxUnlucky = 3
 
-// strikes reports whether the fault hits this call. The mutex is held.
+// strikes reports whether the fault hits this call. a.mu must be held.
 func (a *api) strikes(user string) bool {
 	if a.fault.name == "" {
 		return false
@@ -207,7 +208,7 @@ func (a *api) strikes(user string) bool {
 	if a.fault.share <= 1 {
 		return true
 	}
-	if a.random.IntN(a.fault.share) > 0 || a.unlucky[user] >= luck {
+	if a.random.IntN(a.fault.share) > 0 || a.unlucky[user] >= maxUnlucky {
 		delete(a.unlucky, user)
 		return false
 	}
@@ -217,7 +218,7 @@ func (a *api) strikes(user string) bool {
 
 var errGone = errors.New("the client has gone")
 
-// sleep waits for d, unless the client goes before.
+// sleep waits for d, or until the client has gone.
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// workshop builds what all tests of this file share, once, and lets two rounds run at a time: more
+// workshop builds what all tests of this file share, once, and runs two rounds at a time: more
 // would only measure how busy the machine is.
 type workshop struct {
 	dir   string
@@ -37,7 +37,7 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// healthy are the programs as they are.
+// healthy builds the programs without a planted bug.
 func healthy(t *testing.T) programs {
 	t.Helper()
 	p, err := shop.build()
@@ -47,7 +47,7 @@ func healthy(t *testing.T) programs {
 	return p
 }
 
-// play plays a round when it is its turn.
+// play plays a round as soon as one of the two slots is free.
 func play(t *testing.T, s settings, p programs) *summary {
 	t.Helper()
 	shop.turns <- struct{}{}
@@ -76,7 +76,7 @@ func TestPromisesUnderEachSchedule(t *testing.T) {
 	}
 }
 
-// The oracle finds each bug that was planted, with one of five seeds.
+// The oracle finds each planted bug with one of five seeds.
 func TestMutantsAreFound(t *testing.T) {
 	t.Parallel()
 	for _, m := range mutants() {

@@ -12,16 +12,16 @@ type incident struct {
 	replica  int       // or everyone
 	from     time.Time // to is zero while it lasts
 	to       time.Time
-	peaceful bool // nothing is to be repeated for it
+	peaceful bool // it does not excuse a repeat
 	slow     bool // everything takes longer
-	excused  bool // a call at its end has been put down to it
+	excused  bool // a late call at its end has been attributed to it
 }
 
-// everyone is hit by what is done to the server or to the API.
+// everyone stands for all replicas: faults of the server or of the API hit them all.
 const everyone = -1
 
-// chronicle remembers incidents for a while: they explain repeats, and they are part of a
-// story. It is safe for concurrent use.
+// chronicle remembers incidents for a while: they explain repeats, and stories include them. It is
+// safe for concurrent use.
 type chronicle struct {
 	mu        sync.Mutex
 	incidents []*incident
@@ -30,21 +30,22 @@ type chronicle struct {
 // remembered is how long after its end an incident may explain something.
 const remembered = 2 * time.Minute
 
-// begin notes an incident; end ends it.
+// begin records the start of an incident; end records its end.
 func (c *chronicle) begin(kind string, replica int) (end func()) {
 	return c.note(&incident{kind: kind, replica: replica})
 }
 
-// peace notes what is no reason to repeat a call.
+// peace records an incident that does not excuse a repeat.
 func (c *chronicle) peace(kind string, replica int) (end func()) {
 	return c.note(&incident{kind: kind, replica: replica, peaceful: true})
 }
 
-// slow notes what is no reason to repeat a call, and one to be late with what must be told.
+// slow records an incident that does not excuse a repeat, but excuses late notifications.
 func (c *chronicle) slow(kind string, replica int) (end func()) {
 	return c.note(&incident{kind: kind, replica: replica, peaceful: true, slow: true})
 }
 
+// note adds an incident that begins now.
 func (c *chronicle) note(x *incident) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -58,9 +59,10 @@ func (c *chronicle) note(x *incident) (end func()) {
 	}
 }
 
-// happened notes an incident that is over at once.
+// happened records an incident without duration.
 func (c *chronicle) happened(kind string, replica int) { c.begin(kind, replica)() }
 
+// forget drops old incidents once there are many. c.mu must be held.
 func (c *chronicle) forget() {
 	if len(c.incidents) < 4096 {
 		return
@@ -69,8 +71,8 @@ func (c *chronicle) forget() {
 	c.incidents = slices.DeleteFunc(c.incidents, func(x *incident) bool { return !x.to.IsZero() && x.to.Before(old) })
 }
 
-// during lists what happened to a replica, and to everyone, within a time. A replica of
-// everyone means any.
+// during lists the incidents of a replica, and of everyone, within a time. The replica everyone
+// matches all.
 func (c *chronicle) during(from, to time.Time, replica int) []incident {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,36 +86,36 @@ func (c *chronicle) during(from, to time.Time, replica int) []incident {
 	return found
 }
 
-// violent reports whether within a time something happened to a replica, or to everyone, after
-// which calls may have to be repeated.
+// violent reports whether there was an incident of a replica, or of everyone, within a time that
+// may force calls to be repeated.
 func (c *chronicle) violent(from, to time.Time, replica int) bool {
 	return slices.ContainsFunc(c.during(from, to, replica), func(x incident) bool { return !x.peaceful })
 }
 
-// disturbed reports whether within a time something happened to anyone that may have kept from
-// others what they must know.
+// disturbed reports whether there was an incident within a time that may have delayed what replicas
+// must learn from each other.
 func (c *chronicle) disturbed(from, to time.Time) bool {
 	return slices.ContainsFunc(c.during(from, to, everyone), func(x incident) bool { return !x.peaceful || x.slow })
 }
 
-// serverKill is the incident after which a server may have forgotten what it had confirmed: it
-// syncs its files every two minutes only.
+// serverKill is the kind of incident after which a server may have forgotten what it had confirmed:
+// it syncs its files only every two minutes.
 const serverKill = "the NATS server is killed and starts again"
 
-// serverKilled reports whether that happened within a time.
+// serverKilled reports whether the server was killed within a time.
 func (c *chronicle) serverKilled(from, to time.Time) bool {
 	return slices.ContainsFunc(c.during(from, to, everyone), func(x incident) bool { return x.kind == serverKill })
 }
 
-// thaws are the freezes after which one call may come late: it had passed its last check when
-// the process was stopped, and nobody can take it back.
+// After a freeze one call may come late: it had passed its last check when the process was stopped,
+// and nothing can take it back.
 const (
 	frozen    = "SIGSTOP"
 	justAfter = 100 * time.Millisecond
 )
 
-// excuse puts a late call down to a freeze that has just ended and lasted long enough. Each
-// explains one call.
+// excuse attributes a late call to a freeze that has just ended and lasted long enough. Each freeze
+// excuses one call.
 func (c *chronicle) excuse(at time.Time, replica int, least time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,12 +9,12 @@ import (
 	"github.com/identify-worker/identify-worker/integration/link"
 )
 
-// away is where a round's peers are as long as no fault moves them.
+// away is how far a round's peers are while no fault moves them.
 type away struct{ nats, api link.Distance }
 
-// tells is how much longer than on one machine a 429 may take to be known to all: its way back, and
-// what is written and read of it.
-func (a away) tells() time.Duration { return a.api.Longest() + 2*a.nats.Longest() }
+// notice returns how much longer than on one machine a 429 may take to reach all replicas: its way
+// back, and the write and reads that spread it.
+func (a away) notice() time.Duration { return a.api.Longest() + 2*a.nats.Longest() }
 
 // distanceFault moves a peer away.
 type distanceFault struct {
@@ -33,8 +33,8 @@ func distanceFaults() []distanceFault {
 	}
 }
 
-// remove moves a peer away from one replica, or from all of them.
-func (r *round) remove(ctx context.Context, random *rand.Rand) {
+// moveAway moves a peer away from one replica, or from all of them.
+func (r *round) moveAway(ctx context.Context, random *rand.Rand) {
 	k := distanceFaults()[random.IntN(len(distanceFaults()))]
 	d, setUp := between(random, 20*time.Millisecond, 300*time.Millisecond), between(random, 50*time.Millisecond, 400*time.Millisecond)
 	one := r.any(random)
@@ -55,7 +55,7 @@ func (r *round) remove(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// place puts the peers where the round has them.
+// place moves the peers to the round's distances.
 func (r *replica) place(a away) {
 	r.nats.Move(a.nats)
 	r.api.Move(a.api)

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// rage lets every kind of fault happen at its own pace, one at a time of each, until ctx ends.
-// Each undoes what it did.
-func (r *round) rage(ctx context.Context) {
+// injectFaults causes every kind of fault at its own mean interval, one of each kind at a time,
+// until ctx ends. Each fault undoes itself.
+func (r *round) injectFaults(ctx context.Context) {
 	kinds := []struct {
 		every time.Duration
 		fault func(context.Context, *rand.Rand)
@@ -19,44 +19,44 @@ func (r *round) rage(ctx context.Context) {
 		{r.faults.freeze, r.freeze},
 		{r.faults.scale, r.scale},
 		{r.faults.server, r.crash},
-		{r.faults.halt, r.halt},
+		{r.faults.halt, r.freezeServer},
 		{r.faults.links, r.link},
-		{r.faults.api, r.trouble},
+		{r.faults.api, r.failAPI},
 		{r.faults.key, r.revoke},
-		{r.faults.far, r.remove},
+		{r.faults.far, r.moveAway},
 		{r.faults.starve, r.starve},
-		{r.faults.hostile, r.incite},
+		{r.faults.hostile, r.sendHostile},
 	}
-	var raging sync.WaitGroup
+	var running sync.WaitGroup
 	for i, k := range kinds {
 		if k.every == 0 {
 			continue
 		}
 		random := rand.New(rand.NewPCG(r.seed, uint64(100+i)))
-		raging.Go(func() {
+		running.Go(func() {
 			for pause(ctx, about(random, k.every)); ctx.Err() == nil; pause(ctx, about(random, k.every)) {
 				k.fault(ctx, random)
 			}
 		})
 	}
 	<-ctx.Done()
-	raging.Wait()
+	running.Wait()
 	r.returning.Wait()
 }
 
-// about is a time about a mean: never regular, and never long without.
+// about returns a random time around a mean: irregular, but bounded.
 func about(random *rand.Rand, mean time.Duration) time.Duration {
 	return mean/4 + time.Duration(random.Int64N(int64(mean)*3/2))
 }
 
-// between is a time from least to most.
+// between returns a random time from least to most.
 func between(random *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(random.Int64N(int64(most-least)))
 }
 
 func (r *round) any(random *rand.Rand) *replica { return r.fleet[random.IntN(len(r.fleet))] }
 
-// kill is kill -9 of a replica, and mostly another in its place at once.
+// kill kills a replica with SIGKILL, and mostly starts another in its place at once.
 func (r *round) kill(ctx context.Context, random *rand.Rand) {
 	x := r.any(random)
 	end := r.judge.faults.begin("kill -9", x.number)
@@ -70,13 +70,13 @@ func (r *round) kill(ctx context.Context, random *rand.Rand) {
 	if random.IntN(8) == 0 {
 		away = between(random, 0, r.ttl)
 	}
-	r.returning.Go(func() { // the others do not live longer for it
+	r.returning.Go(func() { // the other faults go on meanwhile
 		pause(ctx, away)
-		r.try(x.start(context.WithoutCancel(ctx)))
+		r.check(x.start(context.WithoutCancel(ctx)))
 	})
 }
 
-// term is SIGTERM to a replica, and another in its place.
+// term sends SIGTERM to a replica, and starts another in its place.
 func (r *round) term(ctx context.Context, random *rand.Rand) {
 	x := r.any(random)
 	end := r.judge.faults.peace("SIGTERM", x.number)
@@ -86,10 +86,10 @@ func (r *round) term(ctx context.Context, random *rand.Rand) {
 	}
 	r.counted(func(s *summary) { s.terms++ })
 	r.say("replica %d ended after SIGTERM", x.number)
-	r.try(x.start(context.WithoutCancel(ctx)))
+	r.check(x.start(context.WithoutCancel(ctx)))
 }
 
-// freeze stops a replica for less than its membership lives, or for more.
+// freeze stops a replica, for less or for more than the membership's TTL.
 func (r *round) freeze(ctx context.Context, random *rand.Rand) {
 	x := r.any(random)
 	p := x.process()
@@ -106,7 +106,7 @@ func (r *round) freeze(ctx context.Context, random *rand.Rand) {
 	} else {
 		pause(ctx, between(random, r.ttl, 3*r.ttl))
 	}
-	end() // before it goes on: what it does then is after the freeze
+	end() // first: what it does once it goes on comes after the freeze
 	p.thaw()
 }
 
@@ -136,10 +136,10 @@ func (r *round) scale(ctx context.Context, random *rand.Rand) {
 	}
 	r.counted(func(s *summary) { s.terms++ })
 	pause(ctx, between(random, 0, 4*time.Second))
-	r.try(x.start(context.WithoutCancel(ctx)))
+	r.check(x.start(context.WithoutCancel(ctx)))
 }
 
-// crash is kill -9 of the NATS server.
+// crash kills the NATS server with SIGKILL.
 func (r *round) crash(ctx context.Context, random *rand.Rand) {
 	end := r.judge.faults.begin(serverKill, everyone)
 	defer end()
@@ -150,7 +150,7 @@ func (r *round) crash(ctx context.Context, random *rand.Rand) {
 	if random.IntN(4) == 0 {
 		pause(ctx, between(random, 0, 1500*time.Millisecond))
 	}
-	r.try(r.server.start(context.WithoutCancel(ctx)))
+	r.check(r.server.start(context.WithoutCancel(ctx)))
 	r.awaitServer(ctx)
 }
 
@@ -164,14 +164,14 @@ func (r *round) awaitServer(ctx context.Context) {
 	}
 }
 
-// halt freezes the NATS server.
-func (r *round) halt(ctx context.Context, random *rand.Rand) {
+// freezeServer stops the NATS server for a while.
+func (r *round) freezeServer(ctx context.Context, random *rand.Rand) {
 	defer r.judge.faults.begin("the NATS server is frozen", everyone)()
 	r.say("the NATS server is frozen")
-	r.server.halt(ctx, between(random, 200*time.Millisecond, 2*r.ttl))
+	r.server.freeze(ctx, between(random, 200*time.Millisecond, 2*r.ttl))
 }
 
-// linkFault is what can happen to a replica's connections.
+// linkFault is a fault of a replica's connections.
 type linkFault struct {
 	name  string
 	least time.Duration
@@ -192,7 +192,7 @@ func linkFaults() []linkFault {
 	}
 }
 
-// link spoils a replica's connections.
+// link breaks a replica's connections.
 func (r *round) link(ctx context.Context, random *rand.Rand) {
 	kinds := r.faults.linkKinds
 	if kinds == nil {
@@ -208,28 +208,28 @@ func (r *round) link(ctx context.Context, random *rand.Rand) {
 	x.api.Heal()
 }
 
-// trouble lets the API fail.
-func (r *round) trouble(ctx context.Context, random *rand.Rand) {
+// failAPI makes the API fail.
+func (r *round) failAPI(ctx context.Context, random *rand.Rand) {
 	kinds := r.faults.apiKinds
 	if kinds == nil {
 		kinds = apiFaults()
 	}
 	k := kinds[random.IntN(len(kinds))]
 	r.say("%s", k.name)
-	defer r.judge.faults.peace(k.name, everyone)() // the judge knows of each call what it met with
+	defer r.judge.faults.peace(k.name, everyone)() // the judge knows how each call was answered
 	r.api.set(k)
 	pause(ctx, between(random, 200*time.Millisecond, 2*time.Second))
 	r.api.set(apiFault{})
 }
 
-// revoke makes another key the right one, and gives it to the replicas some time later.
+// revoke replaces the valid key, and gives the new one to the replicas some time later.
 func (r *round) revoke(ctx context.Context, random *rand.Rand) {
 	r.say("the API key is revoked")
 	defer r.judge.faults.peace("the API key is revoked", everyone)()
 	key := r.api.rotate()
 	for _, x := range r.fleet {
 		pause(ctx, between(random, 0, 300*time.Millisecond))
-		r.try(x.giveKey(key))
+		r.check(x.giveKey(key))
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 // volley is how many messages a hostile publisher sends at a time.
 const volley = 40
 
-// careless are headers that mean something to the server, to its client library or to a worker, and that
-// honest events may bear, too: a bridge from HTTP that copies headers is enough for that.
+// careless returns headers that mean something to the server, to its client library or to a worker,
+// and that honest events may carry, too: a bridge from HTTP that copies headers is enough for that.
 func careless() []nats.Header {
 	return []nats.Header{
 		{"Status": {"100"}}, {"Status": {"404"}, "Description": {"No Messages"}}, {"Status": {"408"}, "Nats-Pending-Messages": {"500"}},
@@ -27,7 +27,7 @@ func careless() []nats.Header {
 	}
 }
 
-// forged are headers that no honest event bears.
+// forged returns headers that no honest event carries.
 func forged() []nats.Header {
 	return []nats.Header{
 		{"Nats-Msg-Id": {"eve"}}, {"Nats-Rollup": {"all"}}, {"Nats-TTL": {"1s"}}, {"Nats-Expected-Last-Sequence": {"1"}}, {"Nats-Expected-Stream": {"x"}},
@@ -36,17 +36,17 @@ func forged() []nats.Header {
 	}
 }
 
-// pick is one of some headers, for its own message.
+// pick returns a copy of one of these headers.
 func pick(random *rand.Rand, headers []nats.Header) nats.Header {
 	return headers[random.IntN(len(headers))]
 }
 
-// disguise is a header that an honest event may bear.
+// disguise returns a header that an honest event may carry.
 func disguise(random *rand.Rand) nats.Header { return pick(random, careless()) }
 
-// incite lets a publisher send what looks like the server's own word or a replay, and let the server
-// answer into the pipeline. Nobody else may notice.
-func (r *round) incite(_ context.Context, random *rand.Rand) {
+// sendHostile publishes messages that look like the server's own or like a replay, and makes the
+// server answer into the pipeline. No other event may be affected.
+func (r *round) sendHostile(_ context.Context, random *rand.Rand) {
 	defer r.judge.faults.peace("a hostile publisher", everyone)()
 	r.counted(func(s *summary) { s.volleys++ })
 	r.say("a hostile publisher sends %d messages", volley)
@@ -64,8 +64,8 @@ func (r *round) incite(_ context.Context, random *rand.Rand) {
 	}
 }
 
-// isEcho reports whether a dead letter is the server's acknowledgement of another event, which its
-// publisher had sent into the pipeline.
+// isEcho reports whether a dead letter is the server's acknowledgement of another event, sent into
+// the pipeline at its publisher's request.
 func isEcho(l *jetstream.RawStreamMsg) bool {
 	return l.Header.Get("Dead-Reason") == string(queue.Invalid) && bytes.HasPrefix(l.Data, []byte("{")) &&
 		bytes.Contains(l.Data, []byte(`"stream":"`+queue.Topology{}.StreamName()+`"`)) && !bytes.Contains(l.Data, []byte("user_id"))

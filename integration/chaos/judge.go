@@ -14,43 +14,43 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// judge is told what was published and acknowledged and what the API received, and says at once when a
-// promise is broken. It asks the oracle, and knows what we did to the processes, which excuses some of
-// what the oracle finds. It is safe for concurrent use.
+// judge learns what was published and acknowledged and what the API received, and reports at once
+// when a promise is broken. It asks the oracle, and knows what we did to the processes, which
+// excuses some of the oracle's findings. It is safe for concurrent use.
 type judge struct {
 	oracle  *oracle.Oracle
 	began   time.Time
 	rate    queue.Rate
 	ttl     time.Duration
-	spread  time.Duration // in which a 429 must be known to all
+	spread  time.Duration // within which a 429 must reach all replicas
 	faults  *chronicle
 	broken  chan struct{} // closed at the first violation
-	secrets [][]byte      // what no output may show
-	slow    func(string)  // is told the story of each longest stand-still; may be nil
+	secrets [][]byte      // must not appear in any output
+	slow    func(string)  // receives the story of each new longest stand-still; may be nil
 
-	mu         sync.Mutex
-	users      map[string]*user
-	exact      userpilottest.Window // of the limit's length
-	shorter    userpilottest.Window // by what a busy machine may delay a call
-	second     userpilottest.Window // shorter too
-	perSecond  int                  // that the limit's pace lets into a second
-	quietFrom  time.Time
-	quietUntil time.Time
-	crashes    int // of the server so far
-	acked      int // events acknowledged
-	doomed     int // and of them, those that must die
-	sum        summary
+	mu            sync.Mutex
+	users         map[string]*user
+	exact         userpilottest.Window // as long as the limit's
+	shorter       userpilottest.Window // shortened by the delay that a busy machine may add
+	second        userpilottest.Window // also shortened
+	perSecond     int                  // calls that the limit's pace allows within a second
+	cooldownFrom  time.Time
+	cooldownUntil time.Time
+	crashes       int // of the server so far
+	acked         int // events acknowledged
+	doomed        int // those of them that must die
+	sum           summary
 }
 
 const (
-	// lateness is what a busy machine may add to the way of a call. The exact windows are
-	// reported; what is judged is windows that are shorter by this.
+	// lateness is the delay that a busy machine may add to a call. The summary reports exact
+	// windows; the judge uses windows that are shorter by this.
 	lateness = 100 * time.Millisecond
-	// slander is how many violations are told.
-	slander = 3
-	// patience is the workers' time-out of a call.
+	// maxReported is how many violations are reported.
+	maxReported = 3
+	// patience is the workers' timeout for a call.
 	patience = 2 * time.Second
-	// spread is how long a 429 may take to be known to all on one machine.
+	// spread is how long a 429 may take to reach all replicas on one machine.
 	spread = 500 * time.Millisecond
 )
 
@@ -60,10 +60,10 @@ func newJudge(s settings) *judge {
 		s.rate.Calls *= s.replicas
 		inSecond *= s.replicas
 	} else {
-		inSecond += ledgerShards // each is a limit of its own, with its own beginning
+		inSecond += ledgerShards // each shard is a limit of its own, with its own start
 	}
 	j := &judge{
-		oracle: oracle.New(), began: time.Now(), rate: s.rate, ttl: s.ttl, spread: spread + s.away.tells(), faults: &chronicle{}, broken: make(chan struct{}),
+		oracle: oracle.New(), began: time.Now(), rate: s.rate, ttl: s.ttl, spread: spread + s.away.notice(), faults: &chronicle{}, broken: make(chan struct{}),
 		secrets: [][]byte{[]byte(keyPrefix), []byte(userDomain), []byte(userEncoded)},
 		users:   map[string]*user{},
 		exact:   userpilottest.Window{Length: s.rate.Window}, shorter: userpilottest.Window{Length: s.rate.Window - lateness},
@@ -73,11 +73,11 @@ func newJudge(s settings) *judge {
 	return j
 }
 
-// ledgerShards is into how many parts the fleet's limit is split.
+// ledgerShards is the number of shards of the fleet's limit.
 const ledgerShards = 16
 
-// perSecond is how many calls the pace of a limit lets into a second: the burst, and what is due
-// in that time if each may come late by 0.5% of the window.
+// perSecond is how many calls the pace of a limit allows within a second: the burst, and the calls
+// due in that time if each may be late by 0.5% of the window.
 func perSecond(r queue.Rate, burst int) int {
 	if burst == 0 {
 		burst = r.DefaultBurst()
@@ -85,25 +85,25 @@ func perSecond(r queue.Rate, burst int) int {
 	return burst + int((time.Second+r.Window/200)/r.Interval(burst)) + 1
 }
 
-// violated records a violation that is no user's.
+// violated records a violation that concerns no user.
 func (j *judge) violated(what string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.accuse(what + j.weather(time.Now().Add(-5*time.Second), time.Now(), everyone))
+	j.report(what + j.faultsAround(time.Now().Add(-5*time.Second), time.Now(), everyone))
 }
 
-// accuse records a violation. The mutex is held.
-func (j *judge) accuse(story string) {
+// report records a violation. j.mu must be held.
+func (j *judge) report(story string) {
 	if len(j.sum.violations) == 0 {
 		close(j.broken)
 	}
-	if len(j.sum.violations) < slander {
+	if len(j.sum.violations) < maxReported {
 		j.sum.violations = append(j.sum.violations, story)
 	}
 }
 
-// intend makes a user's next event known before it is published: the API may have it before
-// its publisher knows that it was stored.
+// intend makes a user's next event known before it is published: the API may receive it before its
+// publisher learns that it was stored.
 func (j *judge) intend(name string, e oracle.Event) (body []byte, n int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -117,8 +117,8 @@ func (j *judge) intend(name string, e oracle.Event) (body []byte, n int) {
 	return body, n
 }
 
-// stored says that the server has acknowledged a user's newest event, and how often it crashed
-// meanwhile.
+// stored records that the server has acknowledged a user's newest event. crashes is how often the
+// server crashed meanwhile.
 func (j *judge) stored(name string, e oracle.Event, body []byte, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -134,7 +134,7 @@ func (j *judge) stored(name string, e oracle.Event, body []byte, crashes int) {
 	}
 }
 
-// storedInvalid says the same of an event that is no identify.
+// storedInvalid does the same for an event that is not an identify.
 func (j *judge) storedInvalid(body []byte, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -143,8 +143,8 @@ func (j *judge) storedInvalid(body []byte, crashes int) {
 	j.dooms(body, crashes)
 }
 
-// dooms counts an event that must die. One whose publication outlived a crash of the server may have
-// been stored twice. The mutex is held.
+// dooms counts an event that must die. If the server crashed during its publication, it may have
+// been stored twice. j.mu must be held.
 func (j *judge) dooms(body []byte, crashes int) {
 	j.doomed++
 	if crashes > 0 {
@@ -152,7 +152,7 @@ func (j *judge) dooms(body []byte, crashes int) {
 	}
 }
 
-// crashed counts the server's crashes.
+// crashed counts a crash of the server.
 func (j *judge) crashed() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -165,19 +165,19 @@ func (j *judge) crashesSoFar() int {
 	return j.crashes
 }
 
-// receive judges a call at the moment when the API has it. It reports whether the API should
-// forget it: a call that came late as only a frozen replica's can.
+// receive judges a call at the moment when the API receives it. It reports whether the API should
+// ignore the call: a violation, or a call so late that only a frozen replica can have sent it.
 func (j *judge) receive(c *call) (forget bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	c.At = time.Now()
 	j.count(c)
-	j.checkQuiet(c)
+	j.checkCooldown(c)
 	u := j.users[c.User]
 	repeats, wrong := j.oracle.Receive(c.Call)
 	switch {
 	case u == nil:
-		j.accuse(fmt.Sprintf("%s: %q", wrong, c.User))
+		j.report(fmt.Sprintf("%s: %q", wrong, c.User))
 		return true
 	case wrong != "" && j.faults.excuse(c.At, c.replica, j.ttl/4):
 		j.sum.late++
@@ -185,7 +185,7 @@ func (j *judge) receive(c *call) (forget bool) {
 	}
 	u.recent.add(c)
 	if wrong != "" {
-		j.accuse(j.story(u, wrong))
+		j.report(j.story(u, wrong))
 		return true
 	}
 	if repeats {
@@ -203,7 +203,7 @@ func (j *judge) receive(c *call) (forget bool) {
 	return false
 }
 
-// broughtBack puts it down to a server that was killed if events come again. The mutex is held.
+// broughtBack attributes repeated events to a server that was killed. j.mu must be held.
 func (j *judge) broughtBack(from, to time.Time) bool {
 	if !j.faults.serverKilled(from, to) {
 		return false
@@ -212,7 +212,7 @@ func (j *judge) broughtBack(from, to time.Time) bool {
 	return true
 }
 
-// count holds the limit.
+// count checks the limit. j.mu must be held.
 func (j *judge) count(c *call) {
 	j.sum.calls++
 	left := c.left()
@@ -226,36 +226,38 @@ func (j *judge) count(c *call) {
 	}
 }
 
+// tooMany reports that a window held too many calls. j.mu must be held.
 func (j *judge) tooMany(c *call, n int, in time.Duration) {
-	j.accuse(fmt.Sprintf("%s  %d calls in %v, the limit is %s, in a second %d%s", j.when(c.At), n, in, j.rate, j.perSecond,
-		j.weather(c.At.Add(-in), c.At, everyone)))
+	j.report(fmt.Sprintf("%s  %d calls in %v, the limit is %s, in a second %d%s", j.when(c.At), n, in, j.rate, j.perSecond,
+		j.faultsAround(c.At.Add(-in), c.At, everyone)))
 }
 
-// checkQuiet holds the fleet's silence after a 429, as far as nothing else was going on.
-func (j *judge) checkQuiet(c *call) {
+// checkCooldown checks that no replica calls during a cooldown, unless other faults were active.
+// j.mu must be held.
+func (j *judge) checkCooldown(c *call) {
 	left := c.left()
-	if left.Before(j.quietFrom.Add(j.spread)) || left.After(j.quietUntil) || j.faults.disturbed(j.quietFrom.Add(-j.spread), c.At) {
+	if left.Before(j.cooldownFrom.Add(j.spread)) || left.After(j.cooldownUntil) || j.faults.disturbed(j.cooldownFrom.Add(-j.spread), c.At) {
 		return
 	}
-	j.accuse(fmt.Sprintf("%s  replica %d called, and the API had asked for silence from %s to %s",
-		j.when(c.At), c.replica, j.when(j.quietFrom), j.when(j.quietUntil)))
+	j.report(fmt.Sprintf("%s  replica %d called during the cooldown from %s to %s",
+		j.when(c.At), c.replica, j.when(j.cooldownFrom), j.when(j.cooldownUntil)))
 }
 
-// silenced says that the API has just answered 429 and asked for a pause.
-func (j *judge) silenced(d time.Duration) {
+// cooldown records that the API has just answered 429, which starts a cooldown of d.
+func (j *judge) cooldown(d time.Duration) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	now := time.Now()
-	if now.After(j.quietUntil) {
-		j.quietFrom = now
+	if now.After(j.cooldownUntil) {
+		j.cooldownFrom = now
 	}
-	if until := now.Add(d - 50*time.Millisecond); until.After(j.quietUntil) {
-		j.quietUntil = until
+	if until := now.Add(d - 50*time.Millisecond); until.After(j.cooldownUntil) {
+		j.cooldownUntil = until
 	}
 }
 
-// checkRepeat asks for a reason why a call holds what has taken effect already: the last
-// answer may have been lost, or something was done to the replica that got it.
+// checkRepeat looks for a reason why a call holds events that have taken effect already: the last
+// answer may have been lost, or something was done to the replica that got it. j.mu must be held.
 func (j *judge) checkRepeat(u *user, c *call) {
 	j.sum.repeats++
 	last := u.last
@@ -263,17 +265,17 @@ func (j *judge) checkRepeat(u *user, c *call) {
 	if last.lost || unanswered || j.faults.violent(last.At.Add(-time.Second), c.At, last.replica) {
 		return
 	}
-	j.accuse(j.story(u, fmt.Sprintf("event %d was repeated, and nothing explains why", c.Low())))
+	j.report(j.story(u, fmt.Sprintf("event %d was repeated, and nothing explains why", c.Low())))
 }
 
-// answered says what became of an answer.
+// answered records whether a call's answer was lost.
 func (j *judge) answered(c *call, lost bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	c.answered, c.lost = true, lost
 }
 
-// shown looks for secrets in what a replica has shown.
+// shown looks for secrets in a replica's output.
 func (j *judge) shown(replica int, where string, text []byte) {
 	for _, secret := range j.secrets {
 		if bytes.Contains(text, secret) {
@@ -282,7 +284,7 @@ func (j *judge) shown(replica int, where string, text []byte) {
 	}
 }
 
-// backlog is how many acknowledged events have neither taken effect nor are to die.
+// backlog returns how many acknowledged events have neither taken effect nor must die.
 func (j *judge) backlog() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -290,20 +292,20 @@ func (j *judge) backlog() int {
 	return j.acked - j.doomed - delivered
 }
 
-// lost tells the stories of events that are nowhere any more: the stream is empty.
+// lost reports the undelivered events once the stream is empty.
 func (j *judge) lost() { j.find(j.oracle.Lost(), ", and has left the stream") }
 
-// stuck tells the stories of events that were not delivered in time.
+// stuck reports the events that were not delivered in time.
 func (j *judge) stuck(within time.Duration) {
 	j.find(j.oracle.Lost(), fmt.Sprintf(" within %v after the faults", within))
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.sum.violations) == 0 {
-		j.accuse(fmt.Sprintf("the stream was not empty %v after the faults", within))
+		j.report(fmt.Sprintf("the stream was not empty %v after the faults", within))
 	}
 }
 
-// settled judges what is left when all has drained.
+// settled judges profiles and dead letters once all events have drained.
 func (j *judge) settled(letters []*jetstream.RawStreamMsg) {
 	letters = slices.DeleteFunc(letters, isEcho)
 	j.mu.Lock()
@@ -312,20 +314,20 @@ func (j *judge) settled(letters []*jetstream.RawStreamMsg) {
 	j.find(slices.Concat(j.oracle.Profiles(), j.oracle.Dead(letters)), "")
 }
 
-// find tells the stories of what the oracle has found.
+// find reports the oracle's findings, with the stories of their users.
 func (j *judge) find(found []oracle.Finding, more string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, f := range found {
 		if u := j.users[f.User]; u != nil {
-			j.accuse(j.story(u, f.What+more))
+			j.report(j.story(u, f.What+more))
 		} else {
-			j.accuse(f.What)
+			j.report(f.What)
 		}
 	}
 }
 
-// result sums up.
+// result returns the summary.
 func (j *judge) result() *summary {
 	j.mu.Lock()
 	defer j.mu.Unlock()

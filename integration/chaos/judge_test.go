@@ -25,7 +25,7 @@ type trial struct {
 func newTrial(t *testing.T) *trial {
 	s := standard()
 	s.rate = queue.Rate{Calls: 10, Window: 10 * time.Second}
-	s.own, s.replicas = true, 1 // a fleet's ledger may use all ten at once after a pause
+	s.own, s.replicas = true, 1 // a fleet's ledger may allow all ten calls at once after a pause
 	return &trial{newJudge(s), t}
 }
 
@@ -37,7 +37,7 @@ func (x *trial) publish(n int) {
 	}
 }
 
-// call receives a call about events, with a status; 0 cuts it off.
+// call receives a call with these events, and its status; 0 cuts the connection.
 func (x *trial) call(status int, numbers ...int) {
 	c := &call{Call: oracle.Call{Status: status, Applied: status == 202}}
 	c.User, c.Numbers = ann, numbers
@@ -48,7 +48,7 @@ func (x *trial) call(status int, numbers ...int) {
 	x.answered(c, status == 0)
 }
 
-// repeat delivers an event twice, with something in between.
+// repeat delivers an event twice, and calls between in the middle.
 func (x *trial) repeat(between func()) {
 	x.publish(1)
 	x.call(202, 1)
@@ -56,21 +56,21 @@ func (x *trial) repeat(between func()) {
 	x.call(202, 1)
 }
 
-// accuses fails unless the first violation has this text in it; an empty one is none at all.
+// accuses fails unless the first violation contains this text; an empty text means no violation.
 func (x *trial) accuses(want string) {
 	x.t.Helper()
 	got := x.result().violations
 	switch {
 	case want == "" && len(got) > 0:
-		x.t.Errorf("accused for nothing: %s", got[0])
+		x.t.Errorf("unexpected violation: %s", got[0])
 	case want != "" && len(got) == 0:
-		x.t.Errorf("nobody was accused, want: %s", want)
+		x.t.Errorf("no violation, want: %s", want)
 	case want != "" && !strings.Contains(got[0], want):
-		x.t.Errorf("accused of %s, want: %s", got[0], want)
+		x.t.Errorf("the violation is %s, want: %s", got[0], want)
 	}
 }
 
-// Each kind of violation is found in a log that has it, and none in its innocent neighbour.
+// The judge finds each kind of violation, and none in a correct neighbor.
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -84,8 +84,8 @@ func TestJudge(t *testing.T) {
 		"repeated after SIGTERM":                {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.peace("SIGTERM", 0)() }) }},
 		"repeated at a distance":                {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.slow("NATS is 300ms away", 0)() }) }},
 		"repeated by one with a tenth of a CPU": {"", func(x *trial) { x.repeat(func() { x.faults.happened("a tenth of a CPU", 0) }) }},
-		"repeated after another one's kill":     {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.happened("kill -9", 5) }) }},
-		"come again by a server's kill": {"", func(x *trial) {
+		"repeated after another's kill":         {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.happened("kill -9", 5) }) }},
+		"brought back by a server's kill": {"", func(x *trial) {
 			x.publish(3)
 			x.call(202, 1)
 			x.call(202, 2)
@@ -105,7 +105,7 @@ func TestJudge(t *testing.T) {
 		"as many as in a second": {"", func(x *trial) { x.manyCalls(3, 0) }},
 		"lost":                   {"event 2 is not delivered, and has left the stream", func(x *trial) { x.publish(2); x.call(202, 1); x.lost() }},
 		"stuck":                  {"event 2 is not delivered within 5s after", func(x *trial) { x.publish(2); x.call(202, 1); x.stuck(5 * time.Second) }},
-		"stuck, and nobody's":    {"the stream was not empty", func(x *trial) { x.publish(1); x.call(202, 1); x.stuck(5 * time.Second) }},
+		"stuck, without user":    {"the stream was not empty", func(x *trial) { x.publish(1); x.call(202, 1); x.stuck(5 * time.Second) }},
 		"a profile that is wrong": {"the profile is not", func(x *trial) {
 			x.publish(1)
 			x.receive(&call{Call: oracle.Call{Applied: true, Identify: oracle.Identify{
@@ -118,7 +118,7 @@ func TestJudge(t *testing.T) {
 			x.call(202, 1)
 			x.buries(`{"user_id":"` + ann + `","metadata":{"e1":true}}`)
 		}},
-		"a dead letter of nobody": {"an unexpected dead letter", func(x *trial) { x.buries(`{"user_id":"eve"}`) }},
+		"an unknown dead letter":  {"an unexpected dead letter", func(x *trial) { x.buries(`{"user_id":"eve"}`) }},
 		"the server's own letter": {"", func(x *trial) { x.buries(`{"stream":"USERPILOT_IDENTIFY", "seq":1}`) }},
 		"nonsense, stored twice":  {"", func(x *trial) { x.storedInvalid([]byte("no"), 1); x.buries("no", "no") }},
 		"nonsense, dead twice":    {"one dead letter too many", func(x *trial) { x.storedInvalid([]byte("no"), 0); x.buries("no", "no") }},
@@ -137,7 +137,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// buries judges dead letters that have these bodies, as if they were no identifies.
+// buries judges dead letters with these bodies, as if they were not identifies.
 func (x *trial) buries(bodies ...string) {
 	var letters []*jetstream.RawStreamMsg
 	for i, body := range bodies {
@@ -182,7 +182,7 @@ func TestJudgeHoldsTheSilence(t *testing.T) {
 		want  string
 	}{
 		"on its way": {after: 100 * time.Millisecond},
-		"broken":     {after: 700 * time.Millisecond, want: "had asked for silence"},
+		"broken":     {after: 700 * time.Millisecond, want: "called during the cooldown"},
 		"over":       {after: time.Second},
 		"cut off":    {after: 700 * time.Millisecond, fault: true},
 		"far away":   {after: 700 * time.Millisecond, slow: true},
@@ -193,7 +193,7 @@ func TestJudgeHoldsTheSilence(t *testing.T) {
 				x := newTrial(t)
 				x.publish(1)
 				<-time.After(time.Minute)
-				x.silenced(time.Second)
+				x.cooldown(time.Second)
 				if c.fault {
 					x.faults.happened("half-open to NATS", 3)
 				}
@@ -208,7 +208,7 @@ func TestJudgeHoldsTheSilence(t *testing.T) {
 	}
 }
 
-// One call may be late after a freeze that lasted: nobody can take back what had been checked.
+// One call may be late after a long enough freeze: nothing can take back what it had checked.
 func TestJudgeExcusesOneCallAtAThaw(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,21 +1,21 @@
-// Command chaos breaks a fleet of real processes, for as long as it is told, and judges from
-// outside whether the promises were kept.
+// Command chaos breaks a fleet of real processes, for a given time, and judges from outside whether
+// the promises were kept.
 //
 // Its laws:
 //
-//   - What is under test are the programs that are shipped: identify-worker and nats-server are
+//   - The programs under test are those that are shipped: identify-worker and nats-server are
 //     built, run as processes of their own, and die by real signals.
 //   - Each replica reaches NATS and the API over a network of its own, and the API over TLS: so
-//     connections take their time to be made, wherever a round or a fault puts the two.
+//     connections take time to open, wherever a round or a fault puts the two.
 //   - The judge stands outside. It knows three logs and nothing else: what was published and
-//     acknowledged, what the API received, and what lies in the dead-letter stream.
-//   - A call is judged when it is received, not when it is answered: that is when an older
-//     event overwrites a newer one.
-//   - Every run is drawn from a seed, which is printed. The machine's timing is not in it, so the
-//     same seed gives the same kinds of faults and not the same run.
-//   - What it keeps of a user is bounded: a run may be as long as one likes.
+//     acknowledged, what the API received, and what is in the dead-letter stream.
+//   - The judge judges a call when the API receives it, not when it is answered: that is when an
+//     older event overwrites a newer one.
+//   - Every run is drawn from a seed, which is printed. The machine's timing is not part of it, so
+//     the same seed gives the same kinds of faults, but not the same run.
+//   - The state kept for each user is bounded: a run may be as long as you like.
 //
-// It sends signals that only Unix knows and asks for Linux's parent-death signal.
+// It uses signals that exist only on Unix, and Linux's parent-death signal.
 package main
 
 import (
@@ -48,10 +48,10 @@ func main() {
 // usageError is a wrong flag.
 type usageError struct{ error }
 
-// errBroken says that a promise was broken. What is to be told has been told.
+// errBroken reports a broken promise. The details have been printed.
 var errBroken = errors.New("a promise was broken")
 
-// run plays rounds with one seed after the other until they are enough or one fails.
+// run plays rounds with consecutive seeds until there are enough or one fails.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parseOptions(args, stderr)
 	if err != nil {
@@ -91,5 +91,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// remove removes what a round left. What stays lies in the system's own place for such things.
+// remove deletes a round's files. What cannot be deleted stays in the system's temporary directory.
 func remove(dir string) { _ = os.RemoveAll(dir) }

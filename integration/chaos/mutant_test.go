@@ -8,11 +8,11 @@ import (
 	"github.com/identify-worker/identify-worker/integration/overlay"
 )
 
-// mutant is the product with a bug planted in it, as its authors might have made it. The bug is
-// laid over the sources while the program is built: the product has no switches for tests.
+// mutant is the product with a planted bug, one that its authors might have made. The bug is laid
+// over the sources while the program is built: the product has no switches for tests.
 type mutant struct {
 	name     string
-	schedule string // under which it shows, and under which the program itself is well
+	schedule string // shows the bug; the program itself passes it
 	edits    []edit
 }
 
@@ -28,15 +28,15 @@ func mutants() []mutant {
 		{"the next call does not wait for the settlement", "unconfirmed", []edit{
 			{"queue/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func(int) {}})\n\tgo done(len(ds))"},
 		}},
-		{"own orphaned consumers are left alone", "cuts", []edit{
+		{"a replica leaves its own orphaned consumers alone", "cuts", []edit{
 			{"queue/fleet.go", "case id == f.m.id && !f.holds(name):", "case id == \"\":"},
 		}},
-		{"a takeover joins the dead one's consumer", "kills", []edit{
+		{"a takeover reuses the dead replica's consumer", "kills", []edit{
 			{"queue/fleet.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
 			{"queue/fleet.go", "\t}, f.q.topology.toClaim())", "\t}, f.q.topology.toClaim())\n\tfor subject := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[subject].partition {\n\t\t\t\tt.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}"},
 			{"queue/assignment.go", "if at.consumer != t.next || at.deliveries != 1 {", "if t.next = at.consumer; false {"},
 		}},
-		{"a failed event is handed back for later", "failures", []edit{
+		{"a failed event is handed back with a delay", "failures", []edit{
 			{"worker/call.go", "\tw.backOff(l, f.RetryAfter)\n}\n\n// searchAttempts", "\tl.partition.claim.Nak(c.deliveries)\n\tl.resendThrough = 0\n\tl.drop(c.n())\n\tw.waiting -= c.n()\n\tw.advance(l)\n}\n\n// searchAttempts"},
 			{"queue/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply(), []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
 			{"queue/assignment.go", "at.deliveries != 1 {", "false {"},
@@ -54,20 +54,20 @@ func mutants() []mutant {
 		{"a 429 counts as an attempt", "429", []edit{
 			{"worker/call.go", "failure.RetryAfter))\n\t\tw.advance(l)", "failure.RetryAfter))\n\t\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\t\tw.exhausted(c, failure)\n\t\t\treturn\n\t\t}\n\t\tw.advance(l)"},
 		}},
-		{"the others ignore a 429", "429", []edit{
+		{"the other replicas ignore a 429", "429", []edit{
 			{"queue/cooldown.go", "q.cooldown.extend(local)", "_ = local"},
 		}},
 		{"calls are merged across companies", "429", []edit{
 			{"userpilot/merge.go", "e.sameCompany(next))", "e.companyName == next.companyName)"},
 		}},
-		{"a member that cannot renew goes on", "freezes", []edit{
+		{"a member that cannot renew its key goes on", "freezes", []edit{
 			{"queue/validity.go", "if c.age() >= c.ttl*3/4 {", "if false {"},
 			{"queue/validity.go", "return c.ttl - c.age() }", "return c.ttl }"},
 		}},
-		{"a merged call is not written down", "kills", []edit{
+		{"a merged call is not recorded in the journal", "kills", []edit{
 			{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim := ", "\tif false {\n\t\tclaim := "},
 		}},
-		{"a partition is handed back with calls in flight", "scale", []edit{
+		{"a partition is released with calls in flight", "scale", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for false {"},
 		}},
 		{"a wrong key makes dead letters", "keys", []edit{
@@ -79,22 +79,22 @@ func mutants() []mutant {
 		{"a merged call's last event is not waited for", "large", []edit{
 			{"worker/deliver.go", "case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):", "case false:"},
 		}},
-		{"what the last holder had begun is not read", "large", []edit{
+		{"the journal of the last holder is not read", "large", []edit{
 			{"queue/journal.go", "if record.Stream.Equal(created) && record.Open != nil {", "if false {"},
 		}},
-		{"a call that was cut off is made again with its token", "saturated", []edit{
+		{"a call that was cut off is repeated with its token", "saturated", []edit{
 			{"worker/verdict.go", "case err == nil, ok && (failure.Sent || failure.Status != 0):", "case err == nil, ok && failure.Status != 0:"},
 		}},
 		{"two replicas may take the same slot", "saturated", []edit{
 			{"queue/reserve.go", "b.revision, err = compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
 		}},
-		{"slots come too close together", "saturated", []edit{
+		{"slots are too close together", "saturated", []edit{
 			{"queue/reserve.go", "s.next = at.Add(p.schedule.every[i])", "s.next = at.Add(p.schedule.every[i] * 3 / 4)"},
 		}},
-		{"a partition is handed back with settlements under way", "hand-overs", []edit{
+		{"a partition is released with settlements in flight", "hand-overs", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},
 		}},
-		{"an event that bears a status is taken for the server's word", "hostile", []edit{
+		{"an event with a status header is taken for a status of the server", "hostile", []edit{
 			{"queue/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && (len(m.Data) > 0 || m.Header.Get(\"Status\") == \"\") {"},
 		}},
 		{"the log names a user", "failures", []edit{
@@ -117,7 +117,7 @@ func (m mutant) overlay(t *testing.T) []string {
 	return flags
 }
 
-// build makes the program with the bug in it.
+// build builds the programs with the bug.
 func (m mutant) build(ctx context.Context, t *testing.T, server string) programs {
 	t.Helper()
 	p := programs{worker: filepath.Join(t.TempDir(), "identify-worker"), server: server}

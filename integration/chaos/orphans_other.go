@@ -4,5 +4,5 @@ package main
 
 import "syscall"
 
-// dyingWithParent is left to the context that a child is started with.
+// dyingWithParent does nothing: only the context ends the children.
 func dyingWithParent() *syscall.SysProcAttr { return nil }

@@ -17,14 +17,14 @@ import (
 type process struct {
 	cmd     *exec.Cmd
 	done    chan struct{}
-	err     error       // of its end; set before done is closed
-	doomed  atomic.Bool // killed
-	leaving atomic.Bool // asked to end
-	stopped sync.Mutex  // held by who stops it and lets it go on
+	err     error       // its exit error; set before done is closed
+	killed  atomic.Bool // killed by us
+	ending  atomic.Bool // got SIGTERM from us
+	stopped sync.Mutex  // held while the process is stopped
 }
 
-// spawn starts a program and gives each line of its output to read. It dies with ctx. Of our
-// environment it gets little, and env besides.
+// spawn starts a program and passes each line of its output to read. The program dies with ctx. It
+// gets env, but little of our environment.
 func spawn(ctx context.Context, read func(line []byte), env []string, program string, args ...string) (*process, error) {
 	p := &process{cmd: exec.CommandContext(ctx, program, args...), done: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
@@ -52,17 +52,17 @@ func spawn(ctx context.Context, read func(line []byte), env []string, program st
 	return p, nil
 }
 
-// kill ends it as a crash does, even if it is frozen.
+// kill ends it with SIGKILL, even if it is frozen.
 func (p *process) kill() error {
-	p.doomed.Store(true)
+	p.killed.Store(true)
 	return p.cmd.Process.Kill()
 }
 
 func (p *process) freeze() { _ = p.cmd.Process.Signal(syscall.SIGSTOP) }
 func (p *process) thaw()   { _ = p.cmd.Process.Signal(syscall.SIGCONT) }
 
-// starve lets it have a tenth of the time, until ctx ends: as one whose quota of a CPU is used up
-// in the first hundredth of a second of each tenth. It asks for no right and no control group.
+// starve gives it a tenth of the time, until ctx ends, like a container whose CPU quota is used up
+// in the first hundredth of a second of each tenth. It needs no privileges and no cgroup.
 func (p *process) starve(ctx context.Context) {
 	const period = 100 * time.Millisecond
 	for ctx.Err() == nil {
@@ -73,7 +73,7 @@ func (p *process) starve(ctx context.Context) {
 	}
 }
 
-// term asks it to end, and waits for that. It is killed if it takes too long.
+// term sends SIGTERM and waits for the exit. A process that takes too long is killed.
 func (p *process) term(patience time.Duration) error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -81,9 +81,9 @@ func (p *process) term(patience time.Duration) error {
 	case <-time.After(patience):
 		_ = p.kill()
 		<-p.done
-		return fmt.Errorf("it had not ended %v after SIGTERM", patience)
+		return fmt.Errorf("it did not end within %v of SIGTERM", patience)
 	}
-	if p.err != nil && !p.doomed.Load() {
+	if p.err != nil && !p.killed.Load() {
 		return fmt.Errorf("after SIGTERM: %w", p.err)
 	}
 	return nil

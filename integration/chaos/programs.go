@@ -10,10 +10,10 @@ import (
 
 const workerPackage = "github.com/identify-worker/identify-worker/cmd/identify-worker"
 
-// programs are the paths of what is under test.
+// programs are the paths of the programs under test.
 type programs struct{ worker, server string }
 
-// build makes both programs in a directory. more are further flags for the worker's build.
+// build builds both programs in a directory. more are additional flags for the worker's build.
 func build(ctx context.Context, dir string, more []string) (programs, error) {
 	p := programs{worker: filepath.Join(dir, "identify-worker"), server: filepath.Join(dir, "nats-server")}
 	if err := goBuild(ctx, p.worker, workerPackage, more...); err != nil {
@@ -22,7 +22,7 @@ func build(ctx context.Context, dir string, more []string) (programs, error) {
 	return p, goBuild(ctx, p.server, "github.com/nats-io/nats-server/v2")
 }
 
-// goBuild builds one package. The version of nats-server is the one in go.mod.
+// goBuild builds one package. go.mod pins the version of nats-server.
 func goBuild(ctx context.Context, path, pkg string, more ...string) error {
 	args := append([]string{"build", "-trimpath", "-o", path}, more...)
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)

@@ -17,8 +17,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// publisher publishes until it is stopped, each event under one message id until it is
-// acknowledged. A user's next event waits for that.
+// publisher publishes until it is stopped. It retries each event with the same message id until the
+// event is acknowledged; the user's next event waits for that.
 type publisher struct {
 	s      settings
 	judge  *judge
@@ -26,11 +26,11 @@ type publisher struct {
 	js     jetstream.JetStream
 	keyed  *queue.Publisher
 	pace   *rate.Limiter
-	random *rand.Rand // of the seeds of the publishing goroutines
+	random *rand.Rand // for the seeds of the publishing goroutines
 }
 
-// What must be in no output: the users' domain, and how their ids begin when a subject
-// encodes them.
+// These must not appear in any output: the users' domain, and the beginning of their ids as a
+// subject encodes them.
 const (
 	userDomain  = "@chaos.example"
 	userEncoded = "dXNlci0" // user-
@@ -38,7 +38,7 @@ const (
 
 func userName(i int) string { return fmt.Sprintf("user-%05d%s", i, userDomain) }
 
-// publishing is how many users' events are under way at a time.
+// publishing is how many users' events are in flight at once.
 const publishing = 24
 
 func newPublisher(s settings, j *judge, nc *nats.Conn, random *rand.Rand) (*publisher, error) {
@@ -56,8 +56,8 @@ func newPublisher(s settings, j *judge, nc *nats.Conn, random *rand.Rand) (*publ
 	}, nil
 }
 
-// run publishes as long as until lives, and blocks until what it began is acknowledged, or ctx
-// ends.
+// run publishes until the context until ends. It blocks until all its events are acknowledged, or
+// ctx ends.
 func (p *publisher) run(ctx, until context.Context) {
 	var wg sync.WaitGroup
 	for i := range publishing {
@@ -71,7 +71,7 @@ func (p *publisher) run(ctx, until context.Context) {
 	wg.Wait()
 }
 
-// series publishes some events of one of the i-th goroutine's users in a row.
+// series publishes some consecutive events of one of the i-th goroutine's users.
 func (p *publisher) series(ctx, until context.Context, random *rand.Rand, i int) {
 	if p.judge.backlog() > p.s.waiting {
 		pause(until, 50*time.Millisecond)
@@ -94,7 +94,7 @@ func (p *publisher) series(ctx, until context.Context, random *rand.Rand, i int)
 	}
 }
 
-// farewell publishes one more event of each user: so all partitions must be worked.
+// farewell publishes one more event of each user, so that every partition must be worked.
 func (p *publisher) farewell(ctx context.Context) {
 	var wg sync.WaitGroup
 	for i := range publishing {
@@ -108,8 +108,7 @@ func (p *publisher) farewell(ctx context.Context) {
 	wg.Wait()
 }
 
-// next publishes a user's next event. One user in eight is one whose publisher cannot encode
-// a key.
+// next publishes a user's next event. Every eighth user's publisher cannot encode a key.
 func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
 	name := userName(user)
 	event := p.event(random)
@@ -123,13 +122,12 @@ func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
 		header := p.header(random)
 		send = func() error { return p.plain(ctx, id, header, body) }
 	}
-	if crashes, ok := p.insist(ctx, send); ok {
+	if crashes, ok := p.retry(ctx, send); ok {
 		p.judge.stored(name, event, body, crashes)
 	}
 }
 
-// event is one that may be poison, and may bear a pad, which makes it that many times longer to read than
-// a letter.
+// event returns an event that may be poison, and may carry a pad of s.large letters, each escaped.
 func (p *publisher) event(random *rand.Rand) oracle.Event {
 	e := oracle.Event{Varied: true}
 	if p.s.poison > 0 && random.IntN(p.s.poison) == 0 {
@@ -141,19 +139,19 @@ func (p *publisher) event(random *rand.Rand) oracle.Event {
 	return e
 }
 
-// nonsense publishes what is no identify. [queue.Publisher] would refuse it.
+// nonsense publishes an event that is not an identify. [queue.Publisher] would refuse it.
 func (p *publisher) nonsense(ctx context.Context, random *rand.Rand) {
 	id := fmt.Sprintf("nonsense-%016x", random.Uint64())
 	kinds := []string{`{"user_id":"","metadata":{"id":%q}}`, `no JSON: %q`, `{"metadata":{"id":%q}}`, `{"user_id":"x","company":{"name":%q}}`}
 	body := fmt.Appendf(nil, kinds[random.IntN(len(kinds))], id)
 	header := p.header(random)
-	crashes, ok := p.insist(ctx, func() error { return p.plain(ctx, id, header, body) })
+	crashes, ok := p.retry(ctx, func() error { return p.plain(ctx, id, header, body) })
 	if ok {
 		p.judge.storedInvalid(body, crashes)
 	}
 }
 
-// header is what an event may bear besides its id.
+// header returns the headers of an event besides its id.
 func (p *publisher) header(random *rand.Rand) nats.Header {
 	if p.s.faults.hostile == 0 || random.IntN(2) == 0 {
 		return nats.Header{}
@@ -169,9 +167,9 @@ func (p *publisher) plain(ctx context.Context, id string, header nats.Header, bo
 	return err
 }
 
-// insist tries until it is acknowledged. crashes is how often the server died meanwhile: it then
-// forgets the message ids of what has left the stream, and may store an event twice.
-func (p *publisher) insist(ctx context.Context, send func() error) (crashes int, ok bool) {
+// retry calls send until it succeeds. crashes is how often the server died meanwhile: a server that
+// dies forgets the message ids of events that have left the stream, and may store an event twice.
+func (p *publisher) retry(ctx context.Context, send func() error) (crashes int, ok bool) {
 	before := p.judge.crashesSoFar()
 	for ctx.Err() == nil {
 		err := send()

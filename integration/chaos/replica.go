@@ -15,22 +15,22 @@ import (
 	"github.com/identify-worker/identify-worker/integration/link"
 )
 
-// replica is a place in the fleet: one process after the other, and the network of its own
-// through which each reaches NATS and the API.
+// replica is a place in the fleet: successive processes, and the network through which they reach
+// NATS and the API.
 type replica struct {
 	number  int
 	program string
 	args    []string
 	keyFile string
-	trusted string // file of the API's certificate
+	trusted string // file with the API's certificate
 	nats    *link.Proxy
 	api     *link.Proxy
 	judge   *judge
-	echo    io.Writer // nil says nothing
+	echo    io.Writer // gets the processes' output; may be nil
 
 	mu      sync.Mutex
 	is      *process
-	metrics string // URL of the process's metrics
+	metrics string // URL of the running process's metrics
 }
 
 func newReplica(number int, s settings, p programs, dir, nats string, a *api, j *judge) (*replica, error) {
@@ -67,7 +67,7 @@ func newReplica(number int, s settings, p programs, dir, nats string, a *api, j 
 	return r, nil
 }
 
-// start runs a process in this place, unless one runs there already.
+// start starts a process in this place, unless one is running.
 func (r *replica) start(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,31 +79,32 @@ func (r *replica) start(ctx context.Context) error {
 		return err
 	}
 	r.is = p
-	go r.mourn(ctx, p)
+	go r.awaitExit(ctx, p)
 	return nil
 }
 
-// mourn waits for a process's end and tells the judge if nobody had asked for it.
-func (r *replica) mourn(ctx context.Context, p *process) {
+// awaitExit waits for a process to exit and reports a violation if we did not ask for it.
+func (r *replica) awaitExit(ctx context.Context, p *process) {
 	<-p.done
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.is == p {
 		r.is, r.metrics = nil, ""
 	}
-	if !p.doomed.Load() && !p.leaving.Load() && ctx.Err() == nil {
+	if !p.killed.Load() && !p.ending.Load() && ctx.Err() == nil {
 		r.judge.violated(fmt.Sprintf("replica %d ended by itself: %v", r.number, p.err))
 	}
 }
 
-// process is the one that runs here now, or nil.
+// process returns the process that runs here now, or nil.
 func (r *replica) process() *process {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.is
 }
 
-// kill is kill -9. It returns when the process is gone, and reports whether there was one.
+// kill kills the process with SIGKILL. It returns when the process is gone, and reports whether
+// there was one.
 func (r *replica) kill() bool {
 	p := r.process()
 	if p == nil {
@@ -115,30 +116,30 @@ func (r *replica) kill() bool {
 	return true
 }
 
-// term is SIGTERM, after which a worker must end in order. It must have begun to work: a process
-// that has not come to its main yet is ended by the system. And a second SIGTERM is meant to
-// end it at once.
+// term sends SIGTERM, after which a worker must end in order. It does so only once the worker has
+// begun to work: before its main runs, the system ends a process at once. It never sends a second
+// SIGTERM, which ends a worker at once.
 func (r *replica) term() bool {
 	p := r.process()
-	if p == nil || !r.working() || p.leaving.Swap(true) {
+	if p == nil || !r.working() || p.ending.Swap(true) {
 		return false
 	}
 	r.inspect()
 	if err := p.term(20 * time.Second); err != nil {
-		r.judge.violated(fmt.Sprintf("replica %d %v", r.number, err))
+		r.judge.violated(fmt.Sprintf("replica %d: %v", r.number, err))
 	}
 	r.vacate(p)
 	return true
 }
 
-// working reports whether the process has said so.
+// working reports whether the process has announced its metrics address.
 func (r *replica) working() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.metrics != ""
 }
 
-// vacate frees the place at once, before mourn comes to it.
+// vacate frees the place at once, without waiting for awaitExit.
 func (r *replica) vacate(p *process) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -147,7 +148,7 @@ func (r *replica) vacate(p *process) {
 	}
 }
 
-// read takes in a line of a process's output: it must show nobody's data.
+// read takes a line of a process's output, which must not show users' data.
 func (r *replica) read(line []byte) {
 	r.judge.shown(r.number, "output", line)
 	if r.echo != nil {
@@ -166,7 +167,7 @@ func (r *replica) read(line []byte) {
 	}
 }
 
-// inspect reads the metrics, which must show nobody's data either.
+// inspect reads the metrics, which must not show users' data either.
 func (r *replica) inspect() {
 	r.mu.Lock()
 	url := r.metrics
@@ -177,7 +178,7 @@ func (r *replica) inspect() {
 	client := http.Client{Timeout: time.Second}
 	resp, err := client.Get(url)
 	if err != nil {
-		return // it dies by our hand just now
+		return // we have just killed it
 	}
 	page, err := io.ReadAll(resp.Body)
 	_ = resp.Body.Close()
@@ -186,7 +187,7 @@ func (r *replica) inspect() {
 	}
 }
 
-// giveKey writes the key's file, in the way of those who mount secrets.
+// giveKey replaces the key's file as a mounted secret is replaced.
 func (r *replica) giveKey(key string) error {
 	next := r.keyFile + ".next"
 	if err := os.WriteFile(next, []byte(key+"\n"), 0o600); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// round is one run: a server, an API, a fleet, and what befalls them.
+// round is one run: a server, an API, a fleet, and their faults.
 type round struct {
 	settings
 	random    *rand.Rand
@@ -28,10 +28,10 @@ type round struct {
 	nc        *nats.Conn
 	queue     *queue.Queue
 	publisher *publisher
-	returning sync.WaitGroup // replicas that start again after a while
+	returning sync.WaitGroup // replicas that are to be restarted
 }
 
-// play plays a round to its verdict. An error means that it could not be played.
+// play plays a round and judges it. An error means that it could not be played.
 func (s settings) play(ctx context.Context, p programs) (*summary, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -60,7 +60,7 @@ func (s settings) play(ctx context.Context, p programs) (*summary, error) {
 	return result, nil
 }
 
-// open starts everything. fail is told of a server that ends by itself.
+// open starts everything. It calls fail if the server ends by itself.
 func (r *round) open(ctx context.Context, fail func(error), p programs, dir string) (err error) {
 	if r.server, err = newServer(p.server, filepath.Join(dir, "nats"), fail); err != nil {
 		return err
@@ -105,20 +105,20 @@ func (r *round) connect(ctx context.Context) (err error) {
 	return err
 }
 
-// run lets the faults rage, then ends them, lets all be delivered, and has the rest judged. A
-// violation ends it at once.
+// run injects faults, then heals them, lets all events be delivered, and has the rest judged. It
+// ends at the first violation.
 func (r *round) run(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(brokenContext(ctx, r.judge), stop)()
-	raging, calm := context.WithTimeout(ctx, r.duration)
+	faulty, calm := context.WithTimeout(ctx, r.duration)
 	defer calm()
 	published := make(chan struct{})
 	go func() {
 		defer close(published)
-		r.publisher.run(ctx, raging)
+		r.publisher.run(ctx, faulty)
 	}()
-	r.rage(raging)
+	r.injectFaults(faulty)
 	r.heal(ctx)
 	<-published
 	r.publisher.farewell(ctx)
@@ -128,7 +128,7 @@ func (r *round) run(ctx context.Context) {
 	}
 }
 
-// brokenContext ends when a promise has been broken.
+// brokenContext returns a context that ends when a promise is broken.
 func brokenContext(ctx context.Context, j *judge) context.Context {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
@@ -151,12 +151,12 @@ func (r *round) heal(ctx context.Context) {
 		if p := x.process(); p != nil {
 			p.thaw()
 		}
-		r.try(x.giveKey(r.api.key))
-		r.try(x.start(ctx))
+		r.check(x.giveKey(r.api.key))
+		r.check(x.start(ctx))
 	}
 }
 
-// settle waits until all is delivered and judges what is left behind.
+// settle waits until all events are delivered and judges the rest.
 func (r *round) settle(ctx context.Context) {
 	deadline := time.Now().Add(r.drain)
 	empty := time.Time{}
@@ -171,7 +171,7 @@ func (r *round) settle(ctx context.Context) {
 			empty = time.Time{}
 		case empty.IsZero():
 			empty = time.Now()
-		case time.Since(empty) > 3*time.Second: // longer than any answer is under way
+		case time.Since(empty) > 3*time.Second: // no answer is in flight for longer
 			r.judge.lost()
 			return
 		}
@@ -187,14 +187,14 @@ func (r *round) settle(ctx context.Context) {
 	r.judge.settled(letters)
 }
 
-// try records what can only go wrong if the machine is in trouble.
-func (r *round) try(err error) {
+// check records an error that can occur only if the machine is in trouble.
+func (r *round) check(err error) {
 	if err != nil {
 		r.judge.violated(fmt.Sprintf("the campaign itself failed: %v", err))
 	}
 }
 
-// say tells what happens, if that was asked for.
+// say prints what happens, with -v.
 func (r *round) say(format string, args ...any) {
 	if r.verbose {
 		fmt.Fprintf(r.stderr, "%s  %s\n", r.judge.when(time.Now()), fmt.Sprintf(format, args...))

@@ -7,7 +7,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// schedules are short rounds, each with the faults that bring out some kinds of bugs.
+// schedules are short rounds, each with faults that expose some kinds of bugs.
 func schedules() map[string]settings {
 	return map[string]settings{
 		"kills": short(func(s *settings) {
@@ -39,22 +39,22 @@ func schedules() map[string]settings {
 			}}
 		}),
 		"reserved": short(func(s *settings) {
-			// NATS so far away that slots must be reserved long before they are due, and freezes in which
-			// they pass.
+			// NATS is so far away that slots must be reserved long before they are due, and freezes
+			// let them pass.
 			s.away.nats = link.RoundTrip(150*time.Millisecond, 20*time.Millisecond)
 			s.rate, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true
 			s.pace, s.users, s.waiting, s.poison, s.duration = 250, 60, 500, 0, 12*time.Second
 			s.faults = faults{freeze: 200 * time.Millisecond}
 		}),
 		"freezes": short(func(s *settings) {
-			// Tokens of its own and lanes that wait: a replica that is thawed could call at once.
+			// Tokens of its own and waiting lanes: a replica could call at once when it thaws.
 			s.rate, s.burst, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, 20, true, true
 			s.pace, s.users, s.waiting, s.duration = 250, 60, 500, 12*time.Second
 			s.faults = faults{freeze: 200 * time.Millisecond, longFreezes: true}
 		}),
 		"unconfirmed": short(func(s *settings) {
-			// Without the ledger, or there would be no tokens either. And nothing comes from NATS: the
-			// calls that should not be made are of events that wait already.
+			// Without the ledger, as there would be no tokens otherwise. NATS sends nothing: the
+			// calls that should not be made are for events that are waiting already.
 			s.rate, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true, true
 			s.pace, s.users, s.waiting = 300, 40, 800
 			s.faults = faults{links: 400 * time.Millisecond, linkKinds: []linkFault{
@@ -85,9 +85,9 @@ func schedules() map[string]settings {
 			}}
 		}),
 		"large": short(func(s *settings) {
-			// Merged calls in flight at each kill, whose newest events take a while to be read again; and
-			// tokens that wait, so that the next holder could call with the older ones.
-			// The memory is full, so that an event may have to wait before it is in its lane.
+			// Merged calls are in flight at each kill, and their newest events take a while to be
+			// read again. Tokens are available, so that the next holder could call with the older
+			// ones. The memory is full, so that an event may have to wait before it is in its lane.
 			s.large, s.poison, s.users, s.pace, s.waiting, s.series = 40_000, 0, 48, 120, 400, 3
 			s.memory = 2 << 20
 			s.faults = faults{kill: 600 * time.Millisecond, api: 100 * time.Millisecond, apiKinds: []apiFault{
@@ -112,12 +112,12 @@ func schedules() map[string]settings {
 	}
 }
 
-// short is a round of seconds.
+// short returns the settings of a round of seconds.
 func short(change func(*settings)) settings {
 	s := standard()
 	s.duration, s.drain = 8*time.Second, 45*time.Second
 	s.replicas, s.users, s.pace, s.series, s.waiting = 3, 150, 300, 8, 2000
-	// A window long enough that a busy machine's delays are within what the ledger allows for.
+	// The window is so long that the ledger allows for a busy machine's delays.
 	s.rate = queue.Rate{Calls: 800, Window: 4 * time.Second}
 	s.invalid = 100
 	change(&s)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// server is the NATS server under test. It keeps its store and its port over restarts.
+// server is the NATS server under test. It keeps its store and its port across restarts.
 type server struct {
 	program string
 	dir     string
@@ -45,7 +45,7 @@ func (s *server) start(ctx context.Context) error {
 	s.is = p
 	go func() {
 		<-p.done
-		if !p.doomed.Load() && ctx.Err() == nil {
+		if !p.killed.Load() && ctx.Err() == nil {
 			s.died(fmt.Errorf("the NATS server ended by itself: %w: %s", p.err, s.last))
 		}
 	}()
@@ -71,8 +71,8 @@ func (s *server) process() *process {
 	return s.is
 }
 
-// halt freezes the server for a while.
-func (s *server) halt(ctx context.Context, d time.Duration) {
+// freeze stops the server for a while.
+func (s *server) freeze(ctx context.Context, d time.Duration) {
 	p := s.process()
 	p.freeze()
 	pause(ctx, d)

@@ -8,18 +8,18 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// settings are one round's.
+// settings are the settings of one round.
 type settings struct {
 	seed     uint64
 	duration time.Duration // of the faults
-	drain    time.Duration // that all may take afterwards
+	drain    time.Duration // time for all events to be delivered afterwards
 
 	replicas    int
-	rate        queue.Rate // zero lets the seed choose
-	own         bool       // each replica has that rate for itself
+	rate        queue.Rate // zero means that the seed chooses
+	own         bool       // each replica has this rate for itself
 	burst       int
-	single      bool // one call for each event
-	away        away // where NATS and the API are, as seen by each replica
+	single      bool // no merging: one call for each event
+	away        away // distances of NATS and the API from each replica
 	ttl         time.Duration
 	maxAttempts int
 	concurrency int
@@ -27,10 +27,10 @@ type settings struct {
 
 	users   int
 	pace    int // events a second
-	waiting int // events that may wait before the publisher does
-	series  int // most events of one user that are published in a row
-	poison  int // one event in so many is refused by the API for ever
-	invalid int // and one in so many is no identify
+	waiting int // waiting events that make the publisher wait
+	series  int // most consecutive events of one user
+	poison  int // the API always refuses one event in this many
+	invalid int // one event in this many is not an identify
 	large   int // escaped letters that pad one event in four
 
 	faults  faults
@@ -38,28 +38,28 @@ type settings struct {
 	stderr  io.Writer
 }
 
-// faults are the mean times between two of a kind; zero is never.
+// faults are the mean times between two faults of a kind; zero means never.
 type faults struct {
-	kill    time.Duration // kill -9 of a replica, and another in its place
+	kill    time.Duration // SIGKILL of a replica, and another in its place
 	term    time.Duration // SIGTERM to a replica, and another in its place
 	freeze  time.Duration // SIGSTOP of a replica, for less and for more than the TTL
-	scale   time.Duration // a replica more or less
-	server  time.Duration // kill -9 of the NATS server, and a restart on its store
+	scale   time.Duration // one replica more or less
+	server  time.Duration // SIGKILL of the NATS server, and a restart on its store
 	halt    time.Duration // SIGSTOP of the NATS server
 	links   time.Duration // a replica's connections cut, refused or half-open
 	api     time.Duration // the API fails
 	key     time.Duration // the API key is revoked
 	far     time.Duration // NATS or the API is far away, for one replica or all
 	starve  time.Duration // a replica gets a tenth of a CPU
-	hostile time.Duration // a publisher sends what looks like the server's word
+	hostile time.Duration // a publisher imitates the server's own messages
 
 	longFreezes bool // all freezes are longer than the TTL
 
-	apiKinds  []apiFault // what may happen at api; empty is all
+	apiKinds  []apiFault // for api; empty means all
 	linkKinds []linkFault
 }
 
-// standard is what a round is unless something else is asked for.
+// standard returns the default settings of a round.
 func standard() settings {
 	return settings{
 		duration: 60 * time.Second, drain: 60 * time.Second,
@@ -73,7 +73,7 @@ func standard() settings {
 	}
 }
 
-// varied lets the seed choose what was left open.
+// varied lets the seed choose the open settings.
 func (s settings) varied() settings {
 	if s.rate.Unlimited() {
 		rates := []queue.Rate{

@@ -13,19 +13,19 @@ type moment struct {
 	text string
 }
 
-// told is how many calls of a user a story goes back.
-const told = 8
+// storyCalls is how many of a user's last calls a story includes.
+const storyCalls = 8
 
-// when is a time as stories tell it: since the round began.
+// when formats a time as stories do: since the round began.
 func (j *judge) when(t time.Time) string {
 	return fmt.Sprintf("%+10.3fs", t.Sub(j.began).Seconds())
 }
 
-// story tells what went wrong for a user: the events around it, each call, and what we did to
-// the replicas that made them. The mutex is held.
+// story describes what went wrong for a user: the events around it, each call, and what we did to
+// the replicas that made them. j.mu must be held.
 func (j *judge) story(u *user, wrong string) string {
 	calls := u.recent.all()
-	calls = calls[max(0, len(calls)-told):]
+	calls = calls[max(0, len(calls)-storyCalls):]
 	var moments []moment
 	var replicas []int
 	from, to := time.Now().Add(-5*time.Second), time.Now()
@@ -55,7 +55,7 @@ func (j *judge) publication(p publication) string {
 	return fmt.Sprintf("event %d published, acknowledged after %v", p.n, p.acked.Sub(p.at).Round(time.Millisecond))
 }
 
-// String tells of a call in one line.
+// String describes a call in one line.
 func (c *call) String() string {
 	events := "no event"
 	if len(c.Numbers) > 0 {
@@ -79,7 +79,7 @@ func (c *call) String() string {
 	return fmt.Sprintf("replica %d calls with %s: %s", c.replica, events, end)
 }
 
-// incidents tells what we did to these replicas, and to all.
+// incidents returns what we did to these replicas, and to all.
 func (j *judge) incidents(from, to time.Time, replicas []int) []moment {
 	var moments []moment
 	for _, x := range j.faults.during(from, to, everyone) {
@@ -90,7 +90,7 @@ func (j *judge) incidents(from, to time.Time, replicas []int) []moment {
 	return moments
 }
 
-// String tells of an incident in one line.
+// String describes an incident in one line.
 func (x incident) String() string {
 	whom := fmt.Sprintf("replica %d", x.replica)
 	if x.replica == everyone {
@@ -98,7 +98,7 @@ func (x incident) String() string {
 	}
 	switch lasted := x.to.Sub(x.from); {
 	case x.to.IsZero():
-		return fmt.Sprintf("  ! %s: %s, and it lasts", whom, x.kind)
+		return fmt.Sprintf("  ! %s: %s, still active", whom, x.kind)
 	case lasted < time.Millisecond:
 		return fmt.Sprintf("  ! %s: %s", whom, x.kind)
 	default:
@@ -106,12 +106,12 @@ func (x incident) String() string {
 	}
 }
 
-// weather tells only what we did.
-func (j *judge) weather(from, to time.Time, replica int) string {
+// faultsAround describes only what we did.
+func (j *judge) faultsAround(from, to time.Time, replica int) string {
 	return j.tell(j.incidents(later(from, to.Add(-5*time.Second)), to, []int{replica}))
 }
 
-// tell sorts moments and writes them down, the last of them if they are many.
+// tell sorts moments and formats the last of them.
 func (j *judge) tell(moments []moment) string {
 	const most = 48
 	slices.SortStableFunc(moments, func(a, b moment) int { return a.at.Compare(b.at) })

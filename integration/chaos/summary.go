@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// summary is what came of a round, or of several.
+// summary is the result of one round, or of several.
 type summary struct {
 	rounds  int
 	seed    uint64
@@ -17,16 +17,16 @@ type summary struct {
 
 	events, calls, letters int
 	most                   int // calls in one window
-	repeats                int // calls that repeated what was delivered
-	late                   int // calls at the thaw of a replica, which no worker can prevent
-	broughtBack            int // calls with events that a killed server had confirmed to be removed
+	repeats                int // calls that repeated delivered events
+	late                   int // calls of a thawed replica, which no worker can prevent
+	broughtBack            int // calls with events whose removal a killed server had confirmed
 	standstill             time.Duration
 	violations             []string
 }
 
 func (s *summary) broken() bool { return len(s.violations) > 0 }
 
-// add makes s the sum.
+// add adds o to s.
 func (s *summary) add(o *summary) {
 	s.rounds++
 	s.seed = o.seed
@@ -56,7 +56,7 @@ func (s *summary) verdict() string {
 	return "kept"
 }
 
-// String is for people.
+// String formats the summary for people.
 func (s summary) String() string {
 	var b strings.Builder
 	if s.rounds > 0 {
@@ -72,10 +72,10 @@ func (s summary) String() string {
 		fmt.Fprintf(&b, "  at most %d calls in a window, the limit is %s\n", s.most, s.limit)
 	}
 	if s.late > 0 {
-		fmt.Fprintf(&b, "  %d calls of a replica that was frozen between its last check and the call\n", s.late)
+		fmt.Fprintf(&b, "  %d late calls of replicas that were frozen between the last check and the call\n", s.late)
 	}
 	if s.broughtBack > 0 {
-		fmt.Fprintf(&b, "  %d calls held events that a killed server had confirmed to be removed, and the newest\n", s.broughtBack)
+		fmt.Fprintf(&b, "  %d calls repeated events whose removal a killed server had confirmed, together with the newest\n", s.broughtBack)
 	}
 	for _, v := range s.violations {
 		fmt.Fprintf(&b, "\n%s\n", v)
@@ -83,13 +83,13 @@ func (s summary) String() string {
 	return b.String()
 }
 
-// heading is the record's first lines.
+// heading returns the record's first lines.
 func heading() string {
 	return "| seed | seconds | replica kills | server kills | freezes | SIGTERMs | connection faults | distances | tenths of a CPU | hostile volleys | events | calls | dead letters | limit | most in a window | repeats | late at a thaw | brought back | longest stand-still | promises |\n" +
 		"|" + strings.Repeat("---|", 20) + "\n"
 }
 
-// line is a round in the record.
+// line returns a round's line in the record.
 func (s *summary) line() string {
 	return fmt.Sprintf("| %d | %.0f | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %s | %d | %d | %d | %d | %.1f s | %s |",
 		s.seed, s.elapsed.Seconds(), s.kills, s.serverKills, s.freezes, s.terms, s.cuts, s.distances, s.starved, s.volleys,

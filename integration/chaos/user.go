@@ -7,38 +7,38 @@ import (
 	"github.com/identify-worker/identify-worker/integration/oracle"
 )
 
-// call is an identify as the API received it.
+// call is an identify call as the API received it.
 type call struct {
 	oracle.Call
-	transit  time.Duration // how long it was under way to the API
+	transit  time.Duration // time in flight to the API
 	replica  int
-	answered bool // whether the answer has been given
-	lost     bool // whether it may not have arrived
+	answered bool // the API has answered
+	lost     bool // the answer may not have arrived
 }
 
-// left is when it left the replica: that is what a worker can be held to keep a limit with, while
-// the network may bring the calls of two seconds in one.
+// left is when the call left the replica: a worker can keep a limit only then, while the network
+// may bring the calls of two seconds in one.
 func (c *call) left() time.Time { return c.At.Add(-c.transit) }
 
-// user is what the judge knows of a user besides what the oracle does.
+// user is the judge's state of a user, in addition to the oracle's.
 type user struct {
 	name         string
-	acknowledged int       // events stored, as the server said
-	last         *call     // that took effect
-	waiting      time.Time // since when something waits and no call comes
+	acknowledged int       // events that the server has acknowledged
+	last         *call     // the last call that took effect
+	waiting      time.Time // since when an event has been waiting without a call
 
 	recent    ring[*call]
 	published ring[publication]
 }
 
-// publication is when an event was published, and acknowledged.
+// publication is when an event was published, and when it was acknowledged.
 type publication struct {
 	n         int
 	at, acked time.Time
 }
 
-// stoodUntil returns how long the user had waited for a call that comes now. due is the oldest event
-// that has not taken effect.
+// stoodUntil returns how long the user had waited for a call that comes now. due is the oldest
+// event that has not taken effect.
 func (u *user) stoodUntil(now time.Time, due int) (stood time.Duration) {
 	if !u.waiting.IsZero() {
 		stood = now.Sub(u.waiting)
@@ -50,7 +50,7 @@ func (u *user) stoodUntil(now time.Time, due int) (stood time.Duration) {
 	return stood
 }
 
-// ring keeps the last few of many.
+// ring keeps the last few of many values.
 type ring[T any] struct {
 	kept [24]T
 	n    int
@@ -61,7 +61,7 @@ func (r *ring[T]) add(x T) {
 	r.n++
 }
 
-// all lists what is kept, oldest first.
+// all returns the kept values, oldest first.
 func (r *ring[T]) all() []T {
 	if r.n <= len(r.kept) {
 		return slices.Clone(r.kept[:r.n])
@@ -70,5 +70,5 @@ func (r *ring[T]) all() []T {
 	return append(slices.Clone(r.kept[at:]), r.kept[:at]...)
 }
 
-// newest is what was added last.
+// newest returns the value added last.
 func (r *ring[T]) newest() *T { return &r.kept[(r.n-1)%len(r.kept)] }
