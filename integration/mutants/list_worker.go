@@ -1,6 +1,6 @@
 package main
 
-// connectionMutants are the client's.
+// connectionMutants are bugs of the client.
 func connectionMutants() []mutant {
 	return []mutant{
 		{
@@ -12,43 +12,43 @@ func connectionMutants() []mutant {
 			"userpilot", "TestBeginHasConnection",
 		},
 		{
-			"a transport that never asked is believed to have sent nothing", "order for each user",
+			"a transport without a trace is believed to have sent nothing", "order for each user",
 			[]edit{{"userpilot/attempt.go", "!(silent && traced || isDialError(err))", "!(silent || isDialError(err))"}},
 			"userpilot", "TestSentByOtherTransport",
 		},
 		{
-			"a request that its caller has given up is sent", "order for each user",
+			"a request is sent after its caller gave up", "order for each user",
 			[]edit{{"userpilot/attempt.go", "if !a.stage.CompareAndSwap(waiting, writing) && a.stage.Load() == over {", "if !a.stage.CompareAndSwap(waiting, writing) && false {"}},
 			"userpilot", "TestGivenUp",
 		},
 	}
 }
 
-// callMutants make calls that must not be made, or take them for what they are not.
+// callMutants make forbidden calls, or misread their results.
 func callMutants() []mutant {
 	return []mutant{
 		{
-			"a void slot is not noticed at the first byte", "no window holds more calls than the limit",
+			"an expired slot is not noticed at the first byte", "no window holds more calls than the limit",
 			[]edit{{"worker/call.go", "if c.slot.Expired() {", "if false {"}},
 			"worker", "TestSlotIsAskedAtTheFirstByte",
 		},
 		{
-			"an uncertain claim is not noticed at the first byte", "order for each user",
+			"an invalid claim is not noticed at the first byte", "order for each user",
 			[]edit{{"worker/call.go", "if claim.Valid() != nil {", "if false {"}},
 			"worker", "TestClaimIsAskedAtTheFirstByte",
 		},
 		{
-			"a call that the membership's end has cut off is a failure", "an event dies of nobody's failure but Userpilot's",
+			"a call cut off by the end of the membership counts as a failure", "only Userpilot's failures make dead letters",
 			[]edit{{"worker/call.go", "if v != delivered && c.lane.partition.claim.Context().Err() != nil {", "if false {"}},
 			"worker", "TestLapseIsNoFailure",
 		},
 		{
-			"a try without a connection is an attempt", "an event dies of nobody's failure but Userpilot's",
+			"a try without a connection counts as an attempt", "only Userpilot's failures make dead letters",
 			[]edit{{"worker/call.go", "if w.gate.failed(l, c.probe, now) && (f.Sent || f.Status != 0) {", "if w.gate.failed(l, c.probe, now) {"}},
 			"worker", "TestNoConnectionIsNoAttempt",
 		},
 		{
-			"a merged call has its token before it is recorded", "the limit is used",
+			"a merged call takes its token before it is in the journal", "the limit is used",
 			[]edit{
 				{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim :=", "\tif false {\n\t\tclaim :="},
 				{
@@ -59,28 +59,28 @@ func callMutants() []mutant {
 			"worker", "TestFarJournal",
 		},
 		{
-			"a standstill is never noticed", "a worker that stands still says why",
+			"a stall is never noticed", "a stalled worker says why",
 			[]edit{{"worker/stall.go", "if now.Sub(w.lastProgress) < patience {", "if now.Sub(w.lastProgress) < patience || true {"}},
 			"worker", "TestStall",
 		},
 	}
 }
 
-// handOverMutants let go of a partition too early or too late, or not of all that belongs to it.
+// handOverMutants release a partition too early, too late or incompletely.
 func handOverMutants() []mutant {
 	return []mutant{
 		{
-			"a hand-over does not wait for calls", "order for each user",
+			"a handover does not wait for calls", "order for each user",
 			[]edit{{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.leaving > 0 && lost != nil {"}},
 			"worker", "TestHandOverWaitsForCalls",
 		},
 		{
-			"a hand-over does not wait for settlements", "an event is delivered once where nothing fails",
+			"a handover does not wait for settlements", "an event is delivered once where nothing fails",
 			[]edit{{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"}},
 			"worker", "TestHandOverWaitsForSettlements",
 		},
 		{
-			"whoever logs waits until it is written", "nothing blocks under a mutex",
+			"logging blocks until the line is written", "nothing blocks under a mutex",
 			[]edit{{"queue/asynclog/asynclog.go", "\tif _, ok := log.Handler().(*handler); ok {", "\tif log != nil {"}},
 			"worker", "TestStuckLog",
 		},
@@ -90,27 +90,27 @@ func handOverMutants() []mutant {
 			"worker", "TestNoBurialWithoutClaim",
 		},
 		{
-			"a settlement after the hand-over changes the account of the memory", "the memory is bounded",
+			"a settlement after the handover changes the memory count", "the memory is bounded",
 			[]edit{{"worker/call.go", "\t\tif p.closed {\n\t\t\treturn\n\t\t}\n\t\tw.lastProgress", "\t\tw.lastProgress"}},
 			"worker", "TestMemoryAfterLateSettlement",
 		},
 		{
-			"an event that is gone is read again for ever", "nobody waits for ever",
+			"an event that is gone is read again and again", "nothing waits forever",
 			[]edit{{"worker/deliver.go", "p.claim.Fail(errors.Join(errors.New(\"an event could not be reloaded from the stream\"), err))", "w.log.Debug(\"not read again\", errAttr(errors.Join(err)))\n\t\tw.wait(l, w.config.BackoffInitial)"}},
 			"worker", "TestBodyIsGone",
 		},
 		{
-			"nothing is let in for users who are barred", "nobody waits for ever",
+			"no events are let in while users are blocked", "nothing waits forever",
 			[]edit{{"worker/deliver.go", "for w.isFull() && w.blocked == 0 {", "for w.isFull() {"}},
 			"worker", "TestBarredUsersFillTheMemory",
 		},
 		{
-			"a stop waits for all bodies that are read again", "a hand-over takes less than a second",
+			"a stop waits until all bodies are reloaded", "a handover takes less than a second",
 			[]edit{{"worker/deliver.go", "forEach(c.Active(), ", "forEach(c.Context(), "}, {"worker/crew.go", "group.SetLimit(requestsAtOnce)", "group.SetLimit(1)"}},
 			"worker", "TestStopWhileReadingAgain/20ms",
 		},
 		{
-			"as many errands are run at once as there are", "what is asked of the server does not grow with the lanes",
+			"all tasks run at once", "the load on the server does not grow with the lanes",
 			[]edit{{"worker/crew.go", "if c.running == c.size {", "if false {"}},
 			"worker", "TestCrew",
 		},

@@ -1,12 +1,12 @@
-// Command mutants plants bugs in the product, one after another, and tells which of them the tests
-// of the packages find.
+// Command mutants plants bugs in the product, one after another, and reports which of them the
+// packages' tests find.
 //
 // Its laws:
 //
-//   - A bug is found if the test that is named for it fails and says why: within the bug's own time, and
-//     with a text. Who hangs until a time limit has found nothing.
-//   - The same test passes without the bug, in the same run: else its failure would prove nothing.
-//   - A bug that does not fit the sources any more, or does not compile, is an error.
+//   - A bug is found if its test fails within the time limit and says why. A test that hangs until
+//     the limit has found nothing.
+//   - The same test passes without the bug, in the same run: otherwise its failure proves nothing.
+//   - A bug that no longer fits the sources, or does not compile, is an error.
 package main
 
 import (
@@ -38,8 +38,8 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("mutants", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	match := flags.String("run", "", "try those whose name matches this regular `expression`")
-	jobs := flags.Int("jobs", 2, "how many to try at a time: linking takes a core for each")
+	match := flags.String("run", "", "try only the mutants whose names match this regular `expression`")
+	jobs := flags.Int("jobs", 2, "how many mutants to try at a time; linking uses a core for each")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -75,15 +75,15 @@ func choose(all []mutant, match string) (chosen []mutant, err error) {
 	return chosen, nil
 }
 
-// tryAll tries so many mutants at a time, and tells what became of each as soon as it is known.
+// tryAll tries this many mutants at a time, and reports each result as soon as it is known.
 func (w *workshop) tryAll(ctx context.Context, all []mutant, jobs int) []<-chan trial {
-	var told []<-chan trial
+	var pending []<-chan trial
 	var group errgroup.Group
 	group.SetLimit(jobs)
 	results := make([]chan trial, len(all))
 	for i := range results {
 		results[i] = make(chan trial, 1)
-		told = append(told, results[i])
+		pending = append(pending, results[i])
 	}
 	go func() {
 		for i, m := range all {
@@ -95,17 +95,17 @@ func (w *workshop) tryAll(ctx context.Context, all []mutant, jobs int) []<-chan 
 			})
 		}
 	}()
-	return told
+	return pending
 }
 
-// trial is what became of a mutant.
+// trial is the result of a mutant.
 type trial struct {
 	fate fate
-	text string // what the test says, or what is wrong
+	text string // the test's message, or what is wrong
 	took time.Duration
 }
 
-// table prints what became of each mutant. It is an error if one of them was not killed.
+// table prints the results. It returns an error if a mutant was not killed.
 func table(to io.Writer, all []mutant, trials []<-chan trial) error {
 	alive := 0
 	for i, m := range all {
@@ -116,7 +116,7 @@ func table(to io.Writer, all []mutant, trials []<-chan trial) error {
 		fmt.Fprintf(to, "%-8s %4.0fs  %s: %s\n                promise: %s\n                %s\n", t.fate, t.took.Seconds(), m.pkg, m.name, m.promise, t.text)
 	}
 	if alive > 0 {
-		return fmt.Errorf("%d of %d mutants live", alive, len(all))
+		return fmt.Errorf("%d of %d mutants survived", alive, len(all))
 	}
 	fmt.Fprintf(to, "all %d mutants are killed\n", len(all))
 	return nil

@@ -12,7 +12,7 @@ import (
 	"github.com/identify-worker/identify-worker/integration/overlay"
 )
 
-// Each mutant fits the sources; this is quick. That they are found is for "make mutants" to show.
+// Each mutant fits the sources; this is quick. "make mutants" shows that they are found.
 func TestMutantsFit(t *testing.T) {
 	t.Parallel()
 	root, err := filepath.Abs("../..")
@@ -22,7 +22,7 @@ func TestMutantsFit(t *testing.T) {
 	known := map[string]bool{}
 	for _, m := range mutants() {
 		if known[m.name] || m.promise == "" || m.test == "" {
-			t.Errorf("%q is there twice, or lacks its promise or its test", m.name)
+			t.Errorf("%q is a duplicate, or has no promise or no test", m.name)
 		}
 		known[m.name] = true
 		if _, err := overlay.Write(root, t.TempDir(), m.edits); err != nil {
@@ -41,18 +41,18 @@ func TestJudge(t *testing.T) {
 		want   fate
 		text   string
 	}{
-		"fails and says why":       {says, errFailed, killed, "x_test.go:7: 3 of 40 are set back"},
-		"panics":                   {"--- FAIL: TestX (0.1s)\npanic: nil map [recovered]\n", errFailed, killed, "panic: nil map [recovered]"},
-		"panics elsewhere":         {"panic: the log has no end\n", errFailed, killed, "panic: the log has no end"},
-		"bubbles meet":             {"panic: reset of synctest timer from outside bubble\n", errFailed, unclear, "outside bubble"},
-		"passes":                   {"PASS\n", nil, survived, "passes"},
-		"hangs":                    {"panic: test timed out after 1m0s\n\trunning tests:\n", errFailed, hung, "time limit"},
-		"hangs after a failure":    {says + "panic: test timed out after 1m0s\n", errFailed, hung, "time limit"},
-		"cannot even be ended":     {says, errors.Join(errFailed, context.DeadlineExceeded), hung, "time limit"},
-		"the runtime gives up":     {"fatal error: select on synctest channel from outside bubble\n", errFailed, unclear, "select on"},
-		"fails without a text":     {"--- FAIL: TestX (0.1s)\nFAIL\n", errFailed, unclear, "without a text"},
-		"there is no such test":    {"testing: warning: no tests to run\nPASS\n", nil, unclear, "no such test"},
-		"whoever runs it stops it": {"", errors.Join(errFailed, context.Canceled), unclear, "interrupted"},
+		"fails and says why":      {says, errFailed, killed, "x_test.go:7: 3 of 40 are set back"},
+		"panics":                  {"--- FAIL: TestX (0.1s)\npanic: nil map [recovered]\n", errFailed, killed, "panic: nil map [recovered]"},
+		"panics elsewhere":        {"panic: the log has no end\n", errFailed, killed, "panic: the log has no end"},
+		"bubbles meet":            {"panic: reset of synctest timer from outside bubble\n", errFailed, unclear, "outside bubble"},
+		"passes":                  {"PASS\n", nil, survived, "passes"},
+		"hangs":                   {"panic: test timed out after 1m0s\n\trunning tests:\n", errFailed, hung, "time limit"},
+		"hangs after a failure":   {says + "panic: test timed out after 1m0s\n", errFailed, hung, "time limit"},
+		"cannot even be ended":    {says, errors.Join(errFailed, context.DeadlineExceeded), hung, "time limit"},
+		"the runtime gives up":    {"fatal error: select on synctest channel from outside bubble\n", errFailed, unclear, "select on"},
+		"fails without a message": {"--- FAIL: TestX (0.1s)\nFAIL\n", errFailed, unclear, "without a message"},
+		"there is no such test":   {"testing: warning: no tests to run\nPASS\n", nil, unclear, "no such test"},
+		"interrupted":             {"", errors.Join(errFailed, context.Canceled), unclear, "interrupted"},
 	} {
 		if got, text := judge(test.output, test.err); got != test.want || !strings.Contains(text, test.text) {
 			t.Errorf("%s: %s, %q", name, got, text)
@@ -63,21 +63,21 @@ func TestJudge(t *testing.T) {
 func TestTable(t *testing.T) {
 	t.Parallel()
 	all := []mutant{{name: "one", promise: "order", pkg: "queue"}, {name: "two", promise: "rate", pkg: "worker"}}
-	tell := func(fates ...fate) (told []<-chan trial) {
+	results := func(fates ...fate) (all []<-chan trial) {
 		for _, f := range fates {
 			c := make(chan trial, 1)
 			c <- trial{f, "a text", time.Second}
-			told = append(told, c)
+			all = append(all, c)
 		}
-		return told
+		return all
 	}
 	var text bytes.Buffer
-	if err := table(&text, all, tell(killed, killed)); err != nil || !strings.Contains(text.String(), "all 2 mutants are killed") {
+	if err := table(&text, all, results(killed, killed)); err != nil || !strings.Contains(text.String(), "all 2 mutants are killed") {
 		t.Errorf("%v:\n%s", err, &text)
 	}
 	for _, f := range []fate{survived, hung, unclear} {
 		text.Reset()
-		if err := table(&text, all, tell(killed, f)); err == nil || err.Error() != "1 of 2 mutants live" || !strings.Contains(text.String(), string(f)) {
+		if err := table(&text, all, results(killed, f)); err == nil || err.Error() != "1 of 2 mutants survived" || !strings.Contains(text.String(), string(f)) {
 			t.Errorf("%v:\n%s", err, &text)
 		}
 	}

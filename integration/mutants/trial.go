@@ -19,19 +19,19 @@ import (
 type fate string
 
 const (
-	killed   fate = "killed"   // its test has failed, and said why
-	survived fate = "SURVIVED" // its test has passed
-	hung     fate = "HUNG"     // its test has run into the time limit, and said nothing
-	unclear  fate = "UNCLEAR"  // it does not fit or compile, or its test does not run or does not pass without it
+	killed   fate = "killed"   // its test failed, with a message
+	survived fate = "SURVIVED" // its test passed
+	hung     fate = "HUNG"     // its test ran into the time limit, without a message
+	unclear  fate = "UNCLEAR"  // it does not fit or compile, or its test does not run, or fails without it
 )
 
 // workshop builds tests and runs them.
 type workshop struct {
 	root string // of the module
-	dir  string // for what is built
+	dir  string // for the built tests
 
 	mu    sync.Mutex
-	plain map[string]func() (string, error) // builds a package's tests as they are, once
+	plain map[string]func() (string, error) // builds a package's tests without a bug, once
 }
 
 func newWorkshop(ctx context.Context, dir string) (*workshop, error) {
@@ -42,7 +42,7 @@ func newWorkshop(ctx context.Context, dir string) (*workshop, error) {
 	return &workshop{root: strings.TrimSpace(string(root)), dir: dir, plain: map[string]func() (string, error){}}, nil
 }
 
-// try runs a mutant's test with it and, where the test fails, without it.
+// try runs a mutant's test with the bug and, if the test fails, without it.
 func (w *workshop) try(ctx context.Context, m mutant) (fate, string) {
 	dir, err := os.MkdirTemp(w.dir, "mutant-")
 	if err != nil {
@@ -70,7 +70,7 @@ func (w *workshop) try(ctx context.Context, m mutant) (fate, string) {
 	return killed, text
 }
 
-// healthy is a package's tests without any bug.
+// healthy builds a package's tests without a bug.
 func (w *workshop) healthy(ctx context.Context, pkg string) (program string, err error) {
 	w.mu.Lock()
 	build, found := w.plain[pkg]
@@ -94,16 +94,16 @@ func (w *workshop) build(ctx context.Context, program, pkg string, flags ...stri
 }
 
 const (
-	limit = time.Minute      // of a test; each takes seconds
-	grace = 10 * time.Second // for the test to end itself, after it
+	limit = time.Minute      // for a test; each takes seconds
+	grace = 10 * time.Second // for the test to exit after the limit
 )
 
-// test runs the mutant's test, and returns what it prints.
+// test runs the mutant's test, and returns its output.
 func (w *workshop) test(ctx context.Context, program string, m mutant) (output string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit+grace)
 	defer cancel()
 	args := []string{"-test.run", m.test, "-test.timeout", limit.String(), "-test.failfast"}
-	args = append(args, "-rapid.nofailfile") // what rapid finds must not lie in the sources, and help the next run
+	args = append(args, "-rapid.nofailfile") // a failure found by rapid must not be saved in the sources, where it would help the next run
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.WaitDelay = filepath.Join(w.root, m.pkg), grace
 	text, err := cmd.CombinedOutput()
@@ -115,7 +115,7 @@ var (
 	panics  = regexp.MustCompile(`(?m)^panic: .*$`)
 )
 
-// judge reads what a test has printed, and how it ended.
+// judge classifies a test by its output and exit error.
 func judge(output string, err error) (found fate, text string) {
 	said := failure.FindStringSubmatch(output)
 	switch {
@@ -127,12 +127,12 @@ func judge(output string, err error) (found fate, text string) {
 		return unclear, "there is no such test"
 	case err == nil:
 		return survived, "the test passes"
-	case strings.Contains(output, "outside bubble"): // two tests got in each other's way
+	case strings.Contains(output, "outside bubble"): // two tests interfered with each other
 		return unclear, output
 	case said != nil && strings.Contains(output, "--- FAIL: "):
 		return killed, said[1]
 	case panics.MatchString(output):
 		return killed, panics.FindString(output)
 	}
-	return unclear, "the test ends without a text: " + output
+	return unclear, "the test failed without a message: " + output
 }
