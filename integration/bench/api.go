@@ -22,17 +22,18 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// serveAPI is the role of Userpilot. Its lines are its URL and the one over TLS, whose certificate
-// it writes where -trusted says. It is as cheap as net/http allows: it takes everything, each after
-// -latency; with -stand-in it is the product's stand-in, and with -order it is an [order].
+// serveAPI is the role of Userpilot. Its first two lines are its URL and its URL over TLS; it
+// writes the certificate to the file -trusted. It is as cheap as net/http allows: it accepts every
+// call, each after -latency. With -stand-in it is the product's stand-in, and with -order an
+// [order].
 func serveAPI(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("serve-api", flag.ContinueOnError)
 	standIn := flags.Bool("stand-in", false, "serve the stand-in API")
-	fault := flags.String("fault", "", "a fault of the stand-in")
-	window := flags.Duration("window", time.Minute, "the window in which the stand-in counts calls")
-	watchOrder := flags.Bool("order", false, "watch the order of users with large events")
-	trusted := flags.String("trusted", "", "file that gets the certificate")
-	latency := flags.Duration("latency", 0, "how long each call takes, without the stand-in")
+	fault := flags.String("fault", "", "fault of the stand-in")
+	window := flags.Duration("window", time.Minute, "window in which the stand-in counts calls")
+	watchOrder := flags.Bool("order", false, "watch the order of large events of each user")
+	trusted := flags.String("trusted", "", "file to write the certificate to")
+	latency := flags.Duration("latency", 0, "duration of each call, without the stand-in")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func serveBoth(ctx context.Context, h http.Handler, l net.Listener, trusted stri
 	if err != nil {
 		return err
 	}
-	// A client that goes while its connection is made is no news.
+	// Do not log clients that leave during the handshake.
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	fmt.Println("http://" + l.Addr().String())
@@ -86,7 +87,7 @@ func serveBoth(ctx context.Context, h http.Handler, l net.Listener, trusted stri
 	return nil
 }
 
-// accept takes any identify, and its time.
+// accept accepts any identify, after latency.
 func accept(latency time.Duration) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -111,7 +112,7 @@ func newStandIn(fault string, window time.Duration) (*userpilottest.Server, erro
 
 func reply(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }
 
-// tallied is what the API has accepted.
+// tallied is the state of a [tally].
 type tallied struct {
 	Calls  int
 	ByKey  map[string]int
@@ -127,7 +128,7 @@ type tally struct {
 	waiting map[*waiter]bool
 }
 
-// waiter waits for a number of calls with a key; the empty key is any.
+// waiter waits for a number of calls with a key; the empty key stands for all keys.
 type waiter struct {
 	key   string
 	calls int
@@ -138,7 +139,7 @@ func newTally() *tally {
 	return &tally{byKey: map[string]int{}, waiting: map[*waiter]bool{}}
 }
 
-// count hands a call to h and counts it if it was accepted.
+// count passes calls to h and counts those that are accepted.
 func (t *tally) count(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := &statusWriter{ResponseWriter: w}
@@ -160,7 +161,7 @@ func (t *tally) add(key string) {
 	}
 }
 
-// meet tells a waiter if its number is reached. The mutex is held.
+// meet releases a waiter whose number is reached. t.mu must be held.
 func (t *tally) meet(w *waiter) {
 	n := t.calls
 	if w.key != "" {
@@ -172,11 +173,11 @@ func (t *tally) meet(w *waiter) {
 	}
 }
 
-// serve answers when as many calls have been accepted as are asked for.
+// serve answers once the requested number of calls has been accepted.
 func (t *tally) serve(w http.ResponseWriter, r *http.Request) {
 	calls, err := strconv.Atoi(r.FormValue("calls"))
 	if err != nil {
-		http.Error(w, "calls: is not a number", http.StatusBadRequest)
+		http.Error(w, "calls: not a number", http.StatusBadRequest)
 		return
 	}
 	waits := &waiter{key: r.FormValue("key"), calls: calls, met: make(chan struct{})}
@@ -194,7 +195,7 @@ func (t *tally) serve(w http.ResponseWriter, r *http.Request) {
 	reply(w, tallied{Calls: t.calls, ByKey: maps.Clone(t.byKey), Latest: t.latest})
 }
 
-// statusWriter remembers the status.
+// statusWriter records the status.
 type statusWriter struct {
 	http.ResponseWriter
 	status int

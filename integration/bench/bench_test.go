@@ -113,9 +113,9 @@ func TestSharesAreSettledWhenAllIsHeldEvenly(t *testing.T) {
 		{[]int{17}, true},
 		{[]int{8, 9}, true},
 		{[]int{2, 2, 2, 2, 2, 2, 2, 1, 1, 1}, true},
-		{[]int{8, 8}, false},       // one is on its way
-		{[]int{17, 0}, false},      // the second has just come
-		{[]int{6, 6, 5, 0}, false}, // the fourth has
+		{[]int{8, 8}, false},       // one is in flight between replicas
+		{[]int{17, 0}, false},      // the second has just joined
+		{[]int{6, 6, 5, 0}, false}, // the fourth has just joined
 	} {
 		if got := settled(c.held); got != c.want {
 			t.Errorf("settled(%v) = %v, want %v", c.held, got, c.want)

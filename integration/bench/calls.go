@@ -7,9 +7,9 @@ import (
 	"math/rand/v2"
 )
 
-// calls counts how many calls deliver many waiting events of fewer users. The rate
-// is far above Userpilot's, so that this ends, but there is one: without, a lane is called
-// as soon as its first event has arrived, and there is nothing to merge.
+// calls counts how many calls deliver many waiting events of fewer users. The rate is far above
+// Userpilot's, so that this ends, but there must be one: without a limit the worker calls for a
+// lane as soon as its first event has arrived, and has nothing to merge.
 func calls(ctx context.Context, b *bench) ([]row, error) {
 	ctx, s, err := open(ctx, nil, nil)
 	if err != nil {

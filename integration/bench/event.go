@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// event is an identify of exactly this many bytes.
+// event returns an identify of exactly this many bytes.
 func event(user string, bytes int) []byte {
 	const head, tail = `{"user_id":"%s","metadata":{"plan":"pro","note":"`, `"}}`
 	body := make([]byte, 0, bytes)
@@ -16,7 +16,7 @@ func event(user string, bytes int) []byte {
 	return append(body, tail...)
 }
 
-// userEvent is the 1 KiB event of the i-th user.
+// userEvent returns the 1 KiB event of the i-th user.
 func userEvent(i int) []byte { return event(userName(i), 1<<10) }
 
 func userName(i int) string { return fmt.Sprintf("user-%07d", i) }

@@ -13,8 +13,8 @@ import (
 
 const sickUser = "sick"
 
-// failing lets healthy users wait behind the huge backlog of one whose calls all fail. All
-// are published on the plain subject: that is one partition.
+// failing makes healthy users wait behind the huge backlog of one user whose calls all fail. All
+// events are published on the plain subject, which is one partition.
 func failing(ctx context.Context, b *bench) ([]row, error) {
 	ctx, s, err := open(ctx, nil, []string{"-stand-in", "-fault", "status=503,user=" + sickUser})
 	if err != nil {
@@ -53,11 +53,11 @@ func (b *bench) serveBehind(ctx context.Context, s *site) (took time.Duration, m
 		return 0, 0, err
 	}
 	took = time.Since(began)
-	most, err = peak(ctx, worker, b.sickTime) // with some retries
+	most, err = peak(ctx, worker, b.sickTime) // includes some retries
 	return took, most, err
 }
 
-// fillPlain is fill on the plain subject, as a client publishes that cannot encode a key.
+// fillPlain is fill on the plain subject, for a client that cannot encode a key.
 func (s *site) fillPlain(ctx context.Context, n int, event func(i int) []byte) error {
 	js, err := jetstream.New(s.nc)
 	if err != nil {
@@ -68,11 +68,11 @@ func (s *site) fillPlain(ctx context.Context, n int, event func(i int) []byte) e
 	})
 }
 
-// stallWait is how long the server may take for what is under way. nats.go's own 200 ms are
-// too little on a busy machine.
+// stallWait is how long the server may take to acknowledge publishes in flight. The default of
+// nats.go, 200 ms, is too short on a busy machine.
 const stallWait = 10 * time.Second
 
-// publishPlainly publishes with what nats.go has for it, and waits until all are stored.
+// publishPlainly publishes with nats.go's PublishAsync, and waits until all messages are stored.
 func publishPlainly(ctx context.Context, js jetstream.JetStream, n int, event func(i int) (subject string, body []byte)) error {
 	var acks []jetstream.PubAckFuture
 	for i := range n {

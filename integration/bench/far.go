@@ -9,9 +9,9 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// far measures what becomes of the promises where NATS and Userpilot are far away: how much of
-// the limit is used, how long a stop and many replays take, and whether somebody is set back when
-// the events of a merged call take their time to arrive again.
+// far measures the promises where NATS and Userpilot are far away: how much of the limit is used,
+// how long a stop and many replays take, and whether a user is set back when the events of a merged
+// call take a while to arrive again.
 func far(ctx context.Context, b *bench) ([]row, error) {
 	rows, err := b.farShares(ctx)
 	if err != nil {
@@ -27,16 +27,16 @@ func far(ctx context.Context, b *bench) ([]row, error) {
 	return rows, nil
 }
 
-// milliseconds away, there and back.
+// away returns a distance with a round trip of ms milliseconds.
 func away(ms int) link.Distance { return link.RoundTrip(time.Duration(ms)*time.Millisecond, 0) }
 
-// farShares watches fleets, those with the default limit at the same time: they do little. The
-// others' slots are void after 5 ms, and so each is watched by itself, while others leave the
-// processors alone.
+// farShares watches fleets. Those with the default limit run at the same time, as they do little.
+// The slots of the others expire after 5 ms, so each of these runs alone, while other processes
+// leave the processors idle.
 func (b *bench) farShares(ctx context.Context) (rows []row, err error) {
 	minute, second := queue.Rate{Calls: 600, Window: time.Minute}, queue.Rate{Calls: 20, Window: time.Second}
 	calm, err := measureAll(ctx, b.rateTime,
-		fleet{replicas: 1, rate: minute, api: away(175)}, // TCP and TLS: 350 ms until a connection stands
+		fleet{replicas: 1, rate: minute, api: away(175)}, // TCP and TLS: 350 ms to open a connection
 		fleet{replicas: 3, rate: minute, nats: away(20)},
 		fleet{replicas: 3, rate: minute, nats: away(120)},
 		fleet{replicas: 3, rate: minute, nats: away(250)})
@@ -61,7 +61,7 @@ func (b *bench) farShares(ctx context.Context) (rows []row, err error) {
 	return rows, nil
 }
 
-// least is the part of the limit that must be used.
+// least returns the part of the limit that must be used.
 func (f fleet) least() float64 {
 	if f.nats.There+f.nats.Back > 150*time.Millisecond {
 		return 0.90
@@ -69,7 +69,7 @@ func (f fleet) least() float64 {
 	return 0.97
 }
 
-// distances says in words how far away a fleet's peers are.
+// distances describes how far away a fleet's peers are.
 func (f fleet) distances() string {
 	words := ""
 	if d := f.nats.There + f.nats.Back; d > 0 {
@@ -84,11 +84,11 @@ func (f fleet) distances() string {
 	return words
 }
 
-// steadyUsers have an event each 2 ms between them: their lanes are never at rest, and most calls
+// steadyUsers publish an event every 2 ms between them: their lanes are never idle, and most calls
 // are merged.
 const steadyUsers = 50
 
-// stream publishes such events until ctx ends.
+// stream publishes the events of the steady users until ctx ends.
 func (s *site) stream(ctx context.Context) {
 	p := s.queue.NewPublisher(queue.PublisherConfig{})
 	defer func() { _ = p.Close(context.WithoutCancel(ctx)) }()

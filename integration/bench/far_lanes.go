@@ -12,8 +12,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// farStop times SIGTERM while the bodies of a long lane are read again, which each take a round
-// trip.
+// farStop times SIGTERM while the worker reloads the bodies of a long lane, with one round trip
+// each.
 func farStop(ctx context.Context, b *bench) (row, error) {
 	const answer = 100 * time.Millisecond
 	var took []time.Duration
@@ -24,11 +24,11 @@ func farStop(ctx context.Context, b *bench) (row, error) {
 		}
 		took = append(took, d)
 	}
-	b.say("   SIGTERM while bodies are read again: %v", took)
+	b.say("   SIGTERM while bodies are reloaded: %v", took)
 	worst := slices.Max(took)
 	return row{
-		what:     fmt.Sprintf("SIGTERM while the bodies of a user's %d events are read again, NATS 20ms away, calls of %v", b.laneEvents, answer),
-		goal:     "under 1 s, and the call in flight",
+		what:     fmt.Sprintf("SIGTERM while the bodies of a user's %d events are reloaded, NATS 20ms away, calls of %v", b.laneEvents, answer),
+		goal:     "under 1 s plus the call in flight",
 		measured: fmt.Sprintf("%.2f s (worst of %d)", worst.Seconds(), len(took)),
 		pass:     worst < time.Second+answer,
 	}, nil
@@ -50,8 +50,8 @@ func (b *bench) stopFar(ctx context.Context, answer time.Duration) (took time.Du
 	if err != nil {
 		return 0, err
 	}
-	// The first call holds the first event; the next, all that the lane keeps loaded. Then the
-	// others have to be read.
+	// The first call holds the first event; the next, all events that the lane keeps loaded. Then
+	// the others have to be reloaded.
 	if _, err := s.accepted(ctx, "", 2); err != nil {
 		return 0, errors.Join(err, w.stop())
 	}
@@ -71,7 +71,7 @@ func farReplays(ctx context.Context, b *bench) (r row, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.bury(ctx, b.letters, user); err != nil {
+	if err := s.makeDeadLetters(ctx, b.letters, user); err != nil {
 		return r, fmt.Errorf("replays: %w", err)
 	}
 	selection, err := s.queue.Select(ctx, queue.Filter{}, queue.SelectConfig{})
@@ -104,13 +104,14 @@ func farReplays(ctx context.Context, b *bench) (r row, err error) {
 		pass:     drained == nil && took < 10*time.Second,
 	}
 	if drained != nil {
-		r.measured = fmt.Sprintf("after %v %d wait still", b.replayPatience, counts.Backlog)
+		r.measured = fmt.Sprintf("%d still waiting after %v", counts.Backlog, b.replayPatience)
 	}
 	return r, nil
 }
 
-// bury makes n dead letters of a user whom the API refuses, and lets it take the user's events then.
-func (s *site) bury(ctx context.Context, n int, user string) error {
+// makeDeadLetters makes n dead letters of a user whom the API refuses, and then lets the API accept
+// the user's events.
+func (s *site) makeDeadLetters(ctx context.Context, n int, user string) error {
 	if err := s.fill(ctx, n, func(int) []byte { return event(user, callBytes) }); err != nil {
 		return err
 	}
@@ -124,8 +125,8 @@ func (s *site) bury(ctx context.Context, n int, user string) error {
 	return s.otherAPI(ctx)
 }
 
-// farTakeover lets a replica die in merged calls whose newest events are large: they take their
-// time to arrive again, and until they have, the new holder must not call with the older ones.
+// farTakeover makes a replica die in merged calls whose newest events are large: they take a while
+// to arrive again, and until then the new holder must not call with the older ones.
 func farTakeover(ctx context.Context, b *bench) (r row, err error) {
 	ctx, s, err := open(ctx, nil, []string{"-order"})
 	if err != nil {
@@ -153,15 +154,15 @@ func farTakeover(ctx context.Context, b *bench) (r row, err error) {
 	}
 	err = errors.Join(s.awaitOrder(ctx, &seen, func() bool { return seen.Answered >= b.large }), two.stop())
 	return row{
-		what:     fmt.Sprintf("users set back when a holder dies in merged calls with events of 360 KB, 2 new replicas, %d users", b.large),
+		what:     fmt.Sprintf("users set back after a holder died in merged calls with events of 360 KB, 2 new replicas, %d users", b.large),
 		goal:     "0",
 		measured: fmt.Sprint(seen.Back),
 		pass:     seen.Back == 0,
 	}, err
 }
 
-// fillLarge publishes three events for each of n users, the last of which takes a while to read,
-// and small ones of others between them.
+// fillLarge publishes three events for each of n users. The last of the three is large, with small
+// events of other users in between.
 func (s *site) fillLarge(ctx context.Context, n int) error {
 	const others = 250
 	pad := strings.Repeat(`\u00e9`, 60_000)
@@ -179,7 +180,7 @@ func (s *site) fillLarge(ctx context.Context, n int) error {
 	})
 }
 
-// awaitOrder asks the API what it has seen until that is enough.
+// awaitOrder polls the API's observations until enough holds.
 func (s *site) awaitOrder(ctx context.Context, seen *ordered, enough func() bool) error {
 	return poll(ctx, func() (bool, error) {
 		err := s.ask(ctx, "/order", seen)

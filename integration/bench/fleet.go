@@ -12,17 +12,17 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// fleet is some replicas that share a limit.
+// fleet is a number of replicas that share a limit.
 type fleet struct {
 	replicas int
 	rate     queue.Rate
-	plain    bool // all events are on the plain subject: one replica makes all calls
-	steady   bool // events come as long as it is watched, all of few users
+	plain    bool // all events are on the plain subject, so one replica makes all calls
+	steady   bool // events of a few users are published all the time
 
 	nats, api link.Distance
 }
 
-// String says it in words.
+// String describes the fleet.
 func (f fleet) String() string {
 	switch {
 	case f.plain:
@@ -37,13 +37,13 @@ func (f fleet) String() string {
 // usage is how a fleet has used its limit.
 type usage struct {
 	fleet
-	part float64 // of the limit
-	most int     // calls in any window
+	part float64 // used part of the limit
+	most int     // most calls in any window
 	used
 	ledger ledgerCount
 }
 
-// String is what of it is worth reading.
+// String summarizes the usage.
 func (u usage) String() string {
 	return fmt.Sprintf("%v at %v: %.2f%% of it used in %v, at most %d in any window; in the ledger %.1f writes and %.1f conflicts a second",
 		u.fleet, u.rate, 100*u.part, u.elapsed.Round(time.Second/10), u.most, u.writes(), u.conflicts())
@@ -52,7 +52,7 @@ func (u usage) String() string {
 func (u usage) writes() float64    { return float64(u.ledger.writes) / u.elapsed.Seconds() }
 func (u usage) conflicts() float64 { return float64(u.ledger.conflicts()) / u.elapsed.Seconds() }
 
-// measure lets the fleet work for so long, on a site of its own.
+// measure measures the fleet for this long, on a site of its own.
 func (f fleet) measure(ctx context.Context, long time.Duration) (u usage, err error) {
 	ctx, s, err := open(ctx, nil, []string{"-stand-in", "-window", f.rate.Window.String()})
 	if err != nil {
@@ -72,7 +72,7 @@ func (f fleet) measure(ctx context.Context, long time.Duration) (u usage, err er
 		defer stop()
 		streaming.Go(func() { s.stream(flows) })
 	}
-	log, err := s.hearLedger()
+	log, err := s.watchLedger()
 	if err != nil {
 		return u, err
 	}
@@ -92,14 +92,14 @@ func (f fleet) measure(ctx context.Context, long time.Duration) (u usage, err er
 	return f.usage(before, after), err
 }
 
-// fill publishes twice what can be called for in that time, and in some seconds before: every
-// partition then has work until the end.
+// fill publishes twice the number of events that the limit allows in that time and a few seconds
+// before: every partition then has work until the end.
 func (f fleet) fill(ctx context.Context, s *site, long time.Duration) error {
 	const settling = 15 * time.Second
 	windows := 1 + int(2*(long+settling)/f.rate.Window)
 	n := windows * f.rate.Calls
 	if f.steady {
-		return nil // what waits would be called for, one event after another
+		return nil // otherwise the calls would be for this backlog, one event each
 	}
 	if f.plain {
 		return s.fillPlain(ctx, n, userEvent)
@@ -107,12 +107,11 @@ func (f fleet) fill(ctx context.Context, s *site, long time.Duration) error {
 	return s.fill(ctx, n, userEvent)
 }
 
-// firstCall is how long a fleet may take to make one. One that is too far away for its limit
-// makes none.
+// firstCall is how long a fleet may take to make its first call. A fleet that is too far away for
+// its limit makes none.
 const firstCall = 20 * time.Second
 
-// begin waits until the replicas have settled and one of them has made a call since, or should
-// have.
+// begin waits until the shares have settled and a replica has made a call since, or should have.
 func (f fleet) begin(ctx context.Context, s *site, r replicas, log *ledgerLog) (glance, error) {
 	if err := r.share(ctx); err != nil {
 		return glance{}, err
@@ -129,7 +128,7 @@ func (f fleet) begin(ctx context.Context, s *site, r replicas, log *ledgerLog) (
 	return s.glance(ctx, r, log)
 }
 
-// glance is what a fleet has done up to a moment.
+// glance is what a fleet has done by a moment.
 type glance struct {
 	calls  userpilottest.Stats
 	used   used
@@ -145,7 +144,8 @@ func (s *site) glance(ctx context.Context, r replicas, log *ledgerLog) (g glance
 	return g, err
 }
 
-// usage compares two moments. The calls are counted from one to another, as long as they come.
+// usage compares two moments. The time counts from one last call to the other, or in full if the
+// calls have stopped.
 func (f fleet) usage(before, after glance) usage {
 	between := after.calls.Last.Sub(before.calls.Last)
 	if silent := (after.used.elapsed - before.used.elapsed) / 2; between < silent {

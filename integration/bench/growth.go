@@ -8,26 +8,27 @@ import (
 	"strings"
 )
 
-// growing is a cost that grows with a size, and must not outgrow it.
+// growing is a cost that grows with a size, and must not grow much faster.
 type growing struct {
 	what  string
-	unit  string                                                                  // of the size: "tracked users"
+	unit  string                                                                  // of the size, such as "tracked users"
 	sizes [3]int                                                                  // each a multiple of the one before
-	floor float64                                                                 // a cost below it is as good as this
-	show  string                                                                  // how a cost is printed, as "%.1f s"
-	cost  func(ctx context.Context, b *bench, size int) (cost float64, err error) // of one size, on a server of its own
+	floor float64                                                                 // costs below this count as this
+	show  string                                                                  // format of a cost, such as "%.1f s"
+	cost  func(ctx context.Context, b *bench, size int) (cost float64, err error) // measures one size, on a server of its own
 }
 
-// growths lists what is measured.
+// growths lists all growing costs.
 func growths() []growing {
 	return slices.Concat([]growing{deaths()}, fleetGrowths(), letterGrowths(), workerGrowths())
 }
 
-// growthLimit is the greatest exponent: ten times the size may cost fourteen times as much, for what
-// a larger index costs, and for the machine.
+// growthLimit is the greatest exponent: ten times the size may cost fourteen times as much, to
+// allow for a larger index and for the machine.
 const growthLimit = 1.15
 
-// growth judges how costs grow, not what they are: a slower machine changes all of them alike.
+// growth judges how costs grow and not how large they are: a slower machine changes all of them
+// alike.
 func growth(ctx context.Context, b *bench) ([]row, error) {
 	var rows []row
 	for _, g := range growths() {
@@ -63,9 +64,9 @@ func (g growing) row(costs []float64) row {
 	}
 }
 
-// exponent is the e for which the cost grows as size^e, from the smallest size to the largest, and
-// from the middle one to the largest, whichever is the worse: a cost that is constant at first must
-// not hide what comes later.
+// exponent returns the e for which the cost grows as size^e: from the smallest size to the largest,
+// or from the middle one to the largest, whichever is worse. A cost that is constant at first must
+// not hide later growth.
 func (g growing) exponent(costs []float64) float64 {
 	last := len(costs) - 1
 	worst := math.Inf(-1)
@@ -76,7 +77,7 @@ func (g growing) exponent(costs []float64) float64 {
 	return worst
 }
 
-// thousands is 3, 10k or 1M.
+// thousands formats a size, such as 3, 10k or 1M.
 func thousands(n int) string {
 	switch {
 	case n >= 1e6 && n%1e5 == 0:

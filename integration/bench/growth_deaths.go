@@ -11,7 +11,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// deaths is the time in which one worker makes dead letters of invalid events, each of another user.
+// deaths is the time in which one worker makes dead letters of invalid events, each of another
+// user.
 func deaths() growing {
 	return growing{
 		what: "making dead letters", unit: "invalid events of as many users", sizes: [3]int{5_000, 20_000, 80_000},
@@ -42,19 +43,19 @@ func costOfDeaths(ctx context.Context, b *bench, size int) (cost float64, err er
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, worker.stop()) }()
-	if _, err := worker.line(ctx); err != nil { // it is there, and holds nothing yet
+	if _, err := worker.line(ctx); err != nil { // it is running, and holds no partitions yet
 		return 0, err
 	}
 	began := time.Now()
-	if err := s.buried(ctx, uint64(size)); err != nil {
+	if err := s.awaitDeadLetters(ctx, uint64(size)); err != nil {
 		return 0, err
 	}
 	cost = time.Since(began).Seconds()
-	b.say("growth: %.0f deaths a second", float64(size)/cost)
+	b.say("growth: %.0f dead letters a second", float64(size)/cost)
 	return cost, nil
 }
 
-// profileArgs are those by which a worker and a server write profiles, if that is asked for.
+// profileArgs are the arguments that make a worker and a server write profiles, with -profiles.
 func (b *bench) profileArgs(name string, size int) (ours, servers []string) {
 	if b.profiles == "" {
 		return nil, nil
@@ -63,12 +64,12 @@ func (b *bench) profileArgs(name string, size int) (ours, servers []string) {
 	return []string{"-profile", path}, []string{"-profile", path + "-nats"}
 }
 
-// buriedLook is how often it is looked how many are dead: seldom, as the server is what is measured.
-const buriedLook = 50 * time.Millisecond
+// deadLettersPoll is the interval of counting dead letters: long, because the server is under test.
+const deadLettersPoll = 50 * time.Millisecond
 
-// buried blocks until there are so many dead letters and no event waits.
-func (s *site) buried(ctx context.Context, n uint64) error {
-	tick := time.NewTicker(buriedLook)
+// awaitDeadLetters blocks until there are n dead letters and the backlog is empty.
+func (s *site) awaitDeadLetters(ctx context.Context, n uint64) error {
+	tick := time.NewTicker(deadLettersPoll)
 	defer tick.Stop()
 	for {
 		counts, err := s.queue.Counts(ctx)

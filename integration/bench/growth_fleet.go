@@ -18,7 +18,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// fleetGrowths are what grows with the number of replicas, those that have left among them.
+// fleetGrowths are the costs that grow with the number of replicas, including departed ones.
 func fleetGrowths() []growing {
 	return []growing{
 		{
@@ -26,13 +26,13 @@ func fleetGrowths() []growing {
 			show: "%.0f/s", cost: idleFleet,
 		},
 		{
-			what: "requests of a status", unit: "replicas that have left", sizes: [3]int{10, 100, 300},
+			what: "requests of a status", unit: "departed replicas", sizes: [3]int{10, 100, 300},
 			show: "%.0f", cost: statusOfDeparted,
 		},
 	}
 }
 
-// idleFleet is how many messages a second a fleet without work exchanges with NATS.
+// idleFleet measures how many messages a second a fleet without work exchanges with NATS.
 func idleFleet(ctx context.Context, _ *bench, size int) (perSecond float64, err error) {
 	ctx, s, err := open(ctx, nil, nil)
 	if err != nil {
@@ -51,14 +51,14 @@ func idleFleet(ctx context.Context, _ *bench, size int) (perSecond float64, err 
 	return strconv.ParseFloat(line, 64)
 }
 
-// idleTime is how long an idle fleet is watched: longer than the pause of anything that it repeats.
+// idleTime is how long an idle fleet is watched: longer than the interval of anything periodic.
 const idleTime = 10 * time.Second
 
-// idle is the role of a fleet without work: replicas with a connection each. Its line is how many
-// messages a second they exchange with NATS once each holds its share.
+// idle is the role of a fleet without work: replicas with a connection each. Its line is the number
+// of messages a second that they exchange with NATS once each holds its share.
 func idle(ctx context.Context, args []string) (err error) {
 	flags := newConsumerFlags("idle")
-	size := flags.Int("replicas", 1, "how many they are")
+	size := flags.Int("replicas", 1, "number of replicas")
 	if err := flags.Parse(args); err != nil && !errors.Is(err, flag.ErrHelp) {
 		return err
 	}
@@ -118,7 +118,7 @@ func newIdler(ctx context.Context, flags *consumerFlags) (*nats.Conn, *worker.Wo
 	return nc, w, q, err
 }
 
-// share blocks until each holds its share.
+// share blocks until each replica holds its share.
 func share(ctx context.Context, fleet []*queue.Queue) error {
 	return poll(ctx, func() (bool, error) {
 		held := make([]int, len(fleet))
@@ -129,7 +129,7 @@ func share(ctx context.Context, fleet []*queue.Queue) error {
 	})
 }
 
-// messages counts what connections have sent and received.
+// messages counts the messages that the connections have sent and received.
 func messages(connections []*nats.Conn) (n uint64) {
 	for _, nc := range connections {
 		n += nc.Stats().InMsgs + nc.Stats().OutMsgs
@@ -137,8 +137,8 @@ func messages(connections []*nats.Conn) (n uint64) {
 	return n
 }
 
-// statusOfDeparted is how many requests a status makes where the markers of replicas that have left
-// stay in the bucket for ever, as older versions left them.
+// statusOfDeparted counts the requests of a status where the markers of departed replicas stay in
+// the bucket forever, as older versions left them.
 func statusOfDeparted(ctx context.Context, _ *bench, size int) (requests float64, err error) {
 	ctx, s, err := open(ctx, nil, nil)
 	if err != nil {

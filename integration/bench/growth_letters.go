@@ -17,7 +17,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// letterGrowths are what people do about dead letters, each in a process of its own.
+// letterGrowths are operations on dead letters, each in a process of its own.
 func letterGrowths() []growing {
 	among := func(what, unit string, floor float64, verb string, fill func(*site, context.Context, int) error) growing {
 		return growing{
@@ -28,7 +28,7 @@ func letterGrowths() []growing {
 		}
 	}
 	return []growing{
-		among("purge of a user among events that wait", "events", 0.5, "purge", (*site).fillEvents),
+		among("purge of a user among waiting events", "events", 0.5, "purge", (*site).fillEvents),
 		among("purge of a user among dead letters", "letters", 0.5, "purge", (*site).fillLetters),
 		among("discard --all", "letters", 0.1, "discard", (*site).fillLetters),
 		among("replay --all", "letters", 0.1, "replay", (*site).fillLetters),
@@ -36,10 +36,10 @@ func letterGrowths() []growing {
 	}
 }
 
-// letterBytes is the size of a dead letter's event, and of one that waits.
+// letterBytes is the size of a dead letter's event, and of a waiting one.
 const letterBytes = 256
 
-// verbTime is how many seconds a verb takes.
+// verbTime returns how many seconds a verb takes.
 func (b *bench) verbTime(ctx context.Context, verb string, size int, fill func(*site, context.Context, int) error) (seconds float64, err error) {
 	profiles := func(of string) string {
 		if b.profiles == "" {
@@ -72,11 +72,11 @@ func (b *bench) verbTime(ctx context.Context, verb string, size int, fill func(*
 	if err := errors.Join(errServer, errOwn, p.stop()); err != nil {
 		return 0, err
 	}
-	b.say("   processor time: %v of the server's, %v of the person's", server-before, own)
+	b.say("   processor time: %v of the server, %v of the verb", server-before, own)
 	return strconv.ParseFloat(line, 64)
 }
 
-// fillEvents lets n events of as many users wait.
+// fillEvents publishes n events of as many users.
 func (s *site) fillEvents(ctx context.Context, n int) error {
 	return s.fill(ctx, n, func(i int) []byte { return event(userName(i), letterBytes) })
 }
@@ -92,12 +92,12 @@ func (s *site) fillLetters(ctx context.Context, n int) error {
 	}
 	counts, err := s.queue.Counts(ctx)
 	if err == nil && counts.DeadLetters != uint64(n) {
-		err = fmt.Errorf("only %d of %d letters were stored", counts.DeadLetters, n)
+		err = fmt.Errorf("only %d of %d dead letters were stored", counts.DeadLetters, n)
 	}
 	return err
 }
 
-// letter is the i-th dead letter, as a worker buries it.
+// letter returns the i-th dead letter, as a worker stores it.
 func (s *site) letter(i, users int) *nats.Msg {
 	user := userName(i % users)
 	age := queue.Position{Stream: s.opened, Sequence: uint64(i + 1)}
@@ -114,12 +114,12 @@ func (s *site) letter(i, users int) *nats.Msg {
 	return m
 }
 
-// letters is the role of a person who does something about dead letters. Its line is the seconds that
-// this has taken.
+// letters is the role of an operator who handles dead letters. Its line is the seconds that the
+// verb has taken.
 func letters(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("letters", flag.ContinueOnError)
 	url := flags.String("nats", "", "URL of the NATS server")
-	path := flags.String("profile", "", "path without extension of profiles to write")
+	path := flags.String("profile", "", "path of the profiles to write, without extension")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func letters(ctx context.Context, args []string) error {
 	return nil
 }
 
-// letterVerbs do what the commands of their names do.
+// letterVerbs do the same as the commands of their names.
 func letterVerbs() map[string]func(context.Context, *queue.Queue) error {
 	return map[string]func(context.Context, *queue.Queue) error{
 		"purge": func(ctx context.Context, q *queue.Queue) error {
@@ -163,7 +163,7 @@ func letterVerbs() map[string]func(context.Context, *queue.Queue) error {
 			}
 			r, err := q.Discard(ctx, s, queue.DiscardConfig{Note: "bench"})
 			if err == nil && r.Discarded != s.Letters {
-				err = fmt.Errorf("only %d of %d letters were discarded", r.Discarded, s.Letters)
+				err = fmt.Errorf("only %d of %d dead letters were discarded", r.Discarded, s.Letters)
 			}
 			return err
 		},
@@ -174,14 +174,14 @@ func letterVerbs() map[string]func(context.Context, *queue.Queue) error {
 			}
 			r, err := q.Replay(ctx, s, queue.ReplayConfig{})
 			if err == nil && r.Replayed != s.Letters {
-				err = fmt.Errorf("only %d of %d letters were replayed", r.Replayed, s.Letters)
+				err = fmt.Errorf("only %d of %d dead letters were replayed", r.Replayed, s.Letters)
 			}
 			return err
 		},
 		"status": func(ctx context.Context, q *queue.Queue) error {
 			s, err := q.Status(ctx)
 			if err == nil && s.DeadLetters == 0 {
-				err = errors.New("there are no letters")
+				err = errors.New("there are no dead letters")
 			}
 			return err
 		},

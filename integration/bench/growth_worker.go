@@ -13,7 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// workerGrowths are what a replica does with what waits.
+// workerGrowths are the costs of a replica with a backlog or with tracked users.
 func workerGrowths() []growing {
 	return []growing{
 		{
@@ -21,11 +21,11 @@ func workerGrowths() []growing {
 			floor: 1, show: "%.2f s", cost: startsCalling,
 		},
 		{
-			what: "a replica knows who has dead letters", unit: "users with dead letters", sizes: [3]int{10_000, 100_000, 1_000_000},
+			what: "loading the tracked users", unit: "users with dead letters", sizes: [3]int{10_000, 100_000, 1_000_000},
 			floor: 0.2, show: "%.2f s", cost: knowsAll,
 		},
 		{
-			what: "the backlog of one user is drained", unit: "events", sizes: [3]int{10_000, 100_000, 1_000_000},
+			what: "draining the backlog of one user", unit: "events", sizes: [3]int{10_000, 100_000, 1_000_000},
 			floor: 0.2, show: "%.1f s", cost: drainsOne,
 		},
 		{
@@ -35,10 +35,10 @@ func workerGrowths() []growing {
 	}
 }
 
-// growthUsers share the backlog of which the calls are counted.
+// growthUsers is the number of users in the backlog whose calls are counted.
 const growthUsers = 1000
 
-// startsCalling is how long a replica that starts takes until its first event is accepted.
+// startsCalling measures how long a starting replica takes until its first event is accepted.
 func startsCalling(ctx context.Context, _ *bench, users int) (float64, error) {
 	return onSite(ctx, nil, func(ctx context.Context, s *site) (float64, error) {
 		if err := s.track(ctx, users); err != nil {
@@ -54,7 +54,7 @@ func startsCalling(ctx context.Context, _ *bench, users int) (float64, error) {
 	})
 }
 
-// drainsOne is how long a replica takes for all events of one user.
+// drainsOne measures how long a replica takes for all events of one user.
 func drainsOne(ctx context.Context, b *bench, events int) (float64, error) {
 	ours, servers := b.profileArgs("drain", events)
 	return onSite(ctx, servers, func(ctx context.Context, s *site) (float64, error) {
@@ -65,7 +65,7 @@ func drainsOne(ctx context.Context, b *bench, events int) (float64, error) {
 	})
 }
 
-// callsForMany is how many calls a replica makes for events that wait, of users in turn.
+// callsForMany counts the calls that a replica makes for waiting events of many users in turn.
 func callsForMany(ctx context.Context, b *bench, events int) (float64, error) {
 	ours, servers := b.profileArgs("many", events)
 	return onSite(ctx, servers, func(ctx context.Context, s *site) (float64, error) {
@@ -91,7 +91,7 @@ func onSite(ctx context.Context, servers []string, measure func(context.Context,
 	return measure(ctx, s)
 }
 
-// timed is how long a replica takes from its start until something is done.
+// timed returns how long a replica takes from its start until done returns.
 func (s *site) timed(ctx context.Context, args []string, done func(context.Context) error) (seconds float64, err error) {
 	began := time.Now()
 	worker, err := s.consumer(ctx, "work", args...)
@@ -103,8 +103,8 @@ func (s *site) timed(ctx context.Context, args []string, done func(context.Conte
 	return time.Since(began).Seconds(), err
 }
 
-// knowsAll is how long a replica that starts takes until it knows who has dead letters: then it tells
-// of the others that they have none.
+// knowsAll measures how long a starting replica takes until it knows which users have dead letters:
+// only then does it treat all others as untracked.
 func knowsAll(ctx context.Context, _ *bench, users int) (float64, error) {
 	return onSite(ctx, nil, func(ctx context.Context, s *site) (float64, error) {
 		if err := s.track(ctx, users); err != nil {
@@ -130,7 +130,7 @@ func knowsAll(ctx context.Context, _ *bench, users int) (float64, error) {
 	})
 }
 
-// claims gets the claim of each event.
+// claims receives the claim of each event.
 type claims chan *queue.Claim
 
 func (c claims) Deliver(claim *queue.Claim, _ queue.Delivery) {
@@ -142,8 +142,8 @@ func (c claims) Deliver(claim *queue.Claim, _ queue.Delivery) {
 
 func (c claims) Revoke(*queue.Claim) {}
 
-// track lets the queue hold what is remembered of so many users who have dead letters, and writes one
-// of them anew: a stream with a gap costs the server more.
+// track stores the version records of this many users with dead letters, and writes one of them
+// again: a stream with a gap costs the server more.
 func (s *site) track(ctx context.Context, users int) error {
 	js, err := jetstream.New(s.nc)
 	if err != nil {
@@ -159,6 +159,7 @@ func (s *site) track(ctx context.Context, users int) error {
 	})
 }
 
-// trackedRecord is as large as the record of a user with one dead letter and three properties.
+// trackedRecord is as large as the version record of a user with one dead letter and three
+// properties.
 const trackedRecord = `{"set":{"":"1767225600000000000.2","AAAAAAAAAAAA":"1767225600000000000.2","BBBBBBBBBBBB":"1767225600000000000.2"},` +
 	`"floor":"1767225600000000000.1","open":["1767225600000000000.1"],"until":"2026-03-01T00:00:00Z"}`

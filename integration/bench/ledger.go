@@ -9,16 +9,17 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// ledgerLog counts what a fleet writes into its ledger. It listens beside the stream, and so
-// hears refused writes too. Of those that expect the same revision the stream takes one:
-// as many as there are revisions have been taken, the others met a conflict.
+// ledgerLog counts the writes of a fleet into its ledger. It subscribes to the subject and not to
+// the stream, so it sees refused writes too. Of several writes that expect the same revision the
+// stream accepts one: it has accepted as many as there are different revisions, and the others were
+// conflicts.
 type ledgerLog struct {
 	mu       sync.Mutex
 	tries    int
 	expected map[string]bool
 }
 
-// ledgerCount is what has been tried, and taken, up to a moment.
+// ledgerCount is how many writes have been tried, and accepted, by a moment.
 type ledgerCount struct{ tries, writes int }
 
 func (c ledgerCount) conflicts() int { return c.tries - c.writes }
@@ -27,8 +28,8 @@ func (c ledgerCount) less(d ledgerCount) ledgerCount {
 	return ledgerCount{c.tries - d.tries, c.writes - d.writes}
 }
 
-// hearLedger listens for as long as the site's connection lives.
-func (s *site) hearLedger() (*ledgerLog, error) {
+// watchLedger counts for as long as the site's connection lives.
+func (s *site) watchLedger() (*ledgerLog, error) {
 	l := &ledgerLog{expected: map[string]bool{}}
 	_, err := s.nc.Subscribe("$KV."+queue.Topology{}.Bucket()+".ledger.*", func(m *nats.Msg) {
 		l.add(m.Subject, m.Header.Get(jetstream.ExpectedLastSubjSeqHeader))

@@ -16,13 +16,12 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// prefetch is nats.go's own default, and what each of the worker's consumers asks for.
+// prefetch is nats.go's default, and also what each of the worker's consumers requests.
 const prefetch = 500
 
-// loop is the role of the plainest consumer that delivers an event at least once: pull, call,
-// ack, and nothing else. It keeps no order, merges nothing, obeys no limit, retries by
-// AckWait, forgets nobody's key and holds no promise but that one. Its line says that it
-// consumes.
+// loop is the role of the plainest consumer that delivers an event at least once: pull, call, ack,
+// and nothing else. It keeps no order, merges nothing, obeys no limit, retries by AckWait, and
+// holds no other promise. It prints a line when it consumes.
 func loop(ctx context.Context, args []string) error {
 	flags := newConsumerFlags("loop")
 	if err := flags.Parse(args); err != nil {
@@ -68,8 +67,8 @@ func loopConsumer(ctx context.Context, nc *nats.Conn) (jetstream.Consumer, error
 	})
 }
 
-// loopClient keeps as many connections as there are senders; net/http's default of 2 would
-// make it open one for nearly every call.
+// loopClient keeps as many connections as there are senders; with net/http's default of 2 it would
+// open one for nearly every call.
 func loopClient(senders int) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = senders, senders

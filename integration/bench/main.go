@@ -3,14 +3,14 @@
 //
 // Its laws:
 //
-//   - What is measured runs in a process of its own, and so do the NATS server and the API:
+//   - The consumer under test runs in a process of its own, and so do the NATS server and the API:
 //     the program starts itself again in each of these roles (see [roles]).
-//   - What is compared takes turns on the same machine in the same run: only ratios
-//     are judged, and of several rounds the median.
+//   - Alternatives take turns on the same machine in the same run: only ratios are judged, and of
+//     several rounds the median.
 //   - It waits for conditions and measures when they hold; it sleeps nowhere.
 //
-// It reads /proc and so runs on Linux alone. The NATS server does not sync its files:
-// what is measured is the worker, not the disk.
+// It reads /proc and so runs on Linux only. The NATS server does not sync its files: the worker is
+// measured, not the disk.
 package main
 
 import (
@@ -91,12 +91,12 @@ func parts() []part {
 type bench struct {
 	sizes
 	quick    bool
-	growing  string // part of the names of the growing costs that are measured
-	profiles string // directory for profiles of what is measured, or empty
+	growing  string // part of the names of the growing costs to measure
+	profiles string // directory for the consumers' profiles, or empty
 	stderr   io.Writer
 }
 
-// say tells what is going on, on standard error.
+// say prints progress on standard error.
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.stderr, format+"\n", args...)
 }
@@ -108,13 +108,13 @@ func newBench(args []string, stderr io.Writer) (*bench, []part, error) {
 	b := &bench{sizes: full(), stderr: stderr}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	run := flags.String("run", "", "the parts to measure, with commas between them; all by default: "+names())
+	run := flags.String("run", "", "comma-separated `parts` to measure; all by default: "+names())
 	flags.BoolVar(&b.quick, "quick", false, "a smoke run of seconds: its numbers mean nothing and are not judged")
-	rounds := flags.Int("rounds", b.rounds, "rounds of what is compared")
+	rounds := flags.Int("rounds", b.rounds, "rounds of each comparison")
 	events := flags.Int("events", b.events, "events of one turn of throughput and publish")
-	minutes := flags.Duration("rate-time", b.rateTime, "how long the rate of each fleet is watched; all at the same time")
-	flags.StringVar(&b.growing, "growing", "", "the growing cost to measure, by a part of its name; all by default (growth)")
-	flags.StringVar(&b.profiles, "profiles", "", "an existing directory that gets a CPU and an allocation profile of each consumer (throughput)")
+	minutes := flags.Duration("rate-time", b.rateTime, "how long to watch the rate of each fleet; all at the same time")
+	flags.StringVar(&b.growing, "growing", "", "measure only the growing costs whose names contain this `text` (growth)")
+	flags.StringVar(&b.profiles, "profiles", "", "an existing `directory` to write a CPU and an allocation profile of each consumer to (throughput)")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil, nil, err
@@ -124,7 +124,7 @@ func newBench(args []string, stderr io.Writer) (*bench, []part, error) {
 	if b.quick {
 		b.sizes = quick()
 	}
-	flags.Visit(func(f *flag.Flag) { // a flag that was given beats -quick
+	flags.Visit(func(f *flag.Flag) { // explicit flags take precedence over -quick
 		switch f.Name {
 		case "rounds":
 			b.rounds = *rounds
@@ -135,7 +135,7 @@ func newBench(args []string, stderr io.Writer) (*bench, []part, error) {
 		}
 	})
 	if b.rounds < 1 || b.events < 1000 || flags.NArg() > 0 {
-		return nil, nil, &usageError{errors.New("-rounds must be 1 or more, -events 1000 or more, and there are no arguments")}
+		return nil, nil, &usageError{errors.New("-rounds must be 1 or more, -events 1000 or more, and no arguments may follow")}
 	}
 	chosen, err := choose(*run)
 	return b, chosen, err

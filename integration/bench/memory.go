@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// memory watches a worker with its default bound and the default rate while a large
-// backlog waits: it must stay on one level.
+// memory watches a worker with its default bound and the default rate while a large backlog waits:
+// its memory must stay level.
 func memory(ctx context.Context, b *bench) ([]row, error) {
 	within, s, err := open(ctx, nil, nil)
 	if err != nil {
@@ -37,13 +37,13 @@ func memory(ctx context.Context, b *bench) ([]row, error) {
 	return rows, nil
 }
 
-// shape is a backlog as only a hostile publisher makes it.
+// shape is a backlog that only a hostile publisher makes.
 type shape struct {
 	what  string
 	event func(i int) *nats.Msg
 }
 
-// hostileShapes are events in which nearly all is beside the body, each of another user.
+// hostileShapes are events that are large outside of the body, each of another user.
 func hostileShapes() []shape {
 	return []shape{
 		{"events of 25 bytes with a header of 63 KiB", func(i int) *nats.Msg {
@@ -58,13 +58,14 @@ func hostileShapes() []shape {
 				"Dead-History": {line, line, line, line, line, line, line, line, line, line},
 			}}
 		}},
-		{"events of a user id of 60 KiB", func(i int) *nats.Msg {
+		{"events with a user id of 60 KiB", func(i int) *nats.Msg {
 			return &nats.Msg{Data: event(userName(i)+strings.Repeat("x", 60<<10), 25)}
 		}},
 	}
 }
 
-// watchShape watches a worker's memory behind such a backlog, until all of it that fits is in there.
+// watchShape watches a worker's memory behind such a backlog, until the worker holds as much of it
+// as fits.
 func (b *bench) watchShape(ctx context.Context, x shape) (r row, err error) {
 	b.say("memory: publishing %d %s", b.hostile, x.what)
 	ctx, s, err := open(ctx, nil, nil)
@@ -110,8 +111,8 @@ func (b *bench) watchBacklog(ctx context.Context, s *site) (early, most int64, e
 	return early, most, err
 }
 
-// peak is the most that a process has had in memory once d is over. There is nothing to
-// sample: the kernel keeps count.
+// peak returns the most memory that a process has had once d is over. It need not sample: the
+// kernel keeps the peak.
 func peak(ctx context.Context, p *process, d time.Duration) (int64, error) {
 	if err := watch(ctx, d); err != nil {
 		return 0, err
@@ -119,7 +120,7 @@ func peak(ctx context.Context, p *process, d time.Duration) (int64, error) {
 	return p.peak()
 }
 
-// watch lets d go by.
+// watch waits for d.
 func watch(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

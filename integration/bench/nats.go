@@ -11,8 +11,8 @@ import (
 // serveNATS is the role of the NATS server. Its line is its URL.
 func serveNATS(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("serve-nats", flag.ContinueOnError)
-	dir := flags.String("dir", "", "where the streams are stored")
-	path := flags.String("profile", "", "path without extension of profiles to write")
+	dir := flags.String("dir", "", "directory of the streams")
+	path := flags.String("profile", "", "path of the profiles to write, without extension")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

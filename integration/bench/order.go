@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// hangs is the API key whose calls are received, and never answered.
+// hangs is the API key whose calls are received, but never answered.
 const hangs = "hangs"
 
 // ordered is what an [order] has seen.
@@ -18,9 +18,9 @@ type ordered struct {
 	Back     int // users who were taken back to an older event
 }
 
-// order is an API that watches whether the users with large events are taken back. Their events
-// bear the numbers 1 to 3. It first asks for some silence, in which a worker reads what waits: so
-// its first calls are merged ones.
+// order is an API that watches whether users with large events are taken back. Their events carry
+// the numbers 1 to 3. It first answers 429, so that a worker reads the backlog meanwhile and its
+// first calls are merged.
 type order struct {
 	mu     sync.Mutex
 	begun  time.Time
@@ -34,7 +34,7 @@ func newOrder() *order {
 	return &order{newest: map[string]int{}, hang: map[string]bool{}, good: map[string]bool{}, back: map[string]bool{}}
 }
 
-const silence = 3 * time.Second
+const cooldown = 3 * time.Second
 
 func (o *order) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var x struct {
@@ -46,7 +46,7 @@ func (o *order) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	dying := strings.HasSuffix(r.Header.Get("Authorization"), hangs)
 	switch {
-	case o.quiet():
+	case o.coolingDown():
 		w.Header().Set("Retry-After", "3")
 		w.WriteHeader(http.StatusTooManyRequests)
 	case !strings.HasPrefix(x.User, "large-"):
@@ -61,14 +61,14 @@ func (o *order) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// quiet reports whether the silence after the first call lasts.
-func (o *order) quiet() bool {
+// coolingDown reports whether the cooldown that the first call started still lasts.
+func (o *order) coolingDown() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.begun.IsZero() {
 		o.begun = time.Now()
 	}
-	return time.Since(o.begun) < silence
+	return time.Since(o.begun) < cooldown
 }
 
 func (o *order) note(user string, v int, dying bool) {
@@ -80,7 +80,7 @@ func (o *order) note(user string, v int, dying bool) {
 	o.newest[user] = max(o.newest[user], v)
 	switch {
 	case dying:
-		o.hang[user] = true // up to whichever event: the journal says how far
+		o.hang[user] = true // whichever event was last: the journal records it
 	case v == 3:
 		o.good[user] = true
 	}

@@ -27,7 +27,7 @@ func TestOrderSeesWhoIsTakenBack(t *testing.T) {
 		if status := call("bench", "large-0", 1); status != http.StatusTooManyRequests {
 			t.Errorf("the first call is answered %d, want 429", status)
 		}
-		<-time.After(silence)
+		<-time.After(cooldown)
 		go call(hangs, "large-0", 3)
 		go call(hangs, "large-1", 3)
 		synctest.Wait()
@@ -56,7 +56,7 @@ func TestWhatIsFarAwayIsJudgedByIt(t *testing.T) {
 	}
 }
 
-// A fleet that has not called, or has stopped, has not used what it might have.
+// A fleet that has not called, or has stopped, has not used its limit.
 func TestSilenceIsNoUse(t *testing.T) {
 	t.Parallel()
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

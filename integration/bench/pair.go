@@ -8,10 +8,9 @@ import (
 	"time"
 )
 
-// pair compares two replicas without a limit to one, at an API that takes its time: so it is
-// the number of senders that limits them, as it does in production, and not this
-// machine. The clock starts when the shares have settled, and stops long before a partition
-// has run out of work.
+// pair compares two replicas without a limit to one, with a slow API: then the number of senders
+// limits them, as in production, and not this machine. The clock starts when the shares have
+// settled, and stops long before a partition runs out of work.
 func pair(ctx context.Context, b *bench) ([]row, error) {
 	var ratios, singles []float64
 	disturbed, err := b.repeat(ctx, b.rounds, func(round int) (others float64, keep func(), err error) {
@@ -36,10 +35,10 @@ func pair(ctx context.Context, b *bench) ([]row, error) {
 	}}, nil
 }
 
-// ceiling is how many calls a second the senders of one replica can make.
+// ceiling returns how many calls a second the senders of one replica can make.
 func (b *bench) ceiling() float64 { return float64(b.senders) / b.pairDelay.Seconds() }
 
-// pairTurns measures one replica and two; one goes first in even rounds.
+// pairTurns measures one replica and two; in even rounds the single one goes first.
 func (b *bench) pairTurns(ctx context.Context, round int) (one, two load, err error) {
 	for turn := range 2 {
 		if turn == round%2 {
@@ -61,7 +60,7 @@ func (b *bench) pairTurn(ctx context.Context, n int) (l load, err error) {
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	const settling = 5 * time.Second
-	// Twice what two can call: the partitions are not equal.
+	// Twice what two replicas can call: the partitions are not equal.
 	events := int(4 * b.ceiling() * (settling + b.pairTime).Seconds())
 	if err := s.fill(ctx, events, userEvent); err != nil {
 		return l, err
@@ -77,7 +76,7 @@ func (b *bench) pairTurn(ctx context.Context, n int) (l load, err error) {
 	return b.clockFor(ctx, s, r)
 }
 
-// clockFor measures from the next call on for a fixed time.
+// clockFor measures for a fixed time, starting at the next call.
 func (b *bench) clockFor(ctx context.Context, s *site, r replicas) (load, error) {
 	t, err := s.accepted(ctx, "", 0)
 	if err != nil {

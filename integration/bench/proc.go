@@ -12,7 +12,7 @@ import (
 // tick is the unit of processor time in /proc, on every Linux that Go runs on.
 const tick = 10 * time.Millisecond
 
-// processorTime is what a process has used so far, in user and system mode.
+// processorTime returns a process's time in user and system mode so far.
 func processorTime(pid int) (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -28,7 +28,7 @@ func processorTime(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * tick, errors.Join(errUser, errSystem)
 }
 
-// busyTime is what all processors together have worked so far, for whomever.
+// busyTime returns the busy time of all processors so far, for all processes.
 func busyTime() (time.Duration, error) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -50,7 +50,7 @@ func busyTime() (time.Duration, error) {
 	return time.Duration(busy) * tick, nil
 }
 
-// peak is the most memory that the process ever had resident, in bytes.
+// peak returns the most memory that the process has had resident, in bytes.
 func (p *process) peak() (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid()))
 	if err != nil {

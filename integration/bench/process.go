@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 )
 
-// roles are what a child process can be.
+// roles are the roles of a child process.
 func roles() map[string]func(ctx context.Context, args []string) error {
 	return map[string]func(context.Context, []string) error{
 		"serve-nats": serveNATS,
@@ -25,8 +25,8 @@ func roles() map[string]func(ctx context.Context, args []string) error {
 	}
 }
 
-// attach ends the child's context when its standard input ends: no child outlives its
-// parent, however that dies.
+// attach ends the child's context when its standard input ends, so that no child outlives its
+// parent, however the parent dies.
 func attach(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
@@ -36,22 +36,22 @@ func attach(ctx context.Context) context.Context {
 	return ctx
 }
 
-// process is a child. It tells its parent what the parent must know in lines on
-// standard output, the first when it is ready.
+// process is a child. It reports to its parent in lines on standard output; the first says that it
+// is ready.
 type process struct {
 	role   string
 	cmd    *exec.Cmd
 	stdin  io.Closer
 	lines  chan string
-	errors bytes.Buffer // standard error; to be read after done
+	errors bytes.Buffer // standard error; valid once done is closed
 	done   chan struct{}
 	err    error       // set before done is closed
-	asked  atomic.Bool // to end, by us
+	asked  atomic.Bool // we have asked it to end
 	cut    atomic.Bool // killed because its context has ended
 }
 
-// spawn starts this program in a role. The child is killed when ctx ends. died is called if
-// it ends and nobody has asked it to.
+// spawn starts this program in a role. The child is killed when ctx ends. spawn calls died if the
+// child ends without being asked to.
 func spawn(ctx context.Context, died func(error), role string, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -90,8 +90,8 @@ func (p *process) read(stdout io.Reader, died func(error)) {
 	}
 }
 
-// line returns the child's next line. It blocks until there is one, or ctx ends: the
-// child's death should see to that.
+// line returns the child's next line. It blocks until there is one, or ctx ends, as it does when
+// the child dies.
 func (p *process) line(ctx context.Context) (string, error) {
 	select {
 	case line := <-p.lines:
@@ -101,7 +101,7 @@ func (p *process) line(ctx context.Context) (string, error) {
 	}
 }
 
-// latest returns the last line that the child has printed by now, or what is known already.
+// latest returns the last line that the child has printed by now, or known if there is no new one.
 func (p *process) latest(known string) string {
 	for {
 		select {
@@ -112,20 +112,20 @@ func (p *process) latest(known string) string {
 	}
 }
 
-// ended is the error of a child that should be running and is not.
+// ended returns the error of a child that should be running and is not.
 func (p *process) ended() error {
 	return fmt.Errorf("%s has ended: %w\n%s", p.role, cmp.Or(p.err, errors.New("status 0")), p.errors.Bytes())
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// dismiss lets the child end in its own way, and does not wait.
+// dismiss asks the child to end, and does not wait.
 func (p *process) dismiss() {
 	p.asked.Store(true)
 	_ = p.stdin.Close()
 }
 
-// stop lets the child end in its own way and waits for it.
+// stop asks the child to end and waits for it.
 func (p *process) stop() error {
 	p.dismiss()
 	<-p.done

@@ -6,8 +6,8 @@ import (
 	"runtime/pprof"
 )
 
-// profile starts to record what the process does, into path.cpu.pprof, and returns what ends
-// that and writes path.allocs.pprof too. An empty path records nothing.
+// profile starts a CPU profile in path.cpu.pprof. stop ends it and also writes path.allocs.pprof.
+// An empty path records nothing.
 func profile(path string) (stop func()) {
 	if path == "" {
 		return func() {}
@@ -17,7 +17,7 @@ func profile(path string) (stop func()) {
 		err = pprof.StartCPUProfile(cpu)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "profile:", err) // it is an extra: the run goes on
+		fmt.Fprintln(os.Stderr, "profile:", err) // a profile is optional: the run goes on
 		return func() {}
 	}
 	return func() {

@@ -10,8 +10,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// publish compares our publisher, which validates each event and gives it an id, to
-// nats.go's own, which does neither.
+// publish compares our publisher, which validates each event and gives it an id, to nats.go's own,
+// which does neither.
 func publish(ctx context.Context, b *bench) ([]row, error) {
 	var ratios []float64
 	disturbed, err := b.repeat(ctx, b.rounds, func(round int) (others float64, keep func(), err error) {
@@ -32,10 +32,10 @@ func publish(ctx context.Context, b *bench) ([]row, error) {
 	}}, nil
 }
 
-// published is the events of a turn for each second.
+// published returns the events a second in a turn.
 func (b *bench) published(u used) float64 { return float64(b.events-b.warmUp) / u.elapsed.Seconds() }
 
-// publishTurns measures both; ours goes first in even rounds.
+// publishTurns measures both; in even rounds ours goes first.
 func (b *bench) publishTurns(ctx context.Context, round int) (ours, plain used, err error) {
 	for turn := range 2 {
 		if turn == round%2 {

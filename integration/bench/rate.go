@@ -13,9 +13,9 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// rate watches how much of the limit fleets use while there is work, wherever it lies, whether
-// any window holds more, and what that costs in the ledger: in real time, so for minutes.
-// Those at the default limit do little and are watched at the same time.
+// rate watches how much of the limit fleets use while there is work, however it is spread, whether
+// any window exceeds the limit, and how many ledger writes that takes. It runs in real time, so for
+// minutes. The fleets at the default limit do little and run at the same time.
 func rate(ctx context.Context, b *bench) ([]row, error) {
 	standard := queue.Rate{Calls: 600, Window: time.Minute}
 	calm, err := measureAll(ctx, b.rateTime,
@@ -39,13 +39,13 @@ func rate(ctx context.Context, b *bench) ([]row, error) {
 	}, nil
 }
 
-// hurry measures a fleet whose slots are void after 5 ms and so are lost, and late at the API,
-// where others keep the processors busy.
+// hurry measures a fleet whose slots expire after 5 ms, and are late at the API or lost while other
+// processes keep the processors busy.
 func (b *bench) hurry(ctx context.Context) (u []usage, disturbed string, err error) {
 	return b.undisturbed(ctx, fleet{replicas: 4, rate: queue.Rate{Calls: 200, Window: time.Second}}, b.hurryTime)
 }
 
-// undisturbed measures a fleet while others do little.
+// undisturbed measures a fleet while other processes do little.
 func (b *bench) undisturbed(ctx context.Context, f fleet, long time.Duration) (u []usage, disturbed string, err error) {
 	disturbed, err = b.repeat(ctx, 1, func(int) (others float64, keep func(), err error) {
 		got, err := f.measure(ctx, long)
@@ -73,7 +73,7 @@ func measureAll(ctx context.Context, long time.Duration, fleets ...fleet) ([]usa
 	return all, group.Wait()
 }
 
-// usedRow judges the fleets by the one that used the least, and the one that called the most.
+// usedRow judges the fleets by the least used limit, and by the most calls in a window.
 func usedRow(fleets []usage, least float64, disturbed string) row {
 	worst := slices.MinFunc(fleets, func(a, b usage) int { return cmp.Compare(a.part, b.part) })
 	most := slices.MaxFunc(fleets, func(a, b usage) int { return cmp.Compare(a.most, b.most) }).most
@@ -90,7 +90,7 @@ func usedRow(fleets []usage, least float64, disturbed string) row {
 	}
 }
 
-// ledgerRow judges what the limit cost.
+// ledgerRow judges the ledger writes.
 func ledgerRow(fleets []usage, writes, conflicts float64) row {
 	var each []string
 	pass := true

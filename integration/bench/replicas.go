@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// replicas are workers on one site. One that is gone is nil.
+// replicas are workers on one site. One that has ended is nil.
 type replicas []*process
 
 // work starts n replicas.
@@ -23,17 +23,17 @@ func (s *site) work(ctx context.Context, n int, args ...string) (r replicas, err
 	return r, nil
 }
 
-// share blocks until each holds its share.
+// share blocks until each replica holds its share.
 func (r replicas) share(ctx context.Context) error {
 	lines, held := make([]string, len(r)), make([]int, len(r))
 	return poll(ctx, func() (bool, error) {
 		for i, p := range r {
 			if lines[i] = p.latest(lines[i]); lines[i] == "" {
-				return false, nil // it has not said anything yet
+				return false, nil // it has not printed anything yet
 			}
 			n, err := strconv.Atoi(lines[i])
 			if err != nil {
-				return false, fmt.Errorf("a replica told how many partitions it holds: %w", err)
+				return false, fmt.Errorf("read how many partitions a replica holds: %w", err)
 			}
 			held[i] = n
 		}
@@ -44,8 +44,8 @@ func (r replicas) share(ctx context.Context) error {
 // all is the number of partitions: 16, and the plain subject's.
 const all = 17
 
-// settled reports whether what each holds is all there is, in shares that differ by one at
-// most.
+// settled reports whether the replicas together hold all partitions, in shares that differ by at
+// most one.
 func settled(held []int) bool {
 	sum := 0
 	for _, n := range held {
@@ -54,8 +54,8 @@ func settled(held []int) bool {
 	return sum == all && slices.Max(held)-slices.Min(held) <= 1
 }
 
-// stop ends them at the same time: one after another, each would take over what the last one
-// held.
+// stop ends the replicas at the same time: one after another, each would take over the partitions
+// of the one before.
 func (r replicas) stop() error {
 	for _, p := range r {
 		if p != nil {

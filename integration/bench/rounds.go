@@ -9,16 +9,15 @@ import (
 )
 
 const (
-	// tolerated is the part of the processors that others may use while we compare.
+	// tolerated is the part of the processors that other processes may use during a comparison.
 	tolerated = 0.10
-	// patience is how long we wait in all for others to finish what they are at.
+	// patience is how long we wait in all for other processes to become idle.
 	patience = 2 * time.Minute
 )
 
-// repeat plays as many rounds as are asked for. On a shared machine the others decide who is
-// faster: so a round waits until they do little, and one in which they used much of the
-// processors is not kept but played again. When patience is at an end every round is
-// kept, and what is measured says so.
+// repeat plays this many rounds. On a shared machine other processes would decide which is faster:
+// so a round waits until they do little, and a round in which they used much of the processors is
+// repeated. Once patience is exhausted every round counts, and the row says so.
 func (b *bench) repeat(ctx context.Context, rounds int, play func(round int) (others float64, keep func(), err error)) (disturbed string, err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -31,7 +30,7 @@ func (b *bench) repeat(ctx context.Context, rounds int, play func(round int) (ot
 		case err != nil:
 			return "", err
 		case others > tolerated && patient.Err() == nil && !b.quick:
-			b.say("   others used too much of the processors: once more")
+			b.say("   other processes used too much of the processors: repeating the round")
 			continue
 		case others > tolerated:
 			disturbed = ", on a busy machine"
@@ -42,7 +41,7 @@ func (b *bench) repeat(ctx context.Context, rounds int, play func(round int) (ot
 	return disturbed, nil
 }
 
-// calm blocks until the processors are idle but for what is tolerated, or ctx ends.
+// calm blocks until other processes use no more than is tolerated, or ctx ends.
 func calm(ctx context.Context) {
 	const look = 500 * time.Millisecond
 	for {
@@ -52,22 +51,22 @@ func calm(ctx context.Context) {
 		}
 		after, errAfter := busyTime()
 		if errBefore != nil || errAfter != nil || after-before < time.Duration(tolerated*float64(runtime.NumCPU())*float64(look)) {
-			return // an error will be seen by who measures
+			return // the measurement itself will report the error
 		}
 	}
 }
 
-// used is what has been used by a moment, or between two.
+// used is the time used by a moment, or between two.
 type used struct {
 	elapsed time.Duration // since the site was opened
 	// processor time
 	machine, self, consumer, nats, api time.Duration
 }
 
-// all is the processor time of what is measured.
+// all returns the processor time of all processes under test.
 func (u used) all() time.Duration { return u.consumer + u.nats + u.api }
 
-// others is the part of the processors that went to processes that are not ours.
+// others returns the part of the processors that went to other processes.
 func (u used) others() float64 {
 	foreign := u.machine - u.all() - u.self
 	return max(0, foreign.Seconds()/u.elapsed.Seconds()/float64(runtime.NumCPU()))
@@ -80,7 +79,7 @@ func (u used) less(v used) used {
 	}
 }
 
-// meter reads what has been used so far, by all consumers together.
+// meter returns the time used so far, with all consumers together.
 func (s *site) meter(consumers ...*process) (u used, err error) {
 	errs := make([]error, 4, 4+len(consumers))
 	u.elapsed = time.Since(s.opened)

@@ -18,13 +18,13 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// site is a NATS server with the product's streams, and an API: each in a process of its
-// own, on free ports, and gone with everything it stored when it is closed.
+// site is a NATS server with the product's streams, and an API: each in a process of its own, on
+// free ports. close removes everything that they stored.
 type site struct {
 	nats, api       *process
 	natsURL, apiURL string
 	secureURL       string // of the API, over TLS
-	ways            *ways  // how consumers reach the two; nil is directly
+	ways            *ways  // networks of the consumers; nil connects them directly
 	dir             string
 	opened          time.Time
 	fail            context.CancelCauseFunc
@@ -32,9 +32,8 @@ type site struct {
 	queue           *queue.Queue
 }
 
-// open starts a site. The arguments are for [serveNATS] and for [serveAPI]. The context that
-// it returns ends with ctx, and also, which is its cause then, when one of the site's
-// processes dies.
+// open starts a site. The arguments are for [serveNATS] and for [serveAPI]. The returned context
+// ends with ctx, and also when one of the site's processes dies, which is then its cause.
 func open(ctx context.Context, natsArgs, apiArgs []string) (context.Context, *site, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	s := &site{opened: time.Now(), fail: fail}
@@ -71,10 +70,10 @@ func (s *site) startAPI(ctx context.Context, args ...string) (err error) {
 	return err
 }
 
-// trusted is the file of the API's certificate.
+// trusted returns the file of the API's certificate.
 func (s *site) trusted() string { return filepath.Join(s.dir, "trusted.pem") }
 
-// otherAPI puts another API into the place of the site's.
+// otherAPI replaces the site's API.
 func (s *site) otherAPI(ctx context.Context, args ...string) error {
 	if err := s.api.stop(); err != nil {
 		return err
@@ -93,7 +92,7 @@ func (s *site) connect(ctx context.Context) (err error) {
 	return err
 }
 
-// close ends the site's processes and removes what they stored.
+// close ends the site's processes and removes their files.
 func (s *site) close() error {
 	if s.nc != nil {
 		s.nc.Close()
@@ -136,7 +135,8 @@ func (s *site) fill(ctx context.Context, n int, event func(i int) []byte) error 
 	return err
 }
 
-// fillRaw publishes n messages as they are, each with a key of its own, and waits until all are stored.
+// fillRaw publishes n messages as they are, each with a key of its own, and waits until all are
+// stored.
 func (s *site) fillRaw(ctx context.Context, n int, message func(i int) *nats.Msg) error {
 	js, err := jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(64))
 	if err != nil {
@@ -172,7 +172,7 @@ func publishAll(ctx context.Context, js jetstream.JetStream, n int, message func
 	}
 }
 
-// pollInterval is how often a condition is looked at that nobody announces.
+// pollInterval is how often a condition is checked.
 const pollInterval = 2 * time.Millisecond
 
 // drained blocks until no event is left in the stream.
@@ -183,7 +183,7 @@ func (s *site) drained(ctx context.Context) error {
 	})
 }
 
-// poll looks until the condition holds, fails, or ctx ends.
+// poll blocks until the condition holds or fails, or ctx ends.
 func poll(ctx context.Context, holds func() (bool, error)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -199,15 +199,15 @@ func poll(ctx context.Context, holds func() (bool, error)) error {
 	}
 }
 
-// accepted blocks until the API has accepted n calls, of the replica with this key or, if
-// that is empty, in all; and returns what it has accepted by then.
+// accepted blocks until the API has accepted n calls of the replica with this key, or n calls in
+// all if the key is empty. It returns the state of the count then.
 func (s *site) accepted(ctx context.Context, key string, n int) (tallied, error) {
 	var t tallied
 	err := s.ask(ctx, "/accepted?"+url.Values{"key": {key}, "calls": {strconv.Itoa(n)}}.Encode(), &t)
 	return t, err
 }
 
-// ask reads from the API's side entrances.
+// ask reads from the API's additional endpoints.
 func (s *site) ask(ctx context.Context, path string, answer any) error {
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, s.apiURL+path, nil)
 	if err != nil {

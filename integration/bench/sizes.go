@@ -6,19 +6,19 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// sizes says how much of everything is measured.
+// sizes is how much of everything is measured.
 type sizes struct {
-	rounds  int // of what is compared
+	rounds  int // of a comparison
 	events  int // of one turn
 	warmUp  int // events before the clock of publish starts
 	senders int
 
-	backlog    int           // events that wait while memory is watched
-	memoryTime time.Duration // how long it is watched
+	backlog    int           // waiting events while memory is watched
+	memoryTime time.Duration // how long memory is watched
 	hostile    int           // events of a hostile shape
 
 	callEvents int // waiting events ...
-	callUsers  int // ... of so many users
+	callUsers  int // ... of this many users
 	callRate   queue.Rate
 
 	sickBytes int           // the failing user's backlog
@@ -27,23 +27,23 @@ type sizes struct {
 	sickTime  time.Duration // how long memory is watched after they have been served
 
 	rateTime  time.Duration // how long the fleets are watched
-	hurryTime time.Duration // how long the one with the fast rate is
+	hurryTime time.Duration // for the fleet with the fast rate
 
-	pairTime  time.Duration // of one turn of one replica or two
-	pairDelay time.Duration // what a call takes then
+	pairTime  time.Duration // of one turn
+	pairDelay time.Duration // duration of a call then
 
 	takeovers int // of each kind
 
-	farTime        time.Duration // how long the fleets with a limit of a second are watched
-	laneEvents     int           // of the one user whose bodies are read again
-	letters        int           // dead letters of one user that are replayed
-	replayPatience time.Duration // how long they are waited for
+	farTime        time.Duration // how long the fleets with a limit per second are watched
+	laneEvents     int           // of the one user whose bodies are reloaded
+	letters        int           // dead letters of one user to replay
+	replayPatience time.Duration // time limit for these replays
 	large          int           // users with a large event
 
-	growthScale float64 // of the sizes of growth
+	growthScale float64 // scales the sizes of growth
 }
 
-// full is what the promised numbers are measured with.
+// full is for the promised numbers.
 func full() sizes {
 	return sizes{
 		rounds: 5, events: 60_000, warmUp: 5_000, senders: 64,

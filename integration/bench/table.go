@@ -17,7 +17,7 @@ type row struct {
 	pass     bool
 }
 
-// table prints rows as they come, in markdown.
+// table prints rows as they come, in Markdown.
 type table struct {
 	out    io.Writer
 	judges bool // whether the goals mean anything
@@ -47,15 +47,15 @@ func (t *table) judge(r row) string {
 	}
 }
 
-// verdict is an error if a goal was missed.
+// verdict returns an error if a goal was missed.
 func (t *table) verdict() error {
 	if t.failed > 0 {
-		return fmt.Errorf("%d of the goals were missed", t.failed)
+		return fmt.Errorf("%d goals were missed", t.failed)
 	}
 	return nil
 }
 
-// machine tells what the numbers were measured on.
+// machine describes the machine and the versions behind the numbers.
 func machine() string {
 	line := fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 	info, ok := debug.ReadBuildInfo()
@@ -71,7 +71,7 @@ func machine() string {
 	return line
 }
 
-// median returns the middle of the values, of an even number the lower one of the two.
+// median returns the middle value, or the lower of the two middle values.
 func median[T cmp.Ordered](values []T) T {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[(len(sorted)-1)/2]

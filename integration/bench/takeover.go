@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// takeover times how long a partition stands still when its holder is gone: from the signal
-// to the first call of its successor, which was running already or is started at that
-// moment. All events are on the plain subject, so that one replica makes all calls.
+// takeover times how long a partition stands still when its holder ends: from the signal to the
+// first call of the successor, which is running already or started at that moment. All events are
+// on the plain subject, so that one replica makes all calls.
 func takeover(ctx context.Context, b *bench) ([]row, error) {
 	var rows []row
 	for _, e := range []ending{
@@ -40,11 +40,11 @@ func takeover(ctx context.Context, b *bench) ([]row, error) {
 type ending struct {
 	name    string
 	signal  syscall.Signal
-	running bool // the successor, already
+	running bool // the successor is running already
 	limit   time.Duration
 }
 
-// String says it in words.
+// String describes the ending.
 func (e ending) String() string {
 	if e.running {
 		return e.name + ", with a successor running"
@@ -52,10 +52,10 @@ func (e ending) String() string {
 	return e.name + ", with a successor started then"
 }
 
-// memberTTL is the default for one server.
+// memberTTL is the default for a single server.
 const memberTTL = 5 * time.Second
 
-// end lets it happen some times over, each on a site of its own.
+// end repeats an ending, each time on a site of its own.
 func (b *bench) end(ctx context.Context, e ending) ([]time.Duration, error) {
 	var gaps []time.Duration
 	for range b.takeovers {
@@ -97,13 +97,13 @@ func takeOver(ctx context.Context, s *site, e ending) (gap time.Duration, err er
 	}
 	successor := keyOf(1 - victim)
 	_, err = s.accepted(ctx, successor, before.ByKey[successor]+1)
-	return time.Since(began), errors.Join(err, p.bury(victim, e.signal))
+	return time.Since(began), errors.Join(err, p.awaitExit(victim, e.signal))
 }
 
 // duo is two replicas, or one of them.
 type duo [2]*process
 
-// keyOf is the API key that tells a replica's calls from the other one's.
+// keyOf returns the API key that identifies a replica's calls.
 func keyOf(replica int) string { return fmt.Sprintf("replica-%d", replica) }
 
 func (p *duo) start(ctx context.Context, s *site, replica int) (err error) {
@@ -111,7 +111,7 @@ func (p *duo) start(ctx context.Context, s *site, replica int) (err error) {
 	return err
 }
 
-// begin starts the first replica and, if they are to be two, waits until both hold their shares.
+// begin starts the first replica and, with two, the second, and waits until both hold their shares.
 func (p *duo) begin(ctx context.Context, s *site, two bool) error {
 	if err := p.start(ctx, s, 0); err != nil || !two {
 		return err
@@ -122,8 +122,8 @@ func (p *duo) begin(ctx context.Context, s *site, two bool) error {
 	return replicas(p[:]).share(ctx)
 }
 
-// bury waits for the end of a replica that got the signal. SIGTERM must end it in order.
-func (p *duo) bury(replica int, signal syscall.Signal) error {
+// awaitExit waits for the end of a replica that got the signal. SIGTERM must end it in order.
+func (p *duo) awaitExit(replica int, signal syscall.Signal) error {
 	victim := p[replica]
 	p[replica] = nil
 	if signal == syscall.SIGTERM {
@@ -140,7 +140,7 @@ func (p *duo) caller(ctx context.Context, s *site) (t tallied, replica int, err 
 	if t, err = s.accepted(ctx, "", 0); err != nil {
 		return t, 0, err
 	}
-	t, err = s.accepted(ctx, "", t.Calls+1) // the latest may be of before the sharing
+	t, err = s.accepted(ctx, "", t.Calls+1) // the latest call may precede the rebalance
 	if t.Latest == keyOf(1) {
 		replica = 1
 	}

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// throughput compares the worker without a limit to the plainest loop: how many events a
-// second, and how much processor time for one. Each turn gets a site of its own with
-// all events stored. The clock starts at the first call, so that starting up is in neither
-// number, and stops when the stream is empty. It must not start later: the worker reads
-// ahead by as much as its memory holds, and what it has read by then would be free.
+// throughput compares the worker without a limit to the plainest loop: events a second, and
+// processor time for an event. Each turn gets a site of its own with all events stored. The clock
+// starts at the first call, so that starting up is in neither number, and stops when the stream is
+// empty. It must not start later: the worker reads ahead by as much as its memory holds, and these
+// reads would be free.
 func throughput(ctx context.Context, b *bench) ([]row, error) {
 	var speed, cost, total []float64
 	disturbed, err := b.repeat(ctx, b.rounds, func(round int) (others float64, keep func(), err error) {
@@ -45,7 +45,7 @@ func throughput(ctx context.Context, b *bench) ([]row, error) {
 
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
 
-// turns measures both; the worker goes first in even rounds.
+// turns measures both; in even rounds the worker goes first.
 func (b *bench) turns(ctx context.Context, round int) (ours, plain load, err error) {
 	order := []string{"work", "loop"}
 	if round%2 == 1 {
@@ -65,7 +65,7 @@ func (b *bench) turns(ctx context.Context, round int) (ours, plain load, err err
 	return ours, plain, nil
 }
 
-// load is what one turn took.
+// load is the cost of one turn.
 type load struct {
 	events int
 	used
@@ -73,7 +73,7 @@ type load struct {
 
 func (l load) perSecond() float64 { return float64(l.events) / l.elapsed.Seconds() }
 
-// String is what of it is worth reading.
+// String summarizes the load.
 func (l load) String() string {
 	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(l.events) }
 	return fmt.Sprintf("%.0f/s, %.1fus each (NATS %.1fus, API %.1fus, others %.0f%%)",
@@ -98,7 +98,7 @@ func (b *bench) turn(ctx context.Context, role string, round int) (l load, err e
 	return b.clock(ctx, s, consumer)
 }
 
-// profile returns the arguments that make a process write profiles, if they are wanted.
+// profile returns the arguments that make a process write profiles, with -profiles.
 func (b *bench) profile(name string, round int) []string {
 	if b.profiles == "" {
 		return nil

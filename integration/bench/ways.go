@@ -9,8 +9,8 @@ import (
 // ways are the networks between a site's consumers and its two peers.
 type ways struct{ nats, api *link.Proxy }
 
-// recede moves NATS and the API away from the consumers that are started from now on. They call
-// over TLS then. Where neither is to be away, nothing changes.
+// recede moves NATS and the API away from consumers that start from now on, and makes these call
+// over TLS. If both distances are zero, nothing changes.
 func (s *site) recede(nats, api link.Distance) (err error) {
 	if nats == (link.Distance{}) && api == (link.Distance{}) {
 		return nil
@@ -27,7 +27,7 @@ func (s *site) recede(nats, api link.Distance) (err error) {
 	return nil
 }
 
-// close ends them, as far as they are open.
+// close closes those networks that are open.
 func (w *ways) close() {
 	if w == nil {
 		return

@@ -14,7 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-// consumerFlags are what both consumers are told.
+// consumerFlags are the flags of both consumers.
 type consumerFlags struct {
 	*flag.FlagSet
 	nats, endpoint string
@@ -27,13 +27,13 @@ func newConsumerFlags(role string) *consumerFlags {
 	f := &consumerFlags{FlagSet: flag.NewFlagSet(role, flag.ContinueOnError)}
 	f.StringVar(&f.nats, "nats", "", "URL of the NATS server")
 	f.StringVar(&f.endpoint, "endpoint", "", "URL of the API")
-	f.IntVar(&f.senders, "senders", 64, "most calls in flight")
-	f.StringVar(&f.trusted, "trusted", "", "file of the certificate that is trusted")
-	f.StringVar(&f.profile, "profile", "", "path without extension of profiles to write")
+	f.IntVar(&f.senders, "senders", 64, "maximum of calls in flight")
+	f.StringVar(&f.trusted, "trusted", "", "file with the certificate to trust")
+	f.StringVar(&f.profile, "profile", "", "path of the profiles to write, without extension")
 	return f
 }
 
-// work is the role of a replica. It says each time how many partitions it holds.
+// work is the role of a replica. It prints the number of its partitions whenever that changes.
 func work(ctx context.Context, args []string) error {
 	flags := newConsumerFlags("work")
 	key := flags.String("key", "bench", "the API key")
@@ -81,16 +81,16 @@ func newClient(endpoint, key string, conns int) (*userpilot.Client, error) {
 	return userpilot.NewClient(userpilot.ClientConfig{Endpoint: endpoint, Key: k, MaxConns: conns})
 }
 
-// limitMemory sets the soft limit that "identify-worker work" sets with its default
-// --memory: one and a half times that, and 96 MiB.
+// limitMemory sets the same soft limit as "identify-worker work" with its default --memory: one and
+// a half times that, plus 96 MiB.
 func limitMemory() {
 	const waiting = 64 << 20
 	debug.SetMemoryLimit(waiting + waiting/2 + 96<<20)
 }
 
-// reportHeld prints how many partitions are held, each time that it has changed.
+// reportHeld prints how many partitions are held, whenever that changes.
 func reportHeld(ctx context.Context, q *queue.Queue) {
-	tick := time.NewTicker(20 * time.Millisecond) // nobody announces it
+	tick := time.NewTicker(20 * time.Millisecond) // there is no notification of it
 	defer tick.Stop()
 	for held := -1; ; {
 		if now := q.Held(); now != held {
