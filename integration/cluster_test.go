@@ -19,10 +19,10 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// clusterTTL is the default of --member-ttl where there are several copies.
+// clusterTTL is the default of --member-ttl for replicated streams.
 const clusterTTL = 15 * time.Second
 
-// cluster is a system whose streams have copies on three servers.
+// cluster is a system whose streams have replicas on three servers.
 type cluster struct {
 	*system
 	watched map[string]string // one user in each partition
@@ -40,7 +40,7 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-// explain logs what is where, for those who must find out why a test failed.
+// explain logs the state of the cluster, to help find out why a test failed.
 func (c *cluster) explain() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -57,7 +57,7 @@ func (c *cluster) explain() {
 	}
 }
 
-// awaitHealthy blocks until every server has caught up with all that it keeps copies of.
+// awaitHealthy blocks until every server has caught up with all its streams and consumers.
 func (c *cluster) awaitHealthy() {
 	c.t.Helper()
 	for name, server := range c.servers {
@@ -67,7 +67,7 @@ func (c *cluster) awaitHealthy() {
 	}
 }
 
-// monitor asks a server's monitor.
+// monitor queries a server's monitor.
 func (c *cluster) monitor(server *node, path string, answer any) error {
 	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Second)
 	defer cancel()
@@ -93,7 +93,7 @@ func (c *cluster) monitor(server *node, path string, answer any) error {
 	return json.NewDecoder(response.Body).Decode(answer)
 }
 
-// metaLeader is the server that decides where streams and consumers live.
+// metaLeader returns the server that decides where streams and consumers are placed.
 func (c *cluster) metaLeader() *node {
 	c.t.Helper()
 	var leader *node
@@ -113,7 +113,7 @@ func (c *cluster) metaLeader() *node {
 	return leader
 }
 
-// streamLeader is the server that orders the events.
+// streamLeader returns the server that leads the stream.
 func (c *cluster) streamLeader() *node {
 	c.t.Helper()
 	var leader *node
@@ -128,7 +128,7 @@ func (c *cluster) streamLeader() *node {
 	return leader
 }
 
-// consumersLeader is the server that leads the most partitions' consumers, and how many.
+// consumersLeader returns the server that leads the most partitions' consumers, and how many.
 func (c *cluster) consumersLeader() (leader *node, n int) {
 	c.t.Helper()
 	led := map[string]int{}
@@ -147,14 +147,14 @@ func (c *cluster) consumersLeader() (leader *node, n int) {
 	return leader, n
 }
 
-// moveLeader makes a server the leader of a stream or a consumer, as "STREAM.LEADER.STEPDOWN.X"
+// moveLeader makes a server the leader of a stream or a consumer. of is "STREAM.LEADER.STEPDOWN.X"
 // or "CONSUMER.LEADER.STEPDOWN.X.Y".
 func (c *cluster) moveLeader(of, server string) error {
 	return c.js.Conn().Publish("$JS.API."+of, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, server))
 }
 
-// watchPartitions publishes events until there is one in each partition, and remembers whose.
-// No worker may be there yet. One user publishes plainly.
+// watchPartitions publishes events until each partition has one, and remembers the users. No worker
+// may be running yet. One user's events go to the plain subject.
 func (c *cluster) watchPartitions() {
 	c.t.Helper()
 	stream, err := c.js.Stream(c.t.Context(), c.topology.StreamName())
@@ -163,7 +163,7 @@ func (c *cluster) watchPartitions() {
 	for _, user := range users(200) {
 		sequence := c.publish(user).Sequence
 		message, err := stream.GetMsg(c.t.Context(), sequence)
-		for errors.Is(err, jetstream.ErrMsgNotFound) && c.t.Context().Err() == nil { // a follower answers that lags
+		for errors.Is(err, jetstream.ErrMsgNotFound) && c.t.Context().Err() == nil { // a lagging follower has answered
 			message, err = stream.GetMsg(c.t.Context(), sequence)
 		}
 		must(c.t, err)
@@ -193,8 +193,8 @@ func (c *cluster) publishWatched() {
 	}
 }
 
-// checkClaims fails unless the partitions come to be spread evenly over living members, one
-// consumer on each.
+// checkClaims fails unless the partitions become evenly spread over living members, with one
+// consumer each.
 func (c *cluster) checkClaims() {
 	c.t.Helper()
 	var state string
@@ -219,7 +219,7 @@ func (c *cluster) areEven(holders map[string][]string, members []string) bool {
 	return c.heldBy(holders, members) && len(members) == replicas && len(held) == len(members) && counts[len(counts)-1]-counts[0] <= 1
 }
 
-// heldBy reports whether there is one consumer on each partition, of one of these members.
+// heldBy reports whether each partition has one consumer, owned by one of these members.
 func (c *cluster) heldBy(holders map[string][]string, members []string) bool {
 	for partition := range c.watched {
 		if len(holders[partition]) != 1 || !slices.Contains(members, holders[partition][0]) {
@@ -229,7 +229,7 @@ func (c *cluster) heldBy(holders map[string][]string, members []string) bool {
 	return len(holders) == len(c.watched)
 }
 
-// running are the workers that have not ended.
+// running returns the workers that have not ended.
 func (c *cluster) running() (workers []*node) {
 	c.t.Helper()
 	for _, w := range c.workers {
@@ -242,8 +242,8 @@ func (c *cluster) running() (workers []*node) {
 	return workers
 }
 
-// claims lists who holds each partition, as the consumers' names tell, and the members
-// that are alive.
+// claims returns the holders of each partition, as the consumers' names show, and the living
+// members.
 func (c *cluster) claims(ctx context.Context) (holders map[string][]string, members []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -274,8 +274,8 @@ func (c *cluster) claims(ctx context.Context) (holders map[string][]string, memb
 	return holders, members, nil
 }
 
-// standStill is the longest time between two calls that took effect, of those after began;
-// and the same for the calls of the user that had to wait longest.
+// standStill returns the longest time between two calls that took effect after began, and the
+// longest such time for a single user.
 func standStill(calls []userpilottest.Call, began time.Time) (fleet, user time.Duration) {
 	last, lastOf := began, map[string]time.Time{}
 	for _, call := range calls {

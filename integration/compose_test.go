@@ -26,7 +26,7 @@ type stack struct {
 	env     []string
 }
 
-// newStack skips the test where there is no Docker or no Compose.
+// newStack skips the test without Docker or Compose.
 func newStack(t *testing.T) *stack {
 	t.Helper()
 	built := needImages(t)
@@ -41,13 +41,13 @@ func newStack(t *testing.T) *stack {
 		}
 	}
 	if dockerRequired() {
-		t.Fatal("REQUIRE_DOCKER=1, and there is no Docker Compose")
+		t.Fatal("REQUIRE_DOCKER=1, but Docker Compose is not available")
 	}
 	t.Skip("needs Docker Compose")
 	return nil
 }
 
-// run runs a command of Compose and returns what it prints.
+// run runs a Compose command and returns its output.
 func (s *stack) run(stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 5*time.Minute)
 	defer cancel()
@@ -60,7 +60,7 @@ func (s *stack) run(stdin string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// up starts everything that has no profile.
+// up starts all services without a profile.
 func (s *stack) up() {
 	s.t.Helper()
 	s.t.Cleanup(func() {
@@ -76,7 +76,7 @@ func (s *stack) up() {
 	must(s.t, err)
 }
 
-// status is a part of what the product's own status says.
+// status is a part of the product's own status.
 type status struct {
 	Backlog     int                              `json:"backlog"`
 	DeadLetters struct{ Total int }              `json:"dead_letters"`
@@ -84,8 +84,8 @@ type status struct {
 	Replicas    []struct{ Version, Hold string } `json:"replicas"`
 }
 
-// TestCompose runs the file that the README tells to run: three servers, two workers and the
-// stand-in, and events through all of it.
+// TestCompose runs the file as the README describes: three servers, two workers and the stand-in,
+// and sends events through them.
 func TestCompose(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
@@ -130,7 +130,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// checkStreams looks from outside whether the streams have copies on all servers.
+// checkStreams checks from outside whether the streams have replicas on all servers.
 func (s *stack) checkStreams() {
 	s.t.Helper()
 	address, err := s.run("", "port", "nats-1", "4222")

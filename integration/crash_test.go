@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// The NATS server is killed under load and comes back. The publisher and the worker live on,
-// and nothing that was acknowledged is lost or out of order.
+// The NATS server is killed under load and comes back. The publisher and the worker stay up, and
+// nothing that was acknowledged is lost or out of order.
 func TestServerKilled(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -19,21 +19,21 @@ func TestServerKilled(t *testing.T) {
 	s.server.start()
 	up := time.Now()
 	if took := s.api.firstCallAfter(up).Sub(up); took > memberTTL+2*time.Second {
-		t.Errorf("the worker went on %v after the server was back", took)
+		t.Errorf("the worker resumed %v after the server was back", took)
 	}
 	finish()
 	s.drain()
 	s.check()
 	if !w.began().Equal(began) {
-		t.Error("the worker was started again: it has to resume by itself")
+		t.Error("the worker was restarted: it must resume by itself")
 	}
 }
 
-// A worker is killed under load, and another one started. It takes over when the dead one's
-// membership has lapsed; nothing is lost, and nobody is set back.
+// A worker is killed under load, and another one started. It takes over when the dead worker's
+// membership has expired; nothing is lost, and no user is set back.
 //
-// The second does not merge of itself. The first has made merged calls that took effect and
-// were not answered: to repeat only their first events would set their users back.
+// The second worker does not merge. The first has made merged calls that took effect and were not
+// answered: repeating only their first events would set their users back.
 func TestWorkerKilled(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -53,8 +53,8 @@ func TestWorkerKilled(t *testing.T) {
 	s.check()
 }
 
-// A worker is asked to stop under load: it finishes its calls, hands over, and exits with
-// status 0. The next one begins at once and repeats nothing.
+// A worker is asked to stop under load: it finishes its calls, hands over, and exits with status 0.
+// The next one begins at once and repeats nothing.
 func TestWorkerStopped(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -69,7 +69,7 @@ func TestWorkerStopped(t *testing.T) {
 	stopped := time.Now()
 	second := s.startWorker()
 	ready := latest(stopped, second.began())
-	// Well below the membership's time to live, so it cannot have waited for that.
+	// Well below the membership's TTL, so the worker cannot have waited for it to expire.
 	if took := s.api.firstCallAfter(ready).Sub(ready); took > memberTTL/2 {
 		t.Errorf("the handover took %v", took)
 	}
@@ -77,7 +77,7 @@ func TestWorkerStopped(t *testing.T) {
 	s.drain()
 	s.check()
 	if _, n := s.oracle.Counts(); n > 0 {
-		t.Errorf("%d calls held what had been delivered before a clean stop", n)
+		t.Errorf("%d calls repeated events delivered before a clean stop", n)
 	}
 	if n := s.api.Stats().ByStatus[0]; n > 0 {
 		t.Errorf("%d calls were cut off", n)

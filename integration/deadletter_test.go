@@ -17,25 +17,24 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// grave is a body that must die, and what its dead letter's headers must be: "*" is anything
-// that is not empty.
-type grave struct {
+// deadEvent is a body that must become a dead letter, and the headers that it must have: "*" stands
+// for any value that is not empty.
+type deadEvent struct {
 	body    []byte
 	headers map[string]string
 }
 
-// invalid are bodies that no call is made for. Of the last two the user can be read all the
-// same.
-func invalid() []grave {
+// invalid are bodies that no call is made for. The user of the last two can be read nevertheless.
+func invalid() []deadEvent {
 	user := "unlucky" + userDomain
-	of := func(body, user string) grave {
+	of := func(body, user string) deadEvent {
 		headers := map[string]string{"Dead-Reason": "invalid", "Dead-Error": "*"}
 		if user != "" {
 			headers["Dead-User"], headers["Dead-Origin"] = user, "*"
 		}
-		return grave{body: []byte(body), headers: headers}
+		return deadEvent{body: []byte(body), headers: headers}
 	}
-	return []grave{
+	return []deadEvent{
 		of(`hello`, ""),
 		of(`{"user_id":"half`, ""),
 		of(`[]`, ""),
@@ -50,11 +49,11 @@ func invalid() []grave {
 	}
 }
 
-// refused are bodies that the stand-in refuses, by their property "refuse": with 422, or with
-// 500 for ever.
-func refused(status int, reason, attempts string, n int) grave {
+// refused returns a body whose property "refuse" makes the stand-in refuse it, with 422 or
+// always with 500.
+func refused(status int, reason, attempts string, n int) deadEvent {
 	user := fmt.Sprintf("refused-%d-%d%s", status, n, userDomain)
-	return grave{
+	return deadEvent{
 		body: fmt.Appendf(nil, `{"user_id":%q,"metadata":{"refuse":%d}}`, user, status),
 		headers: map[string]string{
 			"Dead-Reason": reason, "Dead-Status": strconv.Itoa(status), "Dead-Code": "scripted_fault", "Dead-Error": "*",
@@ -73,19 +72,19 @@ func refuse(q userpilottest.Request) userpilottest.Fault {
 	return userpilottest.Fault{}
 }
 
-// Bad events become dead letters, each exactly once though the worker is killed among them,
-// with all their headers and the original bytes; the good ones around them are delivered.
+// Bad events become dead letters, each exactly once although the worker is killed meanwhile, with
+// all headers and the original bytes. The good events around them are delivered.
 func TestDeadLetters(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
 	s.api.SetFaults(refuse)
-	graves := append(invalid(), refused(500, "retries_exhausted", "3", 1))
+	events := append(invalid(), refused(500, "retries_exhausted", "3", 1))
 	for i := range 5 {
-		graves = append(graves, refused(422, "rejected", "1", i))
+		events = append(events, refused(422, "rejected", "1", i))
 	}
 	sequences := map[string]uint64{}
-	for _, g := range graves {
-		sequences[string(g.body)] = s.bury(g)
+	for _, g := range events {
+		sequences[string(g.body)] = s.publishBad(g)
 	}
 	names := users(40)
 	for _, user := range names {
@@ -97,8 +96,9 @@ func TestDeadLetters(t *testing.T) {
 	within(t, 30*time.Second, "some dead letters", func() bool { return s.dead() > 0 })
 	first.kill()
 	s.startWorker(flags...)
-	// Failures count only while others succeed, so others go on until all the bad are dead.
-	for i := 0; s.dead() < len(graves) && i < 1000; i++ {
+	// Failures count only while other calls succeed, so good events go on until all bad ones are
+	// dead.
+	for i := 0; s.dead() < len(events) && i < 1000; i++ {
 		s.publish(names[i%len(names)])
 		within(t, 30*time.Second, "the backlog to shrink", func() bool { return s.backlog() < 20 })
 	}
@@ -106,10 +106,10 @@ func TestDeadLetters(t *testing.T) {
 	s.check()
 
 	letters := s.deadLetters()
-	for _, g := range graves {
+	for _, g := range events {
 		i := slices.IndexFunc(letters, func(l *jetstream.RawStreamMsg) bool { return bytes.Equal(l.Data, g.body) })
 		if i < 0 {
-			continue // said by check
+			continue // check reports it
 		}
 		g.headers["Dead-Partition"] = "plain"
 		g.headers["Dead-Sequence"] = strconv.FormatUint(sequences[string(g.body)], 10)
@@ -117,7 +117,7 @@ func TestDeadLetters(t *testing.T) {
 	}
 }
 
-// dead is how many different events are dead.
+// dead returns how many different events have dead letters.
 func (s *system) dead() int {
 	s.t.Helper()
 	bodies := map[string]bool{}
@@ -127,16 +127,16 @@ func (s *system) dead() int {
 	return len(bodies)
 }
 
-// bury publishes a body that must die, as any NATS client could, and returns its number.
-func (s *system) bury(g grave) uint64 {
+// publishBad publishes such a body, as any NATS client could, and returns its sequence.
+func (s *system) publishBad(g deadEvent) uint64 {
 	s.t.Helper()
 	ack, err := s.js.Publish(s.t.Context(), queue.Topology{}.PlainSubject(), s.oracle.MustDie(g.body, queue.Reason(g.headers["Dead-Reason"])))
 	must(s.t, err)
 	return ack.Sequence
 }
 
-// checkHeaders fails if a header is missing, wrong, or more than those of the contract.
-func checkHeaders(t *testing.T, g grave, got nats.Header) {
+// checkHeaders fails if a header is missing or wrong, or is not in the contract.
+func checkHeaders(t *testing.T, g deadEvent, got nats.Header) {
 	t.Helper()
 	for _, name := range []string{"Dead-At", "Dead-Published-At"} {
 		if at, err := time.Parse(time.RFC3339, got.Get(name)); err != nil || time.Since(at) > time.Hour {

@@ -4,12 +4,12 @@ import (
 	"testing"
 )
 
-// What is published on the host arrives in the profiles, as if each event had been a call.
+// Events published on the host arrive in the profiles, as if each had been a call.
 func TestDelivery(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
 	names := users(20)
-	for range 5 { // before there is a worker, so that there is something to merge
+	for range 5 { // before a worker runs, so that there is something to merge
 		for _, user := range names {
 			s.publish(user)
 		}

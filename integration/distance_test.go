@@ -17,12 +17,12 @@ import (
 	"github.com/identify-worker/identify-worker/integration/link"
 )
 
-// host is this machine, as containers call it.
+// host is this machine's name for containers.
 const host = "host.docker.internal"
 
-// Three workers are 150 ms away from NATS and 175 ms from Userpilot, a connection to which stands
-// after two round trips: the limit is used all the same, and kept. How much of it is used depends on
-// what the machine has to spare, so no other test runs meanwhile.
+// Three workers are 150 ms away from NATS and 175 ms from Userpilot, where a connection takes two
+// round trips: they use the limit nevertheless, and keep it. How much of it they use depends on the
+// machine's spare capacity, so no other test runs meanwhile.
 func TestFarAway(t *testing.T) {
 	s := newSystem(t)
 	f := s.farAway(link.RoundTrip(150*time.Millisecond, 10*time.Millisecond), link.RoundTrip(175*time.Millisecond, 0))
@@ -37,7 +37,7 @@ func TestFarAway(t *testing.T) {
 	after := f.callsAt(settling + measured)
 	possible := after.Sub(before).Seconds() * limitCalls / limitWindow.Seconds()
 	t.Logf("%.1f%% of the limit used for %v", 100*measured/possible, after.Sub(before))
-	// The simulation asks for 97%, and so does the benchmark on a quiet machine.
+	// The simulation demands 97%, and so does the benchmark on a quiet machine.
 	if used := measured / possible; used < 0.90 {
 		t.Errorf("%.1f%% of the limit is used, want 90%% or more", 100*used)
 	}
@@ -52,7 +52,7 @@ type distant struct {
 	trusted       []byte // the stand-in's certificate
 }
 
-// farAway moves NATS and the stand-in away from the workers that are started from now on.
+// farAway moves NATS and the stand-in away from workers that start from now on.
 func (s *system) farAway(nats, api link.Distance) *distant {
 	s.t.Helper()
 	certificate, trusted, err := link.Certificate(host)
@@ -71,7 +71,7 @@ func (s *system) farAway(nats, api link.Distance) *distant {
 	return &distant{s, s.link(address, nats), s.link(socket.Addr().String(), api), trusted}
 }
 
-// link opens a network to a target, on all addresses as [startAPIWith] does.
+// link opens a network to a target. It listens on all addresses, as [startAPIWith] does.
 func (s *system) link(target string, d link.Distance) *link.Proxy {
 	s.t.Helper()
 	p, err := link.Listen(":0", target)
@@ -81,7 +81,7 @@ func (s *system) link(target string, d link.Distance) *link.Proxy {
 	return p
 }
 
-// reached is where containers reach a proxy.
+// reached returns the address at which containers reach a proxy.
 func (d *distant) reached(p *link.Proxy) string {
 	d.t.Helper()
 	_, port, err := net.SplitHostPort(p.Address())
@@ -89,8 +89,8 @@ func (d *distant) reached(p *link.Proxy) string {
 	return net.JoinHostPort(host, port)
 }
 
-// startWorker starts a replica that trusts the stand-in. The file of its certificate must be put
-// into the container, whose root is not read-only for that.
+// startWorker starts a replica that trusts the stand-in. The certificate's file is copied into the
+// container, so its root file system is not read-only.
 func (d *distant) startWorker() {
 	d.t.Helper()
 	d.workers = append(d.workers, runNode(d.t, d.images.worker,

@@ -12,21 +12,21 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 )
 
-// images are the tags that the containers start from.
+// images are the tags of the containers' images.
 type images struct {
 	nats, worker string
 }
 
-// blueprint is how an image is made: a Dockerfile, and what lies in its context.
+// blueprint describes how to build an image: a Dockerfile and the files of its context.
 type blueprint struct {
 	name, dockerfile string
-	program, pkg     string   // where the Dockerfile expects which program
-	flags            []string // more for go build
-	files            []string // beside the program
+	program, pkg     string   // path of the program in the context, and its package
+	flags            []string // further flags for go build
+	files            []string // in addition to the program
 	args             map[string]string
 }
 
-// natsServer is the module's that go.mod pins.
+// natsServer is the server from the module that go.mod pins.
 func natsServer() blueprint {
 	return blueprint{
 		name: "nats", dockerfile: "testdata/nats.Dockerfile", program: "nats-server", pkg: "github.com/nats-io/nats-server/v2",
@@ -48,7 +48,7 @@ const (
 	version  = "v0.0.0-integration"
 )
 
-// buildImages compiles both programs and packs each into an image. They live until remove.
+// buildImages compiles both programs and packs each into an image. The images exist until remove.
 func buildImages(ctx context.Context) (images, error) {
 	var built images
 	for tag, b := range map[*string]blueprint{&built.nats: natsServer(), &built.worker: product()} {
@@ -93,8 +93,8 @@ func (b blueprint) build(ctx context.Context) (tag string, err error) {
 	}})
 }
 
-// compile builds a static program for the containers, with the flags of "make build" so that
-// what that has compiled is not compiled again.
+// compile builds a static program for the containers, with the flags of "make build" to share its
+// build cache.
 func compile(ctx context.Context, output, pkg string, flags ...string) error {
 	args := append([]string{"build", "-trimpath", "-o", output}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)

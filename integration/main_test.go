@@ -13,12 +13,12 @@ import (
 	"github.com/testcontainers/testcontainers-go/log"
 )
 
-// docker is what all tests share: whether there is a Docker, and the images, built when the
-// first test needs them.
+// docker is the state that all tests share: whether Docker is available, and the images, built when
+// the first test needs them.
 type docker struct {
 	absent error
 	images func() (images, error)
-	built  images // by images
+	built  images // by the function images
 }
 
 // shared is set once, by TestMain.
@@ -42,14 +42,14 @@ func run(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, "remove the images:", err)
 		}
 	case !dockerRequired():
-		fmt.Println("SKIPPED: the container tests, because there is no Docker")
+		fmt.Println("SKIPPED: the container tests, because Docker is not available")
 	}
 	return code
 }
 
 func dockerRequired() bool { return os.Getenv("REQUIRE_DOCKER") == "1" }
 
-// configure sets what testcontainers reads from the environment, where it is not set.
+// configure sets the environment variables of testcontainers that are not set.
 func configure() {
 	log.SetDefault(log.NewNoopLogger())
 	unlessSet := func(name, value string) {
@@ -60,7 +60,7 @@ func configure() {
 	// The reaper is an image that would have to be pulled. Each test cleans up for itself.
 	unlessSet("TESTCONTAINERS_RYUK_DISABLED", "true")
 	if host := os.Getenv("DOCKER_HOST"); host == "" || strings.HasPrefix(host, "unix:") {
-		// Within a container it would take the gateway's address, where nothing listens.
+		// In a container testcontainers would take the gateway's address, where nothing listens.
 		unlessSet("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
 	}
 }
@@ -68,7 +68,7 @@ func configure() {
 // ping returns why Docker cannot be used.
 func ping(ctx context.Context) (err error) {
 	defer func() {
-		if r := recover(); r != nil { // testcontainers panics where it finds no socket
+		if r := recover(); r != nil { // testcontainers panics without a socket
 			err = fmt.Errorf("%v", r)
 		}
 	}()
@@ -81,13 +81,13 @@ func ping(ctx context.Context) (err error) {
 	return err
 }
 
-// needImages returns the images. Without Docker it skips the test, or fails it where
-// REQUIRE_DOCKER is 1.
+// needImages returns the images. Without Docker it skips the test, or fails it if REQUIRE_DOCKER is
+// 1.
 func needImages(t *testing.T) images {
 	t.Helper()
 	if shared.absent != nil {
 		if dockerRequired() {
-			t.Fatalf("REQUIRE_DOCKER=1, and there is no Docker: %v", shared.absent)
+			t.Fatalf("REQUIRE_DOCKER=1, but Docker is not available: %v", shared.absent)
 		}
 		t.Skipf("needs Docker: %v", shared.absent)
 	}

@@ -20,8 +20,8 @@ type node struct {
 	*testcontainers.DockerContainer
 }
 
-// runNode starts a container and blocks until it is ready. It is removed, with its volumes,
-// when the test ends; where the test failed, its log is kept as an artifact.
+// runNode starts a container and blocks until it is ready. The container and its volumes are
+// removed when the test ends; the log of a failed test is kept as an artifact.
 func runNode(t *testing.T, image string, options ...testcontainers.ContainerCustomizer) *node {
 	t.Helper()
 	c, err := testcontainers.Run(t.Context(), image, options...)
@@ -36,8 +36,8 @@ func runNode(t *testing.T, image string, options ...testcontainers.ContainerCust
 	return n
 }
 
-// keepLog writes a log beside the test's results and says where ("go test -artifacts" keeps it). It
-// would bury what failed under thousands of lines.
+// keepLog writes a log to the test's artifacts and says where ("go test -artifacts" keeps it). In
+// the output, thousands of its lines would bury the failure.
 func keepLog(t *testing.T, of, text string) {
 	f, err := os.CreateTemp(t.ArtifactDir(), strings.NewReplacer("/", "_", ":", "_").Replace(of)+"-*.log")
 	if err == nil {
@@ -46,18 +46,18 @@ func keepLog(t *testing.T, of, text string) {
 		t.Logf("the log of %s is in %s", of, f.Name())
 	}
 	if err != nil {
-		t.Logf("the log of %s could not be kept: %v", of, err)
+		t.Logf("cannot keep the log of %s: %v", of, err)
 	}
 }
 
-// kill is SIGKILL. It blocks until the process is gone.
+// kill sends SIGKILL. It blocks until the process is gone.
 func (n *node) kill() {
 	n.t.Helper()
 	n.signal("KILL")
 	n.wait()
 }
 
-// signal sends a signal to its process.
+// signal sends a signal to the process.
 func (n *node) signal(name string) {
 	n.t.Helper()
 	docker, err := testcontainers.NewDockerClientWithOpts(n.t.Context())
@@ -67,13 +67,11 @@ func (n *node) signal(name string) {
 	must(n.t, err)
 }
 
-// freeze stops its process, as a machine does that sleeps: its connections stay. thaw lets it
-// go on.
+// freeze stops the process, as on a sleeping machine: its connections stay open. thaw resumes it.
 func (n *node) freeze() { n.t.Helper(); n.signal("STOP") }
 func (n *node) thaw()   { n.t.Helper(); n.signal("CONT") }
 
-// cut takes it off its network: nothing is said to those that it was connected to. What it
-// returns puts it back.
+// cut takes the node off its network, without closing its connections. heal puts it back.
 func (n *node) cut(network string) (heal func()) {
 	n.t.Helper()
 	docker, err := testcontainers.NewDockerClientWithOpts(n.t.Context())
@@ -88,7 +86,7 @@ func (n *node) cut(network string) (heal func()) {
 	}
 }
 
-// wait blocks until its process has ended, and returns the exit status.
+// wait blocks until the process has ended, and returns its exit status.
 func (n *node) wait() (status int) {
 	n.t.Helper()
 	within(n.t, 10*time.Second, "the process to end", func() bool {
@@ -100,14 +98,14 @@ func (n *node) wait() (status int) {
 	return status
 }
 
-// start starts it again after kill, with what was on its disk, and blocks until it is
-// ready. Its ports on the host are others now.
+// start starts the node again after kill, with its disk, and blocks until it is ready. Its ports on
+// the host change.
 func (n *node) start() {
 	n.t.Helper()
 	must(n.t, n.Start(n.t.Context()))
 }
 
-// began is when its process was last started.
+// began returns when the process was last started.
 func (n *node) began() time.Time {
 	n.t.Helper()
 	state, err := n.State(n.t.Context())
@@ -123,12 +121,12 @@ func (n *node) log(ctx context.Context) string {
 		return err.Error()
 	}
 	defer r.Close()
-	text, _ := io.ReadAll(r) // what could be read is better than nothing
+	text, _ := io.ReadAll(r) // a partial log is better than none
 	return string(text)
 }
 
-// dialer connects to one port of containers wherever Docker maps it to now, so that a
-// connection finds its way back after a restart.
+// dialer connects to a port of the containers wherever Docker maps it to now, so that a client can
+// reconnect after a restart.
 type dialer struct {
 	nodes map[string]*node // by their names in the network
 	port  string

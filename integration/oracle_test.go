@@ -6,10 +6,10 @@ import (
 	"github.com/identify-worker/identify-worker/integration/oracle"
 )
 
-// userDomain is in every user id of these tests, and must be in no log.
+// userDomain is in every user id of these tests, and must not appear in any log.
 const userDomain = "@users.example"
 
-// users names n users.
+// users returns n user ids.
 func users(n int) []string {
 	names := make([]string, n)
 	for i := range names {
@@ -18,12 +18,12 @@ func users(n int) []string {
 	return names
 }
 
-// next makes the user's next event.
+// next returns the user's next event.
 func (s *system) next(user string) []byte {
 	return s.oracle.Next(user, oracle.Event{Varied: true})
 }
 
-// judge returns what the oracle finds. All must have drained.
+// judge returns the oracle's findings. All events must have drained.
 func (s *system) judge() []oracle.Finding {
 	s.t.Helper()
 	return s.oracle.Verdict(s.api.Calls(), s.deadLetters())

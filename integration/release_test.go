@@ -17,8 +17,8 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
-// TestImage looks at the image as it is released: small, with no user root and nothing to
-// write to, and the same whether Docker built it or deployments/image did.
+// TestImage checks the image as it is released: it is small, has no root user and nothing to write
+// to, and is the same whether Docker or deployments/image has built it.
 func TestImage(t *testing.T) {
 	t.Parallel()
 	built := needImages(t)
@@ -33,14 +33,14 @@ func TestImage(t *testing.T) {
 	}
 	is := inspect(built.worker)
 	if is.Size > 25e6 {
-		t.Errorf("the image has %d bytes, want 25 MB at most", is.Size)
+		t.Errorf("the image has %d bytes, want at most 25 MB", is.Size)
 	}
 	if is.Config.User != "65532:65532" || is.Config.Labels["org.opencontainers.image.version"] != version {
 		t.Errorf("the image runs as %q, and is labelled %v", is.Config.User, is.Config.Labels)
 	}
 	packed := inspect(pack(t, built.worker))
 	for _, labels := range []map[string]string{is.Config.Labels, packed.Config.Labels} {
-		maps.DeleteFunc(labels, func(name, _ string) bool { // the time is known to one, testcontainers to the other
+		maps.DeleteFunc(labels, func(name, _ string) bool { // only one of the two knows the time, and testcontainers adds labels
 			return name == "org.opencontainers.image.created" || strings.HasPrefix(name, "org.testcontainers")
 		})
 	}
@@ -56,14 +56,14 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// confine denies a container what the product does not need.
+// confine denies a container everything that the product does not need.
 func confine(c *container.HostConfig) {
 	c.ReadonlyRootfs = true
 	c.CapDrop = []string{"ALL"}
 	c.SecurityOpt = []string{"no-new-privileges:true"}
 }
 
-// pack builds the image again without Docker, from the program that is in one, and loads it.
+// pack builds the image again without Docker, from the program in another image, and loads it.
 func pack(t *testing.T, from string) (tag string) {
 	t.Helper()
 	dir := t.TempDir()

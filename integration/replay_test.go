@@ -13,9 +13,10 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// A poison storm: the app sends a property that Userpilot refuses, for a while. Its events die, the
-// users go on. A canary tells that nothing is mended yet; when it is, all is replayed under live
-// events while a worker is killed, and each user has the newest of everything.
+// A poison storm: for a while the app sends a property that Userpilot refuses. These events become
+// dead letters, and their users go on. A canary shows that nothing is fixed yet. After the fix all
+// are replayed under live events while a worker is killed, and each user ends with the newest value
+// of every property.
 func TestPoisonStorm(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -52,12 +53,12 @@ func TestPoisonStorm(t *testing.T) {
 		selected, err := s.queue.Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
 		must(t, err)
 		if selected.Letters != deadEach*uint64(len(names)) || selected.Partly != selected.Letters || selected.Superseded != 0 {
-			t.Fatalf("%d letters are selected, %d superseded and %d in part", selected.Letters, selected.Superseded, selected.Partly)
+			t.Fatalf("selected %d dead letters, %d superseded and %d partly", selected.Letters, selected.Superseded, selected.Partly)
 		}
 		return selected
 	}
-	// What newer events have set is taken out before a call is made. So here the poison is what
-	// nobody has sent since.
+	// A replay omits properties that newer events have set. So the poison here is a property that
+	// no later event has set.
 	s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
 		if bytes.Contains(q.Body, []byte(`"old"`)) {
 			return userpilottest.Fault{Status: http.StatusUnprocessableEntity}
@@ -102,12 +103,12 @@ func TestPoisonStorm(t *testing.T) {
 	s.checkLimit()
 	for _, w := range s.workers {
 		if log := w.log(t.Context()); strings.Contains(log, userDomain) || strings.Contains(log, "legacy") {
-			t.Error("a worker's log holds a user's data")
+			t.Error("a worker's log contains a user's data")
 		}
 	}
 }
 
-// letters is how many dead letters there are.
+// letters returns how many dead letters there are.
 func (s *system) letters() int {
 	s.t.Helper()
 	counts, err := s.queue.Counts(s.t.Context())

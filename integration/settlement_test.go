@@ -15,10 +15,10 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// In a cluster an acknowledgement that has been confirmed is not yet a removal: the stream's
-// leader carries it out later, and if it dies first, the event comes again, behind newer ones
-// that were sent in the belief that it was gone. So the worker deletes. The same worker that
-// acknowledges shows that this test would see it.
+// In a cluster a confirmed acknowledgement is not yet a removal: the stream's leader removes the
+// event later, and if the leader dies first, the event is redelivered after newer ones, which were
+// sent because it seemed to be gone. So the worker deletes. A worker that acknowledges instead
+// proves that this test would notice.
 func TestClusterSettlement(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -35,11 +35,11 @@ func TestClusterSettlement(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("a worker that acknowledges instead of deleting passed %d times: this test sees nothing", tries)
+	t.Errorf("a worker that acknowledges instead of deleting passed %d times: this test proves nothing", tries)
 }
 
-// acknowledgingWorker builds an image of the worker with one thing altered: it settles in a
-// cluster as it does on a single server.
+// acknowledgingWorker builds an image of the worker with one change: in a cluster it settles as it
+// does on a single server.
 func acknowledgingWorker(t *testing.T) string {
 	t.Helper()
 	const file = "../queue/settlement.go"
@@ -50,7 +50,7 @@ func acknowledgingWorker(t *testing.T) string {
 	}
 `
 	if n := strings.Count(string(source), deletes); n != 1 {
-		t.Fatalf("%s holds %d times what is to be altered, want once:\n%s", file, n, deletes)
+		t.Fatalf("%s contains the code to alter %d times, want once:\n%s", file, n, deletes)
 	}
 	dir := t.TempDir()
 	altered := filepath.Join(dir, "settlement.go")
@@ -71,10 +71,10 @@ func acknowledgingWorker(t *testing.T) string {
 	return image
 }
 
-// takeOver works deep lanes of few users, one event a call, on a pipeline of its own. It kills
-// the stream's leader while events are being settled, lets the worker hand its partitions
-// over at once, before the stream has another leader, and returns what the oracle finds once the
-// next worker has delivered all.
+// takeOver works deep lanes of few users, one event a call, on a pipeline of its own. It kills the
+// stream's leader while events are being settled, and lets the worker hand its partitions over at
+// once, before the stream has another leader. It returns the oracle's findings once the next worker
+// has delivered all events.
 func (c *cluster) takeOver(image, name string) []oracle.Finding {
 	c.t.Helper()
 	c.topology = queue.Topology{Name: name, Replicas: 3}
@@ -83,7 +83,7 @@ func (c *cluster) takeOver(image, name string) []oracle.Finding {
 	c.connect()
 	c.fill(users(8), 300)
 
-	// The worker's connection and its consumer survive.
+	// The server that the worker connects to and the server of its consumer survive.
 	meta := c.name(c.metaLeader())
 	flags := []string{"--name=" + name, "--rate=0", "--coalesce=false", "--nats-url=nats://" + meta + ":4222"}
 	first := c.startWorkerOf(image, flags...)
@@ -121,7 +121,7 @@ func (c *cluster) fill(users []string, n int) {
 	must(c.t, err)
 }
 
-// name is a server's.
+// name returns a server's name.
 func (c *cluster) name(server *node) string {
 	for name, s := range c.servers {
 		if s == server {
@@ -131,7 +131,7 @@ func (c *cluster) name(server *node) string {
 	return ""
 }
 
-// leadBut lets the stream be led by a server that is none of these.
+// leadBut makes the stream be led by none of these servers.
 func (c *cluster) leadBut(others ...string) *node {
 	c.t.Helper()
 	var leader *node

@@ -14,29 +14,29 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
-// standIn is the stand-in API on a socket that containers reach, which can hold its answers
-// back: what it has applied then, no worker knows of.
+// standIn is the stand-in API on a socket that containers can reach. It can hold its answers back:
+// no worker learns what it has applied meanwhile.
 type standIn struct {
 	*userpilottest.Server
 	t        *testing.T
-	endpoint string // as the containers see it
+	endpoint string // as containers see it
 
 	mu      sync.Mutex
 	calls   int
-	reached map[int]chan struct{} // closed when there have been so many calls
+	reached map[int]chan struct{} // closed when this many calls have come
 	held    chan struct{}         // answers wait until it is closed; nil holds none
 
-	stall atomic.Int64 // the longest time that this process was seen to stand still
+	stall atomic.Int64 // the longest observed stall of this process
 }
 
-// startAPI starts one that answers at once. It keeps no limit: see [system.checkLimit].
+// startAPI starts a stand-in that answers at once. It enforces no limit: see [system.checkLimit].
 func startAPI(t *testing.T) *standIn {
 	t.Helper()
 	return startAPIWith(t, userpilottest.Options{})
 }
 
-// startAPIWith listens on all addresses, for that of the host in a container's network is
-// Docker's own affair.
+// startAPIWith listens on all addresses, because the host's address in a container's network is up
+// to Docker.
 func startAPIWith(t *testing.T, options userpilottest.Options) *standIn {
 	t.Helper()
 	options.Key, options.KeepCalls = apiKey, true
@@ -57,7 +57,7 @@ func startAPIWith(t *testing.T, options userpilottest.Options) *standIn {
 	return s
 }
 
-// watchStalls tells what the machine's load does to the times at which calls are received.
+// watchStalls records how long the machine's load delays this process.
 func (s *standIn) watchStalls(ctx context.Context) {
 	const beat = 20 * time.Millisecond
 	tick := time.NewTicker(beat)
@@ -68,7 +68,7 @@ func (s *standIn) watchStalls(ctx context.Context) {
 	}
 }
 
-// ServeHTTP lets the call take effect, and answers when it may.
+// ServeHTTP applies the call, and answers when it may.
 func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := httptest.NewRecorder()
 	s.Server.ServeHTTP(answer, r)
@@ -82,7 +82,7 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer.Body.Bytes()) // an error means that the worker is dead
 }
 
-// called counts a call and returns what its answer must wait for.
+// called counts a call and returns the channel that its answer must wait for.
 func (s *standIn) called() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,8 +99,8 @@ func (s *standIn) called() <-chan struct{} {
 	return s.held
 }
 
-// holdAt blocks until the n-th call in all has come. It and those that follow it take
-// effect, and are answered when release is called.
+// holdAt blocks until the n-th call in all has come. That call and later ones take effect, but are
+// answered only once release is called.
 func (s *standIn) holdAt(n int) (release func()) {
 	s.t.Helper()
 	reached := make(chan struct{})
@@ -110,12 +110,12 @@ func (s *standIn) holdAt(n int) (release func()) {
 	select {
 	case <-reached:
 	case <-time.After(30 * time.Second):
-		s.t.Fatalf("call %d has not come in 30 s", n)
+		s.t.Fatalf("call %d did not come within 30 s", n)
 	}
 	return s.release
 }
 
-// hold is holdAt for the calls from now on.
+// hold is holdAt for all calls from now on.
 func (s *standIn) hold() (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +130,7 @@ func (s *standIn) release() {
 	s.held = nil
 }
 
-// firstCallAfter blocks until there is a call after an instant, and returns when it came.
+// firstCallAfter blocks until a call comes after this instant, and returns when it came.
 func (s *standIn) firstCallAfter(instant time.Time) time.Time {
 	s.t.Helper()
 	var first time.Time

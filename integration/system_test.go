@@ -24,29 +24,29 @@ import (
 const (
 	apiKey = "integration-key"
 
-	// The limit that the workers are given. It is reached by some 15 s of work.
+	// The workers' limit, which some 15 s of work reach.
 	limitCalls  = 200
 	limitWindow = 10 * time.Second
 
-	// lateness is how much later than it was sent a call may be received, besides while this process
-	// stands still: on two processors, with two clusters and the building of images. That the limit
-	// is kept to the call is for the tests in fake time to show.
+	// lateness is how much later than it was sent a call may be received, in addition to stalls of
+	// this process: on two processors, with two clusters and image builds. The tests in fake time
+	// prove that the limit is kept to the call.
 	lateness = 300 * time.Millisecond
 
 	// memberTTL is the default for a single server.
 	memberTTL = 5 * time.Second
 )
 
-// system is one pipeline: NATS in one container or several, the stand-in API in this process,
-// and the workers that a test starts.
+// system is one pipeline: NATS in one container or several, the stand-in API in this process, and
+// the workers that a test starts.
 type system struct {
 	t        *testing.T
 	images   images
 	network  *testcontainers.DockerNetwork
 	servers  map[string]*node // by their names in the network
-	server   *node            // the only one, where there is one
+	server   *node            // the only one, if there is one
 	topology queue.Topology
-	workers  []*node // also those that have ended
+	workers  []*node // including those that have ended
 
 	api       *standIn
 	js        jetstream.JetStream
@@ -55,8 +55,7 @@ type system struct {
 	oracle    *oracle.Oracle
 }
 
-// newSystem starts everything but a worker, with a single server. It skips the test where
-// there is no Docker.
+// newSystem starts everything but a worker, with a single server. It skips the test without Docker.
 func newSystem(t *testing.T) *system {
 	t.Helper()
 	s := newSite(t, queue.Topology{})
@@ -65,7 +64,7 @@ func newSystem(t *testing.T) *system {
 	return s
 }
 
-// newSite makes what is there before the servers.
+// newSite prepares a system without servers.
 func newSite(t *testing.T, topology queue.Topology) *system {
 	t.Helper()
 	s := &system{t: t, images: needImages(t), servers: map[string]*node{}, topology: topology, oracle: oracle.New()}
@@ -90,7 +89,7 @@ func (s *system) runServer(name, ready string, flags ...string) *node {
 	return server
 }
 
-// url names all servers, as they are called in the network.
+// url lists all servers, by their names in the network.
 func (s *system) url() string {
 	var urls []string
 	for _, name := range slices.Sorted(maps.Keys(s.servers)) {
@@ -99,7 +98,7 @@ func (s *system) url() string {
 	return strings.Join(urls, ",")
 }
 
-// connect makes the publisher's side, on the host.
+// connect sets up the publisher's side, on the host.
 func (s *system) connect() {
 	s.t.Helper()
 	nc, err := nats.Connect(s.url(), nats.SetCustomDialer(dialer{s.servers, "4222/tcp"}), nats.SkipHostLookup(), nats.IgnoreDiscoveredServers(),
@@ -115,7 +114,7 @@ func (s *system) connect() {
 	s.publisher = s.queue.NewPublisher(queue.PublisherConfig{Window: 300, Retry: time.Minute})
 }
 
-// startWorker starts a replica with the flags of a test and blocks until it is ready.
+// startWorker starts a replica with a test's flags and blocks until it is ready.
 func (s *system) startWorker(flags ...string) *node {
 	s.t.Helper()
 	return s.startWorkerOf(s.images.worker, flags...)
@@ -156,9 +155,9 @@ func (s *system) publish(user string) queue.Receipt {
 	return receipt
 }
 
-// pump publishes n events of these users by turns, as fast as they are delivered: some 60
-// wait at any time, so that there is something to merge and something in flight
-// whatever the test breaks meanwhile. What it returns blocks until all are acknowledged.
+// pump publishes n events of these users in turn, as fast as they are delivered: some 60 are
+// waiting at any time, so that there is something to merge and something in flight whatever the
+// test breaks meanwhile. finish blocks until all are acknowledged.
 func (s *system) pump(n int, users []string) (finish func()) {
 	const waiting = 60
 	done := make(chan error, 1)
@@ -190,13 +189,13 @@ func (s *system) pump(n int, users []string) (finish func()) {
 		case err := <-done:
 			must(s.t, err)
 		case <-time.After(time.Minute):
-			s.t.Fatalf("%d events cannot be published in a minute: %d wait, and are not delivered", n, s.backlog())
+			s.t.Fatalf("publishing %d events took more than a minute: %d are waiting and not delivered", n, s.backlog())
 		}
 	}
 }
 
-// backlog is how many events are not settled. While the server is down it is none, so that
-// the publisher goes on and has to keep what it cannot send.
+// backlog returns how many events are not settled. While the server is down it returns 0, so that
+// the publisher goes on and has to keep the events that it cannot send.
 func (s *system) backlog() uint64 {
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
 	defer cancel()
@@ -207,7 +206,7 @@ func (s *system) backlog() uint64 {
 	return counts.Backlog
 }
 
-// pause is a moment between two looks at a condition.
+// pause waits between two checks of a condition.
 func pause(ctx context.Context) error {
 	select {
 	case <-time.After(20 * time.Millisecond):
@@ -236,13 +235,13 @@ func (s *system) check() {
 	for _, w := range s.workers {
 		log := w.log(s.t.Context())
 		if log == "" || strings.Contains(log, apiKey) || strings.Contains(log, userDomain) {
-			s.t.Error("a worker's log is empty, or holds the key or a user")
+			s.t.Error("a worker's log is empty, or contains the key or a user")
 		}
 	}
 }
 
-// checkLimit fails if more calls were sent in a window than may be. Those that were received in a
-// window were sent in one that is longer, by the time that a call can have been under way.
+// checkLimit fails if more calls were sent in a window than the limit allows. Calls received in a
+// window were sent in a window that is longer by the time a call may have been in flight.
 func (s *system) checkLimit() {
 	s.t.Helper()
 	stall := time.Duration(s.api.stall.Load())
@@ -254,7 +253,7 @@ func (s *system) checkLimit() {
 	most := oracle.Busiest(calls, window)
 	s.t.Logf("%d calls, at most %d of %d in %v", len(calls), most, limitCalls, window)
 	if most > limitCalls {
-		s.t.Errorf("the limit was exceeded: %d calls of %d in %v; this process has stood still for %v", most, limitCalls, window, stall)
+		s.t.Errorf("the limit was exceeded: %d calls, limit %d in %v; this process has stalled for %v", most, limitCalls, window, stall)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// replicas is how many workers there are, besides while one of them is replaced.
+// replicas is how many workers run, except while one of them is replaced.
 const replicas = 3
 
 // fault is what is done to a cluster under load, and how long the fleet may stand still.
@@ -20,13 +20,13 @@ type fault struct {
 	still time.Duration
 }
 
-// A cluster of three servers and three workers, to which one thing after another happens while
-// events are published all the time. After each, nothing is lost, nobody was set back, and every
+// A cluster of three servers and three workers suffers one fault after another while events are
+// published all the time. After each, nothing is lost, no user has been set back, and every
 // partition is worked by a living replica.
 //
-// It is one test on one cluster: what a fault leaves behind is what the next one meets, as in
-// life. It is by far the longest, and stands in the file that comes last: of tests that wait for
-// one another the last is mostly the first to go on.
+// It is one test on one cluster: as in production, a fault meets what the last one left behind. It
+// is by far the longest test and is in the last file, because of tests that wait for one another the
+// last is usually the first to resume.
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -51,7 +51,7 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// suffer lets a fault happen under load and judges what came of it.
+// suffer causes a fault under load and judges the result.
 func (c *cluster) suffer(f fault) {
 	c.t.Helper()
 	defer func() {
@@ -78,12 +78,12 @@ func (c *cluster) suffer(f fault) {
 	c.drain()
 	c.check()
 	if c.t.Failed() {
-		c.t.FailNow() // what follows would say the same again
+		c.t.FailNow() // later faults would only repeat the failure
 	}
 }
 
-// keepPumping publishes events of these users until finish is called. Some of each wait at any
-// time, so that users whose partition is stuck do not keep the others from being worked.
+// keepPumping publishes events of these users until finish is called. Some events of each user wait
+// at any time, so that users of a stuck partition do not hold up the others.
 func (c *cluster) keepPumping(users []string) (finish func()) {
 	const waiting = 8
 	stop, done := make(chan struct{}), make(chan error, 1)
@@ -115,7 +115,7 @@ func (c *cluster) keepPumping(users []string) (finish func()) {
 		case err := <-done:
 			must(c.t, err)
 		case <-time.After(time.Minute):
-			c.t.Fatal("events cannot be published in a minute")
+			c.t.Fatal("publishing an event took more than a minute")
 		}
 	}
 }
@@ -129,7 +129,7 @@ func waitAll(ctx context.Context, results []*queue.Result) error {
 	return nil
 }
 
-// delivered is the number of the user's newest event that Userpilot has.
+// delivered returns the number of the user's newest event that Userpilot has.
 func (c *cluster) delivered(user string) int {
 	profile, _ := c.api.Profile(user)
 	n, _ := strconv.Atoi(string(profile.Properties["n"])) // 0 before the first
@@ -142,7 +142,7 @@ func (c *cluster) awaitCalls(n int) {
 	within(c.t, time.Minute, fmt.Sprintf("call %d", n), func() bool { return c.api.Stats().Calls >= n })
 }
 
-// strike kills a server and starts it again once the others do without it.
+// strike kills a server and restarts it once the others work without it.
 func (c *cluster) strike(server *node) {
 	c.t.Helper()
 	server.kill()
@@ -151,7 +151,7 @@ func (c *cluster) strike(server *node) {
 	c.awaitHealthy()
 }
 
-// loseServer keeps the server away for half a minute of work.
+// loseServer keeps the server down for half a minute of work.
 func (c *cluster) loseServer() {
 	c.t.Helper()
 	server, n := c.consumersLeader()
@@ -162,7 +162,7 @@ func (c *cluster) loseServer() {
 	c.awaitHealthy()
 }
 
-// freezeServer lets the stream's leader sleep for longer than an election takes.
+// freezeServer freezes the stream's leader for longer than an election takes.
 func (c *cluster) freezeServer() {
 	c.t.Helper()
 	server := c.streamLeader()
@@ -172,7 +172,7 @@ func (c *cluster) freezeServer() {
 	c.awaitHealthy()
 }
 
-// endure waits for as long as a fault lasts that is itself a length of time.
+// endure waits for the length of a fault.
 func endure(t *testing.T, d time.Duration) {
 	t.Helper()
 	select {
@@ -181,7 +181,7 @@ func endure(t *testing.T, d time.Duration) {
 	}
 }
 
-// restartServers is what an update of the servers does.
+// restartServers restarts the servers as an update does.
 func (c *cluster) restartServers() {
 	c.t.Helper()
 	for _, server := range c.servers {
@@ -192,7 +192,7 @@ func (c *cluster) restartServers() {
 	}
 }
 
-// killAll is a power failure whose disks kept what they were given.
+// killAll acts as a power failure whose disks have kept all writes.
 func (c *cluster) killAll() {
 	c.t.Helper()
 	for _, server := range c.servers {
@@ -207,7 +207,7 @@ func (c *cluster) killAll() {
 	c.awaitHealthy()
 }
 
-// killWorker is a crash: the others take over once the dead one's membership has lapsed.
+// killWorker acts as a crash: the others take over once the dead worker's membership has expired.
 func (c *cluster) killWorker() {
 	c.t.Helper()
 	c.running()[0].kill()
@@ -225,8 +225,7 @@ func (c *cluster) cutWorker() {
 	heal()
 }
 
-// awaitTakeover blocks until all partitions are held by all workers but one, as many as were
-// running before.
+// awaitTakeover blocks until the other workers, all that were running but one, hold all partitions.
 func (c *cluster) awaitTakeover() (took time.Duration) {
 	c.t.Helper()
 	began := time.Now()
@@ -239,12 +238,12 @@ func (c *cluster) awaitTakeover() (took time.Duration) {
 	return took
 }
 
-// replaceWorkers is what an update of the workers does.
+// replaceWorkers replaces the workers as an update does.
 func (c *cluster) replaceWorkers() {
 	c.t.Helper()
 	for _, w := range c.running() {
 		w.signal("TERM")
-		// Well below the membership's time to live, so it cannot have waited for that.
+		// Well below the membership's TTL, so the others cannot have waited for it to expire.
 		if took := c.awaitTakeover(); took > clusterTTL/3 {
 			c.t.Errorf("the handover took %v", took)
 		}
