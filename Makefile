@@ -9,21 +9,21 @@ SBOM          := .bin/cyclonedx-gomod
 SBOM_VERSION  := v1.10.0
 # Building it takes minutes. Any promtool from 2.42 on will do: make alerts PROMTOOL=...
 PROMTOOL      := .bin/promtool
-# Of the Go module: this is Prometheus 3.16.
+# The version of the Go module, which is Prometheus 3.16.
 PROM_VERSION  := v0.316.0
 CRANE         := .bin/crane
 CRANE_VERSION := v0.22.1
 FUZZTIME      ?= 10s
 CHAOS_TIME    ?= 60s
 
-# What a build depends on besides the files, so that the same commit gives the same bytes. A copy
-# without the repository is built with these given.
+# The inputs of a build besides the files, so that the same commit gives the same bytes. Set them to
+# build a copy without the repository.
 VERSION           ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 REVISION          ?= $(shell git rev-parse HEAD 2>/dev/null)
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
-# One static file. Nothing speaks HTTP/2, so half a megabyte of it is left out. What is released and
-# what is in the image is stripped as well.
+# One static file. Nothing speaks HTTP/2, so half a megabyte of it is left out. Released binaries and
+# those in the image are stripped as well.
 TAGS    := nethttpomithttp2
 BUILD   := CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)'
 RELEASE := CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
@@ -35,20 +35,20 @@ IMAGE_ARCHS ?= amd64 arm64
 # The race detector needs a C compiler, and Go turns cgo off where it finds none.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
-# The container tests run by themselves, last and aloud: "go test" hides why a package that
-# passes was skipped, and their clocks should not compete with compilers. Nor should those of
-# the campaign's tests, which kill and freeze real processes. Neither is slowed down by the race
-# detector, which would not look into the processes anyway.
+# The container tests run alone, last and verbosely: "go test" hides why tests of a package that
+# passes were skipped, and their clocks should not compete with compilers. Nor should those of
+# the campaign's tests, which kill and freeze real processes. Both run without the race detector,
+# which would slow them down and would not see into the processes anyway.
 CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
 PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$')
 
-# Long simulations: tables of ledgers and whole workers at many distances, and minutes at a limit. The
-# race detector would make minutes of them, and looks at the same code in the other tests.
+# Long simulations: tables of ledgers and whole workers at many distances, and minutes at a limit. With
+# the race detector they would take minutes, and it checks the same code in the other tests.
 LONG := '^Test(FarAway|FarAwayFleet|LedgersAtADistance|RateUsed|RateOfFleet|RateLoweredInRollingUpdate|ManyReplaysOfAUser)$$'
 
-# The manifests' tests are a module of their own. They look at files outside of it, of which Go's
-# cache of test results takes no notice.
+# The manifests' tests are a module of their own. They read files outside of it, which Go's cache of
+# test results ignores.
 MANIFESTS := deployments/kubernetes
 
 .PHONY: help
@@ -85,7 +85,7 @@ image-check: image ## build the image a second time, elsewhere and without the r
 	for arch in $(IMAGE_ARCHS); do cmp bin/image-$$arch.tar "$$copy/bin/image-$$arch.tar" || exit 1; done && diff -r bin/layout "$$copy/bin/layout" && echo "two builds, one digest"
 
 .PHONY: load
-load: image ## build the image and give it to Docker, as identify-worker:latest
+load: image ## build the image and load it into Docker as identify-worker:latest
 	docker load -i bin/image-$$(go env GOARCH).tar
 	docker tag $(IMAGE):$(VERSION) $(IMAGE):latest
 
@@ -98,7 +98,7 @@ $(CRANE): Makefile
 	@touch $@
 
 .PHONY: sbom
-sbom: $(SBOM) build ## list what the binary is made of, bin/sbom.cdx.json (CycloneDX)
+sbom: $(SBOM) build ## list the components of the binary in bin/sbom.cdx.json (CycloneDX)
 	$(SBOM) bin -json -licenses -std -noserial -notimestamp -version $(VERSION) -output bin/sbom.cdx.json $(BINARY)
 
 $(SBOM): Makefile
@@ -106,7 +106,7 @@ $(SBOM): Makefile
 	@touch $@
 
 .PHONY: test
-test: ## run all tests, those in containers too where there is Docker
+test: ## run all tests; those in containers need Docker
 	go test $(RACE) -timeout 20m -skip $(LONG) $(PACKAGES)
 	go test -timeout 20m -run $(LONG) ./queue ./worker
 	go -C $(MANIFESTS) test -count=1 ./...
@@ -125,21 +125,21 @@ fuzz: ## fuzz each target for FUZZTIME (10s)
 	done
 
 .PHONY: bench
-bench: ## measure it against its goals, or one part of them: make bench RUN=growth; takes some minutes
+bench: ## run all benchmarks against their goals, or one part: make bench RUN=growth; takes some minutes
 	go run ./integration/bench $(RUN:%=-run %)
 
 .PHONY: chaos
 chaos: ## kill and cut off a fleet of real processes for CHAOS_TIME (60s), and judge it
 	go run ./integration/chaos -duration $(CHAOS_TIME)
 
-# Not part of "make test": each planted bug is a build of a package's tests, which takes some minutes
-# in all, and what it judges are the tests. These check that each bug still fits the sources.
+# Not part of "make test": each planted bug needs a build of a package's tests, which takes some
+# minutes in all, and it judges the tests. These check that each bug still fits the sources.
 .PHONY: mutants
-mutants: ## plant bugs one after another, and see that the packages' tests find each; takes some minutes
+mutants: ## plant bugs one after another, and check that the packages' tests find each; takes some minutes
 	go run ./integration/mutants
 
 .PHONY: alerts
-alerts: $(PROMTOOL) ## check the alert rules, and test what they fire on
+alerts: $(PROMTOOL) ## check the alert rules, and test when they fire
 	$(PROMTOOL) check rules --lint=all --lint-fatal deployments/prometheus/alerts.yaml
 	$(PROMTOOL) test rules deployments/prometheus/alerts_test.yaml
 
@@ -148,7 +148,7 @@ alerts: $(PROMTOOL) ## check the alert rules, and test what they fire on
 	@touch $@
 
 .PHONY: cover
-cover: ## show how much the tests reach, container tests aside
+cover: ## show the test coverage, without the container tests
 	go test -coverprofile=coverage.out -coverpkg=./... $(PACKAGES)
 	go tool cover -func=coverage.out | tail -n 1
 
@@ -164,15 +164,15 @@ $(LINT): Makefile
 	@touch $@
 
 .PHONY: vuln
-vuln: ## look for known vulnerabilities in the code that is reached; asks vuln.go.dev
+vuln: ## look for known vulnerabilities in reachable code; queries vuln.go.dev
 	CGO_ENABLED=0 go run golang.org/x/vuln/cmd/govulncheck@$(VULN_VERSION) ./...
 
 .PHONY: release-check
-release-check: ## check that this commit can be released as VERSION, and extract what is new in it
+release-check: ## check that this commit can be released as VERSION, and extract its release notes
 	@grep -qx '    newTag: $(VERSION)' $(MANIFESTS)/base/kustomization.yaml || { echo "$(MANIFESTS)/base: newTag is not $(VERSION)"; exit 1; }
 	@mkdir -p bin && awk '/^## /{on=index($$2,"[$(VERSION:v%=%)]")} /^\[/{on=0} on' CHANGELOG.md >bin/release-notes.md
 	@test -s bin/release-notes.md || { echo "CHANGELOG.md: there is no section [$(VERSION:v%=%)]"; exit 1; }
 
 .PHONY: clean
-clean: ## remove what was built and measured
+clean: ## remove all build and coverage output
 	rm -rf bin .bin dist coverage.out

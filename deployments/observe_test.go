@@ -1,6 +1,6 @@
-// Package deployments tests what operators are given: that alerts, dashboard and runbook are whole, and
-// fit one another. That they fit the product is tested where that is known, in cmd/identify-worker;
-// what the alerts fire on, by "make alerts".
+// Package deployments tests the files for operators: that alerts, dashboard and runbook are
+// complete and fit one another. Tests in cmd/identify-worker check that they fit the product; "make
+// alerts" checks when the alerts fire.
 package deployments
 
 import (
@@ -50,7 +50,7 @@ func alerts(t *testing.T) []rule {
 	return all
 }
 
-// sections are the runbook's, by the anchors that GitHub gives to their headings.
+// sections returns the runbook's sections, by the anchors that GitHub gives to their headings.
 func sections(t *testing.T, level string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -70,13 +70,13 @@ func sections(t *testing.T, level string) map[string]string {
 
 const runbookURL = "https://github.com/identify-worker/identify-worker/blob/main/deployments/runbook.md#"
 
-// Each alert says how bad it is, what has happened and what to do, and links to its section.
+// Each alert states its severity, what has happened and what to do, and links to its section.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
 	for _, a := range alerts(t) {
 		if !strings.HasPrefix(a.Alert, "Identify") || seen[a.Alert] {
-			t.Errorf("%s: the name has no prefix, or is there twice", a.Alert)
+			t.Errorf("%s: the name has no prefix, or is a duplicate", a.Alert)
 		}
 		seen[a.Alert] = true
 		if s := a.Labels["severity"]; s != "critical" && s != "warning" {
@@ -96,7 +96,7 @@ func TestAlerts(t *testing.T) {
 			t.Errorf("%s: the runbook is at %q, want %q", a.Alert, a.Annotations["runbook_url"], want)
 		}
 	}
-	// Dead letters are normal. Their number must wake nobody.
+	// Dead letters are normal. Their number must not page anyone.
 	for _, a := range alerts(t) {
 		if regexp.MustCompile(`identify_dead_letters\b`).MatchString(a.Expr) {
 			t.Errorf("%s looks at the number of dead letters", a.Alert)
@@ -104,7 +104,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// Each alert has a section and a test, and no section is of an alert that is gone.
+// Each alert has a section and a test, and no section is left of an alert that is gone.
 func TestAlertsAreInTheRunbook(t *testing.T) {
 	t.Parallel()
 	known := sections(t, "###")
@@ -121,16 +121,16 @@ func TestAlertsAreInTheRunbook(t *testing.T) {
 	}
 	for _, anchor := range slices.Sorted(maps.Keys(known)) {
 		if strings.HasPrefix(anchor, "identify") && !slices.Contains(names, anchor) {
-			t.Errorf("the runbook has a section %s, of which there is no alert", anchor)
+			t.Errorf("the runbook has a section %s without an alert", anchor)
 		}
 	}
 }
 
-// A section of an alert or of a problem says the same four things, or refers to one that does.
+// A section about an alert or a problem says the same four things, or refers to one that does.
 func TestRunbookSections(t *testing.T) {
 	t.Parallel()
 	for anchor, text := range sections(t, "###") {
-		if isHowTo := strings.Contains(anchor, "-"); isHowTo { // the others are names, of one word
+		if isHowTo := strings.Contains(anchor, "-"); isHowTo { // the others are single-word names
 			continue
 		}
 		if strings.HasPrefix(strings.TrimSpace(text), "See [Identify") {
@@ -168,7 +168,7 @@ func TestRunbookLinks(t *testing.T) {
 	}
 }
 
-// dashboard is Grafana's file, as far as it is looked at.
+// dashboard is the part of Grafana's file that these tests check.
 type dashboard struct {
 	UID, Title    string
 	SchemaVersion int
@@ -212,7 +212,7 @@ func readDashboard(t *testing.T) *dashboard {
 	return &d
 }
 
-// The dashboard works wherever it is provisioned: it brings no data source of somebody's.
+// The dashboard works wherever it is provisioned: it contains no data source of its own.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	d := readDashboard(t)
@@ -239,7 +239,7 @@ func TestDashboard(t *testing.T) {
 // chosen is the data source that the reader has chosen.
 func chosen() datasource { return datasource{"prometheus", "${datasource}"} }
 
-// Each panel tells what it shows, in a unit, and hides no other.
+// Each panel describes what it shows, has a unit, and hides no other.
 func TestPanels(t *testing.T) {
 	t.Parallel()
 	ids := map[int]bool{}

@@ -10,8 +10,8 @@ import (
 
 var pinned = regexp.MustCompile(`uses: [\w./-]+@[0-9a-f]{40} # v\d`)
 
-// An action is what its hash says: a tag can be moved to other code, which would run with the job's
-// rights. No job leaves its token in the checkout, and the job that has rights runs no test.
+// Actions are pinned by hash: a tag can be moved to other code, which would run with the job's
+// permissions. No job leaves its token in the checkout, and the job with permissions runs no test.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../.github/workflows/*.yml")
@@ -26,7 +26,7 @@ func TestWorkflows(t *testing.T) {
 		checkouts := 0
 		for line := range strings.Lines(string(text)) {
 			if strings.Contains(line, "uses:") && !pinned.MatchString(line) {
-				t.Errorf("%s: not by a hash: %s", filepath.Base(name), strings.TrimSpace(line))
+				t.Errorf("%s: not pinned by hash: %s", filepath.Base(name), strings.TrimSpace(line))
 			}
 			checkouts += strings.Count(line, "uses: actions/checkout@")
 		}
@@ -35,7 +35,7 @@ func TestWorkflows(t *testing.T) {
 		}
 		_, rights, found := strings.Cut(string(text), "contents: write")
 		if found && strings.Contains(rights, "make test") {
-			t.Errorf("%s: tests run in a job that has rights", filepath.Base(name))
+			t.Errorf("%s: tests run in a job with permissions", filepath.Base(name))
 		}
 	}
 }

@@ -189,7 +189,7 @@ func (s *system) pump(n int, users []string) (finish func()) {
 		case err := <-done:
 			must(s.t, err)
 		case <-time.After(time.Minute):
-			s.t.Fatalf("publishing %d events took more than a minute: %d are waiting and not delivered", n, s.backlog())
+			s.t.Fatalf("publishing %d events did not end within a minute: %d are waiting", n, s.backlog())
 		}
 	}
 }

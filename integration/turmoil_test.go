@@ -115,7 +115,7 @@ func (c *cluster) keepPumping(users []string) (finish func()) {
 		case err := <-done:
 			must(c.t, err)
 		case <-time.After(time.Minute):
-			c.t.Fatal("publishing an event took more than a minute")
+			c.t.Fatal("publishing did not end within a minute")
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// config is what the Dockerfile says.
+// config returns the same configuration as the Dockerfile's.
 func (o options) config() v1.Config {
 	const source = "https://github.com/identify-worker/identify-worker"
 	label := "org.opencontainers.image."
@@ -68,8 +68,8 @@ func (o options) build(platform v1.Platform) (v1.Image, error) {
 	return mutate.Annotations(image, config.Labels).(v1.Image), nil
 }
 
-// pack is a tar of one file, which belongs to root and can be written by nobody. Of the file's own
-// attributes only that it is executable counts: the others are the machine's.
+// pack returns a tar archive of one file, which belongs to root and is writable by no one. Of the
+// file's own mode only the executable bit counts; the rest depends on the machine.
 func pack(file string, modified time.Time) ([]byte, error) {
 	info, err := os.Stat(file)
 	if err != nil {
@@ -101,7 +101,7 @@ func add(index v1.ImageIndex, image v1.Image, platform v1.Platform) v1.ImageInde
 	return mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &platform}})
 }
 
-// describe says what an image is, and what it takes to pull.
+// describe prints an image's digest, platform and download size.
 func describe(w io.Writer, platform v1.Platform, image v1.Image) error {
 	manifest, err := image.Manifest()
 	if err != nil {

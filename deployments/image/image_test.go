@@ -28,7 +28,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// build runs the command in a folder that was filled at some time by somebody.
+// build runs the command on a context whose files have this modification time and mode.
 func build(t *testing.T, filled time.Time, mode os.FileMode) (output, said string) {
 	t.Helper()
 	folder := t.TempDir()
@@ -52,7 +52,7 @@ func build(t *testing.T, filled time.Time, mode os.FileMode) (output, said strin
 	return output, out.String()
 }
 
-// files reads all that is in a folder.
+// files reads all files in a folder.
 func files(t *testing.T, folder string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -68,7 +68,7 @@ func files(t *testing.T, folder string) map[string]string {
 	return all
 }
 
-// Two builds are the same bytes, whoever fills the folder and when.
+// Two builds give the same bytes, whoever fills the folder and when.
 func TestBuildIsReproducible(t *testing.T) {
 	t.Parallel()
 	one, said := build(t, time.Unix(1, 0), 0o755)
@@ -78,7 +78,7 @@ func TestBuildIsReproducible(t *testing.T) {
 	}
 }
 
-// What is pulled and what "docker load" reads are the same images, whole and as they are to be.
+// The layout to push and the archives for "docker load" hold the same, complete images.
 func TestImages(t *testing.T) {
 	t.Parallel()
 	output, said := build(t, time.Now(), 0o755)
@@ -135,7 +135,7 @@ func checkImage(t *testing.T, image v1.Image, arch string) {
 		header, err := archive.Next()
 		must(t, err)
 		if header.ModTime.Unix() != 1700000000 || header.Uid != 0 || header.Uname != "" || header.Mode&0o222 != 0 {
-			t.Errorf("%s: of %v, by %d %q, with mode %o", header.Name, header.ModTime, header.Uid, header.Uname, header.Mode)
+			t.Errorf("%s: modified at %v, owner %d %q, mode %o", header.Name, header.ModTime, header.Uid, header.Uname, header.Mode)
 		}
 		text, err := io.ReadAll(archive)
 		must(t, err)
@@ -152,7 +152,7 @@ func TestWrongFlags(t *testing.T) {
 		"":                            "give the folder",
 		"x":                           "-name: must be a name with a tag",
 		"-name a.b:5000/c x":          "-name: must be a name with a tag",
-		"-name a:b x":                 "-platform: none is given",
+		"-name a:b x":                 "-platform: must be given",
 		"-name a:b -platform linux x": "must be like linux/arm64",
 		"-time soon x":                "must be a number of seconds",
 	} {

@@ -1,8 +1,8 @@
-// Command image packs the product for several platforms, without Docker. What it writes depends on
-// its input alone: the same files and flags give the same digests, on every machine that has the
-// same Go.
+// Command image packs the product for several platforms, without Docker. Its output depends only on
+// its input: the same files and flags give the same digests, on every machine with the same version
+// of Go.
 //
-// Beside it lies a Dockerfile for those who have Docker. A test compares what both say.
+// The Dockerfile in deployments is for those who have Docker. A test compares the two results.
 package main
 
 import (
@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-// options are what a build depends on, besides the files in the context.
+// options are the input of a build, in addition to the files in the context.
 type options struct {
 	context, output   string
 	name              string // such as example.com/worker:v1.2.3
@@ -40,7 +40,7 @@ type options struct {
 func parse(args []string) (options, error) {
 	o := options{created: time.Unix(0, 0).UTC()}
 	set := flag.NewFlagSet("image", flag.ContinueOnError)
-	set.SetOutput(io.Discard) // the error says it
+	set.SetOutput(io.Discard) // the returned error says the same
 	set.StringVar(&o.output, "output", ".", "the folder to write into: image-ARCH.tar for \"docker load\", and layout, an OCI image layout with an index of all platforms")
 	set.StringVar(&o.name, "name", "", "the image's name, with a tag")
 	set.Func("platform", "a platform such as linux/arm64; may be given several times", func(text string) error {
@@ -53,7 +53,7 @@ func parse(args []string) (options, error) {
 	})
 	set.StringVar(&o.version, "version", "devel", "the version to label it with")
 	set.StringVar(&o.revision, "revision", "", "the commit to label it with")
-	set.Func("time", "the time that is written everywhere, as seconds since 1970", func(text string) error {
+	set.Func("time", "the time of the images and of all files, in seconds since 1970", func(text string) error {
 		var seconds int64
 		if _, err := fmt.Sscan(text, &seconds); err != nil {
 			return errors.New("must be a number of seconds")
@@ -66,11 +66,11 @@ func parse(args []string) (options, error) {
 	}
 	switch {
 	case set.NArg() != 1:
-		return o, errors.New("give the folder that holds LICENSE and OS/ARCH/identify-worker")
+		return o, errors.New("give the folder that contains LICENSE and OS/ARCH/identify-worker")
 	case !strings.Contains(filepath.Base(o.name), ":"):
 		return o, errors.New("-name: must be a name with a tag")
 	case len(o.platforms) == 0:
-		return o, errors.New("-platform: none is given")
+		return o, errors.New("-platform: must be given")
 	}
 	o.context = set.Arg(0)
 	return o, nil
@@ -100,7 +100,7 @@ func run(args []string, stdout io.Writer) error {
 		}
 	}
 	folder := filepath.Join(o.output, "layout")
-	if err := os.RemoveAll(folder); err != nil { // it would be added to
+	if err := os.RemoveAll(folder); err != nil { // the layout would be appended to it
 		return err
 	}
 	if _, err := layout.Write(folder, index); err != nil {

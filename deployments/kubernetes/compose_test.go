@@ -13,10 +13,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The other way to deploy is tested by running it, in the folder integration. Here is what a run
-// without the images of Prometheus and Grafana does not show.
+// Compose, the other way to deploy, is tested by running it, in the folder integration. These tests
+// cover what a run without the images of Prometheus and Grafana does not show.
 
-// composed is compose.yaml, as far as it is looked at.
+// composed is the part of compose.yaml that these tests check.
 type composed struct {
 	Services map[string]struct {
 		Image       string
@@ -71,7 +71,7 @@ func TestComposeSettings(t *testing.T) {
 	}
 }
 
-// mounted is where a service finds a file or a folder of the repository.
+// mounted returns the path of a repository's file or folder in a service.
 func (c composed) mounted(service, path string) string {
 	for _, volume := range c.Services[service].Volumes {
 		from, to, _ := strings.Cut(strings.TrimSuffix(volume, ":ro"), ":")
@@ -82,14 +82,14 @@ func (c composed) mounted(service, path string) string {
 	return ""
 }
 
-// chosenSource is the type of the sources among which the dashboard lets one choose.
+// chosenSource returns the type of data source that the dashboard lets its reader choose.
 func chosenSource(t *testing.T) string {
 	t.Helper()
 	var dashboard struct {
 		Templating struct {
 			List []struct {
 				Name, Type string
-				Query      any // of other types of variables, an object
+				Query      any // an object for variables of other types
 			}
 		}
 	}
@@ -132,7 +132,8 @@ func TestComposeFiles(t *testing.T) {
 		t.Errorf("Prometheus scrapes %v", names)
 	}
 
-	// The dashboard lets one choose among sources of a type, and begins with the default one.
+	// The dashboard lets its reader choose among sources of a type, and starts with the default
+	// one.
 	var sources struct {
 		Datasources []struct {
 			Type, URL string
@@ -154,6 +155,6 @@ func TestComposeFiles(t *testing.T) {
 		t.Errorf("the dashboard is %s, and Grafana looks in %s", board, dashboards.Providers[0].Options.Path)
 	}
 	if provisioning := c.mounted("grafana", "./grafana/provisioning"); provisioning != "/etc/grafana/provisioning" || !json.Valid(file(t, "../grafana/dashboard.json")) {
-		t.Errorf("the provisioning is %s, or the dashboard is no JSON", provisioning)
+		t.Errorf("the provisioning is %s, or the dashboard is not JSON", provisioning)
 	}
 }

@@ -1,6 +1,6 @@
-// Package kubernetes tests the manifests in this folder: that an API server would take them, that
-// they fit one another, and that they fit the product. It is a module of its own, so that
-// those who import identify-worker do not come by Kubernetes' libraries.
+// Package kubernetes tests the manifests in this folder: that an API server would accept them, and
+// that they fit one another and the product. It is a module of its own, so that importing
+// identify-worker does not bring in Kubernetes' libraries.
 package kubernetes
 
 import (
@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// manifests are what one overlay renders to.
+// manifests are the objects that an overlay renders to.
 type manifests struct {
 	namespace  *corev1.Namespace
 	account    *corev1.ServiceAccount
@@ -35,20 +35,20 @@ type manifests struct {
 	scaling    *scaledObject // or nil
 }
 
-// overlays are all that are shipped.
+// overlays renders all overlays that are shipped.
 func overlays(t *testing.T) map[string]*manifests {
 	t.Helper()
 	return map[string]*manifests{"small": render(t, "overlays/small"), "ha": render(t, "overlays/ha")}
 }
 
-// render runs kustomize on a folder and reads what it makes as an API server would with strict
+// render runs kustomize on a folder and reads its output as an API server would with strict
 // validation: an unknown or repeated field and a wrong type are errors.
 func render(t *testing.T, folder string) *manifests {
 	t.Helper()
 	return renderIn(t, filesys.MakeFsOnDisk(), folder)
 }
 
-// withComponent renders what a user's own overlay of the base and a component would.
+// withComponent renders a user's own overlay of the base and a component.
 func withComponent(t *testing.T, component string) *manifests {
 	t.Helper()
 	files := filesys.MakeFsInMemory()
@@ -100,7 +100,7 @@ func renderIn(t *testing.T, files filesys.FileSystem, folder string) *manifests 
 	return &m
 }
 
-// add reads one object. Each kind comes once.
+// add reads one object. Each kind may occur once.
 func (m *manifests) add(version, kind string, text []byte) error {
 	switch version + " " + kind {
 	case "v1 Namespace":
@@ -131,7 +131,7 @@ func read[T any](into **T, text []byte) error {
 	return yaml.UnmarshalStrict(text, *into)
 }
 
-// pod is the container and what it runs in.
+// pod returns the specification of the pods.
 func (m *manifests) pod() corev1.PodSpec { return m.deployment.Spec.Template.Spec }
 
 func (m *manifests) container(t *testing.T) corev1.Container {
@@ -142,7 +142,7 @@ func (m *manifests) container(t *testing.T) corev1.Container {
 	return m.pod().Containers[0]
 }
 
-// environment is what the container's process sees.
+// environment returns the environment variables of the container.
 func (m *manifests) environment(t *testing.T) map[string]string {
 	t.Helper()
 	env := map[string]string{}
@@ -161,7 +161,7 @@ func (m *manifests) environment(t *testing.T) map[string]string {
 	return env
 }
 
-// A manifest with a mistake must not pass: otherwise the tests here would see nothing.
+// A manifest with a mistake must fail: otherwise these tests would prove nothing.
 func TestStrictness(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
@@ -230,7 +230,7 @@ func TestSpread(t *testing.T) {
 func TestDisruption(t *testing.T) {
 	t.Parallel()
 	for name, m := range overlays(t) {
-		// A single replica must not keep a node from being drained.
+		// A single replica must not prevent a node from being drained.
 		if b := m.budget.Spec; b.MinAvailable != nil || b.MaxUnavailable == nil || b.MaxUnavailable.IntValue() != 1 {
 			t.Errorf("%s: the budget is %+v", name, b)
 		}
@@ -241,7 +241,7 @@ func TestDisruption(t *testing.T) {
 	}
 }
 
-// TestNetworkPolicy holds the closed list of what a worker may reach.
+// TestNetworkPolicy checks that a worker can reach a closed list of ports only.
 func TestNetworkPolicy(t *testing.T) {
 	t.Parallel()
 	for name, m := range overlays(t) {

@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// program is the product, compiled once into a folder that TestMain removes.
+// program builds the product once, into a folder that TestMain removes.
 var (
 	folder  string
 	program = sync.OnceValues(func() (path string, err error) {
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// help is what "identify-worker work --help" says.
+// help returns the output of "identify-worker work --help".
 func help(t *testing.T) string {
 	t.Helper()
 	path, err := program()
@@ -55,7 +55,7 @@ func help(t *testing.T) string {
 	return string(text)
 }
 
-// byDefault is the default of a flag.
+// byDefault returns the default of a flag.
 func byDefault(t *testing.T, flag string) string {
 	t.Helper()
 	m := regexp.MustCompile(`(?m)^\s+--` + flag + ` .*\(default ([^)]+)\)$`).FindStringSubmatch(help(t))
@@ -65,7 +65,7 @@ func byDefault(t *testing.T, flag string) string {
 	return m[1]
 }
 
-// setting is a flag's value in the manifests, or its default.
+// setting returns a flag's value in the manifests, or its default.
 func (m *manifests) setting(t *testing.T, flag string) string {
 	t.Helper()
 	if value, ok := m.environment(t)["IDENTIFY_"+strings.ToUpper(flag)]; ok {
@@ -74,8 +74,8 @@ func (m *manifests) setting(t *testing.T, flag string) string {
 	return byDefault(t, flag)
 }
 
-// TestSettings starts the product with what the manifests give it. Where NATS should be there is
-// nothing, so it fails; but it must not be for what it was given.
+// TestSettings starts the product with the manifests' settings. Nothing listens where NATS should
+// be, so it fails, but it must not fail because of a setting.
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	path, err := program()
@@ -108,12 +108,12 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s: it ends with %d, and says %s", name, status, said)
 		}
 		if status, said := start(m, "IDENTIFY_RATE=much"); status != 2 {
-			t.Errorf("a wrong rate is taken: %d, %s", status, said)
+			t.Errorf("a wrong rate is accepted: %d, %s", status, said)
 		}
 	}
 }
 
-// file is what a file of the repository holds.
+// file returns the contents of a file of the repository.
 func file(t *testing.T, path string) []byte {
 	t.Helper()
 	content, err := os.ReadFile(filepath.FromSlash(path))
@@ -123,7 +123,7 @@ func file(t *testing.T, path string) []byte {
 	return content
 }
 
-// seconds is a constant of the product that its packages keep to themselves.
+// seconds returns an unexported constant of the product, in seconds.
 func seconds(t *testing.T, path, name string) time.Duration {
 	t.Helper()
 	m := regexp.MustCompile(`\b` + name + `\s*=\s*(\d+) \* time\.Second`).FindSubmatch(file(t, path))
@@ -137,7 +137,7 @@ func seconds(t *testing.T, path, name string) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// TestGrace does the sum that stands in the Deployment's comment.
+// TestGrace does the sum in the Deployment's comment.
 func TestGrace(t *testing.T) {
 	t.Parallel()
 	settle, call := seconds(t, "../../queue/settlement.go", "settleTimeout"), seconds(t, "../../queue/queue.go", "callTimeout")
@@ -174,7 +174,7 @@ func TestGrace(t *testing.T) {
 	}
 }
 
-// TestResources compares the memory with what the process keeps to: see limitMemory in cmd.
+// TestResources compares the memory with the process's own limit: see limitMemory in cmd.
 func TestResources(t *testing.T) {
 	t.Parallel()
 	const measured, floor = 103 << 20, 96 << 20
@@ -216,7 +216,7 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// scaledObject is KEDA's ScaledObject, keda.sh/v1alpha1, with the fields that are used here.
+// scaledObject is KEDA's ScaledObject, keda.sh/v1alpha1, with the fields used here.
 type scaledObject struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -246,8 +246,8 @@ type scaledObject struct {
 	} `json:"spec"`
 }
 
-// TestScaling: on the number that the workers want, never on the backlog, and in the overlay
-// that has KEDA the number of replicas is nobody else's.
+// TestScaling checks that the fleet scales on the number of replicas that the workers want, never
+// on the backlog, and that in the overlay with KEDA only KEDA sets the number of replicas.
 func TestScaling(t *testing.T) {
 	t.Parallel()
 	all := overlays(t)

@@ -8,7 +8,7 @@ import (
 	"k8s.io/pod-security-admission/policy"
 )
 
-// TestRestricted asks the code of Kubernetes' own admission.
+// TestRestricted runs the code of Kubernetes' own admission controller.
 func TestRestricted(t *testing.T) {
 	t.Parallel()
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
@@ -27,18 +27,18 @@ func TestRestricted(t *testing.T) {
 		}
 		*template.Spec.Containers[0].SecurityContext.AllowPrivilegeEscalation = true
 		if policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &template.ObjectMeta, &template.Spec)).Allowed {
-			t.Error("a container that may become root is allowed: this test sees nothing")
+			t.Error("a container that may become root is allowed: this test proves nothing")
 		}
 	}
 }
 
-// What the restricted profile does not ask for.
+// TestConfinement checks what the restricted profile does not require.
 func TestConfinement(t *testing.T) {
 	t.Parallel()
 	for name, m := range overlays(t) {
 		c, pod := m.container(t), m.pod()
 		if readOnly := c.SecurityContext.ReadOnlyRootFilesystem; readOnly == nil || !*readOnly {
-			t.Errorf("%s: the root file system can be written to", name)
+			t.Errorf("%s: the root file system is writable", name)
 		}
 		if *pod.SecurityContext.RunAsUser != 65532 || *pod.SecurityContext.FSGroup != 65532 {
 			t.Errorf("%s: it runs as %+v, and the image is for 65532", name, pod.SecurityContext)
@@ -49,7 +49,7 @@ func TestConfinement(t *testing.T) {
 	}
 }
 
-// TestSecrets looks whether secrets are files, and whether the files are there.
+// TestSecrets checks that secrets are files, and that the files are mounted.
 func TestSecrets(t *testing.T) {
 	t.Parallel()
 	all := overlays(t)
@@ -57,9 +57,9 @@ func TestSecrets(t *testing.T) {
 	for name, m := range all {
 		env := m.environment(t)
 		if env["USERPILOT_API_KEY"] != "" || env["USERPILOT_API_KEY_FILE"] == "" {
-			t.Errorf("%s: the key is no file", name)
+			t.Errorf("%s: the key is not a file", name)
 		}
-		volumes := map[string]string{} // where a Secret is mounted
+		volumes := map[string]string{} // mounted Secrets by path
 		for _, volume := range m.pod().Volumes {
 			if volume.Secret == nil || *volume.Secret.DefaultMode != 0o440 {
 				t.Errorf("%s: the volume %s is %+v", name, volume.Name, volume.VolumeSource)
