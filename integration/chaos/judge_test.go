@@ -241,11 +241,11 @@ func TestStoryTellsWhatHappened(t *testing.T) {
 		story := x.result().violations[0]
 		for _, part := range []string{"event 1 published", "calls with events 1 to 2: status 202", "replica 0: kill -9", "calls with event 1: status 500"} {
 			if !strings.Contains(story, part) {
-				t.Errorf("the story does not tell of %q:\n%s", part, story)
+				t.Errorf("the story lacks %q:\n%s", part, story)
 			}
 		}
 		if strings.Contains(story, "replica 4") {
-			t.Errorf("the story tells of a replica that had no part in it:\n%s", story)
+			t.Errorf("the story includes a replica that had no part in it:\n%s", story)
 		}
 	})
 }

@@ -39,6 +39,7 @@ func (o *Oracle) MayDie(body []byte) {
 	o.doom(body, queue.Invalid).more = true
 }
 
+// doom returns the doom of a body, and makes it if there is none. o.mu must be held.
 func (o *Oracle) doom(body []byte, reason queue.Reason) *doom {
 	d := o.dooms[string(body)]
 	if d == nil {
@@ -104,7 +105,7 @@ func (d *doom) check(l *jetstream.RawStreamMsg, sequence string, others []string
 	return ""
 }
 
-// about makes a finding, and names the event's user if the oracle made the event.
+// about makes a finding, and names the event's user if the oracle made the event. o.mu must be held.
 func (o *Oracle) about(body []byte, wrong string) Finding {
 	if i, err := Parse(body); err == nil && o.users[i.User] != nil && len(i.Numbers) > 0 {
 		return Finding{i.User, fmt.Sprintf("event %d: %s", i.Numbers[0], wrong)}

@@ -135,7 +135,7 @@ func (o *Oracle) Receive(c Call) (repeats bool, wrong string) {
 func (o *Oracle) receive(c Call) (repeats bool, wrong string) {
 	u := o.users[c.User]
 	if u == nil {
-		return false, "a call about somebody whom no event was about"
+		return false, "a call for an unknown user"
 	}
 	if wrong := u.check(c, o.BroughtBack); wrong != "" {
 		return false, wrong

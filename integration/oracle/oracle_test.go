@@ -124,12 +124,12 @@ func TestVerdict(t *testing.T) {
 			h.publish(2)
 			h.receive(202, `{"user_id":"ann","metadata":{"n":2,"e1":1,"e2":true}}`)
 		}},
-		"skipped within a call":         {"event 2 was skipped within", func(h *history) { h.publish(3); h.call(202, 1, 3) }},
-		"invented":                      {"only those up to 1", func(h *history) { h.publish(1); h.call(202, 1, 2) }},
-		"invented before the first":     {"only those up to 1", func(h *history) { h.publish(1); h.call(202, 0, 1) }},
-		"about a user who was invented": {"whom no event was about", func(h *history) { h.receive(500, `{"user_id":"eve","metadata":{"n":1,"e1":true}}`) }},
-		"without events":                {"without events", func(h *history) { h.publish(1); h.call(202) }},
-		"is no JSON":                    {"a call's body", func(h *history) { h.receive(202, "no") }},
+		"skipped within a call":       {"event 2 was skipped within", func(h *history) { h.publish(3); h.call(202, 1, 3) }},
+		"invented":                    {"only those up to 1", func(h *history) { h.publish(1); h.call(202, 1, 2) }},
+		"invented before the first":   {"only those up to 1", func(h *history) { h.publish(1); h.call(202, 0, 1) }},
+		"for a user who was invented": {"a call for an unknown user", func(h *history) { h.receive(500, `{"user_id":"eve","metadata":{"n":1,"e1":true}}`) }},
+		"without events":              {"without events", func(h *history) { h.publish(1); h.call(202) }},
+		"is no JSON":                  {"a call's body", func(h *history) { h.receive(202, "no") }},
 		"carries older values": {"carries the values of event 1", func(h *history) {
 			h.publish(2)
 			h.receive(202, `{"user_id":"ann","metadata":{"n":1,"e1":true,"e2":true}}`)
@@ -193,9 +193,9 @@ func TestVerdict(t *testing.T) {
 			h.MustDie([]byte("no"), queue.Invalid)
 			h.letter(h.MustDie([]byte("no"), queue.Invalid), "invalid", "", "1")
 		}},
-		"a call of nonsense":                  {"whom no event was about", func(h *history) { h.nonsense(queue.Invalid, 400) }},
+		"a call of nonsense":                  {"a call for an unknown user", func(h *history) { h.nonsense(queue.Invalid, 400) }},
 		"a call about a stranger's event":     {"", func(h *history) { h.nonsense(queue.Rejected, 422) }},
-		"a stranger's event that took effect": {"whom no event was about", func(h *history) { h.nonsense(queue.Rejected, 202) }},
+		"a stranger's event that took effect": {"a call for an unknown user", func(h *history) { h.nonsense(queue.Rejected, 202) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
