@@ -246,7 +246,7 @@ func TestPanels(t *testing.T) {
 	taken := map[[2]int]string{}
 	for _, p := range readDashboard(t).Panels {
 		if ids[p.ID] || p.ID == 0 || p.Title == "" {
-			t.Errorf("panel %q has the id %d, which is none or another's", p.Title, p.ID)
+			t.Errorf("panel %q has the id %d, which is invalid or a duplicate", p.Title, p.ID)
 		}
 		ids[p.ID] = true
 		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
@@ -273,7 +273,7 @@ func checkPanel(t *testing.T, p panel) {
 	}
 	for i, s := range p.FieldConfig.Defaults.Thresholds.Steps {
 		if (s.Value == nil) != (i == 0) {
-			t.Errorf("panel %q: only the first threshold, and it, must have no value", p.Title)
+			t.Errorf("panel %q: the first threshold, and no other, must have no value", p.Title)
 		}
 	}
 	if len(p.Targets) == 0 || p.Datasource != chosen() {
