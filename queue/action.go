@@ -63,7 +63,7 @@ func (t Topology) originalSubject(letter Position) string {
 func (q *Queue) begin(ctx context.Context, a *Action) error {
 	a.Run = nuid.Next()
 	if err := stopped(ctx, q.recordAction(ctx, firstTimeout, q.topology.begunSubject(a.Run), a)); err != nil {
-		return fmt.Errorf("record in the audit trail what is about to be done (nothing was): %w", err)
+		return fmt.Errorf("record the action in the audit trail (nothing was done): %w", err)
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func (q *Queue) end(ctx context.Context, a *Action, counts map[string]uint64, er
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	if unrecorded := q.recordAction(ctx, endTimeout, q.topology.endedSubject(a.Run), a); unrecorded != nil {
-		return errors.Join(err, fmt.Errorf("record in the audit trail how %s %s has ended: %w", a.Kind, a.Run, unrecorded))
+		return errors.Join(err, fmt.Errorf("record the outcome of %s %s in the audit trail: %w", a.Kind, a.Run, unrecorded))
 	}
 	return err
 }
@@ -118,7 +118,7 @@ func (q *Queue) audit(ctx context.Context, patience time.Duration, m *nats.Msg) 
 	case err == nil || isWrongRevision(err):
 		return nil
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		return fmt.Errorf("no stream takes %s: start a worker, or run identify-worker setup, to create %s", m.Subject, q.topology.AuditStreamName())
+		return fmt.Errorf("no stream captures %s: start a worker, or run identify-worker setup, to create %s", m.Subject, q.topology.AuditStreamName())
 	}
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return fmt.Errorf("%s: %w", q.topology.AuditStreamName(), refusal(refused))

@@ -68,7 +68,7 @@ func (h *assignments) reportFailures(log *slog.Logger) {
 		if f.news {
 			level = slog.LevelWarn
 		}
-		log.Log(context.Background(), level, "claims given up, re-claiming their partitions", slog.String("reason", f.reason), slog.Int("partitions", n))
+		log.Log(context.Background(), level, "lost ownership of partitions, re-claiming", slog.String("reason", f.reason), slog.Int("partitions", n))
 	}
 	clear(h.failures)
 }

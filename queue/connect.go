@@ -91,7 +91,7 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 		hint, fatal := c.hintFor(err)
 		switch {
 		case err == nil && waited:
-			c.Log.Info("NATS is there", "url", hosts)
+			c.Log.Info("connected to NATS", "url", hosts)
 			return nc, nil
 		case err == nil:
 			return nc, nil
@@ -223,12 +223,12 @@ func (c ConnectConfig) watchConnection() []nats.Option {
 	return []nats.Option{
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil: we closed it ourselves
-				log.Warn("NATS connection lost, trying again", "error", err)
+				log.Warn("NATS connection lost, reconnecting", "error", err)
 			}
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) {
 			clear(logged)
-			log.Info("NATS connection is back")
+			log.Info("reconnected to NATS")
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {

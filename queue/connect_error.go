@@ -18,18 +18,18 @@ func (c *ConnectConfig) hintFor(err error) (hint string, fatal bool) {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
 		return fmt.Sprintf("see %s, or user and password in %s", c.name("Creds"), c.name("URL")), true
 	case errors.Is(err, nats.ErrSecureConnWanted):
-		return fmt.Sprintf("the server has no TLS: see %s and %s, which ask for it, and tls:// in %s", c.name("CA"), c.name("Cert"), c.name("URL")), true
+		return fmt.Sprintf("the server does not support TLS: see %s and %s, which require it, and tls:// in %s", c.name("CA"), c.name("Cert"), c.name("URL")), true
 	case errors.Is(err, nats.ErrSecureConnRequired):
-		return fmt.Sprintf("the server wants TLS: see %s, and tls:// in %s", c.name("CA"), c.name("URL")), true
+		return fmt.Sprintf("the server requires TLS: see %s, and tls:// in %s", c.name("CA"), c.name("URL")), true
 	case isRemoteAlert(err):
-		return fmt.Sprintf("the server wants a certificate of ours that it trusts: see %s and %s", c.name("Cert"), c.name("Key")), true
+		return fmt.Sprintf("the server requires a client certificate that it trusts: see %s and %s", c.name("Cert"), c.name("Key")), true
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return c.certificateHint(err), true
 	}
 	if errors.Is(err, nats.ErrTLS) {
 		// The server closed the connection before an alert reached us. It may also be restarting.
-		return fmt.Sprintf("the server may want a certificate of ours: see %s and %s", c.name("Cert"), c.name("Key")), false
+		return fmt.Sprintf("the server may require a client certificate: see %s and %s", c.name("Cert"), c.name("Key")), false
 	}
 	return "", false
 }
@@ -37,7 +37,7 @@ func (c *ConnectConfig) hintFor(err error) (hint string, fatal bool) {
 // certificateHint says what is wrong with the server's certificate.
 func (c *ConnectConfig) certificateHint(err error) string {
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return fmt.Sprintf("the server's certificate is for another host than %s names", c.name("URL"))
+		return fmt.Sprintf("the server's certificate is not for the host in %s", c.name("URL"))
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		return "the server's certificate must be renewed"

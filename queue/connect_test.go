@@ -130,7 +130,7 @@ func TestConnectWaitsAndReconnects(t *testing.T) {
 	}()
 	log.next(t, "waiting for NATS")
 	s = startServer(t, config)
-	log.next(t, "NATS is there")
+	log.next(t, "connected to NATS")
 	select {
 	case err := <-connected:
 		if err != nil {

@@ -43,7 +43,7 @@ type DiscardResult struct {
 func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
 	d := &discarding{q: q, s: s, result: DiscardResult{Selected: s.Letters}}
 	if c.Note == "" {
-		return d.snapshot(), errors.New("reason: must say why the letters are discarded")
+		return d.snapshot(), errors.New("reason: must say why the dead letters are discarded")
 	}
 	if s.Letters == 0 {
 		return d.snapshot(), nil
@@ -206,7 +206,7 @@ func (d *discarding) close(ctx context.Context, guarded map[string][]Position) e
 		group.Go(func() error { return d.q.closeLetters(ctx, user, names...) })
 	}
 	if err := group.Wait(); err != nil {
-		return fmt.Errorf("note that letters are gone: %w", err)
+		return fmt.Errorf("record that dead letters are gone: %w", err)
 	}
 	return nil
 }

@@ -36,8 +36,8 @@ func (q *Queue) ExportHeader(ctx context.Context, l *DeadLetter) (map[string][]s
 }
 
 var (
-	errNotExported = errors.New("headers: tell no Dead-Origin, so nobody knows how old the event is: export the dead letter again")
-	errNotSealed   = errors.New("headers: tell no Dead-Seal, so no worker would believe how old the event is: export the dead letter again")
+	errNotExported = errors.New("headers: Dead-Origin is missing, so the position of the event is unknown: export the dead letter again")
+	errNotSealed   = errors.New("headers: Dead-Seal is missing, so no worker would trust the position of the event: export the dead letter again")
 )
 
 // WithExport publishes the event of an exported dead letter, given its header. The event keeps its

@@ -144,7 +144,7 @@ func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter
 
 // ErrNoDeadLetter says that no dead letter has the given ID: it never existed, was replayed or
 // discarded, or has expired.
-var ErrNoDeadLetter = errors.New("there is no such dead letter: it was replayed or discarded, has become too old, or never was; list them with identify-worker dlq ls")
+var ErrNoDeadLetter = errors.New("no such dead letter: it was replayed or discarded, has expired, or never existed; list dead letters with identify-worker dlq ls")
 
 // DeadLetter reads one dead letter, or returns [ErrNoDeadLetter]. It needs the permission that
 // [Queue.DeadLetters] needs, and blocks for a round trip.

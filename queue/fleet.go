@@ -92,7 +92,7 @@ func (f *fleet) run(ctx context.Context) (err error) {
 			f.dirty, f.watchStale = true, true
 		case entry, open := <-f.watch.Updates():
 			if !open {
-				return errors.New("the watch on the fleet ended")
+				return errors.New("the watch of the fleet ended")
 			}
 			f.notified(entry)
 		case <-settled:
@@ -157,7 +157,7 @@ func (f *fleet) listen() error {
 func (f *fleet) reportClaims() {
 	f.reportFailures(f.m.log)
 	if healed := f.q.setbacks.healed(time.Now()); len(healed) > 0 {
-		f.m.log.Info("claims last again after repeated revocations", slog.Any("partitions", healed))
+		f.m.log.Info("claims are stable again after repeated revocations", slog.Any("partitions", healed))
 	}
 }
 

@@ -59,7 +59,7 @@ func (c *Claim) FirstOfItsGroup(ctx context.Context, death Death) (bool, error) 
 		_, err = c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention))
 	}
 	if err != nil {
-		return false, fmt.Errorf("note the group of a dead letter: %w", err)
+		return false, fmt.Errorf("record the group of a dead letter: %w", err)
 	}
 	c.q.groups.learn(group)
 	return first, nil

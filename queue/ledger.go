@@ -72,7 +72,7 @@ func (q *Queue) NewLedger(r Rate, burst int) *Ledger {
 	return &Ledger{q: q, rate: r, own: r.schedule(burst), id: nuid.Next()}
 }
 
-var errNoConnection = errors.New("there is no connection to NATS")
+var errNoConnection = errors.New("not connected to NATS")
 
 // Slot is the right to start one call now.
 type Slot struct {
@@ -321,6 +321,6 @@ func (l *Ledger) advise() {
 	if l.rtt < farAway || l.Advice() != "" {
 		return
 	}
-	l.say(&l.advice, fmt.Errorf("NATS answers after %v: some of the limit is lost above %v, run the worker nearer to NATS", l.rtt.Round(time.Millisecond), farAway))
+	l.say(&l.advice, fmt.Errorf("the round trip to NATS takes %v: above %v part of the limit is lost; run the worker closer to NATS", l.rtt.Round(time.Millisecond), farAway))
 	l.q.log.Warn(l.Advice())
 }

@@ -17,8 +17,8 @@ type skipReason string
 // Error implements error.
 func (u skipReason) Error() string { return string(u) }
 
-// errExhausted says that a letter has reached the maximum number of replays.
-const errExhausted = skipReason("has reached the maximum number of replays")
+// errExhausted says that a letter reached the maximum number of replays.
+const errExhausted = skipReason("reached the maximum number of replays")
 
 // outgoing is the event that a replay publishes for a letter.
 type outgoing struct {
@@ -32,7 +32,7 @@ type outgoing struct {
 func (c *SelectConfig) prepare(l *DeadLetter) (outgoing, error) {
 	switch {
 	case l.Letter.IsZero():
-		return outgoing{}, skipReason("no worker has stored it: its subject is not a dead-letter subject")
+		return outgoing{}, skipReason("not stored by a worker: its subject is not a dead-letter subject")
 	case c.MaxReplays >= 0 && l.Replays >= c.MaxReplays:
 		return outgoing{}, errExhausted
 	}
@@ -58,7 +58,7 @@ func (c *SelectConfig) prepare(l *DeadLetter) (outgoing, error) {
 	case c.Force || event.UserID() == user:
 		return outgoing{letter: l, event: event, edited: true}, nil
 	case user == "":
-		return outgoing{}, skipReason("the edit names a user but the letter does not: needs --force")
+		return outgoing{}, skipReason("the edit adds a user to a dead letter without one: needs --force")
 	}
 	return outgoing{}, skipReason("the edit names another user: needs --force")
 }

@@ -28,9 +28,9 @@ type PermissionError struct {
 func (e *PermissionError) Error() string {
 	way := ""
 	if e.Subscribe {
-		way = "; or give --nats-inbox-prefix, if it has a prefix of its own"
+		way = "; or set --nats-inbox-prefix if this user has its own prefix"
 	}
-	return fmt.Sprintf("not permitted: allow this NATS user to %v%s; SECURITY.md lists the rights of each role", Permission{Subject: e.Subject, Subscribe: e.Subscribe}, way)
+	return fmt.Sprintf("not permitted: allow this NATS user to %v%s; SECURITY.md lists the permissions of each role", Permission{Subject: e.Subject, Subscribe: e.Subscribe}, way)
 }
 
 // Is makes a PermissionError an [ErrNotPermitted].
@@ -87,11 +87,11 @@ func (q *Queue) missingPermissions(ctx context.Context, rights []Permission) (mi
 			continue
 		}
 		if err := q.probe(r); err != nil {
-			return nil, fmt.Errorf("try to %v: %w", r, err)
+			return nil, fmt.Errorf("check the permission to %v: %w", r, err)
 		}
 	}
 	if err := q.flush(ctx); err != nil {
-		return nil, fmt.Errorf("try what this user may do: %w", err)
+		return nil, fmt.Errorf("check the permissions of this user: %w", err)
 	}
 	if !isSame(q.violation(), before) {
 		left = rights
@@ -99,7 +99,7 @@ func (q *Queue) missingPermissions(ctx context.Context, rights []Permission) (mi
 	for _, r := range left {
 		may, err := q.isPermitted(ctx, r)
 		if err != nil {
-			return missing, fmt.Errorf("try to %v: %w", r, err)
+			return missing, fmt.Errorf("check the permission to %v: %w", r, err)
 		}
 		if !may {
 			missing = append(missing, r)
@@ -133,7 +133,7 @@ func (q *Queue) isPermitted(ctx context.Context, r Permission) (bool, error) {
 			return false, nil
 		}
 	}
-	return false, errors.New("too much is denied at the same time")
+	return false, errors.New("too many permission errors at the same time")
 }
 
 // probe uses a permission in a way that has no effect: an empty request changes nothing, and the

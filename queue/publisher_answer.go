@@ -82,7 +82,7 @@ func (p *Publisher) readAnswer(m *nats.Msg) (Receipt, error) {
 		Duplicate bool                `json:"duplicate"`
 	}
 	if err := json.Unmarshal(m.Data, &answer); err != nil || answer.Error == nil && answer.Stream == "" {
-		return Receipt{}, errors.New("publish: the answer is not from JetStream: does another client answer on the subject?")
+		return Receipt{}, errors.New("publish: the answer is not from JetStream: is another client answering on the subject?")
 	}
 	if answer.Error != nil {
 		return Receipt{}, refusal(answer.Error)

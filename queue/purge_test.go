@@ -257,7 +257,7 @@ func TestPurgeDuringCall(t *testing.T) {
 			t.Errorf("got %+v, %v", result, err)
 		}
 		s.await(10*time.Second, "at work again", func() bool { return r.Held() == 17 })
-		if s.logged("claims given up") {
+		if s.logged("lost ownership of partitions") {
 			t.Errorf("the claim was lost\n%s", s.log())
 		}
 	})

@@ -53,7 +53,7 @@ type ReplayResult struct {
 }
 
 // ErrCanaryDied says that an event of the canary died again, so only the canary was replayed.
-var ErrCanaryDied = errors.New("the canary died again, and nothing else was replayed")
+var ErrCanaryDied = errors.New("the canary died again; nothing else was replayed")
 
 // Replay publishes the selection's events again, oldest first, and removes their letters from the
 // dead-letter stream. Each event is replayed once in effect and none is lost, however often Replay
@@ -106,7 +106,7 @@ func nonzero(counts map[string]uint64) map[string]uint64 {
 }
 
 // errOtherStream says that a selection's sequences now belong to other letters.
-var errOtherStream = errors.New("the dead-letter stream was re-created after the letters were selected: select them again")
+var errOtherStream = errors.New("the dead-letter stream was re-created after the dead letters were selected: select them again")
 
 // checkSelection verifies that the selection's letters can be deleted, before anything changes.
 func (q *Queue) checkSelection(ctx context.Context, s *Selection) error {

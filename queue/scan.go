@@ -81,7 +81,7 @@ func (q *Queue) scanIn(ctx context.Context, stream string, ranges ...scanRange) 
 		if ctx.Err() != nil {
 			yield(nil, ctx.Err())
 		} else if reading.Err() != nil {
-			yield(nil, errors.New("the connection to NATS broke"))
+			yield(nil, errors.New("the connection to NATS was lost"))
 		}
 	}
 }

@@ -165,7 +165,7 @@ func TestLettersInterrupted(t *testing.T) {
 				l.breaks.Store(true)
 			}
 		}
-		if err == nil || !strings.Contains(err.Error(), "the connection to NATS broke") || time.Since(begun) >= scanWait {
+		if err == nil || !strings.Contains(err.Error(), "the connection to NATS was lost") || time.Since(begun) >= scanWait {
 			t.Errorf("%v later: %v", time.Since(begun), err)
 		}
 	})

@@ -36,7 +36,7 @@ func TestSelect(t *testing.T) {
 		if d := got.Newest.Sub(got.Oldest); d != time.Hour {
 			t.Errorf("from %v to %v", got.Oldest, got.Newest)
 		}
-		want := map[string]uint64{"user_id: is missing": 1, "no worker has stored it: its subject is not a dead-letter subject": 1}
+		want := map[string]uint64{"user_id: is missing": 1, "not stored by a worker: its subject is not a dead-letter subject": 1}
 		if !maps.Equal(got.Skips, want) {
 			t.Errorf("skipped for %v", got.Skips)
 		}
@@ -130,12 +130,12 @@ func TestPrepare(t *testing.T) {
 		"edited to no identify":         {ann, "ann", SelectConfig{Edit: to(`[]`)}, "after the edit: body: must be a JSON object", false},
 		"edited to another user":        {ann, "ann", SelectConfig{Edit: to(bob)}, "the edit names another user: needs --force", false},
 		"forced to another user":        {ann, "ann", SelectConfig{Edit: to(bob), Force: true}, bob, true},
-		"a user that nobody knew":       {none, "", SelectConfig{Edit: to(bob)}, "the edit names a user but the letter does not: needs --force", false},
+		"a user that nobody knew":       {none, "", SelectConfig{Edit: to(bob)}, "the edit adds a user to a dead letter without one: needs --force", false},
 		"forced to one that was none":   {none, "", SelectConfig{Edit: to(bob), Force: true}, bob, true},
 		"a user that the header knows":  {`{"user_id":"ann","company":{}}`, "ann", SelectConfig{Edit: to(ann)}, ann, true},
 		"a user that the body knows":    {`{"user_id":"ann","company":{}}`, "", SelectConfig{Edit: to(ann)}, ann, true},
 		"not the one that the body had": {`{"user_id":"bob","company":{}}`, "", SelectConfig{Edit: to(ann)}, "the edit names another user: needs --force", false},
-		"two in one body":               {`{"user_id":"bob","user_id":"ann"}`, "", SelectConfig{Edit: to(ann)}, "the edit names a user but the letter does not: needs --force", false},
+		"two in one body":               {`{"user_id":"bob","user_id":"ann"}`, "", SelectConfig{Edit: to(ann)}, "the edit adds a user to a dead letter without one: needs --force", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -146,11 +146,11 @@ func (q *Queue) mayRepartition(ctx context.Context) error {
 	case s.Backlog > 0:
 		err = fmt.Errorf("%d events wait in the old partitions", s.Backlog)
 	case len(s.Replicas) > 0:
-		err = fmt.Errorf("%d replicas run with the old partitions", len(s.Replicas))
+		err = fmt.Errorf("%d replicas run with the old number of partitions", len(s.Replicas))
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w: to change the partitions now would bring users' events out of order; stop publishing, wait until identify-worker status shows no backlog, stop the workers, run this again, and start the workers with --partitions %d", err, q.topology.Partitions)
+	return fmt.Errorf("%w: changing the partitions now would deliver users' events out of order; stop publishing, wait until identify-worker status shows no backlog, stop the workers, run this again, and start the workers with --partitions %d", err, q.topology.Partitions)
 }
 
 // Fields whose differences need more than an update.

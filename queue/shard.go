@@ -65,7 +65,7 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 	x := s.record
 	if err != nil || x.Next.IsZero() || x.Owner == "" || x.Uncertainty < 0 || x.Uncertainty > maxUncertainty {
 		s.broken = true
-		l.q.log.Error("a key of the ledger is damaged, its part of the limit is reset after one window",
+		l.q.log.Error("a key of the ledger is damaged, its part of the limresetting it after one window",
 			slog.String("key", shardKey(g.shard)), slog.String("bucket", l.q.topology.Bucket()))
 		return
 	}
@@ -79,7 +79,7 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 			return
 		}
 		l.look.ahead = true
-		l.q.log.Warn("the ledger was ahead of the server's clock, it is reset after one window")
+		l.q.log.Warn("the ledger was ahead of the server's clock, resetting it after one window")
 	}
 }
 

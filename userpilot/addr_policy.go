@@ -23,7 +23,7 @@ const (
 )
 
 var (
-	errNotPublic   = errors.New("a Userpilot host resolves to an address of a private network or of this machine: is the DNS right? If so, see --allow-endpoint")
+	errNotPublic   = errors.New("a Userpilot host resolves to an address of a private network or of this machine: is DNS correct? If so, see --allow-endpoint")
 	errNotLoopback = errors.New("localhost resolves to an address of another machine")
 )
 

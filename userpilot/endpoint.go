@@ -42,7 +42,7 @@ func newEndpoint(text string, cfg ClientConfig) (endpoint, error) {
 	case isLoopback(host):
 		return endpoint{u, loopbackOnly}, nil
 	case insecure && !cfg.AllowInsecure:
-		return endpoint{}, errors.New("endpoint: plain http is allowed to the loopback interface only")
+		return endpoint{}, errors.New("endpoint: plain http is allowed only to the loopback interface")
 	case named:
 		return endpoint{u, anywhere}, nil
 	case strings.HasSuffix(host, ownDomain):
@@ -50,7 +50,7 @@ func newEndpoint(text string, cfg ClientConfig) (endpoint, error) {
 	case insecure:
 		return endpoint{u, anywhere}, nil // AllowInsecure already gives up more than this check protects
 	}
-	return endpoint{}, errors.New("endpoint: the host is neither below userpilot.io nor allowed by name (--allow-endpoint)")
+	return endpoint{}, errors.New("endpoint: the host is neither under userpilot.io nor allowed by --allow-endpoint")
 }
 
 // parseEndpoint parses an endpoint and checks its form; host is canonical.
@@ -67,7 +67,7 @@ func parseEndpoint(text string) (u *url.URL, host string, err error) {
 	case u.Scheme != "https" && u.Scheme != "http":
 		return nil, "", errors.New("endpoint: the scheme must be https or http")
 	case u.User != nil:
-		return nil, "", errors.New("endpoint: must not hold a user or a password")
+		return nil, "", errors.New("endpoint: must not contain a user name or a password")
 	case strings.ContainsAny(text, "?#"):
 		return nil, "", errors.New("endpoint: must not have a query or a fragment")
 	}

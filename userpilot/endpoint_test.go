@@ -12,8 +12,8 @@ func TestNewClientEndpoint(t *testing.T) {
 	t.Parallel()
 	const (
 		notURL   = "endpoint: is not a URL such as https://analytex.userpilot.io"
-		stranger = "endpoint: the host is neither below userpilot.io nor allowed by name (--allow-endpoint)"
-		plain    = "endpoint: plain http is allowed to the loopback interface only"
+		stranger = "endpoint: the host is neither under userpilot.io nor allowed by --allow-endpoint"
+		plain    = "endpoint: plain http is allowed only to the loopback interface"
 	)
 	for _, test := range []struct {
 		endpoint string
@@ -35,7 +35,7 @@ func TestNewClientEndpoint(t *testing.T) {
 		{"https://evil.example/.userpilot.io", false, "", stranger},
 		{"https://eviluserpilot.io", false, "", stranger},
 		{"https://analytex.userpilot.io.evil.example", false, "", stranger},
-		{"https://analytex.userpilot.io@evil.example", false, "", "endpoint: must not hold a user or a password"},
+		{"https://analytex.userpilot.io@evil.example", false, "", "endpoint: must not contain a user name or a password"},
 		{"https://evil.example\\.userpilot.io", false, "", notURL},
 		{"https://evil.example%2f.userpilot.io", false, "", notURL},
 		{"https://analytex.userpilot\u3002io", false, "", notURL},
@@ -69,7 +69,7 @@ func TestNewClientEndpoint(t *testing.T) {
 		{"https://", false, "", notURL},
 		{"https://host:99999", false, "", notURL},
 		{"https://user:hunter2@host:x", false, "", notURL},
-		{"https://user:hunter2@host", false, "", "endpoint: must not hold a user or a password"},
+		{"https://user:hunter2@host", false, "", "endpoint: must not contain a user name or a password"},
 		{"https://host?a=b", false, "", "endpoint: must not have a query or a fragment"},
 		{"https://host?", false, "", "endpoint: must not have a query or a fragment"},
 		{"https://host#", false, "", "endpoint: must not have a query or a fragment"},

@@ -38,7 +38,7 @@ func NewKey(text string) (Key, error) {
 	}
 	for i := range len(text) {
 		if text[i] <= ' ' || text[i] > '~' {
-			return Key{}, fmt.Errorf("API key: has a space, a control character or one that is not ASCII at byte %d", i)
+			return Key{}, fmt.Errorf("API key: contains a space, a control character or a non-ASCII character at byte %d", i)
 		}
 	}
 	return Key{func() string { return text }}, nil

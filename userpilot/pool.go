@@ -245,7 +245,7 @@ func (p *pool) failed(life context.Context, err error) {
 	}
 }
 
-var errClosedAtOnce = errors.New("the connection was closed as soon as it was made")
+var errClosedAtOnce = errors.New("the connection was closed as soon as it was established")
 
 func (p *pool) connected(life context.Context, c *conn) {
 	p.mu.Lock()

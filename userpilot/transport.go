@@ -53,7 +53,7 @@ func newTransport(maxConns int, policy addrPolicy, proxy *url.URL) *http.Transpo
 // checkTunnel returns an error for a proxy's refusal that contains none of the proxy's words.
 func checkTunnel(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("the proxy answers %d to CONNECT", answer.StatusCode)
+		return fmt.Errorf("the proxy answered CONNECT with %d", answer.StatusCode)
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ func (w *Worker) isFirstOfGroup(ctx context.Context, c *queue.Claim, death queue
 func (w *Worker) archived(l *lane, x *queuedEvent, death queue.Death, first bool) {
 	if w.archiveFailures.resolve(l) {
 		signal(w.reportChanged)
-		w.log.Info("dead letters are stored again")
+		w.log.Info("storing dead letters again")
 	}
 	w.metrics.died(first)
 	if w.deaths.add(&death) {
@@ -94,7 +94,7 @@ func (w *Worker) archiveFailed(active context.Context, l *lane, err error) {
 		w.metrics.archiveFailures.Inc()
 		if w.archiveFailures.note(l, err, time.Now()) {
 			signal(w.reportChanged)
-			w.log.Error("dead letters cannot be stored, their events wait", errAttr(err))
+			w.log.Error("dead letters cannot be stored, their events are waiting", errAttr(err))
 		}
 	}
 	if w.memory.used > w.memory.limit/2 { // live events need it

@@ -281,7 +281,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 		}
 		s.limitDeadLetters(-1)
 		s.drain(5 * time.Minute)
-		if told, n := s.told(), strings.Count(s.logs.String(), "dead letters are stored again"); told.Unburied != 0 || told.UnburiedFull || r.Warning() != "" || n != 1 {
+		if told, n := s.told(), strings.Count(s.logs.String(), "storing dead letters again"); told.Unburied != 0 || told.UnburiedFull || r.Warning() != "" || n != 1 {
 			t.Errorf("then %+v, %q; said %d times", told, r.Warning(), n)
 		}
 		r.stop()

@@ -81,7 +81,7 @@ func admit(d queue.Delivery) (user string, x queuedEvent) {
 func read(body []byte) (event *userpilot.Event, death *queue.Death) {
 	defer func() {
 		if r := recover(); r != nil {
-			event, death = nil, &queue.Death{Reason: queue.Panicked, Error: fmt.Sprintf("the worker panicked when it read the event: %T", r)}
+			event, death = nil, &queue.Death{Reason: queue.Panicked, Error: fmt.Sprintf("the worker panicked while reading the event: %T", r)}
 		}
 	}()
 	e, err := userpilot.Parse(body)

@@ -54,7 +54,7 @@ func TestStuckLog(t *testing.T) {
 		}
 		close(s.logs.stuck)
 		time.Sleep(time.Second)
-		if said := s.logs.String(); !strings.Contains(said, `msg="dead letter" `) || !strings.Contains(said, "Userpilot answers again") {
+		if said := s.logs.String(); !strings.Contains(said, `msg="dead letter" `) || !strings.Contains(said, "Userpilot responds again") {
 			t.Errorf("then it says\n%s", said)
 		}
 	})

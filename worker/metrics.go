@@ -144,7 +144,7 @@ func newGauges() gauges {
 		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent if there is none."),
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
 		stalled:     desc("stalled", "1 while this replica makes no calls although it has work and calls are allowed, by what most of its users wait for.", "reason"),
-		pause:       desc("pause_seconds", "Remaining time of a pause that Userpilot asked for (429)."),
+		pause:       desc("pause_seconds", "Remaining time of the cooldown that Userpilot asked for (429)."),
 		partitions:  desc("partitions", "Partitions of the pipeline, including the partition of plain events."),
 		held:        desc("partitions_held", "Partitions that this replica owns."),
 		givenUp:     desc("partitions_given_up", "Partitions whose claims this replica loses repeatedly, by cause. It re-claims them at growing intervals.", "reason"),
@@ -152,7 +152,7 @@ func newGauges() gauges {
 		waiting:     desc("rate_waiting", "Lanes of this replica that are ready and wait for a token."),
 		lost:        desc("rate_slots_lost_total", "Rate slots that this replica had reserved and could not use in time."),
 		limit:       desc("rate_limit", "Calls per second that the whole fleet may make: the lowest rate if the replicas' rates differ, their sum if each replica has its own; 0 without a limit."),
-		load:        desc("load", "Share of this replica's capacity that its calls took in the last minute, 0 to 1. Waiting for the limit, for a hold or for work is no load."),
+		load:        desc("load", "Share of this replica's capacity that its calls took in the last minute, 0 to 1. Time spent waiting for the limit, a hold or work does not count."),
 		replicas:    desc("replicas", "Replicas that are alive, as seen by this one."),
 		wanted:      desc("replicas_wanted", "Replicas that the fleet's work would keep comfortably busy: the number to scale to. A backlog caused only by the limit does not raise it."),
 	}

@@ -43,7 +43,7 @@ func TestMetricsWithoutNATS(t *testing.T) {
 		s.drain(time.Minute)
 		time.Sleep(10 * time.Second)
 		if got, known := r.scrape(t)["backlog_events"]; !known || got != 0 {
-			t.Errorf("a backlog of %v (%v) while NATS is there", got, known)
+			t.Errorf("a backlog of %v (%v) while connected to NATS", got, known)
 		}
 		s.Stop()
 		time.Sleep(20 * time.Second)

@@ -116,21 +116,21 @@ func (w *Worker) logTransitions(now time.Time, cooldownUntil time.Time) {
 	}
 	switch {
 	case is.hold != was.hold && is.hold != "":
-		w.log.Error("on hold: Userpilot refuses our key or address; nothing is lost, one event is tried every 30s and when the key changes",
+		w.log.Error("on hold: Userpilot rejects our key or endpoint; nothing is lost, retrying one event every 30s and when the key changes",
 			slog.String("reason", is.hold), slog.String("key", w.config.Key()))
 	case is.hold != was.hold:
-		w.log.Info("hold is over")
+		w.log.Info("hold ended")
 	}
 	switch {
 	case is.open && !was.open:
-		w.log.Warn("Userpilot seems to be down: nothing is lost, one call at a time tries")
+		w.log.Warn("Userpilot seems to be down: nothing is lost, retrying with one call at a time")
 	case was.open && !is.open:
-		w.log.Info("Userpilot answers again")
+		w.log.Info("Userpilot responds again")
 	}
 	switch {
 	case is.cooldown && !was.cooldown:
-		w.log.Warn("Userpilot asked for a pause (429)", slog.Duration("for", cooldownUntil.Sub(now).Round(time.Millisecond)))
+		w.log.Warn("Userpilot asked for a cooldown (429)", slog.Duration("for", cooldownUntil.Sub(now).Round(time.Millisecond)))
 	case was.cooldown && !is.cooldown:
-		w.log.Info("pause is over")
+		w.log.Info("cooldown ended")
 	}
 }

@@ -39,8 +39,8 @@ const (
 func StallText(reason string) string {
 	text, known := map[string]string{
 		stalledRecording:  "the journal of merged calls is not being written",
-		stalledConnecting: "there is no connection to Userpilot",
-		stalledPacing:     "the rate ledger gives no slot",
+		stalledConnecting: "not connected to Userpilot",
+		stalledPacing:     "the rate ledger grants no slot",
 		stalledMembership: "the membership in the fleet is not valid",
 		stalledComparing:  "property versions are not being read",
 		stalledLoading:    "events are not being reloaded from the stream",
@@ -67,11 +67,11 @@ func (w *Worker) watchStall(ctx context.Context) {
 			was, is := w.findStall(now)
 			switch {
 			case is.reason != "" && is.reason != was.reason:
-				w.log.Error("no call is made, although there is work and calls are allowed: "+StallText(is.reason),
+				w.log.Error("no calls are made although there is work and calls are allowed: "+StallText(is.reason),
 					slog.String("reason", is.reason), slog.Duration("for", now.Sub(is.since).Round(time.Second)), slog.String("error", is.detail))
 				signal(w.reportChanged)
 			case is.reason == "" && was.reason != "":
-				w.log.Info("calls are made again")
+				w.log.Info("calls resumed")
 				signal(w.reportChanged)
 			}
 		}

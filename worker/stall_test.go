@@ -72,7 +72,7 @@ func TestStall(t *testing.T) {
 			t.Errorf("after the call: %q", stall)
 		}
 		log := s.logs.String()
-		if strings.Count(log, "no call is made") != 1 || strings.Count(log, "calls are made again") != 1 {
+		if strings.Count(log, "no calls are made") != 1 || strings.Count(log, "calls resumed") != 1 {
 			t.Errorf("logged:\n%s", log)
 		}
 		r.stop()

@@ -114,7 +114,7 @@ func (f *fixture) call() http.Header {
 	case header := <-f.called:
 		return header
 	case <-time.After(patience):
-		f.t.Fatal("no call is made")
+		f.t.Fatal("no calls are made")
 		return nil
 	}
 }

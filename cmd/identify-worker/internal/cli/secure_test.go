@@ -267,9 +267,9 @@ func TestWhyNATSIsNotReached(t *testing.T) {
 		"no credentials":       {address, map[string]string{"NATS_CREDS": ""}, "see --nats-creds"},
 		"a stranger's":         {address, map[string]string{"NATS_CREDS": stranger}, "see --nats-creds"},
 		"the server's is old":  {with(old), nil, "the server's certificate must be renewed"},
-		"it is for another":    {with(elsewhere), nil, "the server's certificate is for another host than --nats-url names"},
-		"the server has none":  {serve(t, s.operator.config), nil, "the server has no TLS: see --nats-ca"},
-		"and TLS is asked for": {"tls://" + serve(t, ""), map[string]string{"IDENTIFY_NATS_CA": ""}, "the server has no TLS: see --nats-ca"},
+		"it is for another":    {with(elsewhere), nil, "the server's certificate is not for the host than --nats-url names"},
+		"the server has none":  {serve(t, s.operator.config), nil, "the server does not support TLS: see --nats-ca"},
+		"and TLS is asked for": {"tls://" + serve(t, ""), map[string]string{"IDENTIFY_NATS_CA": ""}, "the server does not support TLS: see --nats-ca"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -316,7 +316,7 @@ func TestCredentialsAreRolled(t *testing.T) {
 			}
 		}
 		s.operator.issue(creds, time.Time{})
-		f.awaitLog("NATS connection is back")
+		f.awaitLog("reconnected to NATS")
 		publish()
 	})
 	if strings.Count(log, "expired (see --nats-creds, ") != 1 || strings.Count(log, "violation (") != 1 {

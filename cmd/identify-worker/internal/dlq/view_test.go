@@ -254,7 +254,7 @@ func TestReplayEnds(t *testing.T) {
 		"failed": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1}, errors.New("no stream"), "replayed 1 of 2 dead letters (run r)\n",
 			"no stream; 1 replayed, 1 left where they are; run it again to go on"},
 		"canary": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1, Dead: 1}, queue.ErrCanaryDied, "replayed 1 of 2 dead letters (run r)\nverdicts: 0 delivered, 0 superseded, 1 dead again\n",
-			"the canary died again, and nothing else was replayed"},
+			"the canary died again; nothing else was replayed"},
 	} {
 		v := newReplayView(&test.result)
 		if got := v.describe(); got != test.text {

@@ -56,9 +56,9 @@ func TestReadExported(t *testing.T) {
 		`{` + headers + `,"event_base64":"e30=","event":{}}`:              "event_base64: must be base64, without an event beside it",
 		`{"headers":{"Dead-Origin":7},"event":{}}`:                        "headers: must be strings, or arrays of strings",
 		`{"headers":{"Dead-Origin":["1.7",{}]},"event":{}}`:               "headers: must be strings, or arrays of strings",
-		`{"headers":{},"event":{}}`:                                       "headers: tell no Dead-Origin, so nobody knows how old the event is: export the dead letter again",
-		`{"headers":{"Dead-Origin":"1.7"},"event":{}}`:                    "headers: tell no Dead-Seal, so no worker would believe how old the event is: export the dead letter again",
-		`{"headers":{"Dead-Origin":"yesterday"},"event":{"user_id":"a"}}`: "headers: tell no Dead-Origin, so nobody knows how old the event is: export the dead letter again",
+		`{"headers":{},"event":{}}`:                                       "headers: Dead-Origin is missing, so the position of the event is unknown: export the dead letter again",
+		`{"headers":{"Dead-Origin":"1.7"},"event":{}}`:                    "headers: Dead-Seal is missing, so no worker would trust the position of the event: export the dead letter again",
+		`{"headers":{"Dead-Origin":"yesterday"},"event":{"user_id":"a"}}`: "headers: Dead-Origin is missing, so the position of the event is unknown: export the dead letter again",
 	} {
 		e, err := Read([]byte(line))
 		got := "none"

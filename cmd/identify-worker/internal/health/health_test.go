@@ -45,7 +45,7 @@ func TestProblems(t *testing.T) {
 			"outage", "2 replicas of 2: Userpilot seems to be down for 1h0m"},
 		"a standstill": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) {
 			r.Stall, r.StallDetail, r.StallSince = "token", "the server's clock is unknown", now.Add(-time.Minute)
-		})}}, "stalled", "1 replica of 2: no call was made for 1m0s, although there is work and calls are allowed: the rate ledger gives no slot: the server's clock is unknown"},
+		})}}, "stalled", "1 replica of 2: no call was made for 1m0s, although there is work and calls are allowed: the rate ledger grants no slot: the server's clock is unknown"},
 		"no room for the dead": {queue.Status{Replicas: []queue.Replica{well, replica(func(r *queue.Replica) { r.Unburied, r.UnburiedSince = 3, now }), replica(func(r *queue.Replica) {
 			r.Unburied, r.UnburiedSince, r.UnburiedFull = 4, now.Add(-time.Minute), true
 		})}}, "deadletters_full", "the dead-letter stream is full for 1m0s: 7 users wait for it"},

@@ -48,7 +48,7 @@ func Problems(s *queue.Status) []Problem {
 		add("deadletters_unstored", "dead letters cannot be stored for %s: %s for it, live events go on: %s", render.Duration(s.Time.Sub(g.since)), waits(g.users), g.detail)
 	}
 	if !s.QuietUntil.IsZero() {
-		add("cooldown", "Userpilot asked for a pause (429), %s are left: does anything else use the same key? If so, lower --rate", render.Duration(s.QuietUntil.Sub(s.Time)))
+		add("cooldown", "Userpilot asked for a cooldown (429), %s are left: does anything else use the same key? If so, lower --rate", render.Duration(s.QuietUntil.Sub(s.Time)))
 	}
 	if len(s.Unclaimed) > 0 && len(s.Replicas) > 0 {
 		add("unclaimed", "nobody works %s: normal for some seconds after a replica was lost; else see the workers' logs", PartitionList(s.Unclaimed))
