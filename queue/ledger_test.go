@@ -614,7 +614,7 @@ func TestLedgerTells(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		x.spend(ctx, far, 64)
-		if n := x.count(); n < 400 || !strings.HasPrefix(far.Advice(), "NATS answers after 1.6s") || !s.logged(far.Advice()) {
+		if n := x.count(); n < 400 || !strings.HasPrefix(far.Advice(), "the round trip to NATS takes 1.6s") || !s.logged(far.Advice()) {
 			t.Errorf("%d calls, advice %q, %s", n, far.Advice(), s.log())
 		}
 	})

@@ -107,7 +107,7 @@ func (t Topology) toNewAcks() Permission {
 // it must be allowed to subscribe to that prefix instead of _INBOX.
 func (t Topology) WorkerRights() []Permission {
 	work, bucket := t.StreamName(), "KV_"+t.Bucket()
-	rights := []Permission{{Subject: DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and answers"}}
+	rights := []Permission{{Subject: DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and replies"}}
 	add := func(use string, r Permission) {
 		r.Use = use
 		rights = append(rights, r)

@@ -34,7 +34,7 @@ func TestClaimThatNeverLasts(t *testing.T) {
 		if n := r.GiveUps()[CauseOther]; n < 15 || n > 35 {
 			t.Errorf("lost %d times within ten minutes", n)
 		}
-		if n := strings.Count(s.warnings(), "claims given up"); n != 2 { // once for all, once for one
+		if n := strings.Count(s.warnings(), "lost ownership of partitions"); n != 2 { // once for all, once for one
 			t.Errorf("logged %d times:\n%s", n, s.warnings())
 		}
 		found := r.GivenUp()

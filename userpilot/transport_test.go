@@ -137,7 +137,7 @@ func TestProxy(t *testing.T) {
 	address, _ = tunnel(t, "", http.StatusProxyAuthRequired)
 	client = newTestClient(t, ClientConfig{Proxy: "http://user:hunter2@" + address})
 	f, _ := errors.AsType[*Error](client.Identify(t.Context(), []byte("{}")))
-	if f == nil || f.Sent || f.Error() != "identify: no answer: the proxy answers 407 to CONNECT" {
+	if f == nil || f.Sent || f.Error() != "identify: no answer: the proxy answered CONNECT with 407" {
 		t.Errorf("refused by the proxy: %+v", f)
 	}
 }

@@ -160,7 +160,7 @@ func (r *replica) read(line []byte) {
 		r.metrics = string(url)
 		r.mu.Unlock()
 	}
-	for _, sign := range []string{"claims given up", "cannot work now"} {
+	for _, sign := range []string{"lost ownership of partitions", "cannot work now"} {
 		if bytes.Contains(line, []byte(sign)) {
 			r.judge.faults.happened("the replica says: "+sign, r.number)
 		}

@@ -30,7 +30,7 @@ type Config struct {
 	// Dir is the directory for the streams and the lock file. Start creates it if it does
 	// not exist.
 	Dir string
-	// Listen is the host:port for NATS clients; port 0 takes a free one. If it is empty the
+	// Listen is the host:port for NATS clients; port 0 chooses a free one. If it is empty the
 	// server opens no socket, and [Server.Connect] is the only way to connect. There is no
 	// password, so the server logs a warning for any address that is not loopback.
 	Listen string
@@ -58,7 +58,7 @@ type ListenError struct {
 
 // Error names the address, the flag and the remedy.
 func (e *ListenError) Error() string {
-	return fmt.Sprintf("listen on %s: %v (stop what listens there, or give another address with --nats-listen; port 0 takes a free one)", e.Address, e.Err)
+	return fmt.Sprintf("listen on %s: %v (stop what listens there, or give another address with --nats-listen; port 0 chooses a free one)", e.Address, e.Err)
 }
 
 // Unwrap returns the operating system's error.

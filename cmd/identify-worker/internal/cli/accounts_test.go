@@ -165,9 +165,9 @@ func (v *victim) suffers(t *testing.T, a attack) bool {
 // doctorSays expects that doctor warns of a server that is not strict.
 func (v *victim) doctorSays(t *testing.T, strict bool) {
 	t.Helper()
-	want := "warn  strict       requests with unknown fields are carried out, "
+	want := "warn  strict       requests with unknown fields are executed, "
 	if strict {
-		want = "ok    strict       requests with unknown fields are refused\n"
+		want = "ok    strict       requests with unknown fields are rejected\n"
 	}
 	if _, stdout, _ := v.as("worker", "", "doctor"); !strings.Contains(stdout, want) {
 		t.Errorf("doctor says\n%s", stdout)

@@ -47,12 +47,12 @@ func TestDoctorNamesMissingRights(t *testing.T) {
 	}
 	status, lines := as("few", "doctor")
 	for _, want := range []string{
-		"FAIL  rights       the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (look at the stream): allow it on the NATS server; SECURITY.md lists all that a worker needs",
-		"FAIL  rights       the user may not publish to userpilot.identify-dlq.*.*.*.* (store dead letters): allow it on the NATS server; SECURITY.md lists all that a worker needs",
+		"FAIL  rights       the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (look at the stream): allow it on the NATS server; SECURITY.md lists everything that a worker needs",
+		"FAIL  rights       the user may not publish to userpilot.identify-dlq.*.*.*.* (store dead letters): allow it on the NATS server; SECURITY.md lists everything that a worker needs",
 		"warn  rights       the user may not publish to $JS.API.INFO (doctor's look at the account)",
 		"FAIL  streams      not permitted: allow this NATS user to publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY; SECURITY.md lists the permissions of each role",
-		"warn  storage      not known: not permitted: allow this NATS user to publish to $JS.API.INFO; SECURITY.md lists the permissions of each role",
-		"warn  workers      not looked at before the rights and the streams are right",
+		"warn  storage      unknown: not permitted: allow this NATS user to publish to $JS.API.INFO; SECURITY.md lists the permissions of each role",
+		"warn  workers      skipped until rights and streams pass",
 	} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("%q is not in\n%s", want, strings.Join(lines, "\n"))

@@ -25,14 +25,14 @@ func newFake(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fake-userpilot",
 		Short: "Serve a stand-in for Userpilot's API",
-		Long: `Serve a stand-in for Userpilot's API: it merges profiles, enforces a key and a rate, and
-fails on demand. It keeps all in memory, logs each refusal and prints a summary at the
-end.
+		Long: `Serve a stand-in for Userpilot's API: it merges profiles, enforces a key and a rate limit,
+and fails on demand. It keeps everything in memory, logs each rejected call and prints a
+summary on exit.
 
-A fault is a list of fields with commas between: what happens (status=500, delay=3s,
+A fault is a comma-separated list of fields: what happens (status=500, delay=3s,
 retry-after=2s, cut, cut-after-apply, html, cut-body, endless, trickle=100ms) and to
 which calls (every=10, from=100, to=120, user=ID, p=0.01 with seed=7). The first
---fault that matches a call decides.`,
+--fault that matches a call applies.`,
 		Example: `  identify-worker fake-userpilot --rate 600/1m
   identify-worker fake-userpilot --fault status=500,every=10 --fault cut,p=0.01
   USERPILOT_API_KEY=x identify-worker work --endpoint http://127.0.0.1:8090`,
@@ -41,11 +41,11 @@ which calls (every=10, from=100, to=120, user=ID, p=0.01 with seed=7). The first
 	f := flags.Set{Cmd: cmd, Prefix: "FAKE_"} // its --rate and --listen are not the worker's
 	s := &fakeSettings{listen: "127.0.0.1:8090", rate: queue.Rate{Calls: 600, Window: time.Minute}}
 	f.Address(&s.listen, "listen", "`address` to serve on")
-	f.Text(&s.key, "key", "key", "the `key` that is accepted; any if empty")
-	f.Rate(&s.rate, "rate", "most calls in any window; 0 is no limit")
+	f.Text(&s.key, "key", "key", "the only `key` to accept; any key if empty")
+	f.Rate(&s.rate, "rate", "maximum calls in any window; 0 means no limit")
 	f.Wait(&s.latency, "latency", "`time` that each call takes")
-	f.Wait(&s.retryAfter, "retry-after", "Retry-After of a 429; 0 sends none")
-	f.Add(faultRules{&s.faults}, "fault", "a fault; may be given several times")
+	f.Wait(&s.retryAfter, "retry-after", "Retry-After of a 429; 0 omits it")
+	f.Add(faultRules{&s.faults}, "fault", "a fault to inject; may be given several times")
 	logs := flags.NewLogSettings(flags.Set{Cmd: cmd})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return serveFake(cmd.Context(), env, s, env.Logger(logs, env.Stderr))

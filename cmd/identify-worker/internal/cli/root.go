@@ -56,12 +56,12 @@ func newRoot(env *flags.Env, started *bool) *cobra.Command {
 		Use:   "identify-worker",
 		Short: "Deliver identify events from NATS JetStream to Userpilot",
 		Long: `identify-worker takes identify events from a NATS JetStream subject and delivers them
-to Userpilot: in order for each user, within the rate limit, with the bad ones set
-aside as dead letters.
+to Userpilot: in order for each user, within the rate limit. Events that can never succeed
+become dead letters.
 
-Every flag can be given as an environment variable, which its help names. A flag wins;
-an empty variable is as good as none.
-Exit status: 0 done, 1 failed, 2 wrong flags or environment.`,
+Every flag can also be set by the environment variable that its help names. A flag takes
+precedence; an empty variable counts as unset.
+Exit status: 0 success, 1 failure, 2 invalid flags or environment.`,
 		Example: `  # See it work: a stand-in for Userpilot, sample events, everything in one process
   identify-worker up --demo
 

@@ -267,7 +267,7 @@ func TestWhyNATSIsNotReached(t *testing.T) {
 		"no credentials":       {address, map[string]string{"NATS_CREDS": ""}, "see --nats-creds"},
 		"a stranger's":         {address, map[string]string{"NATS_CREDS": stranger}, "see --nats-creds"},
 		"the server's is old":  {with(old), nil, "the server's certificate must be renewed"},
-		"it is for another":    {with(elsewhere), nil, "the server's certificate is not for the host than --nats-url names"},
+		"it is for another":    {with(elsewhere), nil, "the server's certificate is not for the host in --nats-url"},
 		"the server has none":  {serve(t, s.operator.config), nil, "the server does not support TLS: see --nats-ca"},
 		"and TLS is asked for": {"tls://" + serve(t, ""), map[string]string{"IDENTIFY_NATS_CA": ""}, "the server does not support TLS: see --nats-ca"},
 	} {

@@ -18,19 +18,19 @@ func newSetup(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "setup",
 		Short: "Create or update the streams",
-		Long: `Create the streams that are missing, and say what was done. Where a stream exists and
-differs from what the flags say, nothing is changed unless --update is given. Workers
-create what is missing by themselves; they never change a stream.
+		Long: `Create the streams that are missing, and report what was done. If a stream exists but
+differs from the flags, nothing is changed unless --update is given. Workers create missing
+streams themselves; they never change a stream.
 
-Another number of partitions must not bring a user's events out of order. It is refused while
-events wait or workers run: stop publishing, wait until the backlog is empty, stop the workers,
-run setup --update --partitions N, and start the workers with --partitions N.
+Changing the number of partitions must not reorder a user's events. It is refused while
+events wait or workers run: stop publishing, wait until the backlog is empty, stop the
+workers, run setup --update --partitions N, and start the workers with --partitions N.
 
-The rights that it needs, to publish to:
+Permissions it needs, to publish to:
   $JS.API.STREAM.INFO.* and
   $JS.API.STREAM.CREATE.*         for the streams of the pipeline
   $JS.API.STREAM.UPDATE.*         for --update
-  $JS.API.DIRECT.GET.KV_<bucket>  for another number of partitions`,
+  $JS.API.DIRECT.GET.KV_<bucket>  to change the number of partitions`,
 		Example: `  identify-worker setup
   identify-worker setup --nats-url nats://nats:4222 --replicas 3
   identify-worker setup --update --partitions 32`,

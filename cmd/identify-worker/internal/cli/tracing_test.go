@@ -146,7 +146,7 @@ func TestTraces(t *testing.T) {
 			t.Errorf("%s %.60q", what, text[at:])
 		}
 	}
-	if !strings.Contains(logged, "traces are sent") {
+	if !strings.Contains(logged, "tracing enabled") {
 		t.Error(logged)
 	}
 }
@@ -177,7 +177,7 @@ func TestDeliveryNeedsNoCollector(t *testing.T) {
 		"unset":    {"OTEL_EXPORTER_OTLP_HEADERS", "a=b", ""},
 		"disabled": {"OTEL_SDK_DISABLED", "true", ""},
 		"away":     {"OTEL_EXPORTER_OTLP_ENDPOINT", away.URL, "connection refused"},
-		"gRPC":     {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://" + grpc.Addr().String(), "usually 4318? 4317 is that of gRPC"},
+		"gRPC":     {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://" + grpc.Addr().String(), "usually 4318? 4317 is for gRPC"},
 		"protocol": {"OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", `OTEL_EXPORTER_OTLP_PROTOCOL: \"grpc\" is not supported: set it to http/protobuf`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,14 +20,13 @@ const serverMemory = 128 << 20
 func newUp(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Run everything in one process: NATS JetStream on disk, and a worker",
-		Long: `Run an embedded NATS server with JetStream and one worker. What has been published is on
-the disk before it is acknowledged, and survives a crash. A folder belongs to one
-process at a time.
+		Short: "Run everything in one process: NATS JetStream on disk and a worker",
+		Long: `Run an embedded NATS server with JetStream and one worker. Events are on disk before they are
+acknowledged, and survive a crash. Only one process at a time can use a store directory.
 
-With --demo it needs no key: it brings a stand-in for Userpilot and sample events, shows
-them being delivered, and ends with a summary. Its store is temporary unless --store
-is given, its ports are free ones unless given.`,
+With --demo no key is needed: the command starts a stand-in for Userpilot, delivers sample
+events to it and ends with a summary. Its store is temporary unless --store is given, and
+it chooses free ports unless they are given.`,
 		Example: `  identify-worker up --demo
   USERPILOT_API_KEY=... identify-worker up
   identify-worker up --api-key-file key.txt --store /var/lib/identify --nats-listen 0.0.0.0:4222`,
@@ -35,9 +34,9 @@ is given, its ports are free ones unless given.`,
 	}
 	f := flags.Set{Cmd: cmd}
 	s := &upSettings{store: "identify-data", natsListen: "127.0.0.1:4222", changed: cmd.Flags().Changed}
-	f.Toggle(&s.demo, "demo", "show it working, with a stand-in for Userpilot and sample events")
+	f.Toggle(&s.demo, "demo", "run a demo with a stand-in for Userpilot and sample events")
 	s.key = flags.NewKeySource(f, env.Getenv)
-	f.Text(&s.store, "store", "dir", "`folder` of the streams")
+	f.Text(&s.store, "store", "dir", "`directory` of the streams")
 	f.Address(&s.natsListen, "nats-listen", "`address` for NATS clients, which need no password")
 	s.topology = flags.NewPipeline(f)
 	flags.AddPartitions(f, s.topology)
@@ -121,7 +120,7 @@ func (s *upSettings) boot(ctx context.Context, version string, log *slog.Logger)
 		b.close()
 		return nil, err
 	}
-	log.Info("embedded NATS server is running", "url", server.ClientURL(), "store", s.store)
+	log.Info("embedded NATS server started", "url", server.ClientURL(), "store", s.store)
 	return b, nil
 }
 

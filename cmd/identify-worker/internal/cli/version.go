@@ -40,7 +40,7 @@ func buildVersion(linked string) string {
 // buildInfo is the metric that says which builds are running.
 func buildInfo(version string) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "identify_build_info", Help: "1; the labels tell which build this is.",
+		Name: "identify_build_info", Help: "Always 1; the labels identify the build.",
 		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
 	}, func() float64 { return 1 })
 }

@@ -21,15 +21,15 @@ func newWork(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "work",
 		Short: "Run one worker replica against a NATS server",
-		Long: `Run one replica. Start as many as you like: they share the partitions and the rate
-limit, and take over from one another. The streams are created if they are missing;
-if they differ from the flags, it says what differs and stops.
+		Long: `Run one worker replica. Start as many as you like: they share the partitions and the rate
+limit, and take over from one another. Missing streams are created; if a stream differs
+from the flags, the worker reports the differences and stops.
 
-Where OTEL_EXPORTER_OTLP_ENDPOINT names a collector, each event's trace goes there, by OTLP
-over http/protobuf. OpenTelemetry's other variables are honoured.
+If OTEL_EXPORTER_OTLP_ENDPOINT names a collector, the worker exports a trace of each event
+by OTLP over http/protobuf. OpenTelemetry's other variables are honoured.
 
-On SIGTERM or SIGINT it finishes the calls in flight, hands its partitions over and
-exits with status 0.`,
+On SIGTERM or SIGINT the worker finishes the calls in flight, hands over its partitions
+and exits with status 0.`,
 		Example: `  USERPILOT_API_KEY=... identify-worker work
   identify-worker work --nats-url nats://nats:4222 --api-key-file /run/secrets/userpilot
   identify-worker work --endpoint https://analytex-eu.userpilot.io --rate 600/1m`,

@@ -64,7 +64,7 @@ func New(ctx context.Context, c Config) (*Demo, error) {
 		return nil, err
 	}
 	if counts.Backlog > 0 { // they may be real
-		return nil, fmt.Errorf("--store: %s wait there, which the demo would hand to its stand-in: give it an empty folder", render.Counted(counts.Backlog, "event"))
+		return nil, fmt.Errorf("--store: %s waiting there would be sent to the demo's stand-in: give an empty directory", render.Counted(counts.Backlog, "event"))
 	}
 	d.api = userpilottest.New(userpilottest.Options{
 		Limit: d.Rate.Calls, Window: d.Rate.Window, Latency: 30 * time.Millisecond, Faults: new(faults).fault,
@@ -107,7 +107,7 @@ func (d *Demo) Show(ctx context.Context, deliver func(context.Context) error) er
 	stop()
 	err = errors.Join(err, <-played)
 	if ctx.Err() != nil {
-		return errors.New("the demo was stopped before its end")
+		return errors.New("the demo was stopped before it finished")
 	}
 	return err
 }
@@ -120,7 +120,7 @@ func (d *Demo) play(ctx context.Context) error {
 		return err
 	}
 	d.published = time.Since(d.began)
-	d.Log.Info("all sample events are published", "events", len(d.sample))
+	d.Log.Info("published all sample events", "events", len(d.sample))
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for polls := 1; ; polls++ {

@@ -32,25 +32,25 @@ func (d *Demo) Summarize(ctx context.Context, out io.Writer, s worker.Snapshot, 
 	d.printDeliveries(out, s, len(letters))
 	printDeadLetters(out, letters)
 	if !same {
-		return errors.New("a user's profile is not what one call for each event would have made: please report this")
+		return errors.New("a user's profile differs from what one call per event would have produced: please report this")
 	}
-	fmt.Fprintf(out, "Profiles: each of the %d users' is what one call for each event would have made: ok\n", users)
+	fmt.Fprintf(out, "Profiles: all %d are what one call per event would have produced: ok\n", users)
 	printNext(out, letters, store)
 	return nil
 }
 
 func (d *Demo) printDeliveries(out io.Writer, s worker.Snapshot, dead int) {
 	stats := d.api.Stats()
-	fmt.Fprintf(out, "Events: %s published in %s, %s delivered, %s set aside as dead letters, none lost\n",
+	fmt.Fprintf(out, "Events: %s published in %s, %s delivered, %s stored as dead letters, none lost\n",
 		render.Thousands(len(d.sample)), d.published.Round(100*time.Millisecond), render.Thousands(s.Delivered), render.Thousands(dead))
-	fmt.Fprintf(out, "Calls: %s in %s, for %s events were merged into the call of the same user\n",
+	fmt.Fprintf(out, "Calls: %s in %s, because %s events were merged into another call of the same user\n",
 		render.Thousands(s.Calls), d.delivered.Round(100*time.Millisecond), render.Thousands(s.Merged))
 	if d.Rate.Unlimited() {
 		return
 	}
-	fmt.Fprintf(out, "Rate: at most %s calls in any %s of %s allowed\n",
+	fmt.Fprintf(out, "Rate: at most %s calls in any %s, %s allowed\n",
 		render.Thousands(stats.MaxInWindow), d.Rate.Window, render.Thousands(d.Rate.Calls))
-	fmt.Fprintf(out, "Trouble: %s asked for a pause, %s failed, and no event was lost or overtaken\n",
+	fmt.Fprintf(out, "Faults: %s asked for a cooldown, %s failed; no event was lost or reordered\n",
 		render.Counted(stats.ByStatus[429], "answer"), render.Counted(stats.ByStatus[500]+stats.ByStatus[503], "call"))
 }
 
@@ -71,13 +71,13 @@ func printDeadLetters(out io.Writer, letters []*nats.Msg) {
 // printNext shows one dead letter, and how to use the real API.
 func printNext(out io.Writer, letters []*nats.Msg, store string) {
 	if len(letters) > 0 {
-		fmt.Fprintf(out, "\nA dead letter is the original event, with headers that say what happened. One of them:\n")
+		fmt.Fprintf(out, "\nA dead letter is the original event, with headers that say what happened. For example:\n")
 		printMessage(out, letters[0])
 	}
 	if store != "" {
-		fmt.Fprintf(out, "They stay in %s. To look at them, run `identify-worker up --store %s`\nand beside it identify-worker dlq stats\n", store, store)
+		fmt.Fprintf(out, "They are kept in %s. To inspect them, run `identify-worker up --store %s`\nand, in another terminal, identify-worker dlq stats\n", store, store)
 	} else {
-		fmt.Fprintf(out, "This demo's store was temporary. With --store DIR it stays; then run `identify-worker up --store DIR`\nand beside it identify-worker dlq stats\n")
+		fmt.Fprintf(out, "This demo's store was temporary. To keep one, use --store DIR; then run `identify-worker up --store DIR`\nand, in another terminal, identify-worker dlq stats\n")
 	}
 	fmt.Fprint(out, `
 To send to the real API:

@@ -27,9 +27,9 @@ type confirmation struct {
 func newConfirmation(cmd *cobra.Command) *confirmation {
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	c := &confirmation{}
-	f.Toggle(&c.yes, "yes", "do not ask")
-	f.Toggle(&c.dryRun, "dry-run", "say what would happen, and stop")
-	f.Text(&c.as, "as", "name", "`name` for the history; the system's user if empty")
+	f.Toggle(&c.yes, "yes", "skip the confirmation")
+	f.Toggle(&c.dryRun, "dry-run", "show what would happen, then stop")
+	f.Text(&c.as, "as", "name", "`name` for the history; the operating system's user if empty")
 	return c
 }
 
@@ -48,13 +48,13 @@ func (c *confirmation) by(env *flags.Env) (name, host string) {
 // newAll adds the flag that is required if there is no filter.
 func newAll(cmd *cobra.Command) *bool {
 	all := new(bool)
-	flags.Set{Cmd: cmd, Prefix: envPrefix}.Toggle(all, "all", "mean all dead letters, where there is no filter")
+	flags.Set{Cmd: cmd, Prefix: envPrefix}.Toggle(all, "all", "select all dead letters when there is no filter")
 	return all
 }
 
 func checkAll(q queue.Filter, all bool) error {
 	if q.IsZero() && !all {
-		return errors.New("without a filter this means all dead letters: say so with --all, or give a filter such as --group")
+		return errors.New("without a filter this selects all dead letters: confirm with --all, or give a filter such as --group")
 	}
 	return nil
 }
@@ -62,7 +62,7 @@ func checkAll(q queue.Filter, all bool) error {
 // ask asks a question on the terminal, and returns nil if the answer is yes.
 func ask(ctx context.Context, env *flags.Env, question string) error {
 	if !render.IsTerminal(env.Stdin) {
-		return errors.New("nothing was done: there is no terminal to ask on; --yes does it without asking")
+		return errors.New("nothing was changed: no terminal to ask for confirmation; --yes skips it")
 	}
 	fmt.Fprintf(env.Stderr, "%s [y/N] ", question)
 	answer := make(chan string, 1)
@@ -73,13 +73,13 @@ func ask(ctx context.Context, env *flags.Env, question string) error {
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(env.Stderr)
-		return errors.New("stopped; nothing was done")
+		return errors.New("stopped; nothing was changed")
 	case line := <-answer:
 		if line == "y" || line == "yes" {
 			return nil
 		}
 	}
-	return errors.New("nothing was done")
+	return errors.New("nothing was changed")
 }
 
 // confirm asks, unless a flag has answered already. It reports whether to go on.
@@ -118,7 +118,7 @@ func endOf(ctx context.Context, err error) string {
 // stoppedEarly replaces the error of a command that was interrupted before it did anything.
 func stoppedEarly(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
-		return errors.New("stopped; nothing was done")
+		return errors.New("stopped; nothing was changed")
 	}
 	return err
 }

@@ -15,23 +15,23 @@ import (
 func newDiscard(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "discard --note TEXT",
-		Short: "Throw dead letters away",
-		Long: `Throw dead letters away: their events are gone for ever. It says first how many and of which
-groups, and asks. --note says why, for the history, which keeps it for a year but for addresses of
-e-mail: name no user in it.
+		Short: "Delete dead letters permanently",
+		Long: `Delete dead letters permanently, together with their events. The command first shows how many
+there are and in which groups, and asks for confirmation. --note records the reason in the
+history, which keeps it for a year with e-mail addresses masked: do not name users in it.
 
-The rights that it needs, to publish to:
+Permissions it needs, to publish to:
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
   $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
   userpilot.<name>-audit.action.>             for the history
   $JS.API.DIRECT.GET.KV_<bucket>_versions, $JS.API.STREAM.MSG.GET.KV_<bucket>_versions,
   $JS.API.STREAM.INFO.KV_<bucket> and $KV.<bucket>_versions.>
-                                              for what newer events have set
+                                              for the version records
 
-With --json it prints one object, and what it says and asks goes to standard error:
+With --json it prints one object; messages and prompts go to standard error:
   run, outcome (done, nothing, dry run, stopped or failed), selected, discarded,
-  gone (done by somebody else meanwhile), doubtful`,
+  gone (handled by someone else in the meantime), doubtful`,
 		Example: `  identify-worker dlq discard --group 4be1d07a --note "the old app, see the incident"
   identify-worker dlq discard --reason invalid --until 7d --note "looked at" --yes`,
 		Args: cobra.NoArgs,
@@ -40,7 +40,7 @@ With --json it prints one object, and what it says and asks goes to standard err
 	c.addJSON(cmd, "print JSON, one object")
 	c.addReveal(cmd)
 	d := &discarding{command: c, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), all: newAll(cmd)}
-	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&d.note, "note", "text", "`text` that says why, for the history; required")
+	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&d.note, "note", "text", "`text` with the reason, for the history; required")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) }
 	return cmd
 }
@@ -56,7 +56,7 @@ type discarding struct {
 
 func (d *discarding) run(ctx context.Context) error {
 	if d.note == "" {
-		return flags.Usagef("--note: must say why, for the history")
+		return flags.Usagef("--note: must give the reason, for the history")
 	}
 	query, err := d.filter.query(ctx, d.reveal)
 	if err != nil {
@@ -87,12 +87,12 @@ func (d *discarding) run(ctx context.Context) error {
 func (d *discarding) present(ctx context.Context, s *queue.Selection) (bool, error) {
 	out := d.messages()
 	if s.Letters == 0 {
-		fmt.Fprintln(out, "no dead letter is meant")
+		fmt.Fprintln(out, "no dead letters match")
 		return false, nil
 	}
 	printSelection(out, s, newMask(d.reveal, false))
 	fmt.Fprintln(out)
-	return d.confirmation.confirm(ctx, d.env, fmt.Sprintf("discard %s for ever?", render.Counted(s.Letters, "dead letter")))
+	return d.confirmation.confirm(ctx, d.env, fmt.Sprintf("permanently delete %s?", render.Counted(s.Letters, "dead letter")))
 }
 
 func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selection) error {
@@ -132,7 +132,7 @@ func (d *discarding) report(v *discardView) error {
 	}
 	gone := ""
 	if v.Gone > 0 {
-		gone = fmt.Sprintf(", %s gone meanwhile", render.Thousands(v.Gone))
+		gone = fmt.Sprintf(", %s gone in the meantime", render.Thousands(v.Gone))
 	}
 	_, err := fmt.Fprintf(d.env.Stdout, "discarded %s of %s%s (run %s)\n", render.Thousands(v.Discarded), render.Counted(v.Selected, "dead letter"), gone, v.Run)
 	return err
@@ -148,5 +148,5 @@ func (v *discardView) conclude(ctx context.Context, err error) error {
 	case err == nil:
 		return nil
 	}
-	return fmt.Errorf("%w: %s discarded, %s left; run it again to go on", err, render.Thousands(v.Discarded), render.Thousands(left))
+	return fmt.Errorf("%w: %s discarded, %s left; run the command again to continue", err, render.Thousands(v.Discarded), render.Thousands(left))
 }

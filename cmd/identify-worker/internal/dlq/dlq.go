@@ -19,25 +19,25 @@ import (
 func New(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dlq",
-		Short: "Look at dead letters, replay them, discard them",
-		Long: `Look at dead letters: events that Userpilot refused, that failed too often or that can be
-no identify. Correct what was wrong, and replay them or discard them.
+		Short: "Inspect, replay and discard dead letters",
+		Long: `Inspect dead letters: events that Userpilot rejected, that failed too often or that are not
+valid identify events. Fix the cause, then replay or discard them.
 
-What died of the same is one group. All verbs but purge and history take the same
-filters, of which all that are given must be true; one that is given several times
-means any of its values.
+Dead letters with the same cause form a group. All commands except purge and history take the
+same filters. A dead letter must match every filter that is given; a filter that is given
+several times matches any of its values.
   --group, --reason, --status, --user, --id   equal
   --since, --until                            when it died: a time, or an age such as 2h
   --match                                     a jq expression over {headers, event}
 The headers are those of the dead letter, such as .headers["Dead-Code"]; the event is null if
-it is not JSON. jq sees numbers as they were written.
+it is not JSON. jq sees numbers exactly as they were written.
 
-Personal data is masked on the screen and in --json unless --reveal is given: the values of
-properties; in errors what is quoted, e-mail addresses and words with digits; user ids that
+Personal data is masked in text and in --json output unless --reveal is given: the values of
+properties; in errors, quoted text, e-mail addresses and words with digits; user ids that
 look like an e-mail address. export masks nothing.
 
-Verbs that change something say first what they would do, and ask; --yes answers. What
-they did is in history.`,
+Commands that change something first show what they would do and ask for confirmation; --yes
+skips the question. history shows what they did.`,
 		Example: `  identify-worker dlq stats
   identify-worker dlq show 12
   identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5

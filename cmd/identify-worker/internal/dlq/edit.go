@@ -36,8 +36,8 @@ func newEdits(cmd *cobra.Command) *edits {
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	e := &edits{literals: map[string]bool{}}
 	f.Add(step(e.set), "set", "`path=value` of a property to set, such as .metadata.plan=pro; the value is JSON, or else a string")
-	f.Add(step(e.remove), "delete", "`path` of a property to take away, such as .metadata.plan")
-	f.Add(step(e.edit), "edit", "`expression` of jq that makes the new event of the old")
+	f.Add(step(e.remove), "delete", "`path` of a property to remove, such as .metadata.plan")
+	f.Add(step(e.edit), "edit", "jq `expression` that turns the old event into the new one")
 	return e
 }
 
@@ -111,7 +111,7 @@ func splitAssignment(text string) (path, value string, err error) {
 			continue
 		}
 		if strings.HasPrefix(text[at:], "==") {
-			return "", "", errors.New(`must have one equals sign; a value that begins with one stands in quotes, as in .metadata.plan="=pro"`)
+			return "", "", errors.New(`must have one equals sign; quote a value that begins with one, as in .metadata.plan="=pro"`)
 		}
 		return strings.TrimSpace(text[:at]), text[at+1:], nil
 	}
@@ -150,7 +150,7 @@ func (e *edits) editFunc(ctx context.Context) func(*queue.DeadLetter) ([]byte, e
 func (e *edits) apply(ctx context.Context, body []byte) ([]byte, error) {
 	// A name that is there twice would be lost, and so would what is not UTF-8.
 	if !jsontext.Value(body).IsValid() {
-		return nil, errors.New("is not JSON in UTF-8, or has a name twice: export it, correct it by hand, and publish that")
+		return nil, errors.New("is not UTF-8 JSON, or has a duplicate name: export it, correct it by hand, and publish the result")
 	}
 	event, err := decodeJSON(body)
 	if err != nil {
@@ -170,12 +170,12 @@ func (s *editStep) apply(ctx context.Context, event any) (any, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil: // jq's words may quote the event
-		return nil, fmt.Errorf("%s does not work on it", s.flag)
+		return nil, fmt.Errorf("%s fails on it", s.flag)
 	case len(results) != 1:
-		return nil, fmt.Errorf("%s makes %s of it, and must make one", s.flag, render.Counted(len(results), "event"))
+		return nil, fmt.Errorf("%s produces %s, must produce one", s.flag, render.Counted(len(results), "event"))
 	}
 	if _, ok := results[0].(map[string]any); !ok {
-		return nil, fmt.Errorf("%s makes %s of it, and must make an object", s.flag, kindOf(results[0]))
+		return nil, fmt.Errorf("%s produces %s, must produce an object", s.flag, kindOf(results[0]))
 	}
 	return results[0], nil
 }

@@ -15,21 +15,21 @@ import (
 func newExport(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "Write dead letters to standard output, to keep or to correct by hand",
-		Long: `Write dead letters to standard output as NDJSON, oldest first, each in a line:
+		Short: "Write dead letters to standard output, to archive or edit them",
+		Long: `Write dead letters to standard output as NDJSON, oldest first, one per line:
   {"id": "12", "headers": {...}, "event": {...}}
-A header is a string, or an array where there are several of its name. The event is what was
-published, byte by byte; where it is not JSON in one line of printable UTF-8, there is
-event_base64 instead. Nothing is masked: these are your users' data.
+A header is a string, or an array if it occurs several times. The event is exactly what was
+published, byte for byte; if it is not one line of printable UTF-8 JSON, event_base64 holds
+it instead. Nothing is masked: this is your users' data.
 
-identify-worker publish reads such lines back, also after a correction: it publishes the event
-as the old one that it is, so that it is not applied over newer data. To another pipeline than
-that of the dead letter it is new. The dead letters
-stay where they are; discard them when their events are published.
+identify-worker publish reads these lines back, also after you have edited them: the event
+keeps its original position, so it does not overwrite newer data. In a pipeline other than
+that of the dead letter it counts as new. The dead letters stay where they are; discard
+them once their events are published.
 
-It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
+This command only reads from NATS and changes nothing. Permissions it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ      for the dead letters
-  $JS.API.STREAM.MSG.GET.KV_<bucket>   to seal how old the events are`,
+  $JS.API.STREAM.MSG.GET.KV_<bucket>   to seal the positions of the events`,
 		Example: `  identify-worker dlq export --group 4be1d07a > letters.ndjson
   jq -c '.event.metadata.plan = "pro"' letters.ndjson | identify-worker publish`,
 		Args: cobra.NoArgs,

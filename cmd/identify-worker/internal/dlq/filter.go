@@ -31,14 +31,14 @@ type letterFilter struct {
 func newLetterFilter(cmd *cobra.Command) *letterFilter {
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	l := &letterFilter{}
-	f.Add(list[string]{&l.filter.Groups, "group", parseGroups}, "group", "`fingerprint` of what it died of, as stats shows it")
-	f.Add(list[queue.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "`reason` for which it died: "+joinReasons(", "))
-	f.Add(list[int]{&l.filter.Statuses, "status", parseStatuses}, "status", "`status` of Userpilot's answer; 0 is none")
+	f.Add(list[string]{&l.filter.Groups, "group", parseGroups}, "group", "`fingerprint` of its group, as shown by stats")
+	f.Add(list[queue.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "`reason` of its death: "+joinReasons(", "))
+	f.Add(list[int]{&l.filter.Statuses, "status", parseStatuses}, "status", "`status` of Userpilot's answer; 0 means no answer")
 	f.Add(list[string]{&l.filter.Users, "id", parseUser}, "user", "the user's `id`")
-	f.Add(list[uint64]{&l.filter.IDs, "number", parseIDs}, "id", "`number` of the dead letter, as ls shows it")
-	moment(f, &l.filter.Since, "since", "it died not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
-	moment(f, &l.filter.Until, "until", "it died before this `time`")
-	f.Add(flags.NewValue(&l.text, "jq", l.parseMatch, func(text string) string { return text }), "match", "`expression` of jq over {headers, event} that is true of it")
+	f.Add(list[uint64]{&l.filter.IDs, "number", parseIDs}, "id", "`number` of the dead letter, as shown by ls")
+	moment(f, &l.filter.Since, "since", "died at or after this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	moment(f, &l.filter.Until, "until", "died before this `time`")
+	f.Add(flags.NewValue(&l.text, "jq", l.parseMatch, func(text string) string { return text }), "match", "jq `expression` over {headers, event} that must be true")
 	return l
 }
 
@@ -99,7 +99,7 @@ var groupForm = regexp.MustCompile(`^[0-9a-f]+$`)
 
 func parseGroups(text string) ([]string, error) {
 	return each(strings.ToLower(text), func(part string) (string, bool) { return part, groupForm.MatchString(part) },
-		"must be a fingerprint as stats shows it")
+		"must be a fingerprint as shown by stats")
 }
 
 func joinReasons(between string) string {
@@ -132,7 +132,7 @@ func parseUser(text string) ([]string, error) {
 }
 
 func parseIDs(text string) ([]uint64, error) {
-	return each(text, parseID, "must be a number as ls shows it")
+	return each(text, parseID, "must be a number as shown by ls")
 }
 
 func parseID(text string) (uint64, bool) {
@@ -162,7 +162,7 @@ func parseMoment(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, errors.New("must be a time such as 2026-01-02T15:04:05Z, 2026-01-02 15:04 or 2026-01-02, in UTC unless it says another zone, or an age such as 90s, 2h, 3d or 1d12h")
+	return time.Time{}, errors.New("must be a time such as 2026-01-02T15:04:05Z, 2026-01-02 15:04 or 2026-01-02, in UTC unless it names another zone, or an age such as 90s, 2h, 3d or 1d12h")
 }
 
 // parseAge reads a duration that may begin with days.

@@ -21,26 +21,26 @@ func newHistory(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history",
 		Short: "Show what was done with dead letters, and by whom",
-		Long: `Show what was done with dead letters in the last year, newest last: replays, discards and
-purges, who did them, to which dead letters and why, and how they ended. What has neither
-ended nor is under way was killed. It has no values of edits and filters: for them there
-is …. What may be personal data in notes is masked unless --reveal is given.
+		Long: `Show the replays, discards and purges of the last year, newest last: who ran them, on which
+dead letters and why, and how they ended. A run that has not ended and is not in progress
+was killed. The values of edits and filters are not recorded: they appear as …. Possible
+personal data in notes is masked unless --reveal is given.
 
-It reads from NATS alone and changes nothing. The right that it needs, to publish to:
+This command only reads from NATS and changes nothing. Permission it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_AUDIT
 
-With --json it prints an object in each line:
+With --json it prints one object per line:
   run, kind (replay, discard or purge), by, host, begun, ended (null if it has not), selection,
-  edit, reason, rate, force, counts {name: number} (those that the verb reports), outcome`,
+  edit, reason, rate, force, counts {name: number} (as the command reports them), outcome`,
 		Example: `  identify-worker dlq history
   identify-worker dlq history --since 1d --json`,
 		Args: cobra.NoArgs,
 	}
 	c := newCommand(cmd, env)
-	c.addJSON(cmd, "print JSON, an object in each line")
+	c.addJSON(cmd, "print JSON, one object per line")
 	c.addReveal(cmd)
 	var since time.Time
-	moment(flags.Set{Cmd: cmd, Prefix: envPrefix}, &since, "since", "it began not before this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	moment(flags.Set{Cmd: cmd, Prefix: envPrefix}, &since, "since", "began at or after this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		q, shut, err := c.open(cmd.Context())
 		if err != nil {
@@ -85,7 +85,7 @@ func newActionView(a queue.Action, m *mask) *actionView {
 
 func printHistory(out io.Writer, actions []queue.Action, m *mask, json bool) error {
 	if len(actions) == 0 && !json {
-		_, err := fmt.Fprintln(out, "nothing was done")
+		_, err := fmt.Fprintln(out, "no actions")
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

@@ -99,7 +99,7 @@ func decodeJSON(text []byte) (value any, err error) {
 		return nil, err
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("goes on after its end")
+		return nil, errors.New("has data after its end")
 	}
 	return value, nil
 }
@@ -120,7 +120,7 @@ func (j *jq) matcher(ctx context.Context, reveal bool) func(*queue.DeadLetter) (
 		case ctx.Err() != nil:
 			return false, ctx.Err()
 		case err != nil:
-			return false, fmt.Errorf("--match: does not work on the dead letter %d%s; (...)? passes over what fails", l.ID, quoteJQ(err, reveal))
+			return false, fmt.Errorf("--match: fails on dead letter %d%s; wrap it in (...)? to skip such dead letters", l.ID, quoteJQ(err, reveal))
 		}
 		return slices.ContainsFunc(results, func(v any) bool { return v != nil && v != false }), nil
 	}
@@ -129,7 +129,7 @@ func (j *jq) matcher(ctx context.Context, reveal bool) func(*queue.DeadLetter) (
 // quoteJQ returns jq's error, if it may be shown.
 func quoteJQ(err error, reveal bool) string {
 	if !reveal {
-		return ", and --reveal says why"
+		return ", and --reveal shows why"
 	}
 	return ": " + render.Visible(err.Error(), render.MaxText)
 }

@@ -19,25 +19,25 @@ func newLs(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List dead letters",
-		Long: `List dead letters, oldest first, each in a line: its number, when it died, of what, whose it
-is, how often it was replayed before, and whether newer events of the user have set
-all or some of what it sets. Personal data is masked unless --reveal is given.
+		Long: `List dead letters, oldest first, one per line: its number, when and why it died, its user, how
+often it has been replayed, and whether newer events of the user have set all or some of
+its properties. Personal data is masked unless --reveal is given.
 
-It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
+This command only reads from NATS and changes nothing. Permissions it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ       for the dead letters
-  $JS.API.DIRECT.GET.KV_<bucket>_versions  for what newer events have set
+  $JS.API.DIRECT.GET.KV_<bucket>_versions  for the version records
 
-With --json it prints an object in each line:
-  id, group, reason, status (0 is no answer), error, user, at, replays,
-  superseded (newer events have set all of it), superseded_in_part,
-  newer_known (false if nobody knows what newer events have set)`,
+With --json it prints one object per line:
+  id, group, reason, status (0 means no answer), error, user, at, replays,
+  superseded (newer events have set all its properties), superseded_in_part,
+  newer_known (false if there is no record of what newer events have set)`,
 		Example: `  identify-worker dlq ls --reason rejected --since 2h
   identify-worker dlq ls --match '.event.metadata.plan == "pro"'
   identify-worker dlq ls --json --status 422 | jq -r .id`,
 		Args: cobra.NoArgs,
 	}
 	c := newCommand(cmd, env)
-	c.addJSON(cmd, "print JSON, an object in each line")
+	c.addJSON(cmd, "print JSON, one object per line")
 	c.addReveal(cmd)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -190,7 +190,7 @@ func (m *mask) event(body []byte, indent string, limit int64) (text string, err 
 	}
 	if err == nil {
 		if _, errMore := in.ReadToken(); !errors.Is(errMore, io.EOF) {
-			return "", errors.New("goes on after its end")
+			return "", errors.New("has data after its end")
 		}
 	}
 	if err := closeJSON(out); err != nil {

@@ -56,9 +56,9 @@ type pace struct {
 func tenth(fleet queue.Rate, replicas int) pace {
 	switch {
 	case replicas == 0:
-		return pace{queue.Rate{Calls: 60, Window: time.Minute}, "no worker is running whose limit could be known"}
+		return pace{queue.Rate{Calls: 60, Window: time.Minute}, "no worker is running, so the fleet's limit is unknown"}
 	case fleet.Unlimited():
-		return pace{queue.Rate{}, "the fleet has none"}
+		return pace{queue.Rate{}, "the fleet has no limit"}
 	case fleet.Calls >= 10:
 		return pace{queue.Rate{Calls: fleet.Calls / 10, Window: fleet.Window}, "a tenth of the fleet's " + fleet.String()}
 	}
@@ -93,18 +93,18 @@ func (r *replayPlan) print(out io.Writer, m *mask) {
 	line("replay", "%s%s", render.Thousands(s.Sendable()), r.describeCanary())
 	line("rate", "%s", r.describePace())
 	if r.force {
-		line("newer data", "is overwritten, as --force says")
+		line("newer data", "is overwritten because of --force")
 	} else {
 		line("newer data", "%s", r.describeNewer())
 	}
 	if s.Exhausted > 0 {
-		line("skip", "%s: was replayed %s already, see --max-replays", render.Thousands(s.Exhausted), times(r.maxReplays))
+		line("skip", "%s: already replayed %s, see --max-replays", render.Thousands(s.Exhausted), times(r.maxReplays))
 	}
 	for _, why := range sortedByCount(s.Skips) {
 		line("skip", "%s: %s", render.Thousands(s.Skips[why]), render.Visible(why, render.MaxText))
 	}
 	if r.replicas == 0 {
-		line("workers", "none is running: what is replayed waits")
+		line("workers", "none is running: replayed events will wait")
 	}
 	_ = table.Flush()
 }
@@ -128,15 +128,15 @@ func (r *replayPlan) describeCanary() string {
 	case first == 0:
 		return ""
 	case first == r.selection.Sendable():
-		return ", and wait for their verdicts"
+		return ", waiting for their outcomes"
 	}
-	return fmt.Sprintf(", of which %s first: if one of these dies again, no other is touched", render.Thousands(first))
+	return fmt.Sprintf(", of which %s first: if one of these dies again, the replay stops", render.Thousands(first))
 }
 
 func (r *replayPlan) describePace() string {
 	why := ""
 	if r.pace.why != "" {
-		why = ", as " + r.pace.why
+		why = " (" + r.pace.why + ")"
 	}
 	if r.pace.rate.Unlimited() {
 		return "no limit" + why
@@ -147,11 +147,11 @@ func (r *replayPlan) describePace() string {
 func (r *replayPlan) describeNewer() string {
 	s := r.selection
 	if s.Superseded+s.Partly+s.Untracked == 0 {
-		return "none was delivered since they died"
+		return "none was delivered after they died"
 	}
-	text := fmt.Sprintf("supersedes %s, so that no call is made, and %s in part: what is newer stays", render.Thousands(s.Superseded), render.Thousands(s.Partly))
+	text := fmt.Sprintf("supersedes %s, which need no call, and %s in part, whose newer properties are kept", render.Thousands(s.Superseded), render.Thousands(s.Partly))
 	if s.Untracked > 0 {
-		text += fmt.Sprintf("; not known of %s, which died before that was written down", render.Thousands(s.Untracked))
+		text += fmt.Sprintf("; unknown for %s, which have no version record", render.Thousands(s.Untracked))
 	}
 	return text
 }
@@ -162,7 +162,7 @@ func printEdits(out io.Writer, edits []queue.Edited, m *mask) {
 		fmt.Fprintln(out, "\nthe edit changes no event")
 		return
 	}
-	fmt.Fprintln(out, "\nthe edit changes events, such as")
+	fmt.Fprintln(out, "\nthe edit changes events, for example")
 	for _, e := range edits {
 		fmt.Fprintf(out, "  dead letter %d\n", e.ID)
 		before, errBefore := decodeJSON(e.Before)
@@ -189,7 +189,7 @@ func readPace(ctx context.Context, q *queue.Queue, given *queue.Rate, wait bool)
 	status, err := q.Status(ctx)
 	switch {
 	case err != nil && given == nil:
-		return p, 0, fmt.Errorf("the default of --rate is a tenth of the fleet's limit, so give --rate: %w", err)
+		return p, 0, fmt.Errorf("--rate defaults to a tenth of the fleet's limit, which cannot be read; give --rate: %w", err)
 	case err != nil:
 		return pace{rate: *given}, -1, nil
 	case given != nil:

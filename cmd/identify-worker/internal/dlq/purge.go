@@ -15,30 +15,30 @@ import (
 func newPurge(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge --user ID",
-		Short: "Erase all that is stored of a user",
-		Long: `Erase all that is stored of one user, as a request for erasure asks: dead letters, events that
-wait in the work stream, the originals of events that were edited, and the record of
-what newer events have set. It says first how many, and asks. The history
-says that it was done, and tells the user by a hash only. What else it tells holds no
-values of edits and filters; the notes of discards it has as they were typed.
+		Short: "Erase everything that is stored for a user",
+		Long: `Erase everything that is stored for one user, as a request for erasure demands: dead letters,
+waiting events in the work stream, the originals of edited events, and the user's version
+record. The command first shows how many there are and asks for confirmation. The history
+records the erasure and identifies the user only by a hash. Its other entries hold no values
+of edits and filters, but the notes of discards are kept as they were typed.
 
-It ends when the workers, too, have let go of what they had read: for that they give partitions
-back, and claim them anew. Then nothing of what was stored is sent any more. It does not
-hold up what producers go on publishing, nor a replay that is under way: stop both first.
-It erases nothing at Userpilot.
+The command returns once the workers, too, have dropped the events they had read: for that
+they release their partitions and re-claim them. From then on, nothing that was stored is
+sent. It does not stop producers or a replay in progress: stop both first. It erases nothing
+at Userpilot.
 
-The rights that it needs, to publish to:
+Permissions it needs, to publish to:
   $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.* and
   $JS.API.STREAM.MSG.DELETE.*         for the streams of the pipeline
   $JS.API.DIRECT.GET.<stream>, $JS.API.DIRECT.GET.<stream>_DLQ and
   $JS.API.DIRECT.GET.<stream>_AUDIT
-  $JS.API.CONSUMER.NAMES.<stream>     for who has read what waits
+  $JS.API.CONSUMER.NAMES.<stream>     for the workers that have read waiting events
   userpilot.<name>-audit.action.> and
   userpilot.<name>-audit.verdict.>    for the history
-  $KV.<bucket>.recall                 to have workers forget what they have read
-  $KV.<bucket>_versions.>                for the record of newer events
+  $KV.<bucket>.recall                 to make workers drop the events they have read
+  $KV.<bucket>_versions.>                for the version record
 
-With --json it prints one object, and what it says and asks goes to standard error:
+With --json it prints one object; messages and prompts go to standard error:
   run, outcome (done, dry run, stopped or failed), waiting, dead_letters, originals, newer`,
 		Example: `  identify-worker dlq purge --user ann
   identify-worker dlq purge --user ann@example.com --yes --json`,
@@ -95,7 +95,7 @@ func (u *purging) run(ctx context.Context) error {
 	case err == nil:
 		return nil
 	}
-	return fmt.Errorf("%w; erased so far: %s; run it again for the rest", err, newPurgeView("", result).describe())
+	return fmt.Errorf("%w; erased so far: %s; run the command again for the rest", err, newPurgeView("", result).describe())
 }
 
 // present says what would be erased, and reports whether to go on. If nothing is stored it does
@@ -103,11 +103,11 @@ func (u *purging) run(ctx context.Context) error {
 func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, error) {
 	out := u.messages()
 	if plan.DeadLetters+plan.Waiting+plan.Originals+plan.Newer == 0 {
-		fmt.Fprintln(out, "nothing is stored of this user")
+		fmt.Fprintln(out, "nothing is stored for this user")
 		return !u.confirmation.dryRun, nil
 	}
-	fmt.Fprintf(out, "stored of this user: %s\n", newPurgeView("", plan).describe())
-	return u.confirmation.confirm(ctx, u.env, "erase this for ever?")
+	fmt.Fprintf(out, "stored for this user: %s\n", newPurgeView("", plan).describe())
+	return u.confirmation.confirm(ctx, u.env, "permanently delete this?")
 }
 
 // purgeView is what purge reports. Scripts rely on its JSON: see the command's help.
@@ -136,6 +136,6 @@ func (u *purging) report(v *purgeView) error {
 }
 
 func (v *purgeView) describe() string {
-	return fmt.Sprintf("%s, %s, %s of edited events, %s of newer events", render.Counted(v.DeadLetters, "dead letter"),
-		render.Counted(v.Waiting, "waiting event"), render.Counted(v.Originals, "original"), render.Counted(v.Newer, "record"))
+	return fmt.Sprintf("%s, %s, %s of edited events, %s", render.Counted(v.DeadLetters, "dead letter"),
+		render.Counted(v.Waiting, "waiting event"), render.Counted(v.Originals, "original"), render.Counted(v.Newer, "version record"))
 }

@@ -18,42 +18,43 @@ func newReplay(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay",
 		Short: "Publish dead letters again",
-		Long: `Publish dead letters again, oldest first, and take them out of the dead letters. It says first
-what would happen, and asks. An event keeps its place in the order of its user's events: what
-a newer one has set since stays as it is, and an event of which nothing is left is
-superseded without a call. Where it is not known what newer events set, it becomes a
-dead letter again, untracked, unless --force is given.
+		Long: `Publish dead letters again, oldest first, and remove them from the dead-letter stream. The
+command first shows what would happen and asks for confirmation. An event keeps its
+position among its user's events: properties that a newer event has set are not touched,
+and an event with no properties left is superseded without a call. If there is no record
+of what newer events have set, the event becomes a dead letter again, with the reason
+untracked, unless --force is given.
 
-Each event is published once, however often this is interrupted and run again. Those that
-were replayed --max-replays times before are left alone.
+Each event is published once, however often the command is interrupted and run again. Dead
+letters that have been replayed --max-replays times are skipped.
 
---set, --delete and --edit correct the events, in the order in which they are given. An edit
-must make a valid event of the same user, or the dead letter is left alone. The history
-tells of them and of --match without the values in them, which may be a user's data.
+--set, --delete and --edit change the events, in the order in which they are given. The
+result must be a valid event of the same user, or the dead letter is skipped. The history
+records them and --match without the values in them, which may be a user's data.
 
---canary N replays N first and waits for their verdicts; if one dies again, it ends there,
-with status 1. --wait waits for all verdicts. The verdicts delivered, superseded and dead are
-known of the canary, and of all with --wait.
+--canary N replays N events first and waits for their outcomes; if one dies again, the
+command stops with exit status 1. --wait waits for all outcomes. The outcomes delivered,
+superseded and dead are reported for the canary, and with --wait for all.
 
-The rights that it needs, to publish to:
+Permissions it needs, to publish to:
   userpilot.<name>.*, userpilot.<name>        for the events
   userpilot.<name>-audit.action.>             for the history
-  userpilot.<name>-audit.original.>           for what events were before an edit
+  userpilot.<name>-audit.original.>           for the originals of edited events
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
   $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
-  $JS.API.DIRECT.GET.<stream>_AUDIT           for the verdicts
-  $JS.API.DIRECT.GET.KV_<bucket>_versions        for what newer events have set
-  $JS.API.STREAM.MSG.GET.KV_<bucket>          for what it is sealed with
-  $JS.API.STREAM.MSG.GET.<stream>             for what a replay that was cut short has stored
+  $JS.API.DIRECT.GET.<stream>_AUDIT           for the outcomes
+  $JS.API.DIRECT.GET.KV_<bucket>_versions        for the version records
+  $JS.API.STREAM.MSG.GET.KV_<bucket>          for the key that seals replays
+  $JS.API.STREAM.MSG.GET.<stream>             for events that an interrupted replay has stored
   those of identify-worker status             for the fleet's limit, unless --rate is given
 
-With --json it prints one object, and what it says and asks goes to standard error:
+With --json it prints one object; messages and prompts go to standard error:
   run, outcome (done, nothing, dry run, stopped, canary died or failed), selected, replayed,
-  already (by a run that was cut short), gone (done by somebody else meanwhile), skipped,
+  already (by an interrupted run), gone (handled by someone else in the meantime), skipped,
   skips {why: count}, doubtful, delivered, superseded, purged (erased
   for its user before it was delivered), dead, died_again [id]
-In a dry run skipped, skips and superseded are what would happen.`,
+In a dry run, skipped, skips and superseded say what would happen.`,
 		Example: `  identify-worker dlq replay --group 4be1d07a --dry-run
   identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5
   identify-worker dlq replay --status 400 --edit '.metadata.seats |= tonumber' --wait
@@ -66,11 +67,11 @@ In a dry run skipped, skips and superseded are what would happen.`,
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	r := &replaying{command: c, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), edits: newEdits(cmd), maxReplays: 3}
 	r.all = newAll(cmd)
-	f.Rate(&r.rate, "rate", "most events in a window, a tenth of the fleet's limit unless it is given; 0 is no limit")
-	f.Number(&r.canary, 0, 1_000_000, "canary", "`number` of dead letters to replay first, and await")
-	f.Number(&r.maxReplays, 0, 1_000_000, "max-replays", "`times` after which a dead letter is left alone; 0 is no limit")
-	f.Toggle(&r.force, "force", "overwrite newer data, and let an edit name another user")
-	f.Toggle(&r.wait, "wait", "stay until each event has its verdict")
+	f.Rate(&r.rate, "rate", "maximum events per window; a tenth of the fleet's limit by default; 0 means no limit")
+	f.Number(&r.canary, 0, 1_000_000, "canary", "`number` of dead letters to replay first, waiting for their outcomes")
+	f.Number(&r.maxReplays, 0, 1_000_000, "max-replays", "`times` a dead letter may be replayed before it is skipped; 0 means no limit")
+	f.Toggle(&r.force, "force", "overwrite newer data, and allow edits that change the user")
+	f.Toggle(&r.wait, "wait", "wait for the outcome of each event")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().Changed("rate") {
 			r.given = &r.rate
@@ -138,7 +139,7 @@ func (r *replaying) plan(ctx context.Context, q *queue.Queue, f queue.Filter) (*
 func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error) {
 	out, s := r.messages(), plan.selection
 	if s.Letters == 0 {
-		fmt.Fprintln(out, "no dead letter is meant")
+		fmt.Fprintln(out, "no dead letters match")
 		return false, nil
 	}
 	m := newMask(r.reveal, false)
@@ -237,7 +238,7 @@ func (r *replayPlan) withoutRun(outcome string) *replayView {
 		Superseded: s.Superseded, DiedAgain: []string{},
 	}
 	if s.Exhausted > 0 {
-		v.Skips["was replayed too often"] = s.Exhausted
+		v.Skips["replayed too often"] = s.Exhausted
 	}
 	return v
 }
@@ -261,7 +262,7 @@ func (v *replayView) describe() string {
 		n    uint64
 		what string
 	}{
-		{v.Already, "by a run before"}, {v.Gone, "gone meanwhile"}, {v.Skipped, "skipped"}, {v.Doubtful, "in doubt"},
+		{v.Already, "by an earlier run"}, {v.Gone, "gone in the meantime"}, {v.Skipped, "skipped"}, {v.Doubtful, "in doubt"},
 	} {
 		if part.n > 0 {
 			fmt.Fprintf(&b, ", %s %s", render.Thousands(part.n), part.what)
@@ -269,7 +270,7 @@ func (v *replayView) describe() string {
 	}
 	fmt.Fprintf(&b, " (run %s)\n", v.Run)
 	if v.Delivered+v.Superseded+v.Purged+v.Dead > 0 {
-		fmt.Fprintf(&b, "verdicts: %s delivered, %s superseded, %s dead again", render.Thousands(v.Delivered), render.Thousands(v.Superseded), render.Thousands(v.Dead))
+		fmt.Fprintf(&b, "outcomes: %s delivered, %s superseded, %s dead again", render.Thousands(v.Delivered), render.Thousands(v.Superseded), render.Thousands(v.Dead))
 		if v.Purged > 0 {
 			fmt.Fprintf(&b, ", %s purged", render.Thousands(v.Purged))
 		}
@@ -288,13 +289,13 @@ func (v *replayView) conclude(ctx context.Context, err error) error {
 	case errors.Is(err, queue.ErrCanaryDied):
 		return queue.ErrCanaryDied // which ones is said already
 	case ctx.Err() != nil && left == 0:
-		return errors.New("stopped: all are replayed, but not all verdicts are known")
+		return errors.New("stopped: all are replayed, but not all outcomes are known")
 	case ctx.Err() != nil:
-		return fmt.Errorf("stopped: %s replayed, %s left where they are; run it again to go on", render.Thousands(v.Replayed+v.Already), render.Thousands(left))
+		return fmt.Errorf("stopped: %s replayed, %s not replayed; run the command again to continue", render.Thousands(v.Replayed+v.Already), render.Thousands(left))
 	case err != nil:
-		return fmt.Errorf("%w; %s replayed, %s left where they are; run it again to go on", err, render.Thousands(v.Replayed+v.Already), render.Thousands(left))
+		return fmt.Errorf("%w; %s replayed, %s not replayed; run the command again to continue", err, render.Thousands(v.Replayed+v.Already), render.Thousands(left))
 	case v.Doubtful > 0:
-		return fmt.Errorf("of %s it is not known whether they were replayed: run it again, it does no harm", render.Counted(v.Doubtful, "dead letter"))
+		return fmt.Errorf("it is unknown whether %s were replayed: run the command again, it is safe to repeat", render.Counted(v.Doubtful, "dead letter"))
 	}
 	return nil
 }

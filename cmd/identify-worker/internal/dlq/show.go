@@ -20,36 +20,36 @@ import (
 func newShow(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [ID...]",
-		Short: "Tell the whole story of dead letters",
-		Long: `Tell all that is known of dead letters, given by their numbers or by filters: why it died and
-what Userpilot answered, when it was published and when it died, its replays before, and
-the event. Then, property by property, whether a newer event of the user has
-set it since: a replay leaves those alone.
+		Short: "Show dead letters in full",
+		Long: `Show everything that is known about dead letters, selected by number or by filters: why it
+died and what Userpilot answered, when it was published and when it died, its earlier
+replays, and the event. Then, for each property, whether a newer event of the user has
+set it since: a replay does not touch those.
 
-Personal data is masked unless --reveal is given. Texts and events that are very long are
-cut, but not in JSON; export has them byte by byte.
+Personal data is masked unless --reveal is given. Very long texts and events are truncated,
+except in JSON; export writes them byte for byte.
 
-It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
+This command only reads from NATS and changes nothing. Permissions it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ       for the dead letters
-  $JS.API.DIRECT.GET.KV_<bucket>_versions  for what newer events have set
+  $JS.API.DIRECT.GET.KV_<bucket>_versions  for the version records
 
-With --json it prints an object in each line: all that ls prints, and
-  code, request_id, attempts, published, partition, sequence (where the event was stored first),
-  tracked (newer events are written down), history (a text for each earlier death),
+With --json it prints one object per line: all fields of ls, and
+  code, request_id, attempts, published, partition, sequence (of the event when it was first stored),
+  tracked (there is a version record), history (one text for each earlier death),
   properties [{property, superseded}], event (null if it is not JSON), bytes`,
 		Example: `  identify-worker dlq show 12
   identify-worker dlq show 12 --reveal
   identify-worker dlq show --user ann --json | jq .event`,
 	}
 	c := newCommand(cmd, env)
-	c.addJSON(cmd, "print JSON, an object in each line")
+	c.addJSON(cmd, "print JSON, one object per line")
 	c.addReveal(cmd)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		for _, arg := range args {
 			id, ok := parseID(arg)
 			if !ok {
-				return flags.Usagef("%q: must be the number of a dead letter, as identify-worker dlq ls shows it", arg)
+				return flags.Usagef("%q: must be the number of a dead letter, as shown by identify-worker dlq ls", arg)
 			}
 			filter.filter.IDs = append(filter.filter.IDs, id)
 		}
@@ -58,7 +58,7 @@ With --json it prints an object in each line: all that ls prints, and
 			return err
 		}
 		if query.IsZero() {
-			return flags.Usagef("give the number of a dead letter, as identify-worker dlq ls shows it, or a filter")
+			return flags.Usagef("give the number of a dead letter, as shown by identify-worker dlq ls, or a filter")
 		}
 		q, shut, err := c.open(cmd.Context())
 		if err != nil {
@@ -177,7 +177,7 @@ func (s *detail) print(body []byte, v *detailView) error {
 
 func orUnknown(text string) string {
 	if text == "" {
-		return "not known"
+		return "unknown"
 	}
 	return text
 }
@@ -199,7 +199,7 @@ func (v *detailView) why() string {
 
 func (v *detailView) describePublished() string {
 	if v.Published == nil {
-		return "not known"
+		return "unknown"
 	}
 	text := v.Published.Format(time.RFC3339)
 	if v.Partition != "" {
@@ -234,15 +234,15 @@ func (v *detailView) describeNewer(body []byte) string {
 	_, err := userpilot.Parse(body)
 	switch {
 	case err != nil:
-		return "not known: the event is no identify, " + err.Error()
+		return "unknown: the event is not a valid identify, " + err.Error()
 	case !v.Tracked:
-		return "not known: it died before that was written down"
+		return "unknown: there is no version record"
 	case !v.NewerKnown:
-		return "not known: a replay dies again, untracked, unless --force is given"
+		return "unknown: a replay becomes a dead letter again, untracked, unless --force is given"
 	case v.Superseded:
-		return "has set all of it since: a replay makes no call"
+		return "has since set all of its properties: a replay makes no call"
 	case v.SupersededInPart:
-		return "has set some of it since: a replay leaves that alone"
+		return "has since set some of its properties: a replay does not touch those"
 	}
 	return "none since"
 }
@@ -259,7 +259,7 @@ func (s *detail) printEvent(body []byte, id string) error {
 	text, err := s.mask.event(body, "  ", maxShownEvent)
 	switch {
 	case errors.Is(err, errCut):
-		fmt.Fprintf(s.out, "\nevent, %s, cut; all of it: identify-worker dlq export --id %s\n%s\n", size, id, text)
+		fmt.Fprintf(s.out, "\nevent, %s, truncated; in full: identify-worker dlq export --id %s\n%s\n", size, id, text)
 	case err == nil:
 		fmt.Fprintf(s.out, "\nevent, %s\n%s\n", size, text)
 	case s.mask.reveal:

@@ -16,19 +16,19 @@ import (
 func newStats(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats",
-		Short: "Group dead letters by what they died of",
-		Long: `Group dead letters by what they died of: the reason, the status of Userpilot's answer, and its
-error without the parts that vary. Of each group it says how many dead letters there
-are, how many users', when the first and the last died, and one of them. The group that
-appeared last comes first; it is new if that was within the last hour.
+		Short: "Group dead letters by cause",
+		Long: `Group dead letters by cause: the reason, the status of Userpilot's answer, and its error
+without the parts that vary. For each group it shows the number of dead letters and of
+users, when the first and the last died, and an example. The group that appeared last
+comes first; it is marked as new if that was within the last hour.
 
-It reads from NATS alone and changes nothing. The right that it needs, to publish to:
+This command only reads from NATS and changes nothing. Permission it needs, to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ
 
 With --json it prints one array:
-  [{group, new, reason, status (0 is no answer), error, count, users, users_at_least,
+  [{group, new, reason, status (0 means no answer), error, count, users, users_at_least,
   first, last, example (the number of the newest)}]
-Of very many groups the smallest are one at the end, without a name.`,
+If there are very many groups, the smallest are combined into a last one without a name.`,
 		Example: `  identify-worker dlq stats
   identify-worker dlq stats --since 1h
   identify-worker dlq stats --json | jq '.[] | select(.new)'`,

@@ -124,11 +124,11 @@ func TestDescribeNewer(t *testing.T) {
 		want    string
 	}{
 		"none":       {event, true, queue.Supersession{Known: true}, "none since"},
-		"some":       {event, true, queue.Supersession{Known: true, Partly: true}, "has set some of it since: a replay leaves that alone"},
-		"all":        {event, true, queue.Supersession{Known: true, Wholly: true}, "has set all of it since: a replay makes no call"},
-		"untracked":  {event, false, queue.Supersession{}, "not known: it died before that was written down"},
-		"forgotten":  {event, true, queue.Supersession{}, "not known: a replay dies again, untracked, unless --force is given"},
-		"unreadable": {"{", true, queue.Supersession{}, "not known: the event is no identify, body: is not JSON: it ends too early, after byte 1"},
+		"some":       {event, true, queue.Supersession{Known: true, Partly: true}, "has since set some of its properties: a replay does not touch those"},
+		"all":        {event, true, queue.Supersession{Known: true, Wholly: true}, "has since set all of its properties: a replay makes no call"},
+		"untracked":  {event, false, queue.Supersession{}, "unknown: there is no version record"},
+		"forgotten":  {event, true, queue.Supersession{}, "unknown: a replay becomes a dead letter again, untracked, unless --force is given"},
+		"unreadable": {"{", true, queue.Supersession{}, "unknown: the event is not a valid identify, body: is not JSON: it ends too early, after byte 1"},
 	} {
 		s := &detail{mask: newMask(false, false)}
 		v := s.view(letterWithNewer{&queue.DeadLetter{Tracked: test.tracked, Body: []byte(test.body)}, test.newer})
@@ -183,7 +183,7 @@ func TestPlan(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	many := &queue.Selection{
 		Letters: 1234, Users: 1200, Oldest: at, Newest: at.Add(time.Hour), Exhausted: 30, Unsendable: 4,
-		Skips: map[string]uint64{"user_id: is missing": 3, "edit: --edit does not work on it": 1}, Superseded: 20, Partly: 5, Untracked: 7,
+		Skips: map[string]uint64{"user_id: is missing": 3, "edit: --edit fails on it": 1}, Superseded: 20, Partly: 5, Untracked: 7,
 	}
 	for i := range 12 {
 		many.Groups = append(many.Groups, queue.GroupCount{Group: "0000000" + string(rune('a'+i)), Reason: queue.Rejected, Status: 422, Error: `no plan "gold"`, Count: 100})
@@ -201,24 +201,24 @@ func TestPlan(t *testing.T) {
 		want string
 	}{
 		"all of it": {replayPlan{selection: many, pace: tenth(queue.Rate{Calls: 600, Window: time.Minute}, 1), canary: 5, maxReplays: 3, replicas: 1}, `
-replay      1,200, of which 5 first: if one of these dies again, no other is touched
-rate        60/1m, as a tenth of the fleet's 600/1m: this takes 20m0s
-newer data  supersedes 20, so that no call is made, and 5 in part: what is newer stays; not known of 7, which died before that was written down
-skip        30: was replayed 3 times already, see --max-replays
+replay      1,200, of which 5 first: if one of these dies again, the replay stops
+rate        60/1m (a tenth of the fleet's 600/1m): this takes 20m0s
+newer data  supersedes 20, which need no call, and 5 in part, whose newer properties are kept; unknown for 7, which have no version record
+skip        30: already replayed 3 times, see --max-replays
 skip        3: user_id: is missing
-skip        1: edit: --edit does not work on it
+skip        1: edit: --edit fails on it
 `},
 		"by force": {replayPlan{selection: &queue.Selection{Letters: 1, Exhausted: 1, Groups: many.Groups[:1]}, maxReplays: 1, canary: 1, force: true}, `
 replay      0
 rate        no limit
-newer data  is overwritten, as --force says
-skip        1: was replayed once already, see --max-replays
-workers     none is running: what is replayed waits
+newer data  is overwritten because of --force
+skip        1: already replayed once, see --max-replays
+workers     none is running: replayed events will wait
 `},
 		"a canary of all": {replayPlan{selection: &queue.Selection{Letters: 2, Groups: many.Groups[:1]}, canary: 9, replicas: -1}, `
-replay      2, and wait for their verdicts
+replay      2, waiting for their outcomes
 rate        no limit
-newer data  none was delivered since they died
+newer data  none was delivered after they died
 `},
 	} {
 		var out strings.Builder
@@ -245,15 +245,15 @@ func TestReplayEnds(t *testing.T) {
 	}{
 		"done": {t.Context(), queue.ReplayResult{Run: "r", Selected: 3, Replayed: 3}, nil, "replayed 3 of 3 dead letters (run r)\n", ""},
 		"all kinds": {t.Context(), queue.ReplayResult{Run: "r", Selected: 9, Replayed: 3, Already: 1, Gone: 2, Skipped: 1, Doubtful: 2, Delivered: 1, Superseded: 1, Purged: 1, Dead: 1, DiedAgain: []uint64{12}}, nil,
-			"replayed 3 of 9 dead letters, 1 by a run before, 2 gone meanwhile, 1 skipped, 2 in doubt (run r)\nverdicts: 1 delivered, 1 superseded, 1 dead again, 1 purged; see identify-worker dlq show 12\n",
-			"of 2 dead letters it is not known whether they were replayed: run it again, it does no harm"},
+			"replayed 3 of 9 dead letters, 1 by an earlier run, 2 gone in the meantime, 1 skipped, 2 in doubt (run r)\noutcomes: 1 delivered, 1 superseded, 1 dead again, 1 purged; see identify-worker dlq show 12\n",
+			"it is unknown whether 2 dead letters were replayed: run the command again, it is safe to repeat"},
 		"interrupted": {interrupted, queue.ReplayResult{Run: "r", Selected: 1000, Replayed: 300, Skipped: 1}, context.Canceled, "replayed 300 of 1,000 dead letters, 1 skipped (run r)\n",
-			"stopped: 300 replayed, 699 left where they are; run it again to go on"},
+			"stopped: 300 replayed, 699 not replayed; run the command again to continue"},
 		"interrupted while waiting": {interrupted, queue.ReplayResult{Run: "r", Selected: 1, Replayed: 1}, context.Canceled, "replayed 1 of 1 dead letter (run r)\n",
-			"stopped: all are replayed, but not all verdicts are known"},
+			"stopped: all are replayed, but not all outcomes are known"},
 		"failed": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1}, errors.New("no stream"), "replayed 1 of 2 dead letters (run r)\n",
-			"no stream; 1 replayed, 1 left where they are; run it again to go on"},
-		"canary": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1, Dead: 1}, queue.ErrCanaryDied, "replayed 1 of 2 dead letters (run r)\nverdicts: 0 delivered, 0 superseded, 1 dead again\n",
+			"no stream; 1 replayed, 1 not replayed; run the command again to continue"},
+		"canary": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1, Dead: 1}, queue.ErrCanaryDied, "replayed 1 of 2 dead letters (run r)\noutcomes: 0 delivered, 0 superseded, 1 dead again\n",
 			"the canary died again; nothing else was replayed"},
 	} {
 		v := newReplayView(&test.result)

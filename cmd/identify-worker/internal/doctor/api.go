@@ -19,17 +19,17 @@ const documentedPerMinute = 600
 func (e *examination) checkRate(r queue.Rate, burst int, own bool, trip time.Duration) {
 	whose := "for the whole fleet"
 	if own {
-		whose = "for each replica by itself"
+		whose = "for each replica"
 	}
 	a := r.Bounds(burst, own)
 	switch {
 	case r.Unlimited():
-		e.warn("rate", "no limit is kept, and Userpilot documents %d calls a minute for each key: see --rate", documentedPerMinute)
+		e.warn("rate", "no limit is enforced, but Userpilot documents %d calls a minute for each key: see --rate", documentedPerMinute)
 		return
 	case r.PerMinute() > documentedPerMinute:
-		e.warn("rate", "%s is more than the %d calls a minute that Userpilot documents for each key: is yours another?", r, documentedPerMinute)
+		e.warn("rate", "%s is more than the %d calls a minute that Userpilot documents for each key: is your limit different?", r, documentedPerMinute)
 	default:
-		e.ok("rate", "%s %s: at most %d calls in any %v, %.1f%% of the limit in the long run, %d at once after a pause",
+		e.ok("rate", "%s %s: at most %d calls in any %v, %.1f%% of the limit in the long run, a burst of %d after a pause",
 			r, whose, a.Worst, shortSpan(r), 100*a.Sustained/float64(r.Calls), a.Burst)
 	}
 	if !own && trip > 0 { // else NATS has no part in it, or is not there
@@ -67,9 +67,9 @@ func (e *examination) checkAPI(endpoint string, v userpilot.Validation, err erro
 	}
 	connected, answered := round(v.Connected), round(v.Took-v.Connected)
 	if v.Connected > slow || v.Took-v.Connected > slow {
-		e.warn("api", "%s%s is slow: a connection takes %v, and then the answer %v: is the network or a proxy on the way overloaded? Calls work, but one that needs a new connection is late, and without a rate --concurrency bounds their number", endpoint, at, connected, answered)
+		e.warn("api", "%s%s is slow: connecting takes %v, and the answer another %v: is the network or a proxy overloaded? Calls work, but calls that need a new connection are late, and without a rate only --concurrency limits them", endpoint, at, connected, answered)
 	} else {
-		e.ok("api", "%s%s answers: a connection takes %v, and then the answer %v", endpoint, at, connected, answered)
+		e.ok("api", "%s%s answers: connecting takes %v, and the answer another %v", endpoint, at, connected, answered)
 	}
 	if v.TLS != "" {
 		e.checkCertificate("api_tls", v.TLS+", the endpoint's certificate", v.Expires)
@@ -84,11 +84,11 @@ func hint(err error) string {
 	)
 	switch {
 	case errors.As(err, &dns):
-		return "is the name in --endpoint right, and does this machine's DNS know it?"
+		return "is the name in --endpoint correct, and does this machine's DNS resolve it?"
 	case errors.As(err, &unknown):
-		return "does something on the way replace certificates? Are this machine's clock and its root certificates right?"
+		return "does a proxy replace certificates? Are this machine's clock and root certificates correct?"
 	case errors.Is(err, context.DeadlineExceeded):
-		return "nothing has answered within --timeout: does a firewall let it through? See --proxy"
+		return "no answer within --timeout: does a firewall block it? See --proxy"
 	}
 	return "see --endpoint and --proxy"
 }
@@ -98,8 +98,8 @@ func (e *examination) checkKey(status int, fingerprint string) {
 	case status >= 200 && status <= 299:
 		e.ok("key", "%s is valid", fingerprint)
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		e.fail("key", "%s is not valid, GET /v1/validate is answered %d: see %s and --api-key-file; an app token (NX-…) is no API key", fingerprint, status, flags.KeyVariable)
+		e.fail("key", "%s is not valid, GET /v1/validate answered %d: see %s and --api-key-file; an app token (NX-…) is not an API key", fingerprint, status, flags.KeyVariable)
 	default:
-		e.warn("key", "whether %s is valid cannot be known, as GET /v1/validate is answered %d: is --endpoint Userpilot's API? The first call will tell", fingerprint, status)
+		e.warn("key", "cannot tell whether %s is valid, GET /v1/validate answered %d: is --endpoint Userpilot's API? The first call will show", fingerprint, status)
 	}
 }

@@ -17,34 +17,34 @@ import (
 func New(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check whether a worker could work here, and what to do if not",
-		Long: `Check from this place, with the flags and the environment of work, whether a worker could
-work: put doctor where work stands. It changes nothing, and can run beside workers.
+		Short: "Check whether a worker can run here, and say what to fix",
+		Long: `Check whether a worker can run here: use the machine, the flags and the environment of the
+work command, with doctor in its place. It changes nothing and can run beside workers.
 
-Each check is a line: ok, warn or FAIL, and what to do.
-  nats        the connection, and the round trip, the middle of five
-  nats_tls    its TLS, and when the server's certificate expires
-  max_payload whether the server takes events of every size
-  rights      what the user may do, tried one by one; a missing right is named
-  streams     whether they are there and as they should be
-  strict      whether the servers refuse requests that they do not wholly understand
-  limits      how near they are to their limits, and dead letters to their end
-  storage     how near the NATS account is to its limits
-  clock       this machine's against the server's, and those of a cluster's servers, as far
-              as they lead a stream now, against one another
-  rate        the most calls in any window, and how much of the limit can be used
-  round_trip  how much of the limit can be used at that distance from NATS
+Each check prints a line with ok, warn or FAIL, and what to do.
+  nats        the connection, and the median round trip of five
+  nats_tls    TLS of that connection, and when the server's certificate expires
+  max_payload whether the server accepts events of every size
+  rights      the permissions of the user, probed one by one; missing ones are named
+  streams     whether the streams exist and are configured as expected
+  strict      whether the servers reject requests with unknown fields
+  limits      how close streams are to their limits, and dead letters to their expiry
+  storage     how close the NATS account is to its limits
+  clock       this machine's clock against the server's; in a cluster, the clocks of the
+              servers that currently lead a stream against one another
+  rate        the maximum calls in any window, and how much of the limit can be used
+  round_trip  how much of the limit can be used at this distance from NATS
   api         DNS, address, connection and TLS of --endpoint
-  api_tls     when its certificate expires
-  key         what GET /v1/validate says of the key: valid, invalid, or nothing
-  traces      whether the OTLP collector takes spans, where the environment names one
-  workers     those that are alive, what is wrong with them, and where they differ from
-              one another and from these flags
+  api_tls     when the endpoint's certificate expires
+  key         whether GET /v1/validate reports the key as valid, invalid, or neither
+  traces      whether the OTLP collector accepts spans, if the environment names one
+  workers     the replicas that are alive, their problems, and where they differ from one
+              another and from these flags
 
-Exit status: 1 if anything has failed, 0 otherwise. With --json it prints one object:
+Exit status: 1 if a check has failed, 0 otherwise. With --json it prints one object:
   failed and warned, two counts,
-  checks [{check, level, text}]; the level is ok, warn or fail. A check may be there
-  several times, and is not there if it was not made.`,
+  checks [{check, level, text}]; the level is ok, warn or fail. A check may appear
+  several times, and is absent if it was not made.`,
 		Example: `  USERPILOT_API_KEY=... identify-worker doctor
   identify-worker doctor --nats-url nats://nats:4222 --api-key-file /run/secrets/userpilot
   identify-worker doctor --json | jq -r '.checks[] | select(.level != "ok") | .text'`,
@@ -110,7 +110,7 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 	e.checkRate(c.Rate, c.Burst, d.replica.PerReplica(), n.trip)
 	if errKey != nil {
 		e.fail("key", "%v", errKey)
-		e.warn("api", "not tried without a key")
+		e.warn("api", "skipped: there is no key")
 	} else {
 		d.askAPI(ctx, e, client)
 	}
@@ -119,7 +119,7 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 	case n.readable:
 		d.askFleet(ctx, e, q, client)
 	case err == nil:
-		e.warn("workers", "not looked at before the rights and the streams are right")
+		e.warn("workers", "skipped until rights and streams pass")
 	}
 	return nil
 }
@@ -156,7 +156,7 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 	e.checkRights(denied, len(d.topology.WorkerRights()), err)
 	streams, err := q.InspectStreams(ctx)
 	if err != nil {
-		e.fail("streams", "%v: start it with JetStream, and let the account use it", err)
+		e.fail("streams", "%v: enable JetStream on the server and for the account", err)
 		return n
 	}
 	e.checkStreams(streams)

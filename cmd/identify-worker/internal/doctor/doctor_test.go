@@ -54,12 +54,12 @@ func TestCheckLink(t *testing.T) {
 	}
 	const (
 		near  = "ok nats connected to nats://127.0.0.1:4222, version 2.15.2, 412µs away"
-		plain = "ok nats_tls none, within this machine"
+		plain = "ok nats_tls none, but the connection stays on this machine"
 		sizes = "ok max_payload events of every size can be published"
 	)
 	expect(t, "good", with(func(*queue.ConnInfo) {}), near, plain, sizes)
 	expect(t, "a prefix", with(func(l *queue.ConnInfo) { l.Inboxes = "_MINE.>" }),
-		"ok nats connected to nats://127.0.0.1:4222, version 2.15.2, answers on _MINE.>, 412µs away", plain, sizes)
+		"ok nats connected to nats://127.0.0.1:4222, version 2.15.2, replies on _MINE.>, 412µs away", plain, sizes)
 	expect(t, "plain", with(func(l *queue.ConnInfo) { l.URL = "nats://nats:4222" }), "ok nats ...", "warn nats_tls none: users' data ...", sizes)
 	expect(t, "small", with(func(l *queue.ConnInfo) { l.MaxEvent = 100 << 10 }), near, plain,
 		"warn max_payload events above 100.0 KiB cannot be published: raise the server's max_payload to 1MB")
@@ -67,8 +67,8 @@ func TestCheckLink(t *testing.T) {
 		return with(func(l *queue.ConnInfo) { l.TLS, l.Expires = "TLS 1.3", time.Now().Add(left) })
 	}
 	expect(t, "TLS", encrypted(100*24*time.Hour), near, "ok nats_tls TLS 1.3, the server's certificate is valid until 20...", sizes)
-	expect(t, "TLS that ends", encrypted(74*time.Hour), near, "warn nats_tls TLS 1.3, the server's certificate expires in 3d1h, on 20...: see to its renewal", sizes)
-	expect(t, "TLS that has ended", encrypted(-time.Hour), near, "warn nats_tls TLS 1.3, the server's certificate: one of its chain has expired on 20...", sizes)
+	expect(t, "TLS that ends", encrypted(74*time.Hour), near, "warn nats_tls TLS 1.3, the server's certificate expires in 3d1h, on 20...: renew it", sizes)
+	expect(t, "TLS that has ended", encrypted(-time.Hour), near, "warn nats_tls TLS 1.3, the server's certificate: a certificate in its chain expired on 20...", sizes)
 }
 
 func TestCheckRights(t *testing.T) {
@@ -83,7 +83,7 @@ func TestCheckRights(t *testing.T) {
 	expect(t, "without two", check(nil, needed, optional),
 		"FAIL rights the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (look at the stream): allow it on the NATS server; ...", "warn rights ...")
 	expect(t, "without inboxes", check(nil, rights[0]),
-		"FAIL rights the user may not subscribe to _INBOX.> (receive events and answers): give --nats-inbox-prefix, ...")
+		"FAIL rights the user may not subscribe to _INBOX.> (receive events and replies): set --nats-inbox-prefix ...")
 	expect(t, "unknown", check(errors.New("try to publish to x: time-out")), "FAIL rights try to publish to x: time-out")
 }
 
@@ -94,10 +94,10 @@ func TestCheckStreams(t *testing.T) {
 	}
 	sound := queue.StreamState{Name: "A"}
 	differs := queue.StreamState{Name: "B", Differences: []queue.Change{{Stream: "B", Field: "discard", Have: "DiscardOld", Want: "DiscardNew"}}}
-	expect(t, "sound", check(sound, sound), "ok streams 2, as they should be")
+	expect(t, "sound", check(sound, sound), "ok streams 2, configured as expected")
 	expect(t, "one differs", check(sound, differs), "FAIL streams stream B: discard is DiscardOld, should be DiscardNew (match the flags to the stream, or run: identify-worker setup --update)")
 	expect(t, "one is missing", check(sound, queue.StreamState{Name: "B", Missing: true, MayCreate: true}), "warn streams B is missing: the first worker creates it, or identify-worker setup")
-	expect(t, "and must be made", check(queue.StreamState{Name: "B", Missing: true}), "FAIL streams B is missing, and the user may not create it: run identify-worker setup as one who may")
+	expect(t, "and must be made", check(queue.StreamState{Name: "B", Missing: true}), "FAIL streams B is missing, and the user may not create it: run identify-worker setup as a user who may")
 	expect(t, "one cannot be read", check(queue.StreamState{Name: "B", Err: errors.New("no leader")}, differs), "FAIL streams no leader", "FAIL streams stream B: ...")
 }
 
@@ -109,16 +109,16 @@ func TestCheckLimits(t *testing.T) {
 		return func(e *examination) { e.checkLimits([]queue.StreamState{work, dead, {Name: "KV", Missing: true}}) }
 	}
 	none := queue.StreamState{Messages: 1 << 40, Bytes: 1 << 50}
-	expect(t, "no limits", check(none, none), "ok limits none is near")
-	expect(t, "far from them", check(queue.StreamState{Messages: 79, MaxMessages: 100}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now()}), "ok limits none is near")
+	expect(t, "no limits", check(none, none), "ok limits none is close")
+	expect(t, "far from them", check(queue.StreamState{Messages: 79, MaxMessages: 100}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now()}), "ok limits none is close")
 	expect(t, "near", check(queue.StreamState{Messages: 80, MaxMessages: 100, Bytes: 9, MaxBytes: 10}, queue.StreamState{}),
-		"warn limits WORK: messages: 80% of the limit are used; then publishers are refused: ...", "warn limits WORK: bytes: 90% of the limit ...")
+		"warn limits WORK: messages: 80% of the limit is used; then publishers are rejected: ...", "warn limits WORK: bytes: 90% of the limit ...")
 	expect(t, "full", check(queue.StreamState{}, queue.StreamState{Bytes: 950, MaxBytes: 1000}),
-		"FAIL limits DLQ: bytes: 95% of the limit are used; then nothing can be set aside, and what fails stops its partition: replay ...")
+		"FAIL limits DLQ: bytes: 95% of the limit is used; then dead letters cannot be stored and hold up their users: replay ...")
 	expect(t, "old", check(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now().Add(50*time.Hour + 30*time.Minute - month)}),
-		"warn limits DLQ: the oldest dead letter is deleted in 2d2h: replay it, ...")
-	expect(t, "short-lived", check(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: time.Hour, Oldest: time.Now().Add(-30 * time.Minute)}), "ok limits none is near")
-	expect(t, "for ever", check(queue.StreamState{}, queue.StreamState{Messages: 1, Oldest: time.Now().Add(-900 * month / 10)}), "ok limits none is near")
+		"warn limits DLQ: the oldest dead letter is deleted in 2d2h: replay or ...")
+	expect(t, "short-lived", check(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: time.Hour, Oldest: time.Now().Add(-30 * time.Minute)}), "ok limits none is close")
+	expect(t, "for ever", check(queue.StreamState{}, queue.StreamState{Messages: 1, Oldest: time.Now().Add(-900 * month / 10)}), "ok limits none is close")
 }
 
 func TestCheckAccount(t *testing.T) {
@@ -129,9 +129,9 @@ func TestCheckAccount(t *testing.T) {
 	expect(t, "no limit", check(queue.Account{Bytes: 1500, Streams: 5}, 5, nil), "ok storage 1.5 KiB used, the account has no limit of its own")
 	expect(t, "far", check(queue.Account{Bytes: 3 << 30, MaxBytes: 5 << 30, Streams: 5, MaxStreams: 5, Consumers: 17, MaxConsumers: 1000}, 0, nil), "ok storage 3.0 GiB used, of 5.0 GiB")
 	expect(t, "full", check(queue.Account{Bytes: 99, MaxBytes: 100, Consumers: 9, MaxConsumers: 10}, 0, nil),
-		"FAIL storage bytes on disk: 99% of the limit ...", "warn storage consumers: 90% of the limit are used; then partitions cannot be claimed: raise the account's limit")
+		"FAIL storage bytes on disk: 99% of the limit ...", "warn storage consumers: 90% of the limit is used; then partitions cannot be claimed: raise the account's limit")
 	expect(t, "no room", check(queue.Account{Streams: 2, MaxStreams: 6}, 5, nil), "FAIL storage 5 streams are missing, and the account has 2 of 6: raise the account's limit")
-	expect(t, "unknown", check(queue.Account{}, 0, errors.New("denied")), "warn storage not known: denied")
+	expect(t, "unknown", check(queue.Account{}, 0, errors.New("denied")), "warn storage unknown: denied")
 }
 
 func TestCheckClock(t *testing.T) {
@@ -139,11 +139,11 @@ func TestCheckClock(t *testing.T) {
 	check := func(ahead, trip time.Duration) func(*examination) {
 		return func(e *examination) { e.checkClock(queue.Clock{Ahead: ahead, Trip: trip}) }
 	}
-	expect(t, "same", check(-time.Millisecond, 2*time.Millisecond), "ok clock the same as the server's, as far as 1ms allow to say")
-	expect(t, "near", check(-300*time.Millisecond, time.Millisecond), "ok clock this machine's is 300ms ahead of the server's")
+	expect(t, "same", check(-time.Millisecond, 2*time.Millisecond), "ok clock the same as the server's, within the 1ms that can be measured")
+	expect(t, "near", check(-300*time.Millisecond, time.Millisecond), "ok clock this machine's clock is 300ms ahead of the server's")
 	expect(t, "a cluster's, near", func(e *examination) { e.checkClock(queue.Clock{Apart: 100 * time.Millisecond}) }, "ok clock ...")
-	expect(t, "a cluster's, apart", func(e *examination) { e.checkClock(queue.Clock{Apart: 400 * time.Millisecond}) }, "warn clock the clocks of NATS servers are 400ms apart, at the least: ...", "ok clock ...")
-	expect(t, "off", check(4*time.Minute, time.Millisecond), "warn clock this machine's is 4m0s behind the server's: ...")
+	expect(t, "a cluster's, apart", func(e *examination) { e.checkClock(queue.Clock{Apart: 400 * time.Millisecond}) }, "warn clock the clocks of NATS servers are at least 400ms apart: ...", "ok clock ...")
+	expect(t, "off", check(4*time.Minute, time.Millisecond), "warn clock this machine's clock is 4m0s behind the server's: ...")
 }
 
 func TestCheckRate(t *testing.T) {
@@ -155,16 +155,16 @@ func TestCheckRate(t *testing.T) {
 		}
 		return func(e *examination) { e.checkRate(r, burst, own, trip) }
 	}
-	const all = "ok rate 600/1m for the whole fleet: at most 600 calls in any 1m, 99.5% of the limit in the long run, 3 at once after a pause"
+	const all = "ok rate 600/1m for the whole fleet: at most 600 calls in any 1m, 99.5% of the limit in the long run, a burst of 3 after a pause"
 	expect(t, "default", check("600/1m", 0, false, time.Millisecond), all, "ok round_trip NATS is 1ms away: the limit is never exceeded, and at least 97% of it can be used")
 	expect(t, "without NATS", check("600/1m", 0, false, 0), all)
-	expect(t, "its own", check("60/1m", 1, true, time.Second), "ok rate 60/1m for each replica by itself: at most 60 calls in any 1m, 99.5% ... 1 at once")
-	expect(t, "its own, with a burst", check("600/1m", 0, true, 0), "ok rate 600/1m for each replica by itself: at most 600 calls in any 1m, 99.2% ... 3 at once")
+	expect(t, "its own", check("60/1m", 1, true, time.Second), "ok rate 60/1m for each replica: at most 60 calls in any 1m, 99.5% ... a burst of 1 after a pause")
+	expect(t, "its own, with a burst", check("600/1m", 0, true, 0), "ok rate 600/1m for each replica: at most 600 calls in any 1m, 99.2% ... a burst of 3 after a pause")
 	expect(t, "a short window", check("10/1s", 0, false, 150*time.Millisecond), "ok rate ...", "ok round_trip NATS is 150ms away: ...at least 97%")
 	expect(t, "far away", check("10/1s", 0, false, 300*time.Millisecond), "ok rate 10/1s ...", "ok round_trip NATS is 300ms away: ...at least 90%")
-	expect(t, "too far", check("600/1m", 0, false, 301*time.Millisecond), all, "warn round_trip NATS is 301ms away: the limit is never exceeded, and ...bring the worker nearer")
+	expect(t, "too far", check("600/1m", 0, false, 301*time.Millisecond), all, "warn round_trip NATS is 301ms away: the limit is never exceeded, and ...run the worker closer to NATS")
 	expect(t, "high", check("601/1m", 0, false, 0), "warn rate 601/1m is more than the 600 calls a minute ...")
-	expect(t, "none", check("0", 0, false, time.Second), "warn rate no limit is kept, ...")
+	expect(t, "none", check("0", 0, false, time.Second), "warn rate no limit is enforced, ...")
 }
 
 func TestCheckAPI(t *testing.T) {
@@ -173,18 +173,18 @@ func TestCheckAPI(t *testing.T) {
 		return func(e *examination) { e.checkAPI("https://api", v, err) }
 	}
 	reached := userpilot.Validation{Status: 200, Address: "8.8.8.8:443", Took: 52 * time.Millisecond, Connected: 40 * time.Millisecond}
-	expect(t, "plain", check(reached, nil), "ok api https://api at 8.8.8.8:443 answers: a connection takes 40ms, and then the answer 12ms")
+	expect(t, "plain", check(reached, nil), "ok api https://api at 8.8.8.8:443 answers: connecting takes 40ms, and the answer another 12ms")
 	far := userpilot.Validation{Status: 200, Took: 1360 * time.Millisecond, Connected: 1100 * time.Millisecond}
-	expect(t, "far", check(far, nil), "warn api https://api is slow: a connection takes 1.1s, and then the answer 260ms: ...")
+	expect(t, "far", check(far, nil), "warn api https://api is slow: connecting takes 1.1s, and the answer another 260ms: ...")
 	busy := userpilot.Validation{Status: 200, Took: 2 * time.Second, Connected: 40 * time.Millisecond}
-	expect(t, "busy", check(busy, nil), "warn api https://api is slow: a connection takes 40ms, and then the answer 1.96s: ...")
+	expect(t, "busy", check(busy, nil), "warn api https://api is slow: connecting takes 40ms, and the answer another 1.96s: ...")
 	reached.TLS, reached.Expires = "TLS 1.3", time.Now().Add(50*time.Hour+30*time.Minute)
 	expect(t, "TLS", check(reached, nil), "ok api ...", "warn api_tls TLS 1.3, the endpoint's certificate expires in 2d2h, on 20...")
 	dns := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api"}}
-	expect(t, "no name", check(userpilot.Validation{}, dns), "FAIL api https://api: dial tcp: lookup api: no such host: is the name in --endpoint right, ...")
-	expect(t, "late", check(userpilot.Validation{}, context.DeadlineExceeded), "FAIL api https://api: context deadline exceeded: nothing has answered within --timeout: ...")
+	expect(t, "no name", check(userpilot.Validation{}, dns), "FAIL api https://api: dial tcp: lookup api: no such host: is the name in --endpoint correct, ...")
+	expect(t, "late", check(userpilot.Validation{}, context.DeadlineExceeded), "FAIL api https://api: context deadline exceeded: no answer within --timeout: ...")
 	expect(t, "false", check(userpilot.Validation{Address: "8.8.8.8:443"}, &tls.CertificateVerificationError{Err: errors.New("expired")}),
-		"FAIL api https://api at 8.8.8.8:443: ... does something on the way replace certificates?")
+		"FAIL api https://api at 8.8.8.8:443: ... does a proxy replace certificates?")
 	expect(t, "refused", check(userpilot.Validation{}, errors.New("connection refused")), "FAIL api https://api: connection refused: see --endpoint and --proxy")
 }
 
@@ -192,7 +192,7 @@ func TestCheckKey(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]string{
 		200: "ok key abcd1234 is valid", 204: "ok ...", 401: "FAIL key abcd1234 is not valid, ... answered 401: see USERPILOT_API_KEY", 403: "FAIL ...",
-		301: "warn ...", 400: "warn ...", 404: "warn key whether abcd1234 is valid cannot be known, as GET /v1/validate is answered 404: ...", 429: "warn ...", 503: "warn ...",
+		301: "warn ...", 400: "warn ...", 404: "warn key cannot tell whether abcd1234 is valid, GET /v1/validate answered 404: ...", 429: "warn ...", 503: "warn ...",
 	} {
 		expect(t, fmt.Sprint(status), func(e *examination) { e.checkKey(status, "abcd1234") }, want)
 	}
@@ -212,13 +212,13 @@ func TestCheckFleet(t *testing.T) {
 	check := func(replicas ...queue.Replica) func(*examination) {
 		return func(e *examination) { e.checkFleet(&queue.Status{Time: now, Replicas: replicas}, own) }
 	}
-	expect(t, "alike", check(own, own), "ok workers 2 replicas, all partitions are worked")
+	expect(t, "alike", check(own, own), "ok workers 2 replicas, all partitions have an owner")
 	expect(t, "nobody", check(), "warn workers no worker is running: ...")
 	expect(t, "a hold", check(held, own), "FAIL workers 1 replica of 2 on hold for 1m0s: ...")
 	expect(t, "versions", check(own, replica("v2", "aaaa", 600)), "warn workers the replicas have different versions: v1 (1), v2 (1). Normal ...")
-	expect(t, "another version", check(replica("v2", "aaaa", 600)), "warn workers this program is v1, and no replica has that version: v2 (1). Are ...")
+	expect(t, "another version", check(replica("v2", "aaaa", 600)), "warn workers this program is v1, and no replica has that version: v2 (1). Do ...")
 	expect(t, "all different", check(replica("v1", "bbbb", 300)),
 		"warn workers these flags say 600/1m, and no replica has that rate: 300/1m (1)...", "warn workers the key here is aaaa, and no replica has that key: bbbb (1)...")
 	own.Key = "" // not known
-	expect(t, "without a key here", check(replica("v1", "bbbb", 600)), "ok workers 1 replica, all partitions are worked")
+	expect(t, "without a key here", check(replica("v1", "bbbb", 600)), "ok workers 1 replica, all partitions have an owner")
 }

@@ -21,13 +21,13 @@ func (e *examination) checkFleet(s *queue.Status, own queue.Replica) {
 		}
 	}
 	if versions := health.Distinct(s.Replicas, func(r queue.Replica) string { return r.Version }); len(versions) > 1 {
-		e.warn("workers", "the replicas have different versions: %s. Normal while one is rolled out", strings.Join(versions, ", "))
+		e.warn("workers", "the replicas have different versions: %s. Normal during a rollout", strings.Join(versions, ", "))
 	}
 	e.compareToFleet(s.Replicas, own, "version", "this program is", func(r queue.Replica) string { return r.Version })
 	e.compareToFleet(s.Replicas, own, "rate", "these flags say", health.RateOf)
 	e.compareToFleet(s.Replicas, own, "key", "the key here is", health.KeyOf)
 	if !e.failed("workers") && !e.warned("workers") {
-		e.ok("workers", "%s, all partitions are worked", render.Counted(len(s.Replicas), "replica"))
+		e.ok("workers", "%s, all partitions have an owner", render.Counted(len(s.Replicas), "replica"))
 	}
 }
 
@@ -37,5 +37,5 @@ func (e *examination) compareToFleet(all []queue.Replica, own queue.Replica, wha
 	if mine == "" || len(values) == 0 || slices.ContainsFunc(all, func(r queue.Replica) bool { return of(r) == mine }) {
 		return
 	}
-	e.warn("workers", "%s %s, and no replica has that %s: %s. Are the flags and the environment theirs?", here, mine, what, strings.Join(values, ", "))
+	e.warn("workers", "%s %s, and no replica has that %s: %s. Do the workers use these flags and this environment?", here, mine, what, strings.Join(values, ", "))
 }

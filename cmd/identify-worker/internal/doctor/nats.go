@@ -24,16 +24,16 @@ const (
 func (e *examination) checkLink(l queue.ConnInfo) {
 	who := "connected to " + l.URL + ", version " + l.Version
 	if l.Inboxes != queue.DefaultInboxPrefix+".>" {
-		who += ", answers on " + l.Inboxes
+		who += ", replies on " + l.Inboxes
 	}
 	e.ok("nats", "%s, %v away", who, round(l.Trip))
 	switch {
 	case l.TLS != "":
 		e.checkCertificate("nats_tls", l.TLS+", the server's certificate", l.Expires)
 	case isThisMachine(l.URL):
-		e.ok("nats_tls", "none, within this machine")
+		e.ok("nats_tls", "none, but the connection stays on this machine")
 	default:
-		e.warn("nats_tls", "none: users' data and NATS passwords can be read on the way; see --nats-ca, and tls:// in --nats-url")
+		e.warn("nats_tls", "none: users' data and NATS passwords can be read in transit; see --nats-ca, and tls:// in --nats-url")
 	}
 	if l.MaxEvent < userpilot.MaxEventBytes {
 		e.warn("max_payload", "events above %s cannot be published: raise the server's max_payload to 1MB", render.RoughSize(l.MaxEvent))
@@ -45,9 +45,9 @@ func (e *examination) checkLink(l queue.ConnInfo) {
 func (e *examination) checkCertificate(check, what string, expires time.Time) {
 	switch left := time.Until(expires); {
 	case left <= 0: // but the handshake was good: it is an authority's that is not needed
-		e.warn(check, "%s: one of its chain has expired on %s", what, day(expires))
+		e.warn(check, "%s: a certificate in its chain expired on %s", what, day(expires))
 	case left < expiresSoon:
-		e.warn(check, "%s expires in %s, on %s: see to its renewal", what, render.Duration(left), day(expires))
+		e.warn(check, "%s expires in %s, on %s: renew it", what, render.Duration(left), day(expires))
 	default:
 		e.ok(check, "%s is valid until %s", what, day(expires))
 	}
@@ -71,9 +71,9 @@ func (e *examination) checkRights(denied []queue.Permission, of int, err error) 
 		case r.Optional:
 			e.warn("rights", "the user may not %v (%s)", r, r.Use)
 		case r.Subscribe:
-			e.fail("rights", "the user may not %v (%s): give --nats-inbox-prefix, if it has a prefix of its own; else allow it on the NATS server", r, r.Use)
+			e.fail("rights", "the user may not %v (%s): set --nats-inbox-prefix if this user has its own prefix, otherwise allow it on the NATS server", r, r.Use)
 		default:
-			e.fail("rights", "the user may not %v (%s): allow it on the NATS server; SECURITY.md lists all that a worker needs", r, r.Use)
+			e.fail("rights", "the user may not %v (%s): allow it on the NATS server; SECURITY.md lists everything that a worker needs", r, r.Use)
 		}
 	}
 	if !e.failed("rights") {
@@ -90,7 +90,7 @@ func (e *examination) checkStreams(streams []queue.StreamState) {
 		case s.Missing && s.MayCreate:
 			e.warn("streams", "%s is missing: the first worker creates it, or identify-worker setup", s.Name)
 		case s.Missing:
-			e.fail("streams", "%s is missing, and the user may not create it: run identify-worker setup as one who may", s.Name)
+			e.fail("streams", "%s is missing, and the user may not create it: run identify-worker setup as a user who may", s.Name)
 		case len(s.Differences) > 0:
 			e.fail("streams", "%v", &queue.MismatchError{Differences: s.Differences})
 		default:
@@ -98,18 +98,18 @@ func (e *examination) checkStreams(streams []queue.StreamState) {
 		}
 	}
 	if sound == len(streams) {
-		e.ok("streams", "%d, as they should be", sound)
+		e.ok("streams", "%d, configured as expected", sound)
 	}
 }
 
 func (e *examination) checkStrict(strict bool, err error) {
 	switch {
 	case err != nil:
-		e.warn("strict", "not known: %v", err)
+		e.warn("strict", "unknown: %v", err)
 	case strict:
-		e.ok("strict", "requests with unknown fields are refused")
+		e.ok("strict", "requests with unknown fields are rejected")
 	default:
-		e.warn("strict", "requests with unknown fields are carried out, so who publishes into the same NATS account can purge streams: take strict: false out of the servers' jetstream block")
+		e.warn("strict", "requests with unknown fields are executed, so anyone who publishes in the same NATS account can purge streams: remove strict: false from the servers' jetstream block")
 	}
 }
 
@@ -120,21 +120,21 @@ func (e *examination) checkLimits(streams []queue.StreamState) {
 		if s.Missing || s.Err != nil {
 			continue
 		}
-		end := "then nothing more is delivered: raise the limit"
+		end := "then deliveries stop: raise the limit"
 		switch i {
 		case 0:
-			end = "then publishers are refused: let it drain, or raise the limit"
+			end = "then publishers are rejected: let it drain, or raise the limit"
 		case 1:
-			end = "then nothing can be set aside, and what fails stops its partition: replay or discard some, or raise the limit"
+			end = "then dead letters cannot be stored and hold up their users: replay or discard some, or raise the limit"
 		}
 		e.checkUse("limits", s.Name+": messages", float64(s.Messages), float64(s.MaxMessages), end)
 		e.checkUse("limits", s.Name+": bytes", float64(s.Bytes), float64(s.MaxBytes), end)
 		if left := time.Until(s.Oldest.Add(s.MaxAge)); i == 1 && s.MaxAge > 0 && s.Messages > 0 && left < min(deadSoon, s.MaxAge/5) {
-			e.warn("limits", "%s: the oldest dead letter is deleted in %s: replay it, or keep it elsewhere", s.Name, render.Duration(left))
+			e.warn("limits", "%s: the oldest dead letter is deleted in %s: replay or export it", s.Name, render.Duration(left))
 		}
 	}
 	if !e.failed("limits") && !e.warned("limits") {
-		e.ok("limits", "none is near")
+		e.ok("limits", "none is close")
 	}
 }
 
@@ -143,9 +143,9 @@ func (e *examination) checkUse(check, what string, use, limit float64, end strin
 	switch {
 	case limit <= 0 || use < nearlyFull*limit:
 	case use < full*limit:
-		e.warn(check, "%s: %.0f%% of the limit are used; %s", what, 100*use/limit, end)
+		e.warn(check, "%s: %.0f%% of the limit is used; %s", what, 100*use/limit, end)
 	default:
-		e.fail(check, "%s: %.0f%% of the limit are used; %s", what, 100*use/limit, end)
+		e.fail(check, "%s: %.0f%% of the limit is used; %s", what, 100*use/limit, end)
 	}
 }
 
@@ -153,11 +153,11 @@ func (e *examination) checkUse(check, what string, use, limit float64, end strin
 // that are still to be created.
 func (e *examination) checkAccount(a queue.Account, missing int, err error) {
 	if err != nil {
-		e.warn("storage", "not known: %v", err)
+		e.warn("storage", "unknown: %v", err)
 		return
 	}
 	const end = "raise the account's limit"
-	e.checkUse("storage", "bytes on disk", float64(a.Bytes), float64(a.MaxBytes), "then publishers are refused and nothing can be set aside: "+end)
+	e.checkUse("storage", "bytes on disk", float64(a.Bytes), float64(a.MaxBytes), "then publishers are rejected and dead letters cannot be stored: "+end)
 	e.checkUse("storage", "consumers", float64(a.Consumers), float64(a.MaxConsumers), "then partitions cannot be claimed: "+end)
 	if a.MaxStreams > 0 && a.Streams+missing > a.MaxStreams {
 		e.fail("storage", "%d streams are missing, and the account has %d of %d: %s", missing, a.Streams, a.MaxStreams, end)
@@ -183,13 +183,13 @@ func (e *examination) checkTrip(trip time.Duration) {
 	case trip <= farAway:
 		e.ok("round_trip", exact+"at least 90%% of it can be used", round(trip))
 	default:
-		e.warn("round_trip", exact+"how much of it can be used is tested up to %v only, where it is 90%%: bring the worker nearer", round(trip), farAway)
+		e.warn("round_trip", exact+"how much of it can be used is tested only up to %v, where it is 90%%: run the worker closer to NATS", round(trip), farAway)
 	}
 }
 
 func (e *examination) checkClock(c queue.Clock) {
 	if c.Apart > clocksApart {
-		e.warn("clock", "the clocks of NATS servers are %v apart, at the least: when another one leads, more calls than the limit may be made once, or none for as long, and replicas may be taken for dead; see to their synchronisation", round(c.Apart))
+		e.warn("clock", "the clocks of NATS servers are at least %v apart: when the leader changes, the limit may be exceeded once or no calls made for that long, and replicas may be considered dead; synchronise them", round(c.Apart))
 	}
 	off := c.Ahead.Abs()
 	direction := "behind"
@@ -198,11 +198,11 @@ func (e *examination) checkClock(c queue.Clock) {
 	}
 	switch {
 	case off > clockOff:
-		e.warn("clock", "this machine's is %s %s the server's: logs and certificates suffer, deliveries do not; see to its synchronisation", render.Duration(off), direction)
+		e.warn("clock", "this machine's clock is %s %s the server's: this affects logs and certificates, but not deliveries; synchronise it", render.Duration(off), direction)
 	case off <= c.Trip/2:
-		e.ok("clock", "the same as the server's, as far as %v allow to say", round(c.Trip/2))
+		e.ok("clock", "the same as the server's, within the %v that can be measured", round(c.Trip/2))
 	default:
-		e.ok("clock", "this machine's is %v %s the server's", round(off), direction)
+		e.ok("clock", "this machine's clock is %v %s the server's", round(off), direction)
 	}
 }
 

@@ -12,10 +12,10 @@ func (d *doctor) askCollector(ctx context.Context, e *examination) {
 	switch host, err := tracing.Probe(ctx, d.env.Getenv, d.env.Version); {
 	case host == "" && err == nil:
 	case host == "":
-		e.warn("traces", "there are none: %v", err)
+		e.warn("traces", "tracing disabled: %v", err)
 	case err != nil:
-		e.warn("traces", "%s does not take them: %v", host, err)
+		e.warn("traces", "%s does not accept them: %v", host, err)
 	default:
-		e.ok("traces", "%s takes them", host)
+		e.ok("traces", "%s accepts them", host)
 	}
 }

@@ -19,10 +19,10 @@ func TestDoctorAsksTheCollector(t *testing.T) {
 		return func(e *examination) { d.askCollector(t.Context(), e) }
 	}
 	expect(t, "none", ask(nil))
-	expect(t, "there", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL}), "ok traces "+host+" takes them")
+	expect(t, "there", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL}), "ok traces "+host+" accepts them")
 	expect(t, "gRPC", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
-		"warn traces there are none: OTEL_EXPORTER_OTLP_PROTOCOL: ...set it to http/protobuf")
+		"warn traces tracing disabled: OTEL_EXPORTER_OTLP_PROTOCOL: ...set it to http/protobuf")
 	refusing := httptest.NewServer(http.NotFoundHandler())
 	defer refusing.Close()
-	expect(t, "refused", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": refusing.URL}), "warn traces ...does not take them: it answers 404")
+	expect(t, "refused", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": refusing.URL}), "warn traces ...does not accept them: it answered 404")
 }

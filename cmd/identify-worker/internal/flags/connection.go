@@ -28,12 +28,12 @@ func NewWaitingConnection(f Set, wait time.Duration) *Connection {
 // NewConnection adds the flags for the NATS server and our credentials.
 func NewConnection(f Set) *Connection {
 	c := &Connection{url: nats.DefaultURL}
-	f.Text(&c.url, "nats-url", "url", "NATS `server`, or several with commas between")
+	f.Text(&c.url, "nats-url", "url", "NATS `server`, or several separated by commas")
 	f.Text(&c.creds, "nats-creds", "file", "`file` with NATS credentials")
-	f.Text(&c.inbox, "nats-inbox-prefix", "subject", "`subject` below which answers arrive; default _INBOX")
-	f.Text(&c.ca, "nats-ca", "file", "`file` with the certificates to trust, PEM")
-	f.Text(&c.cert, "nats-cert", "file", "`file` with our certificate, PEM; with --nats-key")
-	f.Text(&c.key, "nats-key", "file", "`file` with our certificate's key, PEM")
+	f.Text(&c.inbox, "nats-inbox-prefix", "subject", "`subject` prefix for replies; default _INBOX")
+	f.Text(&c.ca, "nats-ca", "file", "`file` with the CA certificates to trust, PEM")
+	f.Text(&c.cert, "nats-cert", "file", "`file` with the client certificate, PEM; needs --nats-key")
+	f.Text(&c.key, "nats-key", "file", "`file` with the client certificate's key, PEM")
 	return c
 }
 
@@ -41,7 +41,7 @@ func NewConnection(f Set) *Connection {
 // --wait waits for something else.
 func (c *Connection) AddWait(f Set, flag string, wait time.Duration) {
 	c.Wait, c.waitFlag = wait, flag
-	f.Wait(&c.Wait, flag, "how long to wait for NATS at the start; 0 fails at once, forever waits")
+	f.Wait(&c.Wait, flag, "how long to wait for NATS at startup; 0 fails immediately, forever never gives up")
 }
 
 func (c *Connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {
@@ -105,7 +105,7 @@ func NewTopology(f Set) *queue.Topology {
 // AddPartitions adds the flag for the number of partitions.
 func AddPartitions(f Set, t *queue.Topology) {
 	t.Partitions = 16
-	f.Number(&t.Partitions, 1, 256, "partitions", "`number` of partitions that users are hashed into")
+	f.Number(&t.Partitions, 1, 256, "partitions", "`number` of partitions to distribute users over")
 }
 
 // CheckTopology is called before connecting: a wrong flag should not wait for a server.

@@ -184,7 +184,7 @@ func (f Set) Span(target *time.Duration, name, usage string) {
 	parse := func(text string) (time.Duration, error) {
 		d, err := time.ParseDuration(text)
 		if err != nil || d <= 0 {
-			return 0, errors.New("must be a time above 0, such as 500ms, 10s or 1m")
+			return 0, errors.New("must be a duration above 0, such as 500ms, 10s or 1m")
 		}
 		return d, nil
 	}
@@ -199,7 +199,7 @@ func (f Set) Wait(target *time.Duration, name, usage string) {
 		}
 		d, err := time.ParseDuration(text)
 		if err != nil || d < 0 {
-			return 0, errors.New("must be a time such as 10s, 0 or forever")
+			return 0, errors.New("must be a duration such as 10s, 0 or forever")
 		}
 		return d, nil
 	}
@@ -246,7 +246,7 @@ func (f Set) Address(target *string, name, usage string) {
 	parse := func(text string) (string, error) {
 		_, port, err := net.SplitHostPort(text)
 		if n, errPort := strconv.Atoi(port); err != nil || errPort != nil || n < 0 || n > 65535 {
-			return "", errors.New("must be host:port, such as 127.0.0.1:8080; port 0 takes a free one")
+			return "", errors.New("must be host:port, such as 127.0.0.1:8080; port 0 chooses a free one")
 		}
 		return text, nil
 	}

@@ -33,7 +33,7 @@ type KeySource struct {
 // NewKeySource adds the flag for the file with the key.
 func NewKeySource(f Set, env func(string) string) *KeySource {
 	k := &KeySource{env: env(KeyVariable)}
-	f.Text(&k.file, "api-key-file", "file", "`file` with the API key, read again when it changes; or set "+KeyVariable)
+	f.Text(&k.file, "api-key-file", "file", "`file` with the API key, reloaded when it changes; or set "+KeyVariable)
 	return k
 }
 
@@ -70,7 +70,7 @@ func readKey(path string) (userpilot.Key, error) {
 		return userpilot.Key{}, err
 	}
 	if len(text) > maxKeyBytes {
-		return userpilot.Key{}, errors.New("the file is too large to be a key")
+		return userpilot.Key{}, errors.New("the file is too large for a key")
 	}
 	return userpilot.NewKey(string(text))
 }
@@ -98,7 +98,7 @@ func (k *KeySource) Watch(ctx context.Context, client keyed, changed chan<- stru
 		}
 		key, err := readKey(k.file)
 		if err != nil && !broken {
-			log.Warn("the API key's file cannot be used, going on with the old key", "error", err)
+			log.Warn("cannot use the API key file, keeping the old key", "error", err)
 		}
 		if broken = err != nil; broken || key.Fingerprint() == client.KeyFingerprint() {
 			continue

@@ -13,8 +13,8 @@ type LogSettings struct{ format, level string }
 // NewLogSettings adds the flags that say how to log.
 func NewLogSettings(f Set) *LogSettings {
 	s := &LogSettings{format: "text", level: "info"}
-	f.Choice(&s.format, "log-format", "how logs are written, to stderr", "text", "json")
-	f.Choice(&s.level, "log-level", "least level that is logged", "debug", "info", "warn", "error")
+	f.Choice(&s.format, "log-format", "format of the log on stderr", "text", "json")
+	f.Choice(&s.level, "log-level", "minimum level to log", "debug", "info", "warn", "error")
 	return s
 }
 
@@ -45,7 +45,7 @@ const libraryPause = time.Minute
 // Write implements [io.Writer].
 func (l *libraryLog) Write(p []byte) (int, error) {
 	if lines := l.count(time.Now()); lines > 0 {
-		l.log.Warn("a library reports something, as an answer that was not asked for; its text is not shown, as it may hold users' data", slog.Int("times", lines))
+		l.log.Warn("a library logged messages, for example about an unsolicited response; they are not shown because they may contain users' data", slog.Int("times", lines))
 	}
 	return len(p), nil
 }

@@ -128,7 +128,7 @@ func parseColumns(names []string) ([]column, error) {
 		}
 		same := func(d column) bool { return d.section == c.section && d.member == c.member }
 		if slices.ContainsFunc(columns, same) {
-			return nil, fmt.Errorf("column %s: is there twice", quoteName(name))
+			return nil, fmt.Errorf("column %s: appears twice", quoteName(name))
 		}
 		columns = append(columns, c)
 	}
@@ -201,7 +201,7 @@ type boundedReader struct {
 	left   int
 }
 
-var errLongRow = fmt.Errorf("row: is longer than %s; the rest of the file is not read", flags.FormatSize(maxLineBytes))
+var errLongRow = fmt.Errorf("row: is longer than %s; the rest of the file is skipped", flags.FormatSize(maxLineBytes))
 
 func (b *boundedReader) Read(p []byte) (int, error) {
 	if b.left <= 0 {

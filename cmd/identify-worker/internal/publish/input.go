@@ -75,7 +75,7 @@ func openInputs(ctx context.Context, env *flags.Env, s *settings, names []string
 		}
 	}
 	if names[0] == "-" && render.IsTerminal(env.Stdin) {
-		fmt.Fprintln(env.Stderr, "reading events from the terminal; Ctrl-D ends them")
+		fmt.Fprintln(env.Stderr, "reading events from the terminal; end with Ctrl-D")
 	}
 	go in.read(s)
 	return in, nil
@@ -103,7 +103,7 @@ func (in *inputs) open(ctx context.Context, env *flags.Env, format, name string)
 	case err != nil:
 		return err
 	case info.IsDir():
-		return fmt.Errorf("%s is a folder", name)
+		return fmt.Errorf("%s is a directory", name)
 	case !info.Mode().IsRegular():
 		in.size = -1
 	case in.size >= 0:

@@ -28,25 +28,25 @@ func New(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "publish [FILE...]",
 		Short: "Publish identify events from NDJSON or CSV",
-		Long: `Publish identify events from files, or from standard input without a file or for "-".
+		Long: `Publish identify events from files, or from standard input if there is no file or it is "-".
 
-NDJSON holds one event in each line: {"user_id":"ann","metadata":{"plan":"pro"}}
-A line that identify-worker dlq export has written is published as the old event that it is:
-what newer events have set stays as it is.
-CSV (a name that ends in .csv, or --format csv) has the names in its first row: user_id,
-metadata.NAME, company.NAME. Values are strings; a name that ends in :number or :bool
-makes its column's values numbers or booleans. An empty cell leaves the property out;
---null says which text means null, which removes the property.
+NDJSON has one event per line: {"user_id":"ann","metadata":{"plan":"pro"}}
+A line written by identify-worker dlq export keeps its original position: it does not
+overwrite what newer events have set.
+CSV (a file name ending in .csv, or --format csv) has column names in the first row: user_id,
+metadata.NAME, company.NAME. Values are strings; a column name ending in :number or :bool
+makes its values numbers or booleans. An empty cell omits the property; --null sets the
+text that means null, which removes the property.
 
-Bad lines are reported by file and number, and the others are published all the same;
-the exit status is then 1. A line of NDJSON may have 1 MiB.
+Bad lines are reported by file and line number, and the other lines are still published;
+the exit status is then 1. A line of NDJSON may have up to 1 MiB.
 
---message-id content gives each event an id made of all lines up to it. A file that is
-published twice within two minutes is then stored once; so is the first part of
-one that was interrupted, or that has grown since. fresh gives each an id of its own:
-one that had to be sent again is stored once. The server keeps ids in its memory for two
-minutes, some 100 bytes each: none spares it that where millions are published at once and
-an event that is stored twice does no harm.`,
+--message-id content derives each event's id from all lines up to it. A file that is
+published twice within two minutes is then stored once, and so is the first part of a
+file that was interrupted or has grown since. fresh gives each event a unique id, so
+that an event that had to be resent is stored once. The server keeps ids in memory for
+two minutes, some 100 bytes each: none avoids that when you publish millions of events
+at once and storing an event twice is harmless.`,
 		Example: `  identify-worker publish users.ndjson
   identify-worker publish --dry-run --strict users.csv
   some-export | identify-worker publish --rate 500/s
@@ -54,13 +54,13 @@ an event that is stored twice does no harm.`,
 	}
 	f := flags.Set{Cmd: cmd}
 	s := &settings{format: "auto", messageID: "fresh"}
-	f.Choice(&s.format, "format", "what the input is; auto goes by the file's name", "auto", "ndjson", "csv")
+	f.Choice(&s.format, "format", "input format; auto chooses by file name", "auto", "ndjson", "csv")
 	f.Text(&s.null, "null", "text", "`text` of a CSV cell that means null")
-	f.Toggle(&s.strict, "strict", "refuse nested values and unknown members too")
-	f.Toggle(&s.dryRun, "dry-run", "check all events, publish none, and need no NATS")
-	f.Rate(&s.rate, "rate", "most events in a window; 0 is no limit")
-	f.Choice(&s.messageID, "message-id", "which ids events have, by which the server stores them once", "fresh", "content", "none")
-	f.Text(&s.errors, "errors", "file", "`file` for the report of all bad lines")
+	f.Toggle(&s.strict, "strict", "also reject nested values and unknown members")
+	f.Toggle(&s.dryRun, "dry-run", "check all events without publishing; needs no NATS")
+	f.Rate(&s.rate, "rate", "maximum events per window; 0 means no limit")
+	f.Choice(&s.messageID, "message-id", "message ids, by which the server detects duplicates", "fresh", "content", "none")
+	f.Text(&s.errors, "errors", "file", "`file` for a report of all bad lines")
 	s.conn = flags.NewWaitingConnection(f, 10*time.Second)
 	s.topology = flags.NewPipeline(f)
 	logs := flags.NewLogSettings(f)
@@ -225,13 +225,13 @@ func (r *publishing) conclude(ctx context.Context, env *flags.Env, err error) er
 	}
 	switch {
 	case ctx.Err() != nil && !r.settings.dryRun:
-		return fmt.Errorf("stopped; %s acknowledged, the rest may have been stored too", render.Counted(r.sent+r.duplicates, "event"))
+		return fmt.Errorf("stopped; %s acknowledged, others may have been stored too", render.Counted(r.sent+r.duplicates, "event"))
 	case ctx.Err() != nil:
 		return errors.New("stopped")
 	case err != nil:
 		return err
 	case r.bad.count > 0:
-		return errors.New("there were bad lines; the others are done")
+		return errors.New("there were bad lines; the others were processed")
 	}
 	return nil
 }

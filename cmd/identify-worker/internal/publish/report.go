@@ -47,7 +47,7 @@ func (b *badLines) report(at position, err error) {
 // close reports how many lines were not shown.
 func (b *badLines) close() error {
 	if hidden := b.count - maxShownLines; hidden > 0 {
-		hint := "; --errors FILE takes all"
+		hint := "; --errors FILE writes all of them"
 		if b.file != nil {
 			hint = "; all are in " + b.file.Name()
 		}

@@ -23,21 +23,22 @@ const watchInterval = 2 * time.Second
 func New(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show what is waiting, what is wrong, and who works",
-		Long: `Show the state of a pipeline: what is wrong and what to do about it, the backlog, how fast it
-drains, how much of the rate is used, the dead letters, and the replicas with what each of
-them works.
+		Short: "Show the backlog, problems and replicas",
+		Long: `Show the state of a pipeline: problems and what to do about them, the backlog and how fast it
+drains, how much of the rate limit is used, the dead letters, and the replicas with the
+partitions that each of them owns.
 
-It reads from NATS alone and changes nothing. The rights that it needs, to publish to:
+This command only reads from NATS and changes nothing. Permissions it needs, to publish to:
   $JS.API.STREAM.INFO.*            for the three streams of the pipeline
-  $JS.API.DIRECT.GET.KV_<bucket>   for what the replicas tell of themselves
+  $JS.API.DIRECT.GET.KV_<bucket>   for the replicas' reports
   $JS.API.DIRECT.GET.<stream>_DLQ  for the dead letters by reason
 
-Exit status: 0 if the state could be read, whatever it is. With --json it prints one object:
+Exit status: 0 if the state could be read, even if there are problems. With --json it prints
+one object:
   stream, time, problems [{code, text}], backlog, oldest_seconds,
   last_minute {delivered, merged, dead, calls},
-  rate {limit, allowed_per_minute, used_per_minute}; "0" and 0 are no limit,
-  drain_seconds, which is null while nothing is delivered,
+  rate {limit, allowed_per_minute, used_per_minute}; "0" and 0 mean no limit,
+  drain_seconds (null while nothing is being delivered),
   dead_letters {total, by_reason}, partitions {total, unclaimed},
   cooldown_until,
   replicas [{id, host, version, age_seconds, silent_seconds, partitions, rate, own_rate,
@@ -52,8 +53,8 @@ Exit status: 0 if the state could be read, whatever it is. With --json it prints
 	pipeline := flags.NewPipeline(f)
 	logs := flags.NewLogSettings(f)
 	var s settings
-	f.Toggle(&s.json, "json", "print JSON; with --watch an object in each line")
-	f.Toggle(&s.watch, "watch", "show it again every 2s, until it is interrupted")
+	f.Toggle(&s.json, "json", "print JSON; with --watch, one object per line")
+	f.Toggle(&s.watch, "watch", "refresh every 2s until interrupted")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := flags.CheckTopology(pipeline); err != nil {
 			return err

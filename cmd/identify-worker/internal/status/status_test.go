@@ -23,14 +23,14 @@ func TestStatusText(t *testing.T) {
 	}
 	var out bytes.Buffer
 	newView(queue.Topology{}, s).print(&out)
-	want := `USERPILOT_IDENTIFY: all is well
+	want := `USERPILOT_IDENTIFY: healthy
 
 backlog       12,345 events, the oldest is 3m12s old
-last minute   5,980 events delivered, 5,380 of them merged into another one's call, 0 dead, in 594 calls
+last minute   5,980 events delivered, 5,380 of them merged into another call, 0 dead, in 594 calls
 rate          594 of 600 calls a minute used, 99%
-drains in     2m4s, at the present rate
+drains in     2m4s, at the current rate
 dead letters  100,000: 1,000 invalid, 99,000 rejected; see identify-worker dlq stats
-partitions    17 of 17 worked
+partitions    17 of 17 owned
 
 REPLICA     AGE   VERSION  RATE    KEY       CALLS/MIN  LOAD  STATE    PARTITIONS
 pod-1/ijkl  2h0m  v1.2.3   600/1m  1a2b3c4d  594        25%   working  0-2 plain

@@ -17,9 +17,9 @@ import (
 func (v *view) print(out io.Writer) {
 	switch n := len(v.Problems); n {
 	case 0:
-		fmt.Fprintf(out, "%s: all is well\n", v.Stream)
+		fmt.Fprintf(out, "%s: healthy\n", v.Stream)
 	default:
-		fmt.Fprintf(out, "%s: %s to look at\n", v.Stream, render.Counted(n, "thing"))
+		fmt.Fprintf(out, "%s: %s\n", v.Stream, render.Counted(n, "problem"))
 	}
 	for _, p := range v.Problems {
 		fmt.Fprintln(out, "  !", p.Text)
@@ -50,13 +50,13 @@ func (v *view) describeBacklog() string {
 }
 
 func (c countsView) describe() string {
-	return fmt.Sprintf("%s delivered, %s of them merged into another one's call, %s dead, in %s",
+	return fmt.Sprintf("%s delivered, %s of them merged into another call, %s dead, in %s",
 		render.Counted(c.Delivered, "event"), render.Thousands(c.Merged), render.Thousands(c.Dead), render.Counted(c.Calls, "call"))
 }
 
 func (r rateView) describe() string {
 	if r.Allowed == 0 {
-		return fmt.Sprintf("%.0f calls a minute, without a limit", r.Used)
+		return fmt.Sprintf("%.0f calls a minute, no limit", r.Used)
 	}
 	return fmt.Sprintf("%.0f of %.0f calls a minute used, %.0f%%", r.Used, r.Allowed, 100*r.Used/r.Allowed)
 }
@@ -66,9 +66,9 @@ func (v *view) describeDrain() string {
 	case v.Backlog == 0:
 		return "-"
 	case v.DrainSeconds == nil:
-		return "never, as nothing is delivered"
+		return "never, because nothing is being delivered"
 	default:
-		return render.Duration(fromSeconds(*v.DrainSeconds)) + ", at the present rate"
+		return render.Duration(fromSeconds(*v.DrainSeconds)) + ", at the current rate"
 	}
 }
 
@@ -84,7 +84,7 @@ func (d deadView) describe() string {
 }
 
 func (p partitionsView) describe() string {
-	return fmt.Sprintf("%d of %d worked", p.Total-len(p.Unclaimed), p.Total)
+	return fmt.Sprintf("%d of %d owned", p.Total-len(p.Unclaimed), p.Total)
 }
 
 func (v *view) printReplicas(out io.Writer) {

@@ -74,7 +74,7 @@ func (o *otlp) readHeaders(env otlpEnvironment) error {
 		name = strings.TrimSpace(name)
 		value, err := url.PathUnescape(strings.TrimSpace(value))
 		if !found || name == "" || err != nil || strings.ContainsAny(name+value, "\r\n") || strings.ContainsAny(name, " :") {
-			return fmt.Errorf("%s: must be name=value pairs with commas between, percent-encoded", variable)
+			return fmt.Errorf("%s: must be percent-encoded name=value pairs, separated by commas", variable)
 		}
 		o.header.Set(name, value)
 	}
@@ -241,7 +241,7 @@ func (c *collector) insist(ctx context.Context, body []byte) error {
 func (c *collector) post(ctx context.Context, body []byte) (passing bool, asked time.Duration, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url.String(), bytes.NewReader(body))
 	if err != nil {
-		return false, 0, errors.New("its URL cannot be asked")
+		return false, 0, errors.New("its URL cannot be requested")
 	}
 	r.Header = c.header
 	answer, err := c.client.Do(r)
@@ -255,9 +255,9 @@ func (c *collector) post(ctx context.Context, body []byte) (passing bool, asked 
 		return false, 0, nil
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
-		return true, time.Duration(min(max(0, seconds), 60)) * time.Second, fmt.Errorf("it answers %d", status)
+		return true, time.Duration(min(max(0, seconds), 60)) * time.Second, fmt.Errorf("it answered %d", status)
 	default:
-		return false, 0, fmt.Errorf("it answers %d", status)
+		return false, 0, fmt.Errorf("it answered %d", status)
 	}
 }
 
@@ -273,11 +273,11 @@ func (c *collector) explain(err error) error {
 	case errors.As(err, &cert):
 		return cert
 	case errors.Is(err, context.Canceled):
-		return errors.New("it has not answered before the end")
+		return errors.New("it did not answer before shutdown")
 	case os.IsTimeout(err):
-		return fmt.Errorf("it has not answered within %v", c.timeout)
+		return fmt.Errorf("it did not answer within %v", c.timeout)
 	}
-	return errors.New("the connection broke, or the answer is not HTTP: is this the port of OTLP over HTTP, usually 4318? 4317 is that of gRPC")
+	return errors.New("the connection broke, or the answer is not HTTP: is this the port of OTLP over HTTP, usually 4318? 4317 is for gRPC")
 }
 
 // report logs when spans are first lost, at intervals while they are, and when sending works
@@ -289,7 +289,7 @@ func (c *collector) report(spans int, err error) {
 	switch {
 	case err == nil && c.told.IsZero():
 	case err == nil:
-		c.log.Info("traces are sent again", "lost", c.lost)
+		c.log.Info("sending traces again", "lost", c.lost)
 		c.lost, c.told = 0, time.Time{}
 	default:
 		c.lost += spans
@@ -297,6 +297,6 @@ func (c *collector) report(spans int, err error) {
 			return
 		}
 		c.told = now
-		c.log.Warn("traces cannot be sent and are lost; deliveries go on", "collector", c.url.Host, "lost", c.lost, "error", err)
+		c.log.Warn("cannot send traces, dropping them; deliveries continue", "collector", c.url.Host, "lost", c.lost, "error", err)
 	}
 }

@@ -96,7 +96,7 @@ func TestCollectorLogsNowAndThen(t *testing.T) {
 			_ = c.UploadTraces(t.Context(), oneSpan())
 		}
 		text := log.String()
-		if strings.Count(text, "traces cannot be sent") != 6 || strings.Count(text, "traces are sent again") != 1 || !strings.Contains(text, "lost=60") || strings.Contains(text, "MARK") {
+		if strings.Count(text, "cannot send traces") != 6 || strings.Count(text, "sending traces again") != 1 || !strings.Contains(text, "lost=60") || strings.Contains(text, "MARK") {
 			t.Error(text)
 		}
 	})
@@ -131,7 +131,7 @@ func TestTracingEnds(t *testing.T) {
 			t.Errorf("ended after %v", took)
 		}
 		synctest.Wait()
-		if asked != 1 || !strings.Contains(log.String(), "it has not answered before the end") {
+		if asked != 1 || !strings.Contains(log.String(), "it did not answer before shutdown") {
 			t.Errorf("asked %d times\n%s", asked, log.String())
 		}
 	})

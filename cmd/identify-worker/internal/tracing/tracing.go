@@ -36,7 +36,7 @@ type Tracing struct {
 func Start(ctx context.Context, getenv func(string) string, version string, log *slog.Logger) *Tracing {
 	o, err := readOTLP(getenv, version)
 	if err != nil {
-		log.Error("there are no traces", "error", err)
+		log.Error("tracing disabled", "error", err)
 		return nil
 	}
 	if o == nil {
@@ -45,10 +45,10 @@ func Start(ctx context.Context, getenv func(string) string, version string, log 
 	c := newCollector(o, log)
 	exporter, err := otlptrace.New(ctx, c)
 	if err != nil {
-		log.Error("there are no traces", "error", err)
+		log.Error("tracing disabled", "error", err)
 		return nil
 	}
-	log.Info("traces are sent", "collector", o.url.Host)
+	log.Info("tracing enabled", "collector", o.url.Host)
 	// The SDK reads the sampler, the sizes of batches and the limits of spans from the environment.
 	return &Tracing{collector: c, version: version, provider: sdktrace.NewTracerProvider(
 		sdktrace.WithResource(describeProcess(ctx, version, log)), sdktrace.WithBatcher(exporter),
@@ -68,7 +68,7 @@ func describeProcess(ctx context.Context, version string, log *slog.Logger) *res
 		resource.WithFromEnv(),
 	)
 	if err != nil {
-		log.Warn("OTEL_RESOURCE_ATTRIBUTES cannot be read in full")
+		log.Warn("OTEL_RESOURCE_ATTRIBUTES is invalid, ignoring part of it")
 	}
 	return r
 }
