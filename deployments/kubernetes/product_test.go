@@ -150,11 +150,11 @@ func TestGrace(t *testing.T) {
 			what string
 			time time.Duration
 		}{
-			{"the calls in flight", timeout},
-			{"their settlement", settle + settle/5}, // see watch in queue/assignment.go
-			{"giving the partitions back", call},
+			{"finishing the calls in flight", timeout},
+			{"settling them", settle + settle/5}, // see watch in queue/assignment.go
+			{"releasing the partitions", call},
 			{"leaving the fleet", call},
-			{"ending the HTTP listener", time.Second},
+			{"stopping the HTTP listener", time.Second},
 		}
 		var sum time.Duration
 		comment := file(t, "base/deployment.yaml")
