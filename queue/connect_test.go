@@ -142,7 +142,7 @@ func TestConnectWaitsAndReconnects(t *testing.T) {
 	s.Shutdown()
 	log.next(t, "connection lost")
 	startServer(t, config)
-	log.next(t, "connection is back")
+	log.next(t, "reconnected to NATS")
 }
 
 func startServer(t *testing.T, c embedded.Config) *embedded.Server {

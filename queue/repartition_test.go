@@ -17,7 +17,7 @@ func TestPartitionsAreKept(t *testing.T) {
 		want   string
 	}{
 		"events wait":  {func(s *sim, q *Queue) { s.publish(q, "ann", "bob") }, "2 events wait in the old partitions"},
-		"a replica":    {func(s *sim, _ *Queue) { s.replica(MemberConfig{}) }, "1 replicas run with the old partitions"},
+		"a replica":    {func(s *sim, _ *Queue) { s.replica(MemberConfig{}) }, "1 replicas run with the old number of partitions"},
 		"a late event": {func(s *sim, q *Queue) { go s.publishLate(q) }, "1 events wait in the old partitions"},
 	} {
 		t.Run(name, func(t *testing.T) {

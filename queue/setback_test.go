@@ -45,7 +45,7 @@ func TestClaimThatNeverLasts(t *testing.T) {
 		sick.Store(false)
 		s.await(maxSetbackPause+5*time.Second, "drained", func() bool { return s.backlog(r.Queue) == 0 && r.Held() == 17 })
 		s.await(setbackMemory+maxSetbackPause, "forgotten", func() bool { return len(r.GivenUp()) == 0 })
-		s.await(2*reconcileInterval, "logged", func() bool { return s.logged("claims last again") })
+		s.await(2*reconcileInterval, "logged", func() bool { return s.logged("claims are stable again") })
 	})
 }
 

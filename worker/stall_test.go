@@ -55,7 +55,7 @@ func TestStall(t *testing.T) {
 		if is.Stall != "connection" || time.Since(is.StallSince) < 11*time.Second {
 			t.Errorf("after twelve seconds: %+v", is)
 		}
-		if remark := r.Warning(); !strings.Contains(remark, "no connection to Userpilot") {
+		if remark := r.Warning(); !strings.Contains(remark, "not connected to Userpilot") {
 			t.Errorf("the remark is %q", remark)
 		}
 		time.Sleep(2 * time.Second) // a heartbeat
