@@ -107,7 +107,7 @@ func (r *reporter) describe(s worker.Snapshot, c queue.Counts, calls float64) st
 	case s.BreakerOpen:
 		parts = append(parts, "Userpilot is down")
 	case s.Quiet > 0:
-		parts = append(parts, fmt.Sprintf("pause of %.0fs", s.Quiet.Seconds()))
+		parts = append(parts, fmt.Sprintf("cooldown of %.0fs", s.Quiet.Seconds()))
 	}
 	return strings.Join(parts, " · ")
 }

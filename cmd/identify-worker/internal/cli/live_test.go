@@ -44,7 +44,7 @@ func TestDescribe(t *testing.T) {
 		"":                         func(*worker.Snapshot) {},
 		" · ON HOLD: unauthorized": func(s *worker.Snapshot) { s.Hold = "unauthorized" },
 		" · Userpilot is down":     func(s *worker.Snapshot) { s.BreakerOpen = true },
-		" · pause of 2s":           func(s *worker.Snapshot) { s.Quiet = 2 * time.Second },
+		" · cooldown of 2s":        func(s *worker.Snapshot) { s.Quiet = 2 * time.Second },
 	} {
 		s := s
 		change(&s)

@@ -666,7 +666,7 @@ func rightsInHelp(t *testing.T, command string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, found := strings.Cut(cmd.Long, "it needs, to publish to:\n")
+	_, text, found := strings.Cut(cmd.Long, "needs permission to publish to:\n")
 	if !found {
 		t.Fatalf("the help of %s lists no rights", command)
 	}

@@ -26,7 +26,7 @@ Changing the number of partitions must not reorder a user's events. It is refuse
 events wait or workers run: stop publishing, wait until the backlog is empty, stop the
 workers, run setup --update --partitions N, and start the workers with --partitions N.
 
-Permissions it needs, to publish to:
+It needs permission to publish to:
   $JS.API.STREAM.INFO.* and
   $JS.API.STREAM.CREATE.*         for the streams of the pipeline
   $JS.API.STREAM.UPDATE.*         for --update

@@ -20,7 +20,7 @@ func newDiscard(env *flags.Env) *cobra.Command {
 there are and in which groups, and asks for confirmation. --note records the reason in the
 history, which keeps it for a year with e-mail addresses masked: do not name users in it.
 
-Permissions it needs, to publish to:
+It needs permission to publish to:
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
   $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all

@@ -27,7 +27,7 @@ keeps its original position, so it does not overwrite newer data. In a pipeline 
 that of the dead letter it counts as new. The dead letters stay where they are; discard
 them once their events are published.
 
-This command only reads from NATS and changes nothing. Permissions it needs, to publish to:
+This command only reads from NATS and changes nothing. It needs permission to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ      for the dead letters
   $JS.API.STREAM.MSG.GET.KV_<bucket>   to seal the positions of the events`,
 		Example: `  identify-worker dlq export --group 4be1d07a > letters.ndjson

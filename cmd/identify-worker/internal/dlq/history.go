@@ -26,7 +26,7 @@ dead letters and why, and how they ended. A run that has not ended and is not in
 was killed. The values of edits and filters are not recorded: they appear as …. Possible
 personal data in notes is masked unless --reveal is given.
 
-This command only reads from NATS and changes nothing. Permission it needs, to publish to:
+This command only reads from NATS and changes nothing. It needs permission to publish to:
   $JS.API.DIRECT.GET.<stream>_AUDIT
 
 With --json it prints one object per line:

@@ -23,8 +23,8 @@ func newLs(env *flags.Env) *cobra.Command {
 often it has been replayed, and whether newer events of the user have set all or some of
 its properties. Personal data is masked unless --reveal is given.
 
-This command only reads from NATS and changes nothing. Permissions it needs, to publish to:
-  $JS.API.DIRECT.GET.<stream>_DLQ       for the dead letters
+This command only reads from NATS and changes nothing. It needs permission to publish to:
+  $JS.API.DIRECT.GET.<stream>_DLQ          for the dead letters
   $JS.API.DIRECT.GET.KV_<bucket>_versions  for the version records
 
 With --json it prints one object per line:

@@ -27,7 +27,7 @@ they release their partitions and re-claim them. From then on, nothing that was 
 sent. It does not stop producers or a replay in progress: stop both first. It erases nothing
 at Userpilot.
 
-Permissions it needs, to publish to:
+It needs permission to publish to:
   $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.* and
   $JS.API.STREAM.MSG.DELETE.*         for the streams of the pipeline
   $JS.API.DIRECT.GET.<stream>, $JS.API.DIRECT.GET.<stream>_DLQ and
@@ -36,7 +36,7 @@ Permissions it needs, to publish to:
   userpilot.<name>-audit.action.> and
   userpilot.<name>-audit.verdict.>    for the history
   $KV.<bucket>.recall                 to make workers drop the events they have read
-  $KV.<bucket>_versions.>                for the version record
+  $KV.<bucket>_versions.>             for the version record
 
 With --json it prints one object; messages and prompts go to standard error:
   run, outcome (done, dry run, stopped or failed), waiting, dead_letters, originals, newer`,

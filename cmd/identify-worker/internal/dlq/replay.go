@@ -36,7 +36,7 @@ records them and --match without the values in them, which may be a user's data.
 command stops with exit status 1. --wait waits for all outcomes. The outcomes delivered,
 superseded and dead are reported for the canary, and with --wait for all.
 
-Permissions it needs, to publish to:
+It needs permission to publish to:
   userpilot.<name>.*, userpilot.<name>        for the events
   userpilot.<name>-audit.action.>             for the history
   userpilot.<name>-audit.original.>           for the originals of edited events
@@ -44,10 +44,10 @@ Permissions it needs, to publish to:
   $JS.API.STREAM.MSG.DELETE.<stream>_DLQ      for the dead letters
   $JS.API.STREAM.PURGE.<stream>_DLQ           for all of them, with --all
   $JS.API.DIRECT.GET.<stream>_AUDIT           for the outcomes
-  $JS.API.DIRECT.GET.KV_<bucket>_versions        for the version records
+  $JS.API.DIRECT.GET.KV_<bucket>_versions     for the version records
   $JS.API.STREAM.MSG.GET.KV_<bucket>          for the key that seals replays
   $JS.API.STREAM.MSG.GET.<stream>             for events that an interrupted replay has stored
-  those of identify-worker status             for the fleet's limit, unless --rate is given
+  the subjects of identify-worker status      for the fleet's limit, unless --rate is given
 
 With --json it prints one object; messages and prompts go to standard error:
   run, outcome (done, nothing, dry run, stopped, canary died or failed), selected, replayed,

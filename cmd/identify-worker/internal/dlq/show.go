@@ -29,8 +29,8 @@ set it since: a replay does not touch those.
 Personal data is masked unless --reveal is given. Very long texts and events are truncated,
 except in JSON; export writes them byte for byte.
 
-This command only reads from NATS and changes nothing. Permissions it needs, to publish to:
-  $JS.API.DIRECT.GET.<stream>_DLQ       for the dead letters
+This command only reads from NATS and changes nothing. It needs permission to publish to:
+  $JS.API.DIRECT.GET.<stream>_DLQ          for the dead letters
   $JS.API.DIRECT.GET.KV_<bucket>_versions  for the version records
 
 With --json it prints one object per line: all fields of ls, and

@@ -22,7 +22,7 @@ without the parts that vary. For each group it shows the number of dead letters 
 users, when the first and the last died, and an example. The group that appeared last
 comes first; it is marked as new if that was within the last hour.
 
-This command only reads from NATS and changes nothing. Permission it needs, to publish to:
+This command only reads from NATS and changes nothing. It needs permission to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ
 
 With --json it prints one array:

@@ -53,7 +53,7 @@ Exit status: 1 if a check has failed, 0 otherwise. With --json it prints one obj
 	f := flags.Set{Cmd: cmd}
 	d := &doctor{env: env, key: flags.NewKeySource(f, env.Getenv)}
 	d.conn = flags.NewConnection(f)
-	// A worker waits for ever where nobody says otherwise; a check should not.
+	// A worker waits forever by default; a check should not.
 	d.conn.AddWait(flags.Set{Cmd: cmd, Prefix: "DOCTOR_"}, "wait", 0)
 	d.topology = flags.NewTopology(f)
 	d.replica = flags.NewReplica(f)

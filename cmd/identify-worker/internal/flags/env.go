@@ -31,7 +31,7 @@ func (e *Env) Logger(s *LogSettings, w io.Writer) *slog.Logger {
 	return logger
 }
 
-// flushTimeout is how long FlushLogs waits for a log that nobody reads.
+// flushTimeout is how long FlushLogs waits for a log without a reader.
 const flushTimeout = 2 * time.Second
 
 // FlushLogs writes what was logged. It is called once, when the command has ended.

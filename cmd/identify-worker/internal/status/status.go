@@ -28,7 +28,7 @@ func New(env *flags.Env) *cobra.Command {
 drains, how much of the rate limit is used, the dead letters, and the replicas with the
 partitions that each of them owns.
 
-This command only reads from NATS and changes nothing. Permissions it needs, to publish to:
+This command only reads from NATS and changes nothing. It needs permission to publish to:
   $JS.API.STREAM.INFO.*            for the three streams of the pipeline
   $JS.API.DIRECT.GET.KV_<bucket>   for the replicas' reports
   $JS.API.DIRECT.GET.<stream>_DLQ  for the dead letters by reason
