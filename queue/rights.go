@@ -117,7 +117,7 @@ func (t Topology) WorkerRights() []Permission {
 		add(use, r)
 	}
 	for _, stream := range t.streams(MaxMessageBytes) {
-		add("look at the stream", toAPI("STREAM.INFO."+stream.Name))
+		add("read the stream's state", toAPI("STREAM.INFO."+stream.Name))
 		add("read one message", t.toRead(stream.Name))
 	}
 	add("claim partitions", t.toClaim())
@@ -134,13 +134,13 @@ func (t Topology) WorkerRights() []Permission {
 	add("read the replicas' records", to(directGet(bucket)))
 	add("find the users with dead letters", t.toReadVersions())
 	add("receive the list of these users", ofConsumer("CONSUMER.MSG.NEXT."+t.versionsStreamName()))
-	add("end the reading of that list", ofConsumer("CONSUMER.DELETE."+t.versionsStreamName()))
+	add("stop receiving that list", ofConsumer("CONSUMER.DELETE."+t.versionsStreamName()))
 	add("read and write version records", t.toVersions())
 	add("store dead letters", t.toBury())
 	add("record the outcomes of replays", t.toAudit("verdict"))
 	optional("settle events on servers with js_ack_fc_v2", t.toNewAcks())
 	optional("watch a very large fleet", Permission{Subject: "$JS.FC." + bucket + ".>", probe: "$JS.FC." + bucket + "." + unknownName + ".0"})
-	optional("doctor's look at the account", toAPI("INFO"))
+	optional("read the account's limits, for doctor", toAPI("INFO"))
 	return rights
 }
 

@@ -33,7 +33,7 @@ With --json it prints one object; messages and prompts go to standard error:
   run, outcome (done, nothing, dry run, stopped or failed), selected, discarded,
   gone (handled by someone else in the meantime), doubtful`,
 		Example: `  identify-worker dlq discard --group 4be1d07a --note "the old app, see the incident"
-  identify-worker dlq discard --reason invalid --until 7d --note "looked at" --yes`,
+  identify-worker dlq discard --reason invalid --until 7d --note "reviewed" --yes`,
 		Args: cobra.NoArgs,
 	}
 	c := newCommand(cmd, env)

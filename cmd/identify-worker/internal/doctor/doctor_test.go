@@ -79,9 +79,9 @@ func TestCheckRights(t *testing.T) {
 		return func(e *examination) { e.checkRights(denied, 26, err) }
 	}
 	expect(t, "all", check(nil), "ok rights 26 of 26 that a worker can use")
-	expect(t, "without an optional one", check(nil, optional), "warn rights the user may not publish to $JS.API.INFO (doctor's look at the account)", "ok rights 25 of 26...")
+	expect(t, "without an optional one", check(nil, optional), "warn rights the user may not publish to $JS.API.INFO (read the account's limits, for doctor)", "ok rights 25 of 26...")
 	expect(t, "without two", check(nil, needed, optional),
-		"FAIL rights the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (look at the stream): allow it on the NATS server; ...", "warn rights ...")
+		"FAIL rights the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (read the stream's state): allow it on the NATS server; ...", "warn rights ...")
 	expect(t, "without inboxes", check(nil, rights[0]),
 		"FAIL rights the user may not subscribe to _INBOX.> (receive events and replies): set --nats-inbox-prefix ...")
 	expect(t, "unknown", check(errors.New("try to publish to x: time-out")), "FAIL rights try to publish to x: time-out")
