@@ -110,16 +110,20 @@ func TestBoundedListener(t *testing.T) {
 			return err == nil
 		}
 		first, second := all.dial(), all.dial()
-		if !ask(first, "/") || !ask(second, "/") {
-			t.Error("not two at once")
+		for _, conn := range []net.Conn{first, second} {
+			if !ask(conn, "/") {
+				t.Error("not two at once")
+			}
+			synctest.Wait() // the server has noted that the connection is idle
 		}
-		time.Sleep(time.Millisecond)
 		if third := all.dial(); !ask(third, "/") {
 			t.Error("a third is not served although the others are idle")
 		}
+		synctest.Wait()
 		if ask(first, "/") || !ask(second, "/") {
 			t.Error("not the one that was idle for longest was closed")
 		}
+		synctest.Wait()
 		silent := all.dial() // in the third one's place
 		synctest.Wait()
 		busy := all.dial() // and that in the silent one's, or the second's
