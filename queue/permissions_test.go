@@ -161,7 +161,7 @@ func TestWorkerLosesItsInboxes(t *testing.T) {
 		s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 		x.set(all, "_OTHER.>")
 		s.await(2*time.Second, "named", func() bool {
-			return s.logged("allow this NATS user to subscribe to _INBOX.>; or give --nats-inbox-prefix, ")
+			return s.logged("allow this NATS user to subscribe to _INBOX.>; or set --nats-inbox-prefix ")
 		})
 		s.publish(x.admin, "ann")
 		time.Sleep(20 * time.Second)
