@@ -39,7 +39,7 @@ type Action struct {
 	// Selection is the filter as text; for a purge, the user. Users appear as a hash.
 	Selection string `json:"selection,omitempty"`
 	Edit      string `json:"edit,omitempty"`
-	Reason    string `json:"reason,omitempty"`
+	Note      string `json:"note,omitempty"`
 	Rate      Rate   `json:"rate,omitzero"`
 	Force     bool   `json:"force,omitempty"`
 

@@ -51,7 +51,7 @@ func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*Di
 	if err := q.checkSelection(ctx, s); err != nil {
 		return d.snapshot(), err
 	}
-	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Reason: clean(c.Note)}
+	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Note: clean(c.Note)}
 	if err := q.begin(ctx, a); err != nil {
 		return d.snapshot(), err
 	}

@@ -42,7 +42,7 @@ func TestDiscard(t *testing.T) {
 		}
 		actions, err := q.History(t.Context())
 		s.must(err)
-		if a := actions[1]; a.Reason != "tests" || !maps.Equal(a.Counts, map[string]uint64{"selected": 11, "discarded": 9, "gone": 2}) {
+		if a := actions[1]; a.Note != "tests" || !maps.Equal(a.Counts, map[string]uint64{"selected": 11, "discarded": 9, "gone": 2}) {
 			t.Errorf("the audit trail tells %+v", a)
 		}
 	})

@@ -31,12 +31,12 @@ type PurgeConfig struct {
 
 // PurgeResult counts the purged data.
 type PurgeResult struct {
-	Run         string `json:"run,omitempty"` // names it in the audit trail; empty for a dry run
-	Waiting     uint64 `json:"waiting"`       // events in the work stream
-	DeadLetters uint64 `json:"dead_letters"`
-	Originals   uint64 `json:"originals"` // bodies in the audit trail, from before an edit
-	Newer       uint64 `json:"newer"`     // version records
-	Recalled    uint64 `json:"recalled"`  // claims that replicas released to drop what they had read ahead
+	Run            string `json:"run,omitempty"` // names it in the audit trail; empty for a dry run
+	Waiting        uint64 `json:"waiting"`       // events in the work stream
+	DeadLetters    uint64 `json:"dead_letters"`
+	Originals      uint64 `json:"originals"`       // bodies in the audit trail, from before an edit
+	VersionRecords uint64 `json:"version_records"` // version records
+	Recalled       uint64 `json:"recalled"`        // claims that replicas released to drop what they had read ahead
 
 	found *foundWaiting
 }
@@ -77,7 +77,7 @@ func (q *Queue) PurgeUser(ctx context.Context, user string, c PurgeConfig) (*Pur
 // counts returns the numbers for the audit trail.
 func (r *PurgeResult) counts() map[string]uint64 {
 	return nonzero(map[string]uint64{
-		"waiting": r.Waiting, "dead_letters": r.DeadLetters, "originals": r.Originals, "newer": r.Newer, "recalled": r.Recalled,
+		"waiting": r.Waiting, "dead_letters": r.DeadLetters, "originals": r.Originals, "version_records": r.VersionRecords, "recalled": r.Recalled,
 	})
 }
 
@@ -168,7 +168,7 @@ func (p *purging) newer(ctx context.Context) error {
 		if err != nil || !n.Known() {
 			return err
 		}
-		p.result.Newer = 1
+		p.result.VersionRecords = 1
 		if p.dry {
 			return nil
 		}

@@ -60,7 +60,7 @@ func TestPurgeUser(t *testing.T) {
 		if _, err := q.PurgeUser(t.Context(), "", PurgeConfig{}); err == nil {
 			t.Error("purged without a user")
 		}
-		want := PurgeResult{Waiting: 4, DeadLetters: 2, Originals: 1, Newer: 1}
+		want := PurgeResult{Waiting: 4, DeadLetters: 2, Originals: 1, VersionRecords: 1}
 		result, err := q.PurgeUser(t.Context(), "ann-7", PurgeConfig{DryRun: true})
 		want.found = result.found
 		if err != nil || *result != want {
@@ -122,7 +122,7 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 				s.died(q, "ann", 7, 1)
 				if test.purge {
 					result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
-					if err != nil || result.Newer != 1 {
+					if err != nil || result.VersionRecords != 1 {
 						t.Errorf("got %+v, %v", result, err)
 					}
 					if n, err := q.readNewer(t.Context(), "ann"); err != nil || n.Known() {
@@ -414,7 +414,7 @@ func TestPurgeRights(t *testing.T) {
 		begun := time.Now()
 		result, err := operator.PurgeUser(t.Context(), "ann", PurgeConfig{})
 		if missing == "" {
-			if err != nil || result.DeadLetters != 1 || result.Waiting != 1 || result.Newer != 1 || result.Recalled != 1 {
+			if err != nil || result.DeadLetters != 1 || result.Waiting != 1 || result.VersionRecords != 1 || result.Recalled != 1 {
 				t.Errorf("got %+v, %v", result, err)
 			}
 			return

@@ -31,7 +31,7 @@ This command only reads from NATS and changes nothing. It needs permission to pu
 
 With --json it prints one object per line:
   run, kind (replay, discard or purge), by, host, begun, ended (null if it has not), selection,
-  edit, reason, rate, force, counts {name: number} (as the command reports them), outcome`,
+  edit, note, rate, force, counts {name: number} (as the command reports them), outcome`,
 		Example: `  identify-worker dlq history
   identify-worker dlq history --since 1d --json`,
 		Args: cobra.NoArgs,
@@ -67,7 +67,7 @@ type actionView struct {
 	Ended     *time.Time        `json:"ended"`
 	Selection string            `json:"selection"`
 	Edit      string            `json:"edit"`
-	Reason    string            `json:"reason"`
+	Note      string            `json:"note"`
 	Rate      queue.Rate        `json:"rate"`
 	Force     bool              `json:"force"`
 	Counts    map[string]uint64 `json:"counts"`
@@ -78,7 +78,7 @@ func newActionView(a queue.Action, m *mask) *actionView {
 	return &actionView{
 		Run: m.fit(a.Run), Kind: queue.ActionKind(m.fit(string(a.Kind))),
 		By: m.fit(a.By), Host: m.fit(a.Host), Begun: a.Begun.UTC(), Ended: render.TimeOrNull(a.Ended.UTC()),
-		Selection: m.note(a.Selection), Edit: m.note(a.Edit), Reason: m.note(a.Reason), Rate: a.Rate, Force: a.Force,
+		Selection: m.note(a.Selection), Edit: m.note(a.Edit), Note: m.note(a.Note), Rate: a.Rate, Force: a.Force,
 		Counts: a.Counts, Outcome: m.fit(a.Outcome),
 	}
 }
@@ -125,7 +125,7 @@ func (v *actionView) describeCounts() string {
 
 func (v *actionView) describeWhat() string {
 	var parts []string
-	for _, part := range []string{v.Selection, v.Edit, v.Reason} {
+	for _, part := range []string{v.Selection, v.Edit, v.Note} {
 		if part != "" {
 			parts = append(parts, part)
 		}

@@ -39,7 +39,7 @@ It needs permission to publish to:
   $KV.<bucket>_versions.>             for the version record
 
 With --json it prints one object; messages and prompts go to standard error:
-  run, outcome (done, dry run, stopped or failed), waiting, dead_letters, originals, newer`,
+  run, outcome (done, dry run, stopped or failed), waiting, dead_letters, originals, version_records`,
 		Example: `  identify-worker dlq purge --user ann
   identify-worker dlq purge --user ann@example.com --yes --json`,
 		Args: cobra.NoArgs,
@@ -102,7 +102,7 @@ func (u *purging) run(ctx context.Context) error {
 // not ask: the history then records that the request was handled.
 func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, error) {
 	out := u.messages()
-	if plan.DeadLetters+plan.Waiting+plan.Originals+plan.Newer == 0 {
+	if plan.DeadLetters+plan.Waiting+plan.Originals+plan.VersionRecords == 0 {
 		fmt.Fprintln(out, "nothing is stored for this user")
 		return !u.confirmation.dryRun, nil
 	}
@@ -112,16 +112,16 @@ func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, e
 
 // purgeView is what purge reports. Scripts rely on its JSON: see the command's help.
 type purgeView struct {
-	Run         string `json:"run"`
-	Outcome     string `json:"outcome"`
-	Waiting     uint64 `json:"waiting"`
-	DeadLetters uint64 `json:"dead_letters"`
-	Originals   uint64 `json:"originals"`
-	Newer       uint64 `json:"newer"`
+	Run            string `json:"run"`
+	Outcome        string `json:"outcome"`
+	Waiting        uint64 `json:"waiting"`
+	DeadLetters    uint64 `json:"dead_letters"`
+	Originals      uint64 `json:"originals"`
+	VersionRecords uint64 `json:"version_records"`
 }
 
 func newPurgeView(outcome string, r *queue.PurgeResult) *purgeView {
-	return &purgeView{r.Run, outcome, r.Waiting, r.DeadLetters, r.Originals, r.Newer}
+	return &purgeView{r.Run, outcome, r.Waiting, r.DeadLetters, r.Originals, r.VersionRecords}
 }
 
 func (u *purging) report(v *purgeView) error {
@@ -137,5 +137,5 @@ func (u *purging) report(v *purgeView) error {
 
 func (v *purgeView) describe() string {
 	return fmt.Sprintf("%s, %s, %s of edited events, %s", render.Counted(v.DeadLetters, "dead letter"),
-		render.Counted(v.Waiting, "waiting event"), render.Counted(v.Originals, "original"), render.Counted(v.Newer, "version record"))
+		render.Counted(v.Waiting, "waiting event"), render.Counted(v.Originals, "original"), render.Counted(v.VersionRecords, "version record"))
 }

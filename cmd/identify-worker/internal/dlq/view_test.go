@@ -41,7 +41,7 @@ func TestHostileLettersAreHarmless(t *testing.T) {
 				story.print(l.Body, story.view(l)),
 				printGroups(&screen, newGroupViews([]queue.Group{{ID: "4f5872fa", Reason: hostile, Error: l.Error}}, time.Now(), list.mask)),
 				printHistory(&screen, []queue.Action{{
-					Run: hostile, Kind: hostile, By: l.Error, Host: hostile, Selection: l.Error, Edit: hostile, Reason: hostile,
+					Run: hostile, Kind: hostile, By: l.Error, Host: hostile, Selection: l.Error, Edit: hostile, Note: hostile,
 					Counts: map[string]uint64{hostile: 1}, Outcome: hostile,
 				}}, list.mask, false),
 			)
@@ -75,7 +75,7 @@ func TestHostileLettersForScripts(t *testing.T) {
 		s := &detail{out: &out, mask: m, json: true}
 		err := errors.Join(
 			render.JSON(&out, newLetterView(l, m), ""), s.printJSON(l.Body, s.view(l)),
-			printHistory(&out, []queue.Action{{Run: hostile, Kind: hostile, Reason: hostile, Counts: map[string]uint64{hostile: 1}}}, m, true),
+			printHistory(&out, []queue.Action{{Run: hostile, Kind: hostile, Note: hostile, Counts: map[string]uint64{hostile: 1}}}, m, true),
 		)
 		if err != nil {
 			t.Fatal(err)
