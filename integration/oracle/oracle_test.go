@@ -40,11 +40,11 @@ func (h *history) publish(n int, deadly ...int) {
 
 // call makes a call with these events of ann, and the API's answer; 0 cuts the connection.
 func (h *history) call(status int, numbers ...int) {
-	marks := ""
+	var marks []string
 	for _, n := range numbers {
-		marks += fmt.Sprintf(`,"n":%d,"e%d":true`, n, n)
+		marks = append(marks, fmt.Sprintf(`"n":%d,"e%d":true`, n, n))
 	}
-	h.receive(status, fmt.Sprintf(`{"user_id":"ann","metadata":{%s}}`, strings.TrimPrefix(marks, ",")))
+	h.receive(status, fmt.Sprintf(`{"user_id":"ann","metadata":{%s}}`, strings.Join(marks, ",")))
 }
 
 func (h *history) receive(status int, body string) {
