@@ -76,7 +76,7 @@ func TestEventThatLooksLikeAStatus(t *testing.T) {
 				}
 				last := s.publish(r.Queue, "bob")
 				s.await(20*time.Second, "delivered", func() bool { return uint64(len(r.received())) >= last })
-				if got := r.received(); !slices.Equal(got, []uint64{1, 2, 3, 4}) || s.logged("given up") {
+				if got := r.received(); !slices.Equal(got, []uint64{1, 2, 3, 4}) || s.logged("lost ownership") {
 					t.Errorf("got %v\n%s", got, s.log())
 				}
 			})

@@ -7,7 +7,7 @@ func connectionMutants() []mutant {
 			"a token is taken before there is a connection", "the limit is used",
 			[]edit{{
 				"userpilot/attempt.go", "\tif err := c.pool.reserve(ctx, &call); err != nil {",
-				"\tif err := call.begin(); err != nil {\n\t\treturn 0, &Failure{Err: err}\n\t}\n\tcall.Begin = nil\n\tif err := c.pool.reserve(ctx, &call); err != nil {",
+				"\tif err := call.begin(); err != nil {\n\t\treturn 0, &Error{Err: err}\n\t}\n\tcall.Begin = nil\n\tif err := c.pool.reserve(ctx, &call); err != nil {",
 			}},
 			"userpilot", "TestBeginHasConnection",
 		},
