@@ -49,7 +49,7 @@ type replaying struct {
 	// Only the final stage of a replay uses these.
 	removals []removal // letters to be deleted
 	end      uint64    // sequence after the last letter read
-	whole    bool      // all letters of the stream are selected, and all so far can be deleted
+	whole    bool      // all letters of the stream are selected, no rate applies, and all so far can be deleted
 
 	mu       sync.Mutex // guards the fields below
 	result   ReplayResult
@@ -60,7 +60,7 @@ type replaying struct {
 
 func newReplaying(q *Queue, s *Selection, c ReplayConfig) *replaying {
 	r := &replaying{
-		q: q, s: s, c: c, tokens: c.Rate.Limiter(0), whole: s.all,
+		q: q, s: s, c: c, tokens: c.Rate.Limiter(0), whole: s.all && c.Rate.Unlimited(),
 		result: ReplayResult{Selected: s.Letters, Skips: skips{}},
 	}
 	if c.Wait || c.Canary > 0 {
@@ -331,7 +331,7 @@ func (r *replaying) finish(ctx context.Context, b *batch) (failed error) {
 	r.whole = r.whole && !b.left
 	// A request that deletes all letters below another costs the server some microseconds for each
 	// letter it has. So the more letters there are, the more are deleted per request.
-	if r.whole && r.c.Rate.Unlimited() && len(r.removals) < b.follow/removalRequests {
+	if r.whole && len(r.removals) < b.follow/removalRequests {
 		return failed
 	}
 	return cmp.Or(failed, r.remove(ctx))
@@ -358,7 +358,7 @@ func (r *replaying) settle(ctx context.Context, s *outgoing) (duplicate bool, er
 func (r *replaying) remove(ctx context.Context) error {
 	removals := r.removals
 	r.removals = nil
-	if r.whole && r.c.Rate.Unlimited() && len(removals) > 0 {
+	if r.whole && len(removals) > 0 {
 		found, err := r.q.removeBelow(ctx, r.q.topology.DeadStreamName(), r.end)
 		for i, x := range removals {
 			r.removed(x, i < found, err)

@@ -230,7 +230,7 @@ func (p *plan) richest() int {
 		}
 	}
 	if best >= 0 && most == p.owned+1 {
-		p.look.rotate = p.now.Add(p.tenure(best))
+		p.look.rotate = p.now.Add(p.extraShardTime(best))
 	}
 	return best
 }
@@ -238,16 +238,16 @@ func (p *plan) richest() int {
 // mayTake reports whether a shard may be taken from a replica that has this many more.
 func (p *plan) mayTake(i, more int) bool {
 	held := p.round.clock.server(p.now).Sub(p.shards[i].record.Since)
-	return more > 1 || more == 1 && held > p.tenure(i) && p.now.After(p.look.rotate)
+	return more > 1 || more == 1 && held > p.extraShardTime(i) && p.now.After(p.look.rotate)
 }
 
-// tenure is how long a replica may keep one shard more: long compared to the cost of the change.
-func (p *plan) tenure(i int) time.Duration {
-	tenure := max(100*p.gap(i, p.round.clock), 10*time.Second)
+// extraShardTime is how long a replica may keep one shard more: long compared to the cost of the change.
+func (p *plan) extraShardTime(i int) time.Duration {
+	long := max(100*p.gap(i, p.round.clock), 10*time.Second)
 	if p.owned == 0 {
-		return tenure / 5
+		return long / 5
 	}
-	return tenure
+	return long
 }
 
 // lookAround plans the reads that can find more slots. It returns when to look again.

@@ -402,7 +402,7 @@ func TestDeleterIsCutShort(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
-				active, handBack := context.WithCancel(t.Context())
+				active, release := context.WithCancel(t.Context())
 				x := s.playServer(func(nc *nats.Conn, fail func(error)) (settler, error) {
 					d, err := newDeleter(active, nc, "", fail)
 					d.subject = "play.delete"
@@ -418,7 +418,7 @@ func TestDeleterIsCutShort(t *testing.T) {
 				for _, answer := range test.answers {
 					x.answer(answer)
 				}
-				handBack()
+				release()
 				synctest.Wait()
 				if len(gone) > 0 {
 					t.Errorf("%v are gone before the server says so", gone)

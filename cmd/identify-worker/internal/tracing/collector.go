@@ -192,7 +192,7 @@ func (c *collector) UploadTraces(ctx context.Context, spans []*tracepb.ResourceS
 	}
 	body, err := c.encode(spans)
 	if err == nil {
-		err = c.insist(ctx, body)
+		err = c.sendUntilFinal(ctx, body)
 	}
 	c.report(count, err)
 	return nil
@@ -212,9 +212,9 @@ func (c *collector) encode(spans []*tracepb.ResourceSpans) ([]byte, error) {
 	return packed.Bytes(), err
 }
 
-// insist retries a batch until the collector gives a final answer or ctx ends. While the process
+// sendUntilFinal retries a batch until the collector gives a final answer or ctx ends. While the process
 // shuts down it tries once.
-func (c *collector) insist(ctx context.Context, body []byte) error {
+func (c *collector) sendUntilFinal(ctx context.Context, body []byte) error {
 	pauses := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(firstUploadPause), backoff.WithMaxInterval(longestUploadPause), backoff.WithMaxElapsedTime(0),
 	)
