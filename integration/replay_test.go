@@ -50,7 +50,7 @@ func TestPoisonStorm(t *testing.T) {
 
 	choose := func() *queue.Selection {
 		t.Helper()
-		selected, err := s.queue.Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
+		selected, err := queue.NewInspector(s.queue).Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
 		must(t, err)
 		if selected.Letters != deadEach*uint64(len(names)) || selected.Partly != selected.Letters || selected.Superseded != 0 {
 			t.Fatalf("selected %d dead letters, %d superseded and %d partly", selected.Letters, selected.Superseded, selected.Partly)
@@ -65,7 +65,7 @@ func TestPoisonStorm(t *testing.T) {
 		}
 		return userpilottest.Fault{}
 	})
-	result, err := s.queue.Replay(t.Context(), choose(), queue.ReplayConfig{By: "test", Canary: 5})
+	result, err := queue.NewInspector(s.queue).Replay(t.Context(), choose(), queue.ReplayConfig{By: "test", Canary: 5})
 	if !errors.Is(err, queue.ErrCanaryDied) || result.Replayed != 5 || result.Dead == 0 {
 		t.Fatalf("the canary: %+v, %v", result, err)
 	}
@@ -75,7 +75,7 @@ func TestPoisonStorm(t *testing.T) {
 	selected, replayed := choose(), make(chan error, 1)
 	go func() {
 		var err error
-		result, err = s.queue.Replay(t.Context(), selected, queue.ReplayConfig{By: "test", Canary: 5, Wait: true})
+		result, err = queue.NewInspector(s.queue).Replay(t.Context(), selected, queue.ReplayConfig{By: "test", Canary: 5, Wait: true})
 		replayed <- err
 	}()
 	for _, user := range names {

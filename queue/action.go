@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // ActionKind is an operation on dead letters.
@@ -50,33 +52,33 @@ type Action struct {
 	Outcome string `json:"outcome,omitempty"`
 }
 
-func (t Topology) begunSubject(run string) string { return t.auditSubject("action", run, "begun") }
-func (t Topology) endedSubject(run string) string { return t.auditSubject("action", run, "ended") }
+func begunSubject(t Topology, run string) string { return auditSubject(t, "action", run, "begun") }
+func endedSubject(t Topology, run string) string { return auditSubject(t, "action", run, "ended") }
 
 // originalSubject is where the audit trail keeps a letter's body from before an edit.
-func (t Topology) originalSubject(letter Position) string {
-	return t.auditSubject("original", letter.String())
+func originalSubject(t Topology, letter Position) string {
+	return auditSubject(t, "original", letter.String())
 }
 
 // begin assigns the action its run id and records that it is about to start. After an error the
 // caller must change nothing.
-func (q *Queue) begin(ctx context.Context, a *Action) error {
+func (i *Inspector) begin(ctx context.Context, a *Action) error {
 	a.Run = nuid.Next()
-	if err := stopped(ctx, q.recordAction(ctx, firstTimeout, q.topology.begunSubject(a.Run), a)); err != nil {
+	if err := jsapi.Stopped(ctx, i.recordAction(ctx, jsapi.FirstTimeout, begunSubject(i.topology, a.Run), a)); err != nil {
 		return fmt.Errorf("record the action in the audit trail (nothing was done): %w", err)
 	}
 	return nil
 }
 
 // endTimeout limits how long recording the end of an action may take.
-const endTimeout = 2 * callTimeout
+const endTimeout = 2 * jsapi.CallTimeout
 
 // end records how an action ended, even if ctx is done, and joins a failure to do so to err.
-func (q *Queue) end(ctx context.Context, a *Action, counts map[string]uint64, err error) error {
+func (i *Inspector) end(ctx context.Context, a *Action, counts map[string]uint64, err error) error {
 	a.Counts, a.Outcome = counts, outcome(ctx, err)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	if unrecorded := q.recordAction(ctx, endTimeout, q.topology.endedSubject(a.Run), a); unrecorded != nil {
+	if unrecorded := i.recordAction(ctx, endTimeout, endedSubject(i.topology, a.Run), a); unrecorded != nil {
 		return errors.Join(err, fmt.Errorf("record the outcome of %s %s in the audit trail: %w", a.Kind, a.Run, unrecorded))
 	}
 	return err
@@ -90,38 +92,38 @@ func outcome(ctx context.Context, err error) string {
 	case errors.Is(err, ErrCanaryDied):
 		return "canary died"
 	case ctx.Err() != nil:
-		return "stopped: " + clean(context.Cause(ctx).Error())
+		return "stopped: " + jsapi.Clean(context.Cause(ctx).Error())
 	}
-	return "failed: " + clean(err.Error())
+	return "failed: " + jsapi.Clean(err.Error())
 }
 
-func (q *Queue) recordAction(ctx context.Context, patience time.Duration, subject string, a *Action) error {
+func (i *Inspector) recordAction(ctx context.Context, patience time.Duration, subject string, a *Action) error {
 	text, err := json.Marshal(a)
 	if err != nil {
 		return err
 	}
-	return q.audit(ctx, patience, &nats.Msg{Subject: subject, Data: text})
+	return i.audit(ctx, patience, &nats.Msg{Subject: subject, Data: text})
 }
 
 // audit writes a message to the audit trail, on its own subject and only once, however often it is
 // retried. It blocks until the server has it on disk.
-func (q *Queue) audit(ctx context.Context, patience time.Duration, m *nats.Msg) error {
-	kind, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, q.topology.auditSubject("")), ".")
-	right := q.topology.toAudit(kind)
-	err := retry(ctx, patience, func(ctx context.Context) error {
-		brief, cancel := context.WithTimeout(ctx, callTimeout)
+func (i *Inspector) audit(ctx context.Context, patience time.Duration, m *nats.Msg) error {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, auditSubject(i.topology, "")), ".")
+	right := toAudit(i.topology, kind)
+	err := jsapi.Retry(ctx, patience, func(ctx context.Context) error {
+		brief, cancel := context.WithTimeout(ctx, jsapi.CallTimeout)
 		defer cancel()
-		_, err := q.store(brief, right, m, jetstream.WithExpectLastSequencePerSubject(0))
-		return asNoReply(ctx, right.Subject, err)
+		_, err := i.api.Store(brief, right, m, jetstream.WithExpectLastSequencePerSubject(0))
+		return jsapi.AsNoReply(ctx, right.Subject, err)
 	})
 	switch {
-	case err == nil || isWrongRevision(err):
+	case err == nil || jsapi.IsWrongRevision(err):
 		return nil
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		return fmt.Errorf("no stream captures %s: start a worker, or run identify-worker setup, to create %s", m.Subject, q.topology.AuditStreamName())
+		return fmt.Errorf("no stream captures %s: start a worker, or run identify-worker setup, to create %s", m.Subject, i.topology.AuditStreamName())
 	}
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return fmt.Errorf("%s: %w", q.topology.AuditStreamName(), refusal(refused))
+		return fmt.Errorf("%s: %w", i.topology.AuditStreamName(), refusal(refused))
 	}
 	return err
 }

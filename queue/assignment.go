@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // assignment is one consumer and the claims it represents: on a single partition, or on all of
@@ -130,7 +132,7 @@ func (t *assignment) consume(h Handler) {
 				p.missed(t.next - due)
 			}
 			if errors.Is(err, nats.ErrNoResponders) && t.next == 1 && time.Since(begun) < interestTimeout {
-				pause(t.active, interestPause)
+				jsapi.Pause(t.active, interestPause)
 				err = nil
 			}
 		}
@@ -208,7 +210,7 @@ func (t *assignment) watch(served <-chan struct{}) {
 			switch {
 			case t.settler.overdue(now):
 				t.revoke(because(CauseSettlement, errors.New("the server has not confirmed a settlement")))
-			case t.q.nc.Stats().Reconnects != t.reconnects:
+			case t.q.api.NATS.Stats().Reconnects != t.reconnects:
 				t.revoke(errInterrupted)
 			}
 		}

@@ -28,7 +28,7 @@ func TestFirstPullFindsNobody(t *testing.T) {
 				q := s.queue(nil)
 				s.publish(q, "ann")
 				x := s.claimAll(q)
-				stream, err := q.js.Stream(t.Context(), workName)
+				stream, err := q.api.JetStream.Stream(t.Context(), workName)
 				s.must(err)
 				s.must(stream.DeleteConsumer(t.Context(), x.consumer))
 				back := time.AfterFunc(test.away, func() {

@@ -123,7 +123,7 @@ func (c *Claim) DeliveredThrough(seq uint64) bool { return c.arrived.Load() >= s
 // count that comes with each delivery is no substitute: it misses events that are published while
 // the consumer is being created.)
 func (c *Claim) Exists(ctx context.Context, seq uint64) (bool, error) {
-	_, err := c.q.readLeader(ctx, c.q.topology.StreamName(), bySequence{seq})
+	_, err := c.q.api.ReadSequence(ctx, c.q.topology.StreamName(), seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return false, nil
 	}
@@ -132,7 +132,7 @@ func (c *Claim) Exists(ctx context.Context, seq uint64) (bool, error) {
 
 // Load reads the body of an event of this claim again. It blocks for a round trip.
 func (c *Claim) Load(ctx context.Context, d Delivery) ([]byte, error) {
-	m, err := c.q.readLeader(ctx, c.q.topology.StreamName(), bySequence{d.Sequence})
+	m, err := c.q.api.ReadSequence(ctx, c.q.topology.StreamName(), d.Sequence)
 	if err != nil {
 		return nil, fmt.Errorf("read an event again: %w", err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/identify-worker/identify-worker/queue/asynclog"
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 const (
@@ -29,9 +30,6 @@ const (
 	reconnectWait   = 500 * time.Millisecond
 	reconnectJitter = 250 * time.Millisecond
 )
-
-// DefaultInboxPrefix is the prefix of the subjects that receive replies if none is configured.
-const DefaultInboxPrefix = "_INBOX"
 
 // ConnectConfig says where NATS is and how to authenticate. Empty fields are ignored.
 type ConnectConfig struct {
@@ -103,9 +101,9 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 			c.Log.Warn("waiting for NATS", "url", hosts, "error", err)
 		}
 		if c.Wait < 0 {
-			pause(ctx, reconnectWait)
+			jsapi.Pause(ctx, reconnectWait)
 		} else {
-			pause(ctx, min(reconnectWait, c.Wait-time.Since(began)))
+			jsapi.Pause(ctx, min(reconnectWait, c.Wait-time.Since(began)))
 		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("wait for NATS at %s: %w", hosts, context.Cause(ctx))
@@ -260,7 +258,7 @@ func (q *Queue) AwaitSetup(ctx context.Context, wait time.Duration, update bool)
 		if !waited {
 			q.log.Warn("waiting for JetStream", "error", err)
 		}
-		pause(ctx, reconnectWait)
+		jsapi.Pause(ctx, reconnectWait)
 	}
 }
 
@@ -270,7 +268,7 @@ func isStarting(err error) bool {
 	const peerOffline = 10005
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch refused.ErrorCode {
-		case peerOffline, codeUnavailable, codeNotLeader, codeStreamOffline:
+		case peerOffline, jsapi.CodeUnavailable, codeNotLeader, codeStreamOffline:
 			return true
 		}
 		return false

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 const quietKey = "quiet"
@@ -47,24 +49,24 @@ func (q *Queue) StartCooldown(d time.Duration) (tell func(context.Context) error
 }
 
 func (q *Queue) broadcastCooldown(ctx context.Context, d time.Duration) error {
-	if err := q.clock.read(ctx); err != nil {
+	if err := q.api.Clock.Read(ctx); err != nil {
 		return err
 	}
-	kv, err := q.bucket(ctx)
+	kv, err := q.api.OpenBucket(ctx)
 	if err != nil {
 		return err
 	}
-	until := q.clock.now().Add(d)
+	until := q.api.Clock.Now().Add(d)
 	for ctx.Err() == nil {
-		known, revision, err := readCooldown(ctx, kv, q.clock.now())
+		known, revision, err := readCooldown(ctx, kv, q.api.Clock.Now())
 		if err != nil {
 			return fmt.Errorf("read the fleet's cooldown: %w", err)
 		}
 		if !until.After(known) {
 			return nil
 		}
-		_, err = compareAndSet(ctx, kv, quietKey, []byte(until.UTC().Format(time.RFC3339Nano)), revision)
-		if !isWrongRevision(err) {
+		_, err = jsapi.CompareAndSet(ctx, kv, quietKey, []byte(until.UTC().Format(time.RFC3339Nano)), revision)
+		if !jsapi.IsWrongRevision(err) {
 			return err
 		}
 	}
@@ -114,7 +116,7 @@ func (q *Queue) cooldownChanged(entry jetstream.KeyValueEntry) {
 	}
 	// A member has read the clock when it joined. The uncertainty of that reading makes the
 	// cooldown longer.
-	local, late := q.clock.local(until)
+	local, late := q.api.Clock.Local(until)
 	if left := time.Until(local) - late; left > 0 && left < cooldownTTL {
 		q.cooldown.extend(local)
 	}

@@ -5,6 +5,8 @@ package queue
 import (
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // cooldownLeft is how long a replica's cooldown still lasts.
@@ -134,9 +136,9 @@ func TestQuietIsLearntAtOnce(t *testing.T) {
 		entry, err := kv.Get(t.Context(), quietKey)
 		s.must(err)
 		q := s.queue(nil)
-		s.must(q.clock.read(t.Context()))
-		time.Sleep(maxClockAge) // the next reading would be due
-		q.nc.Close()
+		s.must(q.api.Clock.Read(t.Context()))
+		time.Sleep(jsapi.MaxClockAge) // the next reading would be due
+		q.api.NATS.Close()
 		q.cooldownChanged(entry)
 		if d := cooldownLeft(q); !near(d, 50*time.Second) {
 			t.Errorf("cooldown of %v", d)

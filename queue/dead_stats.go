@@ -40,9 +40,9 @@ const maxGroups = 10_000
 // has its own [DeadLetter.Group], and a narrower Filter separates them.
 //
 // It needs the permissions of [Queue.DeadLetters], and blocks until all letters are read.
-func (q *Queue) DeadStats(ctx context.Context, f Filter) ([]Group, error) {
+func (i *Inspector) DeadStats(ctx context.Context, f Filter) ([]Group, error) {
 	t := newTally()
-	for l, err := range q.readLetters(ctx, f, 1, 0) {
+	for l, err := range i.readLetters(ctx, f, 1, 0) {
 		if err != nil {
 			return nil, err
 		}

@@ -17,7 +17,7 @@ import (
 func TestDeadStats(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		if groups, err := q.DeadStats(t.Context(), Filter{}); err != nil || groups == nil || len(groups) != 0 {
+		if groups, err := NewInspector(q).DeadStats(t.Context(), Filter{}); err != nil || groups == nil || len(groups) != 0 {
 			t.Errorf("of nothing: %v, %v", groups, err)
 		}
 		begun := time.Now().Truncate(0)
@@ -28,7 +28,7 @@ func TestDeadStats(t *testing.T) {
 		s.post(q, Death{Reason: Invalid, Error: "user_id: is missing"}, begun, "{}")
 		s.post(q, plan("bob", "yy"), begun.Add(-3*time.Hour), "{}")
 		s.post(q, plan("ann", "z"), begun.Add(time.Second), "{}")
-		groups, err := q.DeadStats(t.Context(), Filter{})
+		groups, err := NewInspector(q).DeadStats(t.Context(), Filter{})
 		s.must(err)
 		if len(groups) != 2 {
 			t.Fatalf("got %+v", groups)
@@ -46,7 +46,7 @@ func TestDeadStats(t *testing.T) {
 		if !groups[0].New(begun.Add(time.Hour-1)) || groups[0].New(begun.Add(time.Hour)) || groups[1].New(begun) {
 			t.Error("new is what appeared within an hour")
 		}
-		groups, err = q.DeadStats(t.Context(), Filter{Users: []string{"bob"}})
+		groups, err = NewInspector(q).DeadStats(t.Context(), Filter{Users: []string{"bob"}})
 		s.must(err)
 		if len(groups) != 1 || groups[0].Count != 1 || groups[0].Example != 3 {
 			t.Errorf("bob's are %+v", groups)
@@ -103,7 +103,7 @@ func TestTallyModel(t *testing.T) {
 	})
 }
 
-func letterOf(id uint64, kind, user string, at time.Time) *DeadLetter {
+func testLetter(id uint64, kind, user string, at time.Time) *DeadLetter {
 	return &DeadLetter{ID: id, At: at, Death: Death{Reason: Rejected, Error: "error " + kind, User: user}}
 }
 
@@ -123,7 +123,7 @@ func TestManyGroups(t *testing.T) {
 	add := func(kind string) {
 		id++
 		at = at.Add(time.Second)
-		tally.add(letterOf(id, kind, "u"+fmt.Sprint(id%7), at))
+		tally.add(testLetter(id, kind, "u"+fmt.Sprint(id%7), at))
 	}
 	for kind := range kinds {
 		add("large")
@@ -158,11 +158,11 @@ func TestManyUsers(t *testing.T) {
 	tally.room = 1500
 	for range 2 {
 		for user := range 1000 {
-			tally.add(letterOf(1, "a", fmt.Sprint("a", user), made))
+			tally.add(testLetter(1, "a", fmt.Sprint("a", user), made))
 		}
 	}
 	for user := range 1000 {
-		tally.add(letterOf(1, "b", fmt.Sprint("b", user), made))
+		tally.add(testLetter(1, "b", fmt.Sprint("b", user), made))
 	}
 	for _, g := range tally.result() {
 		if small := g.Error == "error a"; small && (g.Users != 1000 || g.UsersAtLeast) || !small && (g.Users != 500 || !g.UsersAtLeast) {
@@ -187,7 +187,7 @@ func TestOldestDead(t *testing.T) {
 		if age := counts.OldestDead.Sub(begun); age < 0 || age > time.Second || counts.DeadLetters != 3 {
 			t.Errorf("the oldest was stored %v after it died", age)
 		}
-		stream, err := q.js.Stream(t.Context(), deadName)
+		stream, err := q.api.JetStream.Stream(t.Context(), deadName)
 		s.must(err)
 		s.must(stream.Purge(t.Context()))
 		if got := s.status(q); !got.OldestDead.IsZero() {

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"strconv"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Reason is the dead-letter reason.
@@ -61,9 +61,6 @@ const (
 // storage, is full.
 var ErrDeadLettersFull = errors.New("the dead-letter stream is full: make room there, or raise its limits")
 
-// maxHeaderValue bounds each header, so that a dead letter is never too large to store.
-const maxHeaderValue = 1024
-
 // StoreDeadLetter archives the event: it stores the dead letter and blocks until the server has it
 // on disk or ctx ends. Calling it again for the same event stores nothing more. The event may be
 // settled only after StoreDeadLetter has returned nil. From then on the event's user, if known, is
@@ -78,17 +75,17 @@ func (c *Claim) StoreDeadLetter(ctx context.Context, d Delivery, body []byte, de
 	}
 	event := c.place(d)
 	msg := &nats.Msg{
-		Subject: c.q.topology.deadSubject(death.Reason, event, onlyUser(death.User, body)),
+		Subject: deadSubject(c.q.topology, death.Reason, event, onlyUser(death.User, body)),
 		Header:  death.headers(d, c.Position(d), c.partition, time.Now()),
 		Data:    body,
 	}
 	// No message with this event's name may exist yet, whatever its reason: that makes storing
 	// idempotent however late it is retried. The server forgets a message id after two minutes.
-	letters := c.q.topology.deadOfEvent(event)
-	_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
-	if isWrongRevision(err) {
+	letters := deadOfEvent(c.q.topology, event)
+	_, err := c.q.api.Store(ctx, toBury(c.q.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
+	if jsapi.IsWrongRevision(err) {
 		// It is there already. Verify that with a read: the event is about to be removed.
-		_, err = c.q.readLeader(ctx, c.q.topology.DeadStreamName(), lastBySubject{letters})
+		_, err = c.q.api.ReadLast(ctx, c.q.topology.DeadStreamName(), letters)
 	}
 	if errors.Is(refusalOf(err), ErrStreamFull) {
 		err = fmt.Errorf("%w (%w)", ErrDeadLettersFull, err)
@@ -124,9 +121,9 @@ func (x Death) headers(d Delivery, age Position, partition string, now time.Time
 	}
 	set(headerReason, string(x.Reason))
 	number(headerStatus, x.Status)
-	set(headerCode, clean(x.Code))
-	set(headerError, clean(x.Error))
-	set(headerRequestID, clean(x.RequestID))
+	set(headerCode, jsapi.Clean(x.Code))
+	set(headerError, jsapi.Clean(x.Error))
+	set(headerRequestID, jsapi.Clean(x.RequestID))
 	number(headerAttempts, x.Attempts)
 	set(headerAt, now.UTC().Format(time.RFC3339Nano))
 	published := d.Published
@@ -136,7 +133,7 @@ func (x Death) headers(d Delivery, age Position, partition string, now time.Time
 	set(headerPublishedAt, published.UTC().Format(time.RFC3339Nano))
 	set(headerSequence, strconv.FormatUint(d.Sequence, 10))
 	set(headerPartition, partition)
-	if clean(x.User) == x.User { // otherwise only the payload has the exact id
+	if jsapi.Clean(x.User) == x.User { // otherwise only the payload has the exact id
 		set(headerUser, x.User)
 	}
 	if x.User != "" {
@@ -148,26 +145,4 @@ func (x Death) headers(d Delivery, age Position, partition string, now time.Time
 		d.Past.writeHistory(h)
 	}
 	return h
-}
-
-// clean makes text fit for a header: one line of printable characters, truncated at maxHeaderValue.
-func clean(text string) string {
-	runes := make([]rune, 0, min(len(text), maxHeaderValue))
-	size := 0
-	for _, r := range text {
-		if !unicode.IsPrint(r) {
-			r = ' '
-		}
-		if size += utf8.RuneLen(r); size > maxHeaderValue {
-			break
-		}
-		runes = append(runes, r)
-	}
-	for len(runes) > 0 && runes[0] == ' ' {
-		runes = runes[1:]
-	}
-	for len(runes) > 0 && runes[len(runes)-1] == ' ' {
-		runes = runes[:len(runes)-1]
-	}
-	return string(runes)
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 func TestDeathHeaders(t *testing.T) {
@@ -82,8 +84,8 @@ func FuzzClean(f *testing.F) {
 	f.Add("a\r\nb")
 	f.Add(strings.Repeat(" \xff\u202e", 1000))
 	f.Fuzz(func(t *testing.T, text string) {
-		got := clean(text)
-		if len(got) > maxHeaderValue || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n\x00\x1b") || got != strings.TrimSpace(got) || clean(got) != got {
+		got := jsapi.Clean(text)
+		if len(got) > jsapi.MaxHeaderValue || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n\x00\x1b") || got != strings.TrimSpace(got) || jsapi.Clean(got) != got {
 			t.Errorf("%q", got)
 		}
 	})
@@ -121,7 +123,7 @@ func TestBuryExactlyOnce(t *testing.T) {
 		if info.State.Msgs != 1 {
 			t.Fatalf("%d dead letters", info.State.Msgs)
 		}
-		stream, err := q.js.Stream(t.Context(), info.Config.Name)
+		stream, err := q.api.JetStream.Stream(t.Context(), info.Config.Name)
 		s.must(err)
 		m, err := stream.GetMsg(t.Context(), 1)
 		s.must(err)
@@ -144,7 +146,7 @@ func TestBuryTheLargest(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		body := make([]byte, s.info(q, q.topology.StreamName()).Config.MaxMsgSize)
-		_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), body)
+		_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), body)
 		s.must(err)
 		long := strings.Repeat("x", 5000)
 		s.must((&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), Delivery{Sequence: 1}, body,
@@ -165,7 +167,7 @@ func TestBuryWithoutAnswer(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		l.silent.Store(false)
-		s.must(q.js.DeleteStream(t.Context(), q.topology.DeadStreamName()))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), q.topology.DeadStreamName()))
 		if err := (&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), Delivery{Sequence: 1}, nil, Death{}); err == nil {
 			t.Error("stored without a stream")
 		}
@@ -177,13 +179,13 @@ func TestBuryWithoutAnswer(t *testing.T) {
 func TestBuryLooksForTheLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, server := s.queue(nil), s.queue(nil)
-		subject := q.topology.deadOfEvent(Position{made, 7})
+		subject := deadOfEvent(q.topology, Position{made, 7})
 		s.change(q, deadName, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere"} })
-		_, err := server.nc.Subscribe(subject, func(m *nats.Msg) {
+		_, err := server.api.NATS.Subscribe(subject, func(m *nats.Msg) {
 			_ = m.Respond([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}`))
 		})
 		s.must(err)
-		s.must(server.nc.FlushWithContext(s.soon(time.Minute)))
+		s.must(server.api.NATS.FlushWithContext(s.soon(time.Minute)))
 		c := &Claim{assignment: &assignment{q: q, created: made}}
 		if err := c.StoreDeadLetter(t.Context(), Delivery{Sequence: 7}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("stored without a letter: %v", err)

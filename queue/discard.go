@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // DiscardConfig says who discards letters, and why.
@@ -40,19 +42,19 @@ type DiscardResult struct {
 // version records, Discard notes there that the letters are gone, and also needs $JS.API.DIRECT.GET
 // and $JS.API.STREAM.MSG.GET of KV_<bucket>_versions, $JS.API.STREAM.INFO.KV_<bucket> and
 // $KV.<bucket>_versions.>.
-func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
-	d := &discarding{q: q, s: s, result: DiscardResult{Selected: s.Letters}}
+func (i *Inspector) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
+	d := &discarding{q: i, s: s, result: DiscardResult{Selected: s.Letters}}
 	if c.Note == "" {
 		return d.snapshot(), errors.New("reason: must say why the dead letters are discarded")
 	}
 	if s.Letters == 0 {
 		return d.snapshot(), nil
 	}
-	if err := q.checkSelection(ctx, s); err != nil {
+	if err := i.checkSelection(ctx, s); err != nil {
 		return d.snapshot(), err
 	}
-	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Note: clean(c.Note)}
-	if err := q.begin(ctx, a); err != nil {
+	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Note: jsapi.Clean(c.Note)}
+	if err := i.begin(ctx, a); err != nil {
 		return d.snapshot(), err
 	}
 	d.result.Run = a.Run
@@ -63,7 +65,7 @@ func (q *Queue) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*Di
 	err := d.run(ctx)
 	stop()
 	result := d.snapshot()
-	return result, q.end(ctx, a, result.counts(), err)
+	return result, i.end(ctx, a, result.counts(), err)
 }
 
 // counts are the counts for the audit trail.
@@ -73,7 +75,7 @@ func (r *DiscardResult) counts() map[string]uint64 {
 
 // discarding is one run of [Queue.Discard].
 type discarding struct {
-	q *Queue
+	q *Inspector
 	s *Selection
 
 	mu     sync.Mutex
@@ -102,9 +104,9 @@ func (d *discarding) run(ctx context.Context) error {
 	finishing, cancel := graceContext(ctx, stopTimeout)
 	defer cancel()
 	if alone, err := d.alone(ctx); err != nil {
-		return stopped(ctx, err)
+		return jsapi.Stopped(ctx, err)
 	} else if alone {
-		return stopped(ctx, d.discardAll(finishing))
+		return jsapi.Stopped(ctx, d.discardAll(finishing))
 	}
 	group, going := errgroup.WithContext(ctx)
 	batches := make(chan doomed)
@@ -120,7 +122,7 @@ func (d *discarding) run(ctx context.Context) error {
 		}
 		return nil
 	})
-	return stopped(ctx, group.Wait())
+	return jsapi.Stopped(ctx, group.Wait())
 }
 
 // last is the selection's newest letter.
@@ -133,11 +135,11 @@ func (d *discarding) alone(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	stream := d.q.topology.DeadStreamName()
-	later, err := d.q.count(ctx, stream, d.last()+1, "")
+	later, err := d.q.api.Count(ctx, stream, d.last()+1, "")
 	if err != nil {
 		return false, err
 	}
-	all, err := d.q.count(ctx, stream, 1, "")
+	all, err := d.q.api.Count(ctx, stream, 1, "")
 	return all == later+d.s.Letters, err
 }
 
@@ -145,7 +147,7 @@ func (d *discarding) alone(ctx context.Context) (bool, error) {
 // afterwards, or somebody else deletes letters at the same time, version records remain that no
 // letter needs, until they expire.
 func (d *discarding) discardAll(ctx context.Context) error {
-	found, err := d.q.removeBelow(ctx, d.q.topology.DeadStreamName(), d.last()+1)
+	found, err := d.q.api.RemoveBelow(ctx, d.q.topology.DeadStreamName(), d.last()+1)
 	if err != nil {
 		d.count(&d.result.Doubtful, len(d.s.ids))
 		return err
@@ -174,7 +176,7 @@ func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 		}
 		b := doomed{letters, map[string][]Position{}}
 		for _, l := range letters {
-			if user := l.user(); user != "" && records[d.q.topology.versionSubject(user)] != nil {
+			if user := l.user(); user != "" && records[versionSubject(d.q.topology, user)] != nil {
 				b.guarded[user] = append(b.guarded[user], l.Letter)
 			}
 		}
@@ -203,7 +205,7 @@ func (d *discarding) close(ctx context.Context, guarded map[string][]Position) e
 	var group errgroup.Group
 	group.SetLimit(recordsAtOnce)
 	for user, names := range guarded {
-		group.Go(func() error { return d.q.closeLetters(ctx, user, names...) })
+		group.Go(func() error { return d.q.queue.closeLetters(ctx, user, names...) })
 	}
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("record that dead letters are gone: %w", err)
@@ -220,7 +222,7 @@ func (d *discarding) removeEach(ctx context.Context, letters []*DeadLetter) erro
 }
 
 func (d *discarding) remove(ctx context.Context, id uint64) error {
-	found, err := d.q.remove(ctx, d.q.topology.DeadStreamName(), id, false)
+	found, err := d.q.api.Remove(ctx, d.q.topology.DeadStreamName(), id, false)
 	switch {
 	case err != nil:
 		d.count(&d.result.Doubtful, 1)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // discardRights are the permissions that a discard needs, as listed in its command's help.
@@ -24,17 +26,17 @@ var discardRights = []string{
 // These permissions suffice for a discard; a missing one is named.
 func TestDiscardRights(t *testing.T) {
 	eachRight(t, discardRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
-		s.must(admin.clock.read(t.Context()))
+		s.must(admin.api.Clock.Read(t.Context()))
 		c := &Claim{assignment: &assignment{q: admin, created: made}, partition: "3"}
 		for i, user := range []string{"ann", "ann", "bob"} { // these users are tracked
 			d := Delivery{Sequence: uint64(i + 1)}
 			s.must(c.StoreDeadLetter(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
 		}
 		begun := time.Now()
-		selection, err := operator.Select(t.Context(), Filter{}, SelectConfig{})
+		selection, err := NewInspector(operator).Select(t.Context(), Filter{}, SelectConfig{})
 		var result *DiscardResult
 		if err == nil {
-			result, err = operator.Discard(t.Context(), selection, DiscardConfig{Note: "tests"})
+			result, err = NewInspector(operator).Discard(t.Context(), selection, DiscardConfig{Note: "tests"})
 		}
 		if missing == "" {
 			if err != nil || result.Discarded != 3 || s.dead(admin) != 0 {
@@ -42,7 +44,7 @@ func TestDiscardRights(t *testing.T) {
 			}
 			return
 		}
-		if denied := asPermissionError(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
+		if denied := jsapi.AsPermissionError(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 	})

@@ -19,28 +19,28 @@ func TestDiscard(t *testing.T) {
 		q := s.queue(nil)
 		s.letters(q, 10)
 		s.letter(q, Position{made, 100}, "3", nil, `no JSON`, Death{Reason: Invalid})
-		if _, err := q.Discard(t.Context(), s.selected(q, Filter{}, SelectConfig{}), DiscardConfig{}); err == nil || s.dead(q) != 11 {
+		if _, err := NewInspector(q).Discard(t.Context(), s.selected(q, Filter{}, SelectConfig{}), DiscardConfig{}); err == nil || s.dead(q) != 11 {
 			t.Errorf("without a reason: %v", err)
 		}
 		all, few := s.selected(q, Filter{}, SelectConfig{}), s.selected(q, Filter{IDs: []uint64{2, 3}}, SelectConfig{})
 		var told []DiscardResult
-		result, err := q.Discard(t.Context(), few, DiscardConfig{Note: "tests", By: "eve", Filter: "n in 1..2", Progress: func(r DiscardResult) { told = append(told, r) }})
+		result, err := NewInspector(q).Discard(t.Context(), few, DiscardConfig{Note: "tests", By: "eve", Filter: "n in 1..2", Progress: func(r DiscardResult) { told = append(told, r) }})
 		s.must(err)
 		if result.Discarded != 2 || result.Selected != 2 || s.dead(q) != 9 || told[len(told)-1] != *result {
 			t.Errorf("got %+v, last progress %+v", result, told)
 		}
-		result, err = q.Discard(t.Context(), all, DiscardConfig{Note: "tests"})
+		result, err = NewInspector(q).Discard(t.Context(), all, DiscardConfig{Note: "tests"})
 		if err != nil || result.Discarded != 9 || result.Gone != 2 || s.dead(q) != 0 {
 			t.Errorf("got %+v, %v", result, err)
 		}
-		result, err = q.Discard(t.Context(), all, DiscardConfig{Note: "tests"})
+		result, err = NewInspector(q).Discard(t.Context(), all, DiscardConfig{Note: "tests"})
 		if err != nil || result.Discarded != 0 || result.Gone != 11 {
 			t.Errorf("again: %+v, %v", result, err)
 		}
 		if got := s.history(q); !slices.Equal(got, []string{`discard "id=2,3 (n in 1..2)": done`, `discard "all": done`, `discard "all": done`}) {
 			t.Errorf("the audit trail tells %q", got)
 		}
-		actions, err := q.History(t.Context())
+		actions, err := NewInspector(q).History(t.Context())
 		s.must(err)
 		if a := actions[1]; a.Note != "tests" || !maps.Equal(a.Counts, map[string]uint64{"selected": 11, "discarded": 9, "gone": 2}) {
 			t.Errorf("the audit trail tells %+v", a)
@@ -58,7 +58,7 @@ func TestDiscardStops(t *testing.T) {
 		l.delay = func() time.Duration { return time.Millisecond }
 		errStop := errors.New("interrupted")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		result, err := q.Discard(ctx, all, DiscardConfig{Note: "tests", Progress: func(r DiscardResult) {
+		result, err := NewInspector(q).Discard(ctx, all, DiscardConfig{Note: "tests", Progress: func(r DiscardResult) {
 			if r.Discarded > 0 {
 				cancel(errStop)
 			}
@@ -81,15 +81,15 @@ func TestRemove(t *testing.T) {
 		q := s.queue(nil)
 		s.letters(q, 2)
 		for _, want := range []bool{true, false} {
-			if found, err := q.remove(t.Context(), deadName, 1, want); err != nil || found != want {
+			if found, err := q.api.Remove(t.Context(), deadName, 1, want); err != nil || found != want {
 				t.Errorf("found %v, %v", found, err)
 			}
 		}
-		if _, err := q.remove(t.Context(), deadName, 0, false); err != nil {
+		if _, err := q.api.Remove(t.Context(), deadName, 0, false); err != nil {
 			t.Errorf("of no message: %v", err)
 		}
 		begun := time.Now()
-		if _, err := q.remove(t.Context(), "NO_SUCH", 1, false); err == nil {
+		if _, err := q.api.Remove(t.Context(), "NO_SUCH", 1, false); err == nil {
 			t.Errorf("removed from no stream after %v", time.Since(begun))
 		}
 	})
@@ -112,7 +112,7 @@ func TestDiscardGuarded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
-				s.must(q.clock.read(t.Context()))
+				s.must(q.api.Clock.Read(t.Context()))
 				c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 				bury := func(seq int, user string) {
 					body := fmt.Appendf(nil, `{"user_id":%q}`, user)
@@ -126,13 +126,13 @@ func TestDiscardGuarded(t *testing.T) {
 				}
 				selection := s.selected(q, test.filter, SelectConfig{MaxReplays: -1})
 				if test.removed > 0 {
-					_, err := q.remove(t.Context(), deadName, test.removed, false)
+					_, err := q.api.Remove(t.Context(), deadName, test.removed, false)
 					s.must(err)
 				}
 				if slices.Contains(test.guarded, "eve") {
 					bury(9, "eve")
 				}
-				result, err := q.Discard(t.Context(), selection, DiscardConfig{Note: "tests"})
+				result, err := NewInspector(q).Discard(t.Context(), selection, DiscardConfig{Note: "tests"})
 				s.must(err)
 				if test.removed > 0 != (result.Gone > 0) || result.Discarded+result.Gone != selection.Letters {
 					t.Errorf("got %+v", result)

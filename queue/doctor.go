@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // ConnInfo describes the connection to NATS.
@@ -31,19 +33,19 @@ type ConnInfo struct {
 }
 
 // ConnInfo returns details of the connection. It blocks for five round trips.
-func (q *Queue) ConnInfo() (ConnInfo, error) {
+func (i *Inspector) ConnInfo() (ConnInfo, error) {
 	var trips []time.Duration
 	for range 5 {
 		sent := time.Now()
-		if err := q.flush(context.Background()); err != nil { // a ping, which the server answers only after everything sent before
+		if err := i.api.Flush(context.Background()); err != nil { // a ping, which the server answers only after everything sent before
 			return ConnInfo{}, fmt.Errorf("ping NATS: %w", err)
 		}
 		trips = append(trips, time.Since(sent))
 	}
 	slices.Sort(trips)
-	l := ConnInfo{Version: q.nc.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.nc.MaxPayload()), Inboxes: q.inboxes()}
-	l.URL, _ = hosts(q.nc.ConnectedUrl()) // Connect has accepted it
-	if state, err := q.nc.TLSConnectionState(); err == nil {
+	l := ConnInfo{Version: i.api.NATS.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(i.api.NATS.MaxPayload()), Inboxes: i.api.Inboxes()}
+	l.URL, _ = hosts(i.api.NATS.ConnectedUrl()) // Connect has accepted it
+	if state, err := i.api.NATS.TLSConnectionState(); err == nil {
 		l.TLS = tls.VersionName(state.Version)
 		for i, cert := range state.PeerCertificates {
 			if i == 0 || cert.NotAfter.Before(l.Expires) {
@@ -71,10 +73,10 @@ type StreamState struct {
 // InspectStreams reads the state of each stream and changes nothing: first the work stream, then
 // the dead-letter stream. An error says that JetStream is not available. It blocks for two round
 // trips per stream, and at most for some seconds if a stream has no leader.
-func (q *Queue) InspectStreams(ctx context.Context) ([]StreamState, error) {
+func (i *Inspector) InspectStreams(ctx context.Context) ([]StreamState, error) {
 	var all []StreamState
-	for _, want := range q.topology.streams(q.nc.MaxPayload()) {
-		s, err := q.inspectStream(ctx, want)
+	for _, want := range i.topology.streams(i.api.NATS.MaxPayload()) {
+		s, err := i.inspectStream(ctx, want)
 		if err != nil {
 			return nil, err
 		}
@@ -83,13 +85,13 @@ func (q *Queue) InspectStreams(ctx context.Context) ([]StreamState, error) {
 	return all, nil
 }
 
-func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) (StreamState, error) {
+func (i *Inspector) inspectStream(ctx context.Context, want jetstream.StreamConfig) (StreamState, error) {
 	s := StreamState{Name: want.Name}
-	info, err := q.mayInspect(ctx, want.Name)
+	info, err := i.mayInspect(ctx, want.Name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.Missing = true
-		s.MayCreate, err = q.isPermitted(ctx, toAPI("STREAM.CREATE."+want.Name))
+		s.MayCreate, err = i.api.IsPermitted(ctx, jsapi.ToRequest("STREAM.CREATE."+want.Name))
 		return s, err
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return s, errors.New("JetStream is not enabled for this account")
@@ -108,21 +110,12 @@ func (q *Queue) inspectStream(ctx context.Context, want jetstream.StreamConfig) 
 	return s, nil
 }
 
-// mayInspect is streamInfo, but reports a missing permission at once.
-func (q *Queue) mayInspect(ctx context.Context, stream string) (*datedInfo, error) {
-	if err := q.require(ctx, toAPI("STREAM.INFO."+stream)); err != nil {
+// mayInspect is StreamInfo, but reports a missing permission at once.
+func (i *Inspector) mayInspect(ctx context.Context, stream string) (*jsapi.DatedInfo, error) {
+	if err := i.api.Require(ctx, jsapi.ToRequest("STREAM.INFO."+stream)); err != nil {
 		return nil, err
 	}
-	return q.streamInfo(ctx, stream, "")
-}
-
-// require returns a [*PermissionError] if a permission is missing.
-func (q *Queue) require(ctx context.Context, r Permission) error {
-	may, err := q.isPermitted(ctx, r)
-	if err == nil && !may {
-		return r.denied()
-	}
-	return err
+	return i.api.StreamInfo(ctx, stream, "")
 }
 
 // Clock describes the server's clock, as far as it can be known from here.
@@ -136,17 +129,17 @@ type Clock struct {
 
 // ReadClock compares the clock of the server that leads the bucket with this machine's, and with
 // the clocks of the other streams' leaders. It blocks for some round trips.
-func (q *Queue) ReadClock(ctx context.Context) (Clock, error) {
-	bucket := "KV_" + q.topology.Bucket()
-	if _, err := q.mayInspect(ctx, bucket); err != nil {
+func (i *Inspector) ReadClock(ctx context.Context) (Clock, error) {
+	bucket := i.api.BucketStream()
+	if _, err := i.mayInspect(ctx, bucket); err != nil {
 		return Clock{}, err
 	}
 	best := Clock{Trip: time.Hour}
 	var all []Clock
-	for _, stream := range append(q.topology.streams(q.nc.MaxPayload()), make([]jetstream.StreamConfig, 2)...) {
+	for _, stream := range append(i.topology.streams(i.api.NATS.MaxPayload()), make([]jetstream.StreamConfig, 2)...) {
 		name := cmp.Or(stream.Name, bucket) // the bucket three times
 		sent := time.Now()
-		info, err := q.streamInfo(ctx, name, "")
+		info, err := i.api.StreamInfo(ctx, name, "")
 		if err != nil {
 			return Clock{}, err
 		}
@@ -179,16 +172,16 @@ type Account struct {
 }
 
 // Account reads the account's usage. It blocks for two round trips.
-func (q *Queue) Account(ctx context.Context) (Account, error) {
-	if err := q.require(ctx, toAPI("INFO")); err != nil {
+func (i *Inspector) Account(ctx context.Context) (Account, error) {
+	if err := i.api.Require(ctx, jsapi.ToRequest("INFO")); err != nil {
 		return Account{}, err
 	}
-	info, err := q.js.AccountInfo(ctx)
+	info, err := i.api.JetStream.AccountInfo(ctx)
 	if err != nil {
 		return Account{}, fmt.Errorf("read the account's usage: %w", err)
 	}
 	tier := info.Tier
-	if of, ok := info.Tiers[fmt.Sprintf("R%d", q.topology.Replicas)]; ok {
+	if of, ok := info.Tiers[fmt.Sprintf("R%d", i.topology.Replicas)]; ok {
 		tier = of
 	}
 	return Account{
@@ -200,8 +193,8 @@ func (q *Queue) Account(ctx context.Context) (Account, error) {
 
 // Progress is [Queue.Status] without the dead-letter reasons. It needs only the permissions of a
 // worker, and little time.
-func (q *Queue) Progress(ctx context.Context) (*Status, error) {
-	s, err := q.progress(ctx)
+func (i *Inspector) Progress(ctx context.Context) (*Status, error) {
+	s, err := i.progress(ctx)
 	return s, err
 }
 

@@ -14,6 +14,8 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // realServer runs a server on a port of this machine, outside of any bubble.
@@ -43,7 +45,7 @@ func linkOf(t *testing.T, url string, options ...nats.Option) (ConnInfo, *Queue)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := q.ConnInfo()
+	l, err := NewInspector(q).ConnInfo()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,8 +63,8 @@ func TestLink(t *testing.T) {
 	if l, _ := linkOf(t, url, nats.CustomInboxPrefix("_MINE")); l.Inboxes != "_MINE.>" {
 		t.Errorf("answers arrive on %s", l.Inboxes)
 	}
-	q.nc.Close()
-	if _, err := q.ConnInfo(); err == nil {
+	q.api.NATS.Close()
+	if _, err := NewInspector(q).ConnInfo(); err == nil {
 		t.Error("on a closed connection")
 	}
 }
@@ -82,7 +84,7 @@ func TestLinkTLS(t *testing.T) {
 
 func (s *sim) inspect(q *Queue) []StreamState {
 	s.t.Helper()
-	streams, err := q.InspectStreams(s.t.Context())
+	streams, err := NewInspector(q).InspectStreams(s.t.Context())
 	s.must(err)
 	if len(streams) != len(q.topology.streams(0)) || streams[0].Name != workName || streams[1].Name != deadName {
 		s.t.Fatalf("got %+v", streams)
@@ -112,7 +114,7 @@ func TestInspectStreams(t *testing.T) {
 		// An operator has set limits, which is allowed, and a discard policy, which is not.
 		config := s.info(q, workName).Config
 		config.MaxMsgs, config.MaxBytes, config.Discard = 10, 1<<20, jetstream.DiscardOld
-		_, err = q.js.UpdateStream(t.Context(), config)
+		_, err = q.api.JetStream.UpdateStream(t.Context(), config)
 		s.must(err)
 		work = s.inspect(q)[0]
 		if work.MaxMessages != 10 || work.MaxBytes != 1<<20 || len(work.Differences) != 1 || work.Differences[0].Field != "discard" {
@@ -123,7 +125,7 @@ func TestInspectStreams(t *testing.T) {
 		}
 
 		// A stream is missing, and another may not be read. Both are detected without a timeout.
-		s.must(q.js.DeleteStream(t.Context(), kvName))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), kvName))
 		q, err = New(few, Topology{}, nil)
 		s.must(err)
 		begun := time.Now()
@@ -131,16 +133,16 @@ func TestInspectStreams(t *testing.T) {
 		if took := time.Since(begun); took > time.Second {
 			t.Errorf("it took %v", took)
 		}
-		if x := streams[1]; asPermissionError(x.Err) == nil || asPermissionError(x.Err).Subject != "$JS.API.STREAM.INFO."+deadName {
+		if x := streams[1]; jsapi.AsPermissionError(x.Err) == nil || jsapi.AsPermissionError(x.Err).Subject != "$JS.API.STREAM.INFO."+deadName {
 			t.Errorf("unreadable: %+v", x)
 		}
 		if x := streams[2]; !x.Missing || !x.MayCreate || x.Err != nil {
 			t.Errorf("missing: %+v", x)
 		}
-		if _, err := q.ReadClock(t.Context()); err == nil || !strings.Contains(err.Error(), "does not exist") {
+		if _, err := NewInspector(q).ReadClock(t.Context()); err == nil || !strings.Contains(err.Error(), "does not exist") {
 			t.Errorf("the clock without a bucket: %v", err)
 		}
-		if _, err := q.Account(t.Context()); asPermissionError(err) == nil || asPermissionError(err).Subject != "$JS.API.INFO" {
+		if _, err := NewInspector(q).Account(t.Context()); jsapi.AsPermissionError(err) == nil || jsapi.AsPermissionError(err).Subject != "$JS.API.INFO" {
 			t.Errorf("the account: %v", err)
 		}
 	})
@@ -149,7 +151,7 @@ func TestInspectStreams(t *testing.T) {
 func TestInspectStreamsWithoutJetStream(t *testing.T) {
 	t.Parallel()
 	_, q := linkOf(t, realServer(t, &natsserver.Options{}).ClientURL())
-	if _, err := q.InspectStreams(t.Context()); err == nil || err.Error() != "JetStream is not enabled on this server" {
+	if _, err := NewInspector(q).InspectStreams(t.Context()); err == nil || err.Error() != "JetStream is not enabled on this server" {
 		t.Errorf("got %v", err)
 	}
 	account := natsserver.NewAccount("A")
@@ -158,7 +160,7 @@ func TestInspectStreamsWithoutJetStream(t *testing.T) {
 		Users: []*natsserver.User{{Username: "u", Password: "p", Account: account}},
 	})
 	_, q = linkOf(t, n.ClientURL(), nats.UserInfo("u", "p"))
-	if _, err := q.InspectStreams(t.Context()); err == nil || err.Error() != "JetStream is not enabled for this account" {
+	if _, err := NewInspector(q).InspectStreams(t.Context()); err == nil || err.Error() != "JetStream is not enabled for this account" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -166,7 +168,7 @@ func TestInspectStreamsWithoutJetStream(t *testing.T) {
 func TestReadClock(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(&line{delay: func() time.Duration { return 40 * time.Millisecond }})
-		clock, err := q.ReadClock(t.Context())
+		clock, err := NewInspector(q).ReadClock(t.Context())
 		s.must(err)
 		// One delay is for the permission probe, one for the request itself.
 		if clock.Apart != 0 || clock.Trip != 80*time.Millisecond || clock.Ahead < -clock.Trip/2 || clock.Ahead > clock.Trip/2 {
@@ -224,7 +226,7 @@ func TestAccount(t *testing.T) {
 			if _, err := q.Setup(t.Context(), false); err != nil {
 				t.Fatal(err)
 			}
-			if a, err := q.Account(t.Context()); err != nil || a != test.want {
+			if a, err := NewInspector(q).Account(t.Context()); err != nil || a != test.want {
 				t.Errorf("got %+v, %v", a, err)
 			}
 		})
@@ -262,12 +264,12 @@ func TestStrict(t *testing.T) {
 		if _, err := q.Setup(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := q.Strict(t.Context()); err != nil || got != strict {
+		if got, err := NewInspector(q).Strict(t.Context()); err != nil || got != strict {
 			t.Errorf("strict %v: got %v, %v", strict, got, err)
 		}
 	}
 	_, q := linkOf(t, realServer(t, &natsserver.Options{}).ClientURL())
-	if _, err := q.Strict(t.Context()); !errors.Is(err, nats.ErrNoResponders) {
+	if _, err := NewInspector(q).Strict(t.Context()); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("without JetStream: %v", err)
 	}
 }

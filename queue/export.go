@@ -8,17 +8,19 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // ExportHeader returns the headers that an export of the letter needs besides the event, so that
 // the event can be published with its old position: see [WithExport]. Only workers of this pipeline
 // trust them. The first call blocks for a round trip, and needs the permission to publish to
 // $JS.API.STREAM.MSG.GET.KV_<bucket>.
-func (q *Queue) ExportHeader(ctx context.Context, l *DeadLetter) (map[string][]string, error) {
-	key := q.seal()
+func (i *Inspector) ExportHeader(ctx context.Context, l *DeadLetter) (map[string][]string, error) {
+	key := i.queue.seal()
 	if key == nil {
 		var err error
-		if key, err = q.readSeal(ctx); err != nil {
+		if key, err = i.queue.readSeal(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -50,7 +52,7 @@ func WithExport(header map[string][]string) (PublishOption, error) {
 	if err != nil {
 		return nil, errNotExported
 	}
-	sealed := clean(h.Get(headerSeal))
+	sealed := jsapi.Clean(h.Get(headerSeal))
 	if sealed == "" {
 		return nil, errNotSealed
 	}

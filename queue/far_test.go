@@ -19,7 +19,7 @@ func (s *sim) far(trip time.Duration, topology Topology) *Queue {
 func (s *sim) died(q *Queue, user string, first, n int) {
 	s.t.Helper()
 	c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
-	s.must(q.clock.read(s.t.Context()))
+	s.must(q.api.Clock.Read(s.t.Context()))
 	for i := range n {
 		body := fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d}}`, user, i)
 		s.must(c.StoreDeadLetter(s.t.Context(), Delivery{Sequence: uint64(first + i), Published: made}, body, Death{Reason: Rejected, User: user}))
@@ -55,19 +55,19 @@ func TestFarLooks(t *testing.T) {
 		q, ctx := s.far(trip, Topology{}), t.Context()
 		roundTrips(t, "setup", 15, trip, 0, func() error { _, err := s.far(trip, Topology{Name: "other"}).Setup(ctx, true); return err })
 		roundTrips(t, "link", 5, trip, 0, func() error {
-			l, err := q.ConnInfo()
+			l, err := NewInspector(q).ConnInfo()
 			if l.Trip != trip {
 				t.Errorf("%v away", l.Trip)
 			}
 			return err
 		})
-		roundTrips(t, "rights", 5, trip, 0, func() error { _, err := q.MissingPermissions(ctx); return err })
-		roundTrips(t, "streams", 10, trip, 0, func() error { _, err := q.InspectStreams(ctx); return err })
-		roundTrips(t, "strict", 5, trip, 0, func() error { _, err := q.Strict(ctx); return err })
-		roundTrips(t, "clock", 9, trip, 0, func() error { _, err := q.ReadClock(ctx); return err })
-		roundTrips(t, "account", 2, trip, 0, func() error { _, err := q.Account(ctx); return err })
-		roundTrips(t, "status", 5, trip, 0, func() error { _, err := q.Status(ctx); return err })
-		roundTrips(t, "history", 1, trip, 0, func() error { _, err := q.History(ctx); return err })
+		roundTrips(t, "rights", 5, trip, 0, func() error { _, err := NewInspector(q).MissingPermissions(ctx); return err })
+		roundTrips(t, "streams", 10, trip, 0, func() error { _, err := NewInspector(q).InspectStreams(ctx); return err })
+		roundTrips(t, "strict", 5, trip, 0, func() error { _, err := NewInspector(q).Strict(ctx); return err })
+		roundTrips(t, "clock", 9, trip, 0, func() error { _, err := NewInspector(q).ReadClock(ctx); return err })
+		roundTrips(t, "account", 2, trip, 0, func() error { _, err := NewInspector(q).Account(ctx); return err })
+		roundTrips(t, "status", 5, trip, 0, func() error { _, err := NewInspector(q).Status(ctx); return err })
+		roundTrips(t, "history", 1, trip, 0, func() error { _, err := NewInspector(q).History(ctx); return err })
 	})
 }
 
@@ -76,14 +76,14 @@ func TestFarReads(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q, ctx := s.far(trip, Topology{}), t.Context()
 		s.letters(s.queue(nil), 3500)
-		roundTrips(t, "stats of 3,500", 6, trip, 0, func() error { _, err := q.DeadStats(ctx, Filter{}); return err })
-		roundTrips(t, "select 3,500", 9, trip, 0, func() error { _, err := q.Select(ctx, Filter{}, SelectConfig{}); return err })
+		roundTrips(t, "stats of 3,500", 6, trip, 0, func() error { _, err := NewInspector(q).DeadStats(ctx, Filter{}); return err })
+		roundTrips(t, "select 3,500", 9, trip, 0, func() error { _, err := NewInspector(q).Select(ctx, Filter{}, SelectConfig{}); return err })
 		roundTrips(t, "select 40 far apart", 7, trip, 0, func() error {
 			var ids []uint64
 			for i := range uint64(40) {
 				ids = append(ids, 1+i*75)
 			}
-			x, err := q.Select(ctx, Filter{IDs: ids}, SelectConfig{})
+			x, err := NewInspector(q).Select(ctx, Filter{IDs: ids}, SelectConfig{})
 			if err == nil && x.Letters != 40 {
 				t.Errorf("%d letters", x.Letters)
 			}
@@ -102,7 +102,7 @@ func TestFarLetters(t *testing.T) {
 		replay := func(f Filter, sc SelectConfig, c ReplayConfig, want uint64) func() error {
 			x := s.selected(near, f, sc)
 			return func() error {
-				r, err := q.Replay(ctx, x, c)
+				r, err := NewInspector(q).Replay(ctx, x, c)
 				if r.Replayed != want {
 					t.Errorf("got %+v", r)
 				}
@@ -112,7 +112,7 @@ func TestFarLetters(t *testing.T) {
 		discard := func(f Filter, want uint64) func() error {
 			x := s.selected(near, f, SelectConfig{})
 			return func() error {
-				r, err := q.Discard(ctx, x, DiscardConfig{Note: "old"})
+				r, err := NewInspector(q).Discard(ctx, x, DiscardConfig{Note: "old"})
 				if r.Discarded != want {
 					t.Errorf("got %+v", r)
 				}
@@ -126,8 +126,8 @@ func TestFarLetters(t *testing.T) {
 		roundTrips(t, "replay 500, 100 a second", 11, trip, 5*time.Second, replay(Filter{IDs: sequence(2001, 500)}, SelectConfig{}, ReplayConfig{Rate: Rate{100, time.Second}}, 500))
 		roundTrips(t, "discard 400", 9, trip, 0, discard(Filter{IDs: sequence(2501, 400)}, 400))
 		roundTrips(t, "purge 200 of 2,700 that wait, and 100 letters", 65, trip, 0, func() error {
-			one, err := q.PurgeUser(ctx, "one", PurgeConfig{})
-			two, errTwo := q.PurgeUser(ctx, "two", PurgeConfig{})
+			one, err := NewInspector(q).PurgeUser(ctx, "one", PurgeConfig{})
+			two, errTwo := NewInspector(q).PurgeUser(ctx, "two", PurgeConfig{})
 			if one.Waiting != 200 || two.DeadLetters != 100 {
 				t.Errorf("got %+v, %+v", one, two)
 			}
@@ -148,7 +148,7 @@ func sequence(first, n int) (all []uint64) {
 func TestFarDeaths(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q := s.far(trip, Topology{})
-		s.must(q.clock.read(t.Context()))
+		s.must(q.api.Clock.Read(t.Context()))
 		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		bury := func(seq uint64, user string) func() error {
 			return func() error {

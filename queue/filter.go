@@ -7,6 +7,8 @@ import (
 	"iter"
 	"slices"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Filter selects dead letters. A letter must match every field that is set; the zero Filter matches
@@ -31,25 +33,25 @@ func (f Filter) IsZero() bool {
 
 // ranges are the ranges to read between two sequences to see all matching letters. to may be 0 for
 // no end.
-func (f Filter) ranges(from, to uint64) []scanRange {
+func (f Filter) ranges(from, to uint64) []jsapi.ScanRange {
 	from = max(from, 1)
 	if len(f.IDs) == 0 {
-		r := scanRange{from: from, to: to}
+		r := jsapi.ScanRange{From: from, To: to}
 		if from == 1 && !f.Since.IsZero() {
 			// A letter cannot have died long after it was stored, see readLetter. The factor of two
 			// allows for servers whose clocks differ.
-			r.since = f.Since.Add(-2 * clockError)
+			r.Since = f.Since.Add(-2 * clockError)
 		}
-		return []scanRange{r}
+		return []jsapi.ScanRange{r}
 	}
-	var rs []scanRange
+	var rs []jsapi.ScanRange
 	for _, id := range slices.Sorted(slices.Values(f.IDs)) {
 		switch last := len(rs) - 1; {
 		case id < from || to != 0 && id > to:
-		case last >= 0 && id-rs[last].to < scanFirst:
-			rs[last].to = id
+		case last >= 0 && id-rs[last].To < jsapi.ScanFirst:
+			rs[last].To = id
 		default:
-			rs = append(rs, scanRange{from: id, to: id})
+			rs = append(rs, jsapi.ScanRange{From: id, To: id})
 		}
 	}
 	return rs
@@ -95,16 +97,16 @@ func (a anyOf[T]) admits(v T) bool {
 // DeadLetters reads the matching dead letters, oldest first, up to the end of the stream at the
 // time it gets there. It holds few letters at a time, however many there are, and stops at the
 // first error. It needs only the permission to publish to $JS.API.DIRECT.GET.<stream>_DLQ.
-func (q *Queue) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*DeadLetter, error] {
-	return q.deadLetters(ctx, f, 1, 0)
+func (i *Inspector) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*DeadLetter, error] {
+	return i.deadLetters(ctx, f, 1, 0)
 }
 
 // deadLetters reads the letters from one sequence to another, which may be 0 for no end.
-func (q *Queue) deadLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
+func (i *Inspector) deadLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
-		for l, err := range q.readLetters(ctx, f, from, to) {
+		for l, err := range i.readLetters(ctx, f, from, to) {
 			if err == nil && f.Match == nil {
-				l.complete(q.topology)
+				l.complete(i.topology)
 			}
 			if !yield(l, err) {
 				return
@@ -114,10 +116,10 @@ func (q *Queue) deadLetters(ctx context.Context, f Filter, from, to uint64) iter
 }
 
 // readLetters is deadLetters, but its letters are complete only if f has a Match.
-func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
+func (i *Inspector) readLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
 		s := f.compile()
-		for m, err := range q.scanIn(ctx, q.topology.DeadStreamName(), f.ranges(from, to)...) {
+		for m, err := range i.api.Scan(ctx, i.topology.DeadStreamName(), f.ranges(from, to)...) {
 			var l *DeadLetter
 			if err == nil {
 				l, err = readLetter(m)
@@ -128,7 +130,7 @@ func (q *Queue) readLetters(ctx context.Context, f Filter, from, to uint64) iter
 			}
 			matches := s.matches(l)
 			if matches && f.Match != nil {
-				l.complete(q.topology)
+				l.complete(i.topology)
 				matches, err = f.Match(l)
 			}
 			if err != nil {
@@ -148,8 +150,8 @@ var ErrNoDeadLetter = errors.New("no such dead letter: it was replayed or discar
 
 // DeadLetter reads one dead letter, or returns [ErrNoDeadLetter]. It needs the permission that
 // [Queue.DeadLetters] needs, and blocks for a round trip.
-func (q *Queue) DeadLetter(ctx context.Context, id uint64) (*DeadLetter, error) {
-	for l, err := range q.DeadLetters(ctx, Filter{IDs: []uint64{id}}) {
+func (i *Inspector) DeadLetter(ctx context.Context, id uint64) (*DeadLetter, error) {
+	for l, err := range i.DeadLetters(ctx, Filter{IDs: []uint64{id}}) {
 		return l, err
 	}
 	return nil, ErrNoDeadLetter

@@ -14,14 +14,16 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"pgregory.net/rapid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // post stores a dead letter, and returns its ID.
 func (s *sim) post(q *Queue, death Death, at time.Time, body string) uint64 {
 	s.t.Helper()
 	age := Position{made, rand.Uint64()}
-	ack, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{
-		Subject: q.topology.deadSubject(death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body),
+	ack, err := q.api.JetStream.PublishMsg(s.t.Context(), &nats.Msg{
+		Subject: deadSubject(q.topology, death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body),
 		Header: death.headers(Delivery{Sequence: age.Sequence, Published: at}, age, "3", at),
 	})
 	s.must(err)
@@ -31,7 +33,7 @@ func (s *sim) post(q *Queue, death Death, at time.Time, body string) uint64 {
 // ids returns the ids of the letters that match a filter.
 func (s *sim) ids(q *Queue, f Filter) (ids []uint64) {
 	s.t.Helper()
-	for l, err := range q.DeadLetters(s.t.Context(), f) {
+	for l, err := range NewInspector(q).DeadLetters(s.t.Context(), f) {
 		s.must(err)
 		ids = append(ids, l.ID)
 	}
@@ -111,7 +113,7 @@ func TestFilter(t *testing.T) {
 			t.Errorf("of a worker whose clock is ahead: %v", got)
 		}
 		broken := errors.New("broken")
-		for l, err := range q.DeadLetters(t.Context(), Filter{Match: func(*DeadLetter) (bool, error) { return true, broken }}) {
+		for l, err := range NewInspector(q).DeadLetters(t.Context(), Filter{Match: func(*DeadLetter) (bool, error) { return true, broken }}) {
 			if l != nil || !errors.Is(err, broken) {
 				t.Errorf("a broken match is %v", err)
 			}
@@ -137,7 +139,7 @@ func TestFilterModel(t *testing.T) {
 			{Reason: Rejected, Status: 400, Error: "no name", User: "cleo"},
 			{Reason: RetriesExhausted, Error: "no answer", User: "ann"},
 		}
-		const letters = 3*scanFirst + 5
+		const letters = 3*jsapi.ScanFirst + 5
 		begun := time.Now()
 		for i := range letters {
 			// Some died long before they were stored, others, by their own account, long after.
@@ -145,13 +147,13 @@ func TestFilterModel(t *testing.T) {
 			s.post(q, deaths[i%len(deaths)], time.Now().Add(-lag), `{}`)
 			time.Sleep(20 * time.Second)
 		}
-		stream, err := q.js.Stream(t.Context(), deadName)
+		stream, err := q.api.JetStream.Stream(t.Context(), deadName)
 		s.must(err)
 		for id := uint64(1); id <= letters; id += 11 {
 			s.must(stream.DeleteMsg(t.Context(), id))
 		}
 		var all []*DeadLetter
-		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+		for l, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 			s.must(err)
 			all = append(all, l)
 		}
@@ -215,15 +217,15 @@ func plainly(f Filter, l *DeadLetter) bool {
 // spy records the direct gets that are sent.
 type spy struct {
 	mu   sync.Mutex
-	gets []directRequest
+	gets []jsapi.DirectRequest
 }
 
 func (s *sim) spy() *spy {
 	s.t.Helper()
 	x := &spy{}
 	q := s.queue(nil)
-	_, err := q.nc.Subscribe(directGet(deadName), func(m *nats.Msg) {
-		var r directRequest
+	_, err := q.api.NATS.Subscribe(jsapi.DirectGet(deadName), func(m *nats.Msg) {
+		var r jsapi.DirectRequest
 		_ = json.Unmarshal(m.Data, &r)
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -234,7 +236,7 @@ func (s *sim) spy() *spy {
 	return x
 }
 
-func (x *spy) take() []directRequest {
+func (x *spy) take() []jsapi.DirectRequest {
 	time.Sleep(time.Second) // fake time
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -254,13 +256,13 @@ func TestFilterReads(t *testing.T) {
 		s.bury(q, letters/2, Rejected)
 		x := s.spy()
 
-		l, err := q.DeadLetter(t.Context(), 700)
+		l, err := NewInspector(q).DeadLetter(t.Context(), 700)
 		s.must(err)
 		if gets := x.take(); l.ID != 700 || len(gets) != 1 || gets[0].Sequence != 700 || gets[0].Batch != 1 {
 			t.Errorf("one letter is asked for by %+v", gets)
 		}
 		for _, id := range []uint64{0, letters + 1} {
-			if l, err := q.DeadLetter(t.Context(), id); !errors.Is(err, ErrNoDeadLetter) {
+			if l, err := NewInspector(q).DeadLetter(t.Context(), id); !errors.Is(err, ErrNoDeadLetter) {
 				t.Errorf("letter %d is %v, %v", id, l, err)
 			}
 		}
@@ -268,7 +270,7 @@ func TestFilterReads(t *testing.T) {
 
 		s.ids(q, Filter{IDs: []uint64{900, 5, 7, 900}})
 		gets := x.take() // in any order: both are in flight at once
-		slices.SortFunc(gets, func(a, b directRequest) int { return cmp.Compare(a.Sequence, b.Sequence) })
+		slices.SortFunc(gets, func(a, b jsapi.DirectRequest) int { return cmp.Compare(a.Sequence, b.Sequence) })
 		if len(gets) != 2 || gets[0].Sequence != 5 || gets[0].Batch != 3 || gets[1].Sequence != 900 || gets[1].Batch != 1 {
 			t.Errorf("three letters are asked for by %+v", gets)
 		}
@@ -282,19 +284,19 @@ func TestFilterReads(t *testing.T) {
 		if read >= letters {
 			t.Errorf("the latest %d letters are asked for by reading %d", letters/2, read)
 		}
-		for range q.DeadLetters(t.Context(), Filter{}) {
+		for range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 			break
 		}
-		if gets := x.take(); len(gets) == 0 || len(gets) > 2 || gets[0].Batch != scanFirst {
+		if gets := x.take(); len(gets) == 0 || len(gets) > 2 || gets[0].Batch != jsapi.ScanFirst {
 			t.Errorf("the oldest letter is asked for by %+v", gets)
 		}
-		stream, err := q.js.Stream(t.Context(), deadName)
+		stream, err := q.api.JetStream.Stream(t.Context(), deadName)
 		s.must(err)
 		s.must(stream.DeleteMsg(t.Context(), 11))
 		var got []uint64
-		for m, err := range q.scanIn(t.Context(), deadName, scanRange{from: 10, to: 12}) {
+		for m, err := range q.api.Scan(t.Context(), deadName, jsapi.ScanRange{From: 10, To: 12}) {
 			s.must(err)
-			got = append(got, sequenceOf(m))
+			got = append(got, jsapi.SequenceOf(m))
 		}
 		if !slices.Equal(got, []uint64{10, 12}) {
 			t.Errorf("between 10 and 12 there are %v", got)

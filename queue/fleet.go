@@ -7,12 +7,15 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 const (
@@ -64,10 +67,10 @@ func (f *fleet) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { f.watch.end() }()
-	connection := f.q.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
-	defer f.q.nc.RemoveStatusListener(connection)
+	connection := f.q.api.NATS.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
+	defer f.q.api.NATS.RemoveStatusListener(connection)
 
-	f.lastViolation = f.q.violation() // mayWork has passed since then
+	f.lastViolation = f.q.api.Violation() // mayWork has passed since then
 
 	tick := time.NewTicker(reconcileInterval)
 	defer tick.Stop()
@@ -109,7 +112,7 @@ func (f *fleet) run(ctx context.Context) (err error) {
 
 // act does the work that is due after an event. It returns an error if this member must leave.
 func (f *fleet) act(ctx context.Context, look bool) error {
-	if f.q.nc.Status() != nats.CONNECTED {
+	if f.q.api.NATS.Status() != nats.CONNECTED {
 		return nil
 	}
 	err := f.listen()
@@ -129,7 +132,7 @@ func (f *fleet) act(ctx context.Context, look bool) error {
 	if mismatch := (*MismatchError)(nil); errors.As(err, &mismatch) {
 		return err
 	}
-	if asPermissionError(err) != nil {
+	if jsapi.AsPermissionError(err) != nil {
 		return f.reportDenied(err)
 	}
 	if ctx.Err() == nil {
@@ -164,12 +167,12 @@ func (f *fleet) reportClaims() {
 // checkViolation returns a [*PermissionError] if a permission has been removed. Not everything that a
 // worker sends is a request: a denied settlement or pull shows up only as a violation.
 func (f *fleet) checkViolation(ctx context.Context) error {
-	if v := f.q.violation(); v == nil || isSame(v, f.lastViolation) {
+	if v := f.q.api.Violation(); v == nil || jsapi.IsSame(v, f.lastViolation) {
 		return nil
 	}
 	err := f.q.mayWork(ctx)
-	f.lastViolation = f.q.violation()
-	if asPermissionError(err) == nil {
+	f.lastViolation = f.q.api.Violation()
+	if jsapi.AsPermissionError(err) == nil {
 		return nil // workers can do without that permission, or the check failed
 	}
 	return err
@@ -178,7 +181,7 @@ func (f *fleet) checkViolation(ctx context.Context) error {
 // reportDenied reports why this member is about to leave the fleet. It does so at once, because
 // releasing takes a while. Replicas that have the permission get the partitions.
 func (f *fleet) reportDenied(err error) error {
-	denied := asPermissionError(err)
+	denied := jsapi.AsPermissionError(err)
 	f.q.lacks.Store(denied)
 	f.trouble.report(f.m.log, denied)
 	return denied
@@ -200,7 +203,7 @@ func (f *fleet) notified(entry jetstream.KeyValueEntry) {
 
 // refreshMembers reads the current members, and checks for changes that the watch does not report.
 func (f *fleet) refreshMembers(ctx context.Context) error {
-	ctx, disconnect := f.q.whileConnected(ctx)
+	ctx, disconnect := f.q.api.WhileConnected(ctx)
 	defer disconnect()
 	if err := f.checkViolation(ctx); err != nil {
 		return err
@@ -235,7 +238,7 @@ func within[T any](ctx context.Context, d time.Duration, ask func(context.Contex
 
 // reconcile brings this member's claims closer to its quota.
 func (f *fleet) reconcile(ctx context.Context) error {
-	ctx, disconnect := f.q.whileConnected(ctx)
+	ctx, disconnect := f.q.api.WhileConnected(ctx)
 	defer disconnect()
 	stream, holders, err := f.readState(ctx)
 	if err != nil {
@@ -254,16 +257,16 @@ func (f *fleet) reconcile(ctx context.Context) error {
 func (f *fleet) readState(ctx context.Context) (stream jetstream.Stream, holders map[string]string, err error) {
 	reading, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	if err := f.q.clock.read(reading); err != nil {
+	if err := f.q.api.Clock.Read(reading); err != nil {
 		return nil, nil, err
 	}
 	stream, err = within(ctx, askTimeout, func(ctx context.Context) (jetstream.Stream, error) {
-		return f.q.stream(ctx, f.q.topology.StreamName())
+		return f.q.api.Stream(ctx, f.q.topology.StreamName())
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
 	}
-	if differences := compare(stream.CachedInfo().Config, f.q.topology.workStream(f.q.nc.MaxPayload())); len(differences) > 0 {
+	if differences := compare(stream.CachedInfo().Config, f.q.topology.workStream(f.q.api.NATS.MaxPayload())); len(differences) > 0 {
 		return nil, nil, &MismatchError{Differences: differences}
 	}
 	holders, err = f.holders(ctx, stream)
@@ -276,7 +279,7 @@ const (
 	claimsAtOnce = 32
 	// claimTime is how long one reconciliation starts new claims. The member then handles
 	// notifications, and the next reconciliation continues.
-	claimTime = callTimeout
+	claimTime = jsapi.CallTimeout
 )
 
 // claimShare claims free partitions, up to the quota.
@@ -345,7 +348,7 @@ func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders m
 func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[string]string, error) {
 	holders := map[string]string{}
 	var left []string
-	names, err := f.q.consumerNames(ctx, stream)
+	names, err := f.q.api.ConsumerNames(ctx, stream)
 	if err != nil {
 		return nil, err
 	}
@@ -396,8 +399,8 @@ func (f *fleet) fence(ctx context.Context, stream jetstream.Stream, consumers ..
 func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	err := q.withPermissionCheck(ctx, func(ctx context.Context) error { return stream.DeleteConsumer(ctx, name) },
-		ofConsumer("CONSUMER.DELETE."+q.topology.StreamName()))
+	err := q.api.WithPermissionCheck(ctx, func(ctx context.Context) error { return stream.DeleteConsumer(ctx, name) },
+		jsapi.ToRequestConsumer("CONSUMER.DELETE."+q.topology.StreamName()))
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("delete the consumer %s: %w", name, err)
 	}
@@ -409,7 +412,7 @@ func (q *Queue) deleteConsumer(ctx context.Context, stream jetstream.Stream, nam
 func (f *fleet) reserve(stream jetstream.Stream, scope string, partitions ...string) *assignment {
 	t := &assignment{
 		q: f.q, scope: scope, consumer: consumerName(f.m.id, scope, f.nextNumber()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
-		reconnects: f.q.nc.Stats().Reconnects, validity: f.m.validity, ctx: f.calls, next: 1, revoked: make(chan struct{}),
+		reconnects: f.q.api.NATS.Stats().Reconnects, validity: f.m.validity, ctx: f.calls, next: 1, revoked: make(chan struct{}),
 	}
 	t.active, t.release = context.WithCancel(f.calls)
 	for _, p := range partitions {
@@ -464,7 +467,7 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *assignme
 			config.FilterSubject = subject
 		}
 	}
-	err := f.q.withPermissionCheck(ctx, func(ctx context.Context) error {
+	err := f.q.api.WithPermissionCheck(ctx, func(ctx context.Context) error {
 		_, err := stream.CreateConsumer(ctx, config)
 		return err
 	}, f.q.topology.toClaim())
@@ -496,7 +499,7 @@ func (f *fleet) create(ctx context.Context, stream jetstream.Stream, t *assignme
 // that was deleted and re-created while it was being claimed has other events under the same
 // sequences.
 func (f *fleet) checkStream(ctx context.Context, created time.Time) error {
-	stream, err := f.q.stream(ctx, f.q.topology.StreamName())
+	stream, err := f.q.api.Stream(ctx, f.q.topology.StreamName())
 	if err == nil && !stream.CachedInfo().Created.Equal(created) {
 		err = errors.New("it was re-created")
 	}
@@ -509,9 +512,9 @@ func (f *fleet) checkStream(ctx context.Context, created time.Time) error {
 // unclaim cleans up after an assignment that is no longer served: its partitions are free as soon
 // as the consumer is deleted. If the deletion gets no answer, a later reconciliation repeats it.
 func (f *fleet) unclaim(stream jetstream.Stream, t *assignment) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.calls), callTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.calls), jsapi.CallTimeout)
 	defer cancel()
-	if f.q.nc.Status() == nats.CONNECTED {
+	if f.q.api.NATS.Status() == nats.CONNECTED {
 		if err := f.q.deleteConsumer(ctx, stream, t.consumer); err != nil {
 			f.m.log.Debug("consumer not deleted yet", slog.Any("error", err))
 		}
@@ -541,4 +544,54 @@ func quotaOf(partitions int, members []string, id string) int {
 		n++
 	}
 	return n
+}
+
+// MissingPermission returns a [*PermissionError] while [Queue.Work] cannot work because this user lacks a
+// permission, and otherwise nil. It does not block.
+func (q *Queue) MissingPermission() error {
+	if denied := q.lacks.Load(); denied != nil {
+		return denied
+	}
+	return nil
+}
+
+// mayWork returns a [*PermissionError] if this user lacks a permission that a worker requires. It
+// blocks for a few round trips if none is missing.
+//
+// A worker needs all of them before it starts: without one it would call Userpilot but could not
+// settle, or keep partitions from replicas that can. mayWork sends nothing to a server that
+// requires no authentication.
+func (q *Queue) mayWork(ctx context.Context) error {
+	if !q.api.NATS.AuthRequired() {
+		return nil
+	}
+	needed := slices.DeleteFunc(workerPermissions(q.api, q.topology), func(r jsapi.Permission) bool {
+		return r.Optional && !(r.NewAcks && q.newAcks.Load())
+	})
+	missing, err := q.api.MissingPermissions(ctx, needed)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		denied := missing[0].Denied()
+		q.lacks.Store(denied)
+		return denied
+	}
+	if was := q.lacks.Swap(nil); was != nil && was.Subscribe {
+		// The server has dropped the subscriptions that it denied. A new connection subscribes
+		// again.
+		return q.api.NATS.ForceReconnect()
+	}
+	return nil
+}
+
+// maySettle returns a [*PermissionError] if an event with this reply subject could not be settled
+// because the server uses another form of reply subjects than mayWork assumes. In that case it
+// blocks for a round trip.
+func (q *Queue) maySettle(ctx context.Context, reply string) error {
+	if strings.HasPrefix(reply, "$JS.ACK."+q.topology.StreamName()+".") {
+		return nil
+	}
+	q.newAcks.Store(true)
+	return q.api.Require(ctx, q.topology.toNewAcks())
 }

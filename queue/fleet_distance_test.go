@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // farReplica is a replica one round trip away from its server.
@@ -75,9 +77,9 @@ func TestGuardWhileTheLastRecordGoes(t *testing.T) {
 		var trip atomic.Int64
 		q, near := s.queue(&line{far: func() time.Duration { return time.Duration(trip.Load()) }}), s.queue(nil)
 		trip.Store(int64(3 * time.Second))
-		m := marker(near.topology.versionSubject("ann"), markerTTL)
+		m := jsapi.Marker(versionSubject(near.topology, "ann"), markerTTL)
 		m.Header.Set("Nats-TTL", "2s")
-		_, err := near.js.PublishMsg(t.Context(), m)
+		_, err := near.api.JetStream.PublishMsg(t.Context(), m)
 		s.must(err)
 		time.Sleep(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

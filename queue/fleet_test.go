@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 	"pgregory.net/rapid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Quotas add up to all partitions, differ by one at most, and change only as far as a joining or
@@ -61,7 +63,7 @@ func TestShare(t *testing.T) {
 // consumers lists the consumers on the partitions.
 func (s *sim) consumers(q *Queue) []string {
 	s.t.Helper()
-	stream, err := q.js.Stream(s.t.Context(), q.topology.StreamName())
+	stream, err := q.api.JetStream.Stream(s.t.Context(), q.topology.StreamName())
 	s.must(err)
 	list := stream.ConsumerNames(s.t.Context())
 	var names []string
@@ -79,7 +81,7 @@ func (s *sim) backlog(q *Queue) uint64 {
 // claim creates a foreign consumer on the stream.
 func (s *sim) claim(q *Queue, name, subject string) {
 	s.t.Helper()
-	_, err := q.js.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
+	_, err := q.api.JetStream.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
 		Durable: name, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy,
 	})
 	s.must(err)
@@ -173,7 +175,7 @@ func TestFleetStuckKey(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		dead := nuid.Next()
-		_, err := s.bucket(q).PutString(t.Context(), memberKey+dead, `{"ttl":5000000000}`)
+		_, err := s.bucket(q).PutString(t.Context(), jsapi.MemberKey+dead, `{"ttl":5000000000}`)
 		s.must(err)
 		s.claim(q, consumerName(dead, "3", 1), q.topology.partitionSubject("3"))
 		r := s.replica(MemberConfig{})
@@ -195,7 +197,7 @@ func TestFleetDeletesItsOrphans(t *testing.T) {
 		names := s.consumers(r.Queue)
 		id, partition, _ := strings.Cut(names[0], "_")
 		partition, _, _ = strings.Cut(partition, "_")
-		stream, err := r.js.Stream(t.Context(), r.topology.StreamName())
+		stream, err := r.api.JetStream.Stream(t.Context(), r.topology.StreamName())
 		s.must(err)
 		orphan := consumerName(id, partition, 999_999)
 		config := jetstream.ConsumerConfig{Durable: orphan, FilterSubject: r.topology.partitionSubject(partition), AckPolicy: jetstream.AckExplicitPolicy}
@@ -228,7 +230,7 @@ func TestFleetForeignConsumer(t *testing.T) {
 				if n := strings.Count(s.log(), "is not a worker's"); n != 1 {
 					t.Errorf("said %d times", n)
 				}
-				stream, err := q.js.Stream(t.Context(), q.topology.StreamName())
+				stream, err := q.api.JetStream.Stream(t.Context(), q.topology.StreamName())
 				s.must(err)
 				s.must(stream.DeleteConsumer(t.Context(), name))
 				s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
@@ -251,8 +253,8 @@ func TestFleetMismatch(t *testing.T) {
 func TestFleetWaitsForTheStreams(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.must(q.js.DeleteStream(t.Context(), workName))
-		s.must(q.js.DeleteStream(t.Context(), kvName))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), workName))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), kvName))
 		r := s.replica(MemberConfig{})
 		time.Sleep(30 * time.Second)
 		if n := strings.Count(s.log(), "cannot work now"); n != 1 {
@@ -288,7 +290,7 @@ func TestFleetServerRestart(t *testing.T) {
 func TestFleetStartsTogether(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		created, err := q.nc.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.CREATED." + workName + ".>")
+		created, err := q.api.NATS.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.CREATED." + workName + ".>")
 		s.must(err)
 		var fleet []*replica
 		for range 10 {
@@ -344,7 +346,7 @@ func TestFleetNeverSettles(t *testing.T) {
 				case <-stop:
 					return
 				case <-time.After(rebalanceDelay / 2):
-					_, err := s.bucket(q).PutString(t.Context(), memberKey+nuid.Next(), `{"ttl":100000000}`)
+					_, err := s.bucket(q).PutString(t.Context(), jsapi.MemberKey+nuid.Next(), `{"ttl":100000000}`)
 					s.must(err)
 				}
 			}

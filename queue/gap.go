@@ -23,7 +23,7 @@ import (
 // next; if not, the claim is ending.
 func (t *assignment) fill(h Handler, at replyInfo) bool {
 	for !t.isEnding() {
-		stored, err := t.q.readLeader(t.active, t.q.topology.StreamName(), nextBySubject{t.last + 1, t.subjects()})
+		stored, err := t.q.api.ReadNext(t.active, t.q.topology.StreamName(), t.last+1, t.subjects())
 		switch {
 		case t.isEnding():
 			return false

@@ -62,7 +62,7 @@ func (s *lossy) frame() ([]byte, error) {
 func (s *sim) publishBodies(q *Queue, user string, bodies ...string) {
 	s.t.Helper()
 	for _, body := range bodies {
-		_, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{Subject: q.topology.Subject(user), Header: nats.Header{"Any": {"thing"}}, Data: []byte(body)})
+		_, err := q.api.JetStream.PublishMsg(s.t.Context(), &nats.Msg{Subject: q.topology.Subject(user), Header: nats.Header{"Any": {"thing"}}, Data: []byte(body)})
 		s.must(err)
 	}
 }
@@ -79,7 +79,7 @@ func TestEventThatNeverComes(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.publishBodies(q, "ann", bodies...)
-				_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), []byte("plain"))
+				_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), []byte("plain"))
 				s.must(err)
 				r := s.replicaOver(&line{swallow: []byte("swallowed")}, Topology{}, MemberConfig{})
 				s.await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
@@ -111,7 +111,7 @@ func TestGapOfWhatIsGone(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.publishBodies(q, "ann", "a", "swallowed", "b")
-		stream, err := q.js.Stream(t.Context(), workName)
+		stream, err := q.api.JetStream.Stream(t.Context(), workName)
 		s.must(err)
 		x := s.claimAll(q)
 		x.scope, x.next = allPartitions, 2
@@ -137,7 +137,7 @@ func TestPullAfterManyGaps(t *testing.T) {
 			if i%100 == 99 {
 				body = fmt.Sprint("seen ", i)
 			}
-			_, err := q.js.Publish(t.Context(), q.topology.Subject("ann"), []byte(body))
+			_, err := q.api.JetStream.Publish(t.Context(), q.topology.Subject("ann"), []byte(body))
 			s.must(err)
 		}
 		r := s.replicaOver(&line{swallow: []byte("swallowed")}, Topology{}, MemberConfig{})

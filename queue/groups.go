@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // groups remembers which fingerprints of dead letters the fleet has seen, so that operators are
@@ -45,18 +47,18 @@ func (g *groups) learn(group string) {
 // true once, to one replica. It blocks for a round trip or two if this replica has not seen the
 // fingerprint for a day.
 func (c *Claim) FirstOfItsGroup(ctx context.Context, death Death) (bool, error) {
-	letter := DeadLetter{Death: Death{Reason: death.Reason, Status: death.Status, Error: clean(death.Error), User: death.User}}
+	letter := DeadLetter{Death: Death{Reason: death.Reason, Status: death.Status, Error: jsapi.Clean(death.Error), User: death.User}}
 	group := letter.Group()
 	if c.q.groups.known(group) {
 		return false, nil
 	}
 	key := "group." + group
-	right := c.q.topology.toKey(key)
-	note := func() *nats.Msg { return &nats.Msg{Subject: c.q.topology.keySubject(key), Data: []byte{'1'}} }
-	_, err := c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
+	right := c.q.api.ToWriteKey(key)
+	note := func() *nats.Msg { return &nats.Msg{Subject: c.q.api.KeySubject(key), Data: []byte{'1'}} }
+	_, err := c.q.api.Store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
 	first := err == nil
-	if isWrongRevision(err) {
-		_, err = c.q.store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention))
+	if jsapi.IsWrongRevision(err) {
+		_, err = c.q.api.Store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention))
 	}
 	if err != nil {
 		return false, fmt.Errorf("record the group of a dead letter: %w", err)

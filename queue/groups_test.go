@@ -33,7 +33,7 @@ func TestFirstOfItsGroup(t *testing.T) {
 		if n := s.info(a.q, kvName).State.LastSeq - written; n != 2 {
 			t.Errorf("%d renewals, want one of each replica", n)
 		}
-		m, err := a.q.readLeader(t.Context(), kvName, lastBySubject{"$KV.userpilot_identify.group.*"})
+		m, err := a.q.api.ReadLast(t.Context(), kvName, "$KV.userpilot_identify.group.*")
 		s.must(err)
 		if !strings.Contains(string(m.Header), "Nats-TTL: 720h0m0s") {
 			t.Errorf("the key is kept as %q says", m.Header)

@@ -4,24 +4,27 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // History reads the operations on dead letters of the last year, newest last. It needs only the
 // permission to publish to $JS.API.DIRECT.GET.<stream>_AUDIT.
-func (q *Queue) History(ctx context.Context) ([]Action, error) {
+func (i *Inspector) History(ctx context.Context) ([]Action, error) {
 	actions := map[string]Action{}
 	var order []string
-	for m, err := range q.auditTrail(ctx, "action.*.*", 1) {
+	for m, err := range i.auditTrail(ctx, "action.*.*", 1) {
 		if err != nil {
 			return nil, fmt.Errorf("read the audit trail: %w", err)
 		}
-		run, event, _ := strings.Cut(strings.TrimPrefix(m.Header.Get(jetstream.SubjectHeader), q.topology.auditSubject("action", "")), ".")
+		run, event, _ := strings.Cut(strings.TrimPrefix(m.Header.Get(jetstream.SubjectHeader), auditSubject(i.topology, "action", "")), ".")
 		before, known := actions[run]
 		if !known {
 			order = append(order, run)
@@ -52,4 +55,25 @@ func (a Action) learn(run, event string, m *nats.Msg) Action {
 		a.Begun = at
 	}
 	return a
+}
+
+// auditBatch is how many audit trail records are read at a time.
+const auditBatch = 1000
+
+// auditTrail reads the audit trail's records on some subjects, from a sequence on, in order. It
+// stops at the first error.
+func (i *Inspector) auditTrail(ctx context.Context, subjects string, from uint64) iter.Seq2[*nats.Msg, error] {
+	return func(yield func(*nats.Msg, error) bool) {
+		for from > 0 {
+			request := jsapi.DirectRequest{Sequence: from, Next: auditSubject(i.topology, subjects), Batch: auditBatch, MaxBytes: jsapi.ScanBytes}
+			end, err := i.api.Direct(ctx, i.topology.AuditStreamName(), request, func(m *nats.Msg) bool { return yield(m, nil) })
+			if err == nil {
+				from, err = jsapi.NextBatch(end)
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+	}
 }

@@ -2,8 +2,6 @@ package queue
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // journal is a claim's write-ahead log of merged calls: it records whose events a call contains,
@@ -70,12 +70,6 @@ func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, c
 	return j, nil
 }
 
-// userHash represents a user in the journal.
-func userHash(userID string) string {
-	sum := sha256.Sum256([]byte(userID))
-	return base64.RawURLEncoding.EncodeToString(sum[:12])
-}
-
 // resendThrough is the last event of an unsettled merged call of this user, or 0.
 func (j *journal) resendThrough(userID string) uint64 {
 	j.mu.Lock()
@@ -125,9 +119,9 @@ func (j *journal) write(ctx context.Context, version uint64) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, jsapi.CallTimeout)
 	defer cancel()
-	revision, err := compareAndSet(ctx, j.kv, j.key, value, j.revision)
+	revision, err := jsapi.CompareAndSet(ctx, j.kv, j.key, value, j.revision)
 	if err != nil {
 		return fmt.Errorf("record a merged call: %w", err)
 	}

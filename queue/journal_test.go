@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 var made = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
@@ -111,7 +113,7 @@ func TestJournalOfTheLastHolder(t *testing.T) {
 		for last := range uint64(3) { // on an empty key, and on an existing one
 			old, next := s.journal(kv, made), s.journal(kv, made)
 			s.must(next.begin(t.Context(), "ann", last+1))
-			if err := old.begin(t.Context(), "bob", 12); !isWrongRevision(err) {
+			if err := old.begin(t.Context(), "bob", 12); !jsapi.IsWrongRevision(err) {
 				t.Errorf("got %v", err)
 			}
 			if j := s.journal(kv, made); j.resendThrough("bob") != 0 || j.resendThrough("ann") != last+1 {
@@ -143,13 +145,13 @@ func TestAcknowledgementsAsRecords(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		plant := func(key string) {
-			s.must(q.nc.PublishRequest(q.topology.Subject("ann"), q.topology.keySubject(key), []byte(`{"user_id":"ann"}`)))
+			s.must(q.api.NATS.PublishRequest(q.topology.Subject("ann"), q.api.KeySubject(key), []byte(`{"user_id":"ann"}`)))
 		}
 		for _, p := range q.topology.partitions() {
 			plant("merge." + p)
 		}
 		for range 5 {
-			plant(memberKey + nuid.Next())
+			plant(jsapi.MemberKey + nuid.Next())
 		}
 		for i := range shards {
 			plant(shardKey(i))

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Ledger is the fleet-wide rate limit. The limit is split into [shards]. Each shard has a key in
@@ -147,8 +149,8 @@ func textOf(p *atomic.Pointer[string]) string {
 
 // Uncertainty is the uncertainty of the server's clock, which the round trip bounds.
 func (l *Ledger) Uncertainty() time.Duration {
-	m, _ := l.q.clock.exact()
-	return m.late + m.early
+	m, _ := l.q.api.Clock.Exact(MaxAhead)
+	return m.Late + m.Early
 }
 
 // Close returns reserved but unused slots. It blocks for two round trips at most, or until ctx
@@ -157,7 +159,7 @@ func (l *Ledger) Close(ctx context.Context) {
 	if l.round != nil {
 		l.await(ctx, time.Now().Add(l.requestTimeout()))
 	}
-	m, ok := l.q.clock.exact()
+	m, ok := l.q.api.Clock.Exact(MaxAhead)
 	if l.round != nil || !ok {
 		return
 	}
@@ -246,7 +248,7 @@ func (l *Ledger) collect() {
 
 // requestTimeout bounds one request, a single round trip. A dead leader never answers a request,
 // and everything that waits for slots waits with it.
-func (l *Ledger) requestTimeout() time.Duration { return min(time.Second+4*l.rtt, callTimeout) }
+func (l *Ledger) requestTimeout() time.Duration { return min(time.Second+4*l.rtt, jsapi.CallTimeout) }
 
 // apply processes the result of a round.
 func (l *Ledger) apply(r *round) {
@@ -303,7 +305,7 @@ func (l *Ledger) booked(b *booking, r *round) {
 	s := &l.shards[b.shard]
 	if b.err != nil {
 		s.forget() // an unanswered write may have taken effect, too
-		if !isWrongRevision(b.err) {
+		if !jsapi.IsWrongRevision(b.err) {
 			l.lost.Add(uint64(len(b.slots)))
 		}
 		return

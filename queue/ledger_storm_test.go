@@ -168,7 +168,7 @@ func (x *ledgerStorm) join(busy float64, waiting int) {
 			r.Close(context.Background())
 		}
 		r.line.cut.Store(true)
-		r.q.nc.Close()
+		r.q.api.NATS.Close()
 	}
 	x.fleet = append(x.fleet, r)
 }

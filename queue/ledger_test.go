@@ -301,7 +301,7 @@ func TestLedgerWrongRecords(t *testing.T) {
 				}
 				begun := time.Now()
 				x := newSpending()
-				ctx, cancel := context.WithTimeout(t.Context(), 2*r.Window+2*maxAhead)
+				ctx, cancel := context.WithTimeout(t.Context(), 2*r.Window+2*MaxAhead)
 				defer cancel()
 				l, other := s.queue(nil).NewLedger(r, 3), s.queue(nil).NewLedger(r, 3)
 				x.wg.Go(func() { x.spend(ctx, l, 64) })
@@ -315,7 +315,7 @@ func TestLedgerWrongRecords(t *testing.T) {
 					t.Errorf("after that the trouble is %q", trouble)
 				}
 				x.check(t, r, 0.4)
-				if first := x.calls[0]; first < r.Window || first > r.Window+2*maxAhead {
+				if first := x.calls[0]; first < r.Window || first > r.Window+2*MaxAhead {
 					t.Errorf("the next slot came after %v, want %v or a little more", first, r.Window)
 				}
 				if !s.logged(c.logged) || s.logged("secret") || strings.Count(s.log(), early) > 2 {
@@ -524,7 +524,7 @@ func TestLedgerWrites(t *testing.T) {
 				const long = time.Minute
 				watching := s.queue(nil)
 				var tries atomic.Int64
-				_, err := watching.nc.Subscribe(watching.topology.keySubject(ledgerKey+"*"), func(*nats.Msg) { tries.Add(1) })
+				_, err := watching.api.NATS.Subscribe(watching.api.KeySubject(ledgerKey+"*"), func(*nats.Msg) { tries.Add(1) })
 				s.must(err)
 				x := newSpending()
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+long)

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -45,7 +46,7 @@ type DeadLetter struct {
 }
 
 // Printable makes text fit to be shown: one line of printable characters, at most 1 KiB.
-func Printable(text string) string { return clean(text) }
+func Printable(text string) string { return jsapi.Clean(text) }
 
 // clockError is how far a worker's clock may be ahead of the server's and still be believed.
 const clockError = time.Minute
@@ -62,8 +63,8 @@ func readLetter(m *nats.Msg) (*DeadLetter, error) {
 	l := &DeadLetter{
 		ID: id, Header: h, Body: m.Data,
 		Death: Death{
-			Reason: Reason(clean(h.Get(headerReason))), Status: atoi(h.Get(headerStatus)),
-			Error: clean(h.Get(headerError)), User: h.Get(headerUser),
+			Reason: Reason(jsapi.Clean(h.Get(headerReason))), Status: jsapi.Atoi(h.Get(headerStatus)),
+			Error: jsapi.Clean(h.Get(headerError)), User: h.Get(headerUser),
 		},
 	}
 	if l.User == "" {
@@ -79,9 +80,9 @@ func readLetter(m *nats.Msg) (*DeadLetter, error) {
 // complete parses the remaining fields. It must be called at most once.
 func (l *DeadLetter) complete(t Topology) {
 	h := nats.Header(l.Header)
-	l.Letter = t.letterOf(h.Get(jetstream.SubjectHeader))
-	l.Partition, l.Code, l.RequestID = clean(h.Get(headerPartition)), clean(h.Get(headerCode)), clean(h.Get(headerRequestID))
-	l.Attempts, l.Replays, l.History = atoi(h.Get(headerAttempts)), replays(h), shortHistory(h[headerHistory])
+	l.Letter = letterOf(t, h.Get(jetstream.SubjectHeader))
+	l.Partition, l.Code, l.RequestID = jsapi.Clean(h.Get(headerPartition)), jsapi.Clean(h.Get(headerCode)), jsapi.Clean(h.Get(headerRequestID))
+	l.Attempts, l.Replays, l.History = jsapi.Atoi(h.Get(headerAttempts)), replays(h), shortHistory(h[headerHistory])
 	l.Origin = l.Letter
 	if origin, err := ParsePosition(h.Get(headerOrigin)); err == nil {
 		l.Origin, l.Tracked = origin, true
@@ -95,13 +96,4 @@ func userOf(body []byte) (user string) {
 	defer func() { _ = recover() }()
 	event, _ := userpilot.Parse(body)
 	return event.UserID()
-}
-
-// atoi parses a number that is not negative; anything else is 0.
-func atoi(text string) int {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return 0
-	}
-	return n
 }

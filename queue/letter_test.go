@@ -23,11 +23,11 @@ func TestLetter(t *testing.T) {
 		d := Delivery{Sequence: 7, Published: made, Past: &ReplayInfo{Origin: origin, Published: made.Add(-time.Hour), Replays: 2, History: []string{"a", "b"}}}
 		died := time.Now()
 		body := "{\"user_id\": \"žofie\"}\x00"
-		_, err := q.js.PublishMsg(t.Context(), &nats.Msg{
-			Subject: q.topology.deadSubject(Rejected, Position{made, 7}, "žofie"), Header: death.headers(d, origin, "3", died), Data: []byte(body),
+		_, err := q.api.JetStream.PublishMsg(t.Context(), &nats.Msg{
+			Subject: deadSubject(q.topology, Rejected, Position{made, 7}, "žofie"), Header: death.headers(d, origin, "3", died), Data: []byte(body),
 		})
 		s.must(err)
-		l, err := q.DeadLetter(t.Context(), 1)
+		l, err := NewInspector(q).DeadLetter(t.Context(), 1)
 		s.must(err)
 		if l.Death != death || l.ID != 1 || l.Letter.Compare(Position{made, 7}) != 0 || l.Origin.Compare(origin) != 0 || !l.Tracked ||
 			!l.At.Equal(died) || !l.Published.Equal(made.Add(-time.Hour)) || l.Partition != "3" ||

@@ -20,7 +20,7 @@ import (
 // BenchmarkDeadLetters reads 100,000 complete letters of 1 KiB, with the server in this process.
 func BenchmarkDeadLetters(b *testing.B) {
 	benchmarkLetters(b, func(q *Queue) (n uint64, err error) {
-		for _, err := range q.DeadLetters(b.Context(), Filter{}) {
+		for _, err := range NewInspector(q).DeadLetters(b.Context(), Filter{}) {
 			if err != nil {
 				return n, err
 			}
@@ -33,7 +33,7 @@ func BenchmarkDeadLetters(b *testing.B) {
 // BenchmarkDeadStats groups them.
 func BenchmarkDeadStats(b *testing.B) {
 	benchmarkLetters(b, func(q *Queue) (n uint64, err error) {
-		groups, err := q.DeadStats(b.Context(), Filter{})
+		groups, err := NewInspector(q).DeadStats(b.Context(), Filter{})
 		for _, g := range groups {
 			n += g.Count
 		}
@@ -105,7 +105,7 @@ func TestDeadStatsOf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	groups, err := q.DeadStats(t.Context(), Filter{})
+	groups, err := NewInspector(q).DeadStats(t.Context(), Filter{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,17 +132,17 @@ func lettersServer(b *testing.B, letters int) (*embedded.Server, *Queue) {
 			Error: fmt.Sprintf("metadata.%s: value %q of %s@example.com is not allowed", strings.Repeat("k", 1+i%30), "pro", user),
 		}
 		died = died.Add(time.Millisecond)
-		if _, err := q.js.PublishMsgAsync(&nats.Msg{
-			Subject: q.topology.deadSubject(Rejected, age, user),
+		if _, err := q.api.JetStream.PublishMsgAsync(&nats.Msg{
+			Subject: deadSubject(q.topology, Rejected, age, user),
 			Header:  death.headers(Delivery{Sequence: age.Sequence, Published: age.Stream}, age, "3", died),
 			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"plan":"pro","filler":%q}}`, user, filler),
 		}); err != nil {
 			b.Fatal(err)
 		}
 		if i%1000 == 999 {
-			<-q.js.PublishAsyncComplete()
+			<-q.api.JetStream.PublishAsyncComplete()
 		}
 	}
-	<-q.js.PublishAsyncComplete()
+	<-q.api.JetStream.PublishAsyncComplete()
 	return server, q
 }

@@ -8,14 +8,16 @@ import (
 	"time"
 
 	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // requests counts the messages that one status sends.
 func (s *sim) requests(q *Queue) uint64 {
 	s.t.Helper()
-	before := q.nc.Stats().OutMsgs
+	before := q.api.NATS.Stats().OutMsgs
 	s.status(q)
-	return q.nc.Stats().OutMsgs - before
+	return q.api.NATS.Stats().OutMsgs - before
 }
 
 // A member that leaves normally leaves nothing behind, neither in the bucket nor for a later status
@@ -44,7 +46,7 @@ func TestMarkersOfOtherVersions(t *testing.T) {
 		q := s.queue(nil)
 		kv := s.bucket(q)
 		for range 300 {
-			key := memberKey + nuid.Next()
+			key := jsapi.MemberKey + nuid.Next()
 			_, err := kv.PutString(t.Context(), key, `{}`)
 			s.must(err)
 			s.must(kv.Delete(t.Context(), key))

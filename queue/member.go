@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // MemberConfig describes one replica's membership.
@@ -53,9 +55,8 @@ func (m MemberConfig) withDefaults(t Topology) (MemberConfig, error) {
 const maxMemberTTL = 10 * time.Minute
 
 const (
-	memberKey      = "member." // prefixes the keys of members in the bucket
-	notifyKey      = "news."   // prefixes the notification keys that the other members watch
-	memberIDLength = 22        // of a NUID
+	notifyKey      = "news." // prefixes the notification keys that the other members watch
+	memberIDLength = 22      // of a NUID
 
 	leaveTTL  = time.Second     // of the marker of a member that has left: the shortest TTL that NATS allows
 	notifyTTL = 5 * time.Second // a member that has not received it by then has refreshed its view
@@ -94,11 +95,11 @@ type member struct {
 
 // join creates the member's key. It blocks for a few round trips.
 func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) {
-	kv, err := q.bucket(ctx)
+	kv, err := q.api.OpenBucket(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := q.clock.read(ctx); err != nil {
+	if err := q.api.Clock.Read(ctx); err != nil {
 		return nil, err
 	}
 	if _, err := q.readSeal(ctx); err != nil {
@@ -106,7 +107,7 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 	}
 	id := nuid.Next()
 	m := &member{
-		q: q, id: id, config: config, kv: kv, joined: q.clock.now(),
+		q: q, id: id, config: config, kv: kv, joined: q.api.Clock.Now(),
 		validity: &validity{ttl: config.TTL}, changed: make(chan struct{}, 1),
 		log: q.log.With(slog.String("member", id)),
 	}
@@ -121,10 +122,10 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 // notify tells the others about this member. It does not wait for an answer: a member that misses
 // the notification refreshes its view soon enough.
 func (m *member) notify(record []byte) {
-	news := nats.NewMsg(m.q.topology.keySubject(notifyKey + m.id))
+	news := nats.NewMsg(m.q.api.KeySubject(notifyKey + m.id))
 	news.Header.Set(jetstream.MsgTTLHeader, notifyTTL.String())
 	news.Data = record
-	_ = m.q.nc.PublishMsg(news)
+	_ = m.q.api.NATS.PublishMsg(news)
 }
 
 // renew rewrites the key. kv.Update would drop its TTL, so renew publishes the message that the
@@ -142,9 +143,9 @@ func (m *member) renew(ctx context.Context) error {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, m.config.TTL/4)
 	defer cancel()
-	key := memberKey + m.id
-	msg := &nats.Msg{Subject: m.q.topology.keySubject(key), Data: record}
-	ack, err := m.q.store(ctx, m.q.topology.toKey(key), msg,
+	key := jsapi.MemberKey + m.id
+	msg := &nats.Msg{Subject: m.q.api.KeySubject(key), Data: record}
+	ack, err := m.q.api.Store(ctx, m.q.api.ToWriteKey(key), msg,
 		jetstream.WithMsgTTL(m.config.TTL), jetstream.WithExpectLastSequencePerSubject(m.revision))
 	if err != nil {
 		return err
@@ -182,7 +183,7 @@ func (m *member) heartbeat(ctx context.Context) error {
 		}
 		trying, cancel := context.WithTimeout(ctx, left)
 		err := m.renew(trying)
-		if isWrongRevision(err) {
+		if jsapi.IsWrongRevision(err) {
 			err = m.resyncRevision(trying)
 		}
 		cancel()
@@ -213,7 +214,7 @@ var errKeyGone = errors.New("the membership has expired: its key is gone")
 // resyncRevision reads the key's revision again and renews. A renewal without an answer may have
 // taken effect. No other member writes this key, so if it exists, it is ours.
 func (m *member) resyncRevision(ctx context.Context) error {
-	entry, err := m.kv.Get(ctx, memberKey+m.id)
+	entry, err := m.kv.Get(ctx, jsapi.MemberKey+m.id)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return errKeyGone
 	}
@@ -228,21 +229,12 @@ func (m *member) resyncRevision(ctx context.Context) error {
 // revision, since the answer to the last renewal may have been lost. The server stores both
 // messages in this order, so the answer to the second also confirms the first.
 func (m *member) leave(ctx context.Context) error {
-	if err := m.q.nc.PublishMsg(marker(m.q.topology.keySubject(memberKey+m.id), leaveTTL)); err != nil {
+	if err := m.q.api.NATS.PublishMsg(jsapi.Marker(m.q.api.KeySubject(jsapi.MemberKey+m.id), leaveTTL)); err != nil {
 		return err
 	}
 	key := notifyKey + m.id
-	_, err := m.q.store(ctx, m.q.topology.toKey(key), marker(m.q.topology.keySubject(key), notifyTTL))
+	_, err := m.q.api.Store(ctx, m.q.api.ToWriteKey(key), jsapi.Marker(m.q.api.KeySubject(key), notifyTTL))
 	return err
-}
-
-// marker returns a delete marker that lives as long as others may need to see it. The marker of
-// kv.Delete would stay indefinitely.
-func marker(subject string, ttl time.Duration) *nats.Msg {
-	m := nats.NewMsg(subject)
-	m.Header.Set("KV-Operation", "PURGE") // when a DEL expires, the server writes a marker of its own
-	m.Header.Set(jetstream.MsgTTLHeader, ttl.String())
-	return m
 }
 
 // allPartitions stands for every partition in a consumer's name.

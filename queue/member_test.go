@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 func TestMemberConfig(t *testing.T) {
@@ -40,10 +42,10 @@ func TestMemberConfig(t *testing.T) {
 // gone reports whether a member's key cannot belong to a live member.
 func (s *sim) gone(q *Queue, id string) bool {
 	s.t.Helper()
-	s.must(q.clock.read(s.t.Context()))
-	x, err := q.readMember(s.t.Context(), id)
+	s.must(q.api.Clock.Read(s.t.Context()))
+	x, err := readMember(s.t.Context(), q.api, id)
 	s.must(err)
-	return !x.expiry().After(q.clock.now())
+	return !x.expiry().After(q.api.Clock.Now())
 }
 
 func TestHolder(t *testing.T) {
@@ -112,7 +114,7 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 				if d := receive(s, "lapsed", lapsed).Sub(renewed); d > ttl || d < ttl*3/4 {
 					t.Errorf("calls end %v after the last renewal, the key after %v", d, ttl)
 				}
-				if _, err := s.bucket(s.queue(nil)).Get(t.Context(), memberKey+m.id); err != nil && time.Since(renewed) < ttl {
+				if _, err := s.bucket(s.queue(nil)).Get(t.Context(), jsapi.MemberKey+m.id); err != nil && time.Since(renewed) < ttl {
 					t.Errorf("the key is gone before: %v", err)
 				}
 			})
@@ -127,7 +129,7 @@ func TestMemberGone(t *testing.T) {
 		s.must(err)
 		other, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
 		s.must(err)
-		s.must(other.q.clock.read(t.Context()))
+		s.must(other.q.api.Clock.Read(t.Context()))
 		gone := func() bool { return s.gone(other.q, m.id) }
 		time.Sleep(4 * time.Second)
 		s.must(m.renew(t.Context())) // keeps the TTL
@@ -138,7 +140,7 @@ func TestMemberGone(t *testing.T) {
 		if d := s.await(10*time.Second, "gone", gone); d > 3*time.Second {
 			t.Errorf("gone %v after its expiry", d)
 		}
-		if err := m.renew(t.Context()); !isWrongRevision(err) {
+		if err := m.renew(t.Context()); !jsapi.IsWrongRevision(err) {
 			t.Errorf("an expired member renewed: %v", err)
 		}
 		third, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
@@ -155,10 +157,10 @@ func TestMemberStuck(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
 		s.must(err)
-		s.must(m.q.clock.read(t.Context()))
+		s.must(m.q.api.Clock.Read(t.Context()))
 		dead := nuid.Next()
 		for value, lives := range map[string]time.Duration{`{"ttl":5000000000}`: 10 * time.Second, `{"rate":{"of":"tomorrow"},"ttl":5000000000}`: 10 * time.Second, `damaged`: 2 * maxMemberTTL, `{"ttl":-1}`: 2 * maxMemberTTL} {
-			_, err = m.kv.PutString(t.Context(), memberKey+dead, value)
+			_, err = m.kv.PutString(t.Context(), jsapi.MemberKey+dead, value)
 			s.must(err)
 			time.Sleep(lives - time.Second)
 			if s.gone(m.q, dead) {
@@ -176,7 +178,7 @@ func TestMemberRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		m, err := s.queue(nil).join(context.WithoutCancel(t.Context()), MemberConfig{TTL: 5 * time.Second, Version: "v1.2.3"})
 		s.must(err)
-		entry, err := m.kv.Get(t.Context(), memberKey+m.id)
+		entry, err := m.kv.Get(t.Context(), jsapi.MemberKey+m.id)
 		s.must(err)
 		if !strings.Contains(string(entry.Value()), `"version":"v1.2.3"`) {
 			t.Errorf("the record is %s", entry.Value())
@@ -194,11 +196,11 @@ func TestKeepAfterALostAnswer(t *testing.T) {
 		go func() { kept <- m.heartbeat(t.Context()) }()
 		time.Sleep(3 * time.Second)
 		// Like its own lost renewal, except for the sender.
-		_, err = m.q.js.Publish(t.Context(), m.q.topology.keySubject(memberKey+m.id), []byte(`{"ttl":5000000000}`), jetstream.WithMsgTTL(5*time.Second))
+		_, err = m.q.api.JetStream.Publish(t.Context(), m.q.api.KeySubject(jsapi.MemberKey+m.id), []byte(`{"ttl":5000000000}`), jetstream.WithMsgTTL(5*time.Second))
 		s.must(err)
 		time.Sleep(time.Minute)
 		s.must(m.validity.check())
-		s.must(m.kv.Delete(t.Context(), memberKey+m.id))
+		s.must(m.kv.Delete(t.Context(), jsapi.MemberKey+m.id))
 		if err := receive(s, "lapsed", kept); !errors.Is(err, errKeyGone) {
 			t.Errorf("the key was deleted, and heartbeat returned %v", err)
 		}
@@ -219,7 +221,7 @@ func TestReportIsFresh(t *testing.T) {
 		hold = "unauthorized"
 		changed <- struct{}{}
 		time.Sleep(100 * time.Millisecond)
-		status, err := m.q.Status(t.Context())
+		status, err := NewInspector(m.q).Status(t.Context())
 		s.must(err)
 		if n := len(status.Replicas); n != 1 {
 			t.Fatalf("%d replicas", n)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // membership is one member's view of the fleet. Only the fleet's goroutine uses it.
@@ -36,17 +38,17 @@ func newMembership(m *member) *membership {
 // refresh reads which members exist, and reports whether a member has joined or left. After an
 // error the view is unchanged: half a view could lack the slowest rate.
 func (r *membership) refresh(ctx context.Context) (changed bool, err error) {
-	bucket, err := within(ctx, askTimeout, r.m.q.memberInfo)
+	bucket, err := within(ctx, askTimeout, func(ctx context.Context) (*jsapi.DatedInfo, error) { return memberInfo(ctx, r.m.q.api) })
 	if err != nil {
 		return false, err
 	}
-	ids := r.m.q.memberIDs(bucket)
+	ids := memberIDs(bucket)
 	strangers := slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
 		_, known := r.members[id]
 		return known || r.left[id]
 	})
-	met, err := within(ctx, callTimeout, func(ctx context.Context) (map[string]Replica, error) {
-		return r.m.q.readMembers(ctx, strangers, r.m.q.clock.now())
+	met, err := within(ctx, jsapi.CallTimeout, func(ctx context.Context) (map[string]Replica, error) {
+		return readMembers(ctx, r.m.q.api, strangers, r.m.q.api.Clock.Now())
 	})
 	if err != nil {
 		return false, err
@@ -84,7 +86,7 @@ func (r *membership) readNext(ctx context.Context) (changed bool, err error) {
 		if _, member := r.members[id]; !member {
 			continue
 		}
-		x, err := within(ctx, askTimeout, func(ctx context.Context) (Replica, error) { return r.m.q.readMember(ctx, id) })
+		x, err := within(ctx, askTimeout, func(ctx context.Context) (Replica, error) { return readMember(ctx, r.m.q.api, id) })
 		if err == nil && r.update(id, x) {
 			r.storeSnapshot()
 			return true, nil
@@ -116,14 +118,14 @@ func (r *membership) update(id string, x Replica) (changed bool) {
 }
 
 // isLive reports whether a record can belong to a live member.
-func (r *membership) isLive(x Replica) bool { return x.expiry().After(r.m.q.clock.now()) }
+func (r *membership) isLive(x Replica) bool { return x.expiry().After(r.m.q.api.Clock.Now()) }
 
 // remove deletes the key of a member that is certainly dead, unless it was written since. It does
 // not wait for an answer.
 func (r *membership) remove(id string, x Replica) {
-	m := marker(r.m.q.topology.keySubject(memberKey+id), leaveTTL)
+	m := jsapi.Marker(r.m.q.api.KeySubject(jsapi.MemberKey+id), leaveTTL)
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(x.revision, 10))
-	_ = r.m.q.nc.PublishMsg(m)
+	_ = r.m.q.api.NATS.PublishMsg(m)
 }
 
 // notified applies a notification from one member.

@@ -24,7 +24,7 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 		direct := func(allowed bool) {
 			config := s.info(near, kvName).Config
 			config.AllowDirect = allowed
-			_, err := near.js.UpdateStream(t.Context(), config)
+			_, err := near.api.JetStream.UpdateStream(t.Context(), config)
 			s.must(err)
 		}
 		direct(false)
@@ -59,7 +59,7 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 		time.Sleep(maxRebalanceDelay)
 		consumer := consumerName(holder.id, "0", 1)
 		free := func() bool {
-			stream, err := q.stream(t.Context(), workName)
+			stream, err := q.api.Stream(t.Context(), workName)
 			s.must(err)
 			for range 3 { // the first may see the new member, or still the marker of the one that left
 				s.must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
@@ -111,7 +111,7 @@ func TestIdleFleet(t *testing.T) {
 		var fleet []*replica
 		messages := func() (n uint64) {
 			for _, r := range fleet {
-				n += r.nc.Stats().InMsgs + r.nc.Stats().OutMsgs
+				n += r.api.NATS.Stats().InMsgs + r.api.NATS.Stats().OutMsgs
 			}
 			return n
 		}
@@ -146,10 +146,10 @@ func TestStreamMadeAnewWhileItIsClaimed(t *testing.T) {
 		m, err := q.join(t.Context(), MemberConfig{TTL: time.Minute})
 		s.must(err)
 		f := q.newFleet(t.Context(), m, &taker{}, nil)
-		stream, err := q.stream(t.Context(), workName)
+		stream, err := q.api.Stream(t.Context(), workName)
 		s.must(err)
 		time.Sleep(time.Second)
-		s.must(q.js.DeleteStream(t.Context(), workName))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), workName))
 		_, err = q.Setup(t.Context(), false)
 		s.must(err)
 		if err := f.claim(t.Context(), stream, f.reserve(stream, "0", "0")); err == nil || f.active() != 0 {
@@ -178,13 +178,13 @@ func TestGuardOfABucketMadeAnew(t *testing.T) {
 		q := s.queue(nil)
 		record := func(users ...string) {
 			for _, user := range users {
-				_, err := q.js.Publish(t.Context(), q.topology.versionSubject(user), []byte("{}"))
+				_, err := q.api.JetStream.Publish(t.Context(), versionSubject(q.topology, user), []byte("{}"))
 				s.must(err)
 			}
 		}
 		record("ann", "bob", "cyd")
 		s.must(q.tracked.catchUp(t.Context()))
-		s.must(q.js.DeleteStream(t.Context(), q.topology.versionsStreamName()))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), versionsStreamName(q.topology)))
 		_, err := q.Setup(t.Context(), false)
 		s.must(err)
 		record("dan")

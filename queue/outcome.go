@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Outcome is the result of a replay.
@@ -46,8 +48,8 @@ type ReplayOutcome struct {
 // repeated for that long.
 const outcomeTTL = 2 * deadLetterRetention
 
-func (t Topology) outcomeSubject(letter Position) string {
-	return t.auditSubject("verdict", letter.String())
+func outcomeSubject(t Topology, letter Position) string {
+	return auditSubject(t, "verdict", letter.String())
 }
 
 // HasOutcome reports whether a replayed event has its outcome already. Then it is a second copy, or
@@ -64,15 +66,15 @@ func (c *Claim) HasOutcome(ctx context.Context, d Delivery) (bool, error) {
 // outcomeOf reports whether a letter's replay has an outcome, and the sequence of the message on
 // its subject.
 func (q *Queue) outcomeOf(ctx context.Context, letter Position) (found bool, sequence uint64, err error) {
-	subject := q.topology.outcomeSubject(letter)
-	m, err := q.readLeader(ctx, q.topology.AuditStreamName(), lastBySubject{subject})
+	subject := outcomeSubject(q.topology, letter)
+	m, err := q.api.ReadLast(ctx, q.topology.AuditStreamName(), subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return false, 0, nil
 	}
 	if err != nil {
 		return false, 0, fmt.Errorf("read the outcome of a replay: %w", err)
 	}
-	_, found = q.topology.readOutcome(subject, m.Data)
+	_, found = readOutcome(q.topology, subject, m.Data)
 	return found, m.Sequence, nil
 }
 
@@ -91,11 +93,11 @@ func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) 
 		return err
 	}
 	for before := uint64(0); ; {
-		_, err := c.q.store(ctx, c.q.topology.toAudit("verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
+		_, err := c.q.api.Store(ctx, toAudit(c.q.topology, "verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
 		if err == nil {
 			return nil
 		}
-		if !isWrongRevision(err) {
+		if !jsapi.IsWrongRevision(err) {
 			return fmt.Errorf("store the outcome of a replay: %w", err)
 		}
 		found, revision, err := c.q.outcomeOf(ctx, d.Past.Letter)
@@ -110,9 +112,9 @@ func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) 
 // The server's clock must have been read before.
 func (q *Queue) outcomeRecord(past *ReplayInfo, outcome Outcome, next string) (*nats.Msg, error) {
 	text, err := json.Marshal(ReplayOutcome{
-		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: q.clock.now().UTC(), Replays: past.Replays, Next: next,
+		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: q.api.Clock.Now().UTC(), Replays: past.Replays, Next: next,
 	})
-	m := nats.NewMsg(q.topology.outcomeSubject(past.Letter))
+	m := nats.NewMsg(outcomeSubject(q.topology, past.Letter))
 	m.Header.Set(jetstream.MsgTTLHeader, outcomeTTL.String())
 	m.Data = text
 	return m, err

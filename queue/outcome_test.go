@@ -19,7 +19,7 @@ func TestFirstVerdictStands(t *testing.T) {
 			}
 		}
 		trail := s.stored(q, q.topology.AuditStreamName())
-		v, ok := q.topology.readOutcome(trail[0].Subject, trail[0].Data)
+		v, ok := readOutcome(q.topology, trail[0].Subject, trail[0].Data)
 		if len(trail) != 1 || !ok || v.Outcome != OutcomeDelivered {
 			t.Fatalf("the audit trail has %d outcomes, the first is %+v", len(trail), v)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -68,7 +69,7 @@ func refused(prefix string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return skipReason(prefix + clean(err.Error()))
+	return skipReason(prefix + jsapi.Clean(err.Error()))
 }
 
 // sealed is the replay metadata of an event, with its seal.

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // The patterns are a contract: a change moves existing letters to other groups.
@@ -150,7 +152,7 @@ func FuzzPattern(f *testing.F) {
 		f.Add(text, "ann")
 	}
 	f.Fuzz(func(t *testing.T, text, user string) {
-		text = clean(text)
+		text = jsapi.Clean(text)
 		got := Pattern(text, user)
 		if strings.ContainsFunc(got, unicode.IsNumber) || strings.Contains(got, "@") {
 			t.Errorf("%q has the pattern %q", text, got)
@@ -175,7 +177,7 @@ func FuzzPatternHides(f *testing.F) {
 	f.Fuzz(func(t *testing.T, secret string, way uint8) {
 		frame := frames[int(way)%len(frames)]
 		pair := []rune(quotes[int(way)%len(quotes)])
-		text := clean(secret)
+		text := jsapi.Clean(secret)
 		if way < 128 {
 			text = strings.Map(func(r rune) rune {
 				if r == '\\' || r == '\'' || r == pair[0] || r == pair[1] {

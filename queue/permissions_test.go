@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // without returns the list without one element.
@@ -41,7 +43,7 @@ func eachRight(t *testing.T, rights []string, f func(t *testing.T, s *sim, admin
 
 // neededRights are the subjects that a worker must be allowed to publish to.
 func neededRights() []string {
-	return published(slices.DeleteFunc(Topology{}.WorkerRights(), func(r Permission) bool { return r.Optional }))
+	return published(slices.DeleteFunc(Topology{}.WorkerRights(), func(r jsapi.Permission) bool { return r.Optional }))
 }
 
 // rightful is a worker whose permissions can change.
@@ -86,11 +88,11 @@ func TestWorkerBeginsWithAllRights(t *testing.T) {
 				x := s.rightful(without(all, missing))
 				s.publish(x.admin, "ann")
 				s.await(time.Second, "named", func() bool { return s.logged("allow this NATS user to publish to " + missing + ";") })
-				if err := x.r.MissingPermission(); asPermissionError(err) == nil || asPermissionError(err).Subject != missing {
+				if err := x.r.MissingPermission(); jsapi.AsPermissionError(err) == nil || jsapi.AsPermissionError(err).Subject != missing {
 					t.Errorf("it lacks %v", err)
 				}
 				time.Sleep(30 * time.Second)
-				status, err := x.admin.Progress(t.Context())
+				status, err := NewInspector(x.admin).Progress(t.Context())
 				s.must(err)
 				if len(x.r.received()) > 0 || len(status.Replicas) > 0 || strings.Count(s.log(), "\n") != 1 {
 					t.Errorf("it got %v, and %d are in the fleet; it says\n%s", x.r.received(), len(status.Replicas), s.log())
@@ -128,12 +130,12 @@ func TestWorkerLosesARight(t *testing.T) {
 					defer close(stopped)
 					for publishing.Err() == nil {
 						s.publish(x.admin, "ann")
-						pause(publishing, 100*time.Millisecond)
+						jsapi.Pause(publishing, 100*time.Millisecond)
 					}
 				}()
 				s.await(used+reconcileInterval, "named", func() bool { return s.logged("allow this NATS user to publish to " + lost + ";") })
 				s.await(10*time.Second, "out of the fleet", func() bool {
-					status, err := x.admin.Progress(t.Context())
+					status, err := NewInspector(x.admin).Progress(t.Context())
 					s.must(err)
 					return len(status.Replicas) == 0 && x.r.Held() == 0
 				})
@@ -203,7 +205,7 @@ func TestPublishersAreDeniedTogether(t *testing.T) {
 		}
 		for _, r := range results {
 			_, err := r.Wait(t.Context())
-			if denied := asPermissionError(err); denied == nil || denied.Subject != "userpilot.identify.*" || !errors.Is(err, ErrNotPermitted) {
+			if denied := jsapi.AsPermissionError(err); denied == nil || denied.Subject != "userpilot.identify.*" || !errors.Is(err, jsapi.ErrNotPermitted) {
 				t.Fatalf("got %v", err)
 			}
 		}
@@ -224,13 +226,13 @@ func TestWithoutInboxes(t *testing.T) {
 		s.must(err)
 		p := q.NewPublisher(PublisherConfig{})
 		_, err = p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
-		if denied := asPermissionError(err); denied == nil || *denied != (PermissionError{Subject: "_INBOX.>", Subscribe: true}) {
+		if denied := jsapi.AsPermissionError(err); denied == nil || *denied != (jsapi.PermissionError{Subject: "_INBOX.>", Subscribe: true}) {
 			t.Errorf("got %v", err)
 		}
 		for range 2 { // the server reports it once, but it still applies
 			begun := time.Now()
-			_, err = q.Status(t.Context())
-			if denied := asPermissionError(err); denied == nil || !denied.Subscribe || time.Since(begun) > time.Second {
+			_, err = NewInspector(q).Status(t.Context())
+			if denied := jsapi.AsPermissionError(err); denied == nil || !denied.Subscribe || time.Since(begun) > time.Second {
 				t.Errorf("after %v: %v", time.Since(begun), err)
 			}
 		}
@@ -245,15 +247,15 @@ func TestSlowIsNotDenied(t *testing.T) {
 		few := s.servePeople(people{"few": {"allowed"}}).connect("few")
 		q, err := New(few, Topology{}, nil)
 		s.must(err)
-		may, err := q.isPermitted(t.Context(), to("other"))
+		may, err := q.api.IsPermitted(t.Context(), jsapi.ToPublish("other"))
 		if err != nil || may {
 			t.Fatalf("other may be published to: %v, %v", may, err)
 		}
-		slow := func(ctx context.Context) error { pause(ctx, 3*denialTimeout); return ctx.Err() }
-		s.must(q.withPermissionCheck(t.Context(), slow, to("allowed")))
+		slow := func(ctx context.Context) error { jsapi.Pause(ctx, 3*jsapi.DenialTimeout); return ctx.Err() }
+		s.must(q.api.WithPermissionCheck(t.Context(), slow, jsapi.ToPublish("allowed")))
 		begun := time.Now()
-		err = q.withPermissionCheck(t.Context(), slow, to("allowed"), to("other"))
-		if denied := asPermissionError(err); denied == nil || denied.Subject != "other" || time.Since(begun) > 2*denialTimeout {
+		err = q.api.WithPermissionCheck(t.Context(), slow, jsapi.ToPublish("allowed"), jsapi.ToPublish("other"))
+		if denied := jsapi.AsPermissionError(err); denied == nil || denied.Subject != "other" || time.Since(begun) > 2*jsapi.DenialTimeout {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 	})

@@ -24,9 +24,7 @@ var (
 	ErrStreamFull = errors.New("the stream is full: let the workers drain it, or raise its limits")
 	// ErrEventTooLarge says that the stream or the server accepts no event of this size.
 	ErrEventTooLarge = errors.New("the event is larger than the stream's max_msg_size or the server's max_payload")
-	// ErrNotPermitted says that the server's permissions forbid something. The error is a
-	// [*PermissionError] that names it.
-	ErrNotPermitted = errors.New("not permitted")
+
 	// ErrNoAnswer says that the server did not acknowledge in time. It may have stored the event
 	// all the same; publishing again with the same message id stores it only once.
 	ErrNoAnswer = errors.New("the server did not acknowledge in time")
@@ -112,7 +110,7 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 		q:         q,
 		retry:     c.Retry,
 		minWeight: max(1, unacknowledgedBytes/int64(c.Window)),
-		inbox:     q.nc.NewInbox() + ".",
+		inbox:     q.api.NATS.NewInbox() + ".",
 		receipt:   fmt.Sprintf(`{"stream":%q,"seq":`, q.topology.StreamName()),
 		tracer:    c.Tracer,
 		spanName:  "publish " + q.topology.PlainSubject(),

@@ -11,11 +11,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // JetStream's error codes that decide the result of a publication.
 const (
-	codeUnavailable     = 10008 // no meta leader
 	codeNotLeader       = 10009
 	codeNoResources     = 10023 // the server's or the account's storage is used up
 	codeTooLarge        = 10054 // above the stream's max_msg_size
@@ -30,14 +31,14 @@ const (
 // It does not use jetstream's PublishMsgAsync, which retries by itself after "no responders", gives
 // up everything at a reconnect, and needs a timer or a waiting goroutine per event.
 func (p *Publisher) listen() error {
-	sub, err := p.q.nc.Subscribe(p.inbox+"*", p.answered)
+	sub, err := p.q.api.NATS.Subscribe(p.inbox+"*", p.answered)
 	if err != nil {
 		return fmt.Errorf("listen for acknowledgements: %w", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.answers = sub
-	p.reconnects = p.q.nc.Stats().Reconnects
+	p.reconnects = p.q.api.NATS.Stats().Reconnects
 	return nil
 }
 
@@ -138,7 +139,7 @@ func isTemporary(err error) bool {
 		return false
 	}
 	switch refused.ErrorCode {
-	case codeUnavailable, codeNotLeader, codeStreamOffline, codeBeingStored, codeTooManyRequests:
+	case jsapi.CodeUnavailable, codeNotLeader, codeStreamOffline, codeBeingStored, codeTooManyRequests:
 		return true
 	}
 	return false
@@ -150,9 +151,9 @@ func (p *Publisher) streamMissing() bool {
 	if !p.anyNoResponders() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), jsapi.CallTimeout)
 	defer cancel()
-	_, err := p.q.stream(ctx, p.q.topology.StreamName())
+	_, err := p.q.api.Stream(ctx, p.q.topology.StreamName())
 	return errors.Is(err, jetstream.ErrStreamNotFound)
 }
 

@@ -11,11 +11,13 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 const (
 	// answerTimeout is how long an attempt waits for its answer.
-	answerTimeout = callTimeout
+	answerTimeout = jsapi.CallTimeout
 	// retryInterval is how often unanswered events are checked, while there are any.
 	retryInterval = 250 * time.Millisecond
 )
@@ -110,7 +112,7 @@ func (p *Publisher) transmit(f *inflight) error {
 	default:
 		header.Set(nats.MsgIdHdr, f.id)
 	}
-	return p.q.nc.PublishMsg(&nats.Msg{
+	return p.q.api.NATS.PublishMsg(&nats.Msg{
 		Subject: f.subject,
 		Reply:   p.inbox + strconv.FormatUint(f.number, 36),
 		Header:  header,
@@ -171,7 +173,7 @@ func (p *Publisher) scheduleRetry() {
 // that cannot succeed. It runs in a timer's goroutine, never twice at once.
 func (p *Publisher) retryUnanswered() {
 	missing, denied := p.streamMissing(), p.denied()
-	connected := p.q.nc.IsConnected()
+	connected := p.q.api.NATS.IsConnected()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.retryScheduled = false
@@ -201,7 +203,7 @@ func (p *Publisher) retryUnanswered() {
 // reconnected reports whether the connection was re-established since the last check. The answers
 // to everything sent before are then lost. p.mu must be held.
 func (p *Publisher) reconnected() bool {
-	n := p.q.nc.Stats().Reconnects
+	n := p.q.api.NATS.Stats().Reconnects
 	changed := n != p.reconnects
 	p.reconnects = n
 	return changed
@@ -215,20 +217,20 @@ func (p *Publisher) denied() func(subject string) error {
 	if asked == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), jsapi.CallTimeout)
 	defer cancel()
 	t := p.q.topology
-	deaf := p.q.require(ctx, p.q.inboxRight())
-	if asPermissionError(deaf) != nil {
+	deaf := p.q.api.Require(ctx, p.q.api.InboxRight())
+	if jsapi.AsPermissionError(deaf) != nil {
 		return func(string) error { return deaf }
 	}
-	err := p.q.require(ctx, t.toPublish(asked))
-	if asPermissionError(err) == nil {
+	err := p.q.api.Require(ctx, t.toPublish(asked))
+	if jsapi.AsPermissionError(err) == nil {
 		return nil
 	}
 	// Usually this holds for all users, and their subjects cannot be probed one by one.
-	anybody := t.toPublish(t.PlainSubject() + "." + unknownName)
-	all := asked != t.PlainSubject() && asPermissionError(p.q.require(ctx, anybody)) != nil
+	anybody := t.toPublish(t.PlainSubject() + "." + jsapi.UnknownName)
+	all := asked != t.PlainSubject() && jsapi.AsPermissionError(p.q.api.Require(ctx, anybody)) != nil
 	return func(subject string) error {
 		if subject == asked || all && subject != t.PlainSubject() {
 			return err
@@ -239,7 +241,7 @@ func (p *Publisher) denied() func(subject string) error {
 
 // unanswered is the subject of the oldest event whose answer is overdue, or empty.
 func (p *Publisher) unanswered() (subject string) {
-	if p.q.violation() == nil {
+	if p.q.api.Violation() == nil {
 		return ""
 	}
 	p.mu.Lock()
@@ -258,7 +260,7 @@ func (p *Publisher) unanswered() (subject string) {
 
 // isUnanswered reports whether the answer to f is overdue. Publisher.mu must be held.
 func (f *inflight) isUnanswered() bool {
-	return f.trouble == nil && time.Since(f.sent) > denialTimeout
+	return f.trouble == nil && time.Since(f.sent) > jsapi.DenialTimeout
 }
 
 // abort gives up all remaining events and stops listening.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -361,7 +362,7 @@ func TestADeniedPermissionIsNamed(t *testing.T) {
 
 		began := time.Now()
 		_, err = p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
-		if waited := time.Since(began); !errors.Is(err, queue.ErrNotPermitted) || waited > 2*time.Second {
+		if waited := time.Since(began); !errors.Is(err, jsapi.ErrNotPermitted) || waited > 2*time.Second {
 			t.Fatalf("got %v after %v", err, waited)
 		}
 		if strings.Contains(err.Error(), subject) {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // How much a consumer sends ahead. The bytes exceed MaxMessageBytes: a pull that could not hold the
@@ -41,11 +43,11 @@ type pull struct {
 // newPull subscribes. No event arrives before the first call of ask.
 func (q *Queue) newPull(stream, consumer string) (*pull, error) {
 	p := &pull{
-		nc: q.nc, subject: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + consumer,
+		nc: q.api.NATS, subject: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + consumer,
 		messages: make(chan *nats.Msg, prefetch+pullRoom), at: time.Now(),
 	}
 	var err error
-	if p.sub, err = q.nc.ChanSubscribe(q.nc.NewInbox(), p.messages); err != nil {
+	if p.sub, err = q.api.NATS.ChanSubscribe(q.api.NATS.NewInbox(), p.messages); err != nil {
 		return nil, fmt.Errorf("subscribe to events: %w", err)
 	}
 	return p, nil
@@ -87,7 +89,7 @@ func (p *pull) take(m *nats.Msg) (event bool, err error) {
 		p.asked = max(0, p.asked-n)
 		return false, nil
 	}
-	return false, fmt.Errorf("the server ended the pull: %s %s", clean(status), clean(m.Header.Get("Description")))
+	return false, fmt.Errorf("the server ended the pull: %s %s", jsapi.Clean(status), jsapi.Clean(m.Header.Get("Description")))
 }
 
 // missed accounts for events that the consumer has skipped: it has advanced by on, take has counted

@@ -25,7 +25,7 @@ func (s *sim) claimAll(q *Queue) *assignment {
 	for _, p := range q.topology.partitions() {
 		x.claims[q.topology.partitionSubject(p)] = &Claim{assignment: x, partition: p}
 	}
-	stream, err := q.js.Stream(s.t.Context(), q.topology.StreamName())
+	stream, err := q.api.JetStream.Stream(s.t.Context(), q.topology.StreamName())
 	s.must(err)
 	_, err = stream.CreateConsumer(s.t.Context(), jetstream.ConsumerConfig{Durable: x.consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: forever, MaxAckPending: -1})
 	s.must(err)
@@ -71,7 +71,7 @@ func TestEventThatLooksLikeAStatus(t *testing.T) {
 				for range 3 {
 					m := nats.NewMsg(r.topology.Subject("ann"))
 					m.Header = header
-					_, err := r.js.PublishMsg(t.Context(), m)
+					_, err := r.api.JetStream.PublishMsg(t.Context(), m)
 					s.must(err)
 				}
 				last := s.publish(r.Queue, "bob")
@@ -95,14 +95,14 @@ func TestSentAhead(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				for range test.events {
-					_, err := q.js.Publish(t.Context(), q.topology.Subject("ann"), []byte(strings.Repeat("x", test.size)))
+					_, err := q.api.JetStream.Publish(t.Context(), q.topology.Subject("ann"), []byte(strings.Repeat("x", test.size)))
 					s.must(err)
 				}
 				x, got, goOn := s.claimAll(q), 0, make(chan struct{})
 				end := s.consume(x, handler{func(Delivery) { <-goOn; got++ }})
 				defer end()
 				time.Sleep(3 * pullExpiry)
-				consumer, err := q.js.Consumer(t.Context(), workName, x.consumer)
+				consumer, err := q.api.JetStream.Consumer(t.Context(), workName, x.consumer)
 				s.must(err)
 				if n := consumer.CachedInfo().NumAckPending; n < 2 || n > test.most {
 					t.Errorf("%d events are sent ahead, want %d at most", n, test.most)
@@ -145,7 +145,7 @@ func TestPullEndedByTheServer(t *testing.T) {
 		end := s.consume(x, handler{func(Delivery) {}})
 		defer end()
 		time.Sleep(time.Second)
-		s.must(q.js.DeleteConsumer(t.Context(), workName, x.consumer))
+		s.must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.consumer))
 		synctest.Wait()
 		if err := x.err(); err == nil || !strings.Contains(err.Error(), "409 Consumer Deleted") {
 			t.Errorf("failed by %v", err)
@@ -192,7 +192,7 @@ func TestGapInTheConsumersSequence(t *testing.T) {
 			if (got == 1) != test.want || (x.err() == nil) != test.want {
 				t.Errorf("%s: delivered %d, %v", name, got, x.err())
 			}
-			s.must(q.js.DeleteConsumer(t.Context(), workName, x.consumer))
+			s.must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.consumer))
 		}
 	})
 }

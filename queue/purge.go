@@ -17,6 +17,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // PurgeConfig configures [Queue.PurgeUser]. By and Host name the operator in the audit trail.
@@ -57,21 +59,21 @@ type PurgeResult struct {
 // the dead-letter stream and the audit trail, to $JS.API.CONSUMER.NAMES of the work stream, to the
 // subjects of the audit trail's actions and verdicts, and to $KV.<bucket>.recall and
 // $KV.<bucket>_versions.>.
-func (q *Queue) PurgeUser(ctx context.Context, user string, c PurgeConfig) (*PurgeResult, error) {
-	p := &purging{q: q, user: user, dry: c.DryRun, found: c.Found, touched: map[string]bool{}}
+func (i *Inspector) PurgeUser(ctx context.Context, user string, c PurgeConfig) (*PurgeResult, error) {
+	p := &purging{q: i, user: user, dry: c.DryRun, found: c.Found, touched: map[string]bool{}}
 	if user == "" {
 		return &p.result, errors.New("user: must not be empty")
 	}
 	if c.DryRun {
-		return &p.result, stopped(ctx, p.run(ctx))
+		return &p.result, jsapi.Stopped(ctx, p.run(ctx))
 	}
 	a := &Action{Kind: ActionPurge, By: c.By, Host: c.Host, Selection: Filter{Users: []string{user}}.String()}
-	if err := q.begin(ctx, a); err != nil {
+	if err := i.begin(ctx, a); err != nil {
 		return &p.result, err
 	}
 	p.result.Run = a.Run
-	err := stopped(ctx, p.run(ctx))
-	return &p.result, q.end(ctx, a, p.result.counts(), err)
+	err := jsapi.Stopped(ctx, p.run(ctx))
+	return &p.result, i.end(ctx, a, p.result.counts(), err)
 }
 
 // counts returns the numbers for the audit trail.
@@ -83,7 +85,7 @@ func (r *PurgeResult) counts() map[string]uint64 {
 
 // purging is one run of [Queue.PurgeUser].
 type purging struct {
-	q     *Queue
+	q     *Inspector
 	user  string
 	dry   bool
 	found *PurgeResult // of an earlier dry run, or nil
@@ -95,11 +97,11 @@ type purging struct {
 }
 
 func (p *purging) run(ctx context.Context) error {
-	if err := p.q.clock.read(ctx); err != nil {
+	if err := p.q.api.Clock.Read(ctx); err != nil {
 		return err
 	}
 	var err error
-	if p.seal, _, err = p.q.storedSeal(ctx); err != nil {
+	if p.seal, _, err = p.q.queue.storedSeal(ctx); err != nil {
 		return fmt.Errorf("read the seal of replays: %w", err)
 	}
 	if err := p.letters(ctx); err != nil {
@@ -109,7 +111,7 @@ func (p *purging) run(ctx context.Context) error {
 		return err
 	}
 	if !p.dry {
-		n, err := p.q.releaseAll(ctx, slices.Sorted(maps.Keys(p.touched)))
+		n, err := p.q.queue.releaseAll(ctx, slices.Sorted(maps.Keys(p.touched)))
 		p.result.Recalled = n
 		if err != nil {
 			return err
@@ -132,7 +134,7 @@ const erasuresAtOnce = 512
 func (p *purging) letters(ctx context.Context) error {
 	t := p.q.topology
 	for _, hash := range []string{userHash(p.user), nobodysHash} {
-		found := p.q.scanIn(ctx, t.DeadStreamName(), scanRange{from: 1, subjects: t.deadOfHash(hash)})
+		found := p.q.api.Scan(ctx, t.DeadStreamName(), jsapi.ScanRange{From: 1, Subjects: deadOfHash(t, hash)})
 		if err := p.each(ctx, "the dead letters", t.DeadStreamName(), found, &p.result.DeadLetters); err != nil {
 			return err
 		}
@@ -155,7 +157,7 @@ func (p *purging) each(ctx context.Context, what, stream string, messages iter.S
 			return cmp.Or(erasing.Wait(), fmt.Errorf("read %s: %w", what, err))
 		}
 		if p.matches(m.Header, m.Data) {
-			erasing.Go(func() error { return p.erase(ctx, stream, sequenceOf(m), count) })
+			erasing.Go(func() error { return p.erase(ctx, stream, jsapi.SequenceOf(m), count) })
 		}
 	}
 	return erasing.Wait()
@@ -164,7 +166,7 @@ func (p *purging) each(ctx context.Context, what, stream string, messages iter.S
 // newer purges the version record. If a worker rewrites it meanwhile, newer purges it again.
 func (p *purging) newer(ctx context.Context) error {
 	for {
-		n, err := p.q.readNewer(ctx, p.user)
+		n, err := p.q.queue.readNewer(ctx, p.user)
 		if err != nil || !n.Known() {
 			return err
 		}
@@ -175,8 +177,8 @@ func (p *purging) newer(ctx context.Context) error {
 		if err := p.overwriteNewer(ctx, n); err != nil {
 			return err
 		}
-		if err := p.q.deleteNewer(ctx, p.user, n); !isWrongRevision(err) {
-			return asNoReply(ctx, "$KV."+p.q.topology.VersionsBucket()+".>", err)
+		if err := p.q.queue.deleteNewer(ctx, p.user, n); !jsapi.IsWrongRevision(err) {
+			return jsapi.AsNoReply(ctx, "$KV."+p.q.topology.VersionsBucket()+".>", err)
 		}
 	}
 }
@@ -185,7 +187,7 @@ func (p *purging) newer(ctx context.Context) error {
 // the server removes the old one but leaves it on disk. Some buckets deny erasure: ours once did,
 // and an update does not change that. There the record, which holds only hashes, is merely removed.
 func (p *purging) overwriteNewer(ctx context.Context, n *VersionRecord) error {
-	found, err := p.q.remove(ctx, p.q.topology.versionsStreamName(), n.revision, true)
+	found, err := p.q.api.Remove(ctx, versionsStreamName(p.q.topology), n.revision, true)
 	if err != nil && strings.Contains(err.Error(), "message delete not permitted") {
 		return nil
 	}
@@ -212,7 +214,7 @@ func (p *purging) erase(ctx context.Context, stream string, sequence uint64, cou
 	found := p.dry
 	if !p.dry {
 		var err error
-		if found, err = p.q.remove(ctx, stream, sequence, true); err != nil {
+		if found, err = p.q.api.Remove(ctx, stream, sequence, true); err != nil {
 			return err
 		}
 	}
@@ -235,7 +237,7 @@ const (
 // waiting purges events of the work stream. It reads all of them, because other publishers may have
 // put a user's event into any partition.
 func (p *purging) waiting(ctx context.Context) error {
-	info, err := p.q.streamInfo(ctx, p.q.topology.StreamName(), "")
+	info, err := p.q.api.StreamInfo(ctx, p.q.topology.StreamName(), "")
 	if err != nil {
 		return err
 	}
@@ -266,7 +268,7 @@ func (p *purging) purgeRanges(ctx context.Context, from, to uint64) error {
 	group.SetLimit(rangesAtOnce)
 	size := max(minRange, (to-min(from, to))/maxRanges+1)
 	for first := from; first <= to; first += size {
-		group.Go(func() error { return p.purgeRange(ctx, scanRange{from: first, to: min(first+size-1, to)}) })
+		group.Go(func() error { return p.purgeRange(ctx, jsapi.ScanRange{From: first, To: min(first+size-1, to)}) })
 	}
 	return group.Wait()
 }
@@ -274,25 +276,25 @@ func (p *purging) purgeRanges(ctx context.Context, from, to uint64) error {
 // purgeRange purges the user's events in a range. It reads from any replica of the stream, which
 // may lag, and then the rest from the leader. A replica has every message before its last one, so if
 // it does not lag, the leader is asked only once.
-func (p *purging) purgeRange(ctx context.Context, r scanRange) error {
+func (p *purging) purgeRange(ctx context.Context, r jsapi.ScanRange) error {
 	erasing, ctx := errgroup.WithContext(ctx)
 	erasing.SetLimit(erasuresAtOnce / rangesAtOnce)
-	stream, next := p.q.topology.StreamName(), r.from
+	stream, next := p.q.topology.StreamName(), r.From
 	look := func(e waitingEvent, h nats.Header, body []byte) {
 		if next = e.sequence + 1; p.matches(h, body) {
 			e.past = readSealed(h, body, p.seal)
 			erasing.Go(func() error { return p.purgeWaiting(ctx, e) })
 		}
 	}
-	for m, err := range p.q.scanIn(ctx, stream, r) {
+	for m, err := range p.q.api.Scan(ctx, stream, r) {
 		if err != nil {
 			return cmp.Or(erasing.Wait(), fmt.Errorf("read the waiting events: %w", err))
 		}
-		look(waitingEvent{sequence: sequenceOf(m), subject: m.Header.Get(jetstream.SubjectHeader)}, m.Header, m.Data)
+		look(waitingEvent{sequence: jsapi.SequenceOf(m), subject: m.Header.Get(jetstream.SubjectHeader)}, m.Header, m.Data)
 	}
 	for {
 		m, err := p.q.nextStored(ctx, stream, next)
-		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > r.to {
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > r.To {
 			break
 		}
 		if err != nil {
@@ -329,17 +331,17 @@ func (r *PurgeResult) of(user string, stream time.Time) *foundWaiting {
 
 func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	p.mu.Lock()
-	p.touched[p.q.topology.partitionOf(e.subject)] = true
+	p.touched[partitionOf(p.q.topology, e.subject)] = true
 	if p.dry {
 		p.result.found.events = append(p.result.found.events, e)
 	}
 	p.mu.Unlock()
 	if !p.dry && e.past != nil && !e.past.Letter.IsZero() { // a replay may be waiting for its outcome
-		record, err := p.q.outcomeRecord(e.past, OutcomePurged, "")
+		record, err := p.q.queue.outcomeRecord(e.past, OutcomePurged, "")
 		if err != nil {
 			return err
 		}
-		if err := p.q.audit(ctx, electionTimeout, record); err != nil {
+		if err := p.q.audit(ctx, jsapi.ElectionTimeout, record); err != nil {
 			return fmt.Errorf("store the outcome of a replay: %w", err)
 		}
 	}
@@ -347,7 +349,7 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 }
 
 // partitionOf is the inverse of partitionSubject.
-func (t Topology) partitionOf(subject string) string {
+func partitionOf(t Topology, subject string) string {
 	if partition, ok := strings.CutPrefix(subject, t.PlainSubject()+"."); ok {
 		return partition
 	}
@@ -355,12 +357,9 @@ func (t Topology) partitionOf(subject string) string {
 }
 
 // nextStored reads the first message at or after a sequence from the stream's leader.
-func (q *Queue) nextStored(ctx context.Context, stream string, from uint64) (m *storedMessage, err error) {
-	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
-		m, err = q.readLeader(ctx, stream, struct {
-			bySequence
-			Subject string `json:"next_by_subj"`
-		}{bySequence{from}, ">"})
+func (i *Inspector) nextStored(ctx context.Context, stream string, from uint64) (m *jsapi.StoredMessage, err error) {
+	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
+		m, err = i.api.ReadNext(ctx, stream, from, ">")
 		return err
 	})
 	return m, err

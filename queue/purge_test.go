@@ -20,12 +20,14 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // mentions lists the streams that contain a text.
 func (s *sim) mentions(q *Queue, text string) (streams []string) {
 	s.t.Helper()
-	for _, c := range q.topology.streams(q.nc.MaxPayload()) {
+	for _, c := range q.topology.streams(q.api.NATS.MaxPayload()) {
 		for _, m := range s.stored(q, c.Name) {
 			if all := fmt.Sprint(m.Subject, m.Header, string(m.Data)); strings.Contains(all, text) {
 				streams = append(streams, c.Name)
@@ -40,7 +42,7 @@ func (s *sim) mentions(q *Queue, text string) (streams []string) {
 func TestPurgeUser(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.must(q.clock.read(t.Context()))
+		s.must(q.api.Clock.Read(t.Context()))
 		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		bury := func(seq uint64, body string, death Death) {
 			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq}, []byte(body), death))
@@ -49,19 +51,19 @@ func TestPurgeUser(t *testing.T) {
 		bury(2, `{"user_id":"ann-7","company":{}}`, Death{Reason: Invalid}) // identified by the payload alone
 		bury(3, `{"user_id":"ann-77","metadata":{"n":1}}`, Death{Reason: Rejected, User: "ann-77"})
 		bury(4, `{"user_id":"ann-7","metadata":{"n":2}}`, Death{Reason: Rejected, User: "ann-7"})
-		if result, err := q.Replay(t.Context(), s.selected(q, Filter{IDs: []uint64{4, 3}}, SelectConfig{Edit: edit}), ReplayConfig{}); err != nil || result.Replayed != 2 {
+		if result, err := NewInspector(q).Replay(t.Context(), s.selected(q, Filter{IDs: []uint64{4, 3}}, SelectConfig{Edit: edit}), ReplayConfig{}); err != nil || result.Replayed != 2 {
 			t.Fatalf("got %+v, %v", result, err)
 		}
 		bury(5, `{"user_id":"ann-77"}`, Death{Reason: Rejected, User: "ann-77"})
 		s.publish(q, "ann-7", "bob", "ann-77", "ann-7")
-		_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), []byte(`{"user_id":"ann-7","metadata":7}`))
+		_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), []byte(`{"user_id":"ann-7","metadata":7}`))
 		s.must(err)
 
-		if _, err := q.PurgeUser(t.Context(), "", PurgeConfig{}); err == nil {
+		if _, err := NewInspector(q).PurgeUser(t.Context(), "", PurgeConfig{}); err == nil {
 			t.Error("purged without a user")
 		}
 		want := PurgeResult{Waiting: 4, DeadLetters: 2, Originals: 1, VersionRecords: 1}
-		result, err := q.PurgeUser(t.Context(), "ann-7", PurgeConfig{DryRun: true})
+		result, err := NewInspector(q).PurgeUser(t.Context(), "ann-7", PurgeConfig{DryRun: true})
 		want.found = result.found
 		if err != nil || *result != want {
 			t.Errorf("would purge %+v, %v; want %+v", result, err, want)
@@ -69,7 +71,7 @@ func TestPurgeUser(t *testing.T) {
 		if n := len(s.history(q)); n != 1 {
 			t.Errorf("%d actions after a dry run", n)
 		}
-		result, err = q.PurgeUser(t.Context(), "ann-7", PurgeConfig{By: "eve"})
+		result, err = NewInspector(q).PurgeUser(t.Context(), "ann-7", PurgeConfig{By: "eve"})
 		want.Run, want.found = result.Run, nil
 		if err != nil || *result != want {
 			t.Errorf("purged %+v, %v; want %+v", result, err, want)
@@ -86,7 +88,7 @@ func TestPurgeUser(t *testing.T) {
 		if got := s.history(q); len(got) != 2 || got[1] != `purge "user=sha256:`+userHash("ann-7")+`": done` {
 			t.Errorf("the audit trail is %q", got)
 		}
-		result, err = q.PurgeUser(t.Context(), "ann-7", PurgeConfig{})
+		result, err = NewInspector(q).PurgeUser(t.Context(), "ann-7", PurgeConfig{})
 		if want = (PurgeResult{Run: result.Run}); err != nil || *result != want {
 			t.Errorf("again: %+v, %v", result, err)
 		}
@@ -118,10 +120,10 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
-				s.change(q, q.topology.versionsStreamName(), func(c *jetstream.StreamConfig) { c.DenyDelete = test.deny })
+				s.change(q, versionsStreamName(q.topology), func(c *jetstream.StreamConfig) { c.DenyDelete = test.deny })
 				s.died(q, "ann", 7, 1)
 				if test.purge {
-					result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+					result, err := NewInspector(q).PurgeUser(t.Context(), "ann", PurgeConfig{})
 					if err != nil || result.VersionRecords != 1 {
 						t.Errorf("got %+v, %v", result, err)
 					}
@@ -219,11 +221,11 @@ func TestPurgeReadAhead(t *testing.T) {
 				time.Sleep(5 * time.Second)
 				s.await(30*time.Second, "at work", func() bool { return held() == 17 })
 				s.publish(q, "ann", "bob", "cleo", "ann", "dave", "ann")
-				_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), []byte(`{"user_id":"ann"}`))
+				_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), []byte(`{"user_id":"ann"}`))
 				s.must(err)
 				s.await(time.Minute, "read", func() bool { return read(fleet...)[`{"user_id":"ann"}`] == 4 })
 				begun := time.Now()
-				result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+				result, err := NewInspector(q).PurgeUser(t.Context(), "ann", PurgeConfig{})
 				purged.Store(true)
 				s.must(err)
 				if n := read(fleet...)[`{"user_id":"ann"}`]; n != 0 {
@@ -252,7 +254,7 @@ func TestPurgeDuringCall(t *testing.T) {
 		s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
 		s.publish(q, "ann")
 		time.Sleep(time.Second)
-		result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+		result, err := NewInspector(q).PurgeUser(t.Context(), "ann", PurgeConfig{})
 		if err != nil || result.Waiting != 1 || result.Recalled != 1 {
 			t.Errorf("got %+v, %v", result, err)
 		}
@@ -272,7 +274,7 @@ func TestPurgeDeadReplica(t *testing.T) {
 		r.kill()
 		s.publish(q, "ann")
 		begun := time.Now()
-		result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+		result, err := NewInspector(q).PurgeUser(t.Context(), "ann", PurgeConfig{})
 		if d := time.Since(begun); err != nil || result.Waiting != 1 || d > 12*time.Second {
 			t.Errorf("after %v: %+v, %v", d, result, err)
 		}
@@ -289,7 +291,7 @@ func TestPurgeStuckReplica(t *testing.T) {
 		defer close(stuck)
 		s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
 		s.publish(q, "ann")
-		result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{})
+		result, err := NewInspector(q).PurgeUser(t.Context(), "ann", PurgeConfig{})
 		if err == nil || !strings.Contains(err.Error(), "restart those that hold "+s.consumers(q)[0]) || result.Waiting != 1 {
 			t.Errorf("got %+v, %v", result, err)
 		}
@@ -297,7 +299,7 @@ func TestPurgeStuckReplica(t *testing.T) {
 		errStop := errors.New("interrupted")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(10*time.Second, func() { cancel(errStop) })
-		if result, err = q.PurgeUser(ctx, "ann", PurgeConfig{}); !errors.Is(err, errStop) || result.Waiting != 1 {
+		if result, err = NewInspector(q).PurgeUser(ctx, "ann", PurgeConfig{}); !errors.Is(err, errStop) || result.Waiting != 1 {
 			t.Errorf("got %+v, %v", result, err)
 		}
 		if got := s.history(q); len(got) != 2 || !strings.Contains(got[0], "failed: replicas have not") || !strings.Contains(got[1], "stopped: interrupted") {
@@ -313,7 +315,7 @@ func TestPurgeReplayed(t *testing.T) {
 		s.letters(q, 3)
 		time.AfterFunc(10*time.Second, func() {
 			for i := range 3 {
-				if _, err := other.PurgeUser(t.Context(), fmt.Sprint("u", i), PurgeConfig{}); err != nil {
+				if _, err := NewInspector(other).PurgeUser(t.Context(), fmt.Sprint("u", i), PurgeConfig{}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -331,7 +333,7 @@ func TestPurgeWalk(t *testing.T) {
 		for i := range 500 {
 			s.publish(q, fmt.Sprint("u", i%5))
 		}
-		stream, err := q.js.Stream(t.Context(), workName)
+		stream, err := q.api.JetStream.Stream(t.Context(), workName)
 		s.must(err)
 		for seq := uint64(1); seq <= 500; seq++ {
 			if seq%3 == 0 || seq > 100 && seq < 150 || seq < 20 || seq > 490 {
@@ -339,7 +341,7 @@ func TestPurgeWalk(t *testing.T) {
 			}
 		}
 		before := s.backlog(q)
-		result, err := q.PurgeUser(t.Context(), "u2", PurgeConfig{})
+		result, err := NewInspector(q).PurgeUser(t.Context(), "u2", PurgeConfig{})
 		s.must(err)
 		left := uint64(0)
 		for _, m := range s.stored(q, workName) {
@@ -360,24 +362,24 @@ func TestPurgeLaggingCopy(t *testing.T) {
 		q, server := s.queue(nil), s.queue(nil)
 		s.change(q, workName, func(c *jetstream.StreamConfig) { c.AllowDirect = false })
 		answers := 0
-		_, err := server.nc.Subscribe(directGet(workName), func(m *nats.Msg) { // a replica without any messages
+		_, err := server.api.NATS.Subscribe(jsapi.DirectGet(workName), func(m *nats.Msg) { // a replica without any messages
 			answers++
 			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"404"}}})
 		})
 		s.must(err)
 		s.flush(server)
 		s.publish(q, "ann", "bob", "ann")
-		found, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{DryRun: true})
+		found, err := NewInspector(q).PurgeUser(t.Context(), "ann", PurgeConfig{DryRun: true})
 		if err != nil || found.Waiting != 2 || answers == 0 {
 			t.Fatalf("found %+v, %v, after %d answers", found, err, answers)
 		}
 		s.publish(q, "ann", "cleo")
 		for _, stale := range []*PurgeResult{nil, {found: &foundWaiting{user: "bob", stream: found.found.stream, upTo: 9}}, {found: &foundWaiting{user: "ann", upTo: 9}}} {
-			if again, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{DryRun: true, Found: stale}); err != nil || again.Waiting != 3 {
+			if again, err := NewInspector(q).PurgeUser(t.Context(), "ann", PurgeConfig{DryRun: true, Found: stale}); err != nil || again.Waiting != 3 {
 				t.Errorf("found %+v, %v", again, err)
 			}
 		}
-		if result, err := q.PurgeUser(t.Context(), "ann", PurgeConfig{Found: found}); err != nil || result.Waiting != 3 || s.backlog(q) != 2 {
+		if result, err := NewInspector(q).PurgeUser(t.Context(), "ann", PurgeConfig{Found: found}); err != nil || result.Waiting != 3 || s.backlog(q) != 2 {
 			t.Errorf("got %+v, %v", result, err)
 		}
 	})
@@ -399,12 +401,12 @@ var purgeRights = []string{
 // These permissions suffice for a purge, and each is necessary; a missing one is named.
 func TestPurgeRights(t *testing.T) {
 	eachRight(t, purgeRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
-		s.must(admin.clock.read(t.Context()))
+		s.must(admin.api.Clock.Read(t.Context()))
 		c := &Claim{assignment: &assignment{q: admin, created: made}, partition: "3"}
 		for seq := range uint64(2) {
 			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq + 1}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
-		_, err := admin.Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
+		_, err := NewInspector(admin).Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
 		s.must(err)
 		working, stop := context.WithCancel(t.Context())
 		r, done := &reader{ahead: map[*Claim][]string{}}, make(chan error, 1)
@@ -412,7 +414,7 @@ func TestPurgeRights(t *testing.T) {
 		defer func() { stop(); <-done }()
 		s.await(10*time.Second, "read", func() bool { return len(read(r)) == 1 })
 		begun := time.Now()
-		result, err := operator.PurgeUser(t.Context(), "ann", PurgeConfig{})
+		result, err := NewInspector(operator).PurgeUser(t.Context(), "ann", PurgeConfig{})
 		if missing == "" {
 			if err != nil || result.DeadLetters != 1 || result.Waiting != 1 || result.VersionRecords != 1 || result.Recalled != 1 {
 				t.Errorf("got %+v, %v", result, err)
@@ -420,7 +422,7 @@ func TestPurgeRights(t *testing.T) {
 			return
 		}
 		subject := strings.TrimRight(missing, "*>")
-		if denied := asPermissionError(err); denied == nil || !strings.HasPrefix(denied.Subject, subject) || time.Since(begun) > 2*time.Second || strings.Contains(err.Error(), "ann") {
+		if denied := jsapi.AsPermissionError(err); denied == nil || !strings.HasPrefix(denied.Subject, subject) || time.Since(begun) > 2*time.Second || strings.Contains(err.Error(), "ann") {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 	})

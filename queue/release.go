@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // recallKey is the key that asks replicas to release claims. They do so gracefully, as when another
@@ -46,7 +48,7 @@ func (q *Queue) releaseAll(ctx context.Context, partitions []string) (claims uin
 		return 0, err
 	}
 	left, asked := held, time.Time{}
-	for end := time.Now().Add(releaseTimeout); len(left) > 0; pause(ctx, releaseInterval) {
+	for end := time.Now().Add(releaseTimeout); len(left) > 0; jsapi.Pause(ctx, releaseInterval) {
 		switch {
 		case ctx.Err() != nil:
 			return 0, context.Cause(ctx)
@@ -70,20 +72,20 @@ func (q *Queue) requestRelease(ctx context.Context, consumers []string) error {
 	if err != nil {
 		return err
 	}
-	m := &nats.Msg{Subject: q.topology.keySubject(recallKey), Data: record}
-	if _, err := q.store(ctx, q.topology.toKey(recallKey), m, jetstream.WithMsgTTL(releaseTimeout)); err != nil {
-		return fmt.Errorf("ask replicas to release claims: %w", asNoReply(ctx, m.Subject, err))
+	m := &nats.Msg{Subject: q.api.KeySubject(recallKey), Data: record}
+	if _, err := q.api.Store(ctx, jsapi.ToPublish(m.Subject), m, jetstream.WithMsgTTL(releaseTimeout)); err != nil {
+		return fmt.Errorf("ask replicas to release claims: %w", jsapi.AsNoReply(ctx, m.Subject, err))
 	}
 	return nil
 }
 
 // holding lists the consumers on some partitions.
 func (q *Queue) holding(ctx context.Context, partitions []string) (consumers []string, err error) {
-	stream, err := q.stream(ctx, q.topology.StreamName())
+	stream, err := q.api.Stream(ctx, q.topology.StreamName())
 	if err != nil {
 		return nil, fmt.Errorf("read the stream %s: %w", q.topology.StreamName(), err)
 	}
-	names, err := q.consumerNames(ctx, stream)
+	names, err := q.api.ConsumerNames(ctx, stream)
 	if err != nil {
 		return nil, err
 	}
@@ -102,11 +104,11 @@ func (q *Queue) unreleased(ctx context.Context, consumers []string) (left []stri
 	if err != nil {
 		return nil, err
 	}
-	bucket, err := q.memberInfo(ctx)
+	bucket, err := memberInfo(ctx, q.api)
 	if err != nil {
 		return nil, err
 	}
-	members := q.memberIDs(bucket)
+	members := memberIDs(bucket)
 	for _, name := range consumers {
 		if id, _, _ := q.topology.holder(name); slices.Contains(there, name) && slices.Contains(members, id) {
 			left = append(left, name)

@@ -41,7 +41,7 @@ func TestPartitionsAreKept(t *testing.T) {
 func (s *sim) publishLate(q *Queue) {
 	closed := q.topology.closedSubject()
 	s.await(time.Minute, "closed", func() bool { return slices.Contains(s.info(q, workName).Config.Subjects, closed) })
-	_, err := q.js.Publish(s.t.Context(), closed, nil)
+	_, err := q.api.JetStream.Publish(s.t.Context(), closed, nil)
 	s.must(err)
 }
 

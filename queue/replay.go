@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // ReplayConfig configures a replay. The zero value replays the whole selection as fast as possible
@@ -67,12 +69,12 @@ var ErrCanaryDied = errors.New("the canary died again; nothing else was replayed
 // dead-letter stream, for a selection of all letters to its $JS.API.STREAM.PURGE too, to
 // $JS.API.DIRECT.GET of the audit stream, and to $JS.API.STREAM.MSG.GET of the work stream and of
 // KV_<bucket>.
-func (q *Queue) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*ReplayResult, error) {
-	r := newReplaying(q, s, c)
+func (i *Inspector) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*ReplayResult, error) {
+	r := newReplaying(i, s, c)
 	if s.Letters == 0 {
 		return r.snapshot(), nil
 	}
-	if err := q.checkSelection(ctx, s); err != nil {
+	if err := i.checkSelection(ctx, s); err != nil {
 		return r.snapshot(), err
 	}
 	a := &Action{
@@ -80,16 +82,16 @@ func (q *Queue) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*Repl
 		Rate: c.Rate, Force: s.config.Force,
 	}
 	var err error
-	if r.seal, err = q.readSeal(ctx); err != nil {
-		return r.snapshot(), stopped(ctx, err)
+	if r.seal, err = i.queue.readSeal(ctx); err != nil {
+		return r.snapshot(), jsapi.Stopped(ctx, err)
 	}
-	if err := q.begin(ctx, a); err != nil {
+	if err := i.begin(ctx, a); err != nil {
 		return r.snapshot(), err
 	}
 	r.result.Run = a.Run
 	err = r.run(ctx)
 	result := r.snapshot()
-	return result, q.end(ctx, a, result.counts(), err)
+	return result, i.end(ctx, a, result.counts(), err)
 }
 
 // counts returns the numbers for the audit trail.
@@ -109,19 +111,19 @@ func nonzero(counts map[string]uint64) map[string]uint64 {
 var errOtherStream = errors.New("the dead-letter stream was re-created after the dead letters were selected: select them again")
 
 // checkSelection verifies that the selection's letters can be deleted, before anything changes.
-func (q *Queue) checkSelection(ctx context.Context, s *Selection) error {
-	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+func (i *Inspector) checkSelection(ctx context.Context, s *Selection) error {
+	info, err := i.api.StreamInfo(ctx, i.topology.DeadStreamName(), "")
 	if err != nil {
-		return stopped(ctx, err)
+		return jsapi.Stopped(ctx, err)
 	}
 	if !info.Created.Equal(s.stream) {
 		return errOtherStream
 	}
-	_, err = q.remove(ctx, q.topology.DeadStreamName(), 0, false) // no message has this sequence
+	_, err = i.api.Remove(ctx, i.topology.DeadStreamName(), 0, false) // no message has this sequence
 	if err == nil && s.all {
-		_, err = q.removeBelow(ctx, q.topology.DeadStreamName(), 1) // no message is below 1
+		_, err = i.api.RemoveBelow(ctx, i.topology.DeadStreamName(), 1) // no message is below 1
 	}
-	return stopped(ctx, err)
+	return jsapi.Stopped(ctx, err)
 }
 
 // describe is the selection's filter for the audit trail, with the operator's description of its
@@ -130,7 +132,7 @@ func (s *Selection) describe(match string) string {
 	if match == "" {
 		return s.filter
 	}
-	return fmt.Sprintf("%s (%s)", s.filter, clean(match))
+	return fmt.Sprintf("%s (%s)", s.filter, jsapi.Clean(match))
 }
 
 // progressInterval is how often a command reports its progress.

@@ -44,8 +44,8 @@ func benchLetters(b *testing.B, letters int) *Queue {
 	filler := strings.Repeat("x", 950)
 	for i := range letters {
 		age, user := Position{made, uint64(i + 1)}, fmt.Sprint("u", i)
-		_, err := q.js.PublishMsgAsync(&nats.Msg{
-			Subject: q.topology.deadSubject(Rejected, age, user),
+		_, err := q.api.JetStream.PublishMsgAsync(&nats.Msg{
+			Subject: deadSubject(q.topology, Rejected, age, user),
 			Header:  Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user}.headers(Delivery{Sequence: age.Sequence}, age, "3", made),
 			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":1,"filler":%q}}`, user, filler),
 		})
@@ -53,7 +53,7 @@ func benchLetters(b *testing.B, letters int) *Queue {
 			b.Fatal(err)
 		}
 	}
-	<-q.js.PublishAsyncComplete()
+	<-q.api.JetStream.PublishAsyncComplete()
 	return q
 }
 
@@ -67,12 +67,12 @@ func BenchmarkReplay(b *testing.B) {
 				q := benchLetters(b, letters)
 				b.StartTimer()
 				begun := time.Now()
-				selection, err := q.Select(b.Context(), Filter{}, c)
+				selection, err := NewInspector(q).Select(b.Context(), Filter{}, c)
 				if err != nil {
 					b.Fatal(err)
 				}
 				selected := time.Since(begun)
-				result, err := q.Replay(b.Context(), selection, ReplayConfig{})
+				result, err := NewInspector(q).Replay(b.Context(), selection, ReplayConfig{})
 				if err != nil || result.Replayed != letters {
 					b.Fatalf("%+v, %v", result, err)
 				}
@@ -92,13 +92,13 @@ func BenchmarkDiscard(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		q := benchLetters(b, letters)
-		selection, err := q.Select(b.Context(), Filter{}, SelectConfig{})
+		selection, err := NewInspector(q).Select(b.Context(), Filter{}, SelectConfig{})
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()
 		begun := time.Now()
-		if result, err := q.Discard(b.Context(), selection, DiscardConfig{Note: "x"}); err != nil || result.Discarded != letters {
+		if result, err := NewInspector(q).Discard(b.Context(), selection, DiscardConfig{Note: "x"}); err != nil || result.Discarded != letters {
 			b.Fatalf("%+v, %v", result, err)
 		}
 		b.ReportMetric(letters/time.Since(begun).Seconds(), "discarded/s")
@@ -112,14 +112,14 @@ func BenchmarkPurge(b *testing.B) {
 	filler := strings.Repeat("x", 950)
 	for i := range events {
 		user := fmt.Sprint("u", i)
-		if _, err := q.js.PublishAsync(q.topology.Subject(user), fmt.Appendf(nil, `{"user_id":%q,"metadata":{"filler":%q}}`, user, filler)); err != nil {
+		if _, err := q.api.JetStream.PublishAsync(q.topology.Subject(user), fmt.Appendf(nil, `{"user_id":%q,"metadata":{"filler":%q}}`, user, filler)); err != nil {
 			b.Fatal(err)
 		}
 	}
-	<-q.js.PublishAsyncComplete()
+	<-q.api.JetStream.PublishAsyncComplete()
 	for b.Loop() {
 		begun := time.Now()
-		if result, err := q.PurgeUser(b.Context(), "u777", PurgeConfig{DryRun: true}); err != nil || result.Waiting != 1 {
+		if result, err := NewInspector(q).PurgeUser(b.Context(), "u777", PurgeConfig{DryRun: true}); err != nil || result.Waiting != 1 {
 			b.Fatalf("%+v, %v", result, err)
 		}
 		b.ReportMetric(events/time.Since(begun).Seconds(), "events/s")

@@ -145,7 +145,7 @@ func (c *crashes) crash(k int) (died bool) {
 	}
 	first, died := c.cutShort(k)
 	time.Sleep(c.pause)
-	next, err := c.q.Replay(c.t.Context(), c.selected(c.q, Filter{}, SelectConfig{Edit: c.edit}), ReplayConfig{})
+	next, err := NewInspector(c.q).Replay(c.t.Context(), c.selected(c.q, Filter{}, SelectConfig{Edit: c.edit}), ReplayConfig{})
 	c.must(err)
 	if next.Doubtful != 0 || next.Skipped != 0 || next.Replayed+next.Already+next.Gone != next.Selected {
 		c.t.Errorf("after %d messages: the next replay counts %+v", k, next)
@@ -172,9 +172,9 @@ func (c *crashes) cutShort(k int) (result *ReplayResult, died bool) {
 		c.t.Fatalf("%d are selected", selection.Letters)
 	}
 	fuse.light(k)
-	q.nc.SetClosedHandler(func(*nats.Conn) { cancel() }) // the process is gone
-	result, err := q.Replay(ctx, selection, ReplayConfig{Rate: c.rate})
-	q.nc.Close()
+	q.api.NATS.SetClosedHandler(func(*nats.Conn) { cancel() }) // the process is gone
+	result, err := NewInspector(q).Replay(ctx, selection, ReplayConfig{Rate: c.rate})
+	q.api.NATS.Close()
 	return result, err != nil
 }
 
@@ -224,7 +224,7 @@ func (c *crashes) checkApplied(k int, want map[string]string) {
 
 // checkTrail checks the audit trail.
 func (c *crashes) checkTrail(k int, want map[string]string, first, next *ReplayResult) {
-	actions, err := c.q.History(c.t.Context())
+	actions, err := NewInspector(c.q).History(c.t.Context())
 	c.must(err)
 	runs := actions[c.checked:]
 	c.checked = len(actions)
@@ -245,7 +245,7 @@ func (c *crashes) checkTrail(k int, want map[string]string, first, next *ReplayR
 	}
 	originals := map[string]int{}
 	for _, m := range c.stored(c.q, c.q.topology.AuditStreamName()) {
-		if letter, ok := strings.CutPrefix(m.Subject, c.q.topology.auditSubject("original", "")); ok {
+		if letter, ok := strings.CutPrefix(m.Subject, auditSubject(c.q.topology, "original", "")); ok {
 			originals[letter]++
 			if !bytes.Contains(m.Data, []byte(`"n":`)) {
 				c.t.Errorf("after %d messages: the original is %s", k, m.Data)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // ReplayInfo is what a replayed event carries from its dead letter.
@@ -59,7 +61,7 @@ func readReplayInfo(h nats.Header) *ReplayInfo {
 		return nil
 	}
 	p := &ReplayInfo{
-		Replays: replays(h), Run: clean(h.Get(headerRun)), History: shortHistory(h[headerHistory]),
+		Replays: replays(h), Run: jsapi.Clean(h.Get(headerRun)), History: shortHistory(h[headerHistory]),
 		Forced: h.Get(headerForced) != "", Untracked: h.Get(headerUntracked) != "",
 		sealed: h.Get(headerSeal),
 	}
@@ -114,17 +116,9 @@ func (p *ReplayInfo) writeHistory(h nats.Header) {
 func shortHistory(lines []string) []string {
 	lines = slices.Clone(lines[max(0, len(lines)-maxHistory):])
 	for i, line := range lines {
-		lines[i] = strings.Clone(cut(clean(line), maxHistoryLine)) // a substring would keep the whole line in memory
+		lines[i] = strings.Clone(jsapi.Cut(jsapi.Clean(line), maxHistoryLine)) // a substring would keep the whole line in memory
 	}
 	return lines
-}
-
-// cut shortens text to at most limit bytes, between two characters.
-func cut(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	return strings.ToValidUTF8(text[:limit], "")
 }
 
 // replays reads how often an event was replayed before. Anyone may have written the header, so
@@ -133,7 +127,7 @@ func replays(h nats.Header) int {
 	if len(h) == 0 {
 		return 0
 	}
-	if n := atoi(h.Get(headerReplays)); n <= 1_000_000 {
+	if n := jsapi.Atoi(h.Get(headerReplays)); n <= 1_000_000 {
 		return n
 	}
 	return 0

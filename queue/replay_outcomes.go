@@ -11,31 +11,33 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // errLags says that the server that answered lags behind one that answered before.
-var errLags = fmt.Errorf("a replica of the audit trail lags behind the others: %w", errTryAgain)
+var errLags = fmt.Errorf("a replica of the audit trail lags behind the others: %w", jsapi.ErrTryAgain)
 
 // outcomes reads the outcomes of earlier replays of the letters, by their outcomeSubject. It also
 // requests this run's own record: a replica of the stream that does not have it yet may also lack
 // outcomes.
 func (r *replaying) outcomes(ctx context.Context, letters []*DeadLetter) (map[string]Outcome, error) {
 	t := r.q.topology
-	begun := t.begunSubject(r.result.Run)
-	request := directRequest{Last: []string{begun}}
+	begun := begunSubject(t, r.result.Run)
+	request := jsapi.DirectRequest{Last: []string{begun}}
 	for _, l := range letters {
 		if !l.Letter.IsZero() {
-			request.Last = append(request.Last, t.outcomeSubject(l.Letter))
+			request.Last = append(request.Last, outcomeSubject(t, l.Letter))
 		}
 	}
 	var outcomes map[string]Outcome
-	err := retry(ctx, electionTimeout, func(ctx context.Context) error {
+	err := jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		var run uint64
 		outcomes = map[string]Outcome{}
-		end, err := r.q.direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
+		end, err := r.q.api.Direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
 			if subject := m.Header.Get(jetstream.SubjectHeader); subject == begun {
-				run = sequenceOf(m)
-			} else if v, ok := t.readOutcome(subject, m.Data); ok {
+				run = jsapi.SequenceOf(m)
+			} else if v, ok := readOutcome(t, subject, m.Data); ok {
 				outcomes[subject] = v.Outcome
 			}
 			return true
@@ -54,11 +56,6 @@ func (r *replaying) outcomes(ctx context.Context, letters []*DeadLetter) (map[st
 		return nil, fmt.Errorf("read the outcomes of replays: %w", err)
 	}
 	return outcomes, nil
-}
-
-func sequenceOf(m *nats.Msg) uint64 {
-	n, _ := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
-	return n
 }
 
 // confirm verifies that an event that the server took for a duplicate is an earlier attempt of the
@@ -82,9 +79,9 @@ func (r *replaying) confirm(ctx context.Context, l *DeadLetter, sequence uint64)
 const errOtherEvent = skipReason("another event has its message id: replay it again in two minutes")
 
 // stored reads an event of the work stream.
-func (q *Queue) stored(ctx context.Context, sequence uint64) (m *storedMessage, err error) {
-	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
-		m, err = q.readLeader(ctx, q.topology.StreamName(), bySequence{sequence})
+func (i *Inspector) stored(ctx context.Context, sequence uint64) (m *jsapi.StoredMessage, err error) {
+	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
+		m, err = i.api.ReadSequence(ctx, i.topology.StreamName(), sequence)
 		return err
 	})
 	return m, err
@@ -92,19 +89,19 @@ func (q *Queue) stored(ctx context.Context, sequence uint64) (m *storedMessage, 
 
 // awaitOutcome returns nil if a letter's replay has an outcome. It gives a lagging replica of the
 // audit trail a second to catch up.
-func (q *Queue) awaitOutcome(ctx context.Context, letter Position) error {
-	subject, begun := q.topology.outcomeSubject(letter), time.Now()
-	return retry(ctx, electionTimeout, func(ctx context.Context) error {
+func (i *Inspector) awaitOutcome(ctx context.Context, letter Position) error {
+	subject, begun := outcomeSubject(i.topology, letter), time.Now()
+	return jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		found := false
-		_, err := q.direct(ctx, q.topology.AuditStreamName(), directRequest{Last: []string{subject}}, func(m *nats.Msg) bool {
-			_, found = q.topology.readOutcome(subject, m.Data)
+		_, err := i.api.Direct(ctx, i.topology.AuditStreamName(), jsapi.DirectRequest{Last: []string{subject}}, func(m *nats.Msg) bool {
+			_, found = readOutcome(i.topology, subject, m.Data)
 			return true
 		})
 		switch {
 		case err != nil || found:
 			return err
 		case time.Since(begun) < lagTimeout:
-			return errTryAgain
+			return jsapi.ErrTryAgain
 		}
 		return errOtherEvent
 	})
@@ -112,9 +109,9 @@ func (q *Queue) awaitOutcome(ctx context.Context, letter Position) error {
 
 // readOutcome decodes a message of the audit trail. ok is false unless it is the record that a
 // worker writes on this subject; anything else counts as no outcome.
-func (t Topology) readOutcome(subject string, text []byte) (v ReplayOutcome, ok bool) {
+func readOutcome(t Topology, subject string, text []byte) (v ReplayOutcome, ok bool) {
 	err := json.Unmarshal(text, &v)
-	return v, err == nil && subject == t.outcomeSubject(v.Letter) && v.Outcome.known()
+	return v, err == nil && subject == outcomeSubject(t, v.Letter) && v.Outcome.known()
 }
 
 // count counts an outcome.
@@ -182,7 +179,7 @@ func (r *replaying) awaitOutcomes(ctx context.Context) error {
 			wait = minPollInterval
 		}
 		before = left
-		pause(ctx, wait)
+		jsapi.Pause(ctx, wait)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -192,13 +189,13 @@ func (r *replaying) awaitOutcomes(ctx context.Context) error {
 
 // readOutcomes reads the outcomes that have arrived since the last call.
 func (r *replaying) readOutcomes(ctx context.Context) error {
-	err := retry(ctx, electionTimeout, func(ctx context.Context) error {
+	err := jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		for m, err := range r.q.auditTrail(ctx, "verdict.*.*", r.readThrough+1) {
 			if err != nil {
 				return err
 			}
-			r.readThrough = sequenceOf(m)
-			v, ok := r.q.topology.readOutcome(m.Header.Get(jetstream.SubjectHeader), m.Data)
+			r.readThrough = jsapi.SequenceOf(m)
+			v, ok := readOutcome(r.q.topology, m.Header.Get(jetstream.SubjectHeader), m.Data)
 			if !ok || !r.resolve(v.ID) {
 				continue // of another run
 			}
@@ -210,7 +207,7 @@ func (r *replaying) readOutcomes(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return stopped(ctx, fmt.Errorf("read the outcomes of replays: %w", err))
+		return jsapi.Stopped(ctx, fmt.Errorf("read the outcomes of replays: %w", err))
 	}
 	return nil
 }
@@ -228,9 +225,9 @@ func (r *replaying) noteDeath(ctx context.Context, name string) {
 	if full || err != nil {
 		return
 	}
-	request := directRequest{Last: []string{r.q.topology.deadOfEvent(letter)}}
-	_, _ = r.q.direct(ctx, r.q.topology.DeadStreamName(), request, func(m *nats.Msg) bool { // it is only for display
-		r.count(func(x *ReplayResult) { x.DiedAgain = append(x.DiedAgain, sequenceOf(m)) })
+	request := jsapi.DirectRequest{Last: []string{deadOfEvent(r.q.topology, letter)}}
+	_, _ = r.q.api.Direct(ctx, r.q.topology.DeadStreamName(), request, func(m *nats.Msg) bool { // it is only for display
+		r.count(func(x *ReplayResult) { x.DiedAgain = append(x.DiedAgain, jsapi.SequenceOf(m)) })
 		return true
 	})
 }
@@ -241,19 +238,19 @@ const lagTimeout = time.Second
 // readSelected reads letters of a selection, beginning at an index in it, from at most so many
 // messages of the stream. next is the index after those covered: letters before it that were not
 // returned are gone.
-func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int) (letters []*DeadLetter, next int, err error) {
-	stream := q.topology.DeadStreamName()
+func (i *Inspector) readSelected(ctx context.Context, s *Selection, place, most int) (letters []*DeadLetter, next int, err error) {
+	stream := i.topology.DeadStreamName()
 	from := s.ids[place]
 	begun := time.Now()
-	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
+	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		letters, next = nil, place
 		var unreadable error
-		end, err := q.direct(ctx, stream, directRequest{Sequence: from, Batch: most, MaxBytes: scanBytes}, func(m *nats.Msg) bool {
+		end, err := i.api.Direct(ctx, stream, jsapi.DirectRequest{Sequence: from, Batch: most, MaxBytes: jsapi.ScanBytes}, func(m *nats.Msg) bool {
 			var l *DeadLetter
 			if l, unreadable = readLetter(m); unreadable != nil {
 				return false
 			}
-			l.complete(q.topology)
+			l.complete(i.topology)
 			var selected bool
 			if next, selected = slices.BinarySearch(s.ids, l.ID); selected {
 				letters = append(letters, l)
@@ -264,28 +261,28 @@ func (q *Queue) readSelected(ctx context.Context, s *Selection, place, most int)
 		if err = errors.Join(err, unreadable); err != nil {
 			return err
 		}
-		if more, err := nextBatch(end); more > 0 || err != nil || next == len(s.ids) {
+		if more, err := jsapi.NextBatch(end); more > 0 || err != nil || next == len(s.ids) {
 			return err
 		}
 		if time.Since(begun) < lagTimeout {
-			return errTryAgain
+			return jsapi.ErrTryAgain
 		}
 		next = len(s.ids)
 		return nil
 	})
 	if err != nil {
-		return nil, place, stopped(ctx, fmt.Errorf("read the dead letters: %w", err))
+		return nil, place, jsapi.Stopped(ctx, fmt.Errorf("read the dead letters: %w", err))
 	}
 	return letters, next, nil
 }
 
 // keepOriginal stores a letter's body in the audit trail.
-func (q *Queue) keepOriginal(ctx context.Context, l *DeadLetter, run string) error {
-	m := nats.NewMsg(q.topology.originalSubject(l.Letter))
+func (i *Inspector) keepOriginal(ctx context.Context, l *DeadLetter, run string) error {
+	m := nats.NewMsg(originalSubject(i.topology, l.Letter))
 	m.Header.Set(headerRun, run)
 	if user := l.Header[headerUser]; len(user) > 0 {
 		m.Header[headerUser] = user
 	}
 	m.Data = l.Body
-	return q.audit(ctx, electionTimeout, m)
+	return i.audit(ctx, jsapi.ElectionTimeout, m)
 }

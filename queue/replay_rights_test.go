@@ -7,6 +7,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // replayRights are the permissions for a replay, as in the command's help.
@@ -38,7 +40,7 @@ func TestReplayRights(t *testing.T) {
 			}
 			return
 		}
-		if denied := asPermissionError(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
+		if denied := jsapi.AsPermissionError(err); denied == nil || denied.Subject != missing || time.Since(begun) > time.Second {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 		if left := s.dead(admin); left == 0 || result != nil && left+result.Replayed != 3 {
@@ -48,14 +50,14 @@ func TestReplayRights(t *testing.T) {
 }
 
 func replayEdited(ctx context.Context, q *Queue) (*ReplayResult, error) {
-	selection, err := q.Select(ctx, Filter{}, SelectConfig{Edit: func(l *DeadLetter) ([]byte, error) {
+	selection, err := NewInspector(q).Select(ctx, Filter{}, SelectConfig{Edit: func(l *DeadLetter) ([]byte, error) {
 		return bytes.Replace(l.Body, []byte(`"n":`), []byte(`"m":`), 1), nil
 	}})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := q.History(ctx); err != nil {
+	if _, err := NewInspector(q).History(ctx); err != nil {
 		return nil, err
 	}
-	return q.Replay(ctx, selection, ReplayConfig{})
+	return NewInspector(q).Replay(ctx, selection, ReplayConfig{})
 }

@@ -20,13 +20,13 @@ import (
 // letter stores a dead letter as a worker would.
 func (s *sim) letter(q *Queue, age Position, partition string, past *ReplayInfo, body string, death Death) {
 	s.t.Helper()
-	m := &nats.Msg{Subject: q.topology.deadSubject(death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body)}
+	m := &nats.Msg{Subject: deadSubject(q.topology, death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body)}
 	origin := age
 	if past != nil {
 		origin = past.Origin
 	}
 	m.Header = death.headers(Delivery{Sequence: age.Sequence, Published: made, Past: past}, origin, partition, time.Now())
-	_, err := q.js.PublishMsg(s.t.Context(), m, jetstream.WithExpectLastSequenceForSubject(0, q.topology.deadOfEvent(age)))
+	_, err := q.api.JetStream.PublishMsg(s.t.Context(), m, jetstream.WithExpectLastSequenceForSubject(0, deadOfEvent(q.topology, age)))
 	s.must(err)
 }
 
@@ -48,7 +48,7 @@ func (s *sim) lettersFrom(q *Queue, from, n int) {
 
 func (s *sim) selected(q *Queue, f Filter, c SelectConfig) *Selection {
 	s.t.Helper()
-	selection, err := q.Select(s.t.Context(), f, c)
+	selection, err := NewInspector(q).Select(s.t.Context(), f, c)
 	s.must(err)
 	return selection
 }
@@ -58,7 +58,7 @@ func (s *sim) replayed(q *Queue, c ReplayConfig) *ReplayResult {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Minute)
 	defer cancel()
-	result, err := q.Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), c)
+	result, err := NewInspector(q).Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), c)
 	s.must(err)
 	return result
 }
@@ -66,7 +66,7 @@ func (s *sim) replayed(q *Queue, c ReplayConfig) *ReplayResult {
 // stored reads the contents of a stream.
 func (s *sim) stored(q *Queue, stream string) (all []*jetstream.RawStreamMsg) {
 	s.t.Helper()
-	x, err := q.js.Stream(s.t.Context(), stream)
+	x, err := q.api.JetStream.Stream(s.t.Context(), stream)
 	s.must(err)
 	for seq := uint64(1); seq <= x.CachedInfo().State.LastSeq; seq++ {
 		m, err := x.GetMsg(s.t.Context(), seq)
@@ -84,7 +84,7 @@ func (s *sim) dead(q *Queue) uint64 { return s.info(q, q.topology.DeadStreamName
 // history returns the audit trail, one line per action.
 func (s *sim) history(q *Queue) (lines []string) {
 	s.t.Helper()
-	actions, err := q.History(s.t.Context())
+	actions, err := NewInspector(q).History(s.t.Context())
 	s.must(err)
 	for _, a := range actions {
 		if a.Begun.IsZero() || a.Ended.IsZero() != (a.Outcome == "") {
@@ -192,7 +192,7 @@ func TestReplay(t *testing.T) {
 		if got := s.history(q); !slices.Equal(got, []string{`replay "all": done`}) {
 			t.Errorf("the audit trail is %q", got)
 		}
-		actions, err := q.History(t.Context())
+		actions, err := NewInspector(q).History(t.Context())
 		s.must(err)
 		if a := actions[0]; a.Run != result.Run || a.By != "eve" || a.Host != "laptop" || !maps.Equal(a.Counts, map[string]uint64{"selected": 4, "replayed": 4}) {
 			t.Errorf("the audit trail is %+v", a)
@@ -220,7 +220,7 @@ func TestReplayWaits(t *testing.T) {
 		if again.Letters != 2 || again.Exhausted != 2 || again.Sendable() != 0 {
 			t.Errorf("selected %+v", again)
 		}
-		if skipped, err := q.Replay(t.Context(), again, ReplayConfig{}); err != nil || skipped.Skipped != 2 || skipped.Replayed != 0 || s.dead(q) != 2 {
+		if skipped, err := NewInspector(q).Replay(t.Context(), again, ReplayConfig{}); err != nil || skipped.Skipped != 2 || skipped.Replayed != 0 || s.dead(q) != 2 {
 			t.Errorf("exhausted ones: %+v, %v", skipped, err)
 		}
 	})
@@ -247,7 +247,7 @@ func TestReplayCanary(t *testing.T) {
 					}
 					return OutcomeDelivered
 				})
-				result, err := q.Replay(t.Context(), s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{Canary: 3})
+				result, err := NewInspector(q).Replay(t.Context(), s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{Canary: 3})
 				if !errors.Is(err, test.want) {
 					t.Fatalf("got %v", err)
 				}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // An event with an outcome is not published again: only its letter remains to be deleted.
@@ -49,16 +51,16 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 		trail := q.topology.AuditStreamName()
 		answers := func(direct bool) { s.change(q, trail, func(c *jetstream.StreamConfig) { c.AllowDirect = direct }) }
 		answers(false) // a replica answers instead, and has nothing yet
-		_, err := other.nc.Subscribe(directGet(trail), func(m *nats.Msg) {
+		_, err := other.api.NATS.Subscribe(jsapi.DirectGet(trail), func(m *nats.Msg) {
 			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"204"}, "Nats-Num-Pending": {"0"}, "Nats-UpTo-Sequence": {"0"}}})
 		})
 		s.must(err)
-		s.must(other.nc.FlushWithContext(s.soon(time.Minute)))
+		s.must(other.api.NATS.FlushWithContext(s.soon(time.Minute)))
 		defer time.AfterFunc(3*time.Second, func() {
-			other.nc.Close()
+			other.api.NATS.Close()
 			answers(true)
 		}).Stop()
-		result, err := q.Replay(t.Context(), selection, ReplayConfig{})
+		result, err := NewInspector(q).Replay(t.Context(), selection, ReplayConfig{})
 		s.must(err)
 		if result.Replayed != 2 || result.Already != 1 {
 			t.Errorf("got %+v", result)
@@ -81,15 +83,15 @@ func TestReplayLeavesWhatACopyLacks(t *testing.T) {
 
 		answers := func(direct bool) { s.change(q, deadName, func(c *jetstream.StreamConfig) { c.AllowDirect = direct }) }
 		answers(false) // a replica answers instead
-		_, err := other.nc.Subscribe(directGet(deadName), func(m *nats.Msg) {
+		_, err := other.api.NATS.Subscribe(jsapi.DirectGet(deadName), func(m *nats.Msg) {
 			_ = m.RespondMsg(&nats.Msg{Header: header, Data: first.Data})
 			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"204"}, "Nats-Num-Pending": {"0"}, "Nats-Last-Sequence": {"1"}}})
 		})
 		s.must(err)
-		s.must(other.nc.FlushWithContext(s.soon(time.Minute)))
-		result, err := q.Replay(t.Context(), selection, ReplayConfig{})
+		s.must(other.api.NATS.FlushWithContext(s.soon(time.Minute)))
+		result, err := NewInspector(q).Replay(t.Context(), selection, ReplayConfig{})
 		s.must(err)
-		other.nc.Close()
+		other.api.NATS.Close()
 		answers(true)
 		if result.Replayed != 1 || result.Gone != 2 || s.dead(q) != 2 {
 			t.Errorf("got %+v, and %d letters are left", result, s.dead(q))
@@ -117,8 +119,8 @@ func TestVerdictsAreNotOlderThanWhatWasHeard(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		a := &Action{Kind: ActionReplay}
-		s.must(q.begin(t.Context(), a))
-		r := newReplaying(q, &Selection{}, ReplayConfig{})
+		s.must(NewInspector(q).begin(t.Context(), a))
+		r := newReplaying(NewInspector(q), &Selection{}, ReplayConfig{})
 		r.result.Run = a.Run
 		if _, err := r.outcomes(t.Context(), nil); err != nil {
 			t.Errorf("it does not lag: %v", err)
@@ -151,7 +153,7 @@ func TestReplayTwoAtOnce(t *testing.T) {
 				for i, q := range []*Queue{a, b} {
 					both.Go(func() {
 						var err error
-						if results[i], err = q.Replay(ctx, selections[i], ReplayConfig{Rate: rate}); err != nil {
+						if results[i], err = NewInspector(q).Replay(ctx, selections[i], ReplayConfig{Rate: rate}); err != nil {
 							t.Error(err)
 						}
 					})
@@ -180,7 +182,7 @@ func TestReplayLeavesLaterLetters(t *testing.T) {
 		})
 		defer later.Stop()
 		begun := time.Now()
-		result, err := q.Replay(t.Context(), selection, ReplayConfig{Rate: Rate{5, time.Second}})
+		result, err := NewInspector(q).Replay(t.Context(), selection, ReplayConfig{Rate: Rate{5, time.Second}})
 		s.must(err)
 		if d := time.Since(begun); d < 5*time.Second || d > 8*time.Second {
 			t.Errorf("30 at 5/s took %v", d)
@@ -203,7 +205,7 @@ func TestReplayStops(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer time.AfterFunc(after, func() { cancel(errStop) }).Stop()
 				begun := time.Now()
-				result, err := q.Replay(ctx, selection, ReplayConfig{Rate: Rate{10, time.Second}, Wait: true})
+				result, err := NewInspector(q).Replay(ctx, selection, ReplayConfig{Rate: Rate{10, time.Second}, Wait: true})
 				if !errors.Is(err, errStop) || time.Since(begun) > after+time.Second {
 					t.Errorf("after %v: %v", time.Since(begun), err)
 				}
@@ -227,7 +229,7 @@ func (s *sim) change(q *Queue, stream string, alter func(*jetstream.StreamConfig
 	s.t.Helper()
 	c := s.info(q, stream).Config
 	alter(&c)
-	_, err := q.js.UpdateStream(s.t.Context(), c)
+	_, err := q.api.JetStream.UpdateStream(s.t.Context(), c)
 	s.must(err)
 }
 
@@ -243,15 +245,15 @@ func TestReplayStreamTrouble(t *testing.T) {
 			s.change(q, workName, func(c *jetstream.StreamConfig) { c.MaxMsgs = 40 })
 		}, 40, []string{"the stream is full"}},
 		"no work stream": {func(t *testing.T, s *sim, q *Queue) {
-			s.must(q.js.DeleteStream(t.Context(), workName))
+			s.must(q.api.JetStream.DeleteStream(t.Context(), workName))
 		}, 0, []string{"the stream does not exist"}},
 		"full audit trail": {func(t *testing.T, s *sim, q *Queue) {
 			s.change(q, q.topology.AuditStreamName(), full)
-			_, err := q.js.Publish(t.Context(), q.topology.auditSubject("x"), nil)
+			_, err := q.api.JetStream.Publish(t.Context(), auditSubject(q.topology, "x"), nil)
 			s.must(err)
 		}, 0, []string{"USERPILOT_IDENTIFY_AUDIT", "the stream is full", "nothing was"}},
 		"no audit trail": {func(t *testing.T, s *sim, q *Queue) {
-			s.must(q.js.DeleteStream(t.Context(), q.topology.AuditStreamName()))
+			s.must(q.api.JetStream.DeleteStream(t.Context(), q.topology.AuditStreamName()))
 		}, 0, []string{"USERPILOT_IDENTIFY_AUDIT", "identify-worker setup", "nothing was"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -261,7 +263,7 @@ func TestReplayStreamTrouble(t *testing.T) {
 				selection := s.selected(q, Filter{}, SelectConfig{})
 				test.trouble(t, s, q)
 				begun := time.Now()
-				result, err := q.Replay(t.Context(), selection, ReplayConfig{})
+				result, err := NewInspector(q).Replay(t.Context(), selection, ReplayConfig{})
 				if err == nil || time.Since(begun) > 10*time.Second {
 					t.Fatalf("after %v: %v", time.Since(begun), err)
 				}
@@ -298,21 +300,21 @@ func TestReplayOfAnotherStream(t *testing.T) {
 		q := s.queue(nil)
 		s.letters(q, 3)
 		selection := s.selected(q, Filter{}, SelectConfig{})
-		s.must(q.js.DeleteStream(t.Context(), deadName))
-		if _, err := q.Replay(t.Context(), selection, ReplayConfig{}); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		s.must(q.api.JetStream.DeleteStream(t.Context(), deadName))
+		if _, err := NewInspector(q).Replay(t.Context(), selection, ReplayConfig{}); !errors.Is(err, jetstream.ErrStreamNotFound) {
 			t.Errorf("without a stream: %v", err)
 		}
-		if _, err := q.Select(t.Context(), Filter{}, SelectConfig{}); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		if _, err := NewInspector(q).Select(t.Context(), Filter{}, SelectConfig{}); !errors.Is(err, jetstream.ErrStreamNotFound) {
 			t.Errorf("selected without a stream: %v", err)
 		}
 		time.Sleep(time.Second)
 		_, err := q.Setup(t.Context(), false)
 		s.must(err)
 		s.letters(q, 3)
-		if _, err := q.Replay(t.Context(), selection, ReplayConfig{}); !errors.Is(err, errOtherStream) {
+		if _, err := NewInspector(q).Replay(t.Context(), selection, ReplayConfig{}); !errors.Is(err, errOtherStream) {
 			t.Errorf("replayed others: %v", err)
 		}
-		if _, err := q.Discard(t.Context(), selection, DiscardConfig{Note: "x"}); !errors.Is(err, errOtherStream) {
+		if _, err := NewInspector(q).Discard(t.Context(), selection, DiscardConfig{Note: "x"}); !errors.Is(err, errOtherStream) {
 			t.Errorf("discarded others: %v", err)
 		}
 		if s.dead(q) != 3 || len(s.history(q)) != 0 {
@@ -338,7 +340,7 @@ func TestReplayThroughOutage(t *testing.T) {
 			time.Sleep(7 * time.Second)
 			s.Start()
 		}()
-		result, err := q.Replay(t.Context(), selection, ReplayConfig{Rate: Rate{20, time.Second}})
+		result, err := NewInspector(q).Replay(t.Context(), selection, ReplayConfig{Rate: Rate{20, time.Second}})
 		receive(s, "the server's return", ended)
 		s.await(10*time.Second, "connected", watch.Connected)
 		if err != nil || result.Replayed+result.Already+result.Gone != 200 || result.Doubtful != 0 || s.dead(watch) != 0 || s.backlog(watch) != 200 {

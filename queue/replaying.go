@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 const (
@@ -37,7 +39,7 @@ const (
 //     under the letter's name before the first copy leaves the stream.
 //  4. The letter is deleted.
 type replaying struct {
-	q           *Queue
+	q           *Inspector
 	s           *Selection
 	c           ReplayConfig
 	publisher   *Publisher
@@ -58,7 +60,7 @@ type replaying struct {
 	died     int    // events that died again
 }
 
-func newReplaying(q *Queue, s *Selection, c ReplayConfig) *replaying {
+func newReplaying(q *Inspector, s *Selection, c ReplayConfig) *replaying {
 	r := &replaying{
 		q: q, s: s, c: c, tokens: c.Rate.Limiter(0), whole: s.all && c.Rate.Unlimited(),
 		result: ReplayResult{Selected: s.Letters, Skips: skips{}},
@@ -92,7 +94,7 @@ func (r *replaying) run(ctx context.Context) error {
 	// What is in flight when ctx ends is finished, so that the result is certain.
 	finishing, cancel := graceContext(ctx, stopTimeout)
 	defer cancel()
-	r.publisher = r.q.NewPublisher(PublisherConfig{})
+	r.publisher = r.q.queue.NewPublisher(PublisherConfig{})
 	defer func() { _ = r.publisher.Close(finishing) }()
 	if r.c.Canary > 0 {
 		if err := r.canary(ctx, finishing); err != nil {
@@ -157,7 +159,7 @@ func (r *replaying) replay(ctx, finishing context.Context, limit int) error {
 			cancel(err)
 		}
 	}
-	return stopped(ctx, cmp.Or(failed, r.remove(finishing), <-feeding))
+	return jsapi.Stopped(ctx, cmp.Or(failed, r.remove(finishing), <-feeding))
 }
 
 // feed publishes letters in the order of the stream and passes the batches to finish.
@@ -240,7 +242,7 @@ func (r *replaying) prepare(ctx context.Context, letters []*DeadLetter) (*batch,
 	}
 	b := &batch{}
 	for _, l := range letters {
-		if outcome, ok := outcomes[r.q.topology.outcomeSubject(l.Letter)]; ok {
+		if outcome, ok := outcomes[outcomeSubject(r.q.topology, l.Letter)]; ok {
 			b.already = append(b.already, removal{id: l.ID, already: true, outcome: outcome})
 			continue
 		}
@@ -292,7 +294,7 @@ func (r *replaying) send(ctx context.Context, b *batch) error {
 
 func (r *replaying) sendOne(ctx context.Context, s *outgoing) (err error) {
 	if wait := r.tokens.Reserve().Delay(); wait > 0 {
-		pause(ctx, wait)
+		jsapi.Pause(ctx, wait)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -320,7 +322,7 @@ func (r *replaying) finish(ctx context.Context, b *batch) (failed error) {
 			r.removals = append(r.removals, removal{id: s.letter.ID, already: duplicate})
 			continue
 		case r.skip(err):
-		case errors.Is(err, ErrNoStream), errors.Is(err, ErrStreamFull), errors.Is(err, ErrNotPermitted):
+		case errors.Is(err, ErrNoStream), errors.Is(err, ErrStreamFull), errors.Is(err, jsapi.ErrNotPermitted):
 			failed = cmp.Or(failed, err)
 		default:
 			r.count(func(x *ReplayResult) { x.Doubtful++ })
@@ -359,7 +361,7 @@ func (r *replaying) remove(ctx context.Context) error {
 	removals := r.removals
 	r.removals = nil
 	if r.whole && len(removals) > 0 {
-		found, err := r.q.removeBelow(ctx, r.q.topology.DeadStreamName(), r.end)
+		found, err := r.q.api.RemoveBelow(ctx, r.q.topology.DeadStreamName(), r.end)
 		for i, x := range removals {
 			r.removed(x, i < found, err)
 		}
@@ -369,7 +371,7 @@ func (r *replaying) remove(ctx context.Context) error {
 	group.SetLimit(removalsAtOnce)
 	for _, x := range removals {
 		group.Go(func() error {
-			found, err := r.q.remove(ctx, r.q.topology.DeadStreamName(), x.id, false)
+			found, err := r.q.api.Remove(ctx, r.q.topology.DeadStreamName(), x.id, false)
 			r.removed(x, found, err)
 			return err
 		})
@@ -400,7 +402,7 @@ func (r *replaying) removed(x removal, found bool, err error) {
 func graceContext(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
 	long, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
-		pause(long, grace)
+		jsapi.Pause(long, grace)
 		cancel()
 	})
 	return long, func() {

@@ -3,6 +3,8 @@ package queue
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Replica is a member of the fleet, as it last reported. It is also the JSON value of the member's
@@ -85,10 +87,10 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	r.ID, r.Heard = id, written
 	// Anyone who may write to the bucket must not control an operator's terminal.
 	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
-		*text = clean(*text)
+		*text = jsapi.Clean(*text)
 	}
 	for i, p := range r.Partitions {
-		r.Partitions[i] = clean(p)
+		r.Partitions[i] = jsapi.Clean(p)
 	}
 	for i := range r.GivenUp {
 		r.GivenUp[i].clean()
@@ -121,7 +123,7 @@ func (q *Queue) serverTime(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
 	}
-	return q.clock.now().Add(-time.Since(t)).UTC()
+	return q.api.Clock.Now().Add(-time.Since(t)).UTC()
 }
 
 // pace is the schedule that this replica's rate demands of all.

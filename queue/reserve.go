@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 const (
@@ -53,9 +55,9 @@ type looking struct {
 
 // plan decides what to request. If it returns no round, wake is when to plan again.
 func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
-	m, exact := l.q.clock.exact()
+	m, exact := l.q.api.Clock.Exact(MaxAhead)
 	r = l.newRound(m)
-	r.read = !l.q.clock.fresh()
+	r.read = !l.q.api.Clock.Fresh()
 	if l.kv == nil || !exact {
 		return r, wake
 	}
@@ -76,7 +78,7 @@ func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
 
 // reportDistantSlot reports a next slot that is farther away than the schedule explains.
 func (l *Ledger) reportDistantSlot(next time.Time) {
-	if wait := time.Until(next); wait > l.schedule.interval+maxAhead && l.Trouble() == "" {
+	if wait := time.Until(next); wait > l.schedule.interval+MaxAhead && l.Trouble() == "" {
 		l.say(&l.trouble, fmt.Errorf("the fleet's limit leaves no call before %s: its record in NATS was damaged, or the server's clock has been set", next.UTC().Format("15:04:05 UTC")))
 	}
 }
@@ -133,7 +135,7 @@ func (p *plan) survey() {
 		case s.broken:
 			p.round.heal(i, *s)
 			p.state[i] = unused
-		case s.record.Owner == p.id, p.round.clock.local(s.record.Next).Sub(p.now) < abandoned:
+		case s.record.Owner == p.id, p.round.clock.Local(s.record.Next).Sub(p.now) < abandoned:
 			p.state[i] = free
 		default:
 			p.state[i] = taken
@@ -237,7 +239,7 @@ func (p *plan) richest() int {
 
 // mayTake reports whether a shard may be taken from a replica that has this many more.
 func (p *plan) mayTake(i, more int) bool {
-	held := p.round.clock.server(p.now).Sub(p.shards[i].record.Since)
+	held := p.round.clock.Server(p.now).Sub(p.shards[i].record.Since)
 	return more > 1 || more == 1 && held > p.extraShardTime(i) && p.now.After(p.look.rotate)
 }
 
@@ -284,7 +286,7 @@ type round struct {
 	owner string
 	rate  string
 	pace  schedule
-	clock mapping
+	clock jsapi.Mapping
 	begun time.Time
 	read  bool // whether to read the clock
 
@@ -313,7 +315,7 @@ type booking struct {
 	err      error
 }
 
-func (l *Ledger) newRound(m mapping) *round {
+func (l *Ledger) newRound(m jsapi.Mapping) *round {
 	return &round{q: l.q, owner: l.id, rate: l.rate.String(), pace: l.schedule, clock: m, begun: time.Now(), kv: l.kv}
 }
 
@@ -333,18 +335,18 @@ func (r *round) book(i int, s *shard) *booking {
 	}
 	b.next = s.next
 	b.record = shardRecord{
-		Next: r.clock.server(s.next).UTC(), Owner: r.owner, Since: s.record.Since,
-		Uncertainty: r.clock.late, Rate: r.rate,
+		Next: r.clock.Server(s.next).UTC(), Owner: r.owner, Since: s.record.Since,
+		Uncertainty: r.clock.Late, Rate: r.rate,
 	}
 	if b.record.Since.IsZero() {
-		b.record.Since = r.clock.server(r.begun).UTC()
+		b.record.Since = r.clock.Server(r.begun).UTC()
 	}
 	return b
 }
 
 // run sends all requests at once, and blocks until all are done. Each has its own timeout.
 func (r *round) run(ctx context.Context, timeout time.Duration) {
-	ctx, cancel := r.q.whileConnected(ctx)
+	ctx, cancel := r.q.api.WhileConnected(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -362,10 +364,10 @@ func (r *round) run(ctx context.Context, timeout time.Duration) {
 		})
 	}
 	if r.kv == nil {
-		ask(callTimeout, func(ctx context.Context) error { r.kv, r.notOpen = r.q.bucket(ctx); return r.notOpen })
+		ask(jsapi.CallTimeout, func(ctx context.Context) error { r.kv, r.notOpen = r.q.api.OpenBucket(ctx); return r.notOpen })
 	}
 	if r.read || len(r.looks) > 0 { // other replicas' records need a reading of the clock that is not older
-		ask(callTimeout, func(ctx context.Context) error { r.notRead = r.q.clock.ask(ctx); return r.notRead })
+		ask(jsapi.CallTimeout, func(ctx context.Context) error { r.notRead = r.q.api.Clock.Ask(ctx); return r.notRead })
 	}
 	for _, g := range r.looks {
 		ask(timeout, func(ctx context.Context) error { g.entry, g.err = r.kv.Get(ctx, shardKey(g.shard)); return g.err })
@@ -379,7 +381,7 @@ func (r *round) run(ctx context.Context, timeout time.Duration) {
 func (r *round) write(ctx context.Context, b *booking) error {
 	value, err := json.Marshal(b.record)
 	if err == nil {
-		b.revision, err = compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)
+		b.revision, err = jsapi.CompareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)
 	}
 	b.err = err
 	return err
@@ -396,7 +398,7 @@ func (r *round) err() error {
 		}
 	}
 	for _, b := range r.bookings {
-		if b.err != nil && !isWrongRevision(b.err) {
+		if b.err != nil && !jsapi.IsWrongRevision(b.err) {
 			return fmt.Errorf("reserve in the ledger: %w", b.err)
 		}
 	}

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // published lists the subjects of all permissions to publish.
-func published(rights []Permission) (subjects []string) {
+func published(rights []jsapi.Permission) (subjects []string) {
 	for _, r := range rights {
 		if !r.Subscribe {
 			subjects = append(subjects, r.Subject)
@@ -67,7 +69,7 @@ func TestWorkerRightsSuffice(t *testing.T) {
 		few.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			if errors.Is(err, nats.ErrPermissionViolation) && !isRefusedReply(err) {
+			if errors.Is(err, nats.ErrPermissionViolation) && !jsapi.IsRefusedReply(err) {
 				t.Error(err)
 			}
 		})
@@ -112,7 +114,7 @@ func TestWorkerRightsSuffice(t *testing.T) {
 			settled()
 		}
 		second()
-		if status, err := publisher.Status(t.Context()); err != nil || status.Backlog != 0 || status.DeadLetters != 5 {
+		if status, err := NewInspector(publisher).Status(t.Context()); err != nil || status.Backlog != 0 || status.DeadLetters != 5 {
 			t.Errorf("got %+v, %v", status, err)
 		}
 		mu.Lock()
@@ -143,7 +145,7 @@ func TestDenied(t *testing.T) {
 			q, err := New(connect(user), topology, nil)
 			s.must(err)
 			begun := time.Now()
-			denied, err := q.MissingPermissions(t.Context())
+			denied, err := NewInspector(q).MissingPermissions(t.Context())
 			s.must(err)
 			var want []string
 			if slices.Contains(subjects, user) {
@@ -161,7 +163,7 @@ func TestDenied(t *testing.T) {
 			s.must(err)
 			reply := strings.HasPrefix(m.Subject, "$JS.EVENT.") || strings.HasPrefix(m.Subject, "_INBOX.")
 			asked := strings.HasPrefix(m.Subject, "$JS.API.STREAM.INFO.") // also used by states
-			tried := m.Header.Get("Nats-Expected-Stream") == unknownName && m.Reply == "" && !strings.HasPrefix(m.Subject, "userpilot.")
+			tried := m.Header.Get("Nats-Expected-Stream") == jsapi.UnknownName && m.Reply == "" && !strings.HasPrefix(m.Subject, "userpilot.")
 			if !reply && !asked && !tried {
 				t.Errorf("on %s: %s", m.Subject, m.Data)
 			}
@@ -185,12 +187,12 @@ func TestDeniedInbox(t *testing.T) {
 		few.Opts.InboxPrefix = "_MINE"
 		q, err := New(few, Topology{}, nil)
 		s.must(err)
-		denied, err := q.MissingPermissions(t.Context())
+		denied, err := NewInspector(q).MissingPermissions(t.Context())
 		if err != nil || len(denied) != 1 || denied[0].String() != "subscribe to _MINE.>" {
 			t.Errorf("denied: %v, %v", denied, err)
 		}
 		few.Close()
-		if _, err := q.MissingPermissions(t.Context()); err == nil {
+		if _, err := NewInspector(q).MissingPermissions(t.Context()); err == nil {
 			t.Error("on a closed connection")
 		}
 	})

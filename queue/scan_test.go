@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // A caller who may not read letters gets the reason and the remedy.
@@ -24,27 +26,27 @@ func TestNoLetters(t *testing.T) {
 		if ids := s.ids(q, Filter{}); ids != nil {
 			t.Errorf("an empty stream has the letters %v", ids)
 		}
-		if _, err := q.DeadLetter(t.Context(), 1); !errors.Is(err, ErrNoDeadLetter) {
+		if _, err := NewInspector(q).DeadLetter(t.Context(), 1); !errors.Is(err, ErrNoDeadLetter) {
 			t.Errorf("got %v", err)
 		}
 		wants := func(text string) {
 			t.Helper()
-			for _, err := range q.DeadLetters(t.Context(), Filter{}) {
+			for _, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 				if err == nil || !strings.Contains(err.Error(), text) {
 					t.Errorf("got %v", err)
 				}
 			}
-			if _, err := q.DeadLetter(t.Context(), 1); err == nil || !strings.Contains(err.Error(), text) {
+			if _, err := NewInspector(q).DeadLetter(t.Context(), 1); err == nil || !strings.Contains(err.Error(), text) {
 				t.Errorf("of one letter: %v", err)
 			}
-			if _, err := q.DeadStats(t.Context(), Filter{}); err == nil || !strings.Contains(err.Error(), text) {
+			if _, err := NewInspector(q).DeadStats(t.Context(), Filter{}); err == nil || !strings.Contains(err.Error(), text) {
 				t.Errorf("of the statistics: %v", err)
 			}
 		}
 		l.silent.Store(true)
 		wants("no answer on $JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ: the stream has no leader now, or the server is overloaded")
 		l.silent.Store(false)
-		s.must(q.js.DeleteStream(t.Context(), deadName))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), deadName))
 		wants("the stream USERPILOT_IDENTIFY_DLQ does not exist (start a worker, or run identify-worker setup; see --name)")
 	})
 }
@@ -61,7 +63,7 @@ func TestLettersRights(t *testing.T) {
 		if got := s.ids(reader, Filter{Since: time.Now().Add(-time.Hour)}); len(got) != 3 {
 			t.Errorf("got %v", got)
 		}
-		groups, err := reader.DeadStats(t.Context(), Filter{})
+		groups, err := NewInspector(reader).DeadStats(t.Context(), Filter{})
 		s.must(err)
 		if len(groups) != 1 {
 			t.Errorf("got %v", groups)
@@ -74,7 +76,7 @@ func TestLettersWithoutRights(t *testing.T) {
 		_, few := s.withUsers([]string{"$JS.API.STREAM.>"})
 		reader, err := New(few, Topology{}, nil)
 		s.must(err)
-		if _, err := reader.DeadLetter(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ") {
+		if _, err := NewInspector(reader).DeadLetter(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ") {
 			t.Errorf("without the permission: %v", err)
 		}
 	})
@@ -86,10 +88,10 @@ func TestLettersTrimmedWhileRead(t *testing.T) {
 		q := s.queue(nil)
 		const letters = 5000
 		s.bury(q, letters, Rejected)
-		stream, err := q.js.Stream(t.Context(), deadName)
+		stream, err := q.api.JetStream.Stream(t.Context(), deadName)
 		s.must(err)
 		var last uint64
-		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+		for l, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 			s.must(err)
 			if l.ID <= last {
 				t.Fatalf("letter %d after %d", l.ID, last)
@@ -101,7 +103,7 @@ func TestLettersTrimmedWhileRead(t *testing.T) {
 		if last != letters {
 			t.Errorf("the last letter is %d", last)
 		}
-		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+		for l, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 			s.must(err)
 			if l.ID == letters-9 {
 				s.must(stream.Purge(t.Context()))
@@ -115,15 +117,15 @@ func TestLettersPatience(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		l := &line{}
 		q := s.queue(l)
-		const letters = 2 * scanBatch
+		const letters = 2 * jsapi.ScanBatch
 		s.bury(q, letters, Rejected)
 		for _, test := range []struct {
 			silent time.Duration
 			read   int
-		}{{electionTimeout / 2, letters}, {2 * electionTimeout, scanFirst * (1 + scanGrowth)}} {
+		}{{jsapi.ElectionTimeout / 2, letters}, {2 * jsapi.ElectionTimeout, jsapi.ScanFirst * (1 + jsapi.ScanGrowth)}} {
 			begun, read := time.Now(), 0
 			var last error
-			for _, err := range q.DeadLetters(t.Context(), Filter{}) {
+			for _, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 				if last = err; err != nil {
 					break
 				}
@@ -136,10 +138,10 @@ func TestLettersPatience(t *testing.T) {
 			if complete := read == letters; read != test.read || (last == nil) != complete {
 				t.Errorf("silent for %v: %d letters, want %d; %v", test.silent, read, test.read, last)
 			}
-			if took := time.Since(begun); took > 2*electionTimeout {
+			if took := time.Since(begun); took > 2*jsapi.ElectionTimeout {
 				t.Errorf("silent for %v: it took %v", test.silent, took)
 			}
-			time.Sleep(2 * electionTimeout)
+			time.Sleep(2 * jsapi.ElectionTimeout)
 		}
 	})
 }
@@ -149,23 +151,23 @@ func TestLettersInterrupted(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		l := &line{}
 		q := s.queue(l)
-		s.bury(q, 2*scanBatch, Rejected)
+		s.bury(q, 2*jsapi.ScanBatch, Rejected)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		var err error
-		for _, err = range q.DeadLetters(ctx, Filter{}) {
+		for _, err = range NewInspector(q).DeadLetters(ctx, Filter{}) {
 			cancel()
 		}
 		if !errors.Is(err, ctx.Err()) || err == nil {
 			t.Errorf("cancelled: %v", err)
 		}
 		begun, read := time.Now(), 0
-		for _, err = range q.DeadLetters(t.Context(), Filter{}) {
+		for _, err = range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 			if read++; read == 1 {
 				l.breaks.Store(true)
 			}
 		}
-		if err == nil || !strings.Contains(err.Error(), "the connection to NATS was lost") || time.Since(begun) >= scanWait {
+		if err == nil || !strings.Contains(err.Error(), "the connection to NATS was lost") || time.Since(begun) >= jsapi.ScanWait {
 			t.Errorf("%v later: %v", time.Since(begun), err)
 		}
 	})
@@ -215,7 +217,7 @@ func TestLettersOfStrangers(t *testing.T) {
 		}
 		var want []uint64
 		for i, letter := range strange {
-			s.publishRaw(q.topology.deadSubject(Rejected, Position{made, uint64(i + 1)}, ""), letter.headers, letter.body)
+			s.publishRaw(deadSubject(q.topology, Rejected, Position{made, uint64(i + 1)}, ""), letter.headers, letter.body)
 			want = append(want, uint64(i+1))
 			s.await(time.Second, "stored", func() bool { return s.info(q, deadName).State.LastSeq == uint64(i+1) })
 		}
@@ -237,12 +239,12 @@ func TestLettersOfStrangers(t *testing.T) {
 		if got := s.ids(q, Filter{}); !slices.Equal(got, want) {
 			t.Errorf("the letters are %v", got)
 		}
-		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+		for l, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 			s.must(err)
 			check(l)
 		}
 		for _, id := range want {
-			l, err := q.DeadLetter(t.Context(), id)
+			l, err := NewInspector(q).DeadLetter(t.Context(), id)
 			s.must(err)
 			if l.ID != id {
 				t.Errorf("letter %d is %d", id, l.ID)
@@ -252,9 +254,9 @@ func TestLettersOfStrangers(t *testing.T) {
 		if got := s.ids(q, Filter{Users: []string{"\xff\x1b[31m"}}); !slices.Equal(got, []uint64{9}) {
 			t.Errorf("the letters of a strange user are %v", got)
 		}
-		selected, err := q.Select(t.Context(), Filter{}, SelectConfig{})
+		selected, err := NewInspector(q).Select(t.Context(), Filter{}, SelectConfig{})
 		s.must(err)
-		letters, _, err := q.readSelected(t.Context(), selected, 0, len(want))
+		letters, _, err := NewInspector(q).readSelected(t.Context(), selected, 0, len(want))
 		s.must(err)
 		if len(letters) != len(want) {
 			t.Errorf("%d letters are selected", len(letters))
@@ -265,7 +267,7 @@ func TestLettersOfStrangers(t *testing.T) {
 			}
 			check(l)
 		}
-		l, err := q.DeadLetter(t.Context(), 2)
+		l, err := NewInspector(q).DeadLetter(t.Context(), 2)
 		s.must(err)
 		if l.Letter != (Position{made.Local(), 2}) && !l.Letter.Stream.Equal(made) || l.At.Before(time.Now().Add(-time.Minute)) {
 			t.Errorf("letter 2 is %v, of %v", l.Letter, l.At)

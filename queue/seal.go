@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // sealKey is the key of the bucket that holds the pipeline's secret. Workers and people who inspect
@@ -84,18 +86,18 @@ func (q *Queue) seal() seal {
 // readSeal reads the secret. If it is missing or damaged, readSeal creates it, as the first worker
 // does; a secret that this process has read before is restored.
 func (q *Queue) readSeal(ctx context.Context) (s seal, err error) {
-	err = retry(ctx, electionTimeout, func(ctx context.Context) error {
+	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		var revision uint64
 		if s, revision, err = q.storedSeal(ctx); err != nil || s != nil {
 			return err
 		}
-		if s, err = q.storeSeal(ctx, revision); isWrongRevision(err) {
-			return errTryAgain // another worker was faster
+		if s, err = q.storeSeal(ctx, revision); jsapi.IsWrongRevision(err) {
+			return jsapi.ErrTryAgain // another worker was faster
 		}
 		return err
 	})
 	if err != nil {
-		return nil, stopped(ctx, fmt.Errorf("read the seal of replays: %w", err))
+		return nil, jsapi.Stopped(ctx, fmt.Errorf("read the seal of replays: %w", err))
 	}
 	q.sealed.Store(&s)
 	return s, nil
@@ -103,7 +105,7 @@ func (q *Queue) readSeal(ctx context.Context) (s seal, err error) {
 
 // storedSeal reads the secret from NATS; nil if it is missing or damaged.
 func (q *Queue) storedSeal(ctx context.Context) (s seal, revision uint64, err error) {
-	m, err := q.readLeader(ctx, "KV_"+q.topology.Bucket(), lastBySubject{q.topology.keySubject(sealKey)})
+	m, err := q.api.ReadLast(ctx, q.api.BucketStream(), q.api.KeySubject(sealKey))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, 0, nil
 	}
@@ -119,9 +121,9 @@ func (q *Queue) storeSeal(ctx context.Context, revision uint64) (seal, error) {
 		s = make([]byte, sealBytes)
 		_, _ = rand.Read(s) // it never fails
 	}
-	m := &nats.Msg{Subject: q.topology.keySubject(sealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(s))}
-	_, err := q.store(ctx, q.topology.toKey(sealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
-	if asPermissionError(err) != nil {
+	m := &nats.Msg{Subject: q.api.KeySubject(sealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(s))}
+	_, err := q.api.Store(ctx, q.api.ToWriteKey(sealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
+	if jsapi.AsPermissionError(err) != nil {
 		err = fmt.Errorf("the bucket %s has no valid key %q: start or restart a worker, which creates it", q.topology.Bucket(), sealKey)
 	}
 	return s, err

@@ -23,7 +23,7 @@ func (s *sim) cutShort(q *Queue, letter Position) (stored *jetstream.RawStreamMs
 	key, err := q.readSeal(s.t.Context())
 	s.must(err)
 	p := q.NewPublisher(PublisherConfig{})
-	for l, err := range q.DeadLetters(s.t.Context(), Filter{}) {
+	for l, err := range NewInspector(q).DeadLetters(s.t.Context(), Filter{}) {
 		s.must(err)
 		if !l.Letter.same(letter) {
 			continue
@@ -35,7 +35,7 @@ func (s *sim) cutShort(q *Queue, letter Position) (stored *jetstream.RawStreamMs
 		s.must(err)
 		receipt, err := result.Wait(s.t.Context())
 		s.must(err)
-		stream, err := q.js.Stream(s.t.Context(), q.topology.StreamName())
+		stream, err := q.api.JetStream.Stream(s.t.Context(), q.topology.StreamName())
 		s.must(err)
 		stored, err = stream.GetMsg(s.t.Context(), receipt.Sequence)
 		s.must(err)
@@ -48,7 +48,7 @@ func (s *sim) cutShort(q *Queue, letter Position) (stored *jetstream.RawStreamMs
 func (s *sim) forge(q *Queue, body string, h nats.Header) {
 	s.t.Helper()
 	m := &nats.Msg{Subject: q.topology.Subject("eve"), Header: h, Data: []byte(body)}
-	_, err := q.js.PublishMsg(s.t.Context(), m)
+	_, err := q.api.JetStream.PublishMsg(s.t.Context(), m)
 	s.must(err)
 }
 
@@ -131,13 +131,13 @@ func TestReplayLooksAtTheCopy(t *testing.T) {
 		for _, n := range []uint64{2, 3} { // of 3 only the id is left
 			s.forge(q, `{"user_id":"eve"}`, nats.Header{nats.MsgIdHdr: {key.replayID(Position{made, n})}})
 		}
-		stream, err := q.js.Stream(t.Context(), q.topology.StreamName())
+		stream, err := q.api.JetStream.Stream(t.Context(), q.topology.StreamName())
 		s.must(err)
 		s.must(stream.DeleteMsg(t.Context(), 3))
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		selection := s.selected(q, Filter{}, SelectConfig{})
-		result, err := q.Replay(ctx, selection, ReplayConfig{})
+		result, err := NewInspector(q).Replay(ctx, selection, ReplayConfig{})
 		s.must(err)
 		if result.Already != 1 || result.Skipped != 2 || result.Skips[string(errOtherEvent)] != 2 || s.dead(q) != 2 {
 			t.Errorf("got %+v, and %d letters are left", result, s.dead(q))
@@ -161,7 +161,7 @@ func TestForgedVerdicts(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.letters(q, 1)
-				_, err := q.js.Publish(t.Context(), q.topology.outcomeSubject(Position{made, 1}), []byte(text))
+				_, err := q.api.JetStream.Publish(t.Context(), outcomeSubject(q.topology, Position{made, 1}), []byte(text))
 				s.must(err)
 				a := s.applier(nil)
 				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[Position{made, 1}.String()] != 1 {
@@ -195,7 +195,7 @@ func TestSeal(t *testing.T) {
 		}
 		q := replicas[0]
 		for _, damage := range []string{`{"stream":"USERPILOT_IDENTIFY","seq":7}`, "", base64.RawURLEncoding.EncodeToString([]byte("short"))} {
-			_, err := q.js.Publish(t.Context(), q.topology.keySubject(sealKey), []byte(damage))
+			_, err := q.api.JetStream.Publish(t.Context(), q.api.KeySubject(sealKey), []byte(damage))
 			s.must(err)
 			if key, err := q.readSeal(t.Context()); string(key) != first || err != nil {
 				t.Errorf("after %q the secret differs (%v)", damage, err)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // SelectConfig configures which letters can be replayed, and how. The zero value replays them
@@ -87,21 +89,21 @@ const (
 // them. It changes nothing. It blocks until all are read, or ctx ends. It needs permission to
 // publish to $JS.API.STREAM.INFO and $JS.API.DIRECT.GET of the dead-letter stream, and to
 // $JS.API.DIRECT.GET.KV_<bucket>_versions.
-func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selection, error) {
+func (i *Inspector) Select(ctx context.Context, f Filter, c SelectConfig) (*Selection, error) {
 	if c.MaxReplays == 0 {
 		c.MaxReplays = 3
 	}
-	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+	info, err := i.api.StreamInfo(ctx, i.topology.DeadStreamName(), "")
 	if err != nil {
-		return nil, stopped(ctx, err)
+		return nil, jsapi.Stopped(ctx, err)
 	}
 	x := &selecting{
-		q: q, users: newUserCount(), room: maxUsers, groups: map[string]*GroupCount{},
+		q: i, users: newUserCount(), room: maxUsers, groups: map[string]*GroupCount{},
 		Selection: &Selection{Skips: skips{}, filter: f.String(), all: f.IsZero(), config: c, stream: info.Created, guarded: map[string][]Position{}},
 	}
 	if info.State.LastSeq > 0 {
 		if err := x.all(ctx, f, info.State.LastSeq); err != nil {
-			return nil, stopped(ctx, err)
+			return nil, jsapi.Stopped(ctx, err)
 		}
 	}
 	x.Users, x.Groups = x.users.count(), x.largest()
@@ -111,7 +113,7 @@ func (q *Queue) Select(ctx context.Context, f Filter, c SelectConfig) (*Selectio
 // selecting is a selection being made.
 type selecting struct {
 	*Selection
-	q       *Queue
+	q       *Inspector
 	users   *userCount
 	room    int // for more users
 	groups  map[string]*GroupCount
@@ -263,7 +265,7 @@ func (x *selecting) note(p pendingLetter, records map[string]*VersionRecord) {
 	if user == "" {
 		return
 	}
-	n := records[x.q.topology.versionSubject(user)]
+	n := records[versionSubject(x.q.topology, user)]
 	if n == nil {
 		return
 	}

@@ -27,7 +27,7 @@ func TestSelect(t *testing.T) {
 		s.letter(q, Position{made, 10}, "3", nil, `{"user_id":"u0"}`, Death{Reason: RetriesExhausted, Status: 503, User: "u0"})
 		s.letter(q, Position{made, 11}, "3", nil, `{"company":{"id":"c"}}`, Death{Reason: Invalid})
 		s.letter(q, Position{made, 12}, "3", &ReplayInfo{Origin: Position{made, 1}, Replays: 3}, `{"user_id":"u1"}`, Death{Reason: Rejected, Status: 422, User: "u1"})
-		s.must(q.nc.Publish("userpilot.identify-dlq.x.y.z.w", []byte(`{"user_id":"u2"}`)))
+		s.must(q.api.NATS.Publish("userpilot.identify-dlq.x.y.z.w", []byte(`{"user_id":"u2"}`)))
 		s.flush(q)
 		got := s.selected(q, Filter{}, SelectConfig{})
 		if got.Letters != 9 || got.Users != 5 || got.Exhausted != 1 || got.Unsendable != 2 || got.Sendable() != 6 || got.Untracked != 0 {
@@ -44,7 +44,7 @@ func TestSelect(t *testing.T) {
 		if few.Letters != 3 || few.Users != 2 || few.Exhausted != 0 {
 			t.Errorf("got %+v", few)
 		}
-		if result, err := q.Replay(t.Context(), few, ReplayConfig{}); err != nil || result.Replayed != 3 || s.dead(q) != 6 {
+		if result, err := NewInspector(q).Replay(t.Context(), few, ReplayConfig{}); err != nil || result.Replayed != 3 || s.dead(q) != 6 {
 			t.Errorf("replayed %+v, %v", result, err)
 		}
 	})
@@ -100,11 +100,11 @@ func TestSelectStops(t *testing.T) {
 		s.letters(q, 3)
 		errStop, errMatch := errors.New("interrupted"), errors.New("no number")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		_, err := q.Select(ctx, Filter{Match: func(*DeadLetter) (bool, error) { cancel(errStop); return false, ctx.Err() }}, SelectConfig{})
+		_, err := NewInspector(q).Select(ctx, Filter{Match: func(*DeadLetter) (bool, error) { cancel(errStop); return false, ctx.Err() }}, SelectConfig{})
 		if !errors.Is(err, errStop) {
 			t.Errorf("got %v", err)
 		}
-		if _, err := q.Select(t.Context(), Filter{Match: func(*DeadLetter) (bool, error) { return false, errMatch }}, SelectConfig{}); !errors.Is(err, errMatch) {
+		if _, err := NewInspector(q).Select(t.Context(), Filter{Match: func(*DeadLetter) (bool, error) { return false, errMatch }}, SelectConfig{}); !errors.Is(err, errMatch) {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Cause is why a claim was lost, in a word.
@@ -96,7 +98,7 @@ func (s *setbacks) note(what string, err error, now time.Time) (news bool) {
 		s.open[what] = x
 	}
 	news = x.cause != cause
-	x.cause, x.reason = cause, cut(clean(err.Error()), maxSetbackReason)
+	x.cause, x.reason = cause, jsapi.Cut(jsapi.Clean(err.Error()), maxSetbackReason)
 	x.times++
 	x.until = now.Add(setbackPause(x.times))
 	return news
@@ -169,9 +171,9 @@ type GivenUp struct {
 
 // clean makes it safe for a terminal: see readReplica.
 func (g *GivenUp) clean() {
-	g.Cause, g.Reason = Cause(clean(string(g.Cause))), clean(g.Reason)
+	g.Cause, g.Reason = Cause(jsapi.Clean(string(g.Cause))), jsapi.Clean(g.Reason)
 	for i, p := range g.Partitions {
-		g.Partitions[i] = clean(p)
+		g.Partitions[i] = jsapi.Clean(p)
 	}
 }
 

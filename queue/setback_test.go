@@ -27,7 +27,7 @@ func TestClaimThatNeverLasts(t *testing.T) {
 		for range 60 {
 			time.Sleep(10 * time.Second)
 			before := len(r.received())
-			_, err := r.js.Publish(t.Context(), r.topology.PlainSubject(), []byte("well"))
+			_, err := r.api.JetStream.Publish(t.Context(), r.topology.PlainSubject(), []byte("well"))
 			s.must(err)
 			s.await(2*time.Second, "delivered", func() bool { return len(r.received()) > before })
 		}

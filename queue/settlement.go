@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // settleTimeout is how long the server may take to confirm a removal. After that it is unknown
@@ -37,9 +38,9 @@ type settler interface {
 func (q *Queue) newSettler(active context.Context, fail func(error)) (settler, error) {
 	unsettled := func(err error) { fail(because(CauseSettlement, err)) }
 	if q.topology.Replicas > 1 {
-		return newDeleter(active, q.nc, q.topology.StreamName(), unsettled)
+		return newDeleter(active, q.api.NATS, q.topology.StreamName(), unsettled)
 	}
-	return newAcker(q.nc, unsettled)
+	return newAcker(q.api.NATS, unsettled)
 }
 
 // settlement is the removal of one call's events from the stream.
@@ -180,10 +181,6 @@ type deletion struct {
 	try int
 }
 
-// retryDelay is the pause before a deletion is repeated. Servers ask for that while they elect a
-// leader, which takes seconds, and they answer at once.
-const retryDelay = 100 * time.Millisecond
-
 func newDeleter(active context.Context, nc *nats.Conn, stream string, fail func(error)) (*deleter, error) {
 	d := &deleter{
 		active: active, nc: nc, subject: "$JS.API.STREAM.MSG.DELETE." + stream, inbox: nc.NewInbox(), fail: fail,
@@ -220,7 +217,7 @@ func (d *deleter) answered(m *nats.Msg) {
 		return
 	}
 	err := deleted(m.Data)
-	again := errors.Is(err, errTryAgain) && time.Since(x.since) < settleTimeout
+	again := errors.Is(err, jsapi.ErrTryAgain) && time.Since(x.since) < settleTimeout
 	if err != nil && !again {
 		d.fail(fmt.Errorf("settle an event: %w", err))
 		return
@@ -232,7 +229,7 @@ func (d *deleter) answered(m *nats.Msg) {
 	case x.gone == len(x.deliveries), d.active.Err() != nil:
 		x.done(x.gone)
 	case again:
-		time.AfterFunc(retryDelay, func() { d.begin(x) })
+		time.AfterFunc(jsapi.RetryDelay, func() { d.begin(x) })
 	default:
 		d.begin(x)
 	}
@@ -274,48 +271,10 @@ func (d *deleter) close() {
 	_ = d.sub.Unsubscribe()
 }
 
-// Error codes of the server's answer to STREAM.MSG.DELETE.
-const (
-	codeAlreadyGone = 10043 // no message with this sequence in a block of the store
-	codeNotFound    = 10057 // below the store's first block; the text is "no message found"
-)
-
-var errTryAgain = errors.New("the server asks to try again")
-
-// errAlreadyGone says that the message did not exist.
-var errAlreadyGone = errors.New("there is no such message")
-
 // deleted decodes the answer to a deletion: nil if the event is certainly gone.
 func deleted(answer []byte) error {
-	if err := deletedNow(answer); !errors.Is(err, errAlreadyGone) {
+	if err := jsapi.ReadDeletion(answer); !errors.Is(err, jsapi.ErrAlreadyGone) {
 		return err
 	}
 	return nil
-}
-
-// deletedNow is deleted for callers that must know whether this deletion removed the event.
-func deletedNow(answer []byte) error {
-	var reply struct {
-		Success bool `json:"success"`
-		Error   *struct {
-			Code        int    `json:"err_code"`
-			Description string `json:"description"`
-		} `json:"error"`
-	}
-	if err := json.Unmarshal(answer, &reply); err != nil {
-		return fmt.Errorf("read the answer to a deletion: %w", err)
-	}
-	switch {
-	case reply.Success:
-		return nil
-	case reply.Error != nil && reply.Error.Code == codeAlreadyGone:
-		return errAlreadyGone
-	case reply.Error != nil && reply.Error.Code == codeNotFound && strings.Contains(reply.Error.Description, "no message found"):
-		return errAlreadyGone
-	case reply.Error != nil && reply.Error.Code == codeUnavailable:
-		return errTryAgain
-	case reply.Error != nil:
-		return errors.New(reply.Error.Description)
-	}
-	return errors.New("the answer to a deletion says neither success nor error")
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // server plays the server: requests wait until the test answers them.
@@ -33,13 +35,13 @@ func (s *sim) playServer(newSettler func(*nats.Conn, func(error)) (settler, erro
 	s.t.Helper()
 	q := s.queue(nil)
 	x := &server{t: s.t, s: s}
-	_, err := q.nc.Subscribe("play.>", func(m *nats.Msg) {
+	_, err := q.api.NATS.Subscribe("play.>", func(m *nats.Msg) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.asked = append(x.asked, m)
 	})
 	s.must(err)
-	x.settler, err = newSettler(q.nc, func(err error) {
+	x.settler, err = newSettler(q.api.NATS, func(err error) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.failed = append(x.failed, err)
@@ -170,7 +172,7 @@ func TestDeleterAgain(t *testing.T) {
 		patience := func() {
 			x.answer(again)
 			x.expect("")
-			time.Sleep(retryDelay)
+			time.Sleep(jsapi.RetryDelay)
 			synctest.Wait()
 		}
 		for range 3 {
@@ -198,13 +200,13 @@ func TestDeleterManyAnswers(t *testing.T) {
 		for range 5 {
 			s.must(x.asked[0].Respond([]byte(again)))
 			x.answer(again)
-			time.Sleep(retryDelay)
+			time.Sleep(jsapi.RetryDelay)
 			synctest.Wait()
 			x.expect("a")
 		}
 		x.answer(again)
 		x.close()
-		time.Sleep(retryDelay)
+		time.Sleep(jsapi.RetryDelay)
 		synctest.Wait()
 		x.expect("")
 	})
@@ -262,7 +264,7 @@ func TestSettleOverdue(t *testing.T) {
 // deliveries claims the whole stream with one consumer and fetches its events.
 func (s *sim) deliveries(q *Queue) (jetstream.Consumer, []Delivery) {
 	s.t.Helper()
-	consumer, err := q.js.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
+	consumer, err := q.api.JetStream.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
 		Durable: "all", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: -1,
 	})
 	s.must(err)
@@ -323,14 +325,14 @@ func TestSettlersFail(t *testing.T) {
 		fail := func(err error) { failed <- err }
 		done := func(int) { t.Error("settled") }
 
-		other, err := newDeleter(t.Context(), q.nc, "OTHER", fail)
+		other, err := newDeleter(t.Context(), q.api.NATS, "OTHER", fail)
 		s.must(err)
 		other.settle(ds, done)
 		if err := receive(s, "failed", failed); !strings.Contains(err.Error(), "stream not found") {
 			t.Errorf("got %v", err)
 		}
-		s.must(q.js.DeleteConsumer(t.Context(), q.topology.StreamName(), "all"))
-		ack, err := newAcker(q.nc, fail)
+		s.must(q.api.JetStream.DeleteConsumer(t.Context(), q.topology.StreamName(), "all"))
+		ack, err := newAcker(q.api.NATS, fail)
 		s.must(err)
 		ack.settle(ds, done)
 		if err := receive(s, "failed", failed); !strings.Contains(err.Error(), "no consumer took the acknowledgement") {
@@ -349,7 +351,7 @@ func TestAckerAcrossReconnect(t *testing.T) {
 		_, ds := s.deliveries(q)
 		for range 60 { // the scheduler decides whether the sender or the end of the connection is faster
 			failed, done := false, false
-			x, err := newAcker(q.nc, func(error) { failed = true })
+			x, err := newAcker(q.api.NATS, func(error) { failed = true })
 			s.must(err)
 			synctest.Wait()
 			l.breaks.Store(true)
@@ -373,7 +375,7 @@ func TestDeletionAnswers(t *testing.T) {
 		`{"error":{"err_code":10043,"description":"sequence 7 not found"}}`: "",
 		`{"error":{"err_code":10057,"description":"no message found"}}`:     "",
 		`{"error":{"err_code":10057,"description":"not permitted"}}`:        "not permitted",
-		again: errTryAgain.Error(),
+		again: jsapi.ErrTryAgain.Error(),
 		`{"error":{"err_code":10059,"description":"stream not found"}}`: "stream not found",
 		`{"success":false}`: "the answer to a deletion says neither success nor error",
 		`{}`:                "the answer to a deletion says neither success nor error",

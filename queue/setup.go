@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Change is one change that Setup made, or one difference that it found.
@@ -54,7 +57,7 @@ func (e *MismatchError) Error() string {
 func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 	var changes []Change
 	var mismatch MismatchError
-	for _, want := range q.topology.streams(q.nc.MaxPayload()) {
+	for _, want := range q.topology.streams(q.api.NATS.MaxPayload()) {
 		made, differences, err := q.setupStream(ctx, want, update)
 		if err != nil {
 			return changes, fmt.Errorf("set up stream %s: %w", want.Name, err)
@@ -69,12 +72,12 @@ func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 }
 
 func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, update bool) (made, differences []Change, err error) {
-	stream, err := q.stream(ctx, want.Name)
+	stream, err := q.api.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
-			_, err := q.js.CreateStream(ctx, want)
+		err = q.api.WithPermissionCheck(ctx, func(ctx context.Context) error {
+			_, err := q.api.JetStream.CreateStream(ctx, want)
 			return err
-		}, toAPI("STREAM.CREATE."+want.Name))
+		}, jsapi.ToRequest("STREAM.CREATE."+want.Name))
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another replica was faster
 			return q.setupStream(ctx, want, update)
 		}
@@ -104,10 +107,10 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 }
 
 func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
-	return q.withPermissionCheck(ctx, func(ctx context.Context) error {
-		_, err := q.js.UpdateStream(ctx, c)
+	return q.api.WithPermissionCheck(ctx, func(ctx context.Context) error {
+		_, err := q.api.JetStream.UpdateStream(ctx, c)
 		return err
-	}, toAPI("STREAM.UPDATE."+c.Name))
+	}, jsapi.ToRequest("STREAM.UPDATE."+c.Name))
 }
 
 // repartition changes the work stream's number of partitions. An event that waits in an old
@@ -128,7 +131,7 @@ func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConf
 		}
 	}
 	if err != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*jsapi.CallTimeout)
 		defer cancel()
 		err = errors.Join(err, q.update(ctx, have))
 	}
@@ -139,18 +142,38 @@ func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConf
 func (t Topology) closedSubject() string { return t.PlainSubject() + "-closed" }
 
 func (q *Queue) mayRepartition(ctx context.Context) error {
-	s, err := q.progress(ctx)
+	counts, err := q.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	replicas, err := q.countMembers(ctx)
 	switch {
 	case err != nil:
 		return err
-	case s.Backlog > 0:
-		err = fmt.Errorf("%d events wait in the old partitions", s.Backlog)
-	case len(s.Replicas) > 0:
-		err = fmt.Errorf("%d replicas run with the old number of partitions", len(s.Replicas))
+	case counts.Backlog > 0:
+		err = fmt.Errorf("%d events wait in the old partitions", counts.Backlog)
+	case replicas > 0:
+		err = fmt.Errorf("%d replicas run with the old number of partitions", replicas)
 	default:
 		return nil
 	}
 	return fmt.Errorf("%w: changing the partitions now would deliver users' events out of order; stop publishing, wait until identify-worker status shows no backlog, stop the workers, run this again, and start the workers with --partitions %d", err, q.topology.Partitions)
+}
+
+// countMembers counts the keys of the fleet's members. A replica that is killed leaves its key until
+// that expires.
+func (q *Queue) countMembers(ctx context.Context) (n int, err error) {
+	bucket, err := q.api.StreamInfo(ctx, q.api.BucketStream(), q.api.KeySubject(jsapi.MemberKey+"*"))
+	if err != nil {
+		return 0, err
+	}
+	keys, err := q.api.ReadKeys(ctx, slices.Collect(maps.Keys(bucket.State.Subjects)))
+	for _, m := range keys {
+		if len(m.Data) > 0 {
+			n++
+		}
+	}
+	return n, err
 }
 
 // Fields whose differences need more than an update.
@@ -215,7 +238,7 @@ func partitionsOf(c jetstream.StreamConfig) int {
 // StreamPartitions is the current number of partitions of the work stream; 0 if there is no stream,
 // or it is hashed differently.
 func (q *Queue) StreamPartitions(ctx context.Context) (int, error) {
-	info, err := q.streamInfo(ctx, q.topology.StreamName(), "")
+	info, err := q.api.StreamInfo(ctx, q.topology.StreamName(), "")
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return 0, nil
 	}

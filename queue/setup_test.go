@@ -60,7 +60,7 @@ func TestTopologyNames(t *testing.T) {
 func (s *sim) streams(q *Queue) map[string]string {
 	s.t.Helper()
 	configs := map[string]string{}
-	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket(), q.topology.versionsStreamName(), q.topology.AuditStreamName()} {
+	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket(), versionsStreamName(q.topology), q.topology.AuditStreamName()} {
 		config := s.info(q, name).Config
 		transform := config.SubjectTransform
 		config.SubjectTransform = nil
@@ -155,7 +155,7 @@ func TestSetupDifferences(t *testing.T) {
 				right := s.streams(q)
 				config := s.info(q, test.stream).Config
 				test.alter(&config)
-				_, err := q.js.UpdateStream(t.Context(), config)
+				_, err := q.api.JetStream.UpdateStream(t.Context(), config)
 				s.must(err)
 				altered := s.streams(q)
 
@@ -204,7 +204,7 @@ func TestSetupRefusesToRehash(t *testing.T) {
 		if !maps.Equal(before, s.streams(q)) {
 			t.Error("the streams have changed")
 		}
-		stream, err := q.js.Stream(t.Context(), workName)
+		stream, err := q.api.JetStream.Stream(t.Context(), workName)
 		s.must(err)
 		s.must(stream.Purge(t.Context()))
 		if _, err := other.Setup(t.Context(), true); err != nil {
@@ -217,7 +217,7 @@ func TestSetupRefusesToRehash(t *testing.T) {
 func TestSetupMeetsAStranger(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(nil, Topology{Name: "new"})
-		_, err := q.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "USERPILOT_NEW", Subjects: []string{"orders"}, Storage: jetstream.MemoryStorage})
+		_, err := q.api.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "USERPILOT_NEW", Subjects: []string{"orders"}, Storage: jetstream.MemoryStorage})
 		s.must(err)
 		_, err = q.Setup(t.Context(), false)
 		mismatch, ok := errors.AsType[*MismatchError](err)
@@ -240,9 +240,9 @@ func TestTransform(t *testing.T) {
 				s.publish(q, fmt.Sprintf("user%d@example.com", i))
 			}
 		}
-		_, err := q.js.Publish(t.Context(), q.topology.PlainSubject(), []byte("{}"))
+		_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), []byte("{}"))
 		s.must(err)
-		stream, err := q.js.Stream(t.Context(), workName)
+		stream, err := q.api.JetStream.Stream(t.Context(), workName)
 		s.must(err)
 		info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(">"))
 		s.must(err)

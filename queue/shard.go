@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // ledgerKey prefixes the keys of the ledger's shards.
@@ -43,10 +45,10 @@ func (s *shard) forget() { *s = shard{existed: s.existed} }
 
 // Every replica keeps these limits, and the others rely on them.
 const (
-	// maxAhead bounds how far ahead a slot may be reserved.
-	maxAhead = 10 * time.Second
+	// MaxAhead bounds how far ahead a slot may be reserved.
+	MaxAhead = 10 * time.Second
 	// maxUncertainty is more than any reading of the clock can leave.
-	maxUncertainty = 2 * callTimeout
+	maxUncertainty = 2 * jsapi.CallTimeout
 )
 
 // saw applies the reading of a shard.
@@ -72,7 +74,7 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 	if rate, err := ParseRate(x.Rate); err == nil && x.Owner != l.id {
 		l.heard = l.heard.strictest(rate.schedule(0))
 	}
-	if m, _ := l.q.clock.exact(); x.Next.After(m.server(time.Now()).Add(l.schedule.span() + 2*maxAhead)) {
+	if m, _ := l.q.api.Clock.Exact(MaxAhead); x.Next.After(m.Server(time.Now()).Add(l.schedule.span() + 2*MaxAhead)) {
 		// No replica reserves this far ahead: the server's clock was wrong when this was written.
 		s.broken = true
 		if l.look.ahead {
@@ -89,7 +91,7 @@ func (p schedule) span() time.Duration {
 }
 
 // start is the local time at which a shard's next slot is free for this replica.
-func (l *Ledger) start(i int, m mapping) time.Time {
+func (l *Ledger) start(i int, m jsapi.Mapping) time.Time {
 	s := &l.shards[i]
 	switch {
 	case s.owned():
@@ -97,20 +99,20 @@ func (l *Ledger) start(i int, m mapping) time.Time {
 	case s.record.Next.IsZero():
 		return time.Time{} // a new pipeline: nothing has been called
 	}
-	return m.local(s.record.Next).Add(l.gap(i, m))
+	return m.Local(s.record.Next).Add(l.gap(i, m))
 }
 
 // gap is how long a shard must rest when this replica takes it over. The last calls may have been
 // later than their slots, and this replica's calls may be earlier than theirs.
-func (l *Ledger) gap(i int, m mapping) time.Duration {
-	step := l.q.clock.aheadSince(time.Now().Add(-l.schedule.span() - 2*maxClockAge))
-	return max(0, l.shards[i].record.Uncertainty-l.schedule.foreign) + m.early + step
+func (l *Ledger) gap(i int, m jsapi.Mapping) time.Duration {
+	step := l.q.api.Clock.AheadSince(time.Now().Add(-l.schedule.span() - 2*jsapi.MaxClockAge))
+	return max(0, l.shards[i].record.Uncertainty-l.schedule.foreign) + m.Early + step
 }
 
 // heal replaces a record that cannot be true. The calls of the last window and the reserved slots
 // are unknown, so it waits for both to pass.
 func (r *round) heal(i int, s shard) {
-	s.next = time.Now().Add(r.clock.late + r.pace.span() + maxAhead)
+	s.next = time.Now().Add(r.clock.Late + r.pace.span() + MaxAhead)
 	s.record.Since = time.Time{}
 	r.book(i, &s)
 }

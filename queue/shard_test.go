@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Whichever replica owns a shard, however wrong its clock is within its known uncertainty, and
@@ -29,7 +31,7 @@ func TestShardsHoldInEveryWindow(t *testing.T) {
 			early := rapid.SampledFrom([]time.Duration{0, p.foreign / 2, r.Window / 4}).Draw(t, "early")
 			off := amongst(t, "off", -early, trip)
 			owners[k] = &Ledger{id: string(rune('a' + k)), q: &Queue{}, rate: r, own: p, schedule: p}
-			owners[k].q.clock.mapping = mapping{here: begun.Add(off), there: made, late: trip, early: early}
+			owners[k].q.api.Clock.Mapping = jsapi.Mapping{Here: begun.Add(off), There: made, Late: trip, Early: early}
 		}
 		seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		change := rapid.SampledFrom([]float64{0.1, 0.5, 1}).Draw(t, "how often the owner changes")
@@ -72,7 +74,7 @@ func callShard(i int, owners []*Ledger, begun time.Time, seed *rand.Rand, change
 		if s := &l.shards[i]; !s.owned() {
 			*s = shard{record: record, seen: now}
 		}
-		m := l.q.clock.mapping
+		m := l.q.api.Clock.Mapping
 		at := latest(now, l.start(i, m))
 		if seed.Float64() < idle {
 			at = at.Add(time.Duration(seed.Int64N(int64(p.window))))
@@ -160,22 +162,22 @@ func TestShardOfAnOwnerBeforeAStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const step = 400 * time.Millisecond
 		l := &Ledger{q: &Queue{}, schedule: Rate{600, time.Minute}.schedule(0)}
-		c := &l.q.clock
+		c := &l.q.api.Clock
 		read := func(server time.Time) {
-			c.take(reading{server: server, got: time.Now(), wall: time.Now().Round(0), trip: time.Millisecond})
+			c.Take(jsapi.Reading{Server: server, Got: time.Now(), Wall: time.Now().Round(0), Trip: time.Millisecond})
 		}
 		read(made)
-		time.Sleep(maxClockAge)
-		m, _ := c.exact()
+		time.Sleep(jsapi.MaxClockAge)
+		m, _ := c.Exact(MaxAhead)
 		next := time.Now().Add(time.Second)
-		l.shards[0].record = shardRecord{Next: m.server(next), Owner: "another", Uncertainty: m.late}
+		l.shards[0].record = shardRecord{Next: m.Server(next), Owner: "another", Uncertainty: m.Late}
 		usual := l.gap(0, m)
-		read(made.Add(maxClockAge + step))
-		m, _ = c.exact()
+		read(made.Add(jsapi.MaxClockAge + step))
+		m, _ = c.Exact(MaxAhead)
 		if early := next.Sub(l.start(0, m)); early > 0 {
 			t.Errorf("the shard is used %v before it is free", early)
 		}
-		time.Sleep(l.schedule.span() + 2*maxClockAge + time.Second)
+		time.Sleep(l.schedule.span() + 2*jsapi.MaxClockAge + time.Second)
 		if gap := l.gap(0, m); gap > usual {
 			t.Errorf("the gap stays %v, was %v", gap, usual)
 		}
@@ -189,9 +191,9 @@ func TestLedgerAfterSleep(t *testing.T) {
 		l := q.NewLedger(Rate{600, time.Minute}, 0)
 		takes(l, time.Second)
 		time.Sleep(5 * time.Second) // so that slots can be reserved at once
-		q.clock.mu.Lock()
-		q.clock.last.wall = q.clock.last.wall.Add(-time.Minute)
-		q.clock.mu.Unlock()
+		q.api.Clock.Mu.Lock()
+		q.api.Clock.Last.Wall = q.api.Clock.Last.Wall.Add(-time.Minute)
+		q.api.Clock.Mu.Unlock()
 		if r, _ := l.plan(64); r == nil || !r.read || len(r.bookings) > 0 {
 			t.Errorf("planned %+v", r)
 		}

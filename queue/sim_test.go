@@ -194,7 +194,7 @@ func (s *sim) queueOf(l *line, topology Topology) *Queue {
 
 func (s *sim) bucket(q *Queue) jetstream.KeyValue {
 	s.t.Helper()
-	kv, err := q.bucket(s.t.Context())
+	kv, err := q.api.OpenBucket(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -206,13 +206,13 @@ func (s *sim) flush(q *Queue) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
-	s.must(q.nc.FlushWithContext(ctx))
+	s.must(q.api.NATS.FlushWithContext(ctx))
 }
 
 // info is a stream's current state.
 func (s *sim) info(q *Queue, stream string) *jetstream.StreamInfo {
 	s.t.Helper()
-	x, err := q.js.Stream(s.t.Context(), stream)
+	x, err := q.api.JetStream.Stream(s.t.Context(), stream)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func (s *sim) publish(q *Queue, users ...string) uint64 {
 	s.t.Helper()
 	var last uint64
 	for _, user := range users {
-		ack, err := q.js.Publish(s.t.Context(), q.topology.Subject(user), fmt.Appendf(nil, `{"user_id":%q}`, user))
+		ack, err := q.api.JetStream.Publish(s.t.Context(), q.topology.Subject(user), fmt.Appendf(nil, `{"user_id":%q}`, user))
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -274,7 +274,7 @@ func (s *sim) replicaOver(l *line, topology Topology, config MemberConfig) *repl
 }
 
 // kill is the end of the process: it sends nothing more.
-func (r *replica) kill() { r.line.cut.Store(true); r.nc.Close(); _ = r.stop() }
+func (r *replica) kill() { r.line.cut.Store(true); r.api.NATS.Close(); _ = r.stop() }
 
 // Deliver implements Handler.
 func (r *replica) Deliver(c *Claim, d Delivery) {

@@ -2,22 +2,21 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Status is the state of a pipeline in NATS.
 type Status struct {
 	Time time.Time // the server's time of the reading
 	Counts
-	Partitions int       // of the stream, without the plain one
 	Replicas   []Replica // live members
 	Unclaimed  []string  // partitions without an owner
 	Rate       Rate      // the fleet's limit; zero means no limit
@@ -80,10 +79,10 @@ func (s *Status) perMinute(count func(Recent) uint64) (sum float64) {
 // Status reads the state of the whole pipeline. It only needs permission to read the streams'
 // state, the bucket's messages and the dead letters, and works for any number of partitions in this
 // Queue's topology. It blocks for a few round trips.
-func (q *Queue) Status(ctx context.Context) (*Status, error) {
-	s, err := q.progress(ctx)
+func (i *Inspector) Status(ctx context.Context) (*Status, error) {
+	s, err := i.progress(ctx)
 	if err == nil && s.DeadLetters > 0 {
-		s.DeadReasons, err = q.countDead(ctx)
+		s.DeadReasons, err = i.countDead(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -92,72 +91,36 @@ func (q *Queue) Status(ctx context.Context) (*Status, error) {
 }
 
 // progress reads a Status without the reasons of the dead letters.
-func (q *Queue) progress(ctx context.Context) (s *Status, err error) {
-	work, err := q.streamInfo(ctx, q.topology.StreamName(), "")
+func (i *Inspector) progress(ctx context.Context) (s *Status, err error) {
+	counts, err := i.queue.Counts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	dead, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+	bucket, err := memberInfo(ctx, i.api)
 	if err != nil {
 		return nil, err
 	}
-	bucket, err := q.memberInfo(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s = &Status{
-		Time: bucket.Time, Counts: newCounts(&work.StreamInfo, &dead.StreamInfo),
-		Partitions: partitionsOf(work.Config), DeadReasons: map[Reason]uint64{},
-	}
-	s.Replicas, s.QuietUntil, err = q.readFleet(ctx, bucket)
+	s = &Status{Time: bucket.Time, Counts: counts, DeadReasons: map[Reason]uint64{}}
+	s.Replicas, s.QuietUntil, err = i.readFleet(ctx, bucket)
 	s.Rate, s.Unclaimed = LowestRate(s.Replicas), unclaimed(s.Partitions, s.Replicas)
 	return s, err
-}
-
-// datedInfo is a stream's state with the server's time of the answer.
-type datedInfo struct {
-	jetstream.StreamInfo
-	Time time.Time `json:"ts"`
-}
-
-// streamInfo reads a stream's state, and its subjects that match a filter.
-func (q *Queue) streamInfo(ctx context.Context, stream, subjects string) (*datedInfo, error) {
-	var answer struct {
-		Error *jetstream.APIError `json:"error"`
-		datedInfo
-	}
-	request := map[string]string{}
-	if subjects != "" {
-		request["subjects_filter"] = subjects
-	}
-	err := q.request(ctx, "$JS.API.STREAM.INFO."+stream, request, &answer)
-	if err == nil && answer.Error != nil {
-		err = answer.Error
-	}
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("the stream %s does not exist: start a worker, or run identify-worker setup (see --name): %w", stream, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the state of stream %s: %w", stream, err)
-	}
-	return &answer.datedInfo, nil
 }
 
 // readsAtOnce bounds concurrent reads of keys.
 const readsAtOnce = 128
 
 // readFleet reads the members that may be alive, oldest first, and the end of the fleet's cooldown.
-func (q *Queue) readFleet(ctx context.Context, bucket *datedInfo) (replicas []Replica, quiet time.Time, err error) {
-	pause := q.topology.keySubject(quietKey)
-	keys, err := q.readKeys(ctx, append(slices.Collect(maps.Keys(bucket.State.Subjects)), pause))
+func (i *Inspector) readFleet(ctx context.Context, bucket *jsapi.DatedInfo) (replicas []Replica, quiet time.Time, err error) {
+	pause := i.api.KeySubject(quietKey)
+	keys, err := i.api.ReadKeys(ctx, append(slices.Collect(maps.Keys(bucket.State.Subjects)), pause))
 	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("read the bucket %s: %w", q.topology.Bucket(), err)
+		return nil, time.Time{}, fmt.Errorf("read the bucket %s: %w", i.topology.Bucket(), err)
 	}
 	quiet = cooldownEnd(keys[pause], bucket.Time)
 	delete(keys, pause)
 	replicas = []Replica{}
 	for subject, m := range keys {
-		if r := m.replica(memberID(subject)); r.expiry().After(bucket.Time) {
+		if r := replicaOf(memberID(subject), m); r.expiry().After(bucket.Time) {
 			replicas = append(replicas, r)
 		}
 	}
@@ -165,17 +128,8 @@ func (q *Queue) readFleet(ctx context.Context, bucket *datedInfo) (replicas []Re
 	return replicas, quiet, nil
 }
 
-// readKey reads the newest value of a key. A deleted key has an empty value.
-func (q *Queue) readKey(ctx context.Context, subject string) (*storedMessage, error) {
-	m, err := q.readLeader(ctx, "KV_"+q.topology.Bucket(), lastBySubject{subject})
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, fmt.Errorf("read the bucket %s: %w", q.topology.Bucket(), err)
-	}
-	return m, err
-}
-
 // cooldownEnd decodes the end of the fleet's cooldown; zero if there is none.
-func cooldownEnd(m *storedMessage, now time.Time) time.Time {
+func cooldownEnd(m *jsapi.StoredMessage, now time.Time) time.Time {
 	if m == nil {
 		return time.Time{}
 	}
@@ -204,13 +158,13 @@ func unclaimed(partitions int, replicas []Replica) []string {
 }
 
 // countDead counts dead letters by reason. The reason is in their subjects, so no letter is read.
-func (q *Queue) countDead(ctx context.Context) (map[Reason]uint64, error) {
+func (i *Inspector) countDead(ctx context.Context) (map[Reason]uint64, error) {
 	reasons := map[Reason]uint64{}
 	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)
 	for _, reason := range Reasons() {
 		group.Go(func() error {
-			n, err := q.count(ctx, q.topology.DeadStreamName(), 1, q.topology.deadOfReason(reason))
+			n, err := i.api.Count(ctx, i.topology.DeadStreamName(), 1, deadOfReason(i.topology, reason))
 			if err != nil {
 				return fmt.Errorf("count the dead letters: %w", err)
 			}
@@ -223,16 +177,4 @@ func (q *Queue) countDead(ctx context.Context) (map[Reason]uint64, error) {
 	}
 	err := group.Wait()
 	return reasons, err
-}
-
-// newCounts extracts the counts from the streams' states.
-func newCounts(work, dead *jetstream.StreamInfo) Counts {
-	counts := Counts{Backlog: work.State.Msgs, DeadLetters: dead.State.Msgs}
-	if work.State.Msgs > 0 {
-		counts.Oldest = work.State.FirstTime
-	}
-	if dead.State.Msgs > 0 {
-		counts.OldestDead = dead.State.FirstTime
-	}
-	return counts
 }

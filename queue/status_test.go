@@ -13,11 +13,13 @@ import (
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 func (s *sim) status(q *Queue) *Status {
 	s.t.Helper()
-	status, err := q.Status(s.t.Context())
+	status, err := NewInspector(q).Status(s.t.Context())
 	s.must(err)
 	return status
 }
@@ -26,8 +28,8 @@ func (s *sim) status(q *Queue) *Status {
 func (s *sim) bury(q *Queue, n int, reason Reason) {
 	s.t.Helper()
 	for i := range n {
-		_, err := q.js.PublishMsg(s.t.Context(), &nats.Msg{
-			Subject: q.topology.deadSubject(reason, Position{time.Now(), uint64(i)}, ""),
+		_, err := q.api.JetStream.PublishMsg(s.t.Context(), &nats.Msg{
+			Subject: deadSubject(q.topology, reason, Position{time.Now(), uint64(i)}, ""),
 			Header:  Death{Reason: reason, User: "ann"}.headers(Delivery{Sequence: uint64(i)}, Position{time.Now(), uint64(i)}, "0", time.Now()),
 		})
 		s.must(err)
@@ -90,9 +92,9 @@ func TestStatus(t *testing.T) {
 func TestScan(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		const letters = 2*scanBatch + 7
+		const letters = 2*jsapi.ScanBatch + 7
 		s.bury(q, letters, Rejected)
-		stream, err := q.js.Stream(t.Context(), deadName)
+		stream, err := q.api.JetStream.Stream(t.Context(), deadName)
 		s.must(err)
 		var want []string
 		for seq := uint64(1); seq <= letters; seq++ {
@@ -103,17 +105,17 @@ func TestScan(t *testing.T) {
 			}
 		}
 		var got []string
-		for m, err := range q.scan(t.Context(), deadName, 1) {
+		for m, err := range q.api.Scan(t.Context(), deadName, jsapi.ScanRange{From: 1}) {
 			s.must(err)
 			got = append(got, m.Header.Get("Nats-Sequence"))
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%d messages, want %d", len(got), len(want))
 		}
-		for _, err := range q.scan(t.Context(), deadName, letters+1) {
+		for _, err := range q.api.Scan(t.Context(), deadName, jsapi.ScanRange{From: letters + 1}) {
 			t.Errorf("there is a message past the end: %v", err)
 		}
-		for range q.scan(t.Context(), deadName, 1) {
+		for range q.api.Scan(t.Context(), deadName, jsapi.ScanRange{From: 1}) {
 			break
 		}
 	})
@@ -125,7 +127,7 @@ func TestStatusWithoutAnswers(t *testing.T) {
 		l := &line{}
 		q := s.queue(l)
 		l.silent.Store(true)
-		_, err := q.Status(t.Context())
+		_, err := NewInspector(q).Status(t.Context())
 		if err == nil || err.Error() != "read the state of stream USERPILOT_IDENTIFY: no answer on $JS.API.STREAM.INFO.USERPILOT_IDENTIFY: the stream has no leader now, or the server is overloaded" {
 			t.Errorf("got %v", err)
 		}
@@ -230,7 +232,7 @@ func TestStatusRights(t *testing.T) {
 				s.must(err)
 				reader, err := New(few, Topology{}, nil)
 				s.must(err)
-				status, err := reader.Status(t.Context())
+				status, err := NewInspector(reader).Status(t.Context())
 				if i < 0 {
 					s.must(err)
 					if len(status.Replicas) != 1 || status.DeadReasons[Rejected] != 3 {
@@ -239,7 +241,7 @@ func TestStatusRights(t *testing.T) {
 					return
 				}
 				subject := strings.ReplaceAll(statusRights[i], "*", "USERPILOT_IDENTIFY")
-				if err == nil || !strings.Contains(err.Error(), "not permitted: allow this NATS user to publish to "+subject+";") || !errors.Is(err, ErrNotPermitted) {
+				if err == nil || !strings.Contains(err.Error(), "not permitted: allow this NATS user to publish to "+subject+";") || !errors.Is(err, jsapi.ErrNotPermitted) {
 					t.Errorf("without a permission: %v", err)
 				}
 			})

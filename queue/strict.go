@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // codeInvalidJSON is JetStream's error for a request that it cannot decode.
@@ -15,13 +17,13 @@ const codeInvalidJSON = 10025
 // for a request to purge a stream, if a publisher names that subject as the reply subject. Strict
 // blocks for one round trip per stream. It changes nothing, but each probe is a warning in the
 // server's log.
-func (q *Queue) Strict(ctx context.Context) (bool, error) {
-	strict, request := true, map[string]bool{unknownName: true}
-	for _, stream := range q.topology.streams(q.nc.MaxPayload()) {
+func (i *Inspector) Strict(ctx context.Context) (bool, error) {
+	strict, request := true, map[string]bool{jsapi.UnknownName: true}
+	for _, stream := range i.topology.streams(i.api.NATS.MaxPayload()) {
 		var answer struct {
 			Error *jetstream.APIError `json:"error"`
 		}
-		err := q.request(ctx, "$JS.API.STREAM.INFO."+stream.Name, request, &answer)
+		err := i.api.Request(ctx, "$JS.API.STREAM.INFO."+stream.Name, request, &answer)
 		switch {
 		case err == nil && answer.Error == nil:
 			strict = false

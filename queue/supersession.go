@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -37,17 +38,17 @@ const supersededAtOnce = 500
 // Supersessions compares each letter with its user's version record. It blocks for one round trip
 // per few hundred letters, and needs permission to publish to $JS.API.DIRECT.GET.KV_<bucket>_versions.
 // In a cluster its answer can lag a little; a replay is exact.
-func (q *Queue) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Supersession, error) {
+func (i *Inspector) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Supersession, error) {
 	found := make([]Supersession, len(letters))
 	for at := 0; at < len(letters); at += supersededAtOnce {
 		some := letters[at:min(len(letters), at+supersededAtOnce)]
-		records, err := q.versionRecordsOf(ctx, some)
+		records, err := i.versionRecordsOf(ctx, some)
 		if err != nil {
 			return nil, fmt.Errorf("read version records: %w", err)
 		}
-		for i, l := range some {
-			if n := records[q.topology.versionSubject(l.user())]; l.user() != "" && n != nil {
-				found[at+i] = n.supersession(l)
+		for j, l := range some {
+			if n := records[versionSubject(i.topology, l.user())]; l.user() != "" && n != nil {
+				found[at+j] = n.supersession(l)
 			}
 		}
 	}
@@ -55,12 +56,12 @@ func (q *Queue) Supersessions(ctx context.Context, letters []*DeadLetter) ([]Sup
 }
 
 // versionRecordsOf reads the version records of the letters' users, by subject. It omits damaged ones.
-func (q *Queue) versionRecordsOf(ctx context.Context, letters []*DeadLetter) (map[string]*VersionRecord, error) {
+func (i *Inspector) versionRecordsOf(ctx context.Context, letters []*DeadLetter) (map[string]*VersionRecord, error) {
 	records := map[string]*VersionRecord{}
-	var r directRequest
+	var r jsapi.DirectRequest
 	for _, l := range letters {
 		if user := l.user(); user != "" {
-			subject := q.topology.versionSubject(user)
+			subject := versionSubject(i.topology, user)
 			if _, asked := records[subject]; !asked {
 				records[subject] = nil
 				r.Last = append(r.Last, subject)
@@ -70,9 +71,9 @@ func (q *Queue) versionRecordsOf(ctx context.Context, letters []*DeadLetter) (ma
 	if len(r.Last) == 0 {
 		return records, nil
 	}
-	stream := q.topology.versionsStreamName()
-	err := retry(ctx, firstTimeout, func(ctx context.Context) error {
-		_, err := q.direct(ctx, stream, r, func(m *nats.Msg) bool {
+	stream := versionsStreamName(i.topology)
+	err := jsapi.Retry(ctx, jsapi.FirstTimeout, func(ctx context.Context) error {
+		_, err := i.api.Direct(ctx, stream, r, func(m *nats.Msg) bool {
 			var n VersionRecord
 			if len(m.Data) > 0 && json.Unmarshal(m.Data, &n.record) == nil {
 				records[m.Header.Get(jetstream.SubjectHeader)] = &n

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -92,20 +91,9 @@ func (t Topology) AuditStreamName() string { return t.StreamName() + "_AUDIT" }
 // letters.
 func (t Topology) VersionsBucket() string { return t.Bucket() + "_versions" }
 
-// versionsStreamName is the stream behind that bucket.
-func (t Topology) versionsStreamName() string { return "KV_" + t.VersionsBucket() }
-
-// auditSubject is a subject of the audit trail.
-func (t Topology) auditSubject(tokens ...string) string {
-	return t.PlainSubject() + "-audit." + strings.Join(tokens, ".")
-}
-
 // Bucket is the name of the key-value bucket for members, the ledger and the records of merged
 // calls.
 func (t Topology) Bucket() string { return "userpilot_" + t.name() }
-
-// keySubject is the subject of a key's values.
-func (t Topology) keySubject(key string) string { return "$KV." + t.Bucket() + "." + key }
 
 // PlainSubject is the subject for clients that cannot encode a key. Its events form one more
 // partition.
@@ -122,42 +110,6 @@ func (t Topology) name() string {
 		return "identify"
 	}
 	return t.Name
-}
-
-// A dead letter's subject ends in its reason, its event's name and its user's hash, so that it can
-// be counted and found without being read. The name is unique to an event: it contains the creation
-// time of the stream, since a re-created stream would reuse sequences.
-func (t Topology) deadSubject(reason Reason, event Position, user string) string {
-	hash := nobodysHash
-	if user != "" {
-		hash = userHash(user)
-	}
-	return t.deadOf(cmp.Or(string(reason), "-"), event.String(), hash)
-}
-
-// nobodysHash replaces the hash in the subject of a letter whose user can only be read from its
-// body.
-const nobodysHash = "-"
-
-func (t Topology) deadOf(reason, event, hash string) string {
-	return t.PlainSubject() + "-dlq." + reason + "." + event + "." + hash
-}
-
-func (t Topology) deadSubjects() string              { return t.deadOf("*", "*.*", "*") }
-func (t Topology) deadOfReason(r Reason) string      { return t.deadOf(string(r), "*.*", "*") }
-func (t Topology) deadOfEvent(event Position) string { return t.deadOf("*", event.String(), "*") }
-func (t Topology) deadOfHash(hash string) string     { return t.deadOf("*", "*.*", hash) }
-
-// letterOf reads the event's name from a dead letter's subject; zero if no worker has stored the
-// letter.
-func (t Topology) letterOf(subject string) Position {
-	name, ok := strings.CutPrefix(subject, t.PlainSubject()+"-dlq.")
-	tokens := strings.Split(name, ".")
-	if !ok || len(tokens) != 4 {
-		return Position{}
-	}
-	letter, _ := ParsePosition(tokens[1] + "." + tokens[2])
-	return letter
 }
 
 // plainPartition is the partition of events without a key.
@@ -206,7 +158,7 @@ func (t Topology) workStream(maxPayload int64) jetstream.StreamConfig {
 func (t Topology) deadStream() jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        t.DeadStreamName(),
-		Subjects:    []string{t.deadSubjects()},
+		Subjects:    []string{t.PlainSubject() + "-dlq.*.*.*.*"},
 		Retention:   jetstream.LimitsPolicy,
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew,
@@ -238,7 +190,7 @@ func (t Topology) bucketStream() jetstream.StreamConfig {
 // newerBucketStream is read from its leader by workers, and by direct gets for operators.
 func (t Topology) newerBucketStream() jetstream.StreamConfig {
 	c := t.bucketStream()
-	c.Name = t.versionsStreamName()
+	c.Name = "KV_" + t.VersionsBucket()
 	c.Subjects = []string{"$KV." + t.VersionsBucket() + ".>"}
 	c.SubjectDeleteMarkerTTL = markerTTL
 	c.DenyDelete = false // a purge overwrites the user's record
@@ -248,7 +200,7 @@ func (t Topology) newerBucketStream() jetstream.StreamConfig {
 func (t Topology) auditStream() jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        t.AuditStreamName(),
-		Subjects:    []string{t.auditSubject(">")},
+		Subjects:    []string{t.PlainSubject() + "-audit.>"},
 		Retention:   jetstream.LimitsPolicy,
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew,

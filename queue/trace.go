@@ -10,6 +10,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Headers that propagate an event's trace, with the names of the W3C Trace Context. NATS header
@@ -64,9 +66,9 @@ func (t *Trace) write(h nats.Header) {
 	if t == nil {
 		return
 	}
-	h.Set(headerTraceParent, clean(t.parent))
+	h.Set(headerTraceParent, jsapi.Clean(t.parent))
 	if t.state != "" {
-		h.Set(headerTraceState, clean(t.state))
+		h.Set(headerTraceState, jsapi.Clean(t.state))
 	}
 }
 
@@ -178,7 +180,7 @@ func errorType(err error) string {
 		{ErrNoStream, "no_stream"},
 		{ErrStreamFull, "stream_full"},
 		{ErrEventTooLarge, "event_too_large"},
-		{ErrNotPermitted, "not_permitted"},
+		{jsapi.ErrNotPermitted, "not_permitted"},
 		{ErrNoAnswer, "no_answer"},
 		{ErrPublisherClosed, "publisher_closed"},
 		{context.Canceled, "canceled"},

@@ -104,7 +104,7 @@ func TestPublisherTracer(t *testing.T) {
 		s.must(err)
 		_, err = p.Publish(t.Context(), fmt.Appendf(nil, `{"user_id":"bob","metadata":{"x":%q}}`, strings.Repeat("x", 500<<10)))
 		s.must(err)
-		s.must(q.js.DeleteStream(t.Context(), workName))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), workName))
 		if _, err = p.Publish(t.Context(), []byte(`{"user_id":"cleo"}`)); err == nil {
 			t.Error("stored in no stream")
 		}
@@ -145,7 +145,7 @@ func TestTraceOutlivesDeath(t *testing.T) {
 		_, err = p.Publish(ctx, []byte(`{"user_id":"ann"}`), option)
 		s.must(err)
 		s.must(p.Close(context.Background()))
-		_, err = q.Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{})
+		_, err = NewInspector(q).Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{})
 		s.must(err)
 		for i, m := range append(s.stored(q, workName), letter) {
 			if m.Header.Get("traceparent") != traceParent || m.Header.Get("tracestate") != "a=1" {

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -123,7 +124,7 @@ const (
 // or ctx ends.
 func (g *trackedUsers) follow(ctx context.Context) {
 	for {
-		err := retry(ctx, electionTimeout, g.catchUp)
+		err := jsapi.Retry(ctx, jsapi.ElectionTimeout, g.catchUp)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -133,7 +134,7 @@ func (g *trackedUsers) follow(ctx context.Context) {
 		case !g.trouble.Swap(true):
 			g.q.log.Warn("the list of users with dead letters cannot be read, each user is looked up until then", slog.Any("error", err))
 		}
-		pause(ctx, readRetryDelay)
+		jsapi.Pause(ctx, readRetryDelay)
 	}
 }
 
@@ -163,9 +164,9 @@ func (g *trackedUsers) catchUp(ctx context.Context) error {
 // readToEnd reads up to the message that was last in the bucket after readToEnd began. That message
 // may vanish meanwhile: the marker of a deleted record expires.
 func (g *trackedUsers) readToEnd(ctx context.Context) error {
-	stream := g.q.topology.versionsStreamName()
+	stream := versionsStreamName(g.q.topology)
 	for {
-		last, err := g.q.readLeader(ctx, stream, lastBySubject{"$KV." + g.q.topology.VersionsBucket() + ".>"})
+		last, err := g.q.api.ReadLast(ctx, stream, "$KV."+g.q.topology.VersionsBucket()+".>")
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}
@@ -185,7 +186,7 @@ func (g *trackedUsers) readToEnd(ctx context.Context) error {
 		case g.seen >= last.Sequence:
 			return nil
 		case g.seen == before: // a replica that lags has answered
-			pause(ctx, lagPause)
+			jsapi.Pause(ctx, lagPause)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -197,20 +198,20 @@ func (g *trackedUsers) readToEnd(ctx context.Context) error {
 // consumer, which the server advances message by message. For each batch of a direct get, the
 // server would scan every subject of the bucket if any record was ever rewritten.
 func (g *trackedUsers) read(ctx context.Context, to uint64) error {
-	stream := g.q.topology.versionsStreamName()
+	stream := versionsStreamName(g.q.topology)
 	config := jetstream.ConsumerConfig{
 		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: g.seen + 1,
 		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerLife,
 	}
 	var consumer jetstream.Consumer
-	err := g.q.withPermissionCheck(ctx, func(ctx context.Context) (err error) {
-		consumer, err = g.q.js.CreateConsumer(ctx, stream, config)
+	err := g.q.api.WithPermissionCheck(ctx, func(ctx context.Context) (err error) {
+		consumer, err = g.q.api.JetStream.CreateConsumer(ctx, stream, config)
 		return err
-	}, g.q.topology.toReadVersions())
+	}, toReadVersions(g.q.topology))
 	if err != nil {
 		return err
 	}
-	defer g.q.js.DeleteConsumer(ctx, stream, config.Name) //nolint:errcheck // it ends by itself
+	defer g.q.api.JetStream.DeleteConsumer(ctx, stream, config.Name) //nolint:errcheck // it ends by itself
 	if consumer.CachedInfo().NumPending == 0 {
 		return nil
 	}
@@ -222,7 +223,7 @@ const readerLife = 30 * time.Second
 
 // receive handles the messages of a consumer on the bucket.
 func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
-	p, err := g.q.newPull(g.q.topology.versionsStreamName(), consumer)
+	p, err := g.q.newPull(versionsStreamName(g.q.topology), consumer)
 	if err != nil {
 		return err
 	}
@@ -245,7 +246,7 @@ func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) 
 			event, err := p.take(m)
 			switch {
 			case errors.Is(err, nats.ErrNoResponders) && next == 1 && time.Since(begun) < interestTimeout:
-				pause(ctx, interestPause)
+				jsapi.Pause(ctx, interestPause)
 				continue
 			case err != nil:
 				return err
@@ -359,7 +360,7 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 	}
 	var until time.Time
 	if age > 0 {
-		until = c.q.clock.now().Add(age + replayMargin)
+		until = c.q.api.Clock.Now().Add(age + replayMargin)
 	}
 	var known *VersionRecord // nil: it is read first
 	if !c.q.tracked.knows(userID) {
@@ -379,7 +380,7 @@ func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
 
 // closeLetters removes deleted letters from a user's record. The last one deletes the record.
 func (q *Queue) closeLetters(ctx context.Context, userID string, letters ...Position) error {
-	if err := q.clock.read(ctx); err != nil {
+	if err := q.api.Clock.Read(ctx); err != nil {
 		return err
 	}
 	return q.changeNewer(ctx, userID, nil, func(r *storedVersions) newerChange {
@@ -412,7 +413,7 @@ func (q *Queue) deadLetterAge(ctx context.Context) (time.Duration, error) {
 	if known := q.deadAge.Load(); known != nil && now.Sub(known.read) < deadAgeLife {
 		return known.age, nil
 	}
-	info, err := q.streamInfo(ctx, q.topology.DeadStreamName(), "")
+	info, err := q.api.StreamInfo(ctx, q.topology.DeadStreamName(), "")
 	if err != nil {
 		return 0, err
 	}

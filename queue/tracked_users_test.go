@@ -14,7 +14,7 @@ func TestGuardIsNotWaitedFor(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.publish(q, "bob")
-		_, err := q.js.Publish(t.Context(), q.topology.versionSubject("ann"), []byte("{}"))
+		_, err := q.api.JetStream.Publish(t.Context(), versionSubject(q.topology, "ann"), []byte("{}"))
 		s.must(err)
 		q.tracked.reading <- struct{}{} // readings wait
 		ctx, cancel := context.WithCancel(t.Context())

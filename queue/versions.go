@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -164,13 +165,13 @@ func pathHash(path string) string {
 }
 
 // versionSubject is the subject of a user's record.
-func (t Topology) versionSubject(userID string) string {
+func versionSubject(t Topology, userID string) string {
 	return "$KV." + t.VersionsBucket() + "." + userHash(userID)
 }
 
 // readNewer reads a user's record from the bucket's leader.
 func (q *Queue) readNewer(ctx context.Context, userID string) (*VersionRecord, error) {
-	m, err := q.readLeader(ctx, q.topology.versionsStreamName(), lastBySubject{q.topology.versionSubject(userID)})
+	m, err := q.api.ReadLast(ctx, versionsStreamName(q.topology), versionSubject(q.topology, userID))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return &VersionRecord{}, nil
 	}
@@ -182,7 +183,7 @@ func (q *Queue) readNewer(ctx context.Context, userID string) (*VersionRecord, e
 		return n, nil
 	}
 	if err := json.Unmarshal(m.Data, &n.record); err != nil {
-		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, q.topology.versionsStreamName(), err)
+		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, versionsStreamName(q.topology), err)
 	}
 	return n, nil
 }
@@ -190,12 +191,12 @@ func (q *Queue) readNewer(ctx context.Context, userID string) (*VersionRecord, e
 // storeNewer writes a user's record unless it has changed since it was read.
 func (q *Queue) storeNewer(ctx context.Context, userID string, n *VersionRecord) error {
 	n.record.trim()
-	msg := nats.NewMsg(q.topology.versionSubject(userID))
+	msg := nats.NewMsg(versionSubject(q.topology, userID))
 	var err error
 	if msg.Data, err = json.Marshal(n.record); err != nil {
 		return err
 	}
-	if left := n.record.Until.Sub(q.clock.now()); !n.record.Until.IsZero() {
+	if left := n.record.Until.Sub(q.api.Clock.Now()); !n.record.Until.IsZero() {
 		msg.Header.Set(jetstream.MsgTTLHeader, strconv.Itoa(max(1, int(left/time.Second)))+"s")
 	}
 	return q.publishNewer(ctx, msg, n)
@@ -203,11 +204,11 @@ func (q *Queue) storeNewer(ctx context.Context, userID string, n *VersionRecord)
 
 // deleteNewer removes a user's record unless it has changed since it was read.
 func (q *Queue) deleteNewer(ctx context.Context, userID string, n *VersionRecord) error {
-	return q.publishNewer(ctx, marker(q.topology.versionSubject(userID), markerTTL), n)
+	return q.publishNewer(ctx, jsapi.Marker(versionSubject(q.topology, userID), markerTTL), n)
 }
 
 func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *VersionRecord) error {
-	ack, err := q.store(ctx, q.topology.toVersions(), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
+	ack, err := q.api.Store(ctx, toVersions(q.topology), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
 	if err != nil {
 		return err
 	}
@@ -236,7 +237,7 @@ func (q *Queue) changeNewer(ctx context.Context, userID string, n *VersionRecord
 		switch {
 		case err == nil:
 			return nil
-		case !isWrongRevision(err):
+		case !jsapi.IsWrongRevision(err):
 			return fmt.Errorf("write the version record: %w", err)
 		}
 		n = nil

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"pgregory.net/rapid"
 
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -177,7 +178,7 @@ func TestNewerLetters(t *testing.T) {
 func TestNewerStored(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.must(q.clock.read(t.Context()))
+		s.must(q.api.Clock.Read(t.Context()))
 		old, err := q.readNewer(t.Context(), "ann")
 		s.must(err)
 		if old.Known() {
@@ -185,7 +186,7 @@ func TestNewerStored(t *testing.T) {
 		}
 		open := func(n uint64) func(*storedVersions) newerChange {
 			return func(r *storedVersions) newerChange {
-				r.open(aged(n), q.clock.now().Add(time.Hour))
+				r.open(aged(n), q.api.Clock.Now().Add(time.Hour))
 				return storeNewer
 			}
 		}
@@ -205,7 +206,7 @@ func TestNewerStored(t *testing.T) {
 			t.Errorf("%+v is left (%v)", n.record, err)
 		}
 		s.must(q.changeNewer(t.Context(), "ann", nil, open(3))) // over the server's marker
-		_, err = q.js.PublishMsg(t.Context(), &nats.Msg{Subject: q.topology.versionSubject("bob"), Data: []byte("secret")})
+		_, err = q.api.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: versionSubject(q.topology, "bob"), Data: []byte("secret")})
 		s.must(err)
 		if _, err := q.readNewer(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("a damaged record: %v", err)
@@ -218,7 +219,7 @@ func TestNewerStored(t *testing.T) {
 func TestNewerAfterDyingAgain(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.must(q.clock.read(t.Context()))
+		s.must(q.api.Clock.Read(t.Context()))
 		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		bury := func(seq uint64, past *ReplayInfo) {
 			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq, Past: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
@@ -245,10 +246,10 @@ func TestGuardCatchesUp(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
 		ctx := s.soon(time.Second) // a reader that starts over each time would do so twenty times
-		s.must(q.clock.read(t.Context()))
+		s.must(q.api.Clock.Read(t.Context()))
 		s.must(other.tracked.catchUp(ctx))
 		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
-		const users = 2*scanBatch + 3
+		const users = 2*jsapi.ScanBatch + 3
 		for i := range users {
 			s.must(c.open(t.Context(), fmt.Sprint("user", i), Delivery{Sequence: uint64(i + 1)}))
 		}
@@ -273,11 +274,11 @@ func TestGuardCatchesUp(t *testing.T) {
 		if other.tracked.knows("user7") || !other.tracked.knows("user8") {
 			t.Error("a deletion is missed, or too many users are dropped")
 		}
-		stream, err := q.js.Stream(t.Context(), q.topology.versionsStreamName())
+		stream, err := q.api.JetStream.Stream(t.Context(), versionsStreamName(q.topology))
 		s.must(err)
 		s.must(stream.Purge(t.Context()))
 		s.must(other.tracked.catchUp(ctx))
-		s.must(q.js.DeleteStream(t.Context(), q.topology.versionsStreamName()))
+		s.must(q.api.JetStream.DeleteStream(t.Context(), versionsStreamName(q.topology)))
 		if err := other.tracked.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("without the bucket: %v", err)
 		}
@@ -289,7 +290,7 @@ func TestGuardCatchesUp(t *testing.T) {
 func TestBuryKeepsTheRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		for seq, q := range []*Queue{s.queue(nil), s.queue(nil)} {
-			s.must(q.clock.read(t.Context()))
+			s.must(q.api.Clock.Read(t.Context()))
 			c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 			d := Delivery{Sequence: uint64(10 * (seq + 1))}
 			s.must(c.StoreDeadLetter(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
@@ -333,7 +334,7 @@ func TestReadPast(t *testing.T) {
 func TestSupersessions(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.must(q.clock.read(t.Context()))
+		s.must(q.api.Clock.Read(t.Context()))
 		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
 		bury := func(seq uint64, user, more string) {
 			d := Delivery{Sequence: seq}
@@ -350,12 +351,12 @@ func TestSupersessions(t *testing.T) {
 		s.must(err)
 		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery{Sequence: 9}, identify(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
 		var letters []*DeadLetter
-		for l, err := range q.DeadLetters(t.Context(), Filter{}) {
+		for l, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 			s.must(err)
 			letters = append(letters, l)
 		}
 		letters = append(letters, &DeadLetter{Body: []byte("?")}, &DeadLetter{Death: Death{User: "nobody"}, Body: []byte(`{"user_id":"nobody"}`)})
-		found, err := q.Supersessions(t.Context(), letters)
+		found, err := NewInspector(q).Supersessions(t.Context(), letters)
 		s.must(err)
 		for i, want := range map[int]string{
 			0:                "{Known:true Wholly:false Partly:true Properties:[{Path:/metadata/a Superseded:true} {Path:/metadata/b Superseded:false}]}",
@@ -370,7 +371,7 @@ func TestSupersessions(t *testing.T) {
 				t.Errorf("letter %d: %s, want %s", i, got, want)
 			}
 		}
-		selected, err := q.Select(t.Context(), Filter{}, SelectConfig{})
+		selected, err := NewInspector(q).Select(t.Context(), Filter{}, SelectConfig{})
 		s.must(err)
 		if selected.Superseded != 1 || selected.Partly != 1 {
 			t.Errorf("%d of the selection are superseded, %d in part", selected.Superseded, selected.Partly)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // watch receives the fleet's notifications, cooldowns and release requests.
@@ -20,11 +22,11 @@ func (w *watch) end() {
 
 // watch starts the watch. It delivers the current values first, and then the changes.
 func (m *member) watch(ctx context.Context) (*watch, error) {
-	brief, done := context.WithTimeout(ctx, callTimeout) // a lost answer would block it indefinitely
+	brief, done := context.WithTimeout(ctx, jsapi.CallTimeout) // a lost answer would block it indefinitely
 	defer done()
 	ctx, cancel := context.WithCancel(ctx)
 	var w jetstream.KeyWatcher
-	err := m.q.withPermissionCheck(brief, func(asking context.Context) (err error) {
+	err := m.q.api.WithPermissionCheck(brief, func(asking context.Context) (err error) {
 		stop := context.AfterFunc(asking, cancel) // the watch outlives asking, so it needs its own context
 		w, err = m.kv.WatchFiltered(ctx, []string{notifyKey + "*", quietKey, recallKey})
 		if !stop() && err == nil {

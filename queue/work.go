@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Work joins the fleet and passes the events of this replica's share of the partitions to h until
@@ -26,7 +27,7 @@ func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error 
 		}
 		if ctx.Err() == nil {
 			trouble.report(q.log, err)
-			pause(ctx, reconcileInterval)
+			jsapi.Pause(ctx, reconcileInterval)
 		}
 	}
 	return nil
@@ -57,20 +58,10 @@ func (q *Queue) session(ctx context.Context, config MemberConfig, h Handler, tro
 	err = f.run(ctx)
 	lapse(errGivenUp)
 	wg.Wait()
-	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), jsapi.CallTimeout)
 	defer cancel()
 	if leave := m.leave(leaving); leave != nil && err == nil && ctx.Err() == nil {
 		err = fmt.Errorf("leave: %w", leave)
 	}
 	return err
-}
-
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

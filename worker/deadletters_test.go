@@ -296,7 +296,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 func (s *sim) told() queue.Replica {
 	s.t.Helper()
 	time.Sleep(10 * time.Second)
-	status, err := s.queue.Status(s.t.Context())
+	status, err := queue.NewInspector(s.queue).Status(s.t.Context())
 	must(s.t, err)
 	if len(status.Replicas) != 1 {
 		s.t.Fatalf("%d replicas", len(status.Replicas))

@@ -31,7 +31,7 @@ func (r *replica) metric(name string) float64 {
 
 func (s *sim) status() *queue.Status {
 	s.t.Helper()
-	status, err := s.queue.Status(s.t.Context())
+	status, err := queue.NewInspector(s.queue).Status(s.t.Context())
 	must(s.t, err)
 	return status
 }

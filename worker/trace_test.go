@@ -257,9 +257,9 @@ func TestTraceOfTheDead(t *testing.T) {
 		s.publishRaw(queue.Topology{}.Subject("ann"), []byte(`{"user_id":"ann","metadata":{"bad":2}}`)) // newer than the dead letter
 		s.drain(time.Minute)
 		before := len(spans.Ended())
-		selection, err := s.queue.Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
+		selection, err := queue.NewInspector(s.queue).Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
 		must(t, err)
-		_, err = s.queue.Replay(t.Context(), selection, queue.ReplayConfig{})
+		_, err = queue.NewInspector(s.queue).Replay(t.Context(), selection, queue.ReplayConfig{})
 		must(t, err)
 		s.drain(time.Minute)
 		r.stop()

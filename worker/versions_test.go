@@ -166,7 +166,7 @@ func (s *story) play(x step) {
 }
 
 func (s *story) letters() (letters []*queue.DeadLetter) {
-	for l, err := range s.queue.DeadLetters(s.t.Context(), queue.Filter{}) {
+	for l, err := range queue.NewInspector(s.queue).DeadLetters(s.t.Context(), queue.Filter{}) {
 		must(s.t, err)
 		letters = append(letters, l)
 	}

@@ -74,11 +74,11 @@ func farReplays(ctx context.Context, b *bench) (r row, err error) {
 	if err := s.makeDeadLetters(ctx, b.letters, user); err != nil {
 		return r, fmt.Errorf("replays: %w", err)
 	}
-	selection, err := s.queue.Select(ctx, queue.Filter{}, queue.SelectConfig{})
+	selection, err := queue.NewInspector(s.queue).Select(ctx, queue.Filter{}, queue.SelectConfig{})
 	if err != nil {
 		return r, err
 	}
-	if _, err := s.queue.Replay(ctx, selection, queue.ReplayConfig{}); err != nil {
+	if _, err := queue.NewInspector(s.queue).Replay(ctx, selection, queue.ReplayConfig{}); err != nil {
 		return r, err
 	}
 	if err := s.recede(away(6), away(0)); err != nil {

@@ -153,6 +153,6 @@ func statusOfDeparted(ctx context.Context, _ *bench, size int) (requests float64
 		}
 	}
 	before := s.nc.Stats().OutMsgs
-	_, err = s.queue.Status(ctx)
+	_, err = queue.NewInspector(s.queue).Status(ctx)
 	return float64(s.nc.Stats().OutMsgs - before), err
 }

@@ -146,40 +146,40 @@ func letterVerbs() map[string]func(context.Context, *queue.Queue) error {
 	return map[string]func(context.Context, *queue.Queue) error{
 		"purge": func(ctx context.Context, q *queue.Queue) error {
 			user := userName(0)
-			found, err := q.PurgeUser(ctx, user, queue.PurgeConfig{DryRun: true})
+			found, err := queue.NewInspector(q).PurgeUser(ctx, user, queue.PurgeConfig{DryRun: true})
 			if err != nil {
 				return err
 			}
-			r, err := q.PurgeUser(ctx, user, queue.PurgeConfig{Found: found})
+			r, err := queue.NewInspector(q).PurgeUser(ctx, user, queue.PurgeConfig{Found: found})
 			if err == nil && r.Waiting+r.DeadLetters == 0 {
 				err = errors.New("nothing was purged")
 			}
 			return err
 		},
 		"discard": func(ctx context.Context, q *queue.Queue) error {
-			s, err := q.Select(ctx, queue.Filter{}, queue.SelectConfig{MaxReplays: -1})
+			s, err := queue.NewInspector(q).Select(ctx, queue.Filter{}, queue.SelectConfig{MaxReplays: -1})
 			if err != nil {
 				return err
 			}
-			r, err := q.Discard(ctx, s, queue.DiscardConfig{Note: "bench"})
+			r, err := queue.NewInspector(q).Discard(ctx, s, queue.DiscardConfig{Note: "bench"})
 			if err == nil && r.Discarded != s.Letters {
 				err = fmt.Errorf("only %d of %d dead letters were discarded", r.Discarded, s.Letters)
 			}
 			return err
 		},
 		"replay": func(ctx context.Context, q *queue.Queue) error {
-			s, err := q.Select(ctx, queue.Filter{}, queue.SelectConfig{})
+			s, err := queue.NewInspector(q).Select(ctx, queue.Filter{}, queue.SelectConfig{})
 			if err != nil {
 				return err
 			}
-			r, err := q.Replay(ctx, s, queue.ReplayConfig{})
+			r, err := queue.NewInspector(q).Replay(ctx, s, queue.ReplayConfig{})
 			if err == nil && r.Replayed != s.Letters {
 				err = fmt.Errorf("only %d of %d dead letters were replayed", r.Replayed, s.Letters)
 			}
 			return err
 		},
 		"status": func(ctx context.Context, q *queue.Queue) error {
-			s, err := q.Status(ctx)
+			s, err := queue.NewInspector(q).Status(ctx)
 			if err == nil && s.DeadLetters == 0 {
 				err = errors.New("there are no dead letters")
 			}

@@ -421,7 +421,7 @@ func (r *roles) bereave(t *testing.T, users []string) (letters map[string][]stri
 		}
 	}
 	letters = map[string][]string{}
-	for l, err := range q.DeadLetters(t.Context(), queue.Filter{}) {
+	for l, err := range queue.NewInspector(q).DeadLetters(t.Context(), queue.Filter{}) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -70,7 +70,7 @@ func (d *discarding) run(ctx context.Context) error {
 		return err
 	}
 	defer shut()
-	s, err := q.Select(ctx, query, queue.SelectConfig{MaxReplays: -1})
+	s, err := queue.NewInspector(q).Select(ctx, query, queue.SelectConfig{MaxReplays: -1})
 	if err != nil {
 		return stoppedEarly(ctx, err)
 	}
@@ -98,7 +98,7 @@ func (d *discarding) present(ctx context.Context, s *queue.Selection) (bool, err
 func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selection) error {
 	bar := render.NewCountBar(d.env.Stderr, int64(s.Letters))
 	name, host := d.confirmation.by(d.env)
-	result, err := q.Discard(ctx, s, queue.DiscardConfig{
+	result, err := queue.NewInspector(q).Discard(ctx, s, queue.DiscardConfig{
 		Note: address.ReplaceAllString(d.note, hidden), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r queue.DiscardResult) {
 			bar.Describe(render.Thousands(r.Discarded) + " discarded")

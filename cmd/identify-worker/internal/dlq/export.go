@@ -45,11 +45,11 @@ This command only reads from NATS and changes nothing. It needs permission to pu
 }
 
 func exportLetters(ctx context.Context, out io.Writer, q *queue.Queue, f queue.Filter) error {
-	for letter, err := range q.DeadLetters(ctx, f) {
+	for letter, err := range queue.NewInspector(q).DeadLetters(ctx, f) {
 		if err != nil {
 			return err
 		}
-		header, err := q.ExportHeader(ctx, letter)
+		header, err := queue.NewInspector(q).ExportHeader(ctx, letter)
 		if err != nil {
 			return err
 		}

@@ -47,7 +47,7 @@ With --json it prints one object per line:
 			return err
 		}
 		defer shut()
-		actions, err := q.History(cmd.Context())
+		actions, err := queue.NewInspector(q).History(cmd.Context())
 		if err != nil {
 			return stoppedReading(cmd.Context(), err)
 		}

@@ -27,7 +27,7 @@ func lettersWithNewer(ctx context.Context, q *queue.Queue, f queue.Filter) iter.
 		var some []*queue.DeadLetter
 		bytes := 0
 		flush := func() bool {
-			newer, err := q.Supersessions(ctx, some)
+			newer, err := queue.NewInspector(q).Supersessions(ctx, some)
 			if err != nil {
 				yield(letterWithNewer{}, err)
 				return false
@@ -41,7 +41,7 @@ func lettersWithNewer(ctx context.Context, q *queue.Queue, f queue.Filter) iter.
 			some, bytes = some[:0], 0
 			return true
 		}
-		for l, err := range q.DeadLetters(ctx, f) {
+		for l, err := range queue.NewInspector(q).DeadLetters(ctx, f) {
 			if err != nil {
 				if flush() {
 					yield(letterWithNewer{}, err)

@@ -186,7 +186,7 @@ func readPace(ctx context.Context, q *queue.Queue, given *queue.Rate, wait bool)
 	if given != nil && !wait {
 		return pace{rate: *given}, -1, nil
 	}
-	status, err := q.Status(ctx)
+	status, err := queue.NewInspector(q).Status(ctx)
 	switch {
 	case err != nil && given == nil:
 		return p, 0, fmt.Errorf("--rate defaults to a tenth of the fleet's limit, which cannot be read; give --rate: %w", err)

@@ -70,7 +70,7 @@ func (u *purging) run(ctx context.Context) error {
 	defer shut()
 	name, host := u.confirmation.by(u.env)
 	c := queue.PurgeConfig{By: name, Host: host, DryRun: true}
-	plan, err := q.PurgeUser(ctx, u.user, c)
+	plan, err := queue.NewInspector(q).PurgeUser(ctx, u.user, c)
 	if err != nil {
 		return stoppedEarly(ctx, err)
 	}
@@ -82,7 +82,7 @@ func (u *purging) run(ctx context.Context) error {
 		return u.report(newPurgeView(u.confirmation.outcome(), plan))
 	}
 	c.DryRun, c.Found = false, plan
-	result, err := q.PurgeUser(ctx, u.user, c)
+	result, err := queue.NewInspector(q).PurgeUser(ctx, u.user, c)
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)
 	}

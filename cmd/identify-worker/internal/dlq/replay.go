@@ -126,7 +126,7 @@ func (r *replaying) plan(ctx context.Context, q *queue.Queue, f queue.Filter) (*
 	if c.MaxReplays == 0 {
 		c.MaxReplays = -1
 	}
-	selection, err := q.Select(ctx, f, c)
+	selection, err := queue.NewInspector(q).Select(ctx, f, c)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error)
 func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan) error {
 	bar := render.NewCountBar(r.env.Stderr, int64(plan.selection.Letters))
 	name, host := r.confirmation.by(r.env)
-	result, err := q.Replay(ctx, plan.selection, queue.ReplayConfig{
+	result, err := queue.NewInspector(q).Replay(ctx, plan.selection, queue.ReplayConfig{
 		Rate: plan.pace.rate, Canary: r.canary, Wait: r.wait,
 		By: name, Host: host, Filter: r.filter.words, EditText: r.edits.String(),
 		Progress: func(p queue.ReplayResult) {

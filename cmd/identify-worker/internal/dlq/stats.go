@@ -40,7 +40,7 @@ If there are very many groups, the smallest are combined into a last one without
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return c.read(cmd.Context(), filter, c.reveal, func(q *queue.Queue, query queue.Filter) error {
-			groups, err := q.DeadStats(cmd.Context(), query)
+			groups, err := queue.NewInspector(q).DeadStats(cmd.Context(), query)
 			if err != nil {
 				return err
 			}

@@ -145,16 +145,16 @@ type natsFindings struct {
 
 // askNATS makes the checks that need only NATS.
 func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n natsFindings) {
-	link, err := q.ConnInfo()
+	link, err := queue.NewInspector(q).ConnInfo()
 	if err != nil {
 		e.fail("nats", "%v", err)
 		return n
 	}
 	n.trip = link.Trip
 	e.checkLink(link)
-	denied, err := q.MissingPermissions(ctx)
+	denied, err := queue.NewInspector(q).MissingPermissions(ctx)
 	e.checkRights(denied, len(d.topology.WorkerRights()), err)
-	streams, err := q.InspectStreams(ctx)
+	streams, err := queue.NewInspector(q).InspectStreams(ctx)
 	if err != nil {
 		e.fail("streams", "%v: enable JetStream on the server and for the account", err)
 		return n
@@ -170,14 +170,14 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 			unread++
 		}
 	}
-	account, err := q.Account(ctx)
+	account, err := queue.NewInspector(q).Account(ctx)
 	e.checkAccount(account, missing, err)
 	if missing+unread > 0 {
 		return n
 	}
-	strict, err := q.Strict(ctx)
+	strict, err := queue.NewInspector(q).Strict(ctx)
 	e.checkStrict(strict, err)
-	clock, err := q.ReadClock(ctx)
+	clock, err := queue.NewInspector(q).ReadClock(ctx)
 	if err != nil {
 		e.warn("clock", "cannot be compared: %v", err)
 		return n
@@ -188,7 +188,7 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 
 // askFleet checks the live workers.
 func (d *doctor) askFleet(ctx context.Context, e *examination, q *queue.Queue, client *userpilot.Client) {
-	status, err := q.Progress(ctx)
+	status, err := queue.NewInspector(q).Progress(ctx)
 	if err != nil {
 		e.fail("workers", "%v", err)
 		return

@@ -90,7 +90,7 @@ func (s settings) run(ctx context.Context, q *queue.Queue, out io.Writer) error 
 }
 
 func (s settings) show(ctx context.Context, q *queue.Queue, out io.Writer) error {
-	status, err := q.Status(ctx)
+	status, err := queue.NewInspector(q).Status(ctx)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ func TestStatusText(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	s := &queue.Status{
-		Time: now, Counts: queue.Counts{Backlog: 12_345, Oldest: now.Add(-192 * time.Second), DeadLetters: 100_000}, Partitions: 16,
+		Time: now, Counts: queue.Counts{Backlog: 12_345, Oldest: now.Add(-192 * time.Second), DeadLetters: 100_000, Partitions: 16},
 		Rate:        queue.Rate{Calls: 600, Window: time.Minute},
 		DeadReasons: map[queue.Reason]uint64{queue.Rejected: 99_000, queue.Invalid: 1000},
 		Replicas: []queue.Replica{{

@@ -1,11 +1,10 @@
-package queue
+package jsapi
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"strconv"
 	"time"
 
@@ -13,9 +12,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// directRequest asks for stored messages: either a batch from a sequence or time on, optionally of
+// DirectRequest asks for stored messages: either a batch from a sequence or time on, optionally of
 // some subjects only, or the last message on each of several subjects.
-type directRequest struct {
+type DirectRequest struct {
 	Sequence uint64     `json:"seq,omitempty"`
 	Since    *time.Time `json:"start_time,omitempty"` // stored since then; instead of Sequence
 	Next     string     `json:"next_by_subj,omitempty"`
@@ -24,40 +23,40 @@ type directRequest struct {
 	MaxBytes int        `json:"max_bytes,omitempty"`
 }
 
-// directGet is the subject for direct gets from a stream. They need no consumer and only the
+// DirectGet is the subject for direct gets from a stream. They need no consumer and only the
 // permission to read.
-func directGet(stream string) string { return "$JS.API.DIRECT.GET." + stream }
+func DirectGet(stream string) string { return "$JS.API.DIRECT.GET." + stream }
 
-// direct passes the messages that answer a request to each, until it returns false. It returns the
+// Direct passes the messages that answer a request to each, until it returns false. It returns the
 // header of the end-of-batch message; nil if no message matches, or each returned false. In a
 // cluster a follower may answer, which can lag slightly. Each message has the server's own headers,
 // whatever its publisher wrote into them; if the publisher's headers cannot be parsed, it has only
 // the sequence.
-func (q *Queue) direct(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
-	err = q.withPermissionCheck(ctx, func(ctx context.Context) error {
-		end, err = q.doDirect(ctx, stream, r, each)
+func (c *Conn) Direct(ctx context.Context, stream string, r DirectRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
+	err = c.WithPermissionCheck(ctx, func(ctx context.Context) error {
+		end, err = c.doDirect(ctx, stream, r, each)
 		return err
-	}, to(directGet(stream)))
+	}, ToPublish(DirectGet(stream)))
 	return end, err
 }
 
-func (q *Queue) doDirect(ctx context.Context, stream string, r directRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
+func (c *Conn) doDirect(ctx context.Context, stream string, r DirectRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
 	request, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
 	}
 	// Not SubscribeSync: it treats a message with the header "Status: 503" as an error.
 	messages := make(chan *nats.Msg, max(r.Batch, len(r.Last), 1)+1) // all, and the end of the batch
-	subscription, err := q.nc.ChanSubscribe(q.nc.NewInbox(), messages)
+	subscription, err := c.NATS.ChanSubscribe(c.NATS.NewInbox(), messages)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = subscription.Unsubscribe() }()
-	if err := q.nc.PublishRequest(directGet(stream), subscription.Subject, request); err != nil {
+	if err := c.NATS.PublishRequest(DirectGet(stream), subscription.Subject, request); err != nil {
 		return nil, err
 	}
 	a := answer{stream: stream, each: each, last: max(r.Sequence, 1) - 1}
-	patience := time.NewTimer(scanWait)
+	patience := time.NewTimer(ScanWait)
 	defer patience.Stop()
 	for {
 		select {
@@ -65,9 +64,9 @@ func (q *Queue) doDirect(ctx context.Context, stream string, r directRequest, ea
 			if more, end, err := a.take(m); !more {
 				return end, err
 			}
-			patience.Reset(scanWait)
+			patience.Reset(ScanWait)
 		case <-patience.C:
-			return nil, noReply(directGet(stream))
+			return nil, noReply(DirectGet(stream))
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -109,7 +108,7 @@ func (a *answer) take(m *nats.Msg) (more bool, end nats.Header, err error) {
 	case status == "503":
 		return false, nil, noStream(a.stream)
 	}
-	return false, nil, fmt.Errorf("%s returned %s %s", directGet(a.stream), clean(status), clean(m.Header.Get("Description")))
+	return false, nil, fmt.Errorf("%s returned %s %s", DirectGet(a.stream), Clean(status), Clean(m.Header.Get("Description")))
 }
 
 // dropForged keeps only the server's own value of each of its headers. That is the last value: the
@@ -122,22 +121,12 @@ func dropForged(h nats.Header) {
 	}
 }
 
-// lastNumber parses the last of a header's values.
-func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
-	values := h[name]
-	if len(values) == 0 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(values[len(values)-1], 10, 64)
-	return n, err == nil
-}
-
-// count returns how many messages a stream has from a sequence on, on some subjects or on all: it
+// Count returns how many messages a stream has from a sequence on, on some subjects or on all: it
 // asks for one, and the end of the batch says how many would follow.
-func (q *Queue) count(ctx context.Context, stream string, from uint64, subjects string) (n uint64, err error) {
-	err = retry(ctx, firstTimeout, func(ctx context.Context) error {
+func (c *Conn) Count(ctx context.Context, stream string, from uint64, subjects string) (n uint64, err error) {
+	err = Retry(ctx, FirstTimeout, func(ctx context.Context) error {
 		n = 0
-		end, err := q.direct(ctx, stream, directRequest{Sequence: from, Next: subjects, Batch: 1}, func(*nats.Msg) bool {
+		end, err := c.Direct(ctx, stream, DirectRequest{Sequence: from, Next: subjects, Batch: 1}, func(*nats.Msg) bool {
 			n++
 			return true
 		})
@@ -151,29 +140,8 @@ func (q *Queue) count(ctx context.Context, stream string, from uint64, subjects 
 	return n, err
 }
 
-// auditBatch is how many audit trail records are read at a time.
-const auditBatch = 1000
-
-// auditTrail reads the audit trail's records on some subjects, from a sequence on, in order. It
-// stops at the first error.
-func (q *Queue) auditTrail(ctx context.Context, subjects string, from uint64) iter.Seq2[*nats.Msg, error] {
-	return func(yield func(*nats.Msg, error) bool) {
-		for from > 0 {
-			request := directRequest{Sequence: from, Next: q.topology.auditSubject(subjects), Batch: auditBatch, MaxBytes: scanBytes}
-			end, err := q.direct(ctx, q.topology.AuditStreamName(), request, func(m *nats.Msg) bool { return yield(m, nil) })
-			if err == nil {
-				from, err = nextBatch(end)
-			}
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-		}
-	}
-}
-
-// nextBatch returns where the next batch starts, from the end of one; 0 if there is none.
-func nextBatch(end nats.Header) (uint64, error) {
+// NextBatch returns where the next batch starts, from the end of one; 0 if there is none.
+func NextBatch(end nats.Header) (uint64, error) {
 	if end == nil {
 		return 0, nil
 	}
