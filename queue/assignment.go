@@ -97,42 +97,35 @@ func (t *assignment) inform() {
 	}
 }
 
-// interestTimeout is how long the first pulls may go unanswered: in a cluster, the answer to a
-// consumer's creation can arrive before our server knows where the consumer lives.
-const (
-	interestTimeout = 2 * time.Second
-	interestPause   = 100 * time.Millisecond
-)
-
 // consume blocks until the claims end and no delivery is in progress.
 func (t *assignment) consume(h Handler) {
 	begun := time.Now()
-	p, err := t.q.newPull(t.q.topology.StreamName(), t.consumer)
+	p, err := jsapi.NewPull(t.q.api, t.q.topology.StreamName(), t.consumer)
 	if err != nil {
 		t.revoke(err)
 		return
 	}
-	defer p.end()
-	look := time.NewTicker(pullHeartbeat / 2)
+	defer p.End()
+	look := time.NewTicker(jsapi.PullHeartbeat / 2)
 	defer look.Stop()
 	for err == nil && !t.isEnding() {
-		if err = p.ask(); err != nil {
+		if err = p.Ask(); err != nil {
 			break
 		}
 		select {
 		case <-t.active.Done():
 			return
 		case now := <-look.C:
-			err = p.check(now)
-		case m := <-p.messages:
+			err = p.Check(now)
+		case m := <-p.Messages:
 			var event bool
-			if event, err = p.take(m); event {
+			if event, err = p.Take(m); event {
 				due := t.next
 				t.deliver(h, m)
-				p.missed(t.next - due)
+				p.Missed(t.next - due)
 			}
-			if errors.Is(err, nats.ErrNoResponders) && t.next == 1 && time.Since(begun) < interestTimeout {
-				jsapi.Pause(t.active, interestPause)
+			if errors.Is(err, nats.ErrNoResponders) && t.next == 1 && time.Since(begun) < jsapi.InterestTimeout {
+				jsapi.Pause(t.active, jsapi.InterestPause)
 				err = nil
 			}
 		}
@@ -147,7 +140,7 @@ func (t *assignment) deliver(h Handler, m *nats.Msg) {
 	if t.isEnding() {
 		return
 	}
-	at, err := parseReply(m.Reply)
+	at, err := jsapi.ParseReply(m.Reply)
 	if err != nil {
 		t.revoke(err)
 		return
@@ -161,26 +154,26 @@ func (t *assignment) deliver(h Handler, m *nats.Msg) {
 	if t.acks == nil {
 		t.acks = acksOf(m.Reply)
 	}
-	if at.consumer > t.next && at.deliveries == 1 && t.q.setbacks.hadGap(t.scope) && !t.fill(h, at) {
+	if at.Consumer > t.next && at.Deliveries == 1 && t.q.setbacks.hadGap(t.scope) && !t.fill(h, at) {
 		return
 	}
-	if at.consumer != t.next || at.deliveries != 1 {
-		t.revoke(because(CauseGap, fmt.Errorf("the server sent delivery %d of consumer sequence %d where %d was due", at.deliveries, at.consumer, t.next)))
+	if at.Consumer != t.next || at.Deliveries != 1 {
+		t.revoke(because(CauseGap, fmt.Errorf("the server sent delivery %d of consumer sequence %d where %d was due", at.Deliveries, at.Consumer, t.next)))
 		return
 	}
 	t.handOver(h, at, m)
 }
 
 // handOver passes the next event to h.
-func (t *assignment) handOver(h Handler, at replyInfo, m *nats.Msg) (ok bool) {
+func (t *assignment) handOver(h Handler, at jsapi.Reply, m *nats.Msg) (ok bool) {
 	c := t.claims[m.Subject]
 	if c == nil {
 		t.revoke(because(CauseGap, errors.New("the server sent an event that belongs to no partition")))
 		return false
 	}
-	t.next, t.last = at.consumer+1, at.stream
+	t.next, t.last = at.Consumer+1, at.Stream
 	past := readSealed(m.Header, m.Data, t.q.seal())
-	h.Deliver(c, Delivery{Sequence: at.stream, Published: at.stored, Body: bodyOf(m), Past: past, Trace: readTrace(m.Header), acks: t.acks, number: at.consumer})
+	h.Deliver(c, Delivery{Sequence: at.Stream, Published: at.Stored, Body: bodyOf(m), Past: past, Trace: readTrace(m.Header), acks: t.acks, number: at.Consumer})
 	return true
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // taker records the deliveries it receives.
@@ -22,7 +24,7 @@ func TestFirstPullFindsNobody(t *testing.T) {
 	for name, test := range map[string]struct {
 		away time.Duration
 		want bool
-	}{"for a moment": {interestTimeout / 2, true}, "for good": {10 * interestTimeout, false}} {
+	}{"for a moment": {jsapi.InterestTimeout / 2, true}, "for good": {10 * jsapi.InterestTimeout, false}} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
@@ -38,7 +40,7 @@ func TestFirstPullFindsNobody(t *testing.T) {
 				defer back.Stop()
 				h := &taker{}
 				defer s.consume(x, h)()
-				time.Sleep(2 * interestTimeout)
+				time.Sleep(2 * jsapi.InterestTimeout)
 				synctest.Wait()
 				if got := len(h.got) == 1 && x.err() == nil; got != test.want {
 					t.Errorf("got %v, %v", h.got, x.err())

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +22,7 @@ type Delivery struct {
 // rebuilt when it is needed: hundreds of thousands of them would take most of the memory.
 type acks struct{ before, after string }
 
-// acksOf extracts acks from a delivery's reply subject, which parseReply has accepted.
+// acksOf extracts acks from a delivery's reply subject, which ParseReply has accepted.
 func acksOf(reply string) *acks {
 	tokens := strings.Split(reply, ".")
 	from, to := 4, 9
@@ -73,60 +72,4 @@ func (s Stub) Delivery(past *ReplayInfo, trace *Trace) Delivery {
 		d.Published = time.Unix(0, s.published)
 	}
 	return d
-}
-
-// replyInfo is the content of a delivery's reply subject.
-type replyInfo struct {
-	deliveries uint64 // how often the server has sent it to this consumer; 1 is the first
-	stream     uint64 // sequence in the stream
-	consumer   uint64 // sequence in the consumer: the next delivery has the next number
-	stored     time.Time
-	pending    uint64 // events of the partition that this consumer has not sent yet
-}
-
-var errReply = errors.New("the message's reply subject is not one of JetStream's")
-
-// parseReply parses the reply subject of a delivery,
-//
-//	$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]
-//
-// as nats.go does (jetstream/message.go), but without the allocations of its Metadata: this runs
-// for every event.
-func parseReply(reply string) (replyInfo, error) {
-	var tokens [12]string
-	n := 0
-	for token := range strings.SplitSeq(reply, ".") {
-		if n == len(tokens) {
-			return replyInfo{}, errReply
-		}
-		tokens[n] = token
-		n++
-	}
-	if tokens[0] != "$JS" || tokens[1] != "ACK" {
-		return replyInfo{}, errReply
-	}
-	var numbers []string
-	switch n {
-	case 9:
-		numbers = tokens[4:9]
-	case 11, 12:
-		numbers = tokens[6:11]
-	default:
-		return replyInfo{}, errReply
-	}
-	var values [5]uint64
-	for i, s := range numbers {
-		v, err := strconv.ParseUint(s, 10, 63)
-		if err != nil {
-			return replyInfo{}, errReply
-		}
-		values[i] = v
-	}
-	return replyInfo{
-		deliveries: values[0],
-		stream:     values[1],
-		consumer:   values[2],
-		stored:     time.Unix(0, int64(values[3])),
-		pending:    values[4],
-	}, nil
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // A consumer numbers the messages it sends. A gap in these numbers means that a message was lost
@@ -21,14 +23,14 @@ import (
 
 // fill hands over the events missing before the delivery at. It reports whether that delivery is
 // next; if not, the claim is ending.
-func (t *assignment) fill(h Handler, at replyInfo) bool {
+func (t *assignment) fill(h Handler, at jsapi.Reply) bool {
 	for !t.isEnding() {
 		stored, err := t.q.api.ReadNext(t.active, t.q.topology.StreamName(), t.last+1, t.subjects())
 		switch {
 		case t.isEnding():
 			return false
-		case errors.Is(err, jetstream.ErrMsgNotFound), err == nil && stored.Sequence >= at.stream:
-			t.next = at.consumer
+		case errors.Is(err, jetstream.ErrMsgNotFound), err == nil && stored.Sequence >= at.Stream:
+			t.next = at.Consumer
 			return true
 		case err != nil:
 			t.revoke(because(CauseGap, fmt.Errorf("read a missing event from the stream: %w", err)))
@@ -40,7 +42,7 @@ func (t *assignment) fill(h Handler, at replyInfo) bool {
 				slog.String("consumer", t.consumer), slog.Uint64("sequence", stored.Sequence))
 		}
 		// Its settlement uses the stream sequence; the consumer sequence is ignored.
-		missing := replyInfo{deliveries: 1, stream: stored.Sequence, consumer: t.next, stored: stored.Time}
+		missing := jsapi.Reply{Deliveries: 1, Stream: stored.Sequence, Consumer: t.next, Stored: stored.Time}
 		header, _ := nats.DecodeHeadersMsg(stored.Header) // headers that cannot be parsed are dropped, as in a normal delivery
 		if !t.handOver(h, missing, &nats.Msg{Subject: stored.Subject, Header: header, Data: stored.Data}) {
 			return false

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // lossy is a connection that loses some of a consumer's messages.
@@ -116,7 +118,7 @@ func TestGapOfWhatIsGone(t *testing.T) {
 		x := s.claimAll(q)
 		x.scope, x.next = allPartitions, 2
 		x.last = 1
-		q.setbacks.note(x.scope, because(CauseGap, errReply), time.Now())
+		q.setbacks.note(x.scope, because(CauseGap, jsapi.ErrReply), time.Now())
 		s.must(stream.DeleteMsg(t.Context(), 2))
 		h := &taker{}
 		x.deliver(h, &nats.Msg{Subject: q.topology.partitionSubject("0"), Data: []byte("b"), Reply: fmt.Sprintf("$JS.ACK.%s.%s.1.3.3.1700000000000000000.0", workName, x.consumer)})
@@ -131,7 +133,7 @@ func TestGapOfWhatIsGone(t *testing.T) {
 func TestPullAfterManyGaps(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		const events = 3 * prefetch
+		const events = 3 * jsapi.Prefetch
 		for i := range events {
 			body := fmt.Sprint("swallowed ", i)
 			if i%100 == 99 {

@@ -113,7 +113,7 @@ func TestWorkerLosesARight(t *testing.T) {
 	all := neededRights()
 	for lost, used := range map[string]time.Duration{ // the longest time between two uses
 		"$JS.ACK.USERPILOT_IDENTIFY.>":                   100 * time.Millisecond,
-		"$JS.API.CONSUMER.MSG.NEXT.USERPILOT_IDENTIFY.*": pullExpiry,
+		"$JS.API.CONSUMER.MSG.NEXT.USERPILOT_IDENTIFY.*": jsapi.PullExpiry,
 		"$KV.userpilot_identify.>":                       time.Second, // a fifth of the member's TTL
 		"$JS.API.STREAM.INFO.USERPILOT_IDENTIFY":         resyncInterval + reconcileInterval,
 		"$JS.API.CONSUMER.NAMES.USERPILOT_IDENTIFY":      resyncInterval + reconcileInterval,

@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // claimAll makes a claim on all partitions without a fleet.
@@ -88,7 +90,7 @@ func TestEventThatLooksLikeAStatus(t *testing.T) {
 // events arrive once the handler continues.
 func TestSentAhead(t *testing.T) {
 	for name, test := range map[string]struct{ events, size, most int }{
-		"small": {5*prefetch + 7, 10, prefetch},
+		"small": {5*jsapi.Prefetch + 7, 10, jsapi.Prefetch},
 		"large": {20, 400 << 10, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,14 +103,14 @@ func TestSentAhead(t *testing.T) {
 				x, got, goOn := s.claimAll(q), 0, make(chan struct{})
 				end := s.consume(x, handler{func(Delivery) { <-goOn; got++ }})
 				defer end()
-				time.Sleep(3 * pullExpiry)
+				time.Sleep(3 * jsapi.PullExpiry)
 				consumer, err := q.api.JetStream.Consumer(t.Context(), workName, x.consumer)
 				s.must(err)
 				if n := consumer.CachedInfo().NumAckPending; n < 2 || n > test.most {
 					t.Errorf("%d events are sent ahead, want %d at most", n, test.most)
 				}
 				close(goOn)
-				time.Sleep(3 * pullExpiry)
+				time.Sleep(3 * jsapi.PullExpiry)
 				synctest.Wait()
 				if got != test.events || x.err() != nil {
 					t.Errorf("%d events of %d, %v", got, test.events, x.err())
@@ -125,12 +127,12 @@ func TestPullWithoutHeartbeat(t *testing.T) {
 		x := s.claimAll(s.queue(l))
 		end := s.consume(x, handler{func(Delivery) {}})
 		defer end()
-		time.Sleep(10 * pullExpiry)
+		time.Sleep(10 * jsapi.PullExpiry)
 		if err := x.err(); err != nil {
 			t.Fatal(err)
 		}
 		l.silent.Store(true) // the next pull is lost
-		time.Sleep(pullExpiry + 3*pullHeartbeat)
+		time.Sleep(jsapi.PullExpiry + 3*jsapi.PullHeartbeat)
 		if err := x.err(); !errors.Is(err, jetstream.ErrNoHeartbeat) {
 			t.Errorf("failed by %v", err)
 		}
@@ -166,9 +168,9 @@ func TestPullEndedByTheServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := &pull{asked: prefetch}
-		if event, err := p.take(&nats.Msg{Header: header}); event || (err == nil) != goesOn || p.asked < 0 {
-			t.Errorf("%q: %v, %v, %d asked", status, event, err, p.asked)
+		p := &jsapi.Pull{Asked: jsapi.Prefetch}
+		if event, err := p.Take(&nats.Msg{Header: header}); event || (err == nil) != goesOn || p.Asked < 0 {
+			t.Errorf("%q: %v, %v, %d asked", status, event, err, p.Asked)
 		}
 	}
 }

@@ -278,9 +278,9 @@ func (s *sim) fetch(consumer jetstream.Consumer) []Delivery {
 	s.must(err)
 	var ds []Delivery
 	for m := range batch.Messages() {
-		at, err := parseReply(m.Reply())
+		at, err := jsapi.ParseReply(m.Reply())
 		s.must(err)
-		ds = append(ds, Delivery{Sequence: at.stream, acks: acksOf(m.Reply()), number: at.consumer})
+		ds = append(ds, Delivery{Sequence: at.Stream, acks: acksOf(m.Reply()), number: at.Consumer})
 	}
 	s.must(batch.Error())
 	return ds

@@ -223,30 +223,30 @@ const readerLife = 30 * time.Second
 
 // receive handles the messages of a consumer on the bucket.
 func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
-	p, err := g.q.newPull(versionsStreamName(g.q.topology), consumer)
+	p, err := jsapi.NewPull(g.q.api, versionsStreamName(g.q.topology), consumer)
 	if err != nil {
 		return err
 	}
-	defer p.end()
-	look := time.NewTicker(pullHeartbeat / 2)
+	defer p.End()
+	look := time.NewTicker(jsapi.PullHeartbeat / 2)
 	defer look.Stop()
 	begun := time.Now()
 	for next, more := uint64(1), true; more; {
-		if err := p.ask(); err != nil {
+		if err := p.Ask(); err != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case now := <-look.C:
-			if err := p.check(now); err != nil {
+			if err := p.Check(now); err != nil {
 				return err
 			}
-		case m := <-p.messages:
-			event, err := p.take(m)
+		case m := <-p.Messages:
+			event, err := p.Take(m)
 			switch {
-			case errors.Is(err, nats.ErrNoResponders) && next == 1 && time.Since(begun) < interestTimeout:
-				jsapi.Pause(ctx, interestPause)
+			case errors.Is(err, nats.ErrNoResponders) && next == 1 && time.Since(begun) < jsapi.InterestTimeout:
+				jsapi.Pause(ctx, jsapi.InterestPause)
 				continue
 			case err != nil:
 				return err
@@ -264,19 +264,19 @@ func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) 
 
 // take records one message. It reports whether there are more.
 func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error) {
-	at, err := parseReply(m.Reply)
+	at, err := jsapi.ParseReply(m.Reply)
 	if err != nil {
 		return false, err
 	}
-	if at.consumer != next {
+	if at.Consumer != next {
 		return false, errors.New("the server skipped a record")
 	}
 	if key, ok := userKeyOf(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]); ok {
 		size := m.Header.Get("Nats-Msg-Size")
 		g.learn(key, size != "" && size != "0")
 	}
-	g.seen = max(g.seen, at.stream)
-	return at.stream < to && at.pending > 0, nil
+	g.seen = max(g.seen, at.Stream)
+	return at.Stream < to && at.Pending > 0, nil
 }
 
 // Tracked reports whether the user may have dead letters, so that deliveries must be recorded.
