@@ -21,7 +21,7 @@ const (
 // startArchive stores the dead letter of a lane's oldest event when its turn comes. It does not block.
 // w.mu must be held.
 func (w *Worker) startArchive(l *lane) {
-	l.state = archiving
+	l.transition(archiving)
 	l.partition.busy++
 	crew := &w.archivers
 	if l.head().lacksBody() {
@@ -102,7 +102,7 @@ func (w *Worker) archiveFailed(active context.Context, l *lane, err error) {
 		l.dropBodies()
 		w.memory.add(l.bytes - before)
 	}
-	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
+	w.wait(l, archiveBackoff, l.delay(w.config.BackoffInitial, w.config.BackoffMax, 0))
 }
 
 // body returns the original bytes, or nil if they were dropped.

@@ -40,7 +40,8 @@ func TestMemoryAfterLateSettlement(t *testing.T) {
 		rest := stocked(w, w.partition(kept.claim), "v", 4)
 		p := w.partition(given.claim)
 		l := stocked(w, p, "u", 3)
-		p.busy++ // a call
+		l.state = calling
+		p.busy++
 		revoked := make(chan struct{})
 		go func() { w.Revoke(given.claim); close(revoked) }()
 		synctest.Wait()

@@ -229,7 +229,7 @@ func (w *Worker) delivered(c *call, now time.Time) {
 // block. w.mu must be held.
 func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 	p := l.partition
-	l.state = settling
+	l.transition(settling)
 	p.leaving++
 	p.claim.Settle(l.user, ds, func(gone int) {
 		w.mu.Lock()
@@ -333,7 +333,7 @@ func (w *Worker) backOff(l *lane, retryAfter time.Duration) {
 		l.shrink(failingShare)
 		w.memory.add(l.bytes - before)
 	}
-	w.wait(l, l.delay(w.config.BackoffInitial, w.config.BackoffMax, retryAfter))
+	w.wait(l, callBackoff, l.delay(w.config.BackoffInitial, w.config.BackoffMax, retryAfter))
 }
 
 // failingShare is how many bytes a lane that backs off keeps loaded when memory runs short.

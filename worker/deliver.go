@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
@@ -17,7 +18,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	defer w.mu.Unlock()
 	p := w.partition(c)
 	// While lanes are blocked, everything is admitted: the event that they wait for may be next.
-	for w.isFull() && w.blocked == 0 {
+	for w.isFull() && len(w.blocked) == 0 {
 		room := w.memory.room
 		w.mu.Unlock()
 		select {
@@ -36,7 +37,7 @@ func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	w.waiting++
 	c.Arrived(d.Sequence)
 	w.unblock()
-	if l.state == parked && !l.blocked {
+	if l.state == parked {
 		w.advance(l)
 	}
 }
@@ -91,41 +92,9 @@ func read(body []byte) (event *userpilot.Event, death *queue.Death) {
 	return &e, nil
 }
 
-// advance puts an idle lane into its next state: ready, storing a dead letter, reading something, or
-// parked. w.mu must be held.
-func (w *Worker) advance(l *lane) {
-	p := l.partition
-	l.tracked = l.tracked && p.claim.Tracked(l.user) // until the set is loaded every user counts as tracked
-	if l.folded && !p.closed && !w.mayFold(l) {
-		before := l.bytes
-		l.unfold()
-		w.memory.add(l.bytes - before)
-	}
-	switch {
-	case p.closed:
-		l.state = parked
-	case len(l.events) == 0:
-		l.state = parked
-		delete(p.lanes, l.user)
-	case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):
-		l.state = parked
-		w.block(l)
-	case l.needsLoad():
-		w.load(l)
-	case l.head().more().death != nil:
-		w.startArchive(l)
-	case l.needsCheck():
-		w.check(l)
-	default:
-		l.state = ready
-		w.ready.push(l)
-		w.wakeUp()
-	}
-}
-
 // load reloads bodies that the lane has dropped. It does not block. w.mu must be held.
 func (w *Worker) load(l *lane) {
-	l.state = loading
+	l.transition(loading)
 	l.partition.busy++
 	stubs := l.nextLoad(w.memory.share())
 	w.errands.send(&w.mu, &w.background, func() {
@@ -154,7 +123,7 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	case p.closed:
 		return
 	case p.claim.Active().Err() != nil:
-		l.state = parked
+		l.transition(parked)
 		return
 	}
 	if err != nil {
@@ -196,8 +165,7 @@ func (w *Worker) Revoke(c *queue.Claim) {
 			l.timer.Stop()
 		}
 	}
-	w.blocked -= len(p.blocked)
-	p.blocked = nil
+	w.blocked = slices.DeleteFunc(w.blocked, func(l *lane) bool { return l.partition == p })
 	lost := c.Lost()
 	for p.busy > 0 || p.leaving > 0 && lost != nil {
 		w.mu.Unlock()

@@ -107,7 +107,7 @@ func (w *Worker) pop() *call {
 	if l == nil {
 		return nil
 	}
-	l.state = calling
+	l.transition(calling)
 	l.partition.busy++
 	w.pending++
 	w.gate.probing = admission == probe
@@ -137,7 +137,7 @@ func (w *Worker) next(a admission, now time.Time) *lane {
 		claim := l.partition.claim
 		switch {
 		case claim.Active().Err() != nil: // Revoke is about to drop its lanes
-			l.state = parked
+			l.transition(parked)
 			w.ready.remove(func(other *lane) bool { return other.partition == l.partition })
 			continue
 		case claim.Valid() != nil: // nor is any other claim, because they share one membership
@@ -147,16 +147,4 @@ func (w *Worker) next(a admission, now time.Time) *lane {
 		}
 		return l
 	}
-}
-
-// wait makes a lane wait for d and then advances it. It does not block. w.mu must be held.
-func (w *Worker) wait(l *lane, d time.Duration) {
-	l.state = backingOff
-	l.timer = time.AfterFunc(d, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if l.state == backingOff {
-			w.advance(l)
-		}
-	})
 }

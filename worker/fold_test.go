@@ -9,9 +9,7 @@ import (
 
 // crowd returns a lane with n events.
 func crowd(w *Worker, events int) *lane {
-	l := stocked(w, newPartition(&queue.Claim{}), "u", events)
-	l.state = ready
-	return l
+	return stocked(w, newPartition(&queue.Claim{}), "u", events)
 }
 
 // arrive pushes one more event, as Deliver does.

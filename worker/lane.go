@@ -9,20 +9,6 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// state is what a lane is doing. All states but parked and ready end by themselves.
-type state int
-
-const (
-	parked     state = iota // nothing to do, or blocked until more events have arrived
-	checking                // reading the version record and comparing it with the events
-	ready                   // in the queue of ready lanes
-	calling                 // a call is being prepared or in flight
-	settling                // its events are leaving the stream
-	backingOff              // waiting before the next attempt
-	loading                 // reloading bodies
-	archiving               // storing a dead letter
-)
-
 // maxMerge is the maximum number of events in one call.
 const maxMerge = 1000
 
@@ -87,7 +73,7 @@ const (
 type lane struct {
 	user      string // empty in the lane of events whose user is unreadable
 	partition *partition
-	state     state
+	state     state // only transition changes it
 	call      *call // while state is calling
 
 	events []queuedEvent
@@ -107,7 +93,6 @@ type lane struct {
 
 	bisection     bisection
 	resendThrough uint64 // the next call must hold all events up to this sequence
-	blocked       bool   // the lane waits until they have arrived
 
 	unarchived bool // its dead letter could not be stored
 

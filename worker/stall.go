@@ -118,15 +118,17 @@ func (w *Worker) mostWaitFor() (most string) {
 }
 
 // waitsFor returns what keeps a lane from its next call, or "" if the lane has no work or backs off
-// after a failure. w.mu must be held.
+// after a failed call. w.mu must be held.
 func (w *Worker) waitsFor(l *lane) string {
 	switch l.state {
-	case checking:
-		return stalledComparing
+	case blocked:
+		return stalledBlocked
 	case loading:
 		return stalledLoading
-	case archiving:
+	case archiving, archiveBackoff:
 		return stalledArchiving
+	case checking, checkBackoff:
+		return stalledComparing
 	case settling:
 		return stalledSettling
 	case calling:
@@ -139,17 +141,6 @@ func (w *Worker) waitsFor(l *lane) string {
 			return ""
 		}
 		return stalledReady
-	case backingOff:
-		switch {
-		case l.head().more().death != nil:
-			return stalledArchiving
-		case l.needsCheck():
-			return stalledComparing
-		}
-	case parked:
-		if l.blocked {
-			return stalledBlocked
-		}
 	}
 	return ""
 }

@@ -36,7 +36,7 @@ type checkResult struct {
 // lane's next call, because no other replica delivers for this user. It does not block.
 // w.mu must be held.
 func (w *Worker) check(l *lane) {
-	l.state = checking
+	l.transition(checking)
 	p := l.partition
 	p.busy++
 	events := slices.Clone(l.events[:min(l.loaded, maxMerge)])
@@ -52,10 +52,10 @@ func (w *Worker) check(l *lane) {
 		switch {
 		case p.closed:
 		case active.Err() != nil:
-			l.state = parked
+			l.transition(parked)
 		case err != nil:
 			w.versionsTrouble.note(w.log, err)
-			w.wait(l, recheckDelay)
+			w.wait(l, checkBackoff, recheckDelay)
 		default:
 			w.versionsTrouble.note(w.log, nil)
 			w.checked(l, found, len(events))

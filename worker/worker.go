@@ -116,7 +116,7 @@ type Worker struct {
 	memory             memory
 	gate               gate
 	waiting            int           // events in all lanes
-	blocked            int           // blocked lanes in all partitions
+	blocked            []*lane       // in all partitions
 	pending            int           // calls without a token
 	lead               time.Duration // time from pop until ready for a token, of the slowest recent call
 	invalidUntil       time.Time     // no call begins before: the membership was not valid

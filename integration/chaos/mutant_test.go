@@ -77,7 +77,7 @@ func mutants() []mutant {
 			{"worker/lane.go", "case again > 1:", "case false:"},
 		}},
 		{"a merged call's last event is not waited for", "large", []edit{
-			{"worker/deliver.go", "case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):", "case false:"},
+			{"worker/lane_state.go", "case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):", "case false:"},
 		}},
 		{"the journal of the last holder is not read", "large", []edit{
 			{"queue/journal.go", "if record.Stream.Equal(created) && record.Open != nil {", "if false {"},

@@ -96,12 +96,15 @@ func handOverMutants() []mutant {
 		},
 		{
 			"an event that is gone is read again and again", "nothing waits forever",
-			[]edit{{"worker/deliver.go", "p.claim.Fail(errors.Join(errors.New(\"an event could not be reloaded from the stream\"), err))", "w.log.Debug(\"not read again\", errAttr(errors.Join(err)))\n\t\tw.wait(l, w.config.BackoffInitial)"}},
+			[]edit{
+				{"worker/deliver.go", "p.claim.Fail(errors.Join(errors.New(\"an event could not be reloaded from the stream\"), err))", "w.log.Debug(\"not read again\", errAttr(errors.Join(err)))\n\t\ttime.AfterFunc(w.config.BackoffInitial, func() {\n\t\t\tw.mu.Lock()\n\t\t\tdefer w.mu.Unlock()\n\t\t\tw.load(l)\n\t\t})"},
+				{"worker/deliver.go", "\t\"slices\"\n", "\t\"slices\"\n\t\"time\"\n"},
+			},
 			"worker", "TestBodyIsGone",
 		},
 		{
 			"no events are let in while users are blocked", "nothing waits forever",
-			[]edit{{"worker/deliver.go", "for w.isFull() && w.blocked == 0 {", "for w.isFull() {"}},
+			[]edit{{"worker/deliver.go", "for w.isFull() && len(w.blocked) == 0 {", "for w.isFull() {"}},
 			"worker", "TestBarredUsersFillTheMemory",
 		},
 		{
