@@ -325,8 +325,9 @@ func explain(f *userpilot.Error) string {
 // backOff makes the lane wait, at least for retryAfter. A waiting lane keeps few bodies loaded if
 // memory runs short. w.mu must be held.
 func (w *Worker) backOff(l *lane, retryAfter time.Duration) {
-	if l.partition.closed {
-		return // Revoke has already released its memory
+	if l.partition.closed { // Revoke has already released its memory
+		l.transition(parked)
+		return
 	}
 	if w.memory.used > w.memory.limit/2 {
 		before := l.bytes

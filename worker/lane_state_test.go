@@ -1,6 +1,12 @@
 package worker
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
 
 // A lane that has something in progress goes on only when that has ended.
 func TestTransitions(t *testing.T) {
@@ -48,4 +54,27 @@ func panics(f func()) (panicked bool) {
 	defer func() { panicked = recover() != nil }()
 	f()
 	return false
+}
+
+// A lane whose call fails while its partition is being released has no call any more: findStall would
+// look at it.
+func TestFailureWhileRevoking(t *testing.T) {
+	withClaims(t, func(t *testing.T, claim, _ *queue.Claim) {
+		w := idle(t, Config{})
+		p := w.partition(claim)
+		l := stocked(w, p, "u", 1)
+		l.state = calling
+		p.busy = 2
+		revoked := make(chan struct{})
+		go func() { w.Revoke(claim); close(revoked) }()
+		synctest.Wait()
+		w.mu.Lock()
+		w.ended(newCall(l, 1, false), retry, fmt.Errorf("down"))
+		if l.state != parked {
+			t.Errorf("the lane is %v", l.state)
+		}
+		p.ended(&p.busy)
+		w.mu.Unlock()
+		receive(t, "revoked", revoked)
+	})
 }
