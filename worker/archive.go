@@ -154,7 +154,8 @@ func (g *archiveFailures) resolve(l *lane) (over bool) {
 	return false
 }
 
-// transitionLog logs a problem once when it begins or changes, and once when it is over.
+// transitionLog logs a problem once when it begins or changes, and once when it is over. The worker's
+// mutex guards it.
 type transitionLog struct{ begun, over, last string }
 
 // note records the current error, or nil if there is none.

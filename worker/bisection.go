@@ -2,7 +2,7 @@ package worker
 
 // bisection finds the guilty event of a merged call that was refused: it halves the call until that
 // event is alone, and doubles it again on success. Finding one guilty event among n costs about
-// log2(n) calls. The zero value limits nothing.
+// log2(n) calls. The zero value limits nothing. The worker's mutex guards it.
 type bisection struct {
 	candidates int // at least one of this many oldest events is guilty, as far as is known
 	limit      int // maximum number of events to merge; 0 is no limit

@@ -82,7 +82,7 @@ func (w *Worker) poll(now time.Time) (found bool, next time.Time, changed <-chan
 // maxPending returns how many calls may be without a token at the same time: one that waits for the next
 // token, and one and a half times the number that become due while one is prepared, because both
 // times vary. More calls would merge fewer events: an event that arrives after its user's call was
-// prepared goes into the next one.
+// prepared goes into the next one. w.mu must be held.
 func (w *Worker) maxPending() int {
 	interval := w.limiter.Interval()
 	if interval == 0 {

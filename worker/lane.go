@@ -13,7 +13,7 @@ import (
 const maxMerge = 1000
 
 // queuedEvent is one event in a lane. Its body may have been dropped, to be reloaded later. There are
-// hundreds of thousands of them, and most have no extra.
+// hundreds of thousands of them, and most have no extra. The worker's mutex guards it.
 type queuedEvent struct {
 	queue.Stub
 	event  *userpilot.Event
@@ -40,7 +40,7 @@ func (x *queuedEvent) more() extra {
 	return *x.extra
 }
 
-// change returns the extra for writing, creating it if needed. Copies of x share it. Worker.mu must be held.
+// change returns the extra for writing, creating it if needed. Copies of x share it.
 func (x *queuedEvent) change() *extra {
 	if x.extra == nil {
 		x.extra = &extra{}

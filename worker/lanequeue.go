@@ -2,7 +2,8 @@ package worker
 
 import "math/rand/v2"
 
-// laneQueue holds the ready lanes in order of arrival. The zero value is empty.
+// laneQueue holds the ready lanes in order of arrival. The zero value is empty. The worker's mutex
+// guards it.
 type laneQueue struct {
 	lanes []*lane
 	head  int

@@ -19,7 +19,7 @@ func newPartition(c *queue.Claim) *partition {
 	return &partition{claim: c, lanes: map[string]*lane{}, changed: make(chan struct{}, 1)}
 }
 
-// lane returns the user's lane, creating it if needed. Worker.mu must be held.
+// lane returns the user's lane, creating it if needed.
 func (p *partition) lane(user string) *lane {
 	l, ok := p.lanes[user]
 	if !ok {
@@ -32,7 +32,7 @@ func (p *partition) lane(user string) *lane {
 	return l
 }
 
-// ended decrements busy or leaving. Worker.mu must be held.
+// ended decrements busy or leaving.
 func (p *partition) ended(count *int) {
 	*count--
 	signal(p.changed)

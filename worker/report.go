@@ -97,7 +97,7 @@ func wanted(replicas []queue.Replica, partitions int) int {
 	return min(max(1, int(math.Ceil(load/targetLoad))), partitions)
 }
 
-// integral accumulates a count over time.
+// integral accumulates a count over time. The worker's mutex guards it.
 type integral struct {
 	count int
 	sum   time.Duration // until at

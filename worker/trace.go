@@ -61,7 +61,7 @@ func newTraces(c *Config) *traces {
 	return t
 }
 
-// traced returns the traces of a lane's first n events. Worker.mu must be held.
+// traced returns the traces of a lane's first n events.
 func (l *lane) traced(n int) []*traced {
 	all := make([]*traced, n)
 	for i := range all {
