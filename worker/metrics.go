@@ -169,8 +169,8 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements [prometheus.Collector]. It does not block on NATS: the streams' state is a few
-// seconds old.
+// Collect implements [prometheus.Collector]. It changes nothing and does not block on NATS: the
+// streams' state is a few seconds old.
 func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range w.metrics.collectors() {
 		c.Collect(ch)
@@ -185,9 +185,9 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	gauge(w.gauges.waiting, float64(s.Ready))
 	gauge(w.gauges.limit, w.limit())
 	ch <- prometheus.MustNewConstMetric(w.gauges.lost, prometheus.CounterValue, float64(w.limiter.Lost()))
-	report, giveUps := w.report(), w.queue.GiveUps()
-	gauge(w.gauges.load, report.Recent.Load)
-	for _, g := range report.GivenUp {
+	gauge(w.gauges.load, w.recent().load(w.config.Concurrency))
+	giveUps := w.queue.GiveUps()
+	for _, g := range w.queue.GivenUp() {
 		gauge(w.gauges.givenUp, float64(len(g.Partitions)), string(g.Cause))
 	}
 	for _, cause := range queue.Causes() {

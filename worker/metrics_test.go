@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -145,6 +146,20 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)
 	}
+}
+
+// A scrape changes nothing, so that scraping twice as often does not change what the fleet sees.
+func TestScrapeLeavesTheHistory(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := idle(t, Config{})
+		w.report()
+		time.Sleep(2 * historyStep)
+		gather(t, w)
+		if n := len(w.history); n != 1 {
+			t.Errorf("the history has %d entries after one report and a scrape", n)
+		}
+	})
 }
 
 func TestMetricsCount(t *testing.T) {

@@ -7,16 +7,13 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// report returns what this replica publishes to the fleet and its operators.
+// report returns what this replica publishes to the fleet and its operators. It also adds to the
+// history, so only the member may call it: a scrape must not change state.
 func (w *Worker) report() queue.Report {
-	now, s := time.Now(), w.Snapshot()
 	w.mu.Lock()
-	sending := w.sending.total(now)
-	recent := w.history.recent(counters{
-		at: now, delivered: s.Delivered, merged: s.Merged, dead: s.Dead, calls: s.Calls,
-		sending: sending, idle: w.idle.total(now),
-	})
+	w.history.add(w.counters())
 	w.mu.Unlock()
+	s, recent := w.Snapshot(), w.recent()
 	return queue.Report{
 		Key: w.config.Key(), Hold: s.Hold, HoldSince: s.HoldSince, OutageSince: s.OutageSince,
 		Advice: w.limiter.Advice(), Stall: s.Stall, StallDetail: s.StallDetail, StallSince: s.StallSince,
@@ -27,6 +24,23 @@ func (w *Worker) report() queue.Report {
 			Delivered: recent.delivered, Merged: recent.merged, Dead: recent.dead, Calls: recent.calls,
 			Load: recent.load(w.config.Concurrency),
 		},
+	}
+}
+
+// recent returns the difference of the counters over the last minute.
+func (w *Worker) recent() counters {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.history.recent(w.counters())
+}
+
+// counters returns the totals at this moment. w.mu must be held.
+func (w *Worker) counters() counters {
+	now, m := time.Now(), w.metrics
+	return counters{
+		at:        now,
+		delivered: m.deliveredEvents.Load(), merged: m.mergedEvents.Load(), dead: m.deadEvents.Load(), calls: m.madeCalls.Load(),
+		sending: w.sending.total(now), idle: w.idle.total(now),
 	}
 }
 
@@ -45,21 +59,32 @@ type counters struct {
 // history holds the counters of the last minute, oldest first. The worker's mutex guards it.
 type history []counters
 
-// historyStep is the minimum distance between two entries, however often recent is called.
+// historyStep is the minimum distance between two entries, however often add is called.
 const historyStep = 500 * time.Millisecond
 
-// recent adds the current counters and returns the difference over the last minute.
-func (h *history) recent(now counters) counters {
-	if len(*h) == 0 {
-		*h = history{now}
-	}
-	for len(*h) > 1 && now.at.Sub((*h)[1].at) >= historySpan {
-		*h = (*h)[1:]
-	}
-	if now.at.Sub((*h)[len(*h)-1].at) >= historyStep {
+// add adds the current counters and drops those that recent does not need any more.
+func (h *history) add(now counters) {
+	*h = (*h)[h.first(now):]
+	if len(*h) == 0 || now.at.Sub((*h)[len(*h)-1].at) >= historyStep {
 		*h = append(*h, now)
 	}
-	return now.since((*h)[0])
+}
+
+// recent returns the difference between the current counters and those of a minute ago.
+func (h history) recent(now counters) counters {
+	if len(h) == 0 {
+		return counters{}
+	}
+	return now.since(h[h.first(now)])
+}
+
+// first returns the index of the newest entry that is at least historySpan old, or else 0.
+func (h history) first(now counters) int {
+	i := 0
+	for i+1 < len(h) && now.at.Sub(h[i+1].at) >= historySpan {
+		i++
+	}
+	return i
 }
 
 func (t counters) since(before counters) counters {

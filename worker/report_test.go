@@ -14,7 +14,9 @@ func TestHistoryForgets(t *testing.T) {
 	var h history
 	begun := time.Now()
 	at := func(s int, delivered uint64) counters {
-		return h.recent(counters{at: begun.Add(time.Duration(s) * time.Second), delivered: delivered})
+		now := counters{at: begun.Add(time.Duration(s) * time.Second), delivered: delivered}
+		h.add(now)
+		return h.recent(now)
 	}
 	if d := at(0, 5); d.span != 0 || d.delivered != 0 {
 		t.Errorf("the beginning is %+v", d)
