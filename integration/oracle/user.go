@@ -40,6 +40,22 @@ func (u *user) check(c Call, broughtBack func(from, to time.Time) bool) string {
 	if len(c.Numbers) == 0 {
 		return "a call without events"
 	}
+	if wrong := u.checkRange(c, broughtBack); wrong != "" {
+		return wrong
+	}
+	for n := c.Low(); n <= c.High(); n++ {
+		switch _, held := slices.BinarySearch(c.Numbers, n); {
+		case held && c.Applied && u.isRemoved(n):
+			return fmt.Sprintf("event %d took effect, but must not", n)
+		case !held && !u.isRemoved(n):
+			return fmt.Sprintf("event %d was skipped within a call", n)
+		}
+	}
+	return ""
+}
+
+// checkRange returns what is wrong with the oldest and the newest event of a call, or an empty string.
+func (u *user) checkRange(c Call, broughtBack func(from, to time.Time) bool) string {
 	low, high, newest := c.Low(), c.High(), string(c.Metadata["n"])
 	switch {
 	case low < 1 || high > u.published:
@@ -52,14 +68,6 @@ func (u *user) check(c Call, broughtBack func(from, to time.Time) bool) string {
 		return fmt.Sprintf("event %d was repeated, though a later call had begun with %d", low, u.low)
 	case low > u.due():
 		return fmt.Sprintf("event %d was skipped: the call begins with %d", u.due(), low)
-	}
-	for n := low; n <= high; n++ {
-		switch _, held := slices.BinarySearch(c.Numbers, n); {
-		case held && c.Applied && u.isRemoved(n):
-			return fmt.Sprintf("event %d took effect, but must not", n)
-		case !held && !u.isRemoved(n):
-			return fmt.Sprintf("event %d was skipped within a call", n)
-		}
 	}
 	return ""
 }

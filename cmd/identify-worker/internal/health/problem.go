@@ -21,57 +21,76 @@ type Problem struct {
 	Text string `json:"text"`
 }
 
+// problems collects what is wrong.
+type problems []Problem
+
+func (found *problems) add(code, format string, args ...any) {
+	*found = append(*found, Problem{code, fmt.Sprintf(format, args...)})
+}
+
 // Problems lists what is wrong. What stops most comes first.
 func Problems(s *queue.Status) []Problem {
-	found := []Problem{}
-	add := func(code, format string, args ...any) {
-		found = append(found, Problem{code, fmt.Sprintf(format, args...)})
-	}
+	found := problems{}
+	found.stopped(s)
+	found.ownership(s)
+	found.differences(s.Replicas)
+	return found
+}
+
+// stopped adds what keeps replicas from making calls or from storing dead letters.
+func (found *problems) stopped(s *queue.Status) {
 	if len(s.Replicas) == 0 {
-		add("no_replica", "no worker is running: start identify-worker work")
+		found.add("no_replica", "no worker is running: start identify-worker work")
 	}
 	for _, h := range holds(s.Replicas) {
-		add("hold", "%s of %d on hold for %s: Userpilot answers %s to the key %s: correct the key, or see --endpoint; nothing is lost",
+		found.add("hold", "%s of %d on hold for %s: Userpilot answers %s to the key %s: correct the key, or see --endpoint; nothing is lost",
 			render.Counted(h.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(h.since)), h.reason, h.key)
 	}
 	if down := outages(s.Replicas); down.replicas > 0 {
-		add("outage", "%s of %d: Userpilot has seemed down for %s: retrying with one call at a time, nothing is lost",
+		found.add("outage", "%s of %d: Userpilot has seemed down for %s: retrying with one call at a time, nothing is lost",
 			render.Counted(down.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(down.since)))
 	}
 	for _, h := range stalls(s.Replicas) {
-		add("stalled", "%s of %d: no calls for %s although there is work and calls are allowed: %s", render.Counted(h.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(h.since)), h.reason)
+		found.add("stalled", "%s of %d: no calls for %s although there is work and calls are allowed: %s", render.Counted(h.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(h.since)), h.reason)
 	}
 	if g := unstoredDeadLetters(s.Replicas); g.full > 0 {
-		add("deadletters_full", "the dead-letter stream has been full for %s: %s for it, live events continue: make room with identify-worker dlq replay or discard, or raise its limits",
+		found.add("deadletters_full", "the dead-letter stream has been full for %s: %s for it, live events continue: make room with identify-worker dlq replay or discard, or raise its limits",
 			render.Duration(s.Time.Sub(g.since)), waits(g.users))
 	} else if g.users > 0 {
-		add("deadletters_unstored", "dead letters could not be stored for %s: %s for it, live events continue: %s", render.Duration(s.Time.Sub(g.since)), waits(g.users), g.detail)
+		found.add("deadletters_unstored", "dead letters could not be stored for %s: %s for it, live events continue: %s", render.Duration(s.Time.Sub(g.since)), waits(g.users), g.detail)
 	}
 	if !s.QuietUntil.IsZero() {
-		add("cooldown", "Userpilot asked for a cooldown (429), %s left: does anything else use the same key? If so, lower --rate", render.Duration(s.QuietUntil.Sub(s.Time)))
+		found.add("cooldown", "Userpilot asked for a cooldown (429), %s left: does anything else use the same key? If so, lower --rate", render.Duration(s.QuietUntil.Sub(s.Time)))
 	}
+}
+
+// ownership adds the partitions without an owner, and the replicas that lose theirs.
+func (found *problems) ownership(s *queue.Status) {
 	if len(s.Unclaimed) > 0 && len(s.Replicas) > 0 {
-		add("unclaimed", "without an owner: %s: normal for some seconds after a replica is lost; otherwise see the workers' logs", PartitionList(s.Unclaimed))
+		found.add("unclaimed", "without an owner: %s: normal for some seconds after a replica is lost; otherwise see the workers' logs", PartitionList(s.Unclaimed))
 	}
 	for _, r := range s.Replicas {
 		for _, g := range r.GivenUp {
-			add("given_up", "replica %s keeps losing ownership of partitions %s, %d times in a row within %s: %s",
+			found.add("given_up", "replica %s keeps losing ownership of partitions %s, %d times in a row within %s: %s",
 				nameOf(r), PartitionList(g.Partitions), g.Times, render.Duration(s.Time.Sub(g.Since)), g.Reason)
 		}
 		if silent := s.Time.Sub(r.Heard); silent > r.TTL/2 {
-			add("silent", "replica %s last sent a heartbeat %s ago; it is replaced after %s", nameOf(r), render.Duration(silent), r.TTL)
+			found.add("silent", "replica %s last sent a heartbeat %s ago; it is replaced after %s", nameOf(r), render.Duration(silent), r.TTL)
 		}
 	}
-	for _, advice := range Distinct(s.Replicas, func(r queue.Replica) string { return r.Advice }) {
-		add("far", "%s", advice)
+}
+
+// differences adds advice for the replicas, and where they differ.
+func (found *problems) differences(replicas []queue.Replica) {
+	for _, advice := range Distinct(replicas, func(r queue.Replica) string { return r.Advice }) {
+		found.add("far", "%s", advice)
 	}
-	if values := Distinct(s.Replicas, RateOf); len(values) > 1 {
-		add("rates_differ", "the replicas have different rates: %s. The lowest applies to all", strings.Join(values, ", "))
+	if values := Distinct(replicas, RateOf); len(values) > 1 {
+		found.add("rates_differ", "the replicas have different rates: %s. The lowest applies to all", strings.Join(values, ", "))
 	}
-	if values := Distinct(s.Replicas, KeyOf); len(values) > 1 {
-		add("keys_differ", "the replicas have different keys: %s. Normal during a rollout", strings.Join(values, ", "))
+	if values := Distinct(replicas, KeyOf); len(values) > 1 {
+		found.add("keys_differ", "the replicas have different keys: %s. Normal during a rollout", strings.Join(values, ", "))
 	}
-	return found
 }
 
 // stoppedReplicas counts the replicas that make no calls, for one reason.
