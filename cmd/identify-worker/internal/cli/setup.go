@@ -14,11 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func newSetup(env *flags.Env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "setup",
-		Short: "Create or update the streams",
-		Long: `Create the streams that are missing, and report what was done. If a stream exists but
+const setupHelp = `Create the streams that are missing, and report what was done. If a stream exists but
 differs from the flags, nothing is changed unless --update is given. Workers create missing
 streams themselves; they never change a stream.
 
@@ -30,7 +26,13 @@ It needs permission to publish to:
   $JS.API.STREAM.INFO.* and
   $JS.API.STREAM.CREATE.*         for the streams of the pipeline
   $JS.API.STREAM.UPDATE.*         for --update
-  $JS.API.DIRECT.GET.KV_<bucket>  to change the number of partitions`,
+  $JS.API.DIRECT.GET.KV_<bucket>  to change the number of partitions`
+
+func newSetup(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "setup",
+		Short: "Create or update the streams",
+		Long:  setupHelp,
 		Example: `  identify-worker setup
   identify-worker setup --nats-url nats://nats:4222 --replicas 3
   identify-worker setup --update --partitions 32`,

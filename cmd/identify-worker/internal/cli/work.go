@@ -17,11 +17,7 @@ import (
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-func newWork(env *flags.Env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "work",
-		Short: "Run one worker replica against a NATS server",
-		Long: `Run one worker replica. Start as many as you like: they share the partitions and the rate
+const workHelp = `Run one worker replica. Start as many as you like: they share the partitions and the rate
 limit, and take over from one another. Missing streams are created; if a stream differs
 from the flags, the worker reports the differences and stops.
 
@@ -29,7 +25,13 @@ If OTEL_EXPORTER_OTLP_ENDPOINT names a collector, the worker exports a trace of 
 by OTLP over http/protobuf. OpenTelemetry's other variables are honoured.
 
 On SIGTERM or SIGINT the worker finishes the calls in flight, hands over its partitions
-and exits with status 0.`,
+and exits with status 0.`
+
+func newWork(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "work",
+		Short: "Run one worker replica against a NATS server",
+		Long:  workHelp,
 		Example: `  USERPILOT_API_KEY=... identify-worker work
   identify-worker work --nats-url nats://nats:4222 --api-key-file /run/secrets/userpilot
   identify-worker work --endpoint https://analytex-eu.userpilot.io --rate 600/1m`,

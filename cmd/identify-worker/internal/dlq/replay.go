@@ -14,11 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-func newReplay(env *flags.Env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "replay",
-		Short: "Publish dead letters again",
-		Long: `Publish dead letters again, oldest first, and remove them from the dead-letter stream. The
+const replayHelp = `Publish dead letters again, oldest first, and remove them from the dead-letter stream. The
 command first shows what would happen and asks for confirmation. An event keeps its
 position among its user's events: properties that a newer event has set are not touched,
 and an event with no properties left is superseded without a call. If there is no record
@@ -54,7 +50,13 @@ With --json it prints one object; messages and prompts go to standard error:
   already (by an interrupted run), gone (handled by someone else in the meantime), skipped,
   skips {why: count}, doubtful, delivered, superseded, purged (erased
   for its user before it was delivered), dead, died_again [id]
-In a dry run, skipped, skips and superseded say what would happen.`,
+In a dry run, skipped, skips and superseded say what would happen.`
+
+func newReplay(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "replay",
+		Short: "Publish dead letters again",
+		Long:  replayHelp,
 		Example: `  identify-worker dlq replay --group 4be1d07a --dry-run
   identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5
   identify-worker dlq replay --status 400 --edit '.metadata.seats |= tonumber' --wait

@@ -17,11 +17,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-func newShow(env *flags.Env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "show [ID...]",
-		Short: "Show dead letters in full",
-		Long: `Show everything that is known about dead letters, selected by number or by filters: why it
+const showHelp = `Show everything that is known about dead letters, selected by number or by filters: why it
 died and what Userpilot answered, when it was published and when it died, its earlier
 replays, and the event. Then, for each property, whether a newer event of the user has
 set it since: a replay does not touch those.
@@ -36,7 +32,13 @@ This command only reads from NATS and changes nothing. It needs permission to pu
 With --json it prints one object per line: all fields of ls, and
   code, request_id, attempts, published, partition, sequence (of the event when it was first stored),
   tracked (there is a version record), history (one text for each earlier death),
-  properties [{property, superseded}], event (null if it is not JSON), bytes`,
+  properties [{property, superseded}], event (null if it is not JSON), bytes`
+
+func newShow(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show [ID...]",
+		Short: "Show dead letters in full",
+		Long:  showHelp,
 		Example: `  identify-worker dlq show 12
   identify-worker dlq show 12 --reveal
   identify-worker dlq show --user ann --json | jq .event`,

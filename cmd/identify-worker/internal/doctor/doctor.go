@@ -13,12 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// New returns the command doctor.
-func New(env *flags.Env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "doctor",
-		Short: "Check whether a worker can run here, and say what to fix",
-		Long: `Check whether a worker can run here: use the machine, the flags and the environment of the
+const help = `Check whether a worker can run here: use the machine, the flags and the environment of the
 work command, with doctor in its place. It changes nothing and can run beside workers.
 
 Each check prints a line with ok, warn or FAIL, and what to do.
@@ -44,7 +39,14 @@ Each check prints a line with ok, warn or FAIL, and what to do.
 Exit status: 1 if a check has failed, 0 otherwise. With --json it prints one object:
   failed and warned, two counts,
   checks [{check, level, text}]; the level is ok, warn or fail. A check may appear
-  several times, and is absent if it was not made.`,
+  several times, and is absent if it was not made.`
+
+// New returns the command doctor.
+func New(env *flags.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check whether a worker can run here, and say what to fix",
+		Long:  help,
 		Example: `  USERPILOT_API_KEY=... identify-worker doctor
   identify-worker doctor --nats-url nats://nats:4222 --api-key-file /run/secrets/userpilot
   identify-worker doctor --json | jq -r '.checks[] | select(.level != "ok") | .text'`,
