@@ -2,15 +2,12 @@ package worker
 
 import (
 	"context"
-	"errors"
-	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/identify-worker/identify-worker/queue"
-	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // metrics holds the worker's counters and histograms. No label ever carries a user.
@@ -86,20 +83,6 @@ func (m *metrics) called(err error, d time.Duration) {
 		return
 	}
 	m.calls.WithLabelValues(result(err)).Inc()
-}
-
-func result(err error) string {
-	f, ok := errors.AsType[*userpilot.Error](err)
-	switch {
-	case !ok || f.Status == 0:
-		return "error"
-	case f.Status == http.StatusTooManyRequests:
-		return "429"
-	case f.Status >= 300 && f.Status < 500:
-		return "4xx"
-	default:
-		return "5xx"
-	}
 }
 
 func (m *metrics) delivered(ds []queue.Delivery, now time.Time) {

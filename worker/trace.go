@@ -2,8 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,7 +13,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/identify-worker/identify-worker/queue"
-	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // traces records the spans of events. A worker without a tracer has no traces.
@@ -201,22 +198,4 @@ func (t *traces) superseded(events []queuedEvent, partition string) {
 	for i := range events {
 		events[i].endWait(t, partition, now, attribute.String("identify.outcome", string(queue.OutcomeSuperseded)))
 	}
-}
-
-// errorType returns a name for a failure that contains none of its text.
-func errorType(err error) string {
-	f, ok := errors.AsType[*userpilot.Error](err)
-	switch {
-	case ok && f.Status != 0:
-		return strconv.Itoa(f.Status)
-	case errors.As(err, new(*panicError)):
-		return "panic"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "timeout"
-	case errors.As(err, new(*net.DNSError)):
-		return "dns"
-	case errors.Is(err, context.Canceled):
-		return "canceled"
-	}
-	return "connection"
 }

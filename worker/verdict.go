@@ -1,9 +1,12 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -127,4 +130,39 @@ func unmade(err error) string {
 		return lostConnection
 	}
 	return ""
+}
+
+// result returns the metric's label for the error of an attempt that was made. Labels group by status,
+// not by verdict: a 403 is a 4xx, although it holds all calls and rejects no event.
+func result(err error) string {
+	f, ok := errors.AsType[*userpilot.Error](err)
+	switch {
+	case !ok || f.Status == 0:
+		return "error"
+	case f.Status == http.StatusTooManyRequests:
+		return "429"
+	case f.Status >= 300 && f.Status < 500:
+		return "4xx"
+	default:
+		return "5xx"
+	}
+}
+
+// errorType returns the span's name for the error of an attempt: the exact status, or what kept the
+// answer away. It contains none of the error's text.
+func errorType(err error) string {
+	f, ok := errors.AsType[*userpilot.Error](err)
+	switch {
+	case ok && f.Status != 0:
+		return strconv.Itoa(f.Status)
+	case errors.As(err, new(*panicError)):
+		return "panic"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	case errors.As(err, new(*net.DNSError)):
+		return "dns"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	}
+	return "connection"
 }

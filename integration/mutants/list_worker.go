@@ -75,6 +75,11 @@ func handOverMutants() []mutant {
 			"worker", "TestHandOverWaitsForCalls",
 		},
 		{
+			"a call that fails during a handover is still looked at", "a stalled worker says why",
+			[]edit{{"worker/call.go", "\t\tl.transition(parked)\n\t\treturn\n", "\t\treturn\n"}},
+			"worker", "TestFailureWhileRevoking",
+		},
+		{
 			"a handover does not wait for settlements", "an event is delivered once where nothing fails",
 			[]edit{{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"}},
 			"worker", "TestHandOverWaitsForSettlements",
