@@ -41,8 +41,6 @@ type assignment struct {
 	acks    *acks         // set by the first delivery
 	arrived atomic.Uint64 // the newest event that the handler has put in its lane
 
-	informed atomic.Bool // the tracked users include all that previous holders have recorded
-
 	revoked chan struct{}
 	failed  sync.Once
 	cause   error // set before revoked is closed
@@ -80,7 +78,9 @@ func (t *assignment) serve(h Handler) {
 	served := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() { t.watch(served) })
-	watching.Go(t.inform)
+	for _, c := range t.claims {
+		h.Assign(c)
+	}
 	t.consume(h)
 	for _, c := range t.claims {
 		h.Revoke(c)
@@ -88,13 +88,6 @@ func (t *assignment) serve(h Handler) {
 	close(served)
 	watching.Wait()
 	t.settler.close()
-}
-
-// inform reads which users have version records from the previous holders, who are fenced by now.
-func (t *assignment) inform() {
-	if t.q.tracked.follow(t.active); t.active.Err() == nil {
-		t.informed.Store(true)
-	}
 }
 
 // consume blocks until the claims end and no delivery is in progress.
@@ -172,8 +165,7 @@ func (t *assignment) handOver(h Handler, at jsapi.Reply, m *nats.Msg) (ok bool) 
 		return false
 	}
 	t.next, t.last = at.Consumer+1, at.Stream
-	past := readSealed(m.Header, m.Data, t.q.seal())
-	h.Deliver(c, Delivery{Sequence: at.Stream, Published: at.Stored, Body: bodyOf(m), Past: past, Trace: readTrace(m.Header), acks: t.acks, number: at.Consumer})
+	h.Deliver(c, Delivery{Sequence: at.Stream, Published: at.Stored, Header: m.Header, Body: bodyOf(m), acks: t.acks, number: at.Consumer})
 	return true
 }
 

@@ -16,7 +16,9 @@ import (
 type taker struct{ got []uint64 }
 
 func (x *taker) Deliver(_ *Claim, d Delivery) { x.got = append(x.got, d.Sequence) }
-func (*taker) Revoke(*Claim)                  {}
+func (*taker) Assign(*Claim)                  {}
+
+func (*taker) Revoke(*Claim) {}
 
 // In a cluster the first pull can arrive before the server knows where the consumer lives. It then
 // gets no responders and is retried; but a consumer that stays away is gone.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -11,6 +12,8 @@ import (
 // Handler receives the events of claimed partitions. For each partition, only one goroutine at a
 // time calls its methods.
 type Handler interface {
+	// Assign says that the claim c has begun: its first event comes next. It must not block.
+	Assign(c *Claim)
 	// Deliver hands over the partition's next event. It may block, for back-pressure, until
 	// c.Active ends. The handler calls [Claim.Arrived] once the event is visible to all callers of
 	// [Claim.DeliveredThrough].
@@ -34,8 +37,14 @@ type Claim struct {
 // Partition is the partition's name: a number, or "plain".
 func (c *Claim) Partition() string { return c.partition }
 
-// place is an event's position in the stream, which names its dead letter.
-func (c *Claim) place(d Delivery) Position { return Position{c.created, d.Sequence} }
+// StreamCreated is when the work stream was created. Together with an event's sequence it names the
+// event permanently: a re-created stream would reuse sequences.
+func (c *Claim) StreamCreated() time.Time {
+	if c.assignment == nil {
+		return time.Time{}
+	}
+	return c.created
+}
 
 // Context ends when the membership behind the claim expires: a call that outlived it could change a
 // user while the next holder is working on that user.

@@ -61,31 +61,29 @@ const (
 // storage, is full.
 var ErrDeadLettersFull = errors.New("the dead-letter stream is full: make room there, or raise its limits")
 
-// StoreDeadLetter archives the event: it stores the dead letter and blocks until the server has it
-// on disk or ctx ends. Calling it again for the same event stores nothing more. The event may be
-// settled only after StoreDeadLetter has returned nil. From then on the event's user, if known, is
-// tracked.
-func (c *Claim) StoreDeadLetter(ctx context.Context, d Delivery, body []byte, death Death) error {
+// Add archives an event: it stores the event's dead letter and blocks until the server has it on disk
+// or ctx ends. Calling it again for the same event stores nothing more. The event may be settled only
+// after Add has returned nil. From then on the event's user, if known, is tracked.
+func (s *Store) Add(ctx context.Context, e Event, body []byte, death Death) error {
 	if death.User != "" {
 		// The version record comes first: a record too many does no harm, but a letter without one
 		// can only be replayed blindly.
-		if err := c.open(ctx, death.User, d); err != nil {
+		if err := s.open(ctx, death.User, e); err != nil {
 			return fmt.Errorf("store a dead letter: %w", err)
 		}
 	}
-	event := c.place(d)
 	msg := &nats.Msg{
-		Subject: deadSubject(c.q.topology, death.Reason, event, onlyUser(death.User, body)),
-		Header:  death.headers(d, c.Position(d), c.partition, time.Now()),
+		Subject: deadSubject(s.topology, death.Reason, e.Name, onlyUser(death.User, body)),
+		Header:  death.headers(e, time.Now()),
 		Data:    body,
 	}
 	// No message with this event's name may exist yet, whatever its reason: that makes storing
 	// idempotent however late it is retried. The server forgets a message id after two minutes.
-	letters := deadOfEvent(c.q.topology, event)
-	_, err := c.q.api.Store(ctx, toBury(c.q.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
+	letters := deadOfEvent(s.topology, e.Name)
+	_, err := s.api.Store(ctx, toBury(s.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
 	if jsapi.IsWrongRevision(err) {
 		// It is there already. Verify that with a read: the event is about to be removed.
-		_, err = c.q.api.ReadLast(ctx, c.q.topology.DeadStreamName(), letters)
+		_, err = s.api.ReadLast(ctx, s.topology.DeadStreamName(), letters)
 	}
 	if errors.Is(refusalOf(err), ErrStreamFull) {
 		err = fmt.Errorf("%w (%w)", ErrDeadLettersFull, err)
@@ -93,7 +91,7 @@ func (c *Claim) StoreDeadLetter(ctx context.Context, d Delivery, body []byte, de
 	if err != nil {
 		return fmt.Errorf("store a dead letter: %w", err)
 	}
-	return c.RecordOutcome(ctx, d, OutcomeDead)
+	return s.RecordOutcome(ctx, e, OutcomeDead)
 }
 
 // onlyUser returns the user if the body names this user and no other; the subject can then identify
@@ -106,8 +104,8 @@ func onlyUser(user string, body []byte) string {
 	return user
 }
 
-// headers describe the death of an event with this position.
-func (x Death) headers(d Delivery, age Position, partition string, now time.Time) nats.Header {
+// headers describe the death of an event.
+func (x Death) headers(e Event, now time.Time) nats.Header {
 	h := nats.Header{}
 	set := func(name, value string) {
 		if value != "" {
@@ -126,23 +124,23 @@ func (x Death) headers(d Delivery, age Position, partition string, now time.Time
 	set(headerRequestID, jsapi.Clean(x.RequestID))
 	number(headerAttempts, x.Attempts)
 	set(headerAt, now.UTC().Format(time.RFC3339Nano))
-	published := d.Published
-	if d.Past != nil && !d.Past.Published.IsZero() {
-		published = d.Past.Published
+	published := e.Published
+	if e.Replay != nil && !e.Replay.Published.IsZero() {
+		published = e.Replay.Published
 	}
 	set(headerPublishedAt, published.UTC().Format(time.RFC3339Nano))
-	set(headerSequence, strconv.FormatUint(d.Sequence, 10))
-	set(headerPartition, partition)
+	set(headerSequence, strconv.FormatUint(e.Name.Sequence, 10))
+	set(headerPartition, e.Partition)
 	if jsapi.Clean(x.User) == x.User { // otherwise only the payload has the exact id
 		set(headerUser, x.User)
 	}
 	if x.User != "" {
-		set(headerOrigin, age.String()) // also promises that newer events have been tracked since
+		set(headerOrigin, e.Position().String()) // also promises that newer events have been tracked since
 	}
-	d.Trace.write(h)
-	if d.Past != nil {
-		number(headerReplays, d.Past.Replays)
-		d.Past.writeHistory(h)
+	e.Trace.write(h)
+	if e.Replay != nil {
+		number(headerReplays, e.Replay.Replays)
+		e.Replay.writeHistory(h)
 	}
 	return h
 }

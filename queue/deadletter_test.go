@@ -59,11 +59,11 @@ func TestDeathHeaders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			d := Delivery{Sequence: 7, Published: published}
+			d := Event{Name: age, Partition: "3", Published: published}
 			if test.replays > 0 {
-				d.Past = &ReplayInfo{Replays: test.replays}
+				d.Replay = &ReplayInfo{Replays: test.replays}
 			}
-			h := test.death.headers(d, age, "3", now)
+			h := test.death.headers(d, now)
 			want := maps.Clone(always)
 			if test.death.User != "" {
 				want["Dead-Origin"] = age.String()
@@ -108,17 +108,17 @@ func TestReplays(t *testing.T) {
 func TestBuryExactlyOnce(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		d := Delivery{Sequence: 7, Published: made}
+		d := Event{Name: Position{made, 7}, Published: made}
 		body := []byte("{\"user_id\": \"ann\", \"x\": 1.50}\x00")
 		for range 3 {
 			for _, by := range []*Queue{q, s.queue(nil)} {
-				c := &Claim{assignment: &assignment{q: by, created: made}}
-				s.must(c.StoreDeadLetter(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
+				c := s.store(by)
+				s.must(c.Add(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
 				time.Sleep(5 * time.Minute) // the server has long forgotten message ids
 			}
 		}
 		// Neither another reason nor another user makes a second letter.
-		s.must((&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
+		s.must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
 		info := s.info(q, q.topology.DeadStreamName())
 		if info.State.Msgs != 1 {
 			t.Fatalf("%d dead letters", info.State.Msgs)
@@ -134,7 +134,7 @@ func TestBuryExactlyOnce(t *testing.T) {
 			t.Errorf("it lies on %s, want %s", m.Subject, want)
 		}
 		// The same sequence in a re-created stream is another event.
-		s.must((&Claim{assignment: &assignment{q: q, created: made.Add(1)}}).StoreDeadLetter(t.Context(), d, body, Death{}))
+		s.must(s.store(q).Add(t.Context(), d, body, Death{}))
 		if n := s.info(q, info.Config.Name).State.Msgs; n != 2 {
 			t.Errorf("%d dead letters of two streams", n)
 		}
@@ -149,7 +149,7 @@ func TestBuryTheLargest(t *testing.T) {
 		_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), body)
 		s.must(err)
 		long := strings.Repeat("x", 5000)
-		s.must((&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), Delivery{Sequence: 1}, body,
+		s.must(s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, body,
 			Death{Reason: Invalid, Code: long, Error: long, RequestID: long, User: long[:1024]}))
 	})
 }
@@ -163,12 +163,12 @@ func TestBuryWithoutAnswer(t *testing.T) {
 		l.silent.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := (&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(ctx, Delivery{Sequence: 1}, nil, Death{User: "ann"}); err == nil || strings.Contains(err.Error(), "ann") {
+		if err := s.store(q).Add(ctx, Event{Name: Position{made, 1}}, nil, Death{User: "ann"}); err == nil || strings.Contains(err.Error(), "ann") {
 			t.Errorf("got %v", err)
 		}
 		l.silent.Store(false)
 		s.must(q.api.JetStream.DeleteStream(t.Context(), q.topology.DeadStreamName()))
-		if err := (&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), Delivery{Sequence: 1}, nil, Death{}); err == nil {
+		if err := s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, nil, Death{}); err == nil {
 			t.Error("stored without a stream")
 		}
 	})
@@ -186,8 +186,8 @@ func TestBuryLooksForTheLetter(t *testing.T) {
 		})
 		s.must(err)
 		s.must(server.api.NATS.FlushWithContext(s.soon(time.Minute)))
-		c := &Claim{assignment: &assignment{q: q, created: made}}
-		if err := c.StoreDeadLetter(t.Context(), Delivery{Sequence: 7}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		c := s.store(q)
+		if err := c.Add(t.Context(), Event{Name: Position{made, 7}}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("stored without a letter: %v", err)
 		}
 	})

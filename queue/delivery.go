@@ -8,11 +8,10 @@ import (
 
 // Delivery is one event as delivered by the stream.
 type Delivery struct {
-	Sequence  uint64      // in the work stream
-	Published time.Time   // when the stream stored it
-	Past      *ReplayInfo // of a replay; nil for an event that was never dead
-	Trace     *Trace      // nil for an event that was published without one
-	Body      []byte      // the publisher's bytes; nil once the worker has released them
+	Sequence  uint64              // in the work stream
+	Published time.Time           // when the stream stored it
+	Header    map[string][]string // of the message; anyone may have written it
+	Body      []byte              // the publisher's bytes; nil once the worker has released them
 
 	acks   *acks
 	number uint64 // among the deliveries to its consumer
@@ -56,7 +55,7 @@ type Stub struct {
 	acks      *acks
 }
 
-// Stub omits the body and the fields that most deliveries do not have.
+// Stub omits the header and the body.
 func (d Delivery) Stub() Stub {
 	s := Stub{Sequence: d.Sequence, number: d.number, acks: d.acks}
 	if !d.Published.IsZero() {
@@ -65,9 +64,9 @@ func (d Delivery) Stub() Stub {
 	return s
 }
 
-// Delivery restores the delivery, without the body.
-func (s Stub) Delivery(past *ReplayInfo, trace *Trace) Delivery {
-	d := Delivery{Sequence: s.Sequence, number: s.number, acks: s.acks, Past: past, Trace: trace}
+// Delivery restores the delivery, without the header and the body.
+func (s Stub) Delivery() Delivery {
+	d := Delivery{Sequence: s.Sequence, number: s.number, acks: s.acks}
 	if s.published != 0 {
 		d.Published = time.Unix(0, s.published)
 	}

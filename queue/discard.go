@@ -205,7 +205,7 @@ func (d *discarding) close(ctx context.Context, guarded map[string][]Position) e
 	var group errgroup.Group
 	group.SetLimit(recordsAtOnce)
 	for user, names := range guarded {
-		group.Go(func() error { return d.q.queue.closeLetters(ctx, user, names...) })
+		group.Go(func() error { return d.q.letters.closeLetters(ctx, user, names...) })
 	}
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("record that dead letters are gone: %w", err)

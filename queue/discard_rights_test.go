@@ -27,10 +27,10 @@ var discardRights = []string{
 func TestDiscardRights(t *testing.T) {
 	eachRight(t, discardRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
 		s.must(admin.api.Clock.Read(t.Context()))
-		c := &Claim{assignment: &assignment{q: admin, created: made}, partition: "3"}
+		c := s.store(admin)
 		for i, user := range []string{"ann", "ann", "bob"} { // these users are tracked
-			d := Delivery{Sequence: uint64(i + 1)}
-			s.must(c.StoreDeadLetter(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
+			d := Event{Name: Position{made, uint64(i + 1)}}
+			s.must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), Death{Reason: Rejected, User: user}))
 		}
 		begun := time.Now()
 		selection, err := NewInspector(operator).Select(t.Context(), Filter{}, SelectConfig{})

@@ -113,13 +113,13 @@ func TestDiscardGuarded(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.must(q.api.Clock.Read(t.Context()))
-				c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
+				c := s.store(q)
 				bury := func(seq int, user string) {
 					body := fmt.Appendf(nil, `{"user_id":%q}`, user)
 					if user == "dave" {
 						body = []byte(`{"user_id":"dave","company":{}}`) // it could not be sent
 					}
-					s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: uint64(seq)}, body, Death{Reason: Rejected, User: user}))
+					s.must(c.Add(t.Context(), Event{Name: Position{made, uint64(seq)}}, body, Death{Reason: Rejected, User: user}))
 				}
 				for i, user := range users {
 					bury(i+1, user)
@@ -138,7 +138,7 @@ func TestDiscardGuarded(t *testing.T) {
 					t.Errorf("got %+v", result)
 				}
 				for _, user := range append(users, "eve") {
-					n, err := q.readNewer(t.Context(), user)
+					n, err := s.store(q).readNewer(t.Context(), user)
 					s.must(err)
 					if want := slices.Contains(test.guarded, user); n.Known() != want {
 						t.Errorf("%s is tracked: %v", user, n.Known())

@@ -17,10 +17,10 @@ import (
 // trust them. The first call blocks for a round trip, and needs the permission to publish to
 // $JS.API.STREAM.MSG.GET.KV_<bucket>.
 func (i *Inspector) ExportHeader(ctx context.Context, l *DeadLetter) (map[string][]string, error) {
-	key := i.queue.seal()
+	key := i.letters.seal()
 	if key == nil {
 		var err error
-		if key, err = i.queue.readSeal(ctx); err != nil {
+		if key, err = i.letters.readSeal(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -46,7 +46,7 @@ var (
 // position: values that newer events have set since remain. Unlike a replay it may be published
 // twice, and leaves the dead letter where it is. To a pipeline other than the letter's own, the
 // event is new.
-func WithExport(header map[string][]string) (PublishOption, error) {
+func WithExport(header map[string][]string) ([]PublishOption, error) {
 	h := nats.Header(maps.Clone(header))
 	origin, err := ParsePosition(h.Get(headerOrigin))
 	if err != nil {
@@ -67,5 +67,5 @@ func WithExport(header map[string][]string) (PublishOption, error) {
 	l.Origin, l.Tracked = origin, h.Get(headerUntracked) == ""
 	past := outgoing{letter: l}.past()
 	past.sealed = sealed
-	return withReplayInfo(past, l), nil
+	return past.options(l), nil
 }

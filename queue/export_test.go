@@ -25,8 +25,8 @@ func TestExport(t *testing.T) {
 			"a plain one":      {plainPartition, true},
 			"an untracked one": {"3", false},
 		} {
-			d := Delivery{Sequence: 7, Published: published, Past: &ReplayInfo{Replays: 1, Published: published, History: []string{"once"}}}
-			h := death.headers(d, Position{made, 7}, test.partition, made)
+			d := Event{Name: Position{made, 7}, Partition: test.partition, Published: published, Replay: &ReplayInfo{Replays: 1, Published: published, History: []string{"once"}}}
+			h := death.headers(d, made)
 			if !test.tracked {
 				h.Del(headerOrigin)
 			}
@@ -38,17 +38,17 @@ func TestExport(t *testing.T) {
 			l.complete(q.topology)
 			header, err := NewInspector(q).ExportHeader(t.Context(), l)
 			s.must(err)
-			option, err := WithExport(header)
+			options, err := WithExport(header)
 			s.must(err)
 			publisher := q.NewPublisher(PublisherConfig{})
-			receipt, err := publisher.Publish(t.Context(), []byte(`{"user_id":"ann"}`), option)
+			receipt, err := publisher.Publish(t.Context(), []byte(`{"user_id":"ann"}`), options...)
 			s.must(err)
 			s.must(publisher.Close(t.Context()))
 			stream, err := q.api.JetStream.Stream(t.Context(), q.topology.StreamName())
 			s.must(err)
 			m, err := stream.GetMsg(t.Context(), receipt.Sequence)
 			s.must(err)
-			past := readSealed(m.Header, m.Data, q.seal())
+			past := readSealed(m.Header, m.Data, s.seal(q))
 			if past == nil || past.Origin.Compare(Position{made, 7}) != 0 || !past.Letter.IsZero() || past.Forced || past.Untracked == test.tracked ||
 				past.Replays != 2 || !past.Published.Equal(published) || len(past.History) != 2 || !strings.HasSuffix(past.History[1], "rejected 422 E1: no such plan") {
 				t.Errorf("%s: %+v", name, past)
@@ -73,7 +73,7 @@ func TestExportOfAnything(t *testing.T) {
 	}
 	key := seal(strings.Repeat("k", sealBytes))
 	mark := (&ReplayInfo{Origin: Position{time.Unix(0, 1), 7}}).mark(key, nil)
-	option, err := WithExport(nats.Header{
+	options, err := WithExport(nats.Header{
 		headerOrigin: {"1.7"}, headerSeal: {mark}, headerForced: {"true"}, headerRun: {"r"}, headerLetter: {"1.7"}, headerReplays: {"-1"},
 		headerHistory: {"a\r\nNats-Rollup: all"}, headerReason: {"x\r\ny"}, headerPublishedAt: {"soon"}, "Nats-Rollup": {"all"},
 	})
@@ -81,7 +81,9 @@ func TestExportOfAnything(t *testing.T) {
 		t.Fatal(err)
 	}
 	var p publication
-	option(&p)
+	for _, o := range options {
+		o(&p)
+	}
 	past := readSealed(p.header, []byte("any"), key)
 	if past.Forced || past.Run != "" || !past.Letter.IsZero() || past.Replays != 1 || !past.Published.IsZero() {
 		t.Errorf("%+v", past)

@@ -18,11 +18,11 @@ func (s *sim) far(trip time.Duration, topology Topology) *Queue {
 // died stores dead letters of a tracked user, as a worker would.
 func (s *sim) died(q *Queue, user string, first, n int) {
 	s.t.Helper()
-	c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
+	c := s.store(q)
 	s.must(q.api.Clock.Read(s.t.Context()))
 	for i := range n {
 		body := fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d}}`, user, i)
-		s.must(c.StoreDeadLetter(s.t.Context(), Delivery{Sequence: uint64(first + i), Published: made}, body, Death{Reason: Rejected, User: user}))
+		s.must(c.Add(s.t.Context(), Event{Name: Position{made, uint64(first + i)}, Published: made}, body, Death{Reason: Rejected, User: user}))
 	}
 }
 
@@ -149,10 +149,10 @@ func TestFarDeaths(t *testing.T) {
 	distances(t, func(t *testing.T, s *sim, trip time.Duration) {
 		q := s.far(trip, Topology{})
 		s.must(q.api.Clock.Read(t.Context()))
-		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
+		c := s.store(q)
 		bury := func(seq uint64, user string) func() error {
 			return func() error {
-				return c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq}, []byte("{}"), Death{Reason: Rejected, User: user})
+				return c.Add(t.Context(), Event{Name: Position{made, seq}}, []byte("{}"), Death{Reason: Rejected, User: user})
 			}
 		}
 		roundTrips(t, "the first death", 3, trip, 0, bury(1, "ann"))
@@ -201,7 +201,9 @@ func TestReplaysAlone(t *testing.T) {
 		"and a forced export": {ReplayInfo{Forced: true, Untracked: true}, false},
 	} {
 		var p publication
-		withReplayInfo(&test.past, &DeadLetter{})(&p)
+		for _, o := range test.past.options(&DeadLetter{}) {
+			o(&p)
+		}
 		if p.alone != test.alone {
 			t.Errorf("%s: waits for no other: %t", name, p.alone)
 		}

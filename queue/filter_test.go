@@ -24,7 +24,7 @@ func (s *sim) post(q *Queue, death Death, at time.Time, body string) uint64 {
 	age := Position{made, rand.Uint64()}
 	ack, err := q.api.JetStream.PublishMsg(s.t.Context(), &nats.Msg{
 		Subject: deadSubject(q.topology, death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body),
-		Header: death.headers(Delivery{Sequence: age.Sequence, Published: at}, age, "3", at),
+		Header: death.headers(Event{Name: age, Partition: "3", Published: at}, at),
 	})
 	s.must(err)
 	return ack.Sequence

@@ -60,7 +60,7 @@ func TestGuardReadsForAll(t *testing.T) {
 		q := s.queueOf(&line{far: func() time.Duration { return 300 * time.Millisecond }}, Topology{})
 		begun, errs := time.Now(), make(chan error, 100)
 		for i := range cap(errs) {
-			time.AfterFunc(time.Duration(i)*time.Millisecond, func() { errs <- q.tracked.catchUp(t.Context()) })
+			time.AfterFunc(time.Duration(i)*time.Millisecond, func() { errs <- s.store(q).tracked.catchUp(t.Context()) })
 		}
 		for range cap(errs) {
 			s.must(<-errs)
@@ -84,6 +84,6 @@ func TestGuardWhileTheLastRecordGoes(t *testing.T) {
 		time.Sleep(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		s.must(q.tracked.catchUp(ctx))
+		s.must(s.store(q).tracked.catchUp(ctx))
 	})
 }

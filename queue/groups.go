@@ -42,27 +42,27 @@ func (g *groups) learn(group string) {
 	g.seen[group] = time.Now()
 }
 
-// FirstOfItsGroup reports whether no replica of the fleet has seen a dead letter with this death's
+// FirstOfGroup reports whether no replica of the fleet has seen a dead letter with this death's
 // fingerprint (see [DeadLetter.Group]) for as long as dead letters are kept by default. It returns
 // true once, to one replica. It blocks for a round trip or two if this replica has not seen the
 // fingerprint for a day.
-func (c *Claim) FirstOfItsGroup(ctx context.Context, death Death) (bool, error) {
+func (s *Store) FirstOfGroup(ctx context.Context, death Death) (bool, error) {
 	letter := DeadLetter{Death: Death{Reason: death.Reason, Status: death.Status, Error: jsapi.Clean(death.Error), User: death.User}}
 	group := letter.Group()
-	if c.q.groups.known(group) {
+	if s.groups.known(group) {
 		return false, nil
 	}
 	key := "group." + group
-	right := c.q.api.ToWriteKey(key)
-	note := func() *nats.Msg { return &nats.Msg{Subject: c.q.api.KeySubject(key), Data: []byte{'1'}} }
-	_, err := c.q.api.Store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
+	right := s.api.ToWriteKey(key)
+	note := func() *nats.Msg { return &nats.Msg{Subject: s.api.KeySubject(key), Data: []byte{'1'}} }
+	_, err := s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
 	first := err == nil
 	if jsapi.IsWrongRevision(err) {
-		_, err = c.q.api.Store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention))
+		_, err = s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention))
 	}
 	if err != nil {
 		return false, fmt.Errorf("record the group of a dead letter: %w", err)
 	}
-	c.q.groups.learn(group)
+	s.groups.learn(group)
 	return first, nil
 }

@@ -9,13 +9,13 @@ import (
 )
 
 // A fingerprint is new to one replica, once, and not again as long as it keeps occurring.
-func TestFirstOfItsGroup(t *testing.T) {
+func TestFirstOfGroup(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		a := &Claim{assignment: &assignment{q: s.queue(nil)}}
-		b := &Claim{assignment: &assignment{q: s.queue(nil)}}
-		first := func(c *Claim, x Death) bool {
+		q := s.queue(nil)
+		a, b := NewStore(q), NewStore(s.queue(nil))
+		first := func(c *Store, x Death) bool {
 			t.Helper()
-			is, err := c.FirstOfItsGroup(t.Context(), x)
+			is, err := c.FirstOfGroup(t.Context(), x)
 			s.must(err)
 			return is
 		}
@@ -23,17 +23,17 @@ func TestFirstOfItsGroup(t *testing.T) {
 		if !first(a, x) || first(a, x) || first(b, x) || !first(b, y) || first(a, y) {
 			t.Error("a group is not new once")
 		}
-		written := s.info(a.q, kvName).State.LastSeq
+		written := s.info(q, kvName).State.LastSeq
 		time.Sleep(groupRenewal + time.Minute)
 		for range 2 {
 			if first(a, x) || first(b, x) {
 				t.Error("a group is new although it was seen yesterday")
 			}
 		}
-		if n := s.info(a.q, kvName).State.LastSeq - written; n != 2 {
+		if n := s.info(q, kvName).State.LastSeq - written; n != 2 {
 			t.Errorf("%d renewals, want one of each replica", n)
 		}
-		m, err := a.q.api.ReadLast(t.Context(), kvName, "$KV.userpilot_identify.group.*")
+		m, err := q.api.ReadLast(t.Context(), kvName, "$KV.userpilot_identify.group.*")
 		s.must(err)
 		if !strings.Contains(string(m.Header), "Nats-TTL: 720h0m0s") {
 			t.Errorf("the key is kept as %q says", m.Header)

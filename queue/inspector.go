@@ -10,6 +10,7 @@ import (
 // use.
 type Inspector struct {
 	queue    *Queue
+	letters  *Store
 	api      *jsapi.Conn
 	topology Topology
 	log      *slog.Logger
@@ -17,5 +18,5 @@ type Inspector struct {
 
 // NewInspector returns the inspector of a pipeline. It sends nothing.
 func NewInspector(q *Queue) *Inspector {
-	return &Inspector{queue: q, api: q.api, topology: q.topology, log: q.log}
+	return &Inspector{queue: q, letters: NewStore(q), api: q.api, topology: q.topology, log: q.log}
 }

@@ -20,11 +20,11 @@ func TestLetter(t *testing.T) {
 			Reason: Rejected, Status: 422, Code: "E1", Error: `plan "x" is unknown`, RequestID: "r-1", Attempts: 3, User: "žofie",
 		}
 		origin := Position{made, 5}
-		d := Delivery{Sequence: 7, Published: made, Past: &ReplayInfo{Origin: origin, Published: made.Add(-time.Hour), Replays: 2, History: []string{"a", "b"}}}
+		d := Event{Name: Position{made, 7}, Partition: "3", Published: made, Replay: &ReplayInfo{Origin: origin, Published: made.Add(-time.Hour), Replays: 2, History: []string{"a", "b"}}}
 		died := time.Now()
 		body := "{\"user_id\": \"žofie\"}\x00"
 		_, err := q.api.JetStream.PublishMsg(t.Context(), &nats.Msg{
-			Subject: deadSubject(q.topology, Rejected, Position{made, 7}, "žofie"), Header: death.headers(d, origin, "3", died), Data: []byte(body),
+			Subject: deadSubject(q.topology, Rejected, Position{made, 7}, "žofie"), Header: death.headers(d, died), Data: []byte(body),
 		})
 		s.must(err)
 		l, err := NewInspector(q).DeadLetter(t.Context(), 1)
@@ -34,7 +34,7 @@ func TestLetter(t *testing.T) {
 			l.Replays != 2 || !slices.Equal(l.History, []string{"a", "b"}) || string(l.Body) != body {
 			t.Errorf("got %+v", l)
 		}
-		if names := len(l.Header); names != len(death.headers(d, origin, "3", died)) {
+		if names := len(l.Header); names != len(death.headers(d, died)) {
 			t.Errorf("%d headers: %v", names, l.Header)
 		}
 	})

@@ -134,7 +134,7 @@ func lettersServer(b *testing.B, letters int) (*embedded.Server, *Queue) {
 		died = died.Add(time.Millisecond)
 		if _, err := q.api.JetStream.PublishMsgAsync(&nats.Msg{
 			Subject: deadSubject(q.topology, Rejected, age, user),
-			Header:  death.headers(Delivery{Sequence: age.Sequence, Published: age.Stream}, age, "3", died),
+			Header:  death.headers(Event{Name: age, Partition: "3", Published: age.Stream}, died),
 			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"plan":"pro","filler":%q}}`, user, filler),
 		}); err != nil {
 			b.Fatal(err)

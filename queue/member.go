@@ -32,6 +32,9 @@ type MemberConfig struct {
 	Burst int
 	// OwnRate is a limit that applies to this replica alone. It is shown to operators.
 	OwnRate Rate
+	// Prepare is called before the replica joins, and again each time before it rejoins. An error
+	// keeps it out of the fleet for a while. Nil prepares nothing.
+	Prepare func(context.Context) error
 	// Report returns the replica's activity, to be shown to operators. It is called at each
 	// renewal, five times per TTL, and must not block. Nil reports nothing.
 	Report func() Report
@@ -102,8 +105,10 @@ func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) 
 	if err := q.api.Clock.Read(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := q.readSeal(ctx); err != nil {
-		return nil, err
+	if config.Prepare != nil {
+		if err := config.Prepare(ctx); err != nil {
+			return nil, err
+		}
 	}
 	id := nuid.Next()
 	m := &member{

@@ -183,13 +183,13 @@ func TestGuardOfABucketMadeAnew(t *testing.T) {
 			}
 		}
 		record("ann", "bob", "cyd")
-		s.must(q.tracked.catchUp(t.Context()))
+		s.must(s.store(q).tracked.catchUp(t.Context()))
 		s.must(q.api.JetStream.DeleteStream(t.Context(), versionsStreamName(q.topology)))
 		_, err := q.Setup(t.Context(), false)
 		s.must(err)
 		record("dan")
-		s.must(q.tracked.catchUp(t.Context()))
-		if !q.tracked.knows("dan") {
+		s.must(s.store(q).tracked.catchUp(t.Context()))
+		if !s.store(q).tracked.knows("dan") {
 			t.Error("the users in the new bucket are not tracked")
 		}
 	})

@@ -55,52 +55,52 @@ func outcomeSubject(t Topology, letter Position) string {
 // HasOutcome reports whether a replayed event has its outcome already. Then it is a second copy, or
 // its settlement was interrupted, and all that remains is to settle it. HasOutcome blocks for a
 // round trip if the event is a replay.
-func (c *Claim) HasOutcome(ctx context.Context, d Delivery) (bool, error) {
-	if d.Past == nil || d.Past.Letter.IsZero() {
+func (s *Store) HasOutcome(ctx context.Context, e Event) (bool, error) {
+	if e.Replay == nil || e.Replay.Letter.IsZero() {
 		return false, nil
 	}
-	found, _, err := c.q.outcomeOf(ctx, d.Past.Letter)
+	found, _, err := s.outcomeOf(ctx, e.Replay.Letter)
 	return found, err
 }
 
 // outcomeOf reports whether a letter's replay has an outcome, and the sequence of the message on
 // its subject.
-func (q *Queue) outcomeOf(ctx context.Context, letter Position) (found bool, sequence uint64, err error) {
-	subject := outcomeSubject(q.topology, letter)
-	m, err := q.api.ReadLast(ctx, q.topology.AuditStreamName(), subject)
+func (s *Store) outcomeOf(ctx context.Context, letter Position) (found bool, sequence uint64, err error) {
+	subject := outcomeSubject(s.topology, letter)
+	m, err := s.api.ReadLast(ctx, s.topology.AuditStreamName(), subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return false, 0, nil
 	}
 	if err != nil {
 		return false, 0, fmt.Errorf("read the outcome of a replay: %w", err)
 	}
-	_, found = readOutcome(q.topology, subject, m.Data)
+	_, found = readOutcome(s.topology, subject, m.Data)
 	return found, m.Sequence, nil
 }
 
 // RecordOutcome stores the outcome of a replayed event, and blocks until the server has it on disk.
 // It does nothing for other events. An existing outcome is kept.
-func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) error {
-	if d.Past == nil || d.Past.Letter.IsZero() {
+func (s *Store) RecordOutcome(ctx context.Context, e Event, outcome Outcome) error {
+	if e.Replay == nil || e.Replay.Letter.IsZero() {
 		return nil
 	}
 	next := ""
 	if outcome == OutcomeDead {
-		next = c.place(d).String()
+		next = e.Name.String()
 	}
-	m, err := c.q.outcomeRecord(d.Past, outcome, next)
+	m, err := s.outcomeRecord(e.Replay, outcome, next)
 	if err != nil {
 		return err
 	}
 	for before := uint64(0); ; {
-		_, err := c.q.api.Store(ctx, toAudit(c.q.topology, "verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
+		_, err := s.api.Store(ctx, toAudit(s.topology, "verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
 		if err == nil {
 			return nil
 		}
 		if !jsapi.IsWrongRevision(err) {
 			return fmt.Errorf("store the outcome of a replay: %w", err)
 		}
-		found, revision, err := c.q.outcomeOf(ctx, d.Past.Letter)
+		found, revision, err := s.outcomeOf(ctx, e.Replay.Letter)
 		if found || err != nil {
 			return err // else the message is no outcome: replace it
 		}
@@ -110,11 +110,11 @@ func (c *Claim) RecordOutcome(ctx context.Context, d Delivery, outcome Outcome) 
 
 // outcomeRecord encodes the outcome of a replayed event. next is the name of its next dead letter.
 // The server's clock must have been read before.
-func (q *Queue) outcomeRecord(past *ReplayInfo, outcome Outcome, next string) (*nats.Msg, error) {
+func (s *Store) outcomeRecord(past *ReplayInfo, outcome Outcome, next string) (*nats.Msg, error) {
 	text, err := json.Marshal(ReplayOutcome{
-		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: q.api.Clock.Now().UTC(), Replays: past.Replays, Next: next,
+		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: s.api.Clock.Now().UTC(), Replays: past.Replays, Next: next,
 	})
-	m := nats.NewMsg(outcomeSubject(q.topology, past.Letter))
+	m := nats.NewMsg(outcomeSubject(s.topology, past.Letter))
 	m.Header.Set(jetstream.MsgTTLHeader, outcomeTTL.String())
 	m.Data = text
 	return m, err

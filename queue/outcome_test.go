@@ -8,9 +8,9 @@ import "testing"
 func TestFirstVerdictStands(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		d := Delivery{Sequence: 9, Past: &ReplayInfo{Letter: Position{made, 7}, ID: 1, Run: "r1", Replays: 1}}
+		d := Event{Name: Position{made, 9}, Replay: &ReplayInfo{Letter: Position{made, 7}, ID: 1, Run: "r1", Replays: 1}}
 		for _, by := range []*Queue{q, s.queue(nil)} {
-			c := &Claim{assignment: &assignment{q: by, created: made}}
+			c := s.store(by)
 			for _, outcome := range []Outcome{OutcomeDelivered, OutcomeDead, OutcomeSuperseded} {
 				s.must(c.RecordOutcome(t.Context(), d, outcome))
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -149,19 +150,22 @@ func WithoutMessageID() PublishOption {
 	return func(p *publication) { p.bare = true }
 }
 
-// withReplayInfo publishes a letter's event. It goes into the plain partition if it died there: elsewhere
-// it could overtake events that its user's publisher still sends to that partition. It stays in its
-// trace.
-//
-// A replay does not wait for other replays of its user, which would cost a round trip each. Their
-// order does not matter, because the user's version record holds what newer events have set. It
-// does wait where there is no such record or the replay ignores it.
-func withReplayInfo(past *ReplayInfo, l *DeadLetter) PublishOption {
-	return func(p *publication) {
-		p.header, p.plain = past.header(), l.Partition == plainPartition
-		p.alone = !past.Letter.IsZero() && !past.Forced && !past.Untracked
-		readTrace(l.Header).write(p.header)
-	}
+// WithHeader adds headers to the message. The headers of the message id and of the trace are the
+// publisher's, unless header already has a trace.
+func WithHeader(header map[string][]string) PublishOption {
+	return func(p *publication) { p.header = maps.Clone(header) }
+}
+
+// WithoutKey publishes on the plain subject, whose events form a partition of their own. Events of the
+// same user in other partitions may overtake it.
+func WithoutKey() PublishOption {
+	return func(p *publication) { p.plain = true }
+}
+
+// WithoutOrder publishes without waiting for the acknowledgement of the user's previous event, which
+// may then be stored after this one.
+func WithoutOrder() PublishOption {
+	return func(p *publication) { p.alone = true }
 }
 
 // Receipt confirms that the server has stored an event.

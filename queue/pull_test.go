@@ -49,7 +49,9 @@ func (s *sim) consume(x *assignment, h Handler) (end func()) {
 type handler struct{ deliver func(Delivery) }
 
 func (h handler) Deliver(_ *Claim, d Delivery) { h.deliver(d) }
-func (handler) Revoke(*Claim)                  {}
+func (handler) Assign(*Claim)                  {}
+
+func (handler) Revoke(*Claim) {}
 
 // A publisher can send an event without a body and with the headers by which the server ends a
 // pull. It is still an event: no publisher may be able to stop later events.

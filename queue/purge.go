@@ -101,7 +101,7 @@ func (p *purging) run(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if p.seal, _, err = p.q.queue.storedSeal(ctx); err != nil {
+	if p.seal, _, err = p.q.letters.storedSeal(ctx); err != nil {
 		return fmt.Errorf("read the seal of replays: %w", err)
 	}
 	if err := p.letters(ctx); err != nil {
@@ -166,7 +166,7 @@ func (p *purging) each(ctx context.Context, what, stream string, messages iter.S
 // newer purges the version record. If a worker rewrites it meanwhile, newer purges it again.
 func (p *purging) newer(ctx context.Context) error {
 	for {
-		n, err := p.q.queue.readNewer(ctx, p.user)
+		n, err := p.q.letters.readNewer(ctx, p.user)
 		if err != nil || !n.Known() {
 			return err
 		}
@@ -177,7 +177,7 @@ func (p *purging) newer(ctx context.Context) error {
 		if err := p.overwriteNewer(ctx, n); err != nil {
 			return err
 		}
-		if err := p.q.queue.deleteNewer(ctx, p.user, n); !jsapi.IsWrongRevision(err) {
+		if err := p.q.letters.deleteNewer(ctx, p.user, n); !jsapi.IsWrongRevision(err) {
 			return jsapi.AsNoReply(ctx, "$KV."+p.q.topology.VersionsBucket()+".>", err)
 		}
 	}
@@ -337,7 +337,7 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	}
 	p.mu.Unlock()
 	if !p.dry && e.past != nil && !e.past.Letter.IsZero() { // a replay may be waiting for its outcome
-		record, err := p.q.queue.outcomeRecord(e.past, OutcomePurged, "")
+		record, err := p.q.letters.outcomeRecord(e.past, OutcomePurged, "")
 		if err != nil {
 			return err
 		}

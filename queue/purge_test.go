@@ -43,9 +43,9 @@ func TestPurgeUser(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.must(q.api.Clock.Read(t.Context()))
-		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
+		c := s.store(q)
 		bury := func(seq uint64, body string, death Death) {
-			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq}, []byte(body), death))
+			s.must(c.Add(t.Context(), Event{Name: Position{made, seq}}, []byte(body), death))
 		}
 		bury(1, `{"user_id":"ann-7","metadata":{"n":1}}`, Death{Reason: Rejected, User: "ann-7"})
 		bury(2, `{"user_id":"ann-7","company":{}}`, Death{Reason: Invalid}) // identified by the payload alone
@@ -127,7 +127,7 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 					if err != nil || result.VersionRecords != 1 {
 						t.Errorf("got %+v, %v", result, err)
 					}
-					if n, err := q.readNewer(t.Context(), "ann"); err != nil || n.Known() {
+					if n, err := s.store(q).readNewer(t.Context(), "ann"); err != nil || n.Known() {
 						t.Errorf("it is still there: %v", err)
 					}
 				}
@@ -166,6 +166,8 @@ func (r *reader) Deliver(c *Claim, d Delivery) {
 }
 
 // Revoke implements Handler.
+func (*reader) Assign(*Claim) {}
+
 func (r *reader) Revoke(c *Claim) {
 	r.mu.Lock()
 	busy := len(r.ahead[c]) > 0
@@ -402,9 +404,9 @@ var purgeRights = []string{
 func TestPurgeRights(t *testing.T) {
 	eachRight(t, purgeRights, func(t *testing.T, s *sim, admin, operator *Queue, missing string) {
 		s.must(admin.api.Clock.Read(t.Context()))
-		c := &Claim{assignment: &assignment{q: admin, created: made}, partition: "3"}
+		c := s.store(admin)
 		for seq := range uint64(2) {
-			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq + 1}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.must(c.Add(t.Context(), Event{Name: Position{made, seq + 1}}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
 		_, err := NewInspector(admin).Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
 		s.must(err)

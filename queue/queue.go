@@ -21,10 +21,6 @@ type Queue struct {
 	held     atomic.Int32 // partitions claimed now
 	replicas atomic.Pointer[[]Replica]
 	setbacks setbacks
-	tracked  *trackedUsers
-	groups   groups
-	sealed   atomic.Pointer[seal] // see readSeal
-	deadAge  atomic.Pointer[deadAge]
 	others   atomic.Pointer[schedule]              // the limits that the other replicas set for the ledger
 	lacks    atomic.Pointer[jsapi.PermissionError] // why Work cannot work; nil if it can
 	newAcks  atomic.Bool                           // an event has been seen that toNewAcks settles
@@ -43,7 +39,6 @@ func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 		return nil, err
 	}
 	q := &Queue{api: api, topology: t, log: asynclog.Wrap(log), cooldown: cooldown{woken: make(chan struct{})}}
-	q.tracked = newTrackedUsers(q)
 	return q, nil
 }
 

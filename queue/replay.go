@@ -82,7 +82,7 @@ func (i *Inspector) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*
 		Rate: c.Rate, Force: s.config.Force,
 	}
 	var err error
-	if r.seal, err = i.queue.readSeal(ctx); err != nil {
+	if r.seal, err = i.letters.readSeal(ctx); err != nil {
 		return r.snapshot(), jsapi.Stopped(ctx, err)
 	}
 	if err := i.begin(ctx, a); err != nil {

@@ -46,7 +46,7 @@ func benchLetters(b *testing.B, letters int) *Queue {
 		age, user := Position{made, uint64(i + 1)}, fmt.Sprint("u", i)
 		_, err := q.api.JetStream.PublishMsgAsync(&nats.Msg{
 			Subject: deadSubject(q.topology, Rejected, age, user),
-			Header:  Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user}.headers(Delivery{Sequence: age.Sequence}, age, "3", made),
+			Header:  Death{Reason: Rejected, Status: 422, Error: "no such plan", User: user}.headers(Event{Name: age, Partition: "3"}, made),
 			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":1,"filler":%q}}`, user, filler),
 		})
 		if err != nil {

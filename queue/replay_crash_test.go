@@ -185,7 +185,7 @@ func (c *crashes) checkStored(k int, want map[string]string) {
 	}
 	copies := map[string]int{}
 	for _, m := range c.stored(c.q, workName) {
-		p := readSealed(m.Header, m.Data, c.q.seal())
+		p := readSealed(m.Header, m.Data, c.seal(c.q))
 		if copies[p.Letter.String()]++; want[p.Letter.String()] != string(m.Data) {
 			c.t.Errorf("after %d messages: the stream has %s for %s", k, m.Data, p.Letter)
 		}
@@ -208,7 +208,8 @@ func (c *crashes) checkApplied(k int, want map[string]string) {
 	if a == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
-		a = &applier{Queue: c.queue(nil), applied: map[string]int{}, bodies: map[string]string{}}
+		q := c.queue(nil)
+		a = &applier{Queue: q, letters: c.store(q), applied: map[string]int{}, bodies: map[string]string{}}
 		go func() { done <- a.Work(ctx, MemberConfig{}, a) }()
 		defer func() { cancel(); <-done }()
 	}

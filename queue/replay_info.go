@@ -106,6 +106,26 @@ func (p *ReplayInfo) header() nats.Header {
 	return h
 }
 
+// options publish a letter's event with p. It goes into the plain partition if it died there: elsewhere
+// it could overtake events that its user's publisher still sends to that partition. It stays in its
+// trace.
+//
+// A replay does not wait for other replays of its user, which would cost a round trip each. Their
+// order does not matter, because the user's version record holds what newer events have set. It
+// does wait where there is no such record or the replay ignores it.
+func (p *ReplayInfo) options(l *DeadLetter) []PublishOption {
+	h := p.header()
+	ReadTrace(l.Header).write(h)
+	options := []PublishOption{WithHeader(h)}
+	if l.Partition == plainPartition {
+		options = append(options, WithoutKey())
+	}
+	if !p.Letter.IsZero() && !p.Forced && !p.Untracked {
+		options = append(options, WithoutOrder())
+	}
+	return options
+}
+
 func (p *ReplayInfo) writeHistory(h nats.Header) {
 	if lines := shortHistory(p.History); len(lines) > 0 {
 		h[headerHistory] = lines

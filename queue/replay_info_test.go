@@ -13,7 +13,6 @@ import (
 // so weaker, but never newer: then it would overwrite later events.
 func TestOriginIsNeverNewer(t *testing.T) {
 	t.Parallel()
-	c := &Claim{assignment: &assignment{created: made}}
 	own := Position{made, 7}
 	for name, test := range map[string]struct {
 		past *ReplayInfo
@@ -28,11 +27,11 @@ func TestOriginIsNeverNewer(t *testing.T) {
 		"forged, a later stream":  {&ReplayInfo{Origin: Position{made.Add(1), 1}}, own},
 		"forged, the very newest": {&ReplayInfo{Origin: Position{made.AddDate(100, 0, 0), 1 << 60}}, own},
 	} {
-		d := Delivery{Sequence: 7, Past: test.past}
-		if got := c.Position(d); got.Compare(test.want) != 0 {
+		d := Event{Name: Position{made, 7}, Replay: test.past}
+		if got := d.Position(); got.Compare(test.want) != 0 {
 			t.Errorf("%s: its position is %v, want %v", name, got, test.want)
 		}
-		if late := test.want.Compare(own) < 0; c.IsLate(d) != late {
+		if late := test.want.Compare(own) < 0; d.IsLate() != late {
 			t.Errorf("%s: it is late: %t", name, !late)
 		}
 	}
@@ -57,7 +56,7 @@ func TestHeadersAreCounted(t *testing.T) {
 			for range 12 {
 				h.Add(headerHistory, fmt.Sprint(i)+strings.Repeat("y", 5000))
 			}
-			past[i], traces[i] = readReplayInfo(h), readTrace(h)
+			past[i], traces[i] = readReplayInfo(h), ReadTrace(h)
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)

@@ -21,11 +21,7 @@ import (
 func (s *sim) letter(q *Queue, age Position, partition string, past *ReplayInfo, body string, death Death) {
 	s.t.Helper()
 	m := &nats.Msg{Subject: deadSubject(q.topology, death.Reason, age, onlyUser(death.User, []byte(body))), Data: []byte(body)}
-	origin := age
-	if past != nil {
-		origin = past.Origin
-	}
-	m.Header = death.headers(Delivery{Sequence: age.Sequence, Published: made, Past: past}, origin, partition, time.Now())
+	m.Header = death.headers(Event{Name: age, Partition: partition, Published: made, Replay: past}, time.Now())
 	_, err := q.api.JetStream.PublishMsg(s.t.Context(), m, jetstream.WithExpectLastSequenceForSubject(0, deadOfEvent(q.topology, age)))
 	s.must(err)
 }
@@ -98,7 +94,8 @@ func (s *sim) history(q *Queue) (lines []string) {
 // applier handles replayed events as a worker does, and counts how often it applies each.
 type applier struct {
 	*Queue
-	outcome func(Delivery) Outcome // nil delivers everything
+	letters *Store
+	outcome func(Event) Outcome // nil delivers everything
 
 	mu      sync.Mutex
 	applied map[string]int
@@ -106,11 +103,12 @@ type applier struct {
 }
 
 // applier works on the whole stream until the test ends.
-func (s *sim) applier(outcome func(Delivery) Outcome) *applier {
-	a := &applier{Queue: s.queue(nil), outcome: outcome, applied: map[string]int{}, bodies: map[string]string{}}
+func (s *sim) applier(outcome func(Event) Outcome) *applier {
+	q := s.queue(nil)
+	a := &applier{Queue: q, letters: s.store(q), outcome: outcome, applied: map[string]int{}, bodies: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- a.Work(ctx, MemberConfig{}, a) }()
+	go func() { done <- a.Work(ctx, MemberConfig{Prepare: a.letters.ReadSeal}, a) }()
 	s.t.Cleanup(func() { cancel(); _ = s.worked(done) })
 	s.await(10*time.Second, "at work", func() bool { return a.Held() == 17 })
 	return a
@@ -119,24 +117,25 @@ func (s *sim) applier(outcome func(Delivery) Outcome) *applier {
 // Deliver implements Handler.
 func (a *applier) Deliver(c *Claim, d Delivery) {
 	ctx := c.Context()
-	found, err := c.HasOutcome(ctx, d)
+	e := Event{Name: Position{c.StreamCreated(), d.Sequence}, Partition: c.Partition(), Published: d.Published, Replay: a.letters.ReadReplayInfo(d.Header, d.Body)}
+	found, err := a.letters.HasOutcome(ctx, e)
 	if err == nil && !found {
 		a.mu.Lock()
-		name := Position{c.created, d.Sequence}.String()
-		if d.Past != nil {
-			name = d.Past.Letter.String()
+		name := e.Name.String()
+		if e.Replay != nil {
+			name = e.Replay.Letter.String()
 		}
 		a.applied[name]++
 		a.bodies[name] = string(d.Body)
 		a.mu.Unlock()
 		outcome := OutcomeDelivered
 		if a.outcome != nil {
-			outcome = a.outcome(d)
+			outcome = a.outcome(e)
 		}
 		if outcome == OutcomeDead {
-			err = c.StoreDeadLetter(ctx, d, d.Body, Death{Reason: Rejected, Status: 422, User: "u"})
+			err = a.letters.Add(ctx, e, d.Body, Death{Reason: Rejected, Status: 422, User: "u"})
 		}
-		err = errors.Join(err, c.RecordOutcome(ctx, d, outcome))
+		err = errors.Join(err, a.letters.RecordOutcome(ctx, e, outcome))
 	}
 	if err != nil {
 		c.Fail(err)
@@ -145,8 +144,11 @@ func (a *applier) Deliver(c *Claim, d Delivery) {
 	c.Settle("u", []Delivery{d}, func(int) {})
 }
 
+// Assign implements Handler.
+func (*applier) Assign(*Claim) {}
+
 // Revoke implements Handler.
-func (a *applier) Revoke(*Claim) {}
+func (*applier) Revoke(*Claim) {}
 
 // A replayed event carries its metadata and goes to its user's partition, and its letter is gone.
 func TestReplay(t *testing.T) {
@@ -170,7 +172,7 @@ func TestReplay(t *testing.T) {
 		work := s.stored(q, workName)
 		var pasts []*ReplayInfo
 		for _, m := range work {
-			pasts = append(pasts, readSealed(m.Header, m.Data, q.seal()))
+			pasts = append(pasts, readSealed(m.Header, m.Data, s.seal(q)))
 		}
 		if p := pasts[0]; p.Letter.Compare(Position{made, 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
 			p.Forced || p.Untracked || !p.Published.Equal(made) || len(p.History) != 1 || !strings.HasSuffix(p.History[0], "Z rejected 422 E1: no such plan") {
@@ -205,8 +207,8 @@ func TestReplayWaits(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 10)
-		s.applier(func(d Delivery) Outcome {
-			return []Outcome{OutcomeDelivered, OutcomeDelivered, OutcomeSuperseded, OutcomeDead}[d.Past.ID%4]
+		s.applier(func(e Event) Outcome {
+			return []Outcome{OutcomeDelivered, OutcomeDelivered, OutcomeSuperseded, OutcomeDead}[e.Replay.ID%4]
 		})
 		begun := time.Now()
 		result := s.replayed(q, ReplayConfig{Wait: true})
@@ -241,8 +243,8 @@ func TestReplayCanary(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.letters(q, 10)
-				s.applier(func(d Delivery) Outcome {
-					if d.Past.ID == test.dies {
+				s.applier(func(e Event) Outcome {
+					if e.Replay.ID == test.dies {
 						return OutcomeDead
 					}
 					return OutcomeDelivered

@@ -23,10 +23,10 @@ func TestReplayAlready(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 5)
-		c := &Claim{assignment: &assignment{q: q, created: made}}
+		c := s.store(q)
 		for i, outcome := range []Outcome{OutcomeDelivered, OutcomeSuperseded, OutcomeDead} {
 			past := &ReplayInfo{Letter: Position{made, uint64(i + 1)}, ID: uint64(i + 1), Run: "an earlier one"}
-			s.must(c.RecordOutcome(t.Context(), Delivery{Sequence: 1, Past: past}, outcome))
+			s.must(c.RecordOutcome(t.Context(), Event{Name: Position{made, 1}, Replay: past}, outcome))
 		}
 		s.applier(nil)
 		result := s.replayed(q, ReplayConfig{Wait: true})
@@ -45,7 +45,7 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 		q, other := s.queue(nil), s.queue(nil)
 		s.letters(q, 3)
 		past := &ReplayInfo{Letter: Position{made, 1}, ID: 1, Run: "an earlier one"}
-		s.must((&Claim{assignment: &assignment{q: q, created: made}}).RecordOutcome(t.Context(), Delivery{Sequence: 1, Past: past}, OutcomeDelivered))
+		s.must(s.store(q).RecordOutcome(t.Context(), Event{Name: Position{made, 1}, Replay: past}, OutcomeDelivered))
 		selection := s.selected(q, Filter{}, SelectConfig{})
 
 		trail := q.topology.AuditStreamName()

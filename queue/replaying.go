@@ -302,7 +302,7 @@ func (r *replaying) sendOne(ctx context.Context, s *outgoing) (err error) {
 	l := s.letter
 	r.expect(l.ID) // before an outcome can arrive
 	s.stored, err = r.publisher.publishEvent(ctx, s.event,
-		WithMessageID(r.seal.replayID(l.Letter)), withReplayInfo(s.sealed(r.seal, r.result.Run, r.s.config.Force), l))
+		append(s.sealed(r.seal, r.result.Run, r.s.config.Force).options(l), WithMessageID(r.seal.replayID(l.Letter)))...)
 	if err != nil {
 		r.resolve(l.ID)
 	}

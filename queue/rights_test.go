@@ -31,26 +31,31 @@ func published(rights []jsapi.Permission) (subjects []string) {
 // everything is a handler that does with each event all that a claim can do.
 type everything struct {
 	t       *testing.T
+	letters *Store
 	settled chan uint64
 }
+
+func (everything) Assign(*Claim) {}
 
 func (e everything) Revoke(*Claim) {}
 
 func (e everything) Deliver(c *Claim, d Delivery) {
-	ctx, past := e.t.Context(), d
-	past.Past = &ReplayInfo{Letter: Position{c.created, 1000 + d.Sequence}, Origin: Position{c.created, 1}}
+	ctx, made := e.t.Context(), c.StreamCreated()
+	event := Event{Name: Position{made, d.Sequence}}
+	past := event
+	past.Replay = &ReplayInfo{Letter: Position{made, 1000 + d.Sequence}, Origin: Position{made, 1}}
 	for name, do := range map[string]func() error{
 		"merge":   func() error { return c.BeginMerged(ctx, "ann", d.Sequence) },
 		"exists":  func() error { _, err := c.Exists(ctx, d.Sequence); return err },
 		"load":    func() error { _, err := c.Load(ctx, d); return err },
-		"outcome": func() error { _, err := c.HasOutcome(ctx, past); return err },
+		"outcome": func() error { _, err := e.letters.HasOutcome(ctx, past); return err },
 		"bury": func() error {
 			death := Death{Reason: Rejected, User: "ann"}
-			return errors.Join(c.StoreDeadLetter(ctx, past, []byte("{}"), death), c.StoreDeadLetter(ctx, past, []byte("{}"), death))
+			return errors.Join(e.letters.Add(ctx, past, []byte("{}"), death), e.letters.Add(ctx, past, []byte("{}"), death))
 		},
 		"remember": func() error {
-			newer, err := c.VersionRecord(ctx, "ann")
-			return errors.Join(err, c.RecordVersions(ctx, "ann", newer, []Sent{{Delivery: d}}))
+			newer, err := e.letters.Versions(ctx, "ann")
+			return errors.Join(err, e.letters.RecordVersions(ctx, "ann", newer, []Sent{{Event: event}}))
 		},
 	} {
 		if err := do(); err != nil {
@@ -75,7 +80,7 @@ func TestWorkerRightsSuffice(t *testing.T) {
 		})
 		publisher, err := New(all, Topology{}, nil)
 		s.must(err)
-		h := everything{t, make(chan uint64, 100)}
+		events := make(chan uint64, 100)
 		work := func() (stop func()) {
 			q, err := New(few, Topology{}, nil)
 			s.must(err)
@@ -83,7 +88,8 @@ func TestWorkerRightsSuffice(t *testing.T) {
 			s.must(err)
 			ctx, cancel := context.WithCancel(context.Background())
 			done := make(chan error, 1)
-			go func() { done <- q.Work(ctx, MemberConfig{}, h) }()
+			letters := NewStore(q)
+			go func() { done <- q.Work(ctx, MemberConfig{Prepare: letters.ReadSeal}, everything{t, letters, events}) }()
 			stop = sync.OnceFunc(func() {
 				cancel()
 				if err := s.worked(done); err != nil {
@@ -98,7 +104,7 @@ func TestWorkerRightsSuffice(t *testing.T) {
 		}
 		settled := func() {
 			select {
-			case <-h.settled:
+			case <-events:
 			case <-time.After(time.Minute):
 				t.Fatal("an event is not settled")
 			}

@@ -76,22 +76,29 @@ func readSealed(h nats.Header, body []byte, s seal) *ReplayInfo {
 }
 
 // seal is the secret as this process last read it; empty before.
-func (q *Queue) seal() seal {
-	if s := q.sealed.Load(); s != nil {
-		return *s
+func (s *Store) seal() seal {
+	if key := s.sealed.Load(); key != nil {
+		return *key
 	}
 	return nil
 }
 
-// readSeal reads the secret. If it is missing or damaged, readSeal creates it, as the first worker
-// does; a secret that this process has read before is restored.
-func (q *Queue) readSeal(ctx context.Context) (s seal, err error) {
+// ReadSeal reads the pipeline's secret, by which [Store.ReadReplayInfo] recognizes replays. If it is
+// missing or damaged, ReadSeal creates it, as the first worker does; a secret that this process has
+// read before is restored. A worker must call it whenever it joins the fleet, since the secret may
+// have been lost together with the members' keys. It blocks for a round trip.
+func (s *Store) ReadSeal(ctx context.Context) error {
+	_, err := s.readSeal(ctx)
+	return err
+}
+
+func (s *Store) readSeal(ctx context.Context) (key seal, err error) {
 	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		var revision uint64
-		if s, revision, err = q.storedSeal(ctx); err != nil || s != nil {
+		if key, revision, err = s.storedSeal(ctx); err != nil || key != nil {
 			return err
 		}
-		if s, err = q.storeSeal(ctx, revision); jsapi.IsWrongRevision(err) {
+		if key, err = s.storeSeal(ctx, revision); jsapi.IsWrongRevision(err) {
 			return jsapi.ErrTryAgain // another worker was faster
 		}
 		return err
@@ -99,13 +106,13 @@ func (q *Queue) readSeal(ctx context.Context) (s seal, err error) {
 	if err != nil {
 		return nil, jsapi.Stopped(ctx, fmt.Errorf("read the seal of replays: %w", err))
 	}
-	q.sealed.Store(&s)
-	return s, nil
+	s.sealed.Store(&key)
+	return key, nil
 }
 
 // storedSeal reads the secret from NATS; nil if it is missing or damaged.
-func (q *Queue) storedSeal(ctx context.Context) (s seal, revision uint64, err error) {
-	m, err := q.api.ReadLast(ctx, q.api.BucketStream(), q.api.KeySubject(sealKey))
+func (s *Store) storedSeal(ctx context.Context) (key seal, revision uint64, err error) {
+	m, err := s.api.ReadLast(ctx, s.api.BucketStream(), s.api.KeySubject(sealKey))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, 0, nil
 	}
@@ -115,16 +122,16 @@ func (q *Queue) storedSeal(ctx context.Context) (s seal, revision uint64, err er
 	return readSeal(m.Data), m.Sequence, nil
 }
 
-func (q *Queue) storeSeal(ctx context.Context, revision uint64) (seal, error) {
-	s := q.seal()
-	if s == nil {
-		s = make([]byte, sealBytes)
-		_, _ = rand.Read(s) // it never fails
+func (s *Store) storeSeal(ctx context.Context, revision uint64) (seal, error) {
+	key := s.seal()
+	if key == nil {
+		key = make([]byte, sealBytes)
+		_, _ = rand.Read(key) // it never fails
 	}
-	m := &nats.Msg{Subject: q.api.KeySubject(sealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(s))}
-	_, err := q.api.Store(ctx, q.api.ToWriteKey(sealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
+	m := &nats.Msg{Subject: s.api.KeySubject(sealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(key))}
+	_, err := s.api.Store(ctx, s.api.ToWriteKey(sealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
 	if jsapi.AsPermissionError(err) != nil {
-		err = fmt.Errorf("the bucket %s has no valid key %q: start or restart a worker, which creates it", q.topology.Bucket(), sealKey)
+		err = fmt.Errorf("the bucket %s has no valid key %q: start or restart a worker, which creates it", s.topology.Bucket(), sealKey)
 	}
-	return s, err
+	return key, err
 }

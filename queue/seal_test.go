@@ -20,7 +20,7 @@ import (
 // published event.
 func (s *sim) cutShort(q *Queue, letter Position) (stored *jetstream.RawStreamMsg) {
 	s.t.Helper()
-	key, err := q.readSeal(s.t.Context())
+	key, err := s.store(q).readSeal(s.t.Context())
 	s.must(err)
 	p := q.NewPublisher(PublisherConfig{})
 	for l, err := range NewInspector(q).DeadLetters(s.t.Context(), Filter{}) {
@@ -31,7 +31,7 @@ func (s *sim) cutShort(q *Queue, letter Position) (stored *jetstream.RawStreamMs
 		event, err := userpilot.Parse(l.Body)
 		s.must(err)
 		sent := outgoing{letter: l, event: event}
-		result, err := p.publishEvent(s.t.Context(), event, WithMessageID(key.replayID(letter)), withReplayInfo(sent.sealed(key, "cut short", false), l))
+		result, err := p.publishEvent(s.t.Context(), event, append(sent.sealed(key, "cut short", false).options(l), WithMessageID(key.replayID(letter)))...)
 		s.must(err)
 		receipt, err := result.Wait(s.t.Context())
 		s.must(err)
@@ -87,7 +87,7 @@ func TestForgedHeadersMeanNothing(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 1)
-		key, err := q.readSeal(t.Context())
+		key, err := s.store(q).readSeal(t.Context())
 		s.must(err)
 		true1 := s.cutShort(q, Position{made, 1})
 		if p := readSealed(true1.Header, true1.Data, key); p == nil || p.Run != "cut short" || p.Letter.Compare(Position{made, 1}) != 0 {
@@ -125,7 +125,7 @@ func TestReplayLooksAtTheCopy(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 3)
-		key, err := q.readSeal(t.Context())
+		key, err := s.store(q).readSeal(t.Context())
 		s.must(err)
 		s.cutShort(q, Position{made, 1})
 		for _, n := range []uint64{2, 3} { // of 3 only the id is left
@@ -167,7 +167,7 @@ func TestForgedVerdicts(t *testing.T) {
 				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[Position{made, 1}.String()] != 1 {
 					t.Errorf("got %+v", result)
 				}
-				if found, _, err := q.outcomeOf(t.Context(), Position{made, 1}); !found || err != nil {
+				if found, _, err := s.store(q).outcomeOf(t.Context(), Position{made, 1}); !found || err != nil {
 					t.Errorf("it has an outcome: %t (%v)", found, err)
 				}
 			})
@@ -182,7 +182,7 @@ func TestSeal(t *testing.T) {
 		secrets := make(chan string, len(replicas))
 		for _, q := range replicas {
 			go func() {
-				key, err := q.readSeal(t.Context())
+				key, err := s.store(q).readSeal(t.Context())
 				if err != nil {
 					t.Error(err)
 				}
@@ -197,11 +197,11 @@ func TestSeal(t *testing.T) {
 		for _, damage := range []string{`{"stream":"USERPILOT_IDENTIFY","seq":7}`, "", base64.RawURLEncoding.EncodeToString([]byte("short"))} {
 			_, err := q.api.JetStream.Publish(t.Context(), q.api.KeySubject(sealKey), []byte(damage))
 			s.must(err)
-			if key, err := q.readSeal(t.Context()); string(key) != first || err != nil {
+			if key, err := s.store(q).readSeal(t.Context()); string(key) != first || err != nil {
 				t.Errorf("after %q the secret differs (%v)", damage, err)
 			}
 		}
-		if key, err := s.queue(nil).readSeal(t.Context()); string(key) != first || err != nil {
+		if key, err := s.store(s.queue(nil)).readSeal(t.Context()); string(key) != first || err != nil {
 			t.Errorf("the secret of others differs (%v)", err)
 		}
 	})

@@ -30,7 +30,7 @@ func TestShardsHoldInEveryWindow(t *testing.T) {
 			trip := amongst(t, "trip", 0, 2*r.Window)
 			early := rapid.SampledFrom([]time.Duration{0, p.foreign / 2, r.Window / 4}).Draw(t, "early")
 			off := amongst(t, "off", -early, trip)
-			owners[k] = &Ledger{id: string(rune('a' + k)), q: &Queue{}, rate: r, own: p, schedule: p}
+			owners[k] = &Ledger{id: string(rune('a' + k)), q: &Queue{api: &jsapi.Conn{}}, rate: r, own: p, schedule: p}
 			owners[k].q.api.Clock.Mapping = jsapi.Mapping{Here: begun.Add(off), There: made, Late: trip, Early: early}
 		}
 		seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
@@ -161,7 +161,7 @@ func TestShardOfAnOwnerBeforeAStep(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const step = 400 * time.Millisecond
-		l := &Ledger{q: &Queue{}, schedule: Rate{600, time.Minute}.schedule(0)}
+		l := &Ledger{q: &Queue{api: &jsapi.Conn{}}, schedule: Rate{600, time.Minute}.schedule(0)}
 		c := &l.q.api.Clock
 		read := func(server time.Time) {
 			c.Take(jsapi.Reading{Server: server, Got: time.Now(), Wall: time.Now().Round(0), Trip: time.Millisecond})

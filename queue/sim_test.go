@@ -30,8 +30,9 @@ type sim struct {
 
 	oldest uint64 // oldest event of the stream, for journals that are opened
 
-	mu   sync.Mutex
-	logs bytes.Buffer
+	mu     sync.Mutex
+	logs   bytes.Buffer
+	stores map[*Queue]*Store
 }
 
 // simulate runs f in a bubble of fake time, with a server that has the default streams. A lost
@@ -192,6 +193,19 @@ func (s *sim) queueOf(l *line, topology Topology) *Queue {
 	return q
 }
 
+// store is the one store of a queue.
+func (s *sim) store(q *Queue) *Store {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stores[q] == nil {
+		if s.stores == nil {
+			s.stores = map[*Queue]*Store{}
+		}
+		s.stores[q] = NewStore(q)
+	}
+	return s.stores[q]
+}
+
 func (s *sim) bucket(q *Queue) jetstream.KeyValue {
 	s.t.Helper()
 	kv, err := q.api.OpenBucket(s.t.Context())
@@ -275,6 +289,9 @@ func (s *sim) replicaOver(l *line, topology Topology, config MemberConfig) *repl
 
 // kill is the end of the process: it sends nothing more.
 func (r *replica) kill() { r.line.cut.Store(true); r.api.NATS.Close(); _ = r.stop() }
+
+// Assign implements Handler.
+func (r *replica) Assign(*Claim) {}
 
 // Deliver implements Handler.
 func (r *replica) Deliver(c *Claim, d Delivery) {
@@ -365,4 +382,12 @@ func (s *sim) soon(within time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(s.t.Context(), within)
 	s.t.Cleanup(cancel)
 	return ctx
+}
+
+// seal is the pipeline's secret.
+func (s *sim) seal(q *Queue) seal {
+	s.t.Helper()
+	key, err := s.store(q).readSeal(s.t.Context())
+	s.must(err)
+	return key
 }

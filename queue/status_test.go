@@ -30,7 +30,7 @@ func (s *sim) bury(q *Queue, n int, reason Reason) {
 	for i := range n {
 		_, err := q.api.JetStream.PublishMsg(s.t.Context(), &nats.Msg{
 			Subject: deadSubject(q.topology, reason, Position{time.Now(), uint64(i)}, ""),
-			Header:  Death{Reason: reason, User: "ann"}.headers(Delivery{Sequence: uint64(i)}, Position{time.Now(), uint64(i)}, "0", time.Now()),
+			Header:  Death{Reason: reason, User: "ann"}.headers(Event{Name: Position{time.Now(), uint64(i)}, Partition: "0"}, time.Now()),
 		})
 		s.must(err)
 	}

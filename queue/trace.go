@@ -36,10 +36,10 @@ const (
 // Trace means none.
 type Trace struct{ parent, state string }
 
-// readTrace reads the headers of an event or of its dead letter. Anyone may have written them:
-// readTrace only bounds their size, and leaves validation to the users of the trace. It allocates
+// ReadTrace reads the headers of an event or of its dead letter. Anyone may have written them:
+// ReadTrace only bounds their size, and leaves validation to the users of the trace. It allocates
 // nothing for an event without a trace.
-func readTrace(h nats.Header) *Trace {
+func ReadTrace(h map[string][]string) *Trace {
 	parent := oneOf(h, headerTraceParent, httpTraceParent)
 	if len(parent) < minTraceParent || len(parent) > maxTraceParent {
 		return nil
@@ -52,7 +52,7 @@ func readTrace(h nats.Header) *Trace {
 	return t
 }
 
-func oneOf(h nats.Header, names ...string) string {
+func oneOf(h map[string][]string, names ...string) string {
 	for _, name := range names {
 		if values := h[name]; len(values) > 0 {
 			return values[0]

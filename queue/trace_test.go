@@ -133,16 +133,16 @@ func TestPublisherTracer(t *testing.T) {
 func TestTraceOutlivesDeath(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		d := Delivery{Sequence: 7, Published: made, Trace: readTrace(nats.Header{"Traceparent": {traceParent}, "Tracestate": {"a=1"}})}
-		s.must((&Claim{assignment: &assignment{q: q, created: made}}).StoreDeadLetter(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+		d := Event{Name: Position{made, 7}, Published: made, Trace: ReadTrace(nats.Header{"Traceparent": {traceParent}, "Tracestate": {"a=1"}})}
+		s.must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		letter := s.stored(q, q.topology.DeadStreamName())[0]
 		letter.Header.Set(headerSeal, "any")
-		option, err := WithExport(letter.Header)
+		options, err := WithExport(letter.Header)
 		s.must(err)
 		spans := tracetest.NewSpanRecorder()
 		ctx, _ := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("app").Start(t.Context(), "a run")
 		p := q.NewPublisher(PublisherConfig{})
-		_, err = p.Publish(ctx, []byte(`{"user_id":"ann"}`), option)
+		_, err = p.Publish(ctx, []byte(`{"user_id":"ann"}`), options...)
 		s.must(err)
 		s.must(p.Close(context.Background()))
 		_, err = NewInspector(q).Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{})
@@ -177,7 +177,7 @@ func TestReadTrace(t *testing.T) {
 		"a state that is endless": {nats.Header{"traceparent": {traceParent}, "tracestate": {"a=" + strings.Repeat("x", 600)}}, true, ""},
 		"a state of nonsense":     {nats.Header{"traceparent": {traceParent}, "tracestate": {"\x1b"}}, true, ""},
 	} {
-		got := readTrace(test.header)
+		got := ReadTrace(test.header)
 		x := got.SpanContext()
 		if x.IsValid() != test.valid || x.TraceState().String() != test.state {
 			t.Errorf("%s: read %+v", name, x)
@@ -187,7 +187,7 @@ func TestReadTrace(t *testing.T) {
 		}
 		h := nats.Header{}
 		got.write(h)
-		if again := readTrace(h).SpanContext(); !again.Equal(x) {
+		if again := ReadTrace(h).SpanContext(); !again.Equal(x) {
 			t.Errorf("%s: passed on as %v", name, h)
 		}
 	}
@@ -209,7 +209,7 @@ func TestNoTraceNoCost(t *testing.T) {
 	header := nats.Header{nats.MsgIdHdr: {"an id"}}
 	for name, do := range map[string]func(){
 		"publishing": func() { p.trace(ctx, f); f.endTrace(nil) },
-		"receiving":  func() { readTrace(header) },
+		"receiving":  func() { ReadTrace(header) },
 	} {
 		if n := testing.AllocsPerRun(100, do); n != 0 {
 			t.Errorf("%s allocates %v times more", name, n)
@@ -228,7 +228,7 @@ func BenchmarkReadTrace(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				readTrace(header)
+				ReadTrace(header)
 			}
 		})
 	}

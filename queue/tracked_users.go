@@ -18,7 +18,6 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
-	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // trackedUsers is the set of users that have a version record ([VersionRecord]), so that other users'
@@ -30,7 +29,7 @@ import (
 // records. There may be millions, so calls do not wait for the reading: until it has ended, the
 // claim treats every user as tracked.
 type trackedUsers struct {
-	q       *Queue
+	s       *Store
 	some    atomic.Bool   // the set has ever had a user
 	begun   atomic.Uint64 // number of readings started
 	reading chan struct{} // a semaphore: a mutex whose Lock a context can interrupt
@@ -45,8 +44,8 @@ type trackedUsers struct {
 	opened map[uint64]struct{}
 }
 
-func newTrackedUsers(q *Queue) *trackedUsers {
-	return &trackedUsers{q: q, reading: make(chan struct{}, 1), users: map[uint64]struct{}{}}
+func newTrackedUsers(s *Store) *trackedUsers {
+	return &trackedUsers{s: s, reading: make(chan struct{}, 1), users: map[uint64]struct{}{}}
 }
 
 // userKey is a short hash of a user id. Two users with the same key occasionally cost each other a
@@ -132,7 +131,7 @@ func (g *trackedUsers) follow(ctx context.Context) {
 			g.trouble.Store(false)
 			return
 		case !g.trouble.Swap(true):
-			g.q.log.Warn("the list of users with dead letters cannot be read, each user is looked up until then", slog.Any("error", err))
+			g.s.log.Warn("the list of users with dead letters cannot be read, each user is looked up until then", slog.Any("error", err))
 		}
 		jsapi.Pause(ctx, readRetryDelay)
 	}
@@ -164,9 +163,9 @@ func (g *trackedUsers) catchUp(ctx context.Context) error {
 // readToEnd reads up to the message that was last in the bucket after readToEnd began. That message
 // may vanish meanwhile: the marker of a deleted record expires.
 func (g *trackedUsers) readToEnd(ctx context.Context) error {
-	stream := versionsStreamName(g.q.topology)
+	stream := versionsStreamName(g.s.topology)
 	for {
-		last, err := g.q.api.ReadLast(ctx, stream, "$KV."+g.q.topology.VersionsBucket()+".>")
+		last, err := g.s.api.ReadLast(ctx, stream, "$KV."+g.s.topology.VersionsBucket()+".>")
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}
@@ -198,20 +197,20 @@ func (g *trackedUsers) readToEnd(ctx context.Context) error {
 // consumer, which the server advances message by message. For each batch of a direct get, the
 // server would scan every subject of the bucket if any record was ever rewritten.
 func (g *trackedUsers) read(ctx context.Context, to uint64) error {
-	stream := versionsStreamName(g.q.topology)
+	stream := versionsStreamName(g.s.topology)
 	config := jetstream.ConsumerConfig{
 		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: g.seen + 1,
 		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerLife,
 	}
 	var consumer jetstream.Consumer
-	err := g.q.api.WithPermissionCheck(ctx, func(ctx context.Context) (err error) {
-		consumer, err = g.q.api.JetStream.CreateConsumer(ctx, stream, config)
+	err := g.s.api.WithPermissionCheck(ctx, func(ctx context.Context) (err error) {
+		consumer, err = g.s.api.JetStream.CreateConsumer(ctx, stream, config)
 		return err
-	}, toReadVersions(g.q.topology))
+	}, toReadVersions(g.s.topology))
 	if err != nil {
 		return err
 	}
-	defer g.q.api.JetStream.DeleteConsumer(ctx, stream, config.Name) //nolint:errcheck // it ends by itself
+	defer g.s.api.JetStream.DeleteConsumer(ctx, stream, config.Name) //nolint:errcheck // it ends by itself
 	if consumer.CachedInfo().NumPending == 0 {
 		return nil
 	}
@@ -223,7 +222,7 @@ const readerLife = 30 * time.Second
 
 // receive handles the messages of a consumer on the bucket.
 func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
-	p, err := jsapi.NewPull(g.q.api, versionsStreamName(g.q.topology), consumer)
+	p, err := jsapi.NewPull(g.s.api, versionsStreamName(g.s.topology), consumer)
 	if err != nil {
 		return err
 	}
@@ -279,52 +278,33 @@ func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error)
 	return at.Stream < to && at.Pending > 0, nil
 }
 
-// Tracked reports whether the user may have dead letters, so that deliveries must be recorded.
-// After a claim every user may, for a while: see trackedUsers. It needs no round trip and does not
-// block.
-func (c *Claim) Tracked(userID string) bool {
-	return c.assignment != nil && (!c.informed.Load() || c.q.tracked.knows(userID))
-}
+// Follow reads which users have version records by the time of the call, and retries until that has
+// succeeded or ctx ends. A worker calls it for every claim: until it returns, a user whose record
+// another replica has created may be missing from [Store.Tracked].
+func (s *Store) Follow(ctx context.Context) { s.tracked.follow(ctx) }
 
-// VersionRecord reads a user's version record. It blocks for a round trip.
-func (c *Claim) VersionRecord(ctx context.Context, userID string) (*VersionRecord, error) {
-	return c.q.readNewer(ctx, userID)
-}
+// Tracked reports whether the user may have dead letters, so that deliveries must be recorded. It
+// needs no round trip and does not block.
+func (s *Store) Tracked(userID string) bool { return s.tracked.knows(userID) }
 
-// Position is the position of an event of this claim. It is never newer than the event's own in the
-// stream.
-func (c *Claim) Position(d Delivery) Position {
-	own := c.place(d)
-	if d.Past == nil || d.Past.Forced || d.Past.Origin.Compare(own) > 0 {
-		return own
-	}
-	return d.Past.Origin
-}
-
-// IsLate reports whether an event's position is older than its own in the stream: newer events may
-// have been delivered already.
-func (c *Claim) IsLate(d Delivery) bool { return c.Position(d).Compare(c.place(d)) < 0 }
-
-// Sent is an event whose remaining properties were delivered, or one that was superseded as a
-// whole.
-type Sent struct {
-	Delivery
-	Event userpilot.Event // zero if it had no properties left
+// Versions reads a user's version record. It blocks for a round trip.
+func (s *Store) Versions(ctx context.Context, userID string) (*VersionRecord, error) {
+	return s.readNewer(ctx, userID)
 }
 
 // RecordVersions records that events of a user have been delivered or superseded, and blocks until
-// the server has that on disk. n is the result of [Claim.VersionRecord]. The events may be settled only
+// the server has that on disk. n is the result of [Store.Versions]. The events may be settled only
 // after RecordVersions has returned nil.
 //
 // Once none of the user's dead letters needs the record any more, the next event deletes it, and
 // the user is no longer tracked.
-func (c *Claim) RecordVersions(ctx context.Context, userID string, n *VersionRecord, sent []Sent) error {
+func (s *Store) RecordVersions(ctx context.Context, userID string, n *VersionRecord, sent []Sent) error {
 	replayed := false
-	for _, s := range sent {
-		replayed = replayed || s.Past != nil
+	for _, x := range sent {
+		replayed = replayed || x.Replay != nil
 	}
 	dropped := false
-	err := c.q.changeNewer(ctx, userID, n, func(r *storedVersions) newerChange {
+	err := s.changeNewer(ctx, userID, n, func(r *storedVersions) newerChange {
 		known := VersionRecord{record: *r}
 		dropped = !known.Known() || r.spent() && !replayed
 		switch {
@@ -333,57 +313,56 @@ func (c *Claim) RecordVersions(ctx context.Context, userID string, n *VersionRec
 		case dropped:
 			return dropNewer
 		}
-		for _, s := range sent {
-			age := c.Position(s.Delivery)
-			if s.Event.UserID() != "" {
-				known.Add(s.Event, age)
+		for _, x := range sent {
+			if x.Remainder.UserID() != "" {
+				known.Add(x.Remainder, x.Position())
 			}
-			if s.Past != nil {
-				known.record.close(s.Past.Letter)
+			if x.Replay != nil {
+				known.record.close(x.Replay.Letter)
 			}
 		}
 		*r = known.record
 		return storeNewer
 	})
 	if err == nil && dropped {
-		c.q.tracked.set(userKey(userID), false)
+		s.tracked.set(userKey(userID), false)
 	}
 	return err
 }
 
 // open records that an event of a user is about to become a dead letter. From now on, deliveries
 // for this user are recorded.
-func (c *Claim) open(ctx context.Context, userID string, d Delivery) error {
-	age, err := c.q.deadLetterAge(ctx)
+func (s *Store) open(ctx context.Context, userID string, e Event) error {
+	age, err := s.deadLetterAge(ctx)
 	if err != nil {
 		return err
 	}
 	var until time.Time
 	if age > 0 {
-		until = c.q.api.Clock.Now().Add(age + replayMargin)
+		until = s.api.Clock.Now().Add(age + replayMargin)
 	}
 	var known *VersionRecord // nil: it is read first
-	if !c.q.tracked.knows(userID) {
+	if !s.tracked.knows(userID) {
 		known = &VersionRecord{} // usually there is no record; if there is, the server refuses to create another one
 	}
-	err = c.q.changeNewer(ctx, userID, known, func(r *storedVersions) newerChange {
-		if r.open(c.place(d), until); d.Past != nil {
-			r.close(d.Past.Letter)
+	err = s.changeNewer(ctx, userID, known, func(r *storedVersions) newerChange {
+		if r.open(e.Name, until); e.Replay != nil {
+			r.close(e.Replay.Letter)
 		}
 		return storeNewer
 	})
 	if err == nil {
-		c.q.tracked.set(userKey(userID), true)
+		s.tracked.set(userKey(userID), true)
 	}
 	return err
 }
 
 // closeLetters removes deleted letters from a user's record. The last one deletes the record.
-func (q *Queue) closeLetters(ctx context.Context, userID string, letters ...Position) error {
-	if err := q.api.Clock.Read(ctx); err != nil {
+func (s *Store) closeLetters(ctx context.Context, userID string, letters ...Position) error {
+	if err := s.api.Clock.Read(ctx); err != nil {
 		return err
 	}
-	return q.changeNewer(ctx, userID, nil, func(r *storedVersions) newerChange {
+	return s.changeNewer(ctx, userID, nil, func(r *storedVersions) newerChange {
 		for _, letter := range letters {
 			r.close(letter)
 		}
@@ -408,15 +387,15 @@ type deadAge struct {
 const deadAgeLife = 10 * time.Second
 
 // deadLetterAge is how long the stream keeps dead letters; 0 means forever.
-func (q *Queue) deadLetterAge(ctx context.Context) (time.Duration, error) {
+func (s *Store) deadLetterAge(ctx context.Context) (time.Duration, error) {
 	now := time.Now()
-	if known := q.deadAge.Load(); known != nil && now.Sub(known.read) < deadAgeLife {
+	if known := s.deadAge.Load(); known != nil && now.Sub(known.read) < deadAgeLife {
 		return known.age, nil
 	}
-	info, err := q.api.StreamInfo(ctx, q.topology.DeadStreamName(), "")
+	info, err := s.api.StreamInfo(ctx, s.topology.DeadStreamName(), "")
 	if err != nil {
 		return 0, err
 	}
-	q.deadAge.Store(&deadAge{info.Config.MaxAge, now})
+	s.deadAge.Store(&deadAge{info.Config.MaxAge, now})
 	return info.Config.MaxAge, nil
 }

@@ -3,55 +3,35 @@
 package queue
 
 import (
-	"context"
 	"testing"
-	"time"
+	"testing/synctest"
 )
 
-// Events are served while a replica still reads which users are tracked. Until then every user may
-// be.
-func TestGuardIsNotWaitedFor(t *testing.T) {
+// Follow ends when the users that had a record at its beginning are tracked, and not before.
+func TestFollow(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.publish(q, "bob")
 		_, err := q.api.JetStream.Publish(t.Context(), versionSubject(q.topology, "ann"), []byte("{}"))
 		s.must(err)
-		q.tracked.reading <- struct{}{} // readings wait
-		ctx, cancel := context.WithCancel(t.Context())
-		claims, done := make(firstClaim, 1), make(chan error, 1)
-		go func() { done <- q.Work(ctx, MemberConfig{}, claims) }()
-		defer func() {
-			cancel()
-			s.must(s.worked(done))
+		store, followed := NewStore(q), make(chan struct{})
+		store.tracked.reading <- struct{}{} // readings wait
+		go func() {
+			defer close(followed)
+			store.Follow(t.Context())
 		}()
-		var c *Claim
+		synctest.Wait()
 		select {
-		case c = <-claims:
-		case <-time.After(15 * time.Second):
-			t.Fatal("no event is served before the reading ends")
+		case <-followed:
+			t.Error("nothing was read")
+		default:
 		}
-		if !c.Tracked("ann") || !c.Tracked("bob") {
-			t.Error("a user counts as untracked before the reading ends")
-		}
-		<-q.tracked.reading
-		s.await(time.Second, "read", func() bool { return !c.Tracked("bob") })
-		if !c.Tracked("ann") {
-			t.Error("a user with dead letters is not tracked")
+		<-store.tracked.reading
+		receive(s, "followed", followed)
+		if !store.Tracked("ann") || store.Tracked("bob") {
+			t.Errorf("tracked: ann %t, bob %t", store.Tracked("ann"), store.Tracked("bob"))
 		}
 	})
 }
-
-// firstClaim gets the claim of the first event, and settles nothing.
-type firstClaim chan *Claim
-
-func (f firstClaim) Deliver(c *Claim, _ Delivery) {
-	select {
-	case f <- c:
-	default:
-	}
-}
-
-func (f firstClaim) Revoke(*Claim) {}
 
 // A record that is written during the reading of the tracked users is newer than all it reports.
 func TestGuardReadsLate(t *testing.T) {

@@ -170,8 +170,8 @@ func versionSubject(t Topology, userID string) string {
 }
 
 // readNewer reads a user's record from the bucket's leader.
-func (q *Queue) readNewer(ctx context.Context, userID string) (*VersionRecord, error) {
-	m, err := q.api.ReadLast(ctx, versionsStreamName(q.topology), versionSubject(q.topology, userID))
+func (s *Store) readNewer(ctx context.Context, userID string) (*VersionRecord, error) {
+	m, err := s.api.ReadLast(ctx, versionsStreamName(s.topology), versionSubject(s.topology, userID))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return &VersionRecord{}, nil
 	}
@@ -183,32 +183,32 @@ func (q *Queue) readNewer(ctx context.Context, userID string) (*VersionRecord, e
 		return n, nil
 	}
 	if err := json.Unmarshal(m.Data, &n.record); err != nil {
-		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, versionsStreamName(q.topology), err)
+		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, versionsStreamName(s.topology), err)
 	}
 	return n, nil
 }
 
 // storeNewer writes a user's record unless it has changed since it was read.
-func (q *Queue) storeNewer(ctx context.Context, userID string, n *VersionRecord) error {
+func (s *Store) storeNewer(ctx context.Context, userID string, n *VersionRecord) error {
 	n.record.trim()
-	msg := nats.NewMsg(versionSubject(q.topology, userID))
+	msg := nats.NewMsg(versionSubject(s.topology, userID))
 	var err error
 	if msg.Data, err = json.Marshal(n.record); err != nil {
 		return err
 	}
-	if left := n.record.Until.Sub(q.api.Clock.Now()); !n.record.Until.IsZero() {
+	if left := n.record.Until.Sub(s.api.Clock.Now()); !n.record.Until.IsZero() {
 		msg.Header.Set(jetstream.MsgTTLHeader, strconv.Itoa(max(1, int(left/time.Second)))+"s")
 	}
-	return q.publishNewer(ctx, msg, n)
+	return s.publishNewer(ctx, msg, n)
 }
 
 // deleteNewer removes a user's record unless it has changed since it was read.
-func (q *Queue) deleteNewer(ctx context.Context, userID string, n *VersionRecord) error {
-	return q.publishNewer(ctx, jsapi.Marker(versionSubject(q.topology, userID), markerTTL), n)
+func (s *Store) deleteNewer(ctx context.Context, userID string, n *VersionRecord) error {
+	return s.publishNewer(ctx, jsapi.Marker(versionSubject(s.topology, userID), markerTTL), n)
 }
 
-func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *VersionRecord) error {
-	ack, err := q.api.Store(ctx, toVersions(q.topology), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
+func (s *Store) publishNewer(ctx context.Context, msg *nats.Msg, n *VersionRecord) error {
+	ack, err := s.api.Store(ctx, toVersions(s.topology), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
 	if err != nil {
 		return err
 	}
@@ -218,11 +218,11 @@ func (q *Queue) publishNewer(ctx context.Context, msg *nats.Msg, n *VersionRecor
 
 // changeNewer reads, changes and writes a user's record, and repeats that while another writer
 // interferes. change returns what to do with the record. n may be the record as last read, or nil.
-func (q *Queue) changeNewer(ctx context.Context, userID string, n *VersionRecord, change func(*storedVersions) newerChange) error {
+func (s *Store) changeNewer(ctx context.Context, userID string, n *VersionRecord, change func(*storedVersions) newerChange) error {
 	for {
 		var err error
 		if n == nil {
-			if n, err = q.readNewer(ctx, userID); err != nil {
+			if n, err = s.readNewer(ctx, userID); err != nil {
 				return err
 			}
 		}
@@ -230,9 +230,9 @@ func (q *Queue) changeNewer(ctx context.Context, userID string, n *VersionRecord
 		case keepNewer:
 			return nil
 		case dropNewer:
-			err = q.deleteNewer(ctx, userID, n)
+			err = s.deleteNewer(ctx, userID, n)
 		case storeNewer:
-			err = q.storeNewer(ctx, userID, n)
+			err = s.storeNewer(ctx, userID, n)
 		}
 		switch {
 		case err == nil:

@@ -179,7 +179,7 @@ func TestNewerStored(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.must(q.api.Clock.Read(t.Context()))
-		old, err := q.readNewer(t.Context(), "ann")
+		old, err := s.store(q).readNewer(t.Context(), "ann")
 		s.must(err)
 		if old.Known() {
 			t.Error("an unknown user has a record")
@@ -190,25 +190,25 @@ func TestNewerStored(t *testing.T) {
 				return storeNewer
 			}
 		}
-		s.must(q.changeNewer(t.Context(), "ann", nil, open(1)))
-		s.must(q.changeNewer(t.Context(), "ann", old, open(2))) // the record passed in is outdated
-		n, err := q.readNewer(t.Context(), "ann")
+		s.must(s.store(q).changeNewer(t.Context(), "ann", nil, open(1)))
+		s.must(s.store(q).changeNewer(t.Context(), "ann", old, open(2))) // the record passed in is outdated
+		n, err := s.store(q).readNewer(t.Context(), "ann")
 		s.must(err)
 		if len(n.record.Open) != 2 {
 			t.Errorf("the record is %+v", n.record)
 		}
 		time.Sleep(59 * time.Minute)
-		if n, err = q.readNewer(t.Context(), "ann"); err != nil || !n.Known() {
+		if n, err = s.store(q).readNewer(t.Context(), "ann"); err != nil || !n.Known() {
 			t.Errorf("gone too early (%v)", err)
 		}
 		time.Sleep(2 * time.Minute)
-		if n, err = q.readNewer(t.Context(), "ann"); err != nil || n.Known() {
+		if n, err = s.store(q).readNewer(t.Context(), "ann"); err != nil || n.Known() {
 			t.Errorf("%+v is left (%v)", n.record, err)
 		}
-		s.must(q.changeNewer(t.Context(), "ann", nil, open(3))) // over the server's marker
+		s.must(s.store(q).changeNewer(t.Context(), "ann", nil, open(3))) // over the server's marker
 		_, err = q.api.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: versionSubject(q.topology, "bob"), Data: []byte("secret")})
 		s.must(err)
-		if _, err := q.readNewer(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
+		if _, err := s.store(q).readNewer(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("a damaged record: %v", err)
 		}
 	})
@@ -220,21 +220,20 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.must(q.api.Clock.Read(t.Context()))
-		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
+		c := s.store(q)
 		bury := func(seq uint64, past *ReplayInfo) {
-			s.must(c.StoreDeadLetter(t.Context(), Delivery{Sequence: seq, Past: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.must(c.Add(t.Context(), Event{Name: Position{made, seq}, Replay: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
 		bury(1, nil)
 		bury(9, &ReplayInfo{Letter: aged(1), Origin: aged(1)})
-		n, err := q.readNewer(t.Context(), "ann")
+		n, err := s.store(q).readNewer(t.Context(), "ann")
 		s.must(err)
 		if len(n.record.Open) != 1 || n.record.Open[0].Compare(aged(9)) != 0 {
 			t.Errorf("open are %v", n.record.Open)
 		}
-		c.informed.Store(true)
-		replay := Delivery{Sequence: 12, Past: &ReplayInfo{Letter: aged(9), Origin: aged(1)}}
-		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery: replay}}))
-		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery: Delivery{Sequence: 13}}}))
+		replay := Event{Name: Position{made, 12}, Replay: &ReplayInfo{Letter: aged(9), Origin: aged(1)}}
+		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: replay}}))
+		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: Event{Name: Position{made, 13}}}}))
 		if c.Tracked("ann") {
 			t.Error("ann is tracked although she has no letters")
 		}
@@ -247,39 +246,39 @@ func TestGuardCatchesUp(t *testing.T) {
 		q, other := s.queue(nil), s.queue(nil)
 		ctx := s.soon(time.Second) // a reader that starts over each time would do so twenty times
 		s.must(q.api.Clock.Read(t.Context()))
-		s.must(other.tracked.catchUp(ctx))
-		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
+		s.must(s.store(other).tracked.catchUp(ctx))
+		c := s.store(q)
 		const users = 2*jsapi.ScanBatch + 3
 		for i := range users {
-			s.must(c.open(t.Context(), fmt.Sprint("user", i), Delivery{Sequence: uint64(i + 1)}))
+			s.must(c.open(t.Context(), fmt.Sprint("user", i), Event{Name: Position{made, uint64(i + 1)}}))
 		}
-		if other.tracked.knows("user7") {
+		if s.store(other).tracked.knows("user7") {
 			t.Fatal("tracked before the reading")
 		}
 		for range 2 {
-			s.must(other.tracked.catchUp(ctx))
+			s.must(s.store(other).tracked.catchUp(ctx))
 			for i := range users {
-				if user := fmt.Sprint("user", i); !other.tracked.knows(user) || !q.tracked.knows(user) {
+				if user := fmt.Sprint("user", i); !s.store(other).tracked.knows(user) || !s.store(q).tracked.knows(user) {
 					t.Fatalf("%s is not tracked", user)
 				}
 			}
 		}
-		if other.tracked.knows("ann") {
+		if s.store(other).tracked.knows("ann") {
 			t.Error("a user without dead letters is tracked")
 		}
-		n, err := q.readNewer(t.Context(), "user7")
+		n, err := s.store(q).readNewer(t.Context(), "user7")
 		s.must(err)
-		s.must(q.deleteNewer(t.Context(), "user7", n))
-		s.must(other.tracked.catchUp(ctx))
-		if other.tracked.knows("user7") || !other.tracked.knows("user8") {
+		s.must(s.store(q).deleteNewer(t.Context(), "user7", n))
+		s.must(s.store(other).tracked.catchUp(ctx))
+		if s.store(other).tracked.knows("user7") || !s.store(other).tracked.knows("user8") {
 			t.Error("a deletion is missed, or too many users are dropped")
 		}
 		stream, err := q.api.JetStream.Stream(t.Context(), versionsStreamName(q.topology))
 		s.must(err)
 		s.must(stream.Purge(t.Context()))
-		s.must(other.tracked.catchUp(ctx))
+		s.must(s.store(other).tracked.catchUp(ctx))
 		s.must(q.api.JetStream.DeleteStream(t.Context(), versionsStreamName(q.topology)))
-		if err := other.tracked.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
+		if err := s.store(other).tracked.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("without the bucket: %v", err)
 		}
 	})
@@ -291,16 +290,16 @@ func TestBuryKeepsTheRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		for seq, q := range []*Queue{s.queue(nil), s.queue(nil)} {
 			s.must(q.api.Clock.Read(t.Context()))
-			c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
-			d := Delivery{Sequence: uint64(10 * (seq + 1))}
-			s.must(c.StoreDeadLetter(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
-			d.Sequence++
-			n, err := q.readNewer(t.Context(), "ann")
+			c := s.store(q)
+			d := Event{Name: Position{made, uint64(10 * (seq + 1))}}
+			s.must(c.Add(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			d.Name.Sequence++
+			n, err := s.store(q).readNewer(t.Context(), "ann")
 			s.must(err)
 			event := identify(t, fmt.Sprintf(`{"user_id":"ann","metadata":{"n%d":1}}`, seq))
 			s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{d, event}}))
 		}
-		n, err := s.queue(nil).readNewer(t.Context(), "ann")
+		n, err := s.store(s.queue(nil)).readNewer(t.Context(), "ann")
 		s.must(err)
 		if len(n.record.Open) != 2 || len(n.record.Set) != 3 || !n.record.Floor.same(Position{made, 10}) {
 			t.Errorf("the record is %+v", n.record)
@@ -335,10 +334,10 @@ func TestSupersessions(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.must(q.api.Clock.Read(t.Context()))
-		c := &Claim{assignment: &assignment{q: q, created: made}, partition: "3"}
+		c := s.store(q)
 		bury := func(seq uint64, user, more string) {
-			d := Delivery{Sequence: seq}
-			s.must(c.StoreDeadLetter(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), Death{Reason: Rejected, User: user}))
+			d := Event{Name: Position{made, seq}}
+			s.must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), Death{Reason: Rejected, User: user}))
 		}
 		bury(1, "ann", `,"metadata":{"a":1,"b":2}`)
 		bury(2, "ann", `,"metadata":{"a":1}`)
@@ -347,9 +346,9 @@ func TestSupersessions(t *testing.T) {
 		for i := range supersededAtOnce {
 			bury(uint64(5+i), fmt.Sprint("user", i), "")
 		}
-		n, err := q.readNewer(t.Context(), "ann")
+		n, err := s.store(q).readNewer(t.Context(), "ann")
 		s.must(err)
-		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Delivery{Sequence: 9}, identify(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
+		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event{Name: Position{made, 9}}, identify(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
 		var letters []*DeadLetter
 		for l, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
 			s.must(err)

@@ -40,16 +40,16 @@ func (w *Worker) archiveHead(l *lane) {
 	active, begun, first := p.claim.Active(), time.Now(), false
 	err := active.Err()
 	if err == nil && lacksBody {
-		body, err = p.claim.Load(active, x.delivery())
+		body, err = p.claim.Load(active, x.Delivery())
 	}
 	if err == nil {
-		err = p.claim.StoreDeadLetter(active, x.delivery(), body, death)
+		err = w.letters.Add(active, x.origin(p.claim), body, death)
 	}
 	if err == nil {
 		if w.traces != nil {
-			w.traces.died(&x, p.claim.Partition(), begun)
+			w.traces.died(&x, p.claim, begun)
 		}
-		first = w.isFirstOfGroup(active, p.claim, death)
+		first = w.isFirstOfGroup(active, death)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -63,8 +63,8 @@ func (w *Worker) archiveHead(l *lane) {
 
 // isFirstOfGroup reports whether the fleet has not seen this cause of death before. It returns false if
 // the lookup fails, which must not hold up the dead letter.
-func (w *Worker) isFirstOfGroup(ctx context.Context, c *queue.Claim, death queue.Death) bool {
-	first, err := c.FirstOfItsGroup(ctx, death)
+func (w *Worker) isFirstOfGroup(ctx context.Context, death queue.Death) bool {
+	first, err := w.letters.FirstOfGroup(ctx, death)
 	if err != nil {
 		w.log.Debug("could not determine whether the dead letter is the first of its group", errAttr(err))
 	}
@@ -85,7 +85,7 @@ func (w *Worker) archived(l *lane, x *queuedEvent, death queue.Death, first bool
 	}
 	l.backoff = nil
 	l.tracked = l.user != ""
-	w.settle(l, []queue.Delivery{x.delivery()})
+	w.settle(l, []queue.Delivery{x.Delivery()})
 }
 
 // archiveFailed makes a lane back off whose dead letter could not be stored. w.mu must be held.

@@ -20,6 +20,7 @@ type call struct {
 	lane       *lane
 	events     []userpilot.Event
 	deliveries []queue.Delivery
+	extras     []*extra             // of the deliveries; nil if none has any
 	covers     []int                // number of deliveries that each event covers; nil means one each
 	versions   *queue.VersionRecord // version record of a user who may have dead letters
 	probe      bool
@@ -45,7 +46,13 @@ func newCall(l *lane, n int, probe bool) *call {
 		c.events, c.deliveries = make([]userpilot.Event, 0, n), make([]queue.Delivery, n)
 	}
 	for i := range n {
-		c.deliveries[i] = l.events[i].delivery()
+		c.deliveries[i] = l.events[i].Delivery()
+		if x := l.events[i].extra; x != nil {
+			if c.extras == nil {
+				c.extras = make([]*extra, n)
+			}
+			c.extras[i] = x
+		}
 	}
 	l.fold = max(l.fold, n) // these may be resent, unchanged
 	for i := 0; i < n; i += l.events[i].covers() {
@@ -55,6 +62,15 @@ func newCall(l *lane, n int, probe bool) *call {
 		}
 	}
 	return c
+}
+
+// origin describes one of the call's events for the record of dead events.
+func (c *call) origin(i int) queue.Event {
+	var x *extra
+	if c.extras != nil {
+		x = c.extras[i]
+	}
+	return origin(c.lane.partition.claim, c.deliveries[i], x)
 }
 
 // n returns the number of events in the call; before merge it is an upper bound.

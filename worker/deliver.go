@@ -10,10 +10,28 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
+// Assign implements [queue.Handler]: it reads which users are tracked, since the partition's previous
+// owners may have recorded some. Until it has, every user counts as tracked.
+func (w *Worker) Assign(c *queue.Claim) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.partition(c)
+	p.catchingUp = true
+	p.busy++
+	w.background.Go(func() {
+		w.letters.Follow(c.Active())
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		p.catchingUp = c.Active().Err() != nil
+		p.ended(&p.busy)
+	})
+}
+
 // Deliver implements [queue.Handler]: it adds an event to its user's lane. It blocks while there is
 // no room.
 func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
 	user, x := admit(d)
+	x.readHeader(d, w.letters)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.partition(c)
@@ -55,7 +73,7 @@ func (w *Worker) highWater() int { return 8 * w.config.Concurrency }
 func (w *Worker) partition(c *queue.Claim) *partition {
 	p, ok := w.partitions[c]
 	if !ok {
-		p = newPartition(c)
+		p = newPartition(c, w.letters)
 		w.partitions[c] = p
 	}
 	return p
@@ -67,15 +85,23 @@ func (w *Worker) partition(c *queue.Claim) *partition {
 func admit(d queue.Delivery) (user string, x queuedEvent) {
 	event, death := read(d.Body)
 	x = queuedEvent{Stub: d.Stub(), length: int32(len(d.Body))}
-	if d.Past != nil || d.Trace != nil {
-		x.extra = &extra{past: d.Past, trace: d.Trace}
-	}
 	if death != nil {
 		x.change().death, x.extra.body = death, d.Body
 		return death.User, x
 	}
 	x.event = event
 	return event.UserID(), x
+}
+
+// readHeader reads what the event's publisher wrote into its header. Most events have none.
+func (x *queuedEvent) readHeader(d queue.Delivery, letters *queue.Store) {
+	if len(d.Header) == 0 {
+		return
+	}
+	past, trace := letters.ReadReplayInfo(d.Header, d.Body), queue.ReadTrace(d.Header)
+	if past != nil || trace != nil {
+		x.change().past, x.extra.trace = past, trace
+	}
 }
 
 // read parses a body. A panic makes the event a dead letter and does not end the worker.

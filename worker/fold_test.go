@@ -9,7 +9,7 @@ import (
 
 // crowd returns a lane with n events.
 func crowd(w *Worker, events int) *lane {
-	return stocked(w, newPartition(&queue.Claim{}), "u", events)
+	return stocked(w, newPartition(&queue.Claim{}, queue.NewStore(&queue.Queue{})), "u", events)
 }
 
 // arrive pushes one more event, as Deliver does.

@@ -48,11 +48,17 @@ func (x *queuedEvent) change() *extra {
 	return x.extra
 }
 
-// delivery returns the event's delivery without the body.
-func (x *queuedEvent) delivery() queue.Delivery {
-	more := x.more()
-	return x.Delivery(more.past, more.trace)
+// origin describes the event for the record of dead events. Unlike the rest of the extra, its parts
+// never change, so that a call may read them without the mutex.
+func origin(c *queue.Claim, d queue.Delivery, x *extra) queue.Event {
+	e := queue.Event{Name: queue.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published}
+	if x != nil {
+		e.Replay, e.Trace = x.past, x.trace
+	}
+	return e
 }
+
+func (x *queuedEvent) origin(c *queue.Claim) queue.Event { return origin(c, x.Delivery(), x.extra) }
 
 func (x *queuedEvent) inMemory() bool { return x.event != nil || x.more().death != nil }
 
@@ -292,7 +298,7 @@ func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
 		if len(events) > 0 && size > share && x.Sequence > l.resendThrough {
 			break
 		}
-		events = append(events, x.delivery())
+		events = append(events, x.Delivery())
 	}
 	return events
 }

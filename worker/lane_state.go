@@ -64,7 +64,7 @@ func (l *lane) transition(to state) {
 // reading something, blocked or parked. w.mu must be held.
 func (w *Worker) advance(l *lane) {
 	p := l.partition
-	l.tracked = l.tracked && p.claim.Tracked(l.user) // until the set is loaded every user counts as tracked
+	l.tracked = l.tracked && p.tracked(l.user) // until the set is loaded every user counts as tracked
 	if l.folded && !p.closed && !w.mayFold(l) {
 		before := l.bytes
 		l.unfold()

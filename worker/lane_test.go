@@ -60,7 +60,10 @@ func (m *laneModel) push(t *rapid.T) {
 	m.next += uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
 	before := m.l.bodies
 	kept := m.l.loaded
-	_, x := admit(queue.Delivery{Sequence: m.next, Body: body, Past: past})
+	_, x := admit(queue.Delivery{Sequence: m.next, Body: body})
+	if past != nil {
+		x.change().past = past
+	}
 	m.l.push(x, m.share)
 	m.bodies = append(m.bodies, body)
 	if m.l.loaded > kept && before > 0 && before+int64(len(body)) > m.share && m.next > m.l.resendThrough {
@@ -291,7 +294,7 @@ func TestLaneModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		user := rapid.SampledFrom([]string{"u", ""}).Draw(t, "user")
 		m := &laneModel{share: rapid.Int64Range(0, 20_000).Draw(t, "share"), w: idle(t, Config{})}
-		m.l = &lane{user: user, partition: newPartition(&queue.Claim{})}
+		m.l = &lane{user: user, partition: newPartition(&queue.Claim{}, queue.NewStore(&queue.Queue{}))}
 		if user != "" {
 			m.l.resendThrough = rapid.Uint64Range(0, 30).Draw(t, "reach")
 		}
@@ -345,6 +348,7 @@ type handed struct {
 type collector chan handed
 
 func (c collector) Deliver(claim *queue.Claim, d queue.Delivery) { c <- handed{claim, d} }
+func (c collector) Assign(*queue.Claim)                          {}
 func (c collector) Revoke(*queue.Claim)                          {}
 
 // withClaims runs f in a bubble with the claims of two partitions.

@@ -72,12 +72,12 @@ func (l *lane) traced(n int) []*traced {
 }
 
 // waited begins the span of an event's wait, from its publication to end.
-func (t *traces) waited(d queue.Delivery, partition string, end time.Time) trace.Span {
-	begun := d.Published
+func (t *traces) waited(e queue.Event, end time.Time) trace.Span {
+	begun := e.Published
 	if begun.After(end) { // the server's clock may be ahead
 		begun = end
 	}
-	ctx := trace.ContextWithRemoteSpanContext(context.Background(), d.Trace.SpanContext())
+	ctx := trace.ContextWithRemoteSpanContext(context.Background(), e.Trace.SpanContext())
 	_, span := t.tracer.Start(ctx, t.wait, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(begun))
 	if span.IsRecording() {
 		span.SetAttributes(
@@ -85,11 +85,11 @@ func (t *traces) waited(d queue.Delivery, partition string, end time.Time) trace
 			attribute.String("messaging.operation.name", "wait"),
 			attribute.String("messaging.operation.type", "process"),
 			attribute.String("messaging.destination.name", t.subject),
-			attribute.String("messaging.destination.partition.id", partition),
-			attribute.Int64("identify.sequence", int64(d.Sequence)),
+			attribute.String("messaging.destination.partition.id", e.Partition),
+			attribute.Int64("identify.sequence", int64(e.Name.Sequence)),
 		)
-		if d.Past != nil {
-			span.SetAttributes(attribute.Int("identify.replays", d.Past.Replays))
+		if e.Replay != nil {
+			span.SetAttributes(attribute.Int("identify.replays", e.Replay.Replays))
 		}
 	}
 	return span
@@ -106,7 +106,7 @@ func (t *traces) called(c *call, v verdict) {
 	waits := make([]trace.Span, len(events)) // nil for a wait that had ended before
 	for i, e := range events {
 		if !e.wait.IsValid() {
-			waits[i] = t.waited(c.deliveries[i], c.lane.partition.claim.Partition(), c.sentAt)
+			waits[i] = t.waited(c.origin(i), c.sentAt)
 			e.wait = waits[i].SpanContext()
 		}
 	}
@@ -158,8 +158,8 @@ func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Spa
 
 // died records the span of storing a dead letter, which ends the event's trace. If there was never a
 // call, the event's wait ends when the storing begins.
-func (t *traces) died(x *queuedEvent, partition string, begun time.Time) {
-	wait, death := x.endWait(t, partition, begun), x.more().death
+func (t *traces) died(x *queuedEvent, c *queue.Claim, begun time.Time) {
+	wait, death := x.endWait(t, c, begun), x.more().death
 	ctx := trace.ContextWithSpanContext(context.Background(), wait)
 	_, span := t.tracer.Start(ctx, t.archive, trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(begun))
 	if !span.IsRecording() {
@@ -182,20 +182,20 @@ func (t *traces) died(x *queuedEvent, partition string, begun time.Time) {
 
 // endWait returns the span context of an event's wait. If the wait has not ended yet, endWait ends it
 // at now, with these attributes.
-func (x *queuedEvent) endWait(t *traces, partition string, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
+func (x *queuedEvent) endWait(t *traces, c *queue.Claim, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
 	if called := x.more().traced; called != nil && called.wait.IsValid() {
 		return called.wait
 	}
-	span := t.waited(x.delivery(), partition, now)
+	span := t.waited(x.origin(c), now)
 	span.SetAttributes(attributes...)
 	span.End(trace.WithTimestamp(now))
 	return span.SpanContext()
 }
 
 // superseded ends the waits of superseded events.
-func (t *traces) superseded(events []queuedEvent, partition string) {
+func (t *traces) superseded(events []queuedEvent, c *queue.Claim) {
 	now := time.Now()
 	for i := range events {
-		events[i].endWait(t, partition, now, attribute.String("identify.outcome", string(queue.OutcomeSuperseded)))
+		events[i].endWait(t, c, now, attribute.String("identify.outcome", string(queue.OutcomeSuperseded)))
 	}
 }

@@ -42,9 +42,9 @@ func (w *Worker) check(l *lane) {
 	events := slices.Clone(l.events[:min(l.loaded, maxMerge)])
 	w.errands.send(&w.mu, &w.background, func() {
 		active := p.claim.Active()
-		found, err := compare(active, p.claim, l.user, events)
+		found, err := compare(active, w.letters, p.claim, l.user, events)
 		if err == nil && w.traces != nil {
-			w.traces.superseded(events[:len(found.done)], p.claim.Partition())
+			w.traces.superseded(events[:len(found.done)], p.claim)
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -91,11 +91,11 @@ func (w *Worker) checked(l *lane, found checkResult, n int) {
 
 // compare determines what a user's first events still have to set. The events that have nothing left
 // are settled next, so compare records their outcomes.
-func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEvent) (found checkResult, err error) {
-	if found.versions, err = c.VersionRecord(ctx, user); err != nil {
+func compare(ctx context.Context, letters *queue.Store, c *queue.Claim, user string, events []queuedEvent) (found checkResult, err error) {
+	if found.versions, err = letters.Versions(ctx, user); err != nil {
 		return found, err
 	}
-	recorded, err := outcomesOf(ctx, c, events)
+	recorded, err := outcomesOf(ctx, letters, c, events)
 	if err != nil {
 		return found, err
 	}
@@ -110,9 +110,9 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEv
 		needless := recorded[i] || known && !ok
 		switch {
 		case needless && len(found.remainders) == 0:
-			found.done = append(found.done, x.delivery())
+			found.done = append(found.done, x.Delivery())
 			if !recorded[i] {
-				superseded = append(superseded, queue.Sent{Delivery: x.delivery()})
+				superseded = append(superseded, queue.Sent{Event: x.origin(c)})
 			}
 			continue
 		case needless, len(found.done) > 0: // checked again after the events before it are settled
@@ -121,7 +121,7 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEv
 			if rest == nil {
 				rest = x.event
 			}
-			newer.Add(*rest, c.Position(x.delivery()))
+			newer.Add(*rest, x.origin(c).Position())
 			continue
 		case i == 0:
 			found.death = &queue.Death{Reason: queue.UntrackedReplay, Error: untrackedReplay, User: user}
@@ -130,16 +130,16 @@ func compare(ctx context.Context, c *queue.Claim, user string, events []queuedEv
 	}
 	found.superseded = len(superseded)
 	if len(superseded) > 0 {
-		err = record(ctx, c, user, found.versions, superseded, queue.OutcomeSuperseded)
+		err = record(ctx, letters, user, found.versions, superseded, queue.OutcomeSuperseded)
 	}
 	return found, err
 }
 
 // outcomesOf reports which events are replays whose outcome is recorded.
-func outcomesOf(ctx context.Context, c *queue.Claim, events []queuedEvent) ([]bool, error) {
+func outcomesOf(ctx context.Context, letters *queue.Store, c *queue.Claim, events []queuedEvent) ([]bool, error) {
 	recorded := make([]bool, len(events))
 	err := forEach(ctx, len(events), func(ctx context.Context, i int) (err error) {
-		recorded[i], err = c.HasOutcome(ctx, events[i].delivery())
+		recorded[i], err = letters.HasOutcome(ctx, events[i].origin(c))
 		return err
 	})
 	return recorded, err
@@ -149,14 +149,14 @@ func outcomesOf(ctx context.Context, c *queue.Claim, events []queuedEvent) ([]bo
 // false if nothing is, and known is false if the record cannot tell.
 func reduce(c *queue.Claim, newer *queue.VersionRecord, x *queuedEvent) (rest *userpilot.Event, ok, known bool) {
 	past := x.more().past
-	late := past != nil && c.IsLate(x.delivery())
+	late := past != nil && x.origin(c).IsLate()
 	switch {
 	case past != nil && past.Forced, !newer.Known() && !late:
 		return nil, true, true
 	case !newer.Known():
 		return nil, true, past.Untracked
 	}
-	reduced, ok, known := newer.Reduce(*x.event, c.Position(x.delivery()))
+	reduced, ok, known := newer.Reduce(*x.event, x.origin(c).Position())
 	known = known || !late || past.Untracked // an untracked dead letter never had versions
 	if ok && len(reduced.Body()) != len(x.event.Body()) {
 		rest = &reduced
@@ -171,11 +171,11 @@ func (w *Worker) recordDelivered(c *call) error {
 	ctx, end := claim.Context(), time.After(recordTimeout)
 	sent := make([]queue.Sent, c.n())
 	for i := range sent {
-		sent[i] = queue.Sent{Delivery: c.deliveries[i], Event: c.events[i]}
+		sent[i] = queue.Sent{Event: c.origin(i), Remainder: c.events[i]}
 	}
 	newer := c.versions
 	for {
-		err := record(ctx, claim, c.lane.user, newer, sent, queue.OutcomeDelivered)
+		err := record(ctx, w.letters, c.lane.user, newer, sent, queue.OutcomeDelivered)
 		if err == nil {
 			return nil
 		}
@@ -194,9 +194,9 @@ func (w *Worker) recordDelivered(c *call) error {
 
 // record updates the user's version record, and then records the outcome of the events that are
 // replays.
-func record(ctx context.Context, c *queue.Claim, user string, newer *queue.VersionRecord, sent []queue.Sent, outcome queue.Outcome) error {
-	if err := c.RecordVersions(ctx, user, newer, sent); err != nil {
+func record(ctx context.Context, letters *queue.Store, user string, newer *queue.VersionRecord, sent []queue.Sent, outcome queue.Outcome) error {
+	if err := letters.RecordVersions(ctx, user, newer, sent); err != nil {
 		return err
 	}
-	return forEach(ctx, len(sent), func(ctx context.Context, i int) error { return c.RecordOutcome(ctx, sent[i].Delivery, outcome) })
+	return forEach(ctx, len(sent), func(ctx context.Context, i int) error { return letters.RecordOutcome(ctx, sent[i].Event, outcome) })
 }

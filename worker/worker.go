@@ -91,6 +91,7 @@ func orDefault[T comparable](value *T, otherwise T) {
 type Worker struct {
 	config  Config
 	queue   *queue.Queue
+	letters *queue.Store
 	limiter limiter
 	metrics *metrics
 	gauges  gauges
@@ -138,7 +139,7 @@ func New(config Config) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		config: config, queue: config.Queue, log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), idle: newStopwatch(),
+		config: config, queue: config.Queue, letters: queue.NewStore(config.Queue), log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), idle: newStopwatch(),
 		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call), tokenTurn: make(chan struct{}, 1),
 		wake: make(chan struct{}, 1), reportChanged: make(chan struct{}, 1),
 		errands: crew{size: errandsAtOnce}, archivers: crew{size: archiversAtOnce}, reloadingArchivers: crew{size: reloadingArchiversAtOnce},
@@ -148,7 +149,7 @@ func New(config Config) (*Worker, error) {
 		versionsTrouble: transitionLog{begun: "property versions cannot be read, users with dead letters wait", over: "property versions can be read again"},
 	}
 	member := &w.config.Member
-	member.Report, member.Changed = w.report, w.reportChanged
+	member.Prepare, member.Report, member.Changed = w.letters.ReadSeal, w.report, w.reportChanged
 	switch {
 	case !config.RatePerReplica: // without a rate too: other replicas may have one
 		w.limiter = config.Queue.NewLedger(config.Rate, config.Burst)

@@ -110,37 +110,11 @@ func knowsAll(ctx context.Context, _ *bench, users int) (float64, error) {
 		if err := s.track(ctx, users); err != nil {
 			return 0, err
 		}
-		if err := s.fill(ctx, 1, userEvent); err != nil {
-			return 0, err
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		claims, worked, began := make(claims, 1), make(chan error, 1), time.Now()
-		go func() { worked <- s.queue.Work(ctx, queue.MemberConfig{}, claims) }()
-		var err error
-		select {
-		case c := <-claims:
-			err = poll(ctx, func() (bool, error) { return !c.Tracked("nobody"), nil })
-		case err = <-worked:
-			return 0, err
-		}
-		took := time.Since(began).Seconds()
-		cancel()
-		return took, errors.Join(err, <-worked)
+		began := time.Now()
+		queue.NewStore(s.queue).Follow(ctx)
+		return time.Since(began).Seconds(), ctx.Err()
 	})
 }
-
-// claims receives the claim of each event.
-type claims chan *queue.Claim
-
-func (c claims) Deliver(claim *queue.Claim, _ queue.Delivery) {
-	select {
-	case c <- claim:
-	case <-claim.Active().Done():
-	}
-}
-
-func (c claims) Revoke(*queue.Claim) {}
 
 // track stores the version records of this many users with dead letters, and writes one of them
 // again: a stream with a gap costs the server more.

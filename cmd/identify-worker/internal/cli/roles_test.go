@@ -361,9 +361,12 @@ func get(t *testing.T, url string) string {
 
 // half is a handler that lets events die which say so, and has the others wait for ever.
 type half struct {
-	t    *testing.T
-	died chan struct{}
+	t       *testing.T
+	letters *queue.Store
+	died    chan struct{}
 }
+
+func (half) Assign(*queue.Claim) {}
 
 func (half) Revoke(*queue.Claim) {}
 
@@ -372,7 +375,8 @@ func (h half) Deliver(c *queue.Claim, d queue.Delivery) {
 	if user == nil || !bytes.Contains(d.Body, []byte("dies")) {
 		return
 	}
-	if err := c.StoreDeadLetter(h.t.Context(), d, d.Body, queue.Death{Reason: queue.Rejected, Status: 422, User: string(user[1])}); err != nil {
+	event := queue.Event{Name: queue.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published}
+	if err := h.letters.Add(h.t.Context(), event, d.Body, queue.Death{Reason: queue.Rejected, Status: 422, User: string(user[1])}); err != nil {
 		h.t.Error(err)
 	}
 	c.Settle(string(user[1]), []queue.Delivery{d}, func(int) { h.died <- struct{}{} })
@@ -400,11 +404,11 @@ func (r *roles) bereave(t *testing.T, users []string) (letters map[string][]stri
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := half{t, make(chan struct{}, 3*len(users))}
+	h := half{t, queue.NewStore(q), make(chan struct{}, 3*len(users))}
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
 	working.Go(func() {
-		if err := q.Work(ctx, queue.MemberConfig{}, h); err != nil {
+		if err := q.Work(ctx, queue.MemberConfig{Prepare: h.letters.ReadSeal}, h); err != nil {
 			t.Error(err)
 		}
 	})

@@ -38,10 +38,10 @@ func isOneLine(body []byte) bool {
 		!bytes.ContainsAny(body, "\r\n") && len(render.Printable(body)) == len(body)
 }
 
-// Event is an exported event, with the option to publish it.
+// Event is an exported event, with the options to publish it.
 type Event struct {
-	Body   []byte
-	Option queue.PublishOption
+	Body    []byte
+	Options []queue.PublishOption
 }
 
 // Read reads a line of an export. It returns nil if the line is none. Its errors contain none of
@@ -69,8 +69,8 @@ func Read(line []byte) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	option, err := queue.WithExport(headers)
-	return &Event{body, option}, err
+	options, err := queue.WithExport(headers)
+	return &Event{body, options}, err
 }
 
 // HeaderValues are strings, or arrays of strings for a header with several values.

@@ -31,10 +31,10 @@ func (p position) String() string {
 // record is one event of the input, or what is wrong with it.
 type record struct {
 	position
-	body   []byte
-	export queue.PublishOption // of a dead letter that was exported; nil for any other
-	err    error
-	read   int64 // bytes of all inputs up to here
+	body    []byte
+	options []queue.PublishOption // of a dead letter that was exported
+	err     error
+	read    int64 // bytes of all inputs up to here
 }
 
 // recordReader reads one input. At its end it returns io.EOF. An error ends the input; what is

@@ -196,7 +196,7 @@ func (r *publishing) check(record *record) error {
 		case errExported != nil:
 			return errExported
 		case exported != nil:
-			record.body, record.export = exported.Body, exported.Option
+			record.body, record.options = exported.Body, exported.Options
 			event, err = userpilot.Parse(record.body)
 		}
 	}

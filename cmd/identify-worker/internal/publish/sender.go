@@ -49,9 +49,7 @@ func (s *sender) send(ctx context.Context, r record, id string) error {
 	default:
 	}
 	options := []queue.PublishOption{s.option(id)}
-	if r.export != nil {
-		options = append(options, r.export)
-	}
+	options = append(options, r.options...)
 	result, err := s.publisher.PublishAsync(ctx, r.body, options...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.position, err)

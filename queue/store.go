@@ -1,0 +1,68 @@
+package queue
+
+import (
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// Store is a pipeline's record of dead events: the dead letters, the version records of their users,
+// and the outcomes of replays. It is safe for concurrent use.
+type Store struct {
+	api      *jsapi.Conn
+	topology Topology
+	log      *slog.Logger
+
+	tracked *trackedUsers
+	groups  groups
+	sealed  atomic.Pointer[seal] // see readSeal
+	deadAge atomic.Pointer[deadAge]
+}
+
+// NewStore returns the store of a pipeline. It sends nothing.
+func NewStore(q *Queue) *Store {
+	s := &Store{api: q.api, topology: q.topology, log: q.log}
+	s.tracked = newTrackedUsers(s)
+	return s
+}
+
+// Event is an event of the work stream, as far as its dead letter and the version record of its user
+// depend on it.
+type Event struct {
+	Name      Position // its position in the work stream, which names its dead letter
+	Partition string
+	Published time.Time   // when the stream stored it
+	Replay    *ReplayInfo // of a replay; nil for an event that was never dead
+	Trace     *Trace      // nil for an event that was published without one
+}
+
+// Position is the position that counts for the event's properties. It is never newer than the event's
+// own in the stream.
+func (e Event) Position() Position {
+	if e.Replay == nil || e.Replay.Forced || e.Replay.Origin.Compare(e.Name) > 0 {
+		return e.Name
+	}
+	return e.Replay.Origin
+}
+
+// IsLate reports whether an event's position is older than its own in the stream: newer events may
+// have been delivered already.
+func (e Event) IsLate() bool { return e.Position().Compare(e.Name) < 0 }
+
+// Sent is an event whose remaining properties were delivered, or one that was superseded as a
+// whole.
+type Sent struct {
+	Event
+	Remainder userpilot.Event // zero if it had no properties left
+}
+
+// ReadReplayInfo reads what an event carries from its dead letter; nil if it was never dead, or if it
+// is not sealed with the pipeline's secret. It needs the secret: see [Store.ReadSeal].
+func (s *Store) ReadReplayInfo(header map[string][]string, body []byte) *ReplayInfo {
+	return readSealed(nats.Header(header), body, s.seal())
+}
