@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
@@ -48,9 +49,9 @@ func TestPoisonStorm(t *testing.T) {
 	}
 	s.drain()
 
-	choose := func() *queue.Selection {
+	choose := func() *inspector.Selection {
 		t.Helper()
-		selected, err := queue.NewInspector(s.queue).Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
+		selected, err := inspector.New(s.queue).Select(t.Context(), inspector.Filter{Reasons: []queue.Reason{queue.Rejected}}, inspector.SelectConfig{})
 		must(t, err)
 		if selected.Letters != deadEach*uint64(len(names)) || selected.Partly != selected.Letters || selected.Superseded != 0 {
 			t.Fatalf("selected %d dead letters, %d superseded and %d partly", selected.Letters, selected.Superseded, selected.Partly)
@@ -65,8 +66,8 @@ func TestPoisonStorm(t *testing.T) {
 		}
 		return userpilottest.Fault{}
 	})
-	result, err := queue.NewInspector(s.queue).Replay(t.Context(), choose(), queue.ReplayConfig{By: "test", Canary: 5})
-	if !errors.Is(err, queue.ErrCanaryDied) || result.Replayed != 5 || result.Dead == 0 {
+	result, err := inspector.New(s.queue).Replay(t.Context(), choose(), inspector.ReplayConfig{By: "test", Canary: 5})
+	if !errors.Is(err, inspector.ErrCanaryDied) || result.Replayed != 5 || result.Dead == 0 {
 		t.Fatalf("the canary: %+v, %v", result, err)
 	}
 	within(t, 30*time.Second, "the canary to be dead", func() bool { return s.letters() == deadEach*len(names) })
@@ -75,7 +76,7 @@ func TestPoisonStorm(t *testing.T) {
 	selected, replayed := choose(), make(chan error, 1)
 	go func() {
 		var err error
-		result, err = queue.NewInspector(s.queue).Replay(t.Context(), selected, queue.ReplayConfig{By: "test", Canary: 5, Wait: true})
+		result, err = inspector.New(s.queue).Replay(t.Context(), selected, inspector.ReplayConfig{By: "test", Canary: 5, Wait: true})
 		replayed <- err
 	}()
 	for _, user := range names {

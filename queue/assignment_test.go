@@ -33,11 +33,11 @@ func TestFirstPullFindsNobody(t *testing.T) {
 				s.publish(q, "ann")
 				x := s.claimAll(q)
 				stream, err := q.api.JetStream.Stream(t.Context(), workName)
-				s.must(err)
-				s.must(stream.DeleteConsumer(t.Context(), x.consumer))
+				s.Must(err)
+				s.Must(stream.DeleteConsumer(t.Context(), x.consumer))
 				back := time.AfterFunc(test.away, func() {
 					_, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: x.consumer, AckPolicy: jetstream.AckExplicitPolicy})
-					s.must(err)
+					s.Must(err)
 				})
 				defer back.Stop()
 				h := &taker{}

@@ -103,7 +103,7 @@ func (h *assignments) partitions() []string {
 			claimed[c.partition] = true
 		}
 	}
-	return slices.DeleteFunc(h.topology.partitions(), func(p string) bool { return !claimed[p] })
+	return slices.DeleteFunc(h.topology.PartitionNames(), func(p string) bool { return !claimed[p] })
 }
 
 // reserved counts the partitions of all claims.

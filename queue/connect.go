@@ -276,3 +276,44 @@ func isStarting(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected)
 }
+
+// ConnInfo describes the connection to NATS.
+type ConnInfo struct {
+	URL     string // of the connected server, without user and password
+	Version string // of that server
+	// TLS is the version, such as "TLS 1.3". Expires is when the first certificate of the server's
+	// chain expires. Both are zero without TLS.
+	TLS     string
+	Expires time.Time
+	// Trip is the median round trip of five pings.
+	Trip time.Duration
+	// MaxEvent is the largest event that can be published here, including headers: limited by the
+	// server's max_payload, and never more than MaxMessageBytes.
+	MaxEvent int64
+	// Inboxes are the subjects that receive replies: _INBOX.> unless a prefix is configured.
+	Inboxes string
+}
+
+// ConnInfo returns details of the connection. It blocks for five round trips.
+func (q *Queue) ConnInfo() (ConnInfo, error) {
+	var trips []time.Duration
+	for range 5 {
+		sent := time.Now()
+		if err := q.api.Flush(context.Background()); err != nil { // a ping, which the server answers only after everything sent before
+			return ConnInfo{}, fmt.Errorf("ping NATS: %w", err)
+		}
+		trips = append(trips, time.Since(sent))
+	}
+	slices.Sort(trips)
+	l := ConnInfo{Version: q.api.NATS.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.api.NATS.MaxPayload()), Inboxes: q.api.Inboxes()}
+	l.URL, _ = hosts(q.api.NATS.ConnectedUrl()) // Connect has accepted it
+	if state, err := q.api.NATS.TLSConnectionState(); err == nil {
+		l.TLS = tls.VersionName(state.Version)
+		for i, cert := range state.PeerCertificates {
+			if i == 0 || cert.NotAfter.Before(l.Expires) {
+				l.Expires = cert.NotAfter
+			}
+		}
+	}
+	return l, nil
+}

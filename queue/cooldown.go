@@ -121,3 +121,15 @@ func (q *Queue) cooldownChanged(entry jetstream.KeyValueEntry) {
 		q.cooldown.extend(local)
 	}
 }
+
+// cooldownEnd decodes the end of the fleet's cooldown; zero if there is none.
+func cooldownEnd(m *jsapi.StoredMessage, now time.Time) time.Time {
+	if m == nil {
+		return time.Time{}
+	}
+	until, err := time.Parse(time.RFC3339Nano, string(m.Data))
+	if err != nil || !until.After(now) || until.After(now.Add(cooldownTTL)) {
+		return time.Time{} // over, or damaged: replicas ignore it
+	}
+	return until
+}

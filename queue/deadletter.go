@@ -44,16 +44,16 @@ type Death struct {
 
 // Headers of a dead letter. Its payload is the original bytes.
 const (
-	headerReason      = "Dead-Reason"
+	HeaderReason      = "Dead-Reason"
 	headerStatus      = "Dead-Status"
 	headerCode        = "Dead-Code"
 	headerError       = "Dead-Error"
 	headerRequestID   = "Dead-Request-Id"
 	headerAttempts    = "Dead-Attempts"
-	headerAt          = "Dead-At"
-	headerPublishedAt = "Dead-Published-At"
+	HeaderAt          = "Dead-At"
+	HeaderPublishedAt = "Dead-Published-At"
 	headerSequence    = "Dead-Sequence"
-	headerUser        = "Dead-User"
+	HeaderUser        = "Dead-User"
 	headerPartition   = "Dead-Partition"
 )
 
@@ -73,19 +73,19 @@ func (s *Store) Add(ctx context.Context, e Event, body []byte, death Death) erro
 		}
 	}
 	msg := &nats.Msg{
-		Subject: deadSubject(s.topology, death.Reason, e.Name, onlyUser(death.User, body)),
-		Header:  death.headers(e, time.Now()),
+		Subject: Subject(s.topology, death.Reason, e.Name, SubjectUser(death.User, body)),
+		Header:  death.Headers(e, time.Now()),
 		Data:    body,
 	}
 	// No message with this event's name may exist yet, whatever its reason: that makes storing
 	// idempotent however late it is retried. The server forgets a message id after two minutes.
-	letters := deadOfEvent(s.topology, e.Name)
+	letters := SubjectsOfEvent(s.topology, e.Name)
 	_, err := s.api.Store(ctx, toBury(s.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
 	if jsapi.IsWrongRevision(err) {
 		// It is there already. Verify that with a read: the event is about to be removed.
 		_, err = s.api.ReadLast(ctx, s.topology.DeadStreamName(), letters)
 	}
-	if errors.Is(refusalOf(err), ErrStreamFull) {
+	if errors.Is(jsapi.RefusalOf(err), jsapi.ErrStreamFull) {
 		err = fmt.Errorf("%w (%w)", ErrDeadLettersFull, err)
 	}
 	if err != nil {
@@ -94,10 +94,10 @@ func (s *Store) Add(ctx context.Context, e Event, body []byte, death Death) erro
 	return s.RecordOutcome(ctx, e, OutcomeDead)
 }
 
-// onlyUser returns the user if the body names this user and no other; the subject can then identify
+// SubjectUser returns the user if the body names this user and no other; the subject can then identify
 // the letter's user without a read of the letter. Otherwise it returns "".
-func onlyUser(user string, body []byte) string {
-	named := userIDs(body)
+func SubjectUser(user string, body []byte) string {
+	named := UserIDs(body)
 	if len(named) != 1 || named[0] != user {
 		return ""
 	}
@@ -105,7 +105,7 @@ func onlyUser(user string, body []byte) string {
 }
 
 // headers describe the death of an event.
-func (x Death) headers(e Event, now time.Time) nats.Header {
+func (x Death) Headers(e Event, now time.Time) nats.Header {
 	h := nats.Header{}
 	set := func(name, value string) {
 		if value != "" {
@@ -117,29 +117,29 @@ func (x Death) headers(e Event, now time.Time) nats.Header {
 			h.Set(name, strconv.Itoa(n))
 		}
 	}
-	set(headerReason, string(x.Reason))
+	set(HeaderReason, string(x.Reason))
 	number(headerStatus, x.Status)
 	set(headerCode, jsapi.Clean(x.Code))
 	set(headerError, jsapi.Clean(x.Error))
 	set(headerRequestID, jsapi.Clean(x.RequestID))
 	number(headerAttempts, x.Attempts)
-	set(headerAt, now.UTC().Format(time.RFC3339Nano))
+	set(HeaderAt, now.UTC().Format(time.RFC3339Nano))
 	published := e.Published
 	if e.Replay != nil && !e.Replay.Published.IsZero() {
 		published = e.Replay.Published
 	}
-	set(headerPublishedAt, published.UTC().Format(time.RFC3339Nano))
+	set(HeaderPublishedAt, published.UTC().Format(time.RFC3339Nano))
 	set(headerSequence, strconv.FormatUint(e.Name.Sequence, 10))
 	set(headerPartition, e.Partition)
 	if jsapi.Clean(x.User) == x.User { // otherwise only the payload has the exact id
-		set(headerUser, x.User)
+		set(HeaderUser, x.User)
 	}
 	if x.User != "" {
-		set(headerOrigin, e.Position().String()) // also promises that newer events have been tracked since
+		set(HeaderOrigin, e.Position().String()) // also promises that newer events have been tracked since
 	}
-	e.Trace.write(h)
+	e.Trace.Write(h)
 	if e.Replay != nil {
-		number(headerReplays, e.Replay.Replays)
+		number(HeaderReplays, e.Replay.Replays)
 		e.Replay.writeHistory(h)
 	}
 	return h

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 func TestDeathHeaders(t *testing.T) {
@@ -61,9 +62,9 @@ func TestDeathHeaders(t *testing.T) {
 			t.Parallel()
 			d := Event{Name: age, Partition: "3", Published: published}
 			if test.replays > 0 {
-				d.Replay = &ReplayInfo{Replays: test.replays}
+				d.Replay = &ReplayInfo{Origin: age, Replays: test.replays}
 			}
-			h := test.death.headers(d, now)
+			h := test.death.Headers(d, now)
 			want := maps.Clone(always)
 			if test.death.User != "" {
 				want["Dead-Origin"] = age.String()
@@ -94,7 +95,7 @@ func FuzzClean(f *testing.F) {
 func TestReplays(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]int{"": 0, "0": 0, "3": 3, "-1": 0, "x": 0, "1000001": 0, "99999999999999999999": 0} {
-		if got := replays(nats.Header(http.Header{headerReplays: {value}})); got != want {
+		if got := replays(nats.Header(http.Header{HeaderReplays: {value}})); got != want {
 			t.Errorf("%q: %d, want %d", value, got, want)
 		}
 	}
@@ -113,28 +114,29 @@ func TestBuryExactlyOnce(t *testing.T) {
 		for range 3 {
 			for _, by := range []*Queue{q, s.queue(nil)} {
 				c := s.store(by)
-				s.must(c.Add(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
+				s.Must(c.Add(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
 				time.Sleep(5 * time.Minute) // the server has long forgotten message ids
 			}
 		}
 		// Neither another reason nor another user makes a second letter.
-		s.must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
-		info := s.info(q, q.topology.DeadStreamName())
+		s.Must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
+		info := s.info(q, q.Topology().DeadStreamName())
 		if info.State.Msgs != 1 {
 			t.Fatalf("%d dead letters", info.State.Msgs)
 		}
-		stream, err := q.api.JetStream.Stream(t.Context(), info.Config.Name)
-		s.must(err)
+		stream, err := q.API().JetStream.Stream(t.Context(), info.Config.Name)
+		s.Must(err)
 		m, err := stream.GetMsg(t.Context(), 1)
-		s.must(err)
-		if !bytes.Equal(m.Data, body) || m.Header.Get(headerUser) != "" || m.Header.Get(headerReason) != "rejected" {
+		s.Must(err)
+		if !bytes.Equal(m.Data, body) || m.Header.Get(HeaderUser) != "" || m.Header.Get(HeaderReason) != "rejected" {
 			t.Errorf("the dead letter is %q %v", m.Data, m.Header)
 		}
 		if want := fmt.Sprintf("userpilot.identify-dlq.rejected.%d.7.-", made.UnixNano()); m.Subject != want {
 			t.Errorf("it lies on %s, want %s", m.Subject, want)
 		}
 		// The same sequence in a re-created stream is another event.
-		s.must(s.store(q).Add(t.Context(), d, body, Death{}))
+		d.Name.Stream = made.Add(1)
+		s.Must(s.store(q).Add(t.Context(), d, body, Death{}))
 		if n := s.info(q, info.Config.Name).State.Msgs; n != 2 {
 			t.Errorf("%d dead letters of two streams", n)
 		}
@@ -145,11 +147,11 @@ func TestBuryExactlyOnce(t *testing.T) {
 func TestBuryTheLargest(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		body := make([]byte, s.info(q, q.topology.StreamName()).Config.MaxMsgSize)
-		_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), body)
-		s.must(err)
+		body := make([]byte, s.info(q, q.Topology().StreamName()).Config.MaxMsgSize)
+		_, err := q.API().JetStream.Publish(t.Context(), q.Topology().PlainSubject(), body)
+		s.Must(err)
 		long := strings.Repeat("x", 5000)
-		s.must(s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, body,
+		s.Must(s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, body,
 			Death{Reason: Invalid, Code: long, Error: long, RequestID: long, User: long[:1024]}))
 	})
 }
@@ -157,17 +159,17 @@ func TestBuryTheLargest(t *testing.T) {
 // A missing answer is an error, so that the original stays.
 func TestBuryWithoutAnswer(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		l := &line{}
+		l := &queuetest.Line{}
 		q := s.queue(l)
-		s.info(q, q.topology.StreamName()) // the connection is in use
-		l.silent.Store(true)
+		s.info(q, q.Topology().StreamName()) // the connection is in use
+		l.Silent.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := s.store(q).Add(ctx, Event{Name: Position{made, 1}}, nil, Death{User: "ann"}); err == nil || strings.Contains(err.Error(), "ann") {
 			t.Errorf("got %v", err)
 		}
-		l.silent.Store(false)
-		s.must(q.api.JetStream.DeleteStream(t.Context(), q.topology.DeadStreamName()))
+		l.Silent.Store(false)
+		s.Must(q.API().JetStream.DeleteStream(t.Context(), q.Topology().DeadStreamName()))
 		if err := s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, nil, Death{}); err == nil {
 			t.Error("stored without a stream")
 		}
@@ -179,13 +181,13 @@ func TestBuryWithoutAnswer(t *testing.T) {
 func TestBuryLooksForTheLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, server := s.queue(nil), s.queue(nil)
-		subject := deadOfEvent(q.topology, Position{made, 7})
-		s.change(q, deadName, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere"} })
+		subject := SubjectsOfEvent(q.Topology(), Position{made, 7})
+		s.Change(q.API().JetStream, deadName, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere"} })
 		_, err := server.api.NATS.Subscribe(subject, func(m *nats.Msg) {
 			_ = m.Respond([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}`))
 		})
-		s.must(err)
-		s.must(server.api.NATS.FlushWithContext(s.soon(time.Minute)))
+		s.Must(err)
+		s.Must(server.api.NATS.FlushWithContext(s.Soon(time.Minute)))
 		c := s.store(q)
 		if err := c.Add(t.Context(), Event{Name: Position{made, 7}}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("stored without a letter: %v", err)

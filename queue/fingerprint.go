@@ -11,11 +11,11 @@ import (
 // the first eight hexadecimal digits of the SHA-256 of the lines reason, status and
 // [DeadLetter.Pattern], and does not change between versions. Group and Pattern cache their
 // results, so they are not safe for concurrent use.
-func (l *DeadLetter) Group() string { return groupID(l.fingerprint()) }
+func (l *DeadLetter) Group() string { return GroupID(l.Fingerprint()) }
 
-func groupID(fingerprint uint32) string { return fmt.Sprintf("%08x", fingerprint) }
+func GroupID(fingerprint uint32) string { return fmt.Sprintf("%08x", fingerprint) }
 
-func (l *DeadLetter) fingerprint() uint32 {
+func (l *DeadLetter) Fingerprint() uint32 {
 	if !l.known.fingerprinted {
 		text := make([]byte, 0, 256)
 		text = append(append(text, l.Reason...), '\n')

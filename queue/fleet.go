@@ -170,7 +170,7 @@ func (f *fleet) checkViolation(ctx context.Context) error {
 	if v := f.q.api.Violation(); v == nil || jsapi.IsSame(v, f.lastViolation) {
 		return nil
 	}
-	err := f.q.mayWork(ctx)
+	err := f.q.mayWork(ctx, f.m.config.Permissions)
 	f.lastViolation = f.q.api.Violation()
 	if jsapi.AsPermissionError(err) == nil {
 		return nil // workers can do without that permission, or the check failed
@@ -266,7 +266,7 @@ func (f *fleet) readState(ctx context.Context) (stream jetstream.Stream, holders
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the stream %s: %w", f.q.topology.StreamName(), err)
 	}
-	if differences := compare(stream.CachedInfo().Config, f.q.topology.workStream(f.q.api.NATS.MaxPayload())); len(differences) > 0 {
+	if differences := Compare(stream.CachedInfo().Config, f.q.topology.workStream(f.q.api.NATS.MaxPayload())); len(differences) > 0 {
 		return nil, nil, &MismatchError{Differences: differences}
 	}
 	holders, err = f.holders(ctx, stream)
@@ -284,7 +284,7 @@ const (
 
 // claimShare claims free partitions, up to the quota.
 func (f *fleet) claimShare(ctx context.Context, stream jetstream.Stream, holders map[string]string, share int) error {
-	all := f.q.topology.partitions()
+	all := f.q.topology.PartitionNames()
 	if f.reserved() >= share {
 		return nil
 	}
@@ -333,7 +333,7 @@ func (f *fleet) claimAll(ctx context.Context, stream jetstream.Stream, holders m
 	if !f.q.setbacks.mayClaim(allPartitions, time.Now()) {
 		return nil
 	}
-	all := f.q.topology.partitions()
+	all := f.q.topology.PartitionNames()
 	for _, partition := range all {
 		if !f.free(holders[partition], alive) {
 			return nil
@@ -360,7 +360,7 @@ func (f *fleet) holders(ctx context.Context, stream jetstream.Stream) (map[strin
 		case id == f.m.id && !f.holds(name):
 			left = append(left, name)
 		case partition == allPartitions:
-			for _, p := range f.q.topology.partitions() {
+			for _, p := range f.q.topology.PartitionNames() {
 				holders[p] = name
 			}
 		default:
@@ -531,7 +531,7 @@ func (f *fleet) unclaim(stream jetstream.Stream, t *assignment) {
 // quota is how many partitions this member should hold. The quotas of all members add up to all
 // partitions and differ by one at most.
 func (f *fleet) quota() int {
-	return quotaOf(len(f.q.topology.partitions()), f.membership.liveIDs(), f.m.id)
+	return quotaOf(len(f.q.topology.PartitionNames()), f.membership.liveIDs(), f.m.id)
 }
 
 func quotaOf(partitions int, members []string, id string) int {
@@ -561,11 +561,11 @@ func (q *Queue) MissingPermission() error {
 // A worker needs all of them before it starts: without one it would call Userpilot but could not
 // settle, or keep partitions from replicas that can. mayWork sends nothing to a server that
 // requires no authentication.
-func (q *Queue) mayWork(ctx context.Context) error {
+func (q *Queue) mayWork(ctx context.Context, permissions []jsapi.Permission) error {
 	if !q.api.NATS.AuthRequired() {
 		return nil
 	}
-	needed := slices.DeleteFunc(workerPermissions(q.api, q.topology), func(r jsapi.Permission) bool {
+	needed := slices.DeleteFunc(q.api.Own(permissions), func(r jsapi.Permission) bool {
 		return r.Optional && !(r.NewAcks && q.newAcks.Load())
 	})
 	missing, err := q.api.MissingPermissions(ctx, needed)
@@ -595,3 +595,6 @@ func (q *Queue) maySettle(ctx context.Context, reply string) error {
 	q.newAcks.Store(true)
 	return q.api.Require(ctx, q.topology.toNewAcks())
 }
+
+// readsAtOnce bounds concurrent reads of keys.
+const readsAtOnce = 128

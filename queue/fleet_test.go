@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // Quotas add up to all partitions, differ by one at most, and change only as far as a joining or
@@ -62,15 +63,15 @@ func TestShare(t *testing.T) {
 
 // consumers lists the consumers on the partitions.
 func (s *sim) consumers(q *Queue) []string {
-	s.t.Helper()
-	stream, err := q.api.JetStream.Stream(s.t.Context(), q.topology.StreamName())
-	s.must(err)
-	list := stream.ConsumerNames(s.t.Context())
+	s.T.Helper()
+	stream, err := q.api.JetStream.Stream(s.T.Context(), q.topology.StreamName())
+	s.Must(err)
+	list := stream.ConsumerNames(s.T.Context())
 	var names []string
 	for name := range list.Name() {
 		names = append(names, name)
 	}
-	s.must(list.Err())
+	s.Must(list.Err())
 	return names
 }
 
@@ -80,11 +81,11 @@ func (s *sim) backlog(q *Queue) uint64 {
 
 // claim creates a foreign consumer on the stream.
 func (s *sim) claim(q *Queue, name, subject string) {
-	s.t.Helper()
-	_, err := q.api.JetStream.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
+	s.T.Helper()
+	_, err := q.api.JetStream.CreateConsumer(s.T.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
 		Durable: name, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy,
 	})
-	s.must(err)
+	s.Must(err)
 }
 
 // Replicas share the partitions, rebalance as members join and leave, and keep delivering events.
@@ -106,26 +107,26 @@ func TestFleetRebalances(t *testing.T) {
 		for range 4 {
 			fleet = append(fleet, s.replica(MemberConfig{}))
 			s.publish(q, users...)
-			s.await(10*time.Second, "balanced", balanced)
+			s.Await(10*time.Second, "balanced", balanced)
 		}
 		for len(fleet) > 1 {
 			s.publish(q, users...)
-			s.must(fleet[0].stop())
+			s.Must(fleet[0].stop())
 			if n := fleet[0].Held(); n != 0 {
 				t.Errorf("%d partitions held after the stop", n)
 			}
 			fleet = fleet[1:]
-			if d := s.await(10*time.Second, "balanced", balanced); d > 2*time.Second {
+			if d := s.Await(10*time.Second, "balanced", balanced); d > 2*time.Second {
 				t.Errorf("taken over in peace after %v", d)
 			}
 		}
-		s.await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
-		s.must(fleet[0].stop())
+		s.Await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+		s.Must(fleet[0].stop())
 		if names := s.consumers(q); len(names) != 0 {
 			t.Errorf("consumers are left: %v", names)
 		}
-		if s.logged("level=WARN") || s.logged("level=ERROR") {
-			t.Error(s.log())
+		if s.Logged("level=WARN") || s.Logged("level=ERROR") {
+			t.Error(s.Log())
 		}
 	})
 }
@@ -138,8 +139,8 @@ func TestFleetOrder(t *testing.T) {
 		for i := range 300 {
 			s.publish(q, fmt.Sprint("u", i%40))
 		}
-		s.await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
-		s.must(r.stop())
+		s.Await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+		s.Must(r.stop())
 		last := map[string]uint64{}
 		for i, seq := range r.received() {
 			if by := r.gotBy[i]; seq <= last[by] {
@@ -159,12 +160,12 @@ func TestFleetTakeover(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		first := s.replica(MemberConfig{})
-		s.await(10*time.Second, "at work", func() bool { return first.Held() == 17 })
+		s.Await(10*time.Second, "at work", func() bool { return first.Held() == 17 })
 		second := s.replica(MemberConfig{})
-		s.await(10*time.Second, "shared", func() bool { return first.Held()+second.Held() == 17 && second.Held() == 8 })
+		s.Await(10*time.Second, "shared", func() bool { return first.Held()+second.Held() == 17 && second.Held() == 8 })
 		first.kill()
 		s.publish(q, "a", "b", "c", "d", "e", "f", "g", "h")
-		if d := s.await(20*time.Second, "taken over", func() bool { return second.Held() == 17 && s.backlog(q) == 0 }); d > 7*time.Second {
+		if d := s.Await(20*time.Second, "taken over", func() bool { return second.Held() == 17 && s.backlog(q) == 0 }); d > 7*time.Second {
 			t.Errorf("taken over after %v, want the TTL and 2s at most", d)
 		}
 	})
@@ -176,14 +177,14 @@ func TestFleetStuckKey(t *testing.T) {
 		q := s.queue(nil)
 		dead := nuid.Next()
 		_, err := s.bucket(q).PutString(t.Context(), jsapi.MemberKey+dead, `{"ttl":5000000000}`)
-		s.must(err)
+		s.Must(err)
 		s.claim(q, consumerName(dead, "3", 1), q.topology.partitionSubject("3"))
 		r := s.replica(MemberConfig{})
 		time.Sleep(8 * time.Second)
 		if n := r.Held(); n == 17 {
 			t.Error("a living member's partition was taken")
 		}
-		s.await(5*time.Second, "all taken", func() bool { return r.Held() == 17 })
+		s.Await(5*time.Second, "all taken", func() bool { return r.Held() == 17 })
 	})
 }
 
@@ -191,26 +192,26 @@ func TestFleetStuckKey(t *testing.T) {
 func TestFleetDeletesItsOrphans(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := s.replica(MemberConfig{})
-		s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+		s.Await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
 		other := s.replica(MemberConfig{})
-		s.await(10*time.Second, "shared", func() bool { return r.Held()+other.Held() == 17 && other.Held() == 8 })
+		s.Await(10*time.Second, "shared", func() bool { return r.Held()+other.Held() == 17 && other.Held() == 8 })
 		names := s.consumers(r.Queue)
 		id, partition, _ := strings.Cut(names[0], "_")
 		partition, _, _ = strings.Cut(partition, "_")
 		stream, err := r.api.JetStream.Stream(t.Context(), r.topology.StreamName())
-		s.must(err)
+		s.Must(err)
 		orphan := consumerName(id, partition, 999_999)
 		config := jetstream.ConsumerConfig{Durable: orphan, FilterSubject: r.topology.partitionSubject(partition), AckPolicy: jetstream.AckExplicitPolicy}
 		for name := names[0]; ; { // its holder re-claims it at once, and may be faster
-			s.must(stream.DeleteConsumer(t.Context(), name))
+			s.Must(stream.DeleteConsumer(t.Context(), name))
 			if _, err := stream.CreateConsumer(t.Context(), config); err == nil {
 				break
 			}
 			i := slices.IndexFunc(s.consumers(r.Queue), func(name string) bool { return strings.Contains(name, "_"+partition+"_") })
 			name = s.consumers(r.Queue)[i]
 		}
-		s.await(time.Minute, "free of the orphan", func() bool { return !slices.Contains(s.consumers(r.Queue), orphan) })
-		s.await(time.Minute, "whole again", func() bool { return r.Held()+other.Held() == 17 && len(s.consumers(r.Queue)) == 17 })
+		s.Await(time.Minute, "free of the orphan", func() bool { return !slices.Contains(s.consumers(r.Queue), orphan) })
+		s.Await(time.Minute, "whole again", func() bool { return r.Held()+other.Held() == 17 && len(s.consumers(r.Queue)) == 17 })
 	})
 }
 
@@ -222,18 +223,18 @@ func TestFleetForeignConsumer(t *testing.T) {
 				q := s.queue(nil)
 				s.claim(q, name, q.topology.partitionSubject("3"))
 				r := s.replica(MemberConfig{})
-				s.await(10*time.Second, "explained", func() bool { return s.logged("is not a worker's: delete it") && s.logged(name) })
+				s.Await(10*time.Second, "explained", func() bool { return s.Logged("is not a worker's: delete it") && s.Logged(name) })
 				time.Sleep(time.Minute)
 				if !slices.Contains(s.consumers(q), name) {
 					t.Error("a foreign consumer was deleted")
 				}
-				if n := strings.Count(s.log(), "is not a worker's"); n != 1 {
+				if n := strings.Count(s.Log(), "is not a worker's"); n != 1 {
 					t.Errorf("said %d times", n)
 				}
 				stream, err := q.api.JetStream.Stream(t.Context(), q.topology.StreamName())
-				s.must(err)
-				s.must(stream.DeleteConsumer(t.Context(), name))
-				s.await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
+				s.Must(err)
+				s.Must(stream.DeleteConsumer(t.Context(), name))
+				s.Await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
 			})
 		})
 	}
@@ -253,16 +254,16 @@ func TestFleetMismatch(t *testing.T) {
 func TestFleetWaitsForTheStreams(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.must(q.api.JetStream.DeleteStream(t.Context(), workName))
-		s.must(q.api.JetStream.DeleteStream(t.Context(), kvName))
+		s.Must(q.api.JetStream.DeleteStream(t.Context(), workName))
+		s.Must(q.api.JetStream.DeleteStream(t.Context(), kvName))
 		r := s.replica(MemberConfig{})
 		time.Sleep(30 * time.Second)
-		if n := strings.Count(s.log(), "cannot work now"); n != 1 {
-			t.Errorf("said %d times\n%s", n, s.log())
+		if n := strings.Count(s.Log(), "cannot work now"); n != 1 {
+			t.Errorf("said %d times\n%s", n, s.Log())
 		}
 		_, err := q.Setup(t.Context(), false)
-		s.must(err)
-		s.await(5*time.Second, "at work", func() bool { return r.Held() == 17 })
+		s.Must(err)
+		s.Await(5*time.Second, "at work", func() bool { return r.Held() == 17 })
 	})
 }
 
@@ -273,14 +274,14 @@ func TestFleetServerRestart(t *testing.T) {
 		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
 		whole := func() bool { return a.Held()+b.Held() == 17 }
 		for _, away := range []time.Duration{100 * time.Millisecond, 3 * time.Second, time.Minute} {
-			s.await(20*time.Second, "whole", whole)
+			s.Await(20*time.Second, "whole", whole)
 			s.publish(q, "a", "b", "c")
 			s.Stop()
 			time.Sleep(away)
 			s.Start()
-			s.await(20*time.Second, "connected", func() bool { return q.Connected() })
+			s.Await(20*time.Second, "connected", func() bool { return q.Connected() })
 			s.publish(q, "d", "e", "f")
-			s.await(20*time.Second, "drained", func() bool { return whole() && s.backlog(q) == 0 })
+			s.Await(20*time.Second, "drained", func() bool { return whole() && s.backlog(q) == 0 })
 		}
 	})
 }
@@ -291,13 +292,13 @@ func TestFleetStartsTogether(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		created, err := q.api.NATS.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.CREATED." + workName + ".>")
-		s.must(err)
+		s.Must(err)
 		var fleet []*replica
 		for range 10 {
 			fleet = append(fleet, s.replica(MemberConfig{}))
 			time.Sleep(20 * time.Millisecond)
 		}
-		s.await(5*time.Second, "balanced", func() bool {
+		s.Await(5*time.Second, "balanced", func() bool {
 			for _, r := range fleet {
 				if n := r.Held(); n < 1 || n > 2 {
 					return false
@@ -316,10 +317,10 @@ func TestFleetMovesFew(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		a, b := s.replica(MemberConfig{}), s.replica(MemberConfig{})
-		s.await(5*time.Second, "shared", func() bool { return a.Held()+b.Held() == 17 && min(a.Held(), b.Held()) == 8 })
+		s.Await(5*time.Second, "shared", func() bool { return a.Held()+b.Held() == 17 && min(a.Held(), b.Held()) == 8 })
 		before := s.consumers(q)
 		c := s.replica(MemberConfig{})
-		s.await(5*time.Second, "shared", func() bool { return a.Held()+b.Held()+c.Held() == 17 && c.Held() >= 5 })
+		s.Await(5*time.Second, "shared", func() bool { return a.Held()+b.Held()+c.Held() == 17 && c.Held() >= 5 })
 		after := s.consumers(q)
 		stayed := 0
 		for _, name := range before {
@@ -347,14 +348,14 @@ func TestFleetNeverSettles(t *testing.T) {
 					return
 				case <-time.After(rebalanceDelay / 2):
 					_, err := s.bucket(q).PutString(t.Context(), jsapi.MemberKey+nuid.Next(), `{"ttl":100000000}`)
-					s.must(err)
+					s.Must(err)
 				}
 			}
 		}()
 		r := s.replica(MemberConfig{})
-		s.await(10*time.Second, "at work", func() bool { return r.Held() > 0 })
+		s.Await(10*time.Second, "at work", func() bool { return r.Held() > 0 })
 		close(stop)
-		receive(s, "the end of it", ended)
+		queuetest.Receive(s, "the end of it", ended)
 	})
 }
 
@@ -363,7 +364,7 @@ func TestReplicas(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		a := s.replica(MemberConfig{Host: "a", Version: "v1", Rate: Rate{600, time.Minute}})
 		b := s.replica(MemberConfig{Host: "b", Version: "v2", Rate: Rate{60, time.Minute}})
-		s.await(5*time.Second, "known", func() bool {
+		s.Await(5*time.Second, "known", func() bool {
 			known := a.Replicas()
 			if len(known) != 2 {
 				return false
@@ -382,8 +383,8 @@ func TestReplicas(t *testing.T) {
 		if low := LowestRate(b.Replicas()); low.Calls != 60 {
 			t.Errorf("the lowest rate is %s", low)
 		}
-		s.must(b.stop())
-		s.await(time.Second, "gone", func() bool { return len(a.Replicas()) == 1 })
+		s.Must(b.stop())
+		s.Await(time.Second, "gone", func() bool { return len(a.Replicas()) == 1 })
 	})
 }
 
@@ -393,10 +394,10 @@ func TestFleetHearsAfterServerRestart(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		a, b := s.replica(MemberConfig{TTL: 2 * time.Second}), s.replica(MemberConfig{TTL: 2 * time.Second})
 		shared := func() bool { return a.Held()+b.Held() == 17 && min(a.Held(), b.Held()) == 8 }
-		s.await(20*time.Second, "shared", shared)
+		s.Await(20*time.Second, "shared", shared)
 		s.Stop()
 		s.Start()
-		s.await(5*time.Second, "shared again", shared)
+		s.Await(5*time.Second, "shared again", shared)
 		for range 60 {
 			time.Sleep(500 * time.Millisecond)
 			if !shared() {

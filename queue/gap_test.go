@@ -3,69 +3,23 @@
 package queue
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
-
-// lossy is a connection that loses some of a consumer's messages.
-type lossy struct {
-	net.Conn
-	from    *bufio.Reader
-	swallow []byte
-	out     []byte
-}
-
-func (s *lossy) Read(p []byte) (n int, err error) {
-	for len(s.out) == 0 {
-		if s.out, err = s.frame(); err != nil {
-			return 0, err
-		}
-		if bytes.Contains(s.out, []byte(" $JS.ACK.")) && bytes.Contains(s.out, s.swallow) {
-			s.out = nil
-		}
-	}
-	n = copy(p, s.out)
-	s.out = s.out[n:]
-	return n, nil
-}
-
-// frame reads one message, or one line of something else.
-func (s *lossy) frame() ([]byte, error) {
-	line, err := s.from.ReadBytes('\n')
-	fields := strings.Fields(string(line))
-	if err != nil || len(fields) < 4 || fields[0] != "MSG" && fields[0] != "HMSG" {
-		return line, err
-	}
-	size, err := strconv.Atoi(fields[len(fields)-1])
-	if err != nil {
-		return nil, err
-	}
-	frame := slices.Concat(line, make([]byte, size+2))
-	for at := len(line); at < len(frame) && err == nil; {
-		var n int
-		n, err = s.from.Read(frame[at:])
-		at += n
-	}
-	return frame, err
-}
 
 // publishBodies stores events under a user's subject.
 func (s *sim) publishBodies(q *Queue, user string, bodies ...string) {
-	s.t.Helper()
+	s.T.Helper()
 	for _, body := range bodies {
-		_, err := q.api.JetStream.PublishMsg(s.t.Context(), &nats.Msg{Subject: q.topology.Subject(user), Header: nats.Header{"Any": {"thing"}}, Data: []byte(body)})
-		s.must(err)
+		_, err := q.api.JetStream.PublishMsg(s.T.Context(), &nats.Msg{Subject: q.topology.Subject(user), Header: nats.Header{"Any": {"thing"}}, Data: []byte(body)})
+		s.Must(err)
 	}
 }
 
@@ -82,9 +36,9 @@ func TestEventThatNeverComes(t *testing.T) {
 				q := s.queue(nil)
 				s.publishBodies(q, "ann", bodies...)
 				_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), []byte("plain"))
-				s.must(err)
-				r := s.replicaOver(&line{swallow: []byte("swallowed")}, Topology{}, MemberConfig{})
-				s.await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+				s.Must(err)
+				r := s.replicaOver(&queuetest.Line{Swallow: []byte("swallowed")}, Topology{}, MemberConfig{})
+				s.Await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
 				r.mu.Lock()
 				var got, want []uint64
 				for i, by := range r.gotBy {
@@ -101,7 +55,7 @@ func TestEventThatNeverComes(t *testing.T) {
 					t.Errorf("got %v, want %v", got, want)
 				}
 				if n := r.GiveUps()[CauseGap]; n != 1 {
-					t.Errorf("%d claims were given up\n%s", n, s.log())
+					t.Errorf("%d claims were given up\n%s", n, s.Log())
 				}
 			})
 		})
@@ -114,12 +68,12 @@ func TestGapOfWhatIsGone(t *testing.T) {
 		q := s.queue(nil)
 		s.publishBodies(q, "ann", "a", "swallowed", "b")
 		stream, err := q.api.JetStream.Stream(t.Context(), workName)
-		s.must(err)
+		s.Must(err)
 		x := s.claimAll(q)
 		x.scope, x.next = allPartitions, 2
 		x.last = 1
 		q.setbacks.note(x.scope, because(CauseGap, jsapi.ErrReply), time.Now())
-		s.must(stream.DeleteMsg(t.Context(), 2))
+		s.Must(stream.DeleteMsg(t.Context(), 2))
 		h := &taker{}
 		x.deliver(h, &nats.Msg{Subject: q.topology.partitionSubject("0"), Data: []byte("b"), Reply: fmt.Sprintf("$JS.ACK.%s.%s.1.3.3.1700000000000000000.0", workName, x.consumer)})
 		if !slices.Equal(h.got, []uint64{3}) || x.err() != nil || x.next != 4 {
@@ -140,12 +94,12 @@ func TestPullAfterManyGaps(t *testing.T) {
 				body = fmt.Sprint("seen ", i)
 			}
 			_, err := q.api.JetStream.Publish(t.Context(), q.topology.Subject("ann"), []byte(body))
-			s.must(err)
+			s.Must(err)
 		}
-		r := s.replicaOver(&line{swallow: []byte("swallowed")}, Topology{}, MemberConfig{})
-		took := s.await(30*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+		r := s.replicaOver(&queuetest.Line{Swallow: []byte("swallowed")}, Topology{}, MemberConfig{})
+		took := s.Await(30*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
 		if n := r.GiveUps()[CauseGap]; n != 1 || r.GiveUps()[CausePull] != 0 || took > 5*time.Second {
-			t.Errorf("after %v: %v\n%s", took, r.GiveUps(), s.warnings())
+			t.Errorf("after %v: %v\n%s", took, r.GiveUps(), s.Warnings())
 		}
 	})
 }

@@ -55,10 +55,10 @@ func (s *Store) FirstOfGroup(ctx context.Context, death Death) (bool, error) {
 	key := "group." + group
 	right := s.api.ToWriteKey(key)
 	note := func() *nats.Msg { return &nats.Msg{Subject: s.api.KeySubject(key), Data: []byte{'1'}} }
-	_, err := s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
+	_, err := s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(DeadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
 	first := err == nil
 	if jsapi.IsWrongRevision(err) {
-		_, err = s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(deadLetterRetention))
+		_, err = s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(DeadLetterRetention))
 	}
 	if err != nil {
 		return false, fmt.Errorf("record the group of a dead letter: %w", err)

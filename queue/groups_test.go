@@ -16,7 +16,7 @@ func TestFirstOfGroup(t *testing.T) {
 		first := func(c *Store, x Death) bool {
 			t.Helper()
 			is, err := c.FirstOfGroup(t.Context(), x)
-			s.must(err)
+			s.Must(err)
 			return is
 		}
 		x, y := Death{Reason: Rejected, Status: 422, Error: "no such plan"}, Death{Reason: Rejected, Status: 422, Error: "no such user"}
@@ -33,8 +33,8 @@ func TestFirstOfGroup(t *testing.T) {
 		if n := s.info(q, kvName).State.LastSeq - written; n != 2 {
 			t.Errorf("%d renewals, want one of each replica", n)
 		}
-		m, err := q.api.ReadLast(t.Context(), kvName, "$KV.userpilot_identify.group.*")
-		s.must(err)
+		m, err := q.API().ReadLast(t.Context(), kvName, "$KV.userpilot_identify.group.*")
+		s.Must(err)
 		if !strings.Contains(string(m.Header), "Nats-TTL: 720h0m0s") {
 			t.Errorf("the key is kept as %q says", m.Header)
 		}

@@ -77,14 +77,14 @@ func (j *journal) resendThrough(userID string) uint64 {
 	if len(j.open) == 0 {
 		return 0
 	}
-	return j.open[userHash(userID)]
+	return j.open[jsapi.UserHash(userID)]
 }
 
 // begin records a merged call and blocks until the bucket has it. Calls that begin at the same time
 // share one write.
 func (j *journal) begin(ctx context.Context, userID string, last uint64) error {
 	j.mu.Lock()
-	hash := userHash(userID)
+	hash := jsapi.UserHash(userID)
 	// Also if last is smaller: then Userpilot refused the longer call, which changed nothing. If
 	// its record stayed, a successor would repeat it and start its bisection again, unaware of this
 	// call.
@@ -139,7 +139,7 @@ func (j *journal) settled(userID string, last uint64) {
 	if len(j.open) == 0 {
 		return
 	}
-	if hash := userHash(userID); j.open[hash] != 0 && j.open[hash] <= last {
+	if hash := jsapi.UserHash(userID); j.open[hash] != 0 && j.open[hash] <= last {
 		delete(j.open, hash)
 	}
 }

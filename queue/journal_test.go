@@ -15,14 +15,15 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 var made = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 
 func (s *sim) journal(kv jetstream.KeyValue, created time.Time) *journal {
-	s.t.Helper()
-	j, err := openJournal(s.t.Context(), kv, "3", created, s.oldest)
-	s.must(err)
+	s.T.Helper()
+	j, err := openJournal(s.T.Context(), kv, "3", created, s.oldest)
+	s.Must(err)
 	return j
 }
 
@@ -38,13 +39,13 @@ func TestJournalRemembers(t *testing.T) {
 		}
 		reaches("nothing yet", made, 0, 0)
 		j := s.journal(kv, made)
-		s.must(j.begin(t.Context(), "ann", 5))
+		s.Must(j.begin(t.Context(), "ann", 5))
 		reaches("one", made, 5, 0)
-		s.must(j.begin(t.Context(), "bob", 7))
+		s.Must(j.begin(t.Context(), "bob", 7))
 		reaches("two", made, 5, 7)
-		s.must(j.begin(t.Context(), "ann", 4))
+		s.Must(j.begin(t.Context(), "ann", 4))
 		reaches("fewer, after a refusal", made, 4, 7)
-		s.must(j.begin(t.Context(), "ann", 9))
+		s.Must(j.begin(t.Context(), "ann", 9))
 		reaches("more", made, 9, 7)
 		j.settled("ann", 8)
 		if j.resendThrough("ann") != 9 {
@@ -54,7 +55,7 @@ func TestJournalRemembers(t *testing.T) {
 		if j.resendThrough("ann") != 0 {
 			t.Error("not forgotten after its settlement")
 		}
-		s.must(j.begin(t.Context(), "bob", 11))
+		s.Must(j.begin(t.Context(), "bob", 11))
 		reaches("the next write forgets", made, 0, 11)
 		reaches("a stream made anew", made.Add(1), 0, 0)
 		s.oldest = 11
@@ -68,9 +69,9 @@ func TestJournalRemembers(t *testing.T) {
 func TestJournalHashesUsers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		kv := s.bucket(s.queue(nil))
-		s.must(s.journal(kv, made).begin(t.Context(), "ann@example.com", 5))
+		s.Must(s.journal(kv, made).begin(t.Context(), "ann@example.com", 5))
 		entry, err := kv.Get(t.Context(), "merge.3")
-		s.must(err)
+		s.Must(err)
 		if strings.Contains(string(entry.Value()), "ann") {
 			t.Errorf("the record is %s", entry.Value())
 		}
@@ -80,12 +81,12 @@ func TestJournalHashesUsers(t *testing.T) {
 // Calls that start together share writes, and a call that is already recorded needs none.
 func TestJournalGroupsWrites(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queue(&line{delay: func() time.Duration { return 5 * time.Millisecond }})
+		q := s.queue(&queuetest.Line{Delay: func() time.Duration { return 5 * time.Millisecond }})
 		written := func() uint64 { return s.info(q, "KV_userpilot_identify").State.LastSeq }
 		j := s.journal(s.bucket(q), made)
 		before := written()
 		var wg sync.WaitGroup
-		ctx := s.soon(time.Minute)
+		ctx := s.Soon(time.Minute)
 		for i := range 64 {
 			wg.Go(func() {
 				if err := j.begin(ctx, fmt.Sprint(i), 5); err != nil {
@@ -98,8 +99,8 @@ func TestJournalGroupsWrites(t *testing.T) {
 			t.Errorf("%d writes for 64 calls that began together", n)
 		}
 		before = written()
-		s.must(j.begin(t.Context(), "7", 5))
-		s.must(j.begin(t.Context(), "7", 5))
+		s.Must(j.begin(t.Context(), "7", 5))
+		s.Must(j.begin(t.Context(), "7", 5))
 		if n := written() - before; n != 0 {
 			t.Errorf("%d writes for what is known", n)
 		}
@@ -112,7 +113,7 @@ func TestJournalOfTheLastHolder(t *testing.T) {
 		kv := s.bucket(s.queue(nil))
 		for last := range uint64(3) { // on an empty key, and on an existing one
 			old, next := s.journal(kv, made), s.journal(kv, made)
-			s.must(next.begin(t.Context(), "ann", last+1))
+			s.Must(next.begin(t.Context(), "ann", last+1))
 			if err := old.begin(t.Context(), "bob", 12); !jsapi.IsWrongRevision(err) {
 				t.Errorf("got %v", err)
 			}
@@ -127,12 +128,12 @@ func TestJournalDamaged(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		kv := s.bucket(s.queue(nil))
 		_, err := kv.PutString(t.Context(), "merge.3", `{"stream":"secret`)
-		s.must(err)
+		s.Must(err)
 		j := s.journal(kv, made)
 		if j.damage == nil || !strings.Contains(j.damage.Error(), "merge.3") || strings.Contains(j.damage.Error(), "secret") {
 			t.Errorf("got %v", j.damage)
 		}
-		s.must(j.begin(t.Context(), "ann", 5))
+		s.Must(j.begin(t.Context(), "ann", 5))
 		if again := s.journal(kv, made); again.damage != nil || again.resendThrough("ann") != 5 {
 			t.Errorf("after a new write: %v", again.damage)
 		}
@@ -145,9 +146,9 @@ func TestAcknowledgementsAsRecords(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		plant := func(key string) {
-			s.must(q.api.NATS.PublishRequest(q.topology.Subject("ann"), q.api.KeySubject(key), []byte(`{"user_id":"ann"}`)))
+			s.Must(q.api.NATS.PublishRequest(q.topology.Subject("ann"), q.api.KeySubject(key), []byte(`{"user_id":"ann"}`)))
 		}
-		for _, p := range q.topology.partitions() {
+		for _, p := range q.topology.PartitionNames() {
 			plant("merge." + p)
 		}
 		for range 5 {
@@ -156,27 +157,27 @@ func TestAcknowledgementsAsRecords(t *testing.T) {
 		for i := range shards {
 			plant(shardKey(i))
 		}
-		s.await(time.Minute, "planted", func() bool {
-			return s.info(q, "KV_"+q.topology.Bucket()).State.Msgs >= uint64(len(q.topology.partitions())+5+shards)
+		s.Await(time.Minute, "planted", func() bool {
+			return s.info(q, "KV_"+q.topology.Bucket()).State.Msgs >= uint64(len(q.topology.PartitionNames())+5+shards)
 		})
 		r := s.replica(MemberConfig{})
-		s.await(15*time.Second, "all claimed", func() bool { return r.Held() == len(q.topology.partitions()) })
-		if n := strings.Count(s.log(), "record of merged calls in the key merge."); n != len(q.topology.partitions()) {
-			t.Errorf("logged %d damaged records\n%s", n, s.log())
+		s.Await(15*time.Second, "all claimed", func() bool { return r.Held() == len(q.topology.PartitionNames()) })
+		if n := strings.Count(s.Log(), "record of merged calls in the key merge."); n != len(q.topology.PartitionNames()) {
+			t.Errorf("logged %d damaged records\n%s", n, s.Log())
 		}
-		s.must(r.stop())
+		s.Must(r.stop())
 	})
 }
 
 // A caller that waits for another one's write can be cancelled.
 func TestJournalBeginEndsWithContext(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		l := &line{}
+		l := &queuetest.Line{}
 		q := s.queue(l)
 		j := s.journal(s.bucket(q), made)
-		l.silent.Store(true)
+		l.Silent.Store(true)
 		var wg sync.WaitGroup
-		soon := s.soon(time.Minute)
+		soon := s.Soon(time.Minute)
 		wg.Go(func() {
 			if err := j.begin(soon, "ann", 5); err == nil {
 				t.Error("recorded without an answer")

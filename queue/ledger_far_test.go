@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // demand is a pattern of which replicas want slots, and when.
@@ -82,7 +84,7 @@ func (c reach) measure(t *testing.T, s *sim, trips []time.Duration, n int, name 
 		if trip > 200*time.Millisecond {
 			used = 0.9
 		}
-		q := s.queueAt(awayBy(trip, []float64{0.5, 0.1, 0.9}[i%3], 0.2))
+		q := s.queueAt(queuetest.AwayBy(trip, []float64{0.5, 0.1, 0.9}[i%3], 0.2))
 		living := make([]Replica, n)
 		q.replicas.Store(&living)
 		ledgers[i] = q.NewLedger(c.r, 0)

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 var (
@@ -48,7 +50,7 @@ type ledgerStorm struct {
 // stormed is one replica.
 type stormed struct {
 	*Ledger
-	line *line
+	line *queuetest.Line
 	trip *atomic.Int64
 	end  func(peace bool)
 }
@@ -86,7 +88,7 @@ func (x *ledgerStorm) run(t *testing.T) {
 		t.Errorf("%d calls in a window of %s", most, x.rate)
 	}
 	if used < 0.7 {
-		t.Errorf("%.0f%% are used when all is quiet: %s", 100*used, x.log())
+		t.Errorf("%.0f%% are used when all is quiet: %s", 100*used, x.Log())
 	}
 }
 
@@ -112,9 +114,9 @@ func (x *ledgerStorm) strike() {
 		x.fleet = append(x.fleet[:k], x.fleet[k+1:]...)
 		r.end(n == 1)
 	case 3, 4, 5:
-		r.line.loses.Store(true)
+		r.line.Loses.Store(true)
 	case 6:
-		r.line.breaks.Store(true)
+		r.line.Breaks.Store(true)
 	case 7, 8:
 		r.trip.Store(x.random.Int64N(int64(400 * time.Millisecond)))
 	case 9:
@@ -130,12 +132,12 @@ func (x *ledgerStorm) meddle() {
 	key, kv := shardKey(x.random.IntN(shards)), x.bucket(x.queue(nil))
 	switch x.random.IntN(3) {
 	case 0:
-		x.must(kv.Delete(x.t.Context(), key))
+		x.Must(kv.Delete(x.T.Context(), key))
 	case 1:
-		x.must(kv.Purge(x.t.Context(), key))
+		x.Must(kv.Purge(x.T.Context(), key))
 	default:
-		_, err := kv.PutString(x.t.Context(), key, "?")
-		x.must(err)
+		_, err := kv.PutString(x.T.Context(), key, "?")
+		x.Must(err)
 	}
 	time.Sleep(5 * time.Second) // a replica that joins before others have noticed takes the key for a new one
 }
@@ -147,13 +149,13 @@ func (x *ledgerStorm) join(busy float64, waiting int) {
 	out := x.random.Float64()
 	way := func(part float64) func() time.Duration {
 		return func() time.Duration {
-			if time.Now().UnixNano() == r.line.dialled.Load() {
+			if time.Now().UnixNano() == r.line.Dialled.Load() {
 				return 0 // nats.go holds a mutex while it connects, and fake time does not advance meanwhile
 			}
 			return time.Duration(float64(r.trip.Load()) * part * (0.8 + 0.4*rand.Float64()))
 		}
 	}
-	r.line = &line{away: &distance{out: way(out), back: way(1 - out), step: &x.drift}}
+	r.line = &queuetest.Line{Away: &queuetest.Distance{Out: way(out), Back: way(1 - out), Step: &x.drift}}
 	if x.keys {
 		busy = 1 // some replica always notices
 	}
@@ -167,7 +169,7 @@ func (x *ledgerStorm) join(busy float64, waiting int) {
 			<-ended
 			r.Close(context.Background())
 		}
-		r.line.cut.Store(true)
+		r.line.Cut.Store(true)
 		r.q.api.NATS.Close()
 	}
 	x.fleet = append(x.fleet, r)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // spending records when slots were taken.
@@ -124,7 +126,7 @@ func TestLedgersFarAway(t *testing.T) {
 		defer cancel()
 		for _, distance := range []time.Duration{0, 20 * time.Millisecond, 80 * time.Millisecond, 150 * time.Millisecond} {
 			x.wg.Go(func() {
-				q := s.queueAt(awayBy(distance, rand.Float64(), 0.5))
+				q := s.queueAt(queuetest.AwayBy(distance, rand.Float64(), 0.5))
 				for ctx.Err() == nil { // all have work now and then, and restart normally
 					some, cancel := context.WithTimeout(ctx, rand.N(10*time.Second))
 					l := q.NewLedger(r, 0)
@@ -149,7 +151,7 @@ func TestLedgerSlowReading(t *testing.T) {
 		defer cancel()
 		var slow atomic.Bool // not while they connect: nats.go gives up after two seconds
 		for range 3 {
-			l := &line{delay: func() time.Duration {
+			l := &queuetest.Line{Delay: func() time.Duration {
 				if slow.Load() && rand.IntN(50) == 0 {
 					return rand.N(3 * time.Second)
 				}
@@ -297,7 +299,7 @@ func TestLedgerWrongRecords(t *testing.T) {
 				q := s.queue(nil)
 				for i := range shards {
 					_, err := s.bucket(q).PutString(t.Context(), shardKey(i), c.record())
-					s.must(err)
+					s.Must(err)
 				}
 				begun := time.Now()
 				x := newSpending()
@@ -318,8 +320,8 @@ func TestLedgerWrongRecords(t *testing.T) {
 				if first := x.calls[0]; first < r.Window || first > r.Window+2*MaxAhead {
 					t.Errorf("the next slot came after %v, want %v or a little more", first, r.Window)
 				}
-				if !s.logged(c.logged) || s.logged("secret") || strings.Count(s.log(), early) > 2 {
-					t.Error(s.log(), time.Since(begun))
+				if !s.Logged(c.logged) || s.Logged("secret") || strings.Count(s.Log(), early) > 2 {
+					t.Error(s.Log(), time.Since(begun))
 				}
 			})
 		})
@@ -337,11 +339,11 @@ func TestLedgerOneDamagedKey(t *testing.T) {
 		x.wg.Go(func() { x.spend(ctx, l, 64) })
 		time.Sleep(time.Minute)
 		_, err := s.bucket(l.q).PutString(t.Context(), shardKey(3), "?")
-		s.must(err)
+		s.Must(err)
 		x.wg.Wait()
 		x.check(t, r, 0.97)
-		if !s.logged("key=ledger.3 bucket=userpilot_identify") {
-			t.Error(s.log())
+		if !s.Logged("key=ledger.3 bucket=userpilot_identify") {
+			t.Error(s.Log())
 		}
 	})
 }
@@ -358,7 +360,7 @@ func TestLedgerDeletedKeys(t *testing.T) {
 		}
 		time.Sleep(35 * time.Second)
 		for i := range shards {
-			s.must(s.bucket(s.queue(nil)).Delete(t.Context(), shardKey(i)))
+			s.Must(s.bucket(s.queue(nil)).Delete(t.Context(), shardKey(i)))
 		}
 		x.wg.Wait()
 		x.check(t, r, 0.8)
@@ -386,9 +388,9 @@ func TestLedgerRecord(t *testing.T) {
 		q := s.queue(nil)
 		takes(q.NewLedger(Rate{600, time.Minute}, 3), time.Millisecond)
 		keys, err := s.bucket(q).Keys(t.Context())
-		s.must(err)
+		s.Must(err)
 		entry, err := s.bucket(q).Get(t.Context(), keys[0])
-		s.must(err)
+		s.Must(err)
 		if !strings.HasPrefix(keys[0], "ledger.") || !strings.Contains(string(entry.Value()), `"rate":"600/1m"`) {
 			t.Errorf("the record in %s is %s", keys[0], entry.Value())
 		}
@@ -496,12 +498,12 @@ func TestLedgerHeedsChanges(t *testing.T) {
 // A request that is lost with its connection is not waited for: the answer will never come.
 func TestLedgerAfterALostRequest(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
-		l := &line{}
+		l := &queuetest.Line{}
 		ledger := s.queue(l).NewLedger(Rate{Calls: 100, Window: time.Second}, 1)
 		if _, err := ledger.Take(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
-		l.breaks.Store(true)
+		l.Breaks.Store(true)
 		begun := time.Now()
 		if _, err := ledger.Take(t.Context(), 1); err != nil {
 			t.Fatal(err)
@@ -525,12 +527,14 @@ func TestLedgerWrites(t *testing.T) {
 				watching := s.queue(nil)
 				var tries atomic.Int64
 				_, err := watching.api.NATS.Subscribe(watching.api.KeySubject(ledgerKey+"*"), func(*nats.Msg) { tries.Add(1) })
-				s.must(err)
+				s.Must(err)
 				x := newSpending()
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+long)
 				defer cancel()
 				for range c.replicas {
-					x.wg.Go(func() { x.spend(ctx, s.queueAt(awayBy(500*time.Microsecond, 0.5, 0.5)).NewLedger(c.r, 0), 64) })
+					x.wg.Go(func() {
+						x.spend(ctx, s.queueAt(queuetest.AwayBy(500*time.Microsecond, 0.5, 0.5)).NewLedger(c.r, 0), 64)
+					})
 				}
 				time.Sleep(10 * time.Second) // until each has its part
 				before, refused := s.info(watching, "KV_userpilot_identify").State.LastSeq, tries.Load()
@@ -554,7 +558,7 @@ func TestLedgerRestarts(t *testing.T) {
 		x := newSpending()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		q := s.queueAt(awayBy(5*time.Millisecond, 0.9, 0.2))
+		q := s.queueAt(queuetest.AwayBy(5*time.Millisecond, 0.9, 0.2))
 		for ctx.Err() == nil {
 			some, cancel := context.WithTimeout(ctx, rand.N(2*time.Second))
 			x.spend(some, q.NewLedger(r, 0), 64)
@@ -569,7 +573,7 @@ func TestLedgerClose(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{60, time.Minute}
 		x := newSpending()
-		q := s.queueAt(awayBy(150*time.Millisecond, 0.5, 0.2))
+		q := s.queueAt(queuetest.AwayBy(150*time.Millisecond, 0.5, 0.2))
 		for range 20 {
 			l := q.NewLedger(r, 0)
 			for range 4 {
@@ -607,15 +611,15 @@ func TestLedgerTells(t *testing.T) {
 		}
 		s.Start()
 		if n := takes(l, 10*time.Second); n < 50 || l.Trouble() != "" {
-			t.Errorf("%d calls, trouble %q: %s", n, l.Trouble(), s.log())
+			t.Errorf("%d calls, trouble %q: %s", n, l.Trouble(), s.Log())
 		}
-		far := s.queueAt(awayBy(1600*time.Millisecond, 0.5, 0)).NewLedger(Rate{600, time.Minute}, 0)
+		far := s.queueAt(queuetest.AwayBy(1600*time.Millisecond, 0.5, 0)).NewLedger(Rate{600, time.Minute}, 0)
 		x := newSpending()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		x.spend(ctx, far, 64)
-		if n := x.count(); n < 400 || !strings.HasPrefix(far.Advice(), "the round trip to NATS takes 1.6s") || !s.logged(far.Advice()) {
-			t.Errorf("%d calls, advice %q, %s", n, far.Advice(), s.log())
+		if n := x.count(); n < 400 || !strings.HasPrefix(far.Advice(), "the round trip to NATS takes 1.6s") || !s.Logged(far.Advice()) {
+			t.Errorf("%d calls, advice %q, %s", n, far.Advice(), s.Log())
 		}
 	})
 }

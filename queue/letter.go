@@ -1,12 +1,14 @@
 package queue
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -48,13 +50,13 @@ type DeadLetter struct {
 // Printable makes text fit to be shown: one line of printable characters, at most 1 KiB.
 func Printable(text string) string { return jsapi.Clean(text) }
 
-// clockError is how far a worker's clock may be ahead of the server's and still be believed.
-const clockError = time.Minute
+// ClockError is how far a worker's clock may be ahead of the server's and still be believed.
+const ClockError = time.Minute
 
-// readLetter parses the parts of a scanned message that filters and statistics need; complete
+// ReadLetter parses the parts of a scanned message that filters and statistics need; complete
 // parses the rest. Anyone with the permission may have stored the message, so unreadable fields
 // stay zero.
-func readLetter(m *nats.Msg) (*DeadLetter, error) {
+func ReadLetter(m *nats.Msg) (*DeadLetter, error) {
 	h := m.Header
 	id, err := strconv.ParseUint(h.Get(jetstream.SequenceHeader), 10, 64)
 	if err != nil {
@@ -63,31 +65,31 @@ func readLetter(m *nats.Msg) (*DeadLetter, error) {
 	l := &DeadLetter{
 		ID: id, Header: h, Body: m.Data,
 		Death: Death{
-			Reason: Reason(jsapi.Clean(h.Get(headerReason))), Status: jsapi.Atoi(h.Get(headerStatus)),
-			Error: jsapi.Clean(h.Get(headerError)), User: h.Get(headerUser),
+			Reason: Reason(jsapi.Clean(h.Get(HeaderReason))), Status: jsapi.Atoi(h.Get(headerStatus)),
+			Error: jsapi.Clean(h.Get(headerError)), User: h.Get(HeaderUser),
 		},
 	}
 	if l.User == "" {
 		l.User = userOf(m.Data)
 	}
 	l.At, _ = time.Parse(time.RFC3339Nano, h.Get(jetstream.TimeStampHeaer))
-	if at, err := time.Parse(time.RFC3339Nano, h.Get(headerAt)); err == nil && at.Before(l.At.Add(clockError)) {
+	if at, err := time.Parse(time.RFC3339Nano, h.Get(HeaderAt)); err == nil && at.Before(l.At.Add(ClockError)) {
 		l.At = at.UTC()
 	}
 	return l, nil
 }
 
 // complete parses the remaining fields. It must be called at most once.
-func (l *DeadLetter) complete(t Topology) {
+func (l *DeadLetter) Complete(t Topology) {
 	h := nats.Header(l.Header)
 	l.Letter = letterOf(t, h.Get(jetstream.SubjectHeader))
 	l.Partition, l.Code, l.RequestID = jsapi.Clean(h.Get(headerPartition)), jsapi.Clean(h.Get(headerCode)), jsapi.Clean(h.Get(headerRequestID))
-	l.Attempts, l.Replays, l.History = jsapi.Atoi(h.Get(headerAttempts)), replays(h), shortHistory(h[headerHistory])
+	l.Attempts, l.Replays, l.History = jsapi.Atoi(h.Get(headerAttempts)), replays(h), shortHistory(h[HeaderHistory])
 	l.Origin = l.Letter
-	if origin, err := ParsePosition(h.Get(headerOrigin)); err == nil {
+	if origin, err := ParsePosition(h.Get(HeaderOrigin)); err == nil {
 		l.Origin, l.Tracked = origin, true
 	}
-	l.Published, _ = time.Parse(time.RFC3339Nano, h.Get(headerPublishedAt))
+	l.Published, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderPublishedAt))
 	maps.DeleteFunc(h, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") })
 }
 
@@ -96,4 +98,56 @@ func userOf(body []byte) (user string) {
 	defer func() { _ = recover() }()
 	event, _ := userpilot.Parse(body)
 	return event.UserID()
+}
+
+// summary describes this death in one line.
+func (l *DeadLetter) Summary() string {
+	line := l.At.UTC().Format("2006-01-02T15:04:05Z ") + string(l.Reason)
+	if l.Status != 0 {
+		line += fmt.Sprint(" ", l.Status)
+	}
+	if l.Code != "" {
+		line += " " + l.Code
+	}
+	if l.Error != "" {
+		line += ": " + l.Error
+	}
+	return line
+}
+
+// user is the user of the letter, or empty if it cannot be read.
+func (l *DeadLetter) UserID() string {
+	if l.User != "" {
+		return l.User
+	}
+	if users := UserIDs(l.Body); len(users) == 1 {
+		return users[0]
+	}
+	return ""
+}
+
+// UserIDs reads the users that a body names, up to its first error. The body need not be an
+// identify.
+func UserIDs(body []byte) (users []string) {
+	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	if first, err := d.ReadToken(); err != nil || first.Kind() != '{' {
+		return nil
+	}
+	for {
+		name, err := d.ReadToken()
+		if err != nil || name.Kind() != '"' {
+			return users
+		}
+		if name.String() != "user_id" || d.PeekKind() != '"' {
+			if err := d.SkipValue(); err != nil {
+				return users
+			}
+			continue
+		}
+		value, err := d.ReadToken()
+		if err != nil {
+			return users
+		}
+		users = append(users, value.String())
+	}
 }

@@ -32,6 +32,10 @@ type MemberConfig struct {
 	Burst int
 	// OwnRate is a limit that applies to this replica alone. It is shown to operators.
 	OwnRate Rate
+	// Permissions are those that the replica's user needs. Without one of them the replica stays out
+	// of the fleet: it would call Userpilot but could not settle, or keep partitions from replicas
+	// that can. Default [FleetPermissions].
+	Permissions []jsapi.Permission
 	// Prepare is called before the replica joins, and again each time before it rejoins. An error
 	// keeps it out of the fleet for a while. Nil prepares nothing.
 	Prepare func(context.Context) error
@@ -48,6 +52,9 @@ func (m MemberConfig) withDefaults(t Topology) (MemberConfig, error) {
 		if t.Replicas > 1 {
 			m.TTL = 15 * time.Second
 		}
+	}
+	if m.Permissions == nil {
+		m.Permissions = FleetPermissions(t)
 	}
 	if m.TTL < 2*time.Second || m.TTL > maxMemberTTL || m.TTL%time.Second != 0 {
 		return m, errors.New("member-ttl: must be whole seconds, from 2s to 10m")
@@ -97,7 +104,7 @@ type member struct {
 }
 
 // join creates the member's key. It blocks for a few round trips.
-func (q *Queue) join(ctx context.Context, config MemberConfig) (*member, error) {
+func (q *Queue) Join(ctx context.Context, config MemberConfig) (*member, error) {
 	kv, err := q.api.OpenBucket(ctx)
 	if err != nil {
 		return nil, err
@@ -254,7 +261,7 @@ func consumerName(member, partition string, n int) string {
 // holder parses a consumer's name. ok is false if no worker can have created that name.
 func (t Topology) holder(consumer string) (member, partition string, ok bool) {
 	parts := strings.Split(consumer, "_")
-	if len(parts) != 3 || len(parts[0]) != memberIDLength || parts[1] != allPartitions && !slices.Contains(t.partitions(), parts[1]) {
+	if len(parts) != 3 || len(parts[0]) != memberIDLength || parts[1] != allPartitions && !slices.Contains(t.PartitionNames(), parts[1]) {
 		return "", "", false
 	}
 	_, err := strconv.Atoi(parts[2])

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 func TestMemberConfig(t *testing.T) {
@@ -41,10 +42,10 @@ func TestMemberConfig(t *testing.T) {
 
 // gone reports whether a member's key cannot belong to a live member.
 func (s *sim) gone(q *Queue, id string) bool {
-	s.t.Helper()
-	s.must(q.api.Clock.Read(s.t.Context()))
-	x, err := readMember(s.t.Context(), q.api, id)
-	s.must(err)
+	s.T.Helper()
+	s.Must(q.api.Clock.Read(s.T.Context()))
+	x, err := readMember(s.T.Context(), q.api, id)
+	s.Must(err)
 	return !x.expiry().After(q.api.Clock.Now())
 }
 
@@ -55,7 +56,7 @@ func TestHolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, partition := range topology.partitions() {
+	for _, partition := range topology.PartitionNames() {
 		if member, what, ok := topology.holder(consumerName(id, partition, 12)); !ok || member != id || what != partition {
 			t.Errorf("%s: read as %q, %q, %v", partition, member, what, ok)
 		}
@@ -98,9 +99,9 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 	for _, ttl := range []time.Duration{2 * time.Second, 5 * time.Second, 15 * time.Second} {
 		t.Run(ttl.String(), func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
-				l := &line{}
-				m, err := s.queue(l).join(t.Context(), MemberConfig{TTL: ttl})
-				s.must(err)
+				l := &queuetest.Line{}
+				m, err := s.queue(l).Join(t.Context(), MemberConfig{TTL: ttl})
+				s.Must(err)
 				lapsed := make(chan time.Time, 1)
 				go func() {
 					if err := m.heartbeat(t.Context()); err == nil {
@@ -109,9 +110,9 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 					lapsed <- time.Now()
 				}()
 				time.Sleep(10*ttl + 123*time.Millisecond)
-				l.silent.Store(true)
+				l.Silent.Store(true)
 				renewed := m.validity.renewed.Load().monotonic
-				if d := receive(s, "lapsed", lapsed).Sub(renewed); d > ttl || d < ttl*3/4 {
+				if d := queuetest.Receive(s, "lapsed", lapsed).Sub(renewed); d > ttl || d < ttl*3/4 {
 					t.Errorf("calls end %v after the last renewal, the key after %v", d, ttl)
 				}
 				if _, err := s.bucket(s.queue(nil)).Get(t.Context(), jsapi.MemberKey+m.id); err != nil && time.Since(renewed) < ttl {
@@ -125,27 +126,27 @@ func TestKeepEndsBeforeTheKey(t *testing.T) {
 // A member's key disappears with it: at once when it leaves, otherwise after the TTL.
 func TestMemberGone(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
-		s.must(err)
-		other, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
-		s.must(err)
-		s.must(other.q.api.Clock.Read(t.Context()))
+		m, err := s.queue(nil).Join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.Must(err)
+		other, err := s.queue(nil).Join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.Must(err)
+		s.Must(other.q.api.Clock.Read(t.Context()))
 		gone := func() bool { return s.gone(other.q, m.id) }
 		time.Sleep(4 * time.Second)
-		s.must(m.renew(t.Context())) // keeps the TTL
+		s.Must(m.renew(t.Context())) // keeps the TTL
 		time.Sleep(4 * time.Second)
 		if gone() {
 			t.Error("gone although the member renewed it")
 		}
-		if d := s.await(10*time.Second, "gone", gone); d > 3*time.Second {
+		if d := s.Await(10*time.Second, "gone", gone); d > 3*time.Second {
 			t.Errorf("gone %v after its expiry", d)
 		}
 		if err := m.renew(t.Context()); !jsapi.IsWrongRevision(err) {
 			t.Errorf("an expired member renewed: %v", err)
 		}
-		third, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
-		s.must(err)
-		s.must(third.leave(t.Context()))
+		third, err := s.queue(nil).Join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.Must(err)
+		s.Must(third.leave(t.Context()))
 		if !s.gone(other.q, third.id) {
 			t.Error("the member left, but its key is still there")
 		}
@@ -155,13 +156,13 @@ func TestMemberGone(t *testing.T) {
 // A key that the server fails to remove counts for twice its TTL.
 func TestMemberStuck(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
-		s.must(err)
-		s.must(m.q.api.Clock.Read(t.Context()))
+		m, err := s.queue(nil).Join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.Must(err)
+		s.Must(m.q.api.Clock.Read(t.Context()))
 		dead := nuid.Next()
 		for value, lives := range map[string]time.Duration{`{"ttl":5000000000}`: 10 * time.Second, `{"rate":{"of":"tomorrow"},"ttl":5000000000}`: 10 * time.Second, `damaged`: 2 * maxMemberTTL, `{"ttl":-1}`: 2 * maxMemberTTL} {
 			_, err = m.kv.PutString(t.Context(), jsapi.MemberKey+dead, value)
-			s.must(err)
+			s.Must(err)
 			time.Sleep(lives - time.Second)
 			if s.gone(m.q, dead) {
 				t.Errorf("%s: gone too early", value)
@@ -176,10 +177,10 @@ func TestMemberStuck(t *testing.T) {
 
 func TestMemberRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		m, err := s.queue(nil).join(context.WithoutCancel(t.Context()), MemberConfig{TTL: 5 * time.Second, Version: "v1.2.3"})
-		s.must(err)
+		m, err := s.queue(nil).Join(context.WithoutCancel(t.Context()), MemberConfig{TTL: 5 * time.Second, Version: "v1.2.3"})
+		s.Must(err)
 		entry, err := m.kv.Get(t.Context(), jsapi.MemberKey+m.id)
-		s.must(err)
+		s.Must(err)
 		if !strings.Contains(string(entry.Value()), `"version":"v1.2.3"`) {
 			t.Errorf("the record is %s", entry.Value())
 		}
@@ -190,18 +191,18 @@ func TestMemberRecord(t *testing.T) {
 // continues; its membership has expired only if the key is gone.
 func TestKeepAfterALostAnswer(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 5 * time.Second})
-		s.must(err)
+		m, err := s.queue(nil).Join(t.Context(), MemberConfig{TTL: 5 * time.Second})
+		s.Must(err)
 		kept := make(chan error, 1)
 		go func() { kept <- m.heartbeat(t.Context()) }()
 		time.Sleep(3 * time.Second)
 		// Like its own lost renewal, except for the sender.
 		_, err = m.q.api.JetStream.Publish(t.Context(), m.q.api.KeySubject(jsapi.MemberKey+m.id), []byte(`{"ttl":5000000000}`), jetstream.WithMsgTTL(5*time.Second))
-		s.must(err)
+		s.Must(err)
 		time.Sleep(time.Minute)
-		s.must(m.validity.check())
-		s.must(m.kv.Delete(t.Context(), jsapi.MemberKey+m.id))
-		if err := receive(s, "lapsed", kept); !errors.Is(err, errKeyGone) {
+		s.Must(m.validity.check())
+		s.Must(m.kv.Delete(t.Context(), jsapi.MemberKey+m.id))
+		if err := queuetest.Receive(s, "lapsed", kept); !errors.Is(err, errKeyGone) {
 			t.Errorf("the key was deleted, and heartbeat returned %v", err)
 		}
 	})
@@ -212,17 +213,17 @@ func TestReportIsFresh(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		changed := make(chan struct{})
 		hold := ""
-		m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: 10 * time.Minute, Changed: changed, Report: func() Report {
+		m, err := s.queue(nil).Join(t.Context(), MemberConfig{TTL: 10 * time.Minute, Changed: changed, Report: func() Report {
 			return Report{Key: "1a2b3c4d", Hold: hold, HoldSince: time.Now().Add(-time.Hour)}
 		}})
-		s.must(err)
+		s.Must(err)
 		go func() { _ = m.heartbeat(t.Context()) }()
 		time.Sleep(time.Second)
 		hold = "unauthorized"
 		changed <- struct{}{}
 		time.Sleep(100 * time.Millisecond)
-		status, err := NewInspector(m.q).Status(t.Context())
-		s.must(err)
+		status, err := ReadFleet(t.Context(), m.q)
+		s.Must(err)
 		if n := len(status.Replicas); n != 1 {
 			t.Fatalf("%d replicas", n)
 		}

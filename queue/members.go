@@ -3,6 +3,8 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -80,4 +82,52 @@ func replicaOf(id string, m *jsapi.StoredMessage) Replica {
 	r := readReplica(id, m.Data, m.Time)
 	r.revision, r.left = m.Sequence, m.IsMarker()
 	return r
+}
+
+// FleetState is the state of a fleet in its bucket.
+type FleetState struct {
+	Time          time.Time // the server's time of the reading
+	Replicas      []Replica // those that may be alive, oldest first
+	CooldownUntil time.Time // zero if there is none
+}
+
+// ReadFleet reads the state of a fleet from outside of it. It blocks for two round trips, and for one
+// more per five hundred members.
+func ReadFleet(ctx context.Context, q *Queue) (*FleetState, error) {
+	api := q.API()
+	bucket, err := memberInfo(ctx, api)
+	if err != nil {
+		return nil, err
+	}
+	cooldown := api.KeySubject(quietKey)
+	keys, err := api.ReadKeys(ctx, append(slices.Collect(maps.Keys(bucket.State.Subjects)), cooldown))
+	if err != nil {
+		return nil, fmt.Errorf("read the bucket %s: %w", q.Topology().Bucket(), err)
+	}
+	s := &FleetState{Time: bucket.Time, Replicas: []Replica{}, CooldownUntil: cooldownEnd(keys[cooldown], bucket.Time)}
+	delete(keys, cooldown)
+	for subject, m := range keys {
+		if r := replicaOf(memberID(subject), m); r.expiry().After(bucket.Time) {
+			s.Replicas = append(s.Replicas, r)
+		}
+	}
+	slices.SortFunc(s.Replicas, func(a, b Replica) int { return a.Joined.Compare(b.Joined) })
+	return s, nil
+}
+
+// Unclaimed lists the partitions that none of the replicas owns.
+func Unclaimed(partitions int, replicas []Replica) []string {
+	held := map[string]bool{}
+	for _, r := range replicas {
+		for _, p := range r.Partitions {
+			held[p] = true
+		}
+	}
+	free := []string{}
+	for _, p := range (Topology{Partitions: partitions}).PartitionNames() {
+		if !held[p] {
+			free = append(free, p)
+		}
+	}
+	return free
 }

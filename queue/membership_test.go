@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // Half a view of the fleet could lack the slowest rate: if one member cannot be read, the view is
@@ -15,8 +17,8 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 		fast, slow := Rate{600, time.Minute}, Rate{60, time.Minute}
 		q, near := s.queue(nil), s.queue(nil)
 		join := func(q *Queue, rate Rate) *member {
-			m, err := q.join(t.Context(), MemberConfig{TTL: time.Minute, Rate: rate})
-			s.must(err)
+			m, err := q.Join(t.Context(), MemberConfig{TTL: time.Minute, Rate: rate})
+			s.Must(err)
 			return m
 		}
 		r := newMembership(join(q, fast))
@@ -25,7 +27,7 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 			config := s.info(near, kvName).Config
 			config.AllowDirect = allowed
 			_, err := near.api.JetStream.UpdateStream(t.Context(), config)
-			s.must(err)
+			s.Must(err)
 		}
 		direct(false)
 		if _, err := r.refresh(t.Context()); err == nil || q.others.Load() != nil || len(q.Replicas()) != 0 {
@@ -33,7 +35,7 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 		}
 		direct(true)
 		_, err := r.refresh(t.Context())
-		s.must(err)
+		s.Must(err)
 		direct(false)
 		join(near, fast)
 		if _, err := r.refresh(t.Context()); err == nil || len(q.Replicas()) != 2 {
@@ -50,19 +52,19 @@ func TestRosterOfWhichAPartCannotBeRead(t *testing.T) {
 func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		m, err := q.join(t.Context(), MemberConfig{TTL: time.Minute})
-		s.must(err)
+		m, err := q.Join(t.Context(), MemberConfig{TTL: time.Minute})
+		s.Must(err)
 		f := q.newFleet(t.Context(), m, &taker{}, nil)
-		s.must(f.look(t.Context()))
-		holder, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: time.Minute})
-		s.must(err)
+		s.Must(f.look(t.Context()))
+		holder, err := s.queue(nil).Join(t.Context(), MemberConfig{TTL: time.Minute})
+		s.Must(err)
 		time.Sleep(maxRebalanceDelay)
 		consumer := consumerName(holder.id, "0", 1)
 		free := func() bool {
 			stream, err := q.api.Stream(t.Context(), workName)
-			s.must(err)
+			s.Must(err)
 			for range 3 { // the first may see the new member, or still the marker of the one that left
-				s.must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
+				s.Must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
 				time.Sleep(2 * maxRebalanceDelay)
 			}
 			return !slices.Contains(s.consumers(q), consumer)
@@ -73,7 +75,7 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 		}
 		f.revokeAll(errGivenUp)
 		f.serving.Wait()
-		s.must(holder.leave(t.Context()))
+		s.Must(holder.leave(t.Context()))
 		if !free() {
 			t.Error("not taken from an owner that is gone")
 		}
@@ -90,14 +92,14 @@ func TestLowerRateIsHeardAtOnce(t *testing.T) {
 		for i := range 10 {
 			slow := Rate{Calls: 60 - i, Window: time.Minute}
 			time.Sleep(time.Duration(i) * 100 * time.Millisecond) // with or without a refresh
-			s.await(10*time.Second, "at work", func() bool { return a.Held() > 0 })
-			m, err := s.queue(nil).join(t.Context(), MemberConfig{TTL: time.Minute, Rate: slow})
-			s.must(err)
-			if d := s.await(time.Second, "heard", func() bool { return LowestRate(a.Replicas()) == slow }); d > rebalanceDelay/2 {
+			s.Await(10*time.Second, "at work", func() bool { return a.Held() > 0 })
+			m, err := s.queue(nil).Join(t.Context(), MemberConfig{TTL: time.Minute, Rate: slow})
+			s.Must(err)
+			if d := s.Await(time.Second, "heard", func() bool { return LowestRate(a.Replicas()) == slow }); d > rebalanceDelay/2 {
 				t.Errorf("heard after %v", d)
 			}
-			s.must(m.leave(t.Context()))
-			if d := s.await(3*time.Second, "gone", func() bool { return len(a.Replicas()) == 1 }); d > rebalanceDelay/2 {
+			s.Must(m.leave(t.Context()))
+			if d := s.Await(3*time.Second, "gone", func() bool { return len(a.Replicas()) == 1 }); d > rebalanceDelay/2 {
 				t.Errorf("gone after %v", d)
 			}
 		}
@@ -118,7 +120,7 @@ func TestIdleFleet(t *testing.T) {
 		for len(fleet) < 20 {
 			fleet = append(fleet, s.replica(MemberConfig{}))
 		}
-		s.await(20*time.Second, "balanced", func() bool {
+		s.Await(20*time.Second, "balanced", func() bool {
 			sum := 0
 			for _, r := range fleet {
 				sum += r.Held()
@@ -132,7 +134,7 @@ func TestIdleFleet(t *testing.T) {
 			t.Errorf("%.1f messages a second and replica", each)
 		}
 		fleet[0].kill()
-		s.await(7*time.Second, "known to be dead", func() bool {
+		s.Await(7*time.Second, "known to be dead", func() bool {
 			return !slices.ContainsFunc(fleet[1:], func(r *replica) bool { return len(r.Replicas()) != len(fleet)-1 })
 		})
 	})
@@ -143,15 +145,15 @@ func TestIdleFleet(t *testing.T) {
 func TestStreamMadeAnewWhileItIsClaimed(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		m, err := q.join(t.Context(), MemberConfig{TTL: time.Minute})
-		s.must(err)
+		m, err := q.Join(t.Context(), MemberConfig{TTL: time.Minute})
+		s.Must(err)
 		f := q.newFleet(t.Context(), m, &taker{}, nil)
 		stream, err := q.api.Stream(t.Context(), workName)
-		s.must(err)
+		s.Must(err)
 		time.Sleep(time.Second)
-		s.must(q.api.JetStream.DeleteStream(t.Context(), workName))
+		s.Must(q.api.JetStream.DeleteStream(t.Context(), workName))
 		_, err = q.Setup(t.Context(), false)
-		s.must(err)
+		s.Must(err)
 		if err := f.claim(t.Context(), stream, f.reserve(stream, "0", "0")); err == nil || f.active() != 0 {
 			t.Errorf("claimed: %v", err)
 		}
@@ -163,34 +165,11 @@ func TestStreamMadeAnewWhileItIsClaimed(t *testing.T) {
 // A renewal counts from before it was sent: the key's TTL begins somewhere in between.
 func TestCertaintyCountsFromTheRequest(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queueOf(&line{far: func() time.Duration { return 400 * time.Millisecond }}, Topology{})
-		m, err := q.join(t.Context(), MemberConfig{TTL: 2 * time.Second})
-		s.must(err)
+		q := s.queueOf(&queuetest.Line{Far: func() time.Duration { return 400 * time.Millisecond }}, Topology{})
+		m, err := q.Join(t.Context(), MemberConfig{TTL: 2 * time.Second})
+		s.Must(err)
 		if left := m.validity.left(); left > 1600*time.Millisecond {
 			t.Errorf("valid for %v after a renewal that took 400ms", left)
-		}
-	})
-}
-
-// A re-created bucket counts from 1 again, and holds other users.
-func TestGuardOfABucketMadeAnew(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queue(nil)
-		record := func(users ...string) {
-			for _, user := range users {
-				_, err := q.api.JetStream.Publish(t.Context(), versionSubject(q.topology, user), []byte("{}"))
-				s.must(err)
-			}
-		}
-		record("ann", "bob", "cyd")
-		s.must(s.store(q).tracked.catchUp(t.Context()))
-		s.must(q.api.JetStream.DeleteStream(t.Context(), versionsStreamName(q.topology)))
-		_, err := q.Setup(t.Context(), false)
-		s.must(err)
-		record("dan")
-		s.must(s.store(q).tracked.catchUp(t.Context()))
-		if !s.store(q).tracked.knows("dan") {
-			t.Error("the users in the new bucket are not tracked")
 		}
 	})
 }

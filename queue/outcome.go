@@ -46,10 +46,10 @@ type ReplayOutcome struct {
 
 // outcomeTTL is how long an outcome is kept: longer than a dead letter, whose replay could be
 // repeated for that long.
-const outcomeTTL = 2 * deadLetterRetention
+const outcomeTTL = 2 * DeadLetterRetention
 
-func outcomeSubject(t Topology, letter Position) string {
-	return auditSubject(t, "verdict", letter.String())
+func OutcomeSubject(t Topology, letter Position) string {
+	return AuditSubject(t, "verdict", letter.String())
 }
 
 // HasOutcome reports whether a replayed event has its outcome already. Then it is a second copy, or
@@ -59,14 +59,14 @@ func (s *Store) HasOutcome(ctx context.Context, e Event) (bool, error) {
 	if e.Replay == nil || e.Replay.Letter.IsZero() {
 		return false, nil
 	}
-	found, _, err := s.outcomeOf(ctx, e.Replay.Letter)
+	found, _, err := s.OutcomeOf(ctx, e.Replay.Letter)
 	return found, err
 }
 
-// outcomeOf reports whether a letter's replay has an outcome, and the sequence of the message on
+// OutcomeOf reports whether a letter's replay has an outcome, and the sequence of the message on
 // its subject.
-func (s *Store) outcomeOf(ctx context.Context, letter Position) (found bool, sequence uint64, err error) {
-	subject := outcomeSubject(s.topology, letter)
+func (s *Store) OutcomeOf(ctx context.Context, letter Position) (found bool, sequence uint64, err error) {
+	subject := OutcomeSubject(s.topology, letter)
 	m, err := s.api.ReadLast(ctx, s.topology.AuditStreamName(), subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return false, 0, nil
@@ -74,7 +74,7 @@ func (s *Store) outcomeOf(ctx context.Context, letter Position) (found bool, seq
 	if err != nil {
 		return false, 0, fmt.Errorf("read the outcome of a replay: %w", err)
 	}
-	_, found = readOutcome(s.topology, subject, m.Data)
+	_, found = ReadOutcome(s.topology, subject, m.Data)
 	return found, m.Sequence, nil
 }
 
@@ -88,19 +88,19 @@ func (s *Store) RecordOutcome(ctx context.Context, e Event, outcome Outcome) err
 	if outcome == OutcomeDead {
 		next = e.Name.String()
 	}
-	m, err := s.outcomeRecord(e.Replay, outcome, next)
+	m, err := s.NewOutcome(e.Replay, outcome, next)
 	if err != nil {
 		return err
 	}
 	for before := uint64(0); ; {
-		_, err := s.api.Store(ctx, toAudit(s.topology, "verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
+		_, err := s.api.Store(ctx, ToRecord(s.topology, "verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
 		if err == nil {
 			return nil
 		}
 		if !jsapi.IsWrongRevision(err) {
 			return fmt.Errorf("store the outcome of a replay: %w", err)
 		}
-		found, revision, err := s.outcomeOf(ctx, e.Replay.Letter)
+		found, revision, err := s.OutcomeOf(ctx, e.Replay.Letter)
 		if found || err != nil {
 			return err // else the message is no outcome: replace it
 		}
@@ -108,14 +108,21 @@ func (s *Store) RecordOutcome(ctx context.Context, e Event, outcome Outcome) err
 	}
 }
 
-// outcomeRecord encodes the outcome of a replayed event. next is the name of its next dead letter.
+// NewOutcome encodes the outcome of a replayed event. next is the name of its next dead letter.
 // The server's clock must have been read before.
-func (s *Store) outcomeRecord(past *ReplayInfo, outcome Outcome, next string) (*nats.Msg, error) {
+func (s *Store) NewOutcome(past *ReplayInfo, outcome Outcome, next string) (*nats.Msg, error) {
 	text, err := json.Marshal(ReplayOutcome{
 		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: s.api.Clock.Now().UTC(), Replays: past.Replays, Next: next,
 	})
-	m := nats.NewMsg(outcomeSubject(s.topology, past.Letter))
+	m := nats.NewMsg(OutcomeSubject(s.topology, past.Letter))
 	m.Header.Set(jetstream.MsgTTLHeader, outcomeTTL.String())
 	m.Data = text
 	return m, err
+}
+
+// ReadOutcome decodes a message of the audit trail. ok is false unless it is the record that a
+// worker writes on this subject; anything else counts as no outcome.
+func ReadOutcome(t Topology, subject string, text []byte) (v ReplayOutcome, ok bool) {
+	err := json.Unmarshal(text, &v)
+	return v, err == nil && subject == OutcomeSubject(t, v.Letter) && v.Outcome.known()
 }

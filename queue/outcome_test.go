@@ -12,14 +12,14 @@ func TestFirstVerdictStands(t *testing.T) {
 		for _, by := range []*Queue{q, s.queue(nil)} {
 			c := s.store(by)
 			for _, outcome := range []Outcome{OutcomeDelivered, OutcomeDead, OutcomeSuperseded} {
-				s.must(c.RecordOutcome(t.Context(), d, outcome))
+				s.Must(c.RecordOutcome(t.Context(), d, outcome))
 			}
 			if found, err := c.HasOutcome(t.Context(), d); err != nil || !found {
 				t.Errorf("the outcome is not found (%v)", err)
 			}
 		}
-		trail := s.stored(q, q.topology.AuditStreamName())
-		v, ok := readOutcome(q.topology, trail[0].Subject, trail[0].Data)
+		trail := s.Stored(q.API().JetStream, q.Topology().AuditStreamName())
+		v, ok := ReadOutcome(q.Topology(), trail[0].Subject, trail[0].Data)
 		if len(trail) != 1 || !ok || v.Outcome != OutcomeDelivered {
 			t.Fatalf("the audit trail has %d outcomes, the first is %+v", len(trail), v)
 		}

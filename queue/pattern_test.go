@@ -214,6 +214,6 @@ func BenchmarkPattern(b *testing.B) {
 	}}
 	for b.Loop() {
 		l.known = known{}
-		l.fingerprint()
+		l.Fingerprint()
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // without returns the list without one element.
@@ -20,62 +21,52 @@ func without(subjects []string, missing string) []string {
 	return slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return s == missing })
 }
 
-// eachRight runs f for a user with all of these permissions, and then for users who each lack one
-// of them: missing, which is empty for the first. admin may do everything.
-func eachRight(t *testing.T, rights []string, f func(t *testing.T, s *sim, admin, operator *Queue, missing string)) {
-	for i := -1; i < len(rights); i++ {
-		name, missing, granted := "all that it needs", "", rights
-		if i >= 0 {
-			name, missing, granted = "without "+rights[i], rights[i], without(rights, rights[i])
+// published lists the subjects of all permissions to publish.
+func published(rights []jsapi.Permission) (subjects []string) {
+	for _, r := range rights {
+		if !r.Subscribe {
+			subjects = append(subjects, r.Subject)
 		}
-		t.Run(name, func(t *testing.T) {
-			simulate(t, func(t *testing.T, s *sim) {
-				all, few := s.withUsers(granted)
-				admin, err := New(all, Topology{}, nil)
-				s.must(err)
-				operator, err := New(few, Topology{}, nil)
-				s.must(err)
-				f(t, s, admin, operator, missing)
-			})
-		})
 	}
+	return subjects
 }
 
 // neededRights are the subjects that a worker must be allowed to publish to.
 func neededRights() []string {
-	return published(slices.DeleteFunc(Topology{}.WorkerRights(), func(r jsapi.Permission) bool { return r.Optional }))
+	return published(slices.DeleteFunc(FleetPermissions(Topology{}), func(r jsapi.Permission) bool { return r.Optional }))
 }
 
 // rightful is a worker whose permissions can change.
 type rightful struct {
-	*served
+	*sim
+	*queuetest.Auth
 	admin *Queue
 	r     *replica
 }
 
 func (s *sim) rightful(rights []string, flags ...string) *rightful {
-	s.t.Helper()
-	x := &rightful{served: s.servePeople(people{"all": {">"}, "worker": rights}, flags...)}
+	s.T.Helper()
+	x := &rightful{sim: s, Auth: s.ServeUsers(queuetest.Users{"all": {">"}, "worker": rights}, flags...)}
 	var err error
-	x.admin, err = New(x.connect("all"), Topology{}, nil)
-	s.must(err)
+	x.admin, err = New(x.Connect("all"), Topology{}, nil)
+	s.Must(err)
 	x.r = &replica{settling: map[*Claim]int{}}
-	x.r.Queue, err = New(x.connect("worker"), Topology{}, slog.New(slog.NewTextHandler(s, nil)))
-	s.must(err)
+	x.r.Queue, err = New(x.Connect("worker"), Topology{}, slog.New(slog.NewTextHandler(s, nil)))
+	s.Must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- x.r.Work(ctx, MemberConfig{}, x.r) }()
-	s.t.Cleanup(func() {
+	s.T.Cleanup(func() {
 		cancel()
-		s.must(s.worked(done))
+		s.Must(s.worked(done))
 	})
 	return x
 }
 
 // set gives the worker these permissions.
 func (x *rightful) set(rights []string, inboxes string) {
-	x.sim.t.Helper()
-	x.change(people{"all": {">"}, "worker": rights}, inboxes)
+	x.T.Helper()
+	x.Change(queuetest.Users{"all": {">"}, "worker": rights}, inboxes)
 }
 
 // A worker that lacks any permission names it at once, does not join, and receives no event that it
@@ -87,18 +78,18 @@ func TestWorkerBeginsWithAllRights(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				x := s.rightful(without(all, missing))
 				s.publish(x.admin, "ann")
-				s.await(time.Second, "named", func() bool { return s.logged("allow this NATS user to publish to " + missing + ";") })
+				s.Await(time.Second, "named", func() bool { return s.Logged("allow this NATS user to publish to " + missing + ";") })
 				if err := x.r.MissingPermission(); jsapi.AsPermissionError(err) == nil || jsapi.AsPermissionError(err).Subject != missing {
 					t.Errorf("it lacks %v", err)
 				}
 				time.Sleep(30 * time.Second)
-				status, err := NewInspector(x.admin).Progress(t.Context())
-				s.must(err)
-				if len(x.r.received()) > 0 || len(status.Replicas) > 0 || strings.Count(s.log(), "\n") != 1 {
-					t.Errorf("it got %v, and %d are in the fleet; it says\n%s", x.r.received(), len(status.Replicas), s.log())
+				status, err := ReadFleet(t.Context(), x.admin)
+				s.Must(err)
+				if len(x.r.received()) > 0 || len(status.Replicas) > 0 || strings.Count(s.Log(), "\n") != 1 {
+					t.Errorf("it got %v, and %d are in the fleet; it says\n%s", x.r.received(), len(status.Replicas), s.Log())
 				}
 				x.set(all, "_INBOX.>")
-				s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+				s.Await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 				if err := x.r.MissingPermission(); err != nil {
 					t.Errorf("it still lacks %v", err)
 				}
@@ -122,7 +113,7 @@ func TestWorkerLosesARight(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				x := s.rightful(all)
 				s.publish(x.admin, "ann")
-				s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+				s.Await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 				x.set(without(all, lost), "_INBOX.>")
 				stopped := make(chan struct{})
 				publishing, stop := context.WithCancel(t.Context())
@@ -133,10 +124,10 @@ func TestWorkerLosesARight(t *testing.T) {
 						jsapi.Pause(publishing, 100*time.Millisecond)
 					}
 				}()
-				s.await(used+reconcileInterval, "named", func() bool { return s.logged("allow this NATS user to publish to " + lost + ";") })
-				s.await(10*time.Second, "out of the fleet", func() bool {
-					status, err := NewInspector(x.admin).Progress(t.Context())
-					s.must(err)
+				s.Await(used+reconcileInterval, "named", func() bool { return s.Logged("allow this NATS user to publish to " + lost + ";") })
+				s.Await(10*time.Second, "out of the fleet", func() bool {
+					status, err := ReadFleet(t.Context(), x.admin)
+					s.Must(err)
 					return len(status.Replicas) == 0 && x.r.Held() == 0
 				})
 				got := len(x.r.received())
@@ -145,9 +136,9 @@ func TestWorkerLosesARight(t *testing.T) {
 					t.Errorf("%d events more are handed over", more-got)
 				}
 				stop()
-				receive(s, "the end of publishing", stopped)
+				queuetest.Receive(s, "the end of publishing", stopped)
 				x.set(all, "_INBOX.>")
-				s.await(5*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+				s.Await(5*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 			})
 		})
 	}
@@ -160,15 +151,15 @@ func TestWorkerLosesItsInboxes(t *testing.T) {
 		all := neededRights()
 		x := s.rightful(all)
 		s.publish(x.admin, "ann")
-		s.await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+		s.Await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 		x.set(all, "_OTHER.>")
-		s.await(2*time.Second, "named", func() bool {
-			return s.logged("allow this NATS user to subscribe to _INBOX.>; or set --nats-inbox-prefix ")
+		s.Await(2*time.Second, "named", func() bool {
+			return s.Logged("allow this NATS user to subscribe to _INBOX.>; or set --nats-inbox-prefix ")
 		})
 		s.publish(x.admin, "ann")
 		time.Sleep(20 * time.Second)
 		x.set(all, "_INBOX.>")
-		s.await(10*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+		s.Await(10*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 	})
 }
 
@@ -179,28 +170,28 @@ func TestWorkerSettlesByNewAcks(t *testing.T) {
 		all := neededRights()
 		x := s.rightful(all, "js_ack_fc_v2")
 		s.publish(x.admin, "ann")
-		s.await(5*time.Second, "named", func() bool { return s.logged("allow this NATS user to publish to $JS.ACK.*.*.USERPILOT_IDENTIFY.>;") })
+		s.Await(5*time.Second, "named", func() bool { return s.Logged("allow this NATS user to publish to $JS.ACK.*.*.USERPILOT_IDENTIFY.>;") })
 		time.Sleep(20 * time.Second)
 		if got := x.r.received(); len(got) > 0 {
 			t.Errorf("it got %v", got)
 		}
 		x.set(append(slices.Clone(all), "$JS.ACK.*.*.USERPILOT_IDENTIFY.>"), "_INBOX.>")
-		s.await(5*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
+		s.Await(5*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 	})
 }
 
 // A publisher that may publish for no user gets an error for each event, and soon.
 func TestPublishersAreDeniedTogether(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		few := s.servePeople(people{"few": {"userpilot.other.*"}}).connect("few")
+		few := s.ServeUsers(queuetest.Users{"few": {"userpilot.other.*"}}).Connect("few")
 		q, err := New(few, Topology{}, nil)
-		s.must(err)
+		s.Must(err)
 		p := q.NewPublisher(PublisherConfig{})
 		begun := time.Now()
 		var results []*Result
 		for i := range 3000 {
 			r, err := p.PublishAsync(t.Context(), fmt.Appendf(nil, `{"user_id":"u%d"}`, i))
-			s.must(err)
+			s.Must(err)
 			results = append(results, r)
 		}
 		for _, r := range results {
@@ -212,18 +203,18 @@ func TestPublishersAreDeniedTogether(t *testing.T) {
 		if took := time.Since(begun); took > time.Second {
 			t.Errorf("it took %v", took)
 		}
-		s.must(p.Close(t.Context()))
+		s.Must(p.Close(t.Context()))
 	})
 }
 
 // A client that may not receive replies gets an error that says so.
 func TestWithoutInboxes(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		few := people{"few": {"userpilot.identify.*", "$JS.API.STREAM.INFO.*"}}
-		x := s.servePeople(few)
-		x.change(few, "_MINE.>")
-		q, err := New(x.connect("few"), Topology{}, nil)
-		s.must(err)
+		few := queuetest.Users{"few": {"userpilot.identify.*", "$JS.API.STREAM.INFO.*"}}
+		x := s.ServeUsers(few)
+		x.Change(few, "_MINE.>")
+		q, err := New(x.Connect("few"), Topology{}, nil)
+		s.Must(err)
 		p := q.NewPublisher(PublisherConfig{})
 		_, err = p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
 		if denied := jsapi.AsPermissionError(err); denied == nil || *denied != (jsapi.PermissionError{Subject: "_INBOX.>", Subscribe: true}) {
@@ -231,12 +222,12 @@ func TestWithoutInboxes(t *testing.T) {
 		}
 		for range 2 { // the server reports it once, but it still applies
 			begun := time.Now()
-			_, err = NewInspector(q).Status(t.Context())
+			_, err = ReadFleet(t.Context(), q)
 			if denied := jsapi.AsPermissionError(err); denied == nil || !denied.Subscribe || time.Since(begun) > time.Second {
 				t.Errorf("after %v: %v", time.Since(begun), err)
 			}
 		}
-		s.must(p.Close(t.Context()))
+		s.Must(p.Close(t.Context()))
 	})
 }
 
@@ -244,17 +235,17 @@ func TestWithoutInboxes(t *testing.T) {
 // denied.
 func TestSlowIsNotDenied(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		few := s.servePeople(people{"few": {"allowed"}}).connect("few")
+		few := s.ServeUsers(queuetest.Users{"few": {"allowed"}}).Connect("few")
 		q, err := New(few, Topology{}, nil)
-		s.must(err)
-		may, err := q.api.IsPermitted(t.Context(), jsapi.ToPublish("other"))
+		s.Must(err)
+		may, err := q.API().IsPermitted(t.Context(), jsapi.ToPublish("other"))
 		if err != nil || may {
 			t.Fatalf("other may be published to: %v, %v", may, err)
 		}
 		slow := func(ctx context.Context) error { jsapi.Pause(ctx, 3*jsapi.DenialTimeout); return ctx.Err() }
-		s.must(q.api.WithPermissionCheck(t.Context(), slow, jsapi.ToPublish("allowed")))
+		s.Must(q.API().WithPermissionCheck(t.Context(), slow, jsapi.ToPublish("allowed")))
 		begun := time.Now()
-		err = q.api.WithPermissionCheck(t.Context(), slow, jsapi.ToPublish("allowed"), jsapi.ToPublish("other"))
+		err = q.API().WithPermissionCheck(t.Context(), slow, jsapi.ToPublish("allowed"), jsapi.ToPublish("other"))
 		if denied := jsapi.AsPermissionError(err); denied == nil || denied.Subject != "other" || time.Since(begun) > 2*jsapi.DenialTimeout {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}

@@ -21,7 +21,7 @@ func (a Position) Compare(b Position) int {
 	return cmp.Or(a.Stream.Compare(b.Stream), cmp.Compare(a.Sequence, b.Sequence))
 }
 
-func (a Position) same(b Position) bool { return a.Compare(b) == 0 }
+func (a Position) Same(b Position) bool { return a.Compare(b) == 0 }
 
 // IsZero reports whether the position is unknown.
 func (a Position) IsZero() bool { return a.Stream.IsZero() && a.Sequence == 0 }

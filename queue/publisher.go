@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -22,10 +23,9 @@ var (
 	// ErrNoStream says that no stream stores these events.
 	ErrNoStream = errors.New("the stream does not exist: create it with identify-worker setup")
 	// ErrStreamFull says that the stream or the server's storage is at its limit.
-	ErrStreamFull = errors.New("the stream is full: let the workers drain it, or raise its limits")
+	ErrStreamFull = jsapi.ErrStreamFull
 	// ErrEventTooLarge says that the stream or the server accepts no event of this size.
-	ErrEventTooLarge = errors.New("the event is larger than the stream's max_msg_size or the server's max_payload")
-
+	ErrEventTooLarge = jsapi.ErrEventTooLarge
 	// ErrNoAnswer says that the server did not acknowledge in time. It may have stored the event
 	// all the same; publishing again with the same message id stores it only once.
 	ErrNoAnswer = errors.New("the server did not acknowledge in time")
@@ -217,11 +217,11 @@ func (p *Publisher) PublishAsync(ctx context.Context, body []byte, options ...Pu
 	if err != nil {
 		return nil, err
 	}
-	return p.publishEvent(ctx, event, options...)
+	return p.PublishEvent(ctx, event, options...)
 }
 
-// publishEvent is PublishAsync for a parsed body.
-func (p *Publisher) publishEvent(ctx context.Context, event userpilot.Event, options ...PublishOption) (*Result, error) {
+// PublishEvent is PublishAsync for a parsed body.
+func (p *Publisher) PublishEvent(ctx context.Context, event userpilot.Event, options ...PublishOption) (*Result, error) {
 	f, err := p.newInflight(event, options)
 	if err != nil {
 		return nil, err
@@ -307,4 +307,14 @@ func (p *Publisher) subject(user string) string {
 		return p.q.topology.PlainSubject()
 	}
 	return p.q.topology.Subject(user)
+}
+
+// ToPublish is the permission to publish keyed events, or, for the plain subject, those without a
+// key.
+func (t Topology) toPublish(subject string) jsapi.Permission {
+	r := jsapi.Permission{Subject: t.PlainSubject() + ".*", Probe: subject, Overheard: true}
+	if subject == t.PlainSubject() {
+		r.Subject = subject
+	}
+	return r
 }

@@ -17,10 +17,8 @@ import (
 
 // JetStream's error codes that decide the result of a publication.
 const (
-	codeNotLeader       = 10009
-	codeNoResources     = 10023 // the server's or the account's storage is used up
-	codeTooLarge        = 10054 // above the stream's max_msg_size
-	codeStoreFailed     = 10077 // also a full stream with DiscardNew
+	codeNotLeader = 10009
+
 	codeStreamOffline   = 10118
 	codeBeingStored     = 10158 // an earlier attempt with this message id is still in progress
 	codeTooManyRequests = 10167
@@ -86,7 +84,7 @@ func (p *Publisher) readAnswer(m *nats.Msg) (Receipt, error) {
 		return Receipt{}, errors.New("publish: the answer is not from JetStream: is another client answering on the subject?")
 	}
 	if answer.Error != nil {
-		return Receipt{}, refusal(answer.Error)
+		return Receipt{}, jsapi.Refusal(answer.Error)
 	}
 	return Receipt{Sequence: answer.Sequence, Duplicate: answer.Duplicate}, nil
 }
@@ -101,32 +99,6 @@ func plainReceipt(data []byte, prefix string) (sequence uint64, ok bool) {
 	}
 	sequence, err := strconv.ParseUint(string(digits), 10, 64)
 	return sequence, err == nil
-}
-
-// refusal adds the meaning of a refusal and the remedy. It keeps temporary ones as they are.
-func refusal(err *jetstream.APIError) error {
-	full := strings.HasPrefix(err.Description, "maximum ")
-	switch err.ErrorCode {
-	case codeNoResources:
-		return fmt.Errorf("publish: %w (%w)", ErrStreamFull, err)
-	case codeStoreFailed:
-		if full {
-			return fmt.Errorf("publish: %w (%w)", ErrStreamFull, err)
-		}
-		return fmt.Errorf("publish: the server could not store the event, is its disk full?: %w", err)
-	case codeTooLarge:
-		return fmt.Errorf("publish: %w (%w)", ErrEventTooLarge, err)
-	default:
-		return fmt.Errorf("publish: %w", err)
-	}
-}
-
-// refusalOf explains a refusal within err; nil if there is none.
-func refusalOf(err error) error {
-	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return refusal(refused)
-	}
-	return nil
 }
 
 // isTemporary reports whether another attempt may succeed.

@@ -91,7 +91,7 @@ func (p *Publisher) send(f *inflight) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, nats.ErrMaxPayload):
-		return fmt.Errorf("publish: %w (%w)", ErrEventTooLarge, err)
+		return fmt.Errorf("publish: %w (%w)", jsapi.ErrEventTooLarge, err)
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining),
 		errors.Is(err, nats.ErrHeadersNotSupported):
 		return fmt.Errorf("publish: %w", err)

@@ -223,7 +223,7 @@ func TestAFullStream(t *testing.T) {
 		if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); !errors.Is(err, queue.ErrStreamFull) {
+		if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); !errors.Is(err, jsapi.ErrStreamFull) {
 			t.Fatalf("got %v", err)
 		}
 	})

@@ -17,20 +17,21 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // claimAll makes a claim on all partitions without a fleet.
 func (s *sim) claimAll(q *Queue) *assignment {
-	s.t.Helper()
-	x := &assignment{q: q, consumer: consumerName(nuid.Next(), allPartitions, 1), claims: map[string]*Claim{}, ctx: s.t.Context(), next: 1, revoked: make(chan struct{})}
-	x.active, x.release = context.WithCancel(s.t.Context())
-	for _, p := range q.topology.partitions() {
+	s.T.Helper()
+	x := &assignment{q: q, consumer: consumerName(nuid.Next(), allPartitions, 1), claims: map[string]*Claim{}, ctx: s.T.Context(), next: 1, revoked: make(chan struct{})}
+	x.active, x.release = context.WithCancel(s.T.Context())
+	for _, p := range q.topology.PartitionNames() {
 		x.claims[q.topology.partitionSubject(p)] = &Claim{assignment: x, partition: p}
 	}
-	stream, err := q.api.JetStream.Stream(s.t.Context(), q.topology.StreamName())
-	s.must(err)
-	_, err = stream.CreateConsumer(s.t.Context(), jetstream.ConsumerConfig{Durable: x.consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: forever, MaxAckPending: -1})
-	s.must(err)
+	stream, err := q.api.JetStream.Stream(s.T.Context(), q.topology.StreamName())
+	s.Must(err)
+	_, err = stream.CreateConsumer(s.T.Context(), jetstream.ConsumerConfig{Durable: x.consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: forever, MaxAckPending: -1})
+	s.Must(err)
 	return x
 }
 
@@ -71,17 +72,17 @@ func TestEventThatLooksLikeAStatus(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				r := s.replica(MemberConfig{})
-				s.await(10*time.Second, "claimed", func() bool { return r.Held() == 17 })
+				s.Await(10*time.Second, "claimed", func() bool { return r.Held() == 17 })
 				for range 3 {
 					m := nats.NewMsg(r.topology.Subject("ann"))
 					m.Header = header
 					_, err := r.api.JetStream.PublishMsg(t.Context(), m)
-					s.must(err)
+					s.Must(err)
 				}
 				last := s.publish(r.Queue, "bob")
-				s.await(20*time.Second, "delivered", func() bool { return uint64(len(r.received())) >= last })
-				if got := r.received(); !slices.Equal(got, []uint64{1, 2, 3, 4}) || s.logged("lost ownership") {
-					t.Errorf("got %v\n%s", got, s.log())
+				s.Await(20*time.Second, "delivered", func() bool { return uint64(len(r.received())) >= last })
+				if got := r.received(); !slices.Equal(got, []uint64{1, 2, 3, 4}) || s.Logged("lost ownership") {
+					t.Errorf("got %v\n%s", got, s.Log())
 				}
 			})
 		})
@@ -100,14 +101,14 @@ func TestSentAhead(t *testing.T) {
 				q := s.queue(nil)
 				for range test.events {
 					_, err := q.api.JetStream.Publish(t.Context(), q.topology.Subject("ann"), []byte(strings.Repeat("x", test.size)))
-					s.must(err)
+					s.Must(err)
 				}
 				x, got, goOn := s.claimAll(q), 0, make(chan struct{})
 				end := s.consume(x, handler{func(Delivery) { <-goOn; got++ }})
 				defer end()
 				time.Sleep(3 * jsapi.PullExpiry)
 				consumer, err := q.api.JetStream.Consumer(t.Context(), workName, x.consumer)
-				s.must(err)
+				s.Must(err)
 				if n := consumer.CachedInfo().NumAckPending; n < 2 || n > test.most {
 					t.Errorf("%d events are sent ahead, want %d at most", n, test.most)
 				}
@@ -125,7 +126,7 @@ func TestSentAhead(t *testing.T) {
 // A claim does not wait for a server without heartbeats, but it waits for one that sends them.
 func TestPullWithoutHeartbeat(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		l := &line{}
+		l := &queuetest.Line{}
 		x := s.claimAll(s.queue(l))
 		end := s.consume(x, handler{func(Delivery) {}})
 		defer end()
@@ -133,7 +134,7 @@ func TestPullWithoutHeartbeat(t *testing.T) {
 		if err := x.err(); err != nil {
 			t.Fatal(err)
 		}
-		l.silent.Store(true) // the next pull is lost
+		l.Silent.Store(true) // the next pull is lost
 		time.Sleep(jsapi.PullExpiry + 3*jsapi.PullHeartbeat)
 		if err := x.err(); !errors.Is(err, jetstream.ErrNoHeartbeat) {
 			t.Errorf("failed by %v", err)
@@ -149,7 +150,7 @@ func TestPullEndedByTheServer(t *testing.T) {
 		end := s.consume(x, handler{func(Delivery) {}})
 		defer end()
 		time.Sleep(time.Second)
-		s.must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.consumer))
+		s.Must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.consumer))
 		synctest.Wait()
 		if err := x.err(); err == nil || !strings.Contains(err.Error(), "409 Consumer Deleted") {
 			t.Errorf("failed by %v", err)
@@ -196,7 +197,7 @@ func TestGapInTheConsumersSequence(t *testing.T) {
 			if (got == 1) != test.want || (x.err() == nil) != test.want {
 				t.Errorf("%s: delivered %d, %v", name, got, x.err())
 			}
-			s.must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.consumer))
+			s.Must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.consumer))
 		}
 	})
 }

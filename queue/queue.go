@@ -45,6 +45,12 @@ func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 // Topology returns the names and sizes, with defaults filled in.
 func (q *Queue) Topology() Topology { return q.topology }
 
+// API makes requests to JetStream on the queue's connection, for the packages below this one.
+func (q *Queue) API() *jsapi.Conn { return q.api }
+
+// Logger is the queue's logger. A separate goroutine calls its handler, which may block.
+func (q *Queue) Logger() *slog.Logger { return q.log }
+
 // Connected reports whether the connection to NATS is up.
 func (q *Queue) Connected() bool { return q.api.NATS.IsConnected() }
 

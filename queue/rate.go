@@ -208,3 +208,25 @@ func (r Rate) PerMinute() float64 {
 	}
 	return float64(r.Calls) / r.Window.Minutes()
 }
+
+// RateBounds describes how evenly spaced calls, with a burst after a pause, keep a limit.
+type RateBounds struct {
+	Burst     int
+	Worst     int     // maximum calls in any window
+	Sustained float64 // calls per window in the long run
+}
+
+// Bounds describes how this limit is kept, by a fleet or by a replica on its own, which pays
+// for the burst with some of the rate: see [Rate.Interval]. A burst of 0 is the default. An
+// unlimited rate has a zero RateBounds.
+func (r Rate) Bounds(burst int, alone bool) RateBounds {
+	p := r.schedule(burst)
+	if p.unlimited() {
+		return RateBounds{}
+	}
+	interval := p.interval
+	if alone {
+		interval = r.Interval(p.burst)
+	}
+	return RateBounds{Burst: p.burst, Worst: r.Calls, Sustained: float64(r.Window) / float64(interval)}
+}

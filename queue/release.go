@@ -31,15 +31,15 @@ const (
 	// releaseTimeout is longer than any call, and than any absence of a replica that the fleet
 	// tolerates.
 	releaseTimeout = 2 * time.Minute
-	// releaseInterval is how often releaseAll checks whether the claims are released.
+	// releaseInterval is how often ReleaseAll checks whether the claims are released.
 	releaseInterval = 250 * time.Millisecond
 	// releaseRepeat is how often the record is rewritten: two concurrent callers share it.
 	releaseRepeat = 5 * time.Second
 )
 
-// releaseAll makes replicas release their claims on some partitions, and blocks until they have
+// ReleaseAll makes replicas release their claims on some partitions, and blocks until they have
 // done so or are gone. It returns the number of these claims.
-func (q *Queue) releaseAll(ctx context.Context, partitions []string) (claims uint64, err error) {
+func (q *Queue) ReleaseAll(ctx context.Context, partitions []string) (claims uint64, err error) {
 	if len(partitions) == 0 {
 		return 0, nil
 	}
@@ -100,7 +100,7 @@ func (q *Queue) holding(ctx context.Context, partitions []string) (consumers []s
 
 // unreleased lists those of the consumers that still exist and whose replica's key does, too.
 func (q *Queue) unreleased(ctx context.Context, consumers []string) (left []string, err error) {
-	there, err := q.holding(ctx, q.topology.partitions())
+	there, err := q.holding(ctx, q.topology.PartitionNames())
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // The partitions do not change while events wait or replicas run, since users' events would get out
@@ -24,7 +26,7 @@ func TestPartitionsAreKept(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				test.before(s, q)
-				_, err := s.far(100*time.Millisecond, Topology{Partitions: 8}).Setup(t.Context(), true)
+				_, err := s.queueOf(&queuetest.Line{Far: func() time.Duration { return 100 * time.Millisecond }}, Topology{Partitions: 8}).Setup(t.Context(), true)
 				if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "stop publishing") {
 					t.Errorf("got %v", err)
 				}
@@ -40,9 +42,9 @@ func TestPartitionsAreKept(t *testing.T) {
 // publishLate stores an event once the stream is closed, like one that was in flight then.
 func (s *sim) publishLate(q *Queue) {
 	closed := q.topology.closedSubject()
-	s.await(time.Minute, "closed", func() bool { return slices.Contains(s.info(q, workName).Config.Subjects, closed) })
-	_, err := q.api.JetStream.Publish(s.t.Context(), closed, nil)
-	s.must(err)
+	s.Await(time.Minute, "closed", func() bool { return slices.Contains(s.info(q, workName).Config.Subjects, closed) })
+	_, err := q.api.JetStream.Publish(s.T.Context(), closed, nil)
+	s.Must(err)
 }
 
 // The partitions of an idle pipeline change, and the stream is open for publishers afterwards.
@@ -50,7 +52,7 @@ func TestPartitionsChange(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		changes, err := s.queueOf(nil, Topology{Partitions: 8}).Setup(t.Context(), true)
-		s.must(err)
+		s.Must(err)
 		if len(changes) != 1 || changes[0].Field != fieldPartitions || changes[0].Have != "16" || changes[0].Want != "8" {
 			t.Errorf("it changed %v", changes)
 		}
@@ -64,9 +66,9 @@ func TestClosedStreamIsOpened(t *testing.T) {
 		q := s.queue(nil)
 		closed := s.info(q, workName).Config
 		closed.Subjects = []string{q.topology.closedSubject()}
-		s.must(q.update(t.Context(), closed))
+		s.Must(q.update(t.Context(), closed))
 		_, err := q.Setup(t.Context(), true)
-		s.must(err)
+		s.Must(err)
 		s.publish(q, "ann")
 	})
 }

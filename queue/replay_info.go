@@ -33,20 +33,20 @@ type ReplayInfo struct {
 	// History describes its earlier deaths, oldest first, one line each.
 	History []string
 
-	sealed string // the seal, see readSealed
+	Sealed string // the seal, see ReadSealed
 }
 
 // Headers of a replayed event. Its next dead letter keeps some of them.
 const (
-	headerReplays   = "Dead-Replays"
-	headerOrigin    = "Dead-Origin"
-	headerHistory   = "Dead-History"
-	headerLetter    = "Dead-Letter"
-	headerLetterID  = "Dead-Letter-Id"
-	headerRun       = "Dead-Run"
-	headerForced    = "Dead-Forced"
-	headerUntracked = "Dead-Untracked"
-	headerSeal      = "Dead-Seal"
+	HeaderReplays   = "Dead-Replays"
+	HeaderOrigin    = "Dead-Origin"
+	HeaderHistory   = "Dead-History"
+	HeaderLetter    = "Dead-Letter"
+	HeaderLetterID  = "Dead-Letter-Id"
+	HeaderRun       = "Dead-Run"
+	HeaderForced    = "Dead-Forced"
+	HeaderUntracked = "Dead-Untracked"
+	HeaderSeal      = "Dead-Seal"
 )
 
 const (
@@ -55,20 +55,20 @@ const (
 )
 
 // readReplayInfo reads the headers of an event; nil if it was never a dead letter. Anyone may have
-// written them, so nonsense has the least possible effect, and only [readSealed] trusts them.
+// written them, so nonsense has the least possible effect, and only [ReadSealed] trusts them.
 func readReplayInfo(h nats.Header) *ReplayInfo {
-	if len(h) == 0 || len(h[headerReplays]) == 0 && len(h[headerOrigin]) == 0 {
+	if len(h) == 0 || len(h[HeaderReplays]) == 0 && len(h[HeaderOrigin]) == 0 {
 		return nil
 	}
 	p := &ReplayInfo{
-		Replays: replays(h), Run: jsapi.Clean(h.Get(headerRun)), History: shortHistory(h[headerHistory]),
-		Forced: h.Get(headerForced) != "", Untracked: h.Get(headerUntracked) != "",
-		sealed: h.Get(headerSeal),
+		Replays: replays(h), Run: jsapi.Clean(h.Get(HeaderRun)), History: shortHistory(h[HeaderHistory]),
+		Forced: h.Get(HeaderForced) != "", Untracked: h.Get(HeaderUntracked) != "",
+		Sealed: h.Get(HeaderSeal),
 	}
-	p.Letter, _ = ParsePosition(h.Get(headerLetter))
-	p.ID, _ = strconv.ParseUint(h.Get(headerLetterID), 10, 64)
-	p.Origin, _ = ParsePosition(h.Get(headerOrigin))
-	p.Published, _ = time.Parse(time.RFC3339Nano, h.Get(headerPublishedAt))
+	p.Letter, _ = ParsePosition(h.Get(HeaderLetter))
+	p.ID, _ = strconv.ParseUint(h.Get(HeaderLetterID), 10, 64)
+	p.Origin, _ = ParsePosition(h.Get(HeaderOrigin))
+	p.Published, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderPublishedAt))
 	return p
 }
 
@@ -77,7 +77,7 @@ func (p *ReplayInfo) Size() int {
 	if p == nil {
 		return 0
 	}
-	size := 256 + len(p.Run) + len(p.sealed)
+	size := 256 + len(p.Run) + len(p.Sealed)
 	for _, line := range p.History {
 		size += 16 + len(line)
 	}
@@ -85,22 +85,22 @@ func (p *ReplayInfo) Size() int {
 }
 
 // header encodes p for readReplayInfo.
-func (p *ReplayInfo) header() nats.Header {
+func (p *ReplayInfo) Header() nats.Header {
 	h := nats.Header{}
-	h.Set(headerLetter, p.Letter.String())
-	h.Set(headerLetterID, strconv.FormatUint(p.ID, 10))
-	h.Set(headerOrigin, p.Origin.String())
-	h.Set(headerReplays, strconv.Itoa(p.Replays))
-	h.Set(headerRun, p.Run)
-	h.Set(headerSeal, p.sealed)
+	h.Set(HeaderLetter, p.Letter.String())
+	h.Set(HeaderLetterID, strconv.FormatUint(p.ID, 10))
+	h.Set(HeaderOrigin, p.Origin.String())
+	h.Set(HeaderReplays, strconv.Itoa(p.Replays))
+	h.Set(HeaderRun, p.Run)
+	h.Set(HeaderSeal, p.Sealed)
 	if !p.Published.IsZero() {
-		h.Set(headerPublishedAt, p.Published.UTC().Format(time.RFC3339Nano))
+		h.Set(HeaderPublishedAt, p.Published.UTC().Format(time.RFC3339Nano))
 	}
 	if p.Forced {
-		h.Set(headerForced, "true")
+		h.Set(HeaderForced, "true")
 	}
 	if p.Untracked {
-		h.Set(headerUntracked, "true")
+		h.Set(HeaderUntracked, "true")
 	}
 	p.writeHistory(h)
 	return h
@@ -113,11 +113,11 @@ func (p *ReplayInfo) header() nats.Header {
 // A replay does not wait for other replays of its user, which would cost a round trip each. Their
 // order does not matter, because the user's version record holds what newer events have set. It
 // does wait where there is no such record or the replay ignores it.
-func (p *ReplayInfo) options(l *DeadLetter) []PublishOption {
-	h := p.header()
-	ReadTrace(l.Header).write(h)
+func (p *ReplayInfo) Options(l *DeadLetter) []PublishOption {
+	h := p.Header()
+	ReadTrace(l.Header).Write(h)
 	options := []PublishOption{WithHeader(h)}
-	if l.Partition == plainPartition {
+	if l.Partition == PlainPartition {
 		options = append(options, WithoutKey())
 	}
 	if !p.Letter.IsZero() && !p.Forced && !p.Untracked {
@@ -128,7 +128,7 @@ func (p *ReplayInfo) options(l *DeadLetter) []PublishOption {
 
 func (p *ReplayInfo) writeHistory(h nats.Header) {
 	if lines := shortHistory(p.History); len(lines) > 0 {
-		h[headerHistory] = lines
+		h[HeaderHistory] = lines
 	}
 }
 
@@ -147,7 +147,7 @@ func replays(h nats.Header) int {
 	if len(h) == 0 {
 		return 0
 	}
-	if n := jsapi.Atoi(h.Get(headerReplays)); n <= 1_000_000 {
+	if n := jsapi.Atoi(h.Get(HeaderReplays)); n <= 1_000_000 {
 		return n
 	}
 	return 0

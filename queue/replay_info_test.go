@@ -52,9 +52,9 @@ func TestHeadersAreCounted(t *testing.T) {
 					h.Add(name, fmt.Sprint(i)+strings.Repeat("x", maxTraceParent-10)+strings.Repeat("\u00e9", 2000)[:2*len(name)%300])
 				}
 			}
-			h[headerHistory] = nil
+			h[HeaderHistory] = nil
 			for range 12 {
-				h.Add(headerHistory, fmt.Sprint(i)+strings.Repeat("y", 5000))
+				h.Add(HeaderHistory, fmt.Sprint(i)+strings.Repeat("y", 5000))
 			}
 			past[i], traces[i] = readReplayInfo(h), ReadTrace(h)
 		}
@@ -67,7 +67,7 @@ func TestHeadersAreCounted(t *testing.T) {
 		runtime.KeepAlive(traces)
 		return counted, int(after.HeapAlloc) - int(before.HeapAlloc)
 	}
-	counted, taken := kept(headerReplays, headerOrigin, headerRun, headerLetter, headerTraceParent, headerTraceState)
+	counted, taken := kept(HeaderReplays, HeaderOrigin, HeaderRun, HeaderLetter, headerTraceParent, headerTraceState)
 	if counted == 0 || taken > counted*5/4 {
 		t.Errorf("%d bytes are counted, and %d taken", counted, taken)
 	}

@@ -1,8 +1,6 @@
 package queue
 
 import (
-	"context"
-
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -12,16 +10,6 @@ import (
 // toRead is the permission to read single messages from a stream's leader.
 func (Topology) toRead(stream string) jsapi.Permission {
 	return jsapi.ToRequest("STREAM.MSG.GET." + stream)
-}
-
-// ToPublish is the permission to publish keyed events, or, for the plain subject, those without a
-// key.
-func (t Topology) toPublish(subject string) jsapi.Permission {
-	r := jsapi.Permission{Subject: t.PlainSubject() + ".*", Probe: subject, Overheard: true}
-	if subject == t.PlainSubject() {
-		r.Subject = subject
-	}
-	return r
 }
 
 func (t Topology) toClaim() jsapi.Permission {
@@ -46,10 +34,10 @@ func (t Topology) toNewAcks() jsapi.Permission {
 	}
 }
 
-// WorkerRights lists the permissions that a worker's user needs on existing streams. To create them
+// FleetPermissions lists the permissions that a member's user needs on existing streams. To create them
 // it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With a [ConnectConfig.InboxPrefix],
 // it must be allowed to subscribe to that prefix instead of _INBOX.
-func (t Topology) WorkerRights() []jsapi.Permission {
+func FleetPermissions(t Topology) []jsapi.Permission {
 	work, bucket := t.StreamName(), "KV_"+t.Bucket()
 	rights := []jsapi.Permission{{Subject: jsapi.DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and replies"}}
 	add := func(use string, r jsapi.Permission) {
@@ -60,7 +48,7 @@ func (t Topology) WorkerRights() []jsapi.Permission {
 		r.Optional = true
 		add(use, r)
 	}
-	for _, stream := range t.streams(MaxMessageBytes) {
+	for _, stream := range t.StreamConfigs(MaxMessageBytes) {
 		add("read the stream's state", jsapi.ToRequest("STREAM.INFO."+stream.Name))
 		add("read one message", t.toRead(stream.Name))
 	}
@@ -76,34 +64,8 @@ func (t Topology) WorkerRights() []jsapi.Permission {
 	add("end the watch", jsapi.ToRequestConsumer("CONSUMER.DELETE."+bucket))
 	add("membership, rate and merged calls", jsapi.ToWriteKey(t.Bucket(), jsapi.UnknownName))
 	add("read the replicas' records", jsapi.ToPublish(jsapi.DirectGet(bucket)))
-	add("find the users with dead letters", toReadVersions(t))
-	add("receive the list of these users", jsapi.ToRequestConsumer("CONSUMER.MSG.NEXT."+versionsStreamName(t)))
-	add("stop receiving that list", jsapi.ToRequestConsumer("CONSUMER.DELETE."+versionsStreamName(t)))
-	add("read and write version records", toVersions(t))
-	add("store dead letters", toBury(t))
-	add("record the outcomes of replays", toAudit(t, "verdict"))
 	optional("settle events on servers with js_ack_fc_v2", t.toNewAcks())
 	optional("watch a very large fleet", jsapi.Permission{Subject: "$JS.FC." + bucket + ".>", Probe: "$JS.FC." + bucket + "." + jsapi.UnknownName + ".0"})
 	optional("read the account's limits, for doctor", jsapi.ToRequest("INFO"))
-	return rights
-}
-
-// MissingPermissions returns those of [Topology.WorkerRights] that this connection's user lacks, with the
-// connection's inbox prefix. It blocks for a few round trips if none is missing, otherwise for one
-// or two each. It probes all of them with messages that no stream stores and no API executes. The
-// server reports a denial at once, while a worker's request would just get no answer.
-func (i *Inspector) MissingPermissions(ctx context.Context) ([]jsapi.Permission, error) {
-	return i.api.MissingPermissions(ctx, workerPermissions(i.api, i.topology))
-}
-
-// workerPermissions are the permissions of a worker on this connection.
-func workerPermissions(api *jsapi.Conn, t Topology) []jsapi.Permission {
-	rights := t.WorkerRights()
-	for i, r := range rights {
-		if r.Subscribe {
-			inbox := api.InboxRight()
-			rights[i].Subject, rights[i].Probe = inbox.Subject, inbox.Probe
-		}
-	}
 	return rights
 }

@@ -17,28 +17,28 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// sealKey is the key of the bucket that holds the pipeline's secret. Workers and people who inspect
+// SealKey is the key of the bucket that holds the pipeline's secret. Workers and people who inspect
 // dead letters can read it, but producers cannot. So a sealed event comes from a replay or an
 // export, and headers written by a producer have no effect. If the bucket and with it the secret is
 // lost, so are the members' keys: all workers rejoin, and read the secret again.
-const sealKey = "seal"
+const SealKey = "seal"
 
 // seal is the pipeline's secret. It must not reach a log or an error.
-type seal []byte
+type Seal []byte
 
-const sealBytes = 32
+const SealBytes = 32
 
-// readSeal decodes the stored form; nil if it is damaged.
-func readSeal(text []byte) seal {
+// decodeSeal decodes the stored form; nil if it is damaged.
+func decodeSeal(text []byte) Seal {
 	s, err := base64.RawURLEncoding.DecodeString(string(text))
-	if err != nil || len(s) != sealBytes {
+	if err != nil || len(s) != SealBytes {
 		return nil
 	}
 	return s
 }
 
 // mark is the MAC of some parts. Only the last part may contain line breaks.
-func (s seal) mark(parts ...string) string {
+func (s Seal) Mark(parts ...string) string {
 	m := hmac.New(sha256.New, s)
 	m.Write([]byte(strings.Join(parts, "\n")))
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
@@ -46,27 +46,27 @@ func (s seal) mark(parts ...string) string {
 
 // mark seals the metadata of a replay together with the event, so that no other event can pass as
 // that letter's. The body of an exported event is not sealed, since people correct it by hand.
-func (p *ReplayInfo) mark(s seal, body []byte) string {
+func (p *ReplayInfo) Mark(s Seal, body []byte) string {
 	untracked := strconv.FormatBool(p.Untracked)
 	if p.Letter.IsZero() {
-		return s.mark("export", p.Origin.String(), untracked)
+		return s.Mark("export", p.Origin.String(), untracked)
 	}
-	return s.mark("replay", p.Letter.String(), strconv.FormatUint(p.ID, 10), p.Origin.String(), strconv.Itoa(p.Replays),
+	return s.Mark("replay", p.Letter.String(), strconv.FormatUint(p.ID, 10), p.Origin.String(), strconv.Itoa(p.Replays),
 		p.Run, strconv.FormatBool(p.Forced), untracked, string(body))
 }
 
-// replayID is the message id of a letter's replay, the same for every replayer. If a producer could
+// ReplayID is the message id of a letter's replay, the same for every replayer. If a producer could
 // guess it, the server would take the replay for a duplicate of the producer's own event.
-func (s seal) replayID(letter Position) string { return "replay." + s.mark("id", letter.String()) }
+func (s Seal) ReplayID(letter Position) string { return "replay." + s.Mark("id", letter.String()) }
 
-// readSealed reads an event's replay metadata if the seal is valid; otherwise nil, whatever its
+// ReadSealed reads an event's replay metadata if the seal is valid; otherwise nil, whatever its
 // headers.
-func readSealed(h nats.Header, body []byte, s seal) *ReplayInfo {
-	if len(h) == 0 || len(h[headerSeal]) == 0 || len(s) == 0 {
+func ReadSealed(h nats.Header, body []byte, s Seal) *ReplayInfo {
+	if len(h) == 0 || len(h[HeaderSeal]) == 0 || len(s) == 0 {
 		return nil
 	}
 	p := readReplayInfo(h)
-	if p == nil || !hmac.Equal([]byte(p.sealed), []byte(p.mark(s, body))) {
+	if p == nil || !hmac.Equal([]byte(p.Sealed), []byte(p.Mark(s, body))) {
 		return nil
 	}
 	if p.Letter.IsZero() { // an export seals nothing else
@@ -76,7 +76,7 @@ func readSealed(h nats.Header, body []byte, s seal) *ReplayInfo {
 }
 
 // seal is the secret as this process last read it; empty before.
-func (s *Store) seal() seal {
+func (s *Store) CachedSeal() Seal {
 	if key := s.sealed.Load(); key != nil {
 		return *key
 	}
@@ -88,14 +88,14 @@ func (s *Store) seal() seal {
 // read before is restored. A worker must call it whenever it joins the fleet, since the secret may
 // have been lost together with the members' keys. It blocks for a round trip.
 func (s *Store) ReadSeal(ctx context.Context) error {
-	_, err := s.readSeal(ctx)
+	_, err := s.LoadSeal(ctx)
 	return err
 }
 
-func (s *Store) readSeal(ctx context.Context) (key seal, err error) {
+func (s *Store) LoadSeal(ctx context.Context) (key Seal, err error) {
 	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		var revision uint64
-		if key, revision, err = s.storedSeal(ctx); err != nil || key != nil {
+		if key, revision, err = s.StoredSeal(ctx); err != nil || key != nil {
 			return err
 		}
 		if key, err = s.storeSeal(ctx, revision); jsapi.IsWrongRevision(err) {
@@ -110,28 +110,28 @@ func (s *Store) readSeal(ctx context.Context) (key seal, err error) {
 	return key, nil
 }
 
-// storedSeal reads the secret from NATS; nil if it is missing or damaged.
-func (s *Store) storedSeal(ctx context.Context) (key seal, revision uint64, err error) {
-	m, err := s.api.ReadLast(ctx, s.api.BucketStream(), s.api.KeySubject(sealKey))
+// StoredSeal reads the secret from NATS; nil if it is missing or damaged.
+func (s *Store) StoredSeal(ctx context.Context) (key Seal, revision uint64, err error) {
+	m, err := s.api.ReadLast(ctx, s.api.BucketStream(), s.api.KeySubject(SealKey))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, 0, nil
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	return readSeal(m.Data), m.Sequence, nil
+	return decodeSeal(m.Data), m.Sequence, nil
 }
 
-func (s *Store) storeSeal(ctx context.Context, revision uint64) (seal, error) {
-	key := s.seal()
+func (s *Store) storeSeal(ctx context.Context, revision uint64) (Seal, error) {
+	key := s.CachedSeal()
 	if key == nil {
-		key = make([]byte, sealBytes)
+		key = make([]byte, SealBytes)
 		_, _ = rand.Read(key) // it never fails
 	}
-	m := &nats.Msg{Subject: s.api.KeySubject(sealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(key))}
-	_, err := s.api.Store(ctx, s.api.ToWriteKey(sealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
+	m := &nats.Msg{Subject: s.api.KeySubject(SealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(key))}
+	_, err := s.api.Store(ctx, s.api.ToWriteKey(SealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
 	if jsapi.AsPermissionError(err) != nil {
-		err = fmt.Errorf("the bucket %s has no valid key %q: start or restart a worker, which creates it", s.topology.Bucket(), sealKey)
+		err = fmt.Errorf("the bucket %s has no valid key %q: start or restart a worker, which creates it", s.topology.Bucket(), SealKey)
 	}
 	return key, err
 }

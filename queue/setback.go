@@ -209,7 +209,7 @@ func (q *Queue) GivenUp() []GivenUp {
 
 // inOrder sorts partitions as [Topology.partitions] does. A claim on all includes each.
 func (t Topology) inOrder(partitions []string) []string {
-	return slices.DeleteFunc(t.partitions(), func(p string) bool {
+	return slices.DeleteFunc(t.PartitionNames(), func(p string) bool {
 		return !slices.Contains(partitions, p) && !slices.Contains(partitions, allPartitions)
 	})
 }

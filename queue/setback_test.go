@@ -28,14 +28,14 @@ func TestClaimThatNeverLasts(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			before := len(r.received())
 			_, err := r.api.JetStream.Publish(t.Context(), r.topology.PlainSubject(), []byte("well"))
-			s.must(err)
-			s.await(2*time.Second, "delivered", func() bool { return len(r.received()) > before })
+			s.Must(err)
+			s.Await(2*time.Second, "delivered", func() bool { return len(r.received()) > before })
 		}
 		if n := r.GiveUps()[CauseOther]; n < 15 || n > 35 {
 			t.Errorf("lost %d times within ten minutes", n)
 		}
-		if n := strings.Count(s.warnings(), "lost ownership of partitions"); n != 2 { // once for all, once for one
-			t.Errorf("logged %d times:\n%s", n, s.warnings())
+		if n := strings.Count(s.Warnings(), "lost ownership of partitions"); n != 2 { // once for all, once for one
+			t.Errorf("logged %d times:\n%s", n, s.Warnings())
 		}
 		found := r.GivenUp()
 		if len(found) != 1 || len(found[0].Partitions) != 1 || found[0].Cause != CauseOther || !strings.Contains(found[0].Reason, "refused the event") ||
@@ -43,9 +43,9 @@ func TestClaimThatNeverLasts(t *testing.T) {
 			t.Fatalf("named are %+v", found)
 		}
 		sick.Store(false)
-		s.await(maxSetbackPause+5*time.Second, "drained", func() bool { return s.backlog(r.Queue) == 0 && r.Held() == 17 })
-		s.await(setbackMemory+maxSetbackPause, "forgotten", func() bool { return len(r.GivenUp()) == 0 })
-		s.await(2*reconcileInterval, "logged", func() bool { return s.logged("claims are stable again") })
+		s.Await(maxSetbackPause+5*time.Second, "drained", func() bool { return s.backlog(r.Queue) == 0 && r.Held() == 17 })
+		s.Await(setbackMemory+maxSetbackPause, "forgotten", func() bool { return len(r.GivenUp()) == 0 })
+		s.Await(2*reconcileInterval, "logged", func() bool { return s.Logged("claims are stable again") })
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // server plays the server: requests wait until the test answers them.
@@ -32,21 +33,21 @@ type server struct {
 }
 
 func (s *sim) playServer(newSettler func(*nats.Conn, func(error)) (settler, error)) *server {
-	s.t.Helper()
+	s.T.Helper()
 	q := s.queue(nil)
-	x := &server{t: s.t, s: s}
+	x := &server{t: s.T, s: s}
 	_, err := q.api.NATS.Subscribe("play.>", func(m *nats.Msg) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.asked = append(x.asked, m)
 	})
-	s.must(err)
+	s.Must(err)
 	x.settler, err = newSettler(q.api.NATS, func(err error) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.failed = append(x.failed, err)
 	})
-	s.must(err)
+	s.Must(err)
 	return x
 }
 
@@ -56,7 +57,7 @@ func (s *sim) playAcker() *server {
 
 func (s *sim) playDeleter() *server {
 	return s.playServer(func(nc *nats.Conn, fail func(error)) (settler, error) {
-		d, err := newDeleter(s.t.Context(), nc, "", fail)
+		d, err := newDeleter(s.T.Context(), nc, "", fail)
 		d.subject = "play.delete"
 		return d, err
 	})
@@ -101,7 +102,7 @@ func (x *server) answer(body string) {
 	m := x.asked[0]
 	x.asked = x.asked[1:]
 	x.mu.Unlock()
-	x.s.must(m.Respond([]byte(body)))
+	x.s.Must(m.Respond([]byte(body)))
 	synctest.Wait()
 }
 
@@ -198,7 +199,7 @@ func TestDeleterManyAnswers(t *testing.T) {
 		x := s.playDeleter()
 		x.begin("a")
 		for range 5 {
-			s.must(x.asked[0].Respond([]byte(again)))
+			s.Must(x.asked[0].Respond([]byte(again)))
 			x.answer(again)
 			time.Sleep(jsapi.RetryDelay)
 			synctest.Wait()
@@ -219,16 +220,16 @@ func TestDeleterStrayAnswers(t *testing.T) {
 		x.begin("ab")
 		first := x.asked[0]
 		for range 3 {
-			s.must(first.Respond([]byte(success)))
+			s.Must(first.Respond([]byte(success)))
 		}
 		inbox := x.settler.(*deleter).inbox
 		nc := x.settler.(*deleter).nc
-		s.must(nc.Publish(inbox+".nonsense", []byte(success)))
-		s.must(nc.Publish(inbox+".77.1", []byte("no")))
+		s.Must(nc.Publish(inbox+".nonsense", []byte(success)))
+		s.Must(nc.Publish(inbox+".77.1", []byte("no")))
 		synctest.Wait()
 		x.expect("ab")
 		x.close()
-		s.must(x.asked[1].Respond([]byte(success)))
+		s.Must(x.asked[1].Respond([]byte(success)))
 		synctest.Wait()
 		x.expect("ab")
 		if len(x.failed) != 0 {
@@ -263,26 +264,26 @@ func TestSettleOverdue(t *testing.T) {
 
 // deliveries claims the whole stream with one consumer and fetches its events.
 func (s *sim) deliveries(q *Queue) (jetstream.Consumer, []Delivery) {
-	s.t.Helper()
-	consumer, err := q.api.JetStream.CreateConsumer(s.t.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
+	s.T.Helper()
+	consumer, err := q.api.JetStream.CreateConsumer(s.T.Context(), q.topology.StreamName(), jetstream.ConsumerConfig{
 		Durable: "all", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: -1,
 	})
-	s.must(err)
+	s.Must(err)
 	return consumer, s.fetch(consumer)
 }
 
 // fetch fetches up to a thousand events of the consumer.
 func (s *sim) fetch(consumer jetstream.Consumer) []Delivery {
-	s.t.Helper()
+	s.T.Helper()
 	batch, err := consumer.FetchNoWait(1000)
-	s.must(err)
+	s.Must(err)
 	var ds []Delivery
 	for m := range batch.Messages() {
 		at, err := jsapi.ParseReply(m.Reply())
-		s.must(err)
+		s.Must(err)
 		ds = append(ds, Delivery{Sequence: at.Stream, acks: acksOf(m.Reply()), number: at.Consumer})
 	}
-	s.must(batch.Error())
+	s.Must(batch.Error())
 	return ds
 }
 
@@ -296,7 +297,7 @@ func TestSettlers(t *testing.T) {
 				s.publish(q, "ann", "bob", "ann", "bob", "cyd")
 				consumer, ds := s.deliveries(q)
 				x, err := q.newSettler(t.Context(), func(err error) { t.Error(err) })
-				s.must(err)
+				s.Must(err)
 				for _, batch := range [][]Delivery{ds[:3], ds[3:], ds[:1], ds[4:]} { // includes events that are gone already
 					done := false
 					x.settle(batch, func(gone int) { done = gone == len(batch) })
@@ -306,7 +307,7 @@ func TestSettlers(t *testing.T) {
 					}
 				}
 				info, err := consumer.Info(t.Context())
-				s.must(err)
+				s.Must(err)
 				if n := s.backlog(q); n != 0 || info.NumAckPending != 0 {
 					t.Errorf("%d events are left, %d pending", n, info.NumAckPending)
 				}
@@ -326,16 +327,16 @@ func TestSettlersFail(t *testing.T) {
 		done := func(int) { t.Error("settled") }
 
 		other, err := newDeleter(t.Context(), q.api.NATS, "OTHER", fail)
-		s.must(err)
+		s.Must(err)
 		other.settle(ds, done)
-		if err := receive(s, "failed", failed); !strings.Contains(err.Error(), "stream not found") {
+		if err := queuetest.Receive(s, "failed", failed); !strings.Contains(err.Error(), "stream not found") {
 			t.Errorf("got %v", err)
 		}
-		s.must(q.api.JetStream.DeleteConsumer(t.Context(), q.topology.StreamName(), "all"))
+		s.Must(q.api.JetStream.DeleteConsumer(t.Context(), q.topology.StreamName(), "all"))
 		ack, err := newAcker(q.api.NATS, fail)
-		s.must(err)
+		s.Must(err)
 		ack.settle(ds, done)
-		if err := receive(s, "failed", failed); !strings.Contains(err.Error(), "no consumer took the acknowledgement") {
+		if err := queuetest.Receive(s, "failed", failed); !strings.Contains(err.Error(), "no consumer took the acknowledgement") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -345,16 +346,16 @@ func TestSettlersFail(t *testing.T) {
 // batch are lost with a connection, and occasionally the last ones reach the server on the next.
 func TestAckerAcrossReconnect(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
-		l := &line{}
+		l := &queuetest.Line{}
 		q := s.queue(l)
 		s.publish(q, slices.Repeat([]string{"ann"}, 500)...)
 		_, ds := s.deliveries(q)
 		for range 60 { // the scheduler decides whether the sender or the end of the connection is faster
 			failed, done := false, false
 			x, err := newAcker(q.api.NATS, func(error) { failed = true })
-			s.must(err)
+			s.Must(err)
 			synctest.Wait()
-			l.breaks.Store(true)
+			l.Breaks.Store(true)
 			x.settle(ds, func(int) { done = true })
 			time.Sleep(time.Minute)
 			x.close()
@@ -442,9 +443,9 @@ func TestCutSettlementStaysInTheJournal(t *testing.T) {
 		q := s.queue(nil)
 		for gone, reach := range []uint64{3, 3, 0} {
 			j, err := openJournal(t.Context(), s.bucket(q), fmt.Sprint(gone), time.Now(), 1)
-			s.must(err)
+			s.Must(err)
 			c := &Claim{assignment: &assignment{settler: cutter(gone)}, journal: j}
-			s.must(j.begin(t.Context(), "ann", 3))
+			s.Must(j.begin(t.Context(), "ann", 3))
 			settled := -1
 			c.Settle("ann", []Delivery{{Sequence: 2}, {Sequence: 3}}, func(n int) { settled = n })
 			if got := c.ResendThrough("ann"); got != reach || settled != gone {

@@ -57,7 +57,7 @@ func (e *MismatchError) Error() string {
 func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 	var changes []Change
 	var mismatch MismatchError
-	for _, want := range q.topology.streams(q.api.NATS.MaxPayload()) {
+	for _, want := range q.topology.StreamConfigs(q.api.NATS.MaxPayload()) {
 		made, differences, err := q.setupStream(ctx, want, update)
 		if err != nil {
 			return changes, fmt.Errorf("set up stream %s: %w", want.Name, err)
@@ -90,7 +90,7 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 		return nil, nil, err
 	}
 	info := stream.CachedInfo()
-	differences = compare(info.Config, want)
+	differences = Compare(info.Config, want)
 	if len(differences) == 0 || !update {
 		return nil, differences, nil
 	}
@@ -182,9 +182,9 @@ const (
 	fieldPartitions = "partitions"
 )
 
-// compare lists the differences that this pipeline depends on. It ignores settings that a platform
+// Compare lists the differences that this pipeline depends on. It ignores settings that a platform
 // team may choose (bytes, the age of dead letters, placement).
-func compare(have, want jetstream.StreamConfig) []Change {
+func Compare(have, want jetstream.StreamConfig) []Change {
 	var changes []Change
 	check := func(field string, a, b any) {
 		if a, b := fmt.Sprint(a), fmt.Sprint(b); a != b {

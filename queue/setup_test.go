@@ -58,9 +58,9 @@ func TestTopologyNames(t *testing.T) {
 
 // streams are the configurations of the three streams, as JetStream has them.
 func (s *sim) streams(q *Queue) map[string]string {
-	s.t.Helper()
+	s.T.Helper()
 	configs := map[string]string{}
-	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket(), versionsStreamName(q.topology), q.topology.AuditStreamName()} {
+	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket(), VersionsStream(q.topology), q.topology.AuditStreamName()} {
 		config := s.info(q, name).Config
 		transform := config.SubjectTransform
 		config.SubjectTransform = nil
@@ -73,7 +73,7 @@ func TestSetupIsIdempotent(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(nil, Topology{Name: "new", Partitions: 4})
 		changes, err := q.Setup(t.Context(), false)
-		s.must(err)
+		s.Must(err)
 		want := []string{"stream USERPILOT_NEW: created", "stream USERPILOT_NEW_DLQ: created", "stream KV_userpilot_new: created",
 			"stream KV_userpilot_new_versions: created", "stream USERPILOT_NEW_AUDIT: created"}
 		var got []string
@@ -98,7 +98,7 @@ func TestSetupIsIdempotent(t *testing.T) {
 func TestSetupAtTheSameTime(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var wg sync.WaitGroup
-		ctx := s.soon(time.Minute)
+		ctx := s.Soon(time.Minute)
 		for range 8 {
 			q := s.queueOf(nil, Topology{Name: "new"})
 			wg.Go(func() {
@@ -156,7 +156,7 @@ func TestSetupDifferences(t *testing.T) {
 				config := s.info(q, test.stream).Config
 				test.alter(&config)
 				_, err := q.api.JetStream.UpdateStream(t.Context(), config)
-				s.must(err)
+				s.Must(err)
 				altered := s.streams(q)
 
 				changes, err := q.Setup(t.Context(), false)
@@ -169,14 +169,14 @@ func TestSetupDifferences(t *testing.T) {
 						}
 					}
 				} else {
-					s.must(err)
+					s.Must(err)
 				}
 				if len(changes) != 0 || !slices.Equal(fields, test.fields) || !maps.Equal(altered, s.streams(q)) {
 					t.Errorf("changed %v, named %v, want %v", changes, fields, test.fields)
 				}
 
 				changes, err = q.Setup(t.Context(), true)
-				s.must(err)
+				s.Must(err)
 				if len(changes) != len(test.fields) {
 					t.Errorf("an update changed %v", changes)
 				}
@@ -205,8 +205,8 @@ func TestSetupRefusesToRehash(t *testing.T) {
 			t.Error("the streams have changed")
 		}
 		stream, err := q.api.JetStream.Stream(t.Context(), workName)
-		s.must(err)
-		s.must(stream.Purge(t.Context()))
+		s.Must(err)
+		s.Must(stream.Purge(t.Context()))
 		if _, err := other.Setup(t.Context(), true); err != nil {
 			t.Error(err)
 		}
@@ -218,7 +218,7 @@ func TestSetupMeetsAStranger(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(nil, Topology{Name: "new"})
 		_, err := q.api.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "USERPILOT_NEW", Subjects: []string{"orders"}, Storage: jetstream.MemoryStorage})
-		s.must(err)
+		s.Must(err)
 		_, err = q.Setup(t.Context(), false)
 		mismatch, ok := errors.AsType[*MismatchError](err)
 		if !ok || len(mismatch.Differences) < 4 {
@@ -241,13 +241,13 @@ func TestTransform(t *testing.T) {
 			}
 		}
 		_, err := q.api.JetStream.Publish(t.Context(), q.topology.PlainSubject(), []byte("{}"))
-		s.must(err)
+		s.Must(err)
 		stream, err := q.api.JetStream.Stream(t.Context(), workName)
-		s.must(err)
+		s.Must(err)
 		info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(">"))
-		s.must(err)
+		s.Must(err)
 		var want []string
-		for _, p := range q.topology.partitions() {
+		for _, p := range q.topology.PartitionNames() {
 			want = append(want, q.topology.partitionSubject(p))
 		}
 		if got := slices.Sorted(maps.Keys(info.State.Subjects)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
@@ -255,9 +255,9 @@ func TestTransform(t *testing.T) {
 		}
 		for i := range uint64(users) {
 			first, err := stream.GetMsg(t.Context(), i+1)
-			s.must(err)
+			s.Must(err)
 			second, err := stream.GetMsg(t.Context(), i+1+users)
-			s.must(err)
+			s.Must(err)
 			if first.Subject != second.Subject {
 				t.Errorf("%s is on %s and %s", first.Data, first.Subject, second.Subject)
 			}

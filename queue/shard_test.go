@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // Whichever replica owns a shard, however wrong its clock is within its known uncertainty, and
@@ -144,8 +145,8 @@ func TestLedgerWhenTheServersClockIsSet(t *testing.T) {
 				var set atomic.Int64
 				time.AfterFunc(time.Minute, func() { set.Store(int64(c.step)) })
 				for range 3 {
-					near := awayBy(time.Millisecond, 0.5, 0.5)
-					near.step = &set
+					near := queuetest.AwayBy(time.Millisecond, 0.5, 0.5)
+					near.Step = &set
 					x.wg.Go(func() { x.spend(ctx, s.queueAt(near).NewLedger(r, 0), 64) })
 				}
 				x.wg.Wait()

@@ -20,13 +20,13 @@ type Store struct {
 
 	tracked *trackedUsers
 	groups  groups
-	sealed  atomic.Pointer[seal] // see readSeal
+	sealed  atomic.Pointer[Seal] // see LoadSeal
 	deadAge atomic.Pointer[deadAge]
 }
 
 // NewStore returns the store of a pipeline. It sends nothing.
 func NewStore(q *Queue) *Store {
-	s := &Store{api: q.api, topology: q.topology, log: q.log}
+	s := &Store{api: q.API(), topology: q.Topology(), log: q.Logger()}
 	s.tracked = newTrackedUsers(s)
 	return s
 }
@@ -64,5 +64,23 @@ type Sent struct {
 // ReadReplayInfo reads what an event carries from its dead letter; nil if it was never dead, or if it
 // is not sealed with the pipeline's secret. It needs the secret: see [Store.ReadSeal].
 func (s *Store) ReadReplayInfo(header map[string][]string, body []byte) *ReplayInfo {
-	return readSealed(nats.Header(header), body, s.seal())
+	return ReadSealed(nats.Header(header), body, s.CachedSeal())
+}
+
+// DeadLetterPermissions lists the permissions that a [Store]'s user needs on existing streams, to do a
+// worker's part.
+func Permissions(t Topology) []jsapi.Permission {
+	var permissions []jsapi.Permission
+	add := func(use string, p jsapi.Permission) {
+		p.Use = use
+		permissions = append(permissions, p)
+	}
+	versions := VersionsStream(t)
+	add("find the users with dead letters", toReadVersions(t))
+	add("receive the list of these users", jsapi.ToRequestConsumer("CONSUMER.MSG.NEXT."+versions))
+	add("stop receiving that list", jsapi.ToRequestConsumer("CONSUMER.DELETE."+versions))
+	add("read and write version records", toVersions(t))
+	add("store dead letters", toBury(t))
+	add("record the outcomes of replays", ToRecord(t, "verdict"))
+	return permissions
 }

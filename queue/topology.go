@@ -24,7 +24,7 @@ const (
 	headerRoom = 16 << 10
 
 	dedupeWindow        = 2 * time.Minute
-	deadLetterRetention = 30 * 24 * time.Hour
+	DeadLetterRetention = 30 * 24 * time.Hour
 	auditRetention      = 365 * 24 * time.Hour
 	markerTTL           = time.Minute
 )
@@ -112,21 +112,21 @@ func (t Topology) name() string {
 	return t.Name
 }
 
-// plainPartition is the partition of events without a key.
-const plainPartition = "plain"
+// PlainPartition is the partition of events without a key.
+const PlainPartition = "plain"
 
-// partitions lists the names of all partitions, with the plain subject's last.
-func (t Topology) partitions() []string {
+// PartitionNames lists the names of all partitions, with the plain subject's last.
+func (t Topology) PartitionNames() []string {
 	names := make([]string, 0, t.Partitions+1)
 	for p := range t.Partitions {
 		names = append(names, strconv.Itoa(p))
 	}
-	return append(names, plainPartition)
+	return append(names, PlainPartition)
 }
 
 // partitionSubject is the subject of a partition's events in the stream.
 func (t Topology) partitionSubject(partition string) string {
-	if partition == plainPartition {
+	if partition == PlainPartition {
 		return t.PlainSubject()
 	}
 	return t.PlainSubject() + "." + partition
@@ -162,7 +162,7 @@ func (t Topology) deadStream() jetstream.StreamConfig {
 		Retention:   jetstream.LimitsPolicy,
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew,
-		MaxAge:      deadLetterRetention,
+		MaxAge:      DeadLetterRetention,
 		Replicas:    t.Replicas,
 		AllowDirect: true,
 	}
@@ -211,7 +211,8 @@ func (t Topology) auditStream() jetstream.StreamConfig {
 	}
 }
 
-// streams are all streams of a pipeline.
-func (t Topology) streams(maxPayload int64) []jetstream.StreamConfig {
+// StreamConfigs are the configurations of all streams of a pipeline on a server that accepts messages of
+// maxPayload bytes.
+func (t Topology) StreamConfigs(maxPayload int64) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{t.workStream(maxPayload), t.deadStream(), t.bucketStream(), t.newerBucketStream(), t.auditStream()}
 }

@@ -62,7 +62,7 @@ func oneOf(h map[string][]string, names ...string) string {
 }
 
 // write adds the trace to the headers of a message.
-func (t *Trace) write(h nats.Header) {
+func (t *Trace) Write(h nats.Header) {
 	if t == nil {
 		return
 	}
@@ -142,7 +142,7 @@ func (p *Publisher) trace(ctx context.Context, f *inflight) {
 	if f.header == nil {
 		f.header = nats.Header{}
 	}
-	t.write(f.header)
+	t.Write(f.header)
 	if !span.IsRecording() {
 		return
 	}
@@ -178,8 +178,8 @@ func errorType(err error) string {
 		name string
 	}{
 		{ErrNoStream, "no_stream"},
-		{ErrStreamFull, "stream_full"},
-		{ErrEventTooLarge, "event_too_large"},
+		{jsapi.ErrStreamFull, "stream_full"},
+		{jsapi.ErrEventTooLarge, "event_too_large"},
 		{jsapi.ErrNotPermitted, "not_permitted"},
 		{ErrNoAnswer, "no_answer"},
 		{ErrPublisherClosed, "publisher_closed"},

@@ -43,11 +43,11 @@ func TestPublishTraces(t *testing.T) {
 		never := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("app")
 		q := s.queue(nil)
 		p := q.NewPublisher(PublisherConfig{})
-		defer func() { s.must(p.Close(context.Background())) }()
+		defer func() { s.Must(p.Close(context.Background())) }()
 		publish := func(ctx context.Context, user string) {
 			t.Helper()
 			_, err := p.Publish(ctx, fmt.Appendf(nil, `{"user_id":%q}`, user), WithMessageID("of "+user))
-			s.must(err)
+			s.Must(err)
 		}
 		traced, request := app.Start(remote(t, "a=1,b=2"), "request")
 		unsampled, _ := never.Start(t.Context(), "request")
@@ -56,7 +56,7 @@ func TestPublishTraces(t *testing.T) {
 		publish(remote(t, ""), "cleo")
 		publish(unsampled, "dan")
 
-		work := s.stored(q, workName)
+		work := s.Stored(q.API().JetStream, workName)
 		for _, m := range work { // without the server's own
 			for _, name := range []string{"Nats-Stream", jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
 				m.Header.Del(name)
@@ -101,14 +101,14 @@ func TestPublisherTracer(t *testing.T) {
 		q := s.queue(nil)
 		p := q.NewPublisher(PublisherConfig{Tracer: tracer})
 		_, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
-		s.must(err)
+		s.Must(err)
 		_, err = p.Publish(t.Context(), fmt.Appendf(nil, `{"user_id":"bob","metadata":{"x":%q}}`, strings.Repeat("x", 500<<10)))
-		s.must(err)
-		s.must(q.api.JetStream.DeleteStream(t.Context(), workName))
+		s.Must(err)
+		s.Must(q.api.JetStream.DeleteStream(t.Context(), workName))
 		if _, err = p.Publish(t.Context(), []byte(`{"user_id":"cleo"}`)); err == nil {
 			t.Error("stored in no stream")
 		}
-		s.must(p.Close(context.Background()))
+		s.Must(p.Close(context.Background()))
 		if _, err = p.Publish(t.Context(), []byte(`{"user_id":"dan"}`)); err == nil {
 			t.Error("stored by a closed publisher")
 		}
@@ -124,36 +124,6 @@ func TestPublisherTracer(t *testing.T) {
 		}
 		if ended[0].SpanContext().TraceID() == ended[1].SpanContext().TraceID() {
 			t.Error("two events are one trace")
-		}
-	})
-}
-
-// The trace outlives death: the dead letter has it, and a replay as well as an export that is
-// published again continue it.
-func TestTraceOutlivesDeath(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queue(nil)
-		d := Event{Name: Position{made, 7}, Published: made, Trace: ReadTrace(nats.Header{"Traceparent": {traceParent}, "Tracestate": {"a=1"}})}
-		s.must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
-		letter := s.stored(q, q.topology.DeadStreamName())[0]
-		letter.Header.Set(headerSeal, "any")
-		options, err := WithExport(letter.Header)
-		s.must(err)
-		spans := tracetest.NewSpanRecorder()
-		ctx, _ := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("app").Start(t.Context(), "a run")
-		p := q.NewPublisher(PublisherConfig{})
-		_, err = p.Publish(ctx, []byte(`{"user_id":"ann"}`), options...)
-		s.must(err)
-		s.must(p.Close(context.Background()))
-		_, err = NewInspector(q).Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{})
-		s.must(err)
-		for i, m := range append(s.stored(q, workName), letter) {
-			if m.Header.Get("traceparent") != traceParent || m.Header.Get("tracestate") != "a=1" {
-				t.Errorf("message %d has the headers %v", i, m.Header)
-			}
-		}
-		if n := len(s.stored(q, workName)); n != 2 || len(spans.Ended()) != 0 {
-			t.Errorf("%d events, %d spans", n, len(spans.Ended()))
 		}
 	})
 }
@@ -186,7 +156,7 @@ func TestReadTrace(t *testing.T) {
 			t.Errorf("%s: takes %d bytes", name, got.Size())
 		}
 		h := nats.Header{}
-		got.write(h)
+		got.Write(h)
 		if again := ReadTrace(h).SpanContext(); !again.Equal(x) {
 			t.Errorf("%s: passed on as %v", name, h)
 		}

@@ -55,7 +55,7 @@ func userKey(userID string) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// userKeyOf is the userKey of the user with this userHash.
+// userKeyOf is the userKey of the user with this UserHash.
 func userKeyOf(hash string) (key uint64, ok bool) {
 	sum, err := base64.RawURLEncoding.DecodeString(hash)
 	if err != nil || len(sum) < 8 {
@@ -163,7 +163,7 @@ func (g *trackedUsers) catchUp(ctx context.Context) error {
 // readToEnd reads up to the message that was last in the bucket after readToEnd began. That message
 // may vanish meanwhile: the marker of a deleted record expires.
 func (g *trackedUsers) readToEnd(ctx context.Context) error {
-	stream := versionsStreamName(g.s.topology)
+	stream := VersionsStream(g.s.topology)
 	for {
 		last, err := g.s.api.ReadLast(ctx, stream, "$KV."+g.s.topology.VersionsBucket()+".>")
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -197,7 +197,7 @@ func (g *trackedUsers) readToEnd(ctx context.Context) error {
 // consumer, which the server advances message by message. For each batch of a direct get, the
 // server would scan every subject of the bucket if any record was ever rewritten.
 func (g *trackedUsers) read(ctx context.Context, to uint64) error {
-	stream := versionsStreamName(g.s.topology)
+	stream := VersionsStream(g.s.topology)
 	config := jetstream.ConsumerConfig{
 		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: g.seen + 1,
 		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerLife,
@@ -222,7 +222,7 @@ const readerLife = 30 * time.Second
 
 // receive handles the messages of a consumer on the bucket.
 func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
-	p, err := jsapi.NewPull(g.s.api, versionsStreamName(g.s.topology), consumer)
+	p, err := jsapi.NewPull(g.s.api, VersionsStream(g.s.topology), consumer)
 	if err != nil {
 		return err
 	}
@@ -287,11 +287,6 @@ func (s *Store) Follow(ctx context.Context) { s.tracked.follow(ctx) }
 // needs no round trip and does not block.
 func (s *Store) Tracked(userID string) bool { return s.tracked.knows(userID) }
 
-// Versions reads a user's version record. It blocks for a round trip.
-func (s *Store) Versions(ctx context.Context, userID string) (*VersionRecord, error) {
-	return s.readNewer(ctx, userID)
-}
-
 // RecordVersions records that events of a user have been delivered or superseded, and blocks until
 // the server has that on disk. n is the result of [Store.Versions]. The events may be settled only
 // after RecordVersions has returned nil.
@@ -304,14 +299,14 @@ func (s *Store) RecordVersions(ctx context.Context, userID string, n *VersionRec
 		replayed = replayed || x.Replay != nil
 	}
 	dropped := false
-	err := s.changeNewer(ctx, userID, n, func(r *storedVersions) newerChange {
+	err := s.changeVersions(ctx, userID, n, func(r *storedVersions) versionsChange {
 		known := VersionRecord{record: *r}
 		dropped = !known.Known() || r.spent() && !replayed
 		switch {
 		case !known.Known():
-			return keepNewer
+			return keepVersions
 		case dropped:
-			return dropNewer
+			return dropVersions
 		}
 		for _, x := range sent {
 			if x.Remainder.UserID() != "" {
@@ -322,7 +317,7 @@ func (s *Store) RecordVersions(ctx context.Context, userID string, n *VersionRec
 			}
 		}
 		*r = known.record
-		return storeNewer
+		return storeVersions
 	})
 	if err == nil && dropped {
 		s.tracked.set(userKey(userID), false)
@@ -345,11 +340,11 @@ func (s *Store) open(ctx context.Context, userID string, e Event) error {
 	if !s.tracked.knows(userID) {
 		known = &VersionRecord{} // usually there is no record; if there is, the server refuses to create another one
 	}
-	err = s.changeNewer(ctx, userID, known, func(r *storedVersions) newerChange {
+	err = s.changeVersions(ctx, userID, known, func(r *storedVersions) versionsChange {
 		if r.open(e.Name, until); e.Replay != nil {
 			r.close(e.Replay.Letter)
 		}
-		return storeNewer
+		return storeVersions
 	})
 	if err == nil {
 		s.tracked.set(userKey(userID), true)
@@ -357,22 +352,22 @@ func (s *Store) open(ctx context.Context, userID string, e Event) error {
 	return err
 }
 
-// closeLetters removes deleted letters from a user's record. The last one deletes the record.
-func (s *Store) closeLetters(ctx context.Context, userID string, letters ...Position) error {
+// CloseLetters removes deleted letters from a user's record. The last one deletes the record.
+func (s *Store) CloseLetters(ctx context.Context, userID string, letters ...Position) error {
 	if err := s.api.Clock.Read(ctx); err != nil {
 		return err
 	}
-	return s.changeNewer(ctx, userID, nil, func(r *storedVersions) newerChange {
+	return s.changeVersions(ctx, userID, nil, func(r *storedVersions) versionsChange {
 		for _, letter := range letters {
 			r.close(letter)
 		}
 		switch {
 		case r.Set == nil:
-			return keepNewer
+			return keepVersions
 		case r.spent():
-			return dropNewer
+			return dropVersions
 		}
-		return storeNewer
+		return storeVersions
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -137,7 +138,7 @@ func (r *storedVersions) open(letter Position, until time.Time) {
 	if r.Set == nil {
 		*r = storedVersions{Set: map[string]Position{}, Open: []Position{}, Floor: letter}
 	}
-	if r.Open != nil && !slices.ContainsFunc(r.Open, letter.same) {
+	if r.Open != nil && !slices.ContainsFunc(r.Open, letter.Same) {
 		r.Open = append(r.Open, letter)
 	}
 	if len(r.Open) > maxOpen {
@@ -151,7 +152,7 @@ func (r *storedVersions) open(letter Position, until time.Time) {
 // close removes a letter that no longer needs the record.
 func (r *storedVersions) close(letter Position) {
 	if r.Open != nil {
-		r.Open = slices.DeleteFunc(r.Open, letter.same)
+		r.Open = slices.DeleteFunc(r.Open, letter.Same)
 	}
 }
 
@@ -164,14 +165,14 @@ func pathHash(path string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:9])
 }
 
-// versionSubject is the subject of a user's record.
-func versionSubject(t Topology, userID string) string {
-	return "$KV." + t.VersionsBucket() + "." + userHash(userID)
+// VersionSubject is the subject of a user's record.
+func VersionSubject(t Topology, userID string) string {
+	return "$KV." + t.VersionsBucket() + "." + jsapi.UserHash(userID)
 }
 
-// readNewer reads a user's record from the bucket's leader.
-func (s *Store) readNewer(ctx context.Context, userID string) (*VersionRecord, error) {
-	m, err := s.api.ReadLast(ctx, versionsStreamName(s.topology), versionSubject(s.topology, userID))
+// Versions reads a user's version record. It blocks for a round trip.
+func (s *Store) Versions(ctx context.Context, userID string) (*VersionRecord, error) {
+	m, err := s.api.ReadLast(ctx, VersionsStream(s.topology), VersionSubject(s.topology, userID))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return &VersionRecord{}, nil
 	}
@@ -183,15 +184,15 @@ func (s *Store) readNewer(ctx context.Context, userID string) (*VersionRecord, e
 		return n, nil
 	}
 	if err := json.Unmarshal(m.Data, &n.record); err != nil {
-		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, versionsStreamName(s.topology), err)
+		return nil, fmt.Errorf("read the version record in message %d of %s: %w", m.Sequence, VersionsStream(s.topology), err)
 	}
 	return n, nil
 }
 
-// storeNewer writes a user's record unless it has changed since it was read.
-func (s *Store) storeNewer(ctx context.Context, userID string, n *VersionRecord) error {
+// writeVersions writes a user's record unless it has changed since it was read.
+func (s *Store) writeVersions(ctx context.Context, userID string, n *VersionRecord) error {
 	n.record.trim()
-	msg := nats.NewMsg(versionSubject(s.topology, userID))
+	msg := nats.NewMsg(VersionSubject(s.topology, userID))
 	var err error
 	if msg.Data, err = json.Marshal(n.record); err != nil {
 		return err
@@ -199,15 +200,15 @@ func (s *Store) storeNewer(ctx context.Context, userID string, n *VersionRecord)
 	if left := n.record.Until.Sub(s.api.Clock.Now()); !n.record.Until.IsZero() {
 		msg.Header.Set(jetstream.MsgTTLHeader, strconv.Itoa(max(1, int(left/time.Second)))+"s")
 	}
-	return s.publishNewer(ctx, msg, n)
+	return s.publishVersions(ctx, msg, n)
 }
 
-// deleteNewer removes a user's record unless it has changed since it was read.
-func (s *Store) deleteNewer(ctx context.Context, userID string, n *VersionRecord) error {
-	return s.publishNewer(ctx, jsapi.Marker(versionSubject(s.topology, userID), markerTTL), n)
+// deleteVersions removes a user's record unless it has changed since it was read.
+func (s *Store) deleteVersions(ctx context.Context, userID string, n *VersionRecord) error {
+	return s.publishVersions(ctx, jsapi.Marker(VersionSubject(s.topology, userID), markerTTL), n)
 }
 
-func (s *Store) publishNewer(ctx context.Context, msg *nats.Msg, n *VersionRecord) error {
+func (s *Store) publishVersions(ctx context.Context, msg *nats.Msg, n *VersionRecord) error {
 	ack, err := s.api.Store(ctx, toVersions(s.topology), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
 	if err != nil {
 		return err
@@ -216,23 +217,23 @@ func (s *Store) publishNewer(ctx context.Context, msg *nats.Msg, n *VersionRecor
 	return nil
 }
 
-// changeNewer reads, changes and writes a user's record, and repeats that while another writer
+// changeVersions reads, changes and writes a user's record, and repeats that while another writer
 // interferes. change returns what to do with the record. n may be the record as last read, or nil.
-func (s *Store) changeNewer(ctx context.Context, userID string, n *VersionRecord, change func(*storedVersions) newerChange) error {
+func (s *Store) changeVersions(ctx context.Context, userID string, n *VersionRecord, change func(*storedVersions) versionsChange) error {
 	for {
 		var err error
 		if n == nil {
-			if n, err = s.readNewer(ctx, userID); err != nil {
+			if n, err = s.Versions(ctx, userID); err != nil {
 				return err
 			}
 		}
 		switch change(&n.record) {
-		case keepNewer:
+		case keepVersions:
 			return nil
-		case dropNewer:
-			err = s.deleteNewer(ctx, userID, n)
-		case storeNewer:
-			err = s.storeNewer(ctx, userID, n)
+		case dropVersions:
+			err = s.deleteVersions(ctx, userID, n)
+		case storeVersions:
+			err = s.writeVersions(ctx, userID, n)
 		}
 		switch {
 		case err == nil:
@@ -244,11 +245,111 @@ func (s *Store) changeNewer(ctx context.Context, userID string, n *VersionRecord
 	}
 }
 
-// newerChange is what to do with a changed record.
-type newerChange int
+// versionsChange is what to do with a changed record.
+type versionsChange int
 
 const (
-	keepNewer newerChange = iota
-	storeNewer
-	dropNewer
+	keepVersions versionsChange = iota
+	storeVersions
+	dropVersions
 )
+
+// Supersession describes which of a dead letter's properties newer events of its user have set
+// since.
+type Supersession struct {
+	// Known is whether this is certain: the letter's user can be read, and has been tracked since
+	// the letter died. Otherwise a replay dies again, unless the letter is untracked or the replay
+	// is forced.
+	Known bool
+	// Wholly says that a replay would have no properties left, and so makes no call. Partly says
+	// that it would have fewer.
+	Wholly, Partly bool
+	// Properties are the event's properties, in its order.
+	Properties []PropertyStanding
+}
+
+// PropertyStanding is a property of an event, and whether a newer event has set it since.
+type PropertyStanding struct {
+	Path       string // as in [userpilot.Property]
+	Superseded bool
+}
+
+func (n *VersionRecord) Supersession(l *DeadLetter) (s Supersession) {
+	event, err := userpilot.Parse(l.Body)
+	if err != nil || !n.Known() {
+		return s
+	}
+	some := false
+	for p := range event.Properties() {
+		standing, _ := n.judge(p, l.Origin)
+		gone := standing == userpilot.Superseded
+		s.Properties = append(s.Properties, PropertyStanding{Path: p.Path, Superseded: gone})
+		some = some || gone
+	}
+	_, left, known := n.Reduce(event, l.Origin)
+	s.Known, s.Wholly, s.Partly = known, known && !left, known && left && some
+	return s
+}
+
+// VersionsOf reads the version records of the letters' users, by [VersionSubject]. It omits damaged ones.
+// In a cluster a lagging replica may answer. It blocks for one round trip.
+func (s *Store) VersionsOf(ctx context.Context, letters []*DeadLetter) (map[string]*VersionRecord, error) {
+	records := map[string]*VersionRecord{}
+	var r jsapi.DirectRequest
+	for _, l := range letters {
+		if user := l.UserID(); user != "" {
+			subject := VersionSubject(s.topology, user)
+			if _, asked := records[subject]; !asked {
+				records[subject] = nil
+				r.Last = append(r.Last, subject)
+			}
+		}
+	}
+	if len(r.Last) == 0 {
+		return records, nil
+	}
+	stream := VersionsStream(s.topology)
+	err := jsapi.Retry(ctx, jsapi.FirstTimeout, func(ctx context.Context) error {
+		_, err := s.api.Direct(ctx, stream, r, func(m *nats.Msg) bool {
+			var n VersionRecord
+			if len(m.Data) > 0 && json.Unmarshal(m.Data, &n.record) == nil {
+				records[m.Header.Get(jetstream.SubjectHeader)] = &n
+			}
+			return true
+		})
+		return err
+	})
+	return records, err
+}
+
+// EraseVersions erases a user's version record, also on disk, unless dry is set, and reports whether
+// there is one. If a worker rewrites it meanwhile, EraseVersions erases it again.
+func (s *Store) EraseVersions(ctx context.Context, userID string, dry bool) (found bool, err error) {
+	for {
+		n, err := s.Versions(ctx, userID)
+		if err != nil || !n.Known() || dry {
+			return found || n != nil && n.Known(), err
+		}
+		found = true
+		if err := s.overwriteVersions(ctx, n); err != nil {
+			return found, err
+		}
+		if err := s.deleteVersions(ctx, userID, n); !jsapi.IsWrongRevision(err) {
+			return found, jsapi.AsNoReply(ctx, "$KV."+s.topology.VersionsBucket()+".>", err)
+		}
+	}
+}
+
+// overwriteVersions erases the record before its key is deleted. When a later message replaces a key,
+// the server removes the old one but leaves it on disk. Some buckets deny erasure: ours once did,
+// and an update does not change that. There the record, which holds only hashes, is merely removed.
+func (s *Store) overwriteVersions(ctx context.Context, n *VersionRecord) error {
+	found, err := s.api.Remove(ctx, VersionsStream(s.topology), n.revision, true)
+	if err != nil && strings.Contains(err.Error(), "message delete not permitted") {
+		return nil
+	}
+	if found {
+		n.revision = 0 // the key has no message now
+	}
+	return err
+}

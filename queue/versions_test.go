@@ -178,37 +178,37 @@ func TestNewerLetters(t *testing.T) {
 func TestNewerStored(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.must(q.api.Clock.Read(t.Context()))
-		old, err := s.store(q).readNewer(t.Context(), "ann")
-		s.must(err)
+		s.Must(q.API().Clock.Read(t.Context()))
+		old, err := s.store(q).Versions(t.Context(), "ann")
+		s.Must(err)
 		if old.Known() {
 			t.Error("an unknown user has a record")
 		}
-		open := func(n uint64) func(*storedVersions) newerChange {
-			return func(r *storedVersions) newerChange {
-				r.open(aged(n), q.api.Clock.Now().Add(time.Hour))
-				return storeNewer
+		open := func(n uint64) func(*storedVersions) versionsChange {
+			return func(r *storedVersions) versionsChange {
+				r.open(aged(n), q.API().Clock.Now().Add(time.Hour))
+				return storeVersions
 			}
 		}
-		s.must(s.store(q).changeNewer(t.Context(), "ann", nil, open(1)))
-		s.must(s.store(q).changeNewer(t.Context(), "ann", old, open(2))) // the record passed in is outdated
-		n, err := s.store(q).readNewer(t.Context(), "ann")
-		s.must(err)
+		s.Must(s.store(q).changeVersions(t.Context(), "ann", nil, open(1)))
+		s.Must(s.store(q).changeVersions(t.Context(), "ann", old, open(2))) // the record passed in is outdated
+		n, err := s.store(q).Versions(t.Context(), "ann")
+		s.Must(err)
 		if len(n.record.Open) != 2 {
 			t.Errorf("the record is %+v", n.record)
 		}
 		time.Sleep(59 * time.Minute)
-		if n, err = s.store(q).readNewer(t.Context(), "ann"); err != nil || !n.Known() {
+		if n, err = s.store(q).Versions(t.Context(), "ann"); err != nil || !n.Known() {
 			t.Errorf("gone too early (%v)", err)
 		}
 		time.Sleep(2 * time.Minute)
-		if n, err = s.store(q).readNewer(t.Context(), "ann"); err != nil || n.Known() {
+		if n, err = s.store(q).Versions(t.Context(), "ann"); err != nil || n.Known() {
 			t.Errorf("%+v is left (%v)", n.record, err)
 		}
-		s.must(s.store(q).changeNewer(t.Context(), "ann", nil, open(3))) // over the server's marker
-		_, err = q.api.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: versionSubject(q.topology, "bob"), Data: []byte("secret")})
-		s.must(err)
-		if _, err := s.store(q).readNewer(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
+		s.Must(s.store(q).changeVersions(t.Context(), "ann", nil, open(3))) // over the server's marker
+		_, err = q.API().JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: VersionSubject(q.Topology(), "bob"), Data: []byte("secret")})
+		s.Must(err)
+		if _, err := s.store(q).Versions(t.Context(), "bob"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("a damaged record: %v", err)
 		}
 	})
@@ -219,21 +219,21 @@ func TestNewerStored(t *testing.T) {
 func TestNewerAfterDyingAgain(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		s.must(q.api.Clock.Read(t.Context()))
+		s.Must(q.API().Clock.Read(t.Context()))
 		c := s.store(q)
 		bury := func(seq uint64, past *ReplayInfo) {
-			s.must(c.Add(t.Context(), Event{Name: Position{made, seq}, Replay: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.Must(c.Add(t.Context(), Event{Name: Position{made, seq}, Replay: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
 		bury(1, nil)
 		bury(9, &ReplayInfo{Letter: aged(1), Origin: aged(1)})
-		n, err := s.store(q).readNewer(t.Context(), "ann")
-		s.must(err)
+		n, err := s.store(q).Versions(t.Context(), "ann")
+		s.Must(err)
 		if len(n.record.Open) != 1 || n.record.Open[0].Compare(aged(9)) != 0 {
 			t.Errorf("open are %v", n.record.Open)
 		}
 		replay := Event{Name: Position{made, 12}, Replay: &ReplayInfo{Letter: aged(9), Origin: aged(1)}}
-		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: replay}}))
-		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: Event{Name: Position{made, 13}}}}))
+		s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: replay}}))
+		s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: Event{Name: Position{made, 13}}}}))
 		if c.Tracked("ann") {
 			t.Error("ann is tracked although she has no letters")
 		}
@@ -244,19 +244,19 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 func TestGuardCatchesUp(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
-		ctx := s.soon(time.Second) // a reader that starts over each time would do so twenty times
-		s.must(q.api.Clock.Read(t.Context()))
-		s.must(s.store(other).tracked.catchUp(ctx))
+		ctx := s.Soon(time.Second) // a reader that starts over each time would do so twenty times
+		s.Must(q.API().Clock.Read(t.Context()))
+		s.Must(s.store(other).tracked.catchUp(ctx))
 		c := s.store(q)
 		const users = 2*jsapi.ScanBatch + 3
 		for i := range users {
-			s.must(c.open(t.Context(), fmt.Sprint("user", i), Event{Name: Position{made, uint64(i + 1)}}))
+			s.Must(c.open(t.Context(), fmt.Sprint("user", i), Event{Name: Position{made, uint64(i + 1)}}))
 		}
 		if s.store(other).tracked.knows("user7") {
 			t.Fatal("tracked before the reading")
 		}
 		for range 2 {
-			s.must(s.store(other).tracked.catchUp(ctx))
+			s.Must(s.store(other).tracked.catchUp(ctx))
 			for i := range users {
 				if user := fmt.Sprint("user", i); !s.store(other).tracked.knows(user) || !s.store(q).tracked.knows(user) {
 					t.Fatalf("%s is not tracked", user)
@@ -266,18 +266,18 @@ func TestGuardCatchesUp(t *testing.T) {
 		if s.store(other).tracked.knows("ann") {
 			t.Error("a user without dead letters is tracked")
 		}
-		n, err := s.store(q).readNewer(t.Context(), "user7")
-		s.must(err)
-		s.must(s.store(q).deleteNewer(t.Context(), "user7", n))
-		s.must(s.store(other).tracked.catchUp(ctx))
+		n, err := s.store(q).Versions(t.Context(), "user7")
+		s.Must(err)
+		s.Must(s.store(q).deleteVersions(t.Context(), "user7", n))
+		s.Must(s.store(other).tracked.catchUp(ctx))
 		if s.store(other).tracked.knows("user7") || !s.store(other).tracked.knows("user8") {
 			t.Error("a deletion is missed, or too many users are dropped")
 		}
-		stream, err := q.api.JetStream.Stream(t.Context(), versionsStreamName(q.topology))
-		s.must(err)
-		s.must(stream.Purge(t.Context()))
-		s.must(s.store(other).tracked.catchUp(ctx))
-		s.must(q.api.JetStream.DeleteStream(t.Context(), versionsStreamName(q.topology)))
+		stream, err := q.API().JetStream.Stream(t.Context(), VersionsStream(q.Topology()))
+		s.Must(err)
+		s.Must(stream.Purge(t.Context()))
+		s.Must(s.store(other).tracked.catchUp(ctx))
+		s.Must(q.API().JetStream.DeleteStream(t.Context(), VersionsStream(q.Topology())))
 		if err := s.store(other).tracked.catchUp(ctx); err == nil || !strings.Contains(err.Error(), "KV_userpilot_identify_versions") {
 			t.Errorf("without the bucket: %v", err)
 		}
@@ -289,19 +289,19 @@ func TestGuardCatchesUp(t *testing.T) {
 func TestBuryKeepsTheRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		for seq, q := range []*Queue{s.queue(nil), s.queue(nil)} {
-			s.must(q.api.Clock.Read(t.Context()))
+			s.Must(q.API().Clock.Read(t.Context()))
 			c := s.store(q)
 			d := Event{Name: Position{made, uint64(10 * (seq + 1))}}
-			s.must(c.Add(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.Must(c.Add(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 			d.Name.Sequence++
-			n, err := s.store(q).readNewer(t.Context(), "ann")
-			s.must(err)
+			n, err := s.store(q).Versions(t.Context(), "ann")
+			s.Must(err)
 			event := identify(t, fmt.Sprintf(`{"user_id":"ann","metadata":{"n%d":1}}`, seq))
-			s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{d, event}}))
+			s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{d, event}}))
 		}
-		n, err := s.store(s.queue(nil)).readNewer(t.Context(), "ann")
-		s.must(err)
-		if len(n.record.Open) != 2 || len(n.record.Set) != 3 || !n.record.Floor.same(Position{made, 10}) {
+		n, err := s.store(s.queue(nil)).Versions(t.Context(), "ann")
+		s.Must(err)
+		if len(n.record.Open) != 2 || len(n.record.Set) != 3 || !n.record.Floor.Same(Position{made, 10}) {
 			t.Errorf("the record is %+v", n.record)
 		}
 	})
@@ -316,64 +316,15 @@ func TestReadPast(t *testing.T) {
 		Letter: aged(7), Origin: aged(3), Published: made.Add(time.Hour), Replays: 2, Run: "r1", Forced: true, Untracked: true,
 		History: []string{"one", "two"},
 	}
-	if got := fmt.Sprintf("%+v", *readReplayInfo(whole.header())); got != fmt.Sprintf("%+v", *readReplayInfo(readReplayInfo(whole.header()).header())) || !strings.Contains(got, "Replays:2 Run:r1 Forced:true Untracked:true History:[one two]") {
+	if got := fmt.Sprintf("%+v", *readReplayInfo(whole.Header())); got != fmt.Sprintf("%+v", *readReplayInfo(readReplayInfo(whole.Header()).Header())) || !strings.Contains(got, "Replays:2 Run:r1 Forced:true Untracked:true History:[one two]") {
 		t.Errorf("the replay metadata is %s", got)
 	}
 	hostile := nats.Header{
-		headerReplays: {"x"}, headerOrigin: {"nonsense"}, headerLetter: {"\x1b[31m"}, headerRun: {"a\r\nb\x1b[1m"},
-		headerHistory: append(make([]string, 50), strings.Repeat("é", 1<<20)),
+		HeaderReplays: {"x"}, HeaderOrigin: {"nonsense"}, HeaderLetter: {"\x1b[31m"}, HeaderRun: {"a\r\nb\x1b[1m"},
+		HeaderHistory: append(make([]string, 50), strings.Repeat("é", 1<<20)),
 	}
 	p := readReplayInfo(hostile)
 	if !p.Origin.IsZero() || !p.Letter.IsZero() || p.Replays != 0 || p.Run != "a  b [1m" || len(p.History) != maxHistory || len(p.History[maxHistory-1]) != maxHistoryLine {
 		t.Errorf("nonsense is read as %+v", p)
 	}
-}
-
-// Supersessions predicts what a replay would do.
-func TestSupersessions(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queue(nil)
-		s.must(q.api.Clock.Read(t.Context()))
-		c := s.store(q)
-		bury := func(seq uint64, user, more string) {
-			d := Event{Name: Position{made, seq}}
-			s.must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), Death{Reason: Rejected, User: user}))
-		}
-		bury(1, "ann", `,"metadata":{"a":1,"b":2}`)
-		bury(2, "ann", `,"metadata":{"a":1}`)
-		bury(3, "ann", `,"metadata":{"b":1}`)
-		bury(4, "bob", `,"metadata":{"a":1}`)
-		for i := range supersededAtOnce {
-			bury(uint64(5+i), fmt.Sprint("user", i), "")
-		}
-		n, err := s.store(q).readNewer(t.Context(), "ann")
-		s.must(err)
-		s.must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event{Name: Position{made, 9}}, identify(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
-		var letters []*DeadLetter
-		for l, err := range NewInspector(q).DeadLetters(t.Context(), Filter{}) {
-			s.must(err)
-			letters = append(letters, l)
-		}
-		letters = append(letters, &DeadLetter{Body: []byte("?")}, &DeadLetter{Death: Death{User: "nobody"}, Body: []byte(`{"user_id":"nobody"}`)})
-		found, err := NewInspector(q).Supersessions(t.Context(), letters)
-		s.must(err)
-		for i, want := range map[int]string{
-			0:                "{Known:true Wholly:false Partly:true Properties:[{Path:/metadata/a Superseded:true} {Path:/metadata/b Superseded:false}]}",
-			1:                "{Known:true Wholly:true Partly:false Properties:[{Path:/metadata/a Superseded:true}]}",
-			2:                "{Known:true Wholly:false Partly:false Properties:[{Path:/metadata/b Superseded:false}]}",
-			3:                "{Known:true Wholly:false Partly:false Properties:[{Path:/metadata/a Superseded:false}]}",
-			len(letters) - 3: "{Known:true Wholly:false Partly:false Properties:[{Path: Superseded:false}]}",
-			len(letters) - 2: "{Known:false Wholly:false Partly:false Properties:[]}",
-			len(letters) - 1: "{Known:false Wholly:false Partly:false Properties:[]}",
-		} {
-			if got := fmt.Sprintf("%+v", found[i]); got != want {
-				t.Errorf("letter %d: %s, want %s", i, got, want)
-			}
-		}
-		selected, err := NewInspector(q).Select(t.Context(), Filter{}, SelectConfig{})
-		s.must(err)
-		if selected.Superseded != 1 || selected.Partly != 1 {
-			t.Errorf("%d of the selection are superseded, %d in part", selected.Superseded, selected.Partly)
-		}
-	})
 }

@@ -35,10 +35,10 @@ func (q *Queue) Work(ctx context.Context, config MemberConfig, h Handler) error 
 
 // session is one membership, from joining until ctx ends or the membership expires.
 func (q *Queue) session(ctx context.Context, config MemberConfig, h Handler, trouble *changeLog) error {
-	if err := q.mayWork(ctx); err != nil {
+	if err := q.mayWork(ctx, config.Permissions); err != nil {
 		return err
 	}
-	m, err := q.join(ctx, config)
+	m, err := q.Join(ctx, config)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -296,7 +297,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 func (s *sim) told() queue.Replica {
 	s.t.Helper()
 	time.Sleep(10 * time.Second)
-	status, err := queue.NewInspector(s.queue).Status(s.t.Context())
+	status, err := inspector.New(s.queue).Status(s.t.Context())
 	must(s.t, err)
 	if len(status.Replicas) != 1 {
 		s.t.Fatalf("%d replicas", len(status.Replicas))

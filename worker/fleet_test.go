@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -29,9 +30,9 @@ func (r *replica) metric(name string) float64 {
 	return 0
 }
 
-func (s *sim) status() *queue.Status {
+func (s *sim) status() *inspector.Status {
 	s.t.Helper()
-	status, err := queue.NewInspector(s.queue).Status(s.t.Context())
+	status, err := inspector.New(s.queue).Status(s.t.Context())
 	must(s.t, err)
 	return status
 }

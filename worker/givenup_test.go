@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
@@ -36,7 +37,7 @@ func TestGivenUpIsTold(t *testing.T) {
 		if got := r.scrape(t); got["partitions_given_up/pull"] != 17 || got["claims_given_up_total/pull"] < 4 {
 			t.Errorf("the metrics are %v", got)
 		}
-		status, err := queue.NewInspector(s.queue).Status(t.Context())
+		status, err := inspector.New(s.queue).Status(t.Context())
 		must(t, err)
 		if len(status.Replicas) != 1 || len(status.Replicas[0].GivenUp) != 1 || status.Replicas[0].GivenUp[0].Cause != queue.CausePull || len(status.Replicas[0].GivenUp[0].Partitions) != 17 {
 			t.Errorf("the status says %+v", status.Replicas)

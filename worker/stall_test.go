@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -60,7 +60,7 @@ func TestStall(t *testing.T) {
 			t.Errorf("the remark is %q", remark)
 		}
 		time.Sleep(2 * time.Second) // a heartbeat
-		status, err := queue.NewInspector(s.queue).Status(t.Context())
+		status, err := inspector.New(s.queue).Status(t.Context())
 		must(t, err)
 		if len(status.Replicas) != 1 || status.Replicas[0].Stall != "connection" || status.Time.Sub(status.Replicas[0].StallSince) < 12*time.Second {
 			t.Errorf("the status says %+v", status.Replicas)

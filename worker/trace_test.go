@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -257,9 +258,9 @@ func TestTraceOfTheDead(t *testing.T) {
 		s.publishRaw(queue.Topology{}.Subject("ann"), []byte(`{"user_id":"ann","metadata":{"bad":2}}`)) // newer than the dead letter
 		s.drain(time.Minute)
 		before := len(spans.Ended())
-		selection, err := queue.NewInspector(s.queue).Select(t.Context(), queue.Filter{Reasons: []queue.Reason{queue.Rejected}}, queue.SelectConfig{})
+		selection, err := inspector.New(s.queue).Select(t.Context(), inspector.Filter{Reasons: []queue.Reason{queue.Rejected}}, inspector.SelectConfig{})
 		must(t, err)
-		_, err = queue.NewInspector(s.queue).Replay(t.Context(), selection, queue.ReplayConfig{})
+		_, err = inspector.New(s.queue).Replay(t.Context(), selection, inspector.ReplayConfig{})
 		must(t, err)
 		s.drain(time.Minute)
 		r.stop()

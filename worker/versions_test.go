@@ -23,6 +23,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -166,7 +167,7 @@ func (s *story) play(x step) {
 }
 
 func (s *story) letters() (letters []*queue.DeadLetter) {
-	for l, err := range queue.NewInspector(s.queue).DeadLetters(s.t.Context(), queue.Filter{}) {
+	for l, err := range inspector.New(s.queue).DeadLetters(s.t.Context(), inspector.Filter{}) {
 		must(s.t, err)
 		letters = append(letters, l)
 	}

@@ -149,7 +149,8 @@ func New(config Config) (*Worker, error) {
 		versionsTrouble: transitionLog{begun: "property versions cannot be read, users with dead letters wait", over: "property versions can be read again"},
 	}
 	member := &w.config.Member
-	member.Prepare, member.Report, member.Changed = w.letters.ReadSeal, w.report, w.reportChanged
+	member.Permissions, member.Prepare = Permissions(config.Queue.Topology()), w.letters.ReadSeal
+	member.Report, member.Changed = w.report, w.reportChanged
 	switch {
 	case !config.RatePerReplica: // without a rate too: other replicas may have one
 		w.limiter = config.Queue.NewLedger(config.Rate, config.Burst)

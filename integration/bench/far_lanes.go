@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // farStop times SIGTERM while the worker reloads the bodies of a long lane, with one round trip
@@ -74,11 +74,11 @@ func farReplays(ctx context.Context, b *bench) (r row, err error) {
 	if err := s.makeDeadLetters(ctx, b.letters, user); err != nil {
 		return r, fmt.Errorf("replays: %w", err)
 	}
-	selection, err := queue.NewInspector(s.queue).Select(ctx, queue.Filter{}, queue.SelectConfig{})
+	selection, err := inspector.New(s.queue).Select(ctx, inspector.Filter{}, inspector.SelectConfig{})
 	if err != nil {
 		return r, err
 	}
-	if _, err := queue.NewInspector(s.queue).Replay(ctx, selection, queue.ReplayConfig{}); err != nil {
+	if _, err := inspector.New(s.queue).Replay(ctx, selection, inspector.ReplayConfig{}); err != nil {
 		return r, err
 	}
 	if err := s.recede(away(6), away(0)); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/worker"
 )
 
@@ -153,6 +154,6 @@ func statusOfDeparted(ctx context.Context, _ *bench, size int) (requests float64
 		}
 	}
 	before := s.nc.Stats().OutMsgs
-	_, err = queue.NewInspector(s.queue).Status(ctx)
+	_, err = inspector.New(s.queue).Status(ctx)
 	return float64(s.nc.Stats().OutMsgs - before), err
 }

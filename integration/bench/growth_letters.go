@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // letterGrowths are operations on dead letters, each in a process of its own.
@@ -146,40 +147,40 @@ func letterVerbs() map[string]func(context.Context, *queue.Queue) error {
 	return map[string]func(context.Context, *queue.Queue) error{
 		"purge": func(ctx context.Context, q *queue.Queue) error {
 			user := userName(0)
-			found, err := queue.NewInspector(q).PurgeUser(ctx, user, queue.PurgeConfig{DryRun: true})
+			found, err := inspector.New(q).PurgeUser(ctx, user, inspector.PurgeConfig{DryRun: true})
 			if err != nil {
 				return err
 			}
-			r, err := queue.NewInspector(q).PurgeUser(ctx, user, queue.PurgeConfig{Found: found})
+			r, err := inspector.New(q).PurgeUser(ctx, user, inspector.PurgeConfig{Found: found})
 			if err == nil && r.Waiting+r.DeadLetters == 0 {
 				err = errors.New("nothing was purged")
 			}
 			return err
 		},
 		"discard": func(ctx context.Context, q *queue.Queue) error {
-			s, err := queue.NewInspector(q).Select(ctx, queue.Filter{}, queue.SelectConfig{MaxReplays: -1})
+			s, err := inspector.New(q).Select(ctx, inspector.Filter{}, inspector.SelectConfig{MaxReplays: -1})
 			if err != nil {
 				return err
 			}
-			r, err := queue.NewInspector(q).Discard(ctx, s, queue.DiscardConfig{Note: "bench"})
+			r, err := inspector.New(q).Discard(ctx, s, inspector.DiscardConfig{Note: "bench"})
 			if err == nil && r.Discarded != s.Letters {
 				err = fmt.Errorf("only %d of %d dead letters were discarded", r.Discarded, s.Letters)
 			}
 			return err
 		},
 		"replay": func(ctx context.Context, q *queue.Queue) error {
-			s, err := queue.NewInspector(q).Select(ctx, queue.Filter{}, queue.SelectConfig{})
+			s, err := inspector.New(q).Select(ctx, inspector.Filter{}, inspector.SelectConfig{})
 			if err != nil {
 				return err
 			}
-			r, err := queue.NewInspector(q).Replay(ctx, s, queue.ReplayConfig{})
+			r, err := inspector.New(q).Replay(ctx, s, inspector.ReplayConfig{})
 			if err == nil && r.Replayed != s.Letters {
 				err = fmt.Errorf("only %d of %d dead letters were replayed", r.Replayed, s.Letters)
 			}
 			return err
 		},
 		"status": func(ctx context.Context, q *queue.Queue) error {
-			s, err := queue.NewInspector(q).Status(ctx)
+			s, err := inspector.New(q).Status(ctx)
 			if err == nil && s.DeadLetters == 0 {
 				err = errors.New("there are no dead letters")
 			}

@@ -4,8 +4,6 @@ package jsapi
 
 import (
 	"context"
-	"net"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,45 +18,14 @@ func TestMain(m *testing.M) { queuetest.Main(m) }
 // made is a time of the server's clock.
 var made = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// line is a connection to the server.
-type line struct {
-	*queuetest.Server
-	delay  time.Duration // of the server's data
-	silent atomic.Bool   // the client's data is lost
-}
-
-// InProcessConn implements nats.InProcessConnProvider.
-func (l *line) InProcessConn() (net.Conn, error) {
-	conn, err := l.Server.InProcessConn()
-	return wire{conn, l}, err
-}
-
-type wire struct {
-	net.Conn
-	*line
-}
-
-func (w wire) Write(p []byte) (int, error) {
-	if w.silent.Load() {
-		return len(p), nil
-	}
-	return w.Conn.Write(p)
-}
-
-func (w wire) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
-	time.Sleep(w.delay) // fake time
-	return n, err
-}
-
 // simulate runs f in a bubble of fake time, with a server that has the bucket "members".
-func simulate(t *testing.T, f func(t *testing.T, open func(l *line, bucket string) *Conn)) {
+func simulate(t *testing.T, f func(t *testing.T, open func(l *queuetest.Line, bucket string) *Conn)) {
 	t.Helper()
 	t.Parallel()
 	queuetest.Run(t, func(t *testing.T, s *queuetest.Server) {
-		open := func(l *line, bucket string) *Conn {
+		open := func(l *queuetest.Line, bucket string) *Conn {
 			t.Helper()
-			l.Server = s
+			l.Sim = queuetest.NewSim(t, s)
 			nc, err := s.Connect(l)
 			if err != nil {
 				t.Fatal(err)
@@ -70,7 +37,7 @@ func simulate(t *testing.T, f func(t *testing.T, open func(l *line, bucket strin
 			}
 			return c
 		}
-		c := open(&line{}, "members")
+		c := open(&queuetest.Line{}, "members")
 		if _, err := c.JetStream.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "members"}); err != nil {
 			t.Fatal(err)
 		}
@@ -86,8 +53,8 @@ func read(t *testing.T, c *Clock) {
 }
 
 func TestClock(t *testing.T) {
-	simulate(t, func(t *testing.T, open func(*line, string) *Conn) {
-		c := &open(&line{}, "members").Clock
+	simulate(t, func(t *testing.T, open func(*queuetest.Line, string) *Conn) {
+		c := &open(&queuetest.Line{}, "members").Clock
 		read(t, c)
 		for range 3 {
 			if d := time.Until(c.Now()).Abs(); d > time.Millisecond {
@@ -105,8 +72,8 @@ func TestClock(t *testing.T) {
 // However slow a reading is, and on whichever leg it spends its time, a time is never converted to
 // one earlier than it is, nor to one later by more than the reading's round trip.
 func TestClockSlow(t *testing.T) {
-	simulate(t, func(t *testing.T, open func(*line, string) *Conn) {
-		c := &open(&line{delay: 300 * time.Millisecond}, "members").Clock
+	simulate(t, func(t *testing.T, open func(*queuetest.Line, string) *Conn) {
+		c := &open(&queuetest.Line{Delay: func() time.Duration { return 300 * time.Millisecond }}, "members").Clock
 		read(t, c)
 		in := time.Now().Add(time.Minute)
 		at, trip := c.Local(in)
@@ -203,11 +170,11 @@ func TestClockAfterSleep(t *testing.T) {
 
 // A reading is used for a while, then the clock asks the server again.
 func TestClockAge(t *testing.T) {
-	simulate(t, func(t *testing.T, open func(*line, string) *Conn) {
-		l := &line{}
+	simulate(t, func(t *testing.T, open func(*queuetest.Line, string) *Conn) {
+		l := &queuetest.Line{}
 		c := &open(l, "members").Clock
 		read(t, c)
-		l.silent.Store(true)
+		l.Silent.Store(true)
 		time.Sleep(MaxClockAge - time.Second)
 		read(t, c)
 		time.Sleep(time.Second)
@@ -216,14 +183,14 @@ func TestClockAge(t *testing.T) {
 		if err := c.Read(ctx); err == nil {
 			t.Error("an old reading still serves")
 		}
-		l.silent.Store(false)
+		l.Silent.Store(false)
 		read(t, c)
 	})
 }
 
 func TestClockWithoutBucket(t *testing.T) {
-	simulate(t, func(t *testing.T, open func(*line, string) *Conn) {
-		c := &open(&line{}, "others").Clock
+	simulate(t, func(t *testing.T, open func(*queuetest.Line, string) *Conn) {
+		c := &open(&queuetest.Line{}, "others").Clock
 		if err := c.Read(t.Context()); err == nil || err.Error() != "read the server's clock: no bucket others" {
 			t.Errorf("got %v", err)
 		}

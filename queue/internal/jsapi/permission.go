@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -100,4 +101,16 @@ func (c *Conn) InboxRight() Permission {
 // Inboxes is the subject wildcard on which this connection receives answers.
 func (c *Conn) Inboxes() string {
 	return cmp.Or(c.NATS.Opts.InboxPrefix, DefaultInboxPrefix) + ".>"
+}
+
+// Own replaces the default inboxes in a list of permissions by those of this connection.
+func (c *Conn) Own(permissions []Permission) []Permission {
+	permissions = slices.Clone(permissions)
+	for i, p := range permissions {
+		if p.Subscribe {
+			inbox := c.InboxRight()
+			permissions[i].Subject, permissions[i].Probe = inbox.Subject, inbox.Probe
+		}
+	}
+	return permissions
 }

@@ -1,6 +1,8 @@
 package jsapi
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"strconv"
 	"strings"
 	"unicode"
@@ -47,4 +49,10 @@ func Cut(text string, limit int) string {
 		return text
 	}
 	return strings.ToValidUTF8(text[:limit], "")
+}
+
+// UserHash is a short hash that represents a user in a subject or a record.
+func UserHash(userID string) string {
+	sum := sha256.Sum256([]byte(userID))
+	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }

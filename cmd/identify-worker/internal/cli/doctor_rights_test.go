@@ -10,13 +10,14 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/worker"
 )
 
 // A user who lacks rights is told which, and what cannot be looked at for that.
 func TestDoctorNamesMissingRights(t *testing.T) {
 	t.Parallel()
 	var allowed []string
-	for _, r := range (queue.Topology{}).WorkerRights() {
+	for _, r := range worker.Permissions(queue.Topology{}) {
 		if r.Use != "store dead letters" && r.Use != "read the account's limits, for doctor" && r.Subject != "$JS.API.STREAM.INFO.USERPILOT_IDENTIFY" {
 			allowed = append(allowed, r.Subject)
 		}

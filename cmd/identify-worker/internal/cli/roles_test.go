@@ -26,7 +26,9 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
+	"github.com/identify-worker/identify-worker/worker"
 )
 
 const (
@@ -324,7 +326,7 @@ func TestWorkerLines(t *testing.T) {
 	r := serveRoles(t, options, "worker")
 	r.must(t, "setup", "", "setup")
 	optional := map[string]bool{}
-	for _, right := range (queue.Topology{}).WorkerRights() {
+	for _, right := range worker.Permissions(queue.Topology{}) {
 		optional[right.Subject] = right.Optional
 	}
 	everyLine(t, options, "worker", func(t *testing.T, user, line string) {
@@ -425,7 +427,7 @@ func (r *roles) bereave(t *testing.T, users []string) (letters map[string][]stri
 		}
 	}
 	letters = map[string][]string{}
-	for l, err := range queue.NewInspector(q).DeadLetters(t.Context(), queue.Filter{}) {
+	for l, err := range inspector.New(q).DeadLetters(t.Context(), inspector.Filter{}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -626,7 +628,7 @@ func TestWorkerLinesAgree(t *testing.T) {
 }
 
 func publishes(topology queue.Topology) (subjects []string) {
-	for _, right := range topology.WorkerRights() {
+	for _, right := range worker.Permissions(topology) {
 		if !right.Subscribe {
 			subjects = append(subjects, right.Subject)
 		}

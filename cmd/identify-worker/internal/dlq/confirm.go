@@ -14,7 +14,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // confirmation has the flags of the verbs that change something: whether they may, and who does
@@ -52,7 +52,7 @@ func newAll(cmd *cobra.Command) *bool {
 	return all
 }
 
-func checkAll(q queue.Filter, all bool) error {
+func checkAll(q inspector.Filter, all bool) error {
 	if q.IsZero() && !all {
 		return errors.New("without a filter this selects all dead letters: confirm with --all, or give a filter such as --group")
 	}
@@ -105,7 +105,7 @@ func (c *confirmation) outcome() string {
 // endOf is the outcome of a run that did something.
 func endOf(ctx context.Context, err error) string {
 	switch {
-	case errors.Is(err, queue.ErrCanaryDied):
+	case errors.Is(err, inspector.ErrCanaryDied):
 		return "canary died"
 	case ctx.Err() != nil:
 		return "stopped"

@@ -10,6 +10,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func newDiscard(env *flags.Env) *cobra.Command {
@@ -70,7 +71,7 @@ func (d *discarding) run(ctx context.Context) error {
 		return err
 	}
 	defer shut()
-	s, err := queue.NewInspector(q).Select(ctx, query, queue.SelectConfig{MaxReplays: -1})
+	s, err := inspector.New(q).Select(ctx, query, inspector.SelectConfig{MaxReplays: -1})
 	if err != nil {
 		return stoppedEarly(ctx, err)
 	}
@@ -79,12 +80,12 @@ func (d *discarding) run(ctx context.Context) error {
 		return err
 	}
 	if !goOn {
-		return d.report(&discardView{Outcome: d.confirmation.outcome(), DiscardResult: queue.DiscardResult{Selected: s.Letters}})
+		return d.report(&discardView{Outcome: d.confirmation.outcome(), DiscardResult: inspector.DiscardResult{Selected: s.Letters}})
 	}
 	return d.discard(ctx, q, s)
 }
 
-func (d *discarding) present(ctx context.Context, s *queue.Selection) (bool, error) {
+func (d *discarding) present(ctx context.Context, s *inspector.Selection) (bool, error) {
 	out := d.messages()
 	if s.Letters == 0 {
 		fmt.Fprintln(out, "no dead letters match")
@@ -95,12 +96,12 @@ func (d *discarding) present(ctx context.Context, s *queue.Selection) (bool, err
 	return d.confirmation.confirm(ctx, d.env, fmt.Sprintf("permanently delete %s?", render.Counted(s.Letters, "dead letter")))
 }
 
-func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selection) error {
+func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *inspector.Selection) error {
 	bar := render.NewCountBar(d.env.Stderr, int64(s.Letters))
 	name, host := d.confirmation.by(d.env)
-	result, err := queue.NewInspector(q).Discard(ctx, s, queue.DiscardConfig{
+	result, err := inspector.New(q).Discard(ctx, s, inspector.DiscardConfig{
 		Note: address.ReplaceAllString(d.note, hidden), By: name, Host: host, Filter: d.filter.words,
-		Progress: func(r queue.DiscardResult) {
+		Progress: func(r inspector.DiscardResult) {
 			bar.Describe(render.Thousands(r.Discarded) + " discarded")
 			bar.Set(int64(r.Discarded + r.Gone + r.Doubtful))
 		},
@@ -120,7 +121,7 @@ func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *queue.Selec
 type discardView struct {
 	Run     string `json:"run"` // the result's: it comes first
 	Outcome string `json:"outcome"`
-	queue.DiscardResult
+	inspector.DiscardResult
 }
 
 func (d *discarding) report(v *discardView) error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // New returns the command dlq, with its verbs.
@@ -93,7 +94,7 @@ func (c *command) open(ctx context.Context) (q *queue.Queue, shut func(), err er
 
 // read connects, reads what the filter selects, and disconnects. reveal says whether errors of the
 // filter may contain users' data.
-func (c *command) read(ctx context.Context, filter *letterFilter, reveal bool, read func(*queue.Queue, queue.Filter) error) error {
+func (c *command) read(ctx context.Context, filter *letterFilter, reveal bool, read func(*queue.Queue, inspector.Filter) error) error {
 	query, err := filter.query(ctx, reveal)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/export"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func newExport(env *flags.Env) *cobra.Command {
@@ -37,19 +38,19 @@ This command only reads from NATS and changes nothing. It needs permission to pu
 	c := newCommand(cmd, env)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.read(cmd.Context(), filter, true, func(q *queue.Queue, query queue.Filter) error {
+		return c.read(cmd.Context(), filter, true, func(q *queue.Queue, query inspector.Filter) error {
 			return exportLetters(cmd.Context(), env.Stdout, q, query)
 		})
 	}
 	return cmd
 }
 
-func exportLetters(ctx context.Context, out io.Writer, q *queue.Queue, f queue.Filter) error {
-	for letter, err := range queue.NewInspector(q).DeadLetters(ctx, f) {
+func exportLetters(ctx context.Context, out io.Writer, q *queue.Queue, f inspector.Filter) error {
+	for letter, err := range inspector.New(q).DeadLetters(ctx, f) {
 		if err != nil {
 			return err
 		}
-		header, err := queue.NewInspector(q).ExportHeader(ctx, letter)
+		header, err := inspector.New(q).ExportHeader(ctx, letter)
 		if err != nil {
 			return err
 		}

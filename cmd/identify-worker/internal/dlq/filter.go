@@ -13,6 +13,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // envPrefix begins the environment variables of dlq's own flags. Other commands have a --rate and
@@ -21,7 +22,7 @@ const envPrefix = "DLQ_"
 
 // letterFilter has the values of the filter flags.
 type letterFilter struct {
-	filter queue.Filter // all but Match
+	filter inspector.Filter // all but Match
 	match  *jq
 	text   string // of match
 	words  string // of match, for the history
@@ -52,7 +53,7 @@ func (l *letterFilter) parseMatch(text string) (string, error) {
 }
 
 // query returns the filter for a command that ends with ctx.
-func (l *letterFilter) query(ctx context.Context, reveal bool) (queue.Filter, error) {
+func (l *letterFilter) query(ctx context.Context, reveal bool) (inspector.Filter, error) {
 	f := l.filter
 	if !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until) {
 		return f, flags.Usagef("--until: must be after --since")

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func TestMoment(t *testing.T) {
@@ -36,13 +37,13 @@ func TestFilterFlags(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		args []string
-		want queue.Filter
+		want inspector.Filter
 	}{
-		"nothing": {nil, queue.Filter{}},
+		"nothing": {nil, inspector.Filter{}},
 		"all of them": {
 			[]string{"--group", "AB12,cd34", "--group=ef", "--reason", "rejected", "--reason", "invalid, panic", "--status", "422,0", "--user", "a,b", "--user", "c",
 				"--id", "1,2", "--id", "3", "--since", "2026-01-02", "--until", "2026-01-03"},
-			queue.Filter{
+			inspector.Filter{
 				Groups: []string{"ab12", "cd34", "ef"}, Reasons: []queue.Reason{queue.Rejected, queue.Invalid, queue.Panicked}, Statuses: []int{422, 0},
 				Users: []string{"a,b", "c"}, IDs: []uint64{1, 2, 3},
 				Since: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Until: time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC),

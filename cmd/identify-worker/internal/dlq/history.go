@@ -15,6 +15,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func newHistory(env *flags.Env) *cobra.Command {
@@ -47,11 +48,11 @@ With --json it prints one object per line:
 			return err
 		}
 		defer shut()
-		actions, err := queue.NewInspector(q).History(cmd.Context())
+		actions, err := inspector.New(q).History(cmd.Context())
 		if err != nil {
 			return stoppedReading(cmd.Context(), err)
 		}
-		actions = slices.DeleteFunc(actions, func(a queue.Action) bool { return a.Begun.Before(since) })
+		actions = slices.DeleteFunc(actions, func(a inspector.Action) bool { return a.Begun.Before(since) })
 		return printHistory(env.Stdout, actions, newMask(c.reveal, c.json), c.json)
 	}
 	return cmd
@@ -59,31 +60,31 @@ With --json it prints one object per line:
 
 // actionView is a line of history. Scripts rely on its JSON: see the command's help.
 type actionView struct {
-	Run       string            `json:"run"`
-	Kind      queue.ActionKind  `json:"kind"`
-	By        string            `json:"by"`
-	Host      string            `json:"host"`
-	Begun     time.Time         `json:"begun"`
-	Ended     *time.Time        `json:"ended"`
-	Selection string            `json:"selection"`
-	Edit      string            `json:"edit"`
-	Note      string            `json:"note"`
-	Rate      queue.Rate        `json:"rate"`
-	Force     bool              `json:"force"`
-	Counts    map[string]uint64 `json:"counts"`
-	Outcome   string            `json:"outcome"`
+	Run       string               `json:"run"`
+	Kind      inspector.ActionKind `json:"kind"`
+	By        string               `json:"by"`
+	Host      string               `json:"host"`
+	Begun     time.Time            `json:"begun"`
+	Ended     *time.Time           `json:"ended"`
+	Selection string               `json:"selection"`
+	Edit      string               `json:"edit"`
+	Note      string               `json:"note"`
+	Rate      queue.Rate           `json:"rate"`
+	Force     bool                 `json:"force"`
+	Counts    map[string]uint64    `json:"counts"`
+	Outcome   string               `json:"outcome"`
 }
 
-func newActionView(a queue.Action, m *mask) *actionView {
+func newActionView(a inspector.Action, m *mask) *actionView {
 	return &actionView{
-		Run: m.fit(a.Run), Kind: queue.ActionKind(m.fit(string(a.Kind))),
+		Run: m.fit(a.Run), Kind: inspector.ActionKind(m.fit(string(a.Kind))),
 		By: m.fit(a.By), Host: m.fit(a.Host), Begun: a.Begun.UTC(), Ended: render.TimeOrNull(a.Ended.UTC()),
 		Selection: m.note(a.Selection), Edit: m.note(a.Edit), Note: m.note(a.Note), Rate: a.Rate, Force: a.Force,
 		Counts: a.Counts, Outcome: m.fit(a.Outcome),
 	}
 }
 
-func printHistory(out io.Writer, actions []queue.Action, m *mask, json bool) error {
+func printHistory(out io.Writer, actions []inspector.Action, m *mask, json bool) error {
 	if len(actions) == 0 && !json {
 		_, err := fmt.Fprintln(out, "no actions")
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func newLs(env *flags.Env) *cobra.Command {
@@ -42,7 +43,7 @@ With --json it prints one object per line:
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		l := &letterList{out: env.Stdout, mask: newMask(c.reveal, c.json), json: c.json}
-		return c.read(cmd.Context(), filter, c.reveal, func(q *queue.Queue, query queue.Filter) error {
+		return c.read(cmd.Context(), filter, c.reveal, func(q *queue.Queue, query inspector.Filter) error {
 			return l.all(cmd.Context(), q, query)
 		})
 	}
@@ -89,7 +90,7 @@ type letterList struct {
 	lines int
 }
 
-func (l *letterList) all(ctx context.Context, q *queue.Queue, f queue.Filter) error {
+func (l *letterList) all(ctx context.Context, q *queue.Queue, f inspector.Filter) error {
 	for letter, err := range lettersWithNewer(ctx, q, f) {
 		if err != nil {
 			return err

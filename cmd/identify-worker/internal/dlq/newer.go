@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // letterWithNewer is a dead letter with what newer events have set of it since.
@@ -22,12 +23,12 @@ const (
 )
 
 // lettersWithNewer reads the dead letters that match, as [queue.Queue.DeadLetters] does.
-func lettersWithNewer(ctx context.Context, q *queue.Queue, f queue.Filter) iter.Seq2[letterWithNewer, error] {
+func lettersWithNewer(ctx context.Context, q *queue.Queue, f inspector.Filter) iter.Seq2[letterWithNewer, error] {
 	return func(yield func(letterWithNewer, error) bool) {
 		var some []*queue.DeadLetter
 		bytes := 0
 		flush := func() bool {
-			newer, err := queue.NewInspector(q).Supersessions(ctx, some)
+			newer, err := inspector.New(q).Supersessions(ctx, some)
 			if err != nil {
 				yield(letterWithNewer{}, err)
 				return false
@@ -41,7 +42,7 @@ func lettersWithNewer(ctx context.Context, q *queue.Queue, f queue.Filter) iter.
 			some, bytes = some[:0], 0
 			return true
 		}
-		for l, err := range queue.NewInspector(q).DeadLetters(ctx, f) {
+		for l, err := range inspector.New(q).DeadLetters(ctx, f) {
 			if err != nil {
 				if flush() {
 					yield(letterWithNewer{}, err)

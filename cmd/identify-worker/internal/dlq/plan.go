@@ -13,13 +13,14 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // maxShownGroups is how many groups a plan lists.
 const maxShownGroups = 10
 
 // printSelection prints which dead letters match.
-func printSelection(out io.Writer, s *queue.Selection, m *mask) {
+func printSelection(out io.Writer, s *inspector.Selection, m *mask) {
 	fmt.Fprintf(out, "%s of %s, died %s\n", render.Counted(s.Letters, "dead letter"), render.Counted(s.Users, "user"), between(s.Oldest, s.Newest))
 	table := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "  GROUP\tCOUNT\tREASON\tSTATUS\tERROR")
@@ -75,7 +76,7 @@ func (p pace) takes(n uint64) time.Duration {
 
 // replayPlan is what a replay would do.
 type replayPlan struct {
-	selection  *queue.Selection
+	selection  *inspector.Selection
 	pace       pace
 	canary     int
 	maxReplays int
@@ -157,7 +158,7 @@ func (r *replayPlan) describeNewer() string {
 }
 
 // printEdits shows the changes to the first few events.
-func printEdits(out io.Writer, edits []queue.Edited, m *mask) {
+func printEdits(out io.Writer, edits []inspector.Edited, m *mask) {
 	if len(edits) == 0 {
 		fmt.Fprintln(out, "\nthe edit changes no event")
 		return
@@ -186,7 +187,7 @@ func readPace(ctx context.Context, q *queue.Queue, given *queue.Rate, wait bool)
 	if given != nil && !wait {
 		return pace{rate: *given}, -1, nil
 	}
-	status, err := queue.NewInspector(q).Status(ctx)
+	status, err := inspector.New(q).Status(ctx)
 	switch {
 	case err != nil && given == nil:
 		return p, 0, fmt.Errorf("--rate defaults to a tenth of the fleet's limit, which cannot be read; give --rate: %w", err)

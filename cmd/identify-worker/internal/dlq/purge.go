@@ -9,7 +9,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func newPurge(env *flags.Env) *cobra.Command {
@@ -69,8 +69,8 @@ func (u *purging) run(ctx context.Context) error {
 	}
 	defer shut()
 	name, host := u.confirmation.by(u.env)
-	c := queue.PurgeConfig{By: name, Host: host, DryRun: true}
-	plan, err := queue.NewInspector(q).PurgeUser(ctx, u.user, c)
+	c := inspector.PurgeConfig{By: name, Host: host, DryRun: true}
+	plan, err := inspector.New(q).PurgeUser(ctx, u.user, c)
 	if err != nil {
 		return stoppedEarly(ctx, err)
 	}
@@ -82,7 +82,7 @@ func (u *purging) run(ctx context.Context) error {
 		return u.report(newPurgeView(u.confirmation.outcome(), plan))
 	}
 	c.DryRun, c.Found = false, plan
-	result, err := queue.NewInspector(q).PurgeUser(ctx, u.user, c)
+	result, err := inspector.New(q).PurgeUser(ctx, u.user, c)
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)
 	}
@@ -100,7 +100,7 @@ func (u *purging) run(ctx context.Context) error {
 
 // present says what would be erased, and reports whether to go on. If nothing is stored it does
 // not ask: the history then records that the request was handled.
-func (u *purging) present(ctx context.Context, plan *queue.PurgeResult) (bool, error) {
+func (u *purging) present(ctx context.Context, plan *inspector.PurgeResult) (bool, error) {
 	out := u.messages()
 	if plan.DeadLetters+plan.Waiting+plan.Originals+plan.VersionRecords == 0 {
 		fmt.Fprintln(out, "nothing is stored for this user")
@@ -120,7 +120,7 @@ type purgeView struct {
 	VersionRecords uint64 `json:"version_records"`
 }
 
-func newPurgeView(outcome string, r *queue.PurgeResult) *purgeView {
+func newPurgeView(outcome string, r *inspector.PurgeResult) *purgeView {
 	return &purgeView{r.Run, outcome, r.Waiting, r.DeadLetters, r.Originals, r.VersionRecords}
 }
 

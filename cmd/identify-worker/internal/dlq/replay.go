@@ -12,6 +12,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 const replayHelp = `Publish dead letters again, oldest first, and remove them from the dead-letter stream. The
@@ -123,12 +124,12 @@ func (r *replaying) run(ctx context.Context) error {
 	return r.replay(ctx, q, plan)
 }
 
-func (r *replaying) plan(ctx context.Context, q *queue.Queue, f queue.Filter) (*replayPlan, error) {
-	c := queue.SelectConfig{Edit: r.edits.editFunc(ctx), MaxReplays: r.maxReplays, Force: r.force}
+func (r *replaying) plan(ctx context.Context, q *queue.Queue, f inspector.Filter) (*replayPlan, error) {
+	c := inspector.SelectConfig{Edit: r.edits.editFunc(ctx), MaxReplays: r.maxReplays, Force: r.force}
 	if c.MaxReplays == 0 {
 		c.MaxReplays = -1
 	}
-	selection, err := queue.NewInspector(q).Select(ctx, f, c)
+	selection, err := inspector.New(q).Select(ctx, f, c)
 	if err != nil {
 		return nil, err
 	}
@@ -161,10 +162,10 @@ func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error)
 func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan) error {
 	bar := render.NewCountBar(r.env.Stderr, int64(plan.selection.Letters))
 	name, host := r.confirmation.by(r.env)
-	result, err := queue.NewInspector(q).Replay(ctx, plan.selection, queue.ReplayConfig{
+	result, err := inspector.New(q).Replay(ctx, plan.selection, inspector.ReplayConfig{
 		Rate: plan.pace.rate, Canary: r.canary, Wait: r.wait,
 		By: name, Host: host, Filter: r.filter.words, EditText: r.edits.String(),
-		Progress: func(p queue.ReplayResult) {
+		Progress: func(p inspector.ReplayResult) {
 			bar.Describe(describeProgress(&p))
 			bar.Set(int64(settledLetters(&p)))
 		},
@@ -182,11 +183,11 @@ func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan
 }
 
 // settledLetters counts the letters that are finished.
-func settledLetters(r *queue.ReplayResult) uint64 {
+func settledLetters(r *inspector.ReplayResult) uint64 {
 	return r.Replayed + r.Already + r.Gone + r.Skipped + r.Doubtful
 }
 
-func describeProgress(r *queue.ReplayResult) string {
+func describeProgress(r *inspector.ReplayResult) string {
 	text := render.Thousands(r.Replayed) + " replayed"
 	if verdicts := r.Delivered + r.Superseded + r.Purged + r.Dead; verdicts > 0 {
 		text += fmt.Sprintf(", %s delivered, %s dead", render.Thousands(r.Delivered+r.Superseded), render.Thousands(r.Dead))
@@ -212,7 +213,7 @@ type replayView struct {
 	DiedAgain  []string          `json:"died_again"`
 }
 
-func newReplayView(r *queue.ReplayResult) *replayView {
+func newReplayView(r *inspector.ReplayResult) *replayView {
 	v := &replayView{
 		Run: r.Run, Selected: r.Selected, Replayed: r.Replayed, Already: r.Already, Gone: r.Gone, Skipped: r.Skipped,
 		Skips: notNil(r.Skips), Doubtful: r.Doubtful, Delivered: r.Delivered, Superseded: r.Superseded, Purged: r.Purged, Dead: r.Dead,
@@ -288,8 +289,8 @@ func (v *replayView) describe() string {
 func (v *replayView) conclude(ctx context.Context, err error) error {
 	left := v.Selected - min(v.Selected, v.Replayed+v.Already+v.Gone+v.Skipped)
 	switch {
-	case errors.Is(err, queue.ErrCanaryDied):
-		return queue.ErrCanaryDied // which ones is said already
+	case errors.Is(err, inspector.ErrCanaryDied):
+		return inspector.ErrCanaryDied // which ones is said already
 	case ctx.Err() != nil && left == 0:
 		return errors.New("stopped: all are replayed, but not all outcomes are known")
 	case ctx.Err() != nil:

@@ -14,6 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -97,7 +98,7 @@ type detail struct {
 	told int
 }
 
-func (s *detail) all(ctx context.Context, q *queue.Queue, f queue.Filter) error {
+func (s *detail) all(ctx context.Context, q *queue.Queue, f inspector.Filter) error {
 	for letter, err := range lettersWithNewer(ctx, q, f) {
 		if err != nil {
 			return err
@@ -114,7 +115,7 @@ func (s *detail) all(ctx context.Context, q *queue.Queue, f queue.Filter) error 
 		s.told++
 	}
 	if s.told == 0 {
-		return queue.ErrNoDeadLetter
+		return inspector.ErrNoDeadLetter
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func newStats(env *flags.Env) *cobra.Command {
@@ -39,8 +40,8 @@ If there are very many groups, the smallest are combined into a last one without
 	c.addReveal(cmd)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.read(cmd.Context(), filter, c.reveal, func(q *queue.Queue, query queue.Filter) error {
-			groups, err := queue.NewInspector(q).DeadStats(cmd.Context(), query)
+		return c.read(cmd.Context(), filter, c.reveal, func(q *queue.Queue, query inspector.Filter) error {
+			groups, err := inspector.New(q).DeadStats(cmd.Context(), query)
 			if err != nil {
 				return err
 			}
@@ -69,7 +70,7 @@ type groupView struct {
 	Example      string       `json:"example"`
 }
 
-func newGroupViews(groups []queue.Group, now time.Time, m *mask) []groupView {
+func newGroupViews(groups []inspector.Group, now time.Time, m *mask) []groupView {
 	views := make([]groupView, len(groups))
 	for i, g := range groups {
 		views[i] = groupView{

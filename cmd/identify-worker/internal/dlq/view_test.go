@@ -9,6 +9,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // hostile is text as it may stand in anything that others have written.
@@ -39,17 +40,17 @@ func TestHostileLettersAreHarmless(t *testing.T) {
 			err := errors.Join(
 				list.print(newLetterView(l, list.mask)), list.table.Flush(),
 				story.print(l.Body, story.view(l)),
-				printGroups(&screen, newGroupViews([]queue.Group{{ID: "4f5872fa", Reason: hostile, Error: l.Error}}, time.Now(), list.mask)),
-				printHistory(&screen, []queue.Action{{
+				printGroups(&screen, newGroupViews([]inspector.Group{{ID: "4f5872fa", Reason: hostile, Error: l.Error}}, time.Now(), list.mask)),
+				printHistory(&screen, []inspector.Action{{
 					Run: hostile, Kind: hostile, By: l.Error, Host: hostile, Selection: l.Error, Edit: hostile, Note: hostile,
 					Counts: map[string]uint64{hostile: 1}, Outcome: hostile,
 				}}, list.mask, false),
 			)
-			plan := &replayPlan{selection: &queue.Selection{
-				Letters: 1, Groups: []queue.GroupCount{{Group: "4f5872fa", Reason: hostile, Error: l.Error, Count: 1}}, Skips: map[string]uint64{l.Error: 1},
+			plan := &replayPlan{selection: &inspector.Selection{
+				Letters: 1, Groups: []inspector.GroupCount{{Group: "4f5872fa", Reason: hostile, Error: l.Error, Count: 1}}, Skips: map[string]uint64{l.Error: 1},
 			}}
 			plan.print(&screen, list.mask)
-			printEdits(&screen, []queue.Edited{{ID: 1, Before: []byte("{}"), After: []byte(bodies["JSON"])}}, list.mask)
+			printEdits(&screen, []inspector.Edited{{ID: 1, Before: []byte("{}"), After: []byte(bodies["JSON"])}}, list.mask)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,7 +76,7 @@ func TestHostileLettersForScripts(t *testing.T) {
 		s := &detail{out: &out, mask: m, json: true}
 		err := errors.Join(
 			render.JSON(&out, newLetterView(l, m), ""), s.printJSON(l.Body, s.view(l)),
-			printHistory(&out, []queue.Action{{Run: hostile, Kind: hostile, Note: hostile, Counts: map[string]uint64{hostile: 1}}}, m, true),
+			printHistory(&out, []inspector.Action{{Run: hostile, Kind: hostile, Note: hostile, Counts: map[string]uint64{hostile: 1}}}, m, true),
 		)
 		if err != nil {
 			t.Fatal(err)
@@ -181,12 +182,12 @@ func TestTenth(t *testing.T) {
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	many := &queue.Selection{
+	many := &inspector.Selection{
 		Letters: 1234, Users: 1200, Oldest: at, Newest: at.Add(time.Hour), Exhausted: 30, Unsendable: 4,
 		Skips: map[string]uint64{"user_id: is missing": 3, "edit: --edit fails on it": 1}, Superseded: 20, Partly: 5, Untracked: 7,
 	}
 	for i := range 12 {
-		many.Groups = append(many.Groups, queue.GroupCount{Group: "0000000" + string(rune('a'+i)), Reason: queue.Rejected, Status: 422, Error: `no plan "gold"`, Count: 100})
+		many.Groups = append(many.Groups, inspector.GroupCount{Group: "0000000" + string(rune('a'+i)), Reason: queue.Rejected, Status: 422, Error: `no plan "gold"`, Count: 100})
 	}
 	const groups = `1,234 dead letters of 1,200 users, died from 2026-01-02T03:04:05Z to 2026-01-02T04:04:05Z
   GROUP     COUNT  REASON    STATUS  ERROR
@@ -208,14 +209,14 @@ skip        30: already replayed 3 times, see --max-replays
 skip        3: user_id: is missing
 skip        1: edit: --edit fails on it
 `},
-		"by force": {replayPlan{selection: &queue.Selection{Letters: 1, Exhausted: 1, Groups: many.Groups[:1]}, maxReplays: 1, canary: 1, force: true}, `
+		"by force": {replayPlan{selection: &inspector.Selection{Letters: 1, Exhausted: 1, Groups: many.Groups[:1]}, maxReplays: 1, canary: 1, force: true}, `
 replay      0
 rate        no limit
 newer data  is overwritten because of --force
 skip        1: already replayed once, see --max-replays
 workers     none is running: replayed events will wait
 `},
-		"a canary of all": {replayPlan{selection: &queue.Selection{Letters: 2, Groups: many.Groups[:1]}, canary: 9, replicas: -1}, `
+		"a canary of all": {replayPlan{selection: &inspector.Selection{Letters: 2, Groups: many.Groups[:1]}, canary: 9, replicas: -1}, `
 replay      2, waiting for their outcomes
 rate        no limit
 newer data  none was delivered after they died
@@ -238,22 +239,22 @@ func TestReplayEnds(t *testing.T) {
 	cancel()
 	for name, test := range map[string]struct {
 		ctx    context.Context
-		result queue.ReplayResult
+		result inspector.ReplayResult
 		err    error
 		text   string
 		end    string
 	}{
-		"done": {t.Context(), queue.ReplayResult{Run: "r", Selected: 3, Replayed: 3}, nil, "replayed 3 of 3 dead letters (run r)\n", ""},
-		"all kinds": {t.Context(), queue.ReplayResult{Run: "r", Selected: 9, Replayed: 3, Already: 1, Gone: 2, Skipped: 1, Doubtful: 2, Delivered: 1, Superseded: 1, Purged: 1, Dead: 1, DiedAgain: []uint64{12}}, nil,
+		"done": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 3, Replayed: 3}, nil, "replayed 3 of 3 dead letters (run r)\n", ""},
+		"all kinds": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 9, Replayed: 3, Already: 1, Gone: 2, Skipped: 1, Doubtful: 2, Delivered: 1, Superseded: 1, Purged: 1, Dead: 1, DiedAgain: []uint64{12}}, nil,
 			"replayed 3 of 9 dead letters, 1 by an earlier run, 2 gone in the meantime, 1 skipped, 2 in doubt (run r)\noutcomes: 1 delivered, 1 superseded, 1 dead again, 1 purged; see identify-worker dlq show 12\n",
 			"it is unknown whether 2 dead letters were replayed: run the command again, it is safe to repeat"},
-		"interrupted": {interrupted, queue.ReplayResult{Run: "r", Selected: 1000, Replayed: 300, Skipped: 1}, context.Canceled, "replayed 300 of 1,000 dead letters, 1 skipped (run r)\n",
+		"interrupted": {interrupted, inspector.ReplayResult{Run: "r", Selected: 1000, Replayed: 300, Skipped: 1}, context.Canceled, "replayed 300 of 1,000 dead letters, 1 skipped (run r)\n",
 			"stopped: 300 replayed, 699 not replayed; run the command again to continue"},
-		"interrupted while waiting": {interrupted, queue.ReplayResult{Run: "r", Selected: 1, Replayed: 1}, context.Canceled, "replayed 1 of 1 dead letter (run r)\n",
+		"interrupted while waiting": {interrupted, inspector.ReplayResult{Run: "r", Selected: 1, Replayed: 1}, context.Canceled, "replayed 1 of 1 dead letter (run r)\n",
 			"stopped: all are replayed, but not all outcomes are known"},
-		"failed": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1}, errors.New("no stream"), "replayed 1 of 2 dead letters (run r)\n",
+		"failed": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 2, Replayed: 1}, errors.New("no stream"), "replayed 1 of 2 dead letters (run r)\n",
 			"no stream; 1 replayed, 1 not replayed; run the command again to continue"},
-		"canary": {t.Context(), queue.ReplayResult{Run: "r", Selected: 2, Replayed: 1, Dead: 1}, queue.ErrCanaryDied, "replayed 1 of 2 dead letters (run r)\noutcomes: 0 delivered, 0 superseded, 1 dead again\n",
+		"canary": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 2, Replayed: 1, Dead: 1}, inspector.ErrCanaryDied, "replayed 1 of 2 dead letters (run r)\noutcomes: 0 delivered, 0 superseded, 1 dead again\n",
 			"the canary died again; nothing else was replayed"},
 	} {
 		v := newReplayView(&test.result)

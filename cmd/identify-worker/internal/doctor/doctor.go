@@ -10,7 +10,9 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/worker"
 )
 
 const help = `Check whether a worker can run here: use the machine, the flags and the environment of the
@@ -147,16 +149,16 @@ type natsFindings struct {
 
 // askNATS makes the checks that need only NATS.
 func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n natsFindings) {
-	link, err := queue.NewInspector(q).ConnInfo()
+	link, err := q.ConnInfo()
 	if err != nil {
 		e.fail("nats", "%v", err)
 		return n
 	}
 	n.trip = link.Trip
 	e.checkLink(link)
-	denied, err := queue.NewInspector(q).MissingPermissions(ctx)
-	e.checkRights(denied, len(d.topology.WorkerRights()), err)
-	streams, err := queue.NewInspector(q).InspectStreams(ctx)
+	denied, err := inspector.New(q).MissingPermissions(ctx, worker.Permissions(*d.topology))
+	e.checkRights(denied, len(worker.Permissions(*d.topology)), err)
+	streams, err := inspector.New(q).InspectStreams(ctx)
 	if err != nil {
 		e.fail("streams", "%v: enable JetStream on the server and for the account", err)
 		return n
@@ -172,14 +174,14 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 			unread++
 		}
 	}
-	account, err := queue.NewInspector(q).Account(ctx)
+	account, err := inspector.New(q).Account(ctx)
 	e.checkAccount(account, missing, err)
 	if missing+unread > 0 {
 		return n
 	}
-	strict, err := queue.NewInspector(q).Strict(ctx)
+	strict, err := inspector.New(q).Strict(ctx)
 	e.checkStrict(strict, err)
-	clock, err := queue.NewInspector(q).ReadClock(ctx)
+	clock, err := inspector.New(q).ReadClock(ctx)
 	if err != nil {
 		e.warn("clock", "cannot be compared: %v", err)
 		return n
@@ -190,7 +192,7 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 
 // askFleet checks the live workers.
 func (d *doctor) askFleet(ctx context.Context, e *examination, q *queue.Queue, client *userpilot.Client) {
-	status, err := queue.NewInspector(q).Progress(ctx)
+	status, err := inspector.New(q).Progress(ctx)
 	if err != nil {
 		e.fail("workers", "%v", err)
 		return

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/worker"
 )
 
 // linesOf are the lines that a check prints.
@@ -73,7 +75,7 @@ func TestCheckLink(t *testing.T) {
 
 func TestCheckRights(t *testing.T) {
 	t.Parallel()
-	rights := queue.Topology{}.WorkerRights()
+	rights := worker.Permissions(queue.Topology{})
 	needed, optional := rights[1], rights[len(rights)-1]
 	check := func(err error, denied ...queue.Permission) func(*examination) {
 		return func(e *examination) { e.checkRights(denied, 26, err) }
@@ -89,60 +91,60 @@ func TestCheckRights(t *testing.T) {
 
 func TestCheckStreams(t *testing.T) {
 	t.Parallel()
-	check := func(s ...queue.StreamState) func(*examination) {
+	check := func(s ...inspector.StreamState) func(*examination) {
 		return func(e *examination) { e.checkStreams(s) }
 	}
-	sound := queue.StreamState{Name: "A"}
-	differs := queue.StreamState{Name: "B", Differences: []queue.Change{{Stream: "B", Field: "discard", Have: "DiscardOld", Want: "DiscardNew"}}}
+	sound := inspector.StreamState{Name: "A"}
+	differs := inspector.StreamState{Name: "B", Differences: []queue.Change{{Stream: "B", Field: "discard", Have: "DiscardOld", Want: "DiscardNew"}}}
 	expect(t, "sound", check(sound, sound), "ok streams 2, configured as expected")
 	expect(t, "one differs", check(sound, differs), "FAIL streams stream B: discard is DiscardOld, should be DiscardNew (match the flags to the stream, or run: identify-worker setup --update)")
-	expect(t, "one is missing", check(sound, queue.StreamState{Name: "B", Missing: true, MayCreate: true}), "warn streams B is missing: the first worker creates it, or identify-worker setup")
-	expect(t, "and must be made", check(queue.StreamState{Name: "B", Missing: true}), "FAIL streams B is missing, and the user may not create it: run identify-worker setup as a user who may")
-	expect(t, "one cannot be read", check(queue.StreamState{Name: "B", Err: errors.New("no leader")}, differs), "FAIL streams no leader", "FAIL streams stream B: ...")
+	expect(t, "one is missing", check(sound, inspector.StreamState{Name: "B", Missing: true, MayCreate: true}), "warn streams B is missing: the first worker creates it, or identify-worker setup")
+	expect(t, "and must be made", check(inspector.StreamState{Name: "B", Missing: true}), "FAIL streams B is missing, and the user may not create it: run identify-worker setup as a user who may")
+	expect(t, "one cannot be read", check(inspector.StreamState{Name: "B", Err: errors.New("no leader")}, differs), "FAIL streams no leader", "FAIL streams stream B: ...")
 }
 
 func TestCheckLimits(t *testing.T) {
 	t.Parallel()
 	const month = 30 * 24 * time.Hour
-	check := func(work, dead queue.StreamState) func(*examination) {
+	check := func(work, dead inspector.StreamState) func(*examination) {
 		work.Name, dead.Name = "WORK", "DLQ"
-		return func(e *examination) { e.checkLimits([]queue.StreamState{work, dead, {Name: "KV", Missing: true}}) }
+		return func(e *examination) { e.checkLimits([]inspector.StreamState{work, dead, {Name: "KV", Missing: true}}) }
 	}
-	none := queue.StreamState{Messages: 1 << 40, Bytes: 1 << 50}
+	none := inspector.StreamState{Messages: 1 << 40, Bytes: 1 << 50}
 	expect(t, "no limits", check(none, none), "ok limits none is close")
-	expect(t, "far from them", check(queue.StreamState{Messages: 79, MaxMessages: 100}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now()}), "ok limits none is close")
-	expect(t, "near", check(queue.StreamState{Messages: 80, MaxMessages: 100, Bytes: 9, MaxBytes: 10}, queue.StreamState{}),
+	expect(t, "far from them", check(inspector.StreamState{Messages: 79, MaxMessages: 100}, inspector.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now()}), "ok limits none is close")
+	expect(t, "near", check(inspector.StreamState{Messages: 80, MaxMessages: 100, Bytes: 9, MaxBytes: 10}, inspector.StreamState{}),
 		"warn limits WORK: messages: 80% of the limit is used; then publishers are rejected: ...", "warn limits WORK: bytes: 90% of the limit ...")
-	expect(t, "full", check(queue.StreamState{}, queue.StreamState{Bytes: 950, MaxBytes: 1000}),
+	expect(t, "full", check(inspector.StreamState{}, inspector.StreamState{Bytes: 950, MaxBytes: 1000}),
 		"FAIL limits DLQ: bytes: 95% of the limit is used; then dead letters cannot be stored and hold up their users: replay ...")
-	expect(t, "old", check(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now().Add(50*time.Hour + 30*time.Minute - month)}),
+	expect(t, "old", check(inspector.StreamState{}, inspector.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now().Add(50*time.Hour + 30*time.Minute - month)}),
 		"warn limits DLQ: the oldest dead letter is deleted in 2d2h: replay or ...")
-	expect(t, "short-lived", check(queue.StreamState{}, queue.StreamState{Messages: 1, MaxAge: time.Hour, Oldest: time.Now().Add(-30 * time.Minute)}), "ok limits none is close")
-	expect(t, "for ever", check(queue.StreamState{}, queue.StreamState{Messages: 1, Oldest: time.Now().Add(-900 * month / 10)}), "ok limits none is close")
+	expect(t, "short-lived", check(inspector.StreamState{}, inspector.StreamState{Messages: 1, MaxAge: time.Hour, Oldest: time.Now().Add(-30 * time.Minute)}), "ok limits none is close")
+	expect(t, "for ever", check(inspector.StreamState{}, inspector.StreamState{Messages: 1, Oldest: time.Now().Add(-900 * month / 10)}), "ok limits none is close")
 }
 
 func TestCheckAccount(t *testing.T) {
 	t.Parallel()
-	check := func(a queue.Account, missing int, err error) func(*examination) {
+	check := func(a inspector.Account, missing int, err error) func(*examination) {
 		return func(e *examination) { e.checkAccount(a, missing, err) }
 	}
-	expect(t, "no limit", check(queue.Account{Bytes: 1500, Streams: 5}, 5, nil), "ok storage 1.5 KiB used, the account has no limit of its own")
-	expect(t, "far", check(queue.Account{Bytes: 3 << 30, MaxBytes: 5 << 30, Streams: 5, MaxStreams: 5, Consumers: 17, MaxConsumers: 1000}, 0, nil), "ok storage 3.0 GiB used, of 5.0 GiB")
-	expect(t, "full", check(queue.Account{Bytes: 99, MaxBytes: 100, Consumers: 9, MaxConsumers: 10}, 0, nil),
+	expect(t, "no limit", check(inspector.Account{Bytes: 1500, Streams: 5}, 5, nil), "ok storage 1.5 KiB used, the account has no limit of its own")
+	expect(t, "far", check(inspector.Account{Bytes: 3 << 30, MaxBytes: 5 << 30, Streams: 5, MaxStreams: 5, Consumers: 17, MaxConsumers: 1000}, 0, nil), "ok storage 3.0 GiB used, of 5.0 GiB")
+	expect(t, "full", check(inspector.Account{Bytes: 99, MaxBytes: 100, Consumers: 9, MaxConsumers: 10}, 0, nil),
 		"FAIL storage bytes on disk: 99% of the limit ...", "warn storage consumers: 90% of the limit is used; then partitions cannot be claimed: raise the account's limit")
-	expect(t, "no room", check(queue.Account{Streams: 2, MaxStreams: 6}, 5, nil), "FAIL storage 5 streams are missing, and the account has 2 of 6: raise the account's limit")
-	expect(t, "unknown", check(queue.Account{}, 0, errors.New("denied")), "warn storage unknown: denied")
+	expect(t, "no room", check(inspector.Account{Streams: 2, MaxStreams: 6}, 5, nil), "FAIL storage 5 streams are missing, and the account has 2 of 6: raise the account's limit")
+	expect(t, "unknown", check(inspector.Account{}, 0, errors.New("denied")), "warn storage unknown: denied")
 }
 
 func TestCheckClock(t *testing.T) {
 	t.Parallel()
 	check := func(ahead, trip time.Duration) func(*examination) {
-		return func(e *examination) { e.checkClock(queue.Clock{Ahead: ahead, Trip: trip}) }
+		return func(e *examination) { e.checkClock(inspector.Clock{Ahead: ahead, Trip: trip}) }
 	}
 	expect(t, "same", check(-time.Millisecond, 2*time.Millisecond), "ok clock the same as the server's, within the 1ms that can be measured")
 	expect(t, "near", check(-300*time.Millisecond, time.Millisecond), "ok clock this machine's clock is 300ms ahead of the server's")
-	expect(t, "a cluster's, near", func(e *examination) { e.checkClock(queue.Clock{Apart: 100 * time.Millisecond}) }, "ok clock ...")
-	expect(t, "a cluster's, apart", func(e *examination) { e.checkClock(queue.Clock{Apart: 400 * time.Millisecond}) }, "warn clock the clocks of NATS servers are at least 400ms apart: ...", "ok clock ...")
+	expect(t, "a cluster's, near", func(e *examination) { e.checkClock(inspector.Clock{Apart: 100 * time.Millisecond}) }, "ok clock ...")
+	expect(t, "a cluster's, apart", func(e *examination) { e.checkClock(inspector.Clock{Apart: 400 * time.Millisecond}) }, "warn clock the clocks of NATS servers are at least 400ms apart: ...", "ok clock ...")
 	expect(t, "off", check(4*time.Minute, time.Millisecond), "warn clock this machine's clock is 4m0s behind the server's: ...")
 }
 
@@ -210,7 +212,7 @@ func TestCheckFleet(t *testing.T) {
 	own, held := replica("v1", "aaaa", 600), replica("v1", "aaaa", 600)
 	held.Hold, held.HoldSince = "unauthorized", now.Add(-time.Minute)
 	check := func(replicas ...queue.Replica) func(*examination) {
-		return func(e *examination) { e.checkFleet(&queue.Status{Time: now, Replicas: replicas}, own) }
+		return func(e *examination) { e.checkFleet(&inspector.Status{Time: now, Replicas: replicas}, own) }
 	}
 	expect(t, "alike", check(own, own), "ok workers 2 replicas, all partitions have an owner")
 	expect(t, "nobody", check(), "warn workers no worker is running: ...")

@@ -7,11 +7,12 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/health"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // checkFleet checks the live workers, and compares them with a worker that would be started with
 // these flags. own.Key is empty if it is not known.
-func (e *examination) checkFleet(s *queue.Status, own queue.Replica) {
+func (e *examination) checkFleet(s *inspector.Status, own queue.Replica) {
 	for _, p := range health.Problems(s) {
 		switch p.Code {
 		case "hold", "outage", "stalled":

@@ -7,6 +7,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -81,7 +82,7 @@ func (e *examination) checkRights(denied []queue.Permission, of int, err error) 
 	}
 }
 
-func (e *examination) checkStreams(streams []queue.StreamState) {
+func (e *examination) checkStreams(streams []inspector.StreamState) {
 	sound := 0
 	for _, s := range streams {
 		switch {
@@ -115,7 +116,7 @@ func (e *examination) checkStrict(strict bool, err error) {
 
 // checkLimits reports how near the streams are to their limits. The first is the work stream, the
 // second has the dead letters.
-func (e *examination) checkLimits(streams []queue.StreamState) {
+func (e *examination) checkLimits(streams []inspector.StreamState) {
 	for i, s := range streams {
 		if s.Missing || s.Err != nil {
 			continue
@@ -151,7 +152,7 @@ func (e *examination) checkUse(check, what string, use, limit float64, end strin
 
 // checkAccount reports how near the account is to its limits. missing is the number of streams
 // that are still to be created.
-func (e *examination) checkAccount(a queue.Account, missing int, err error) {
+func (e *examination) checkAccount(a inspector.Account, missing int, err error) {
 	if err != nil {
 		e.warn("storage", "unknown: %v", err)
 		return
@@ -187,7 +188,7 @@ func (e *examination) checkTrip(trip time.Duration) {
 	}
 }
 
-func (e *examination) checkClock(c queue.Clock) {
+func (e *examination) checkClock(c inspector.Clock) {
 	if c.Apart > clocksApart {
 		e.warn("clock", "the clocks of NATS servers are at least %v apart: when the leader changes, the limit may be exceeded once or no calls made for that long, and replicas may be considered dead; synchronise them", round(c.Apart))
 	}

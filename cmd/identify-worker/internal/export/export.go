@@ -12,6 +12,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // Line writes a dead letter as a line, with all that a publisher needs to know about it.
@@ -69,7 +70,7 @@ func Read(line []byte) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	options, err := queue.WithExport(headers)
+	options, err := inspector.WithExport(headers)
 	return &Event{body, options}, err
 }
 

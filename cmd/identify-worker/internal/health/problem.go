@@ -11,6 +11,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/worker"
 )
 
@@ -29,7 +30,7 @@ func (found *problems) add(code, format string, args ...any) {
 }
 
 // Problems lists what is wrong. What stops most comes first.
-func Problems(s *queue.Status) []Problem {
+func Problems(s *inspector.Status) []Problem {
 	found := problems{}
 	found.stopped(s)
 	found.ownership(s)
@@ -38,7 +39,7 @@ func Problems(s *queue.Status) []Problem {
 }
 
 // stopped adds what keeps replicas from making calls or from storing dead letters.
-func (found *problems) stopped(s *queue.Status) {
+func (found *problems) stopped(s *inspector.Status) {
 	if len(s.Replicas) == 0 {
 		found.add("no_replica", "no worker is running: start identify-worker work")
 	}
@@ -65,7 +66,7 @@ func (found *problems) stopped(s *queue.Status) {
 }
 
 // ownership adds the partitions without an owner, and the replicas that lose theirs.
-func (found *problems) ownership(s *queue.Status) {
+func (found *problems) ownership(s *inspector.Status) {
 	if len(s.Unclaimed) > 0 && len(s.Replicas) > 0 {
 		found.add("unclaimed", "without an owner: %s: normal for some seconds after a replica is lost; otherwise see the workers' logs", PartitionList(s.Unclaimed))
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // watchInterval is the time between two outputs of --watch.
@@ -90,7 +91,7 @@ func (s settings) run(ctx context.Context, q *queue.Queue, out io.Writer) error 
 }
 
 func (s settings) show(ctx context.Context, q *queue.Queue, out io.Writer) error {
-	status, err := queue.NewInspector(q).Status(ctx)
+	status, err := inspector.New(q).Status(ctx)
 	if err != nil {
 		return err
 	}

@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func TestStatusText(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	s := &queue.Status{
+	s := &inspector.Status{
 		Time: now, Counts: queue.Counts{Backlog: 12_345, Oldest: now.Add(-192 * time.Second), DeadLetters: 100_000, Partitions: 16},
 		Rate:        queue.Rate{Calls: 600, Window: time.Minute},
 		DeadReasons: map[queue.Reason]uint64{queue.Rejected: 99_000, queue.Invalid: 1000},

@@ -7,6 +7,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/health"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // view is what status shows. Scripts rely on its JSON: see the command's help.
@@ -69,7 +70,7 @@ type replicaView struct {
 	LastMinute    countsView `json:"last_minute"`
 }
 
-func newView(t queue.Topology, s *queue.Status) *view {
+func newView(t queue.Topology, s *inspector.Status) *view {
 	v := &view{
 		Stream: t.StreamName(), Time: s.Time, Problems: health.Problems(s),
 		Backlog: s.Backlog, LastMinute: newCountsView(s.Recent()),

@@ -1,0 +1,134 @@
+package inspector
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+)
+
+// ActionKind is an operation on dead letters.
+type ActionKind string
+
+// The kinds of actions.
+const (
+	ActionReplay  ActionKind = "replay"
+	ActionDiscard ActionKind = "discard"
+	ActionPurge   ActionKind = "purge"
+)
+
+// Action is one operation on dead letters, as recorded in the audit trail: once before anything
+// changes, and again when it ends.
+type Action struct {
+	Run  string     `json:"run"`
+	Kind ActionKind `json:"kind"`
+	By   string     `json:"by,omitempty"`
+	Host string     `json:"host,omitempty"`
+
+	// Begun and Ended are the server's times. Ended is zero if the action has not ended, or was
+	// killed.
+	Begun time.Time `json:"begun,omitzero"`
+	Ended time.Time `json:"ended,omitzero"`
+
+	// Selection is the filter as text; for a purge, the user. Users appear as a hash.
+	Selection string     `json:"selection,omitempty"`
+	Edit      string     `json:"edit,omitempty"`
+	Note      string     `json:"note,omitempty"`
+	Rate      queue.Rate `json:"rate,omitzero"`
+	Force     bool       `json:"force,omitempty"`
+
+	// Counts are the result's counts, by their JSON names.
+	Counts map[string]uint64 `json:"counts,omitempty"`
+	// Outcome is "done", or begins with "stopped", "canary died" or "failed". It is empty until the
+	// action ends.
+	Outcome string `json:"outcome,omitempty"`
+}
+
+func begunSubject(t queue.Topology, run string) string {
+	return queue.AuditSubject(t, "action", run, "begun")
+}
+func endedSubject(t queue.Topology, run string) string {
+	return queue.AuditSubject(t, "action", run, "ended")
+}
+
+// originalSubject is where the audit trail keeps a letter's body from before an edit.
+func originalSubject(t queue.Topology, letter queue.Position) string {
+	return queue.AuditSubject(t, "original", letter.String())
+}
+
+// begin assigns the action its run id and records that it is about to start. After an error the
+// caller must change nothing.
+func (i *Inspector) begin(ctx context.Context, a *Action) error {
+	a.Run = nuid.Next()
+	if err := jsapi.Stopped(ctx, i.recordAction(ctx, jsapi.FirstTimeout, begunSubject(i.topology, a.Run), a)); err != nil {
+		return fmt.Errorf("record the action in the audit trail (nothing was done): %w", err)
+	}
+	return nil
+}
+
+// endTimeout limits how long recording the end of an action may take.
+const endTimeout = 2 * jsapi.CallTimeout
+
+// end records how an action ended, even if ctx is done, and joins a failure to do so to err.
+func (i *Inspector) end(ctx context.Context, a *Action, counts map[string]uint64, err error) error {
+	a.Counts, a.Outcome = counts, outcome(ctx, err)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	if unrecorded := i.recordAction(ctx, endTimeout, endedSubject(i.topology, a.Run), a); unrecorded != nil {
+		return errors.Join(err, fmt.Errorf("record the outcome of %s %s in the audit trail: %w", a.Kind, a.Run, unrecorded))
+	}
+	return err
+}
+
+// outcome is how the audit trail describes an error.
+func outcome(ctx context.Context, err error) string {
+	switch {
+	case err == nil:
+		return "done"
+	case errors.Is(err, ErrCanaryDied):
+		return "canary died"
+	case ctx.Err() != nil:
+		return "stopped: " + jsapi.Clean(context.Cause(ctx).Error())
+	}
+	return "failed: " + jsapi.Clean(err.Error())
+}
+
+func (i *Inspector) recordAction(ctx context.Context, patience time.Duration, subject string, a *Action) error {
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return i.audit(ctx, patience, &nats.Msg{Subject: subject, Data: text})
+}
+
+// audit writes a message to the audit trail, on its own subject and only once, however often it is
+// retried. It blocks until the server has it on disk.
+func (i *Inspector) audit(ctx context.Context, patience time.Duration, m *nats.Msg) error {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, queue.AuditSubject(i.topology, "")), ".")
+	right := queue.ToRecord(i.topology, kind)
+	err := jsapi.Retry(ctx, patience, func(ctx context.Context) error {
+		brief, cancel := context.WithTimeout(ctx, jsapi.CallTimeout)
+		defer cancel()
+		_, err := i.api.Store(brief, right, m, jetstream.WithExpectLastSequencePerSubject(0))
+		return jsapi.AsNoReply(ctx, right.Subject, err)
+	})
+	switch {
+	case err == nil || jsapi.IsWrongRevision(err):
+		return nil
+	case errors.Is(err, jetstream.ErrNoStreamResponse):
+		return fmt.Errorf("no stream captures %s: start a worker, or run identify-worker setup, to create %s", m.Subject, i.topology.AuditStreamName())
+	}
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return fmt.Errorf("%s: %w", i.topology.AuditStreamName(), jsapi.Refusal(refused))
+	}
+	return err
+}

@@ -1,0 +1,23 @@
+package inspector
+
+import (
+	"log/slog"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+)
+
+// Inspector reads the state of a pipeline and works on its dead letters. It is safe for concurrent
+// use.
+type Inspector struct {
+	queue    *queue.Queue
+	letters  *queue.Store
+	api      *jsapi.Conn
+	topology queue.Topology
+	log      *slog.Logger
+}
+
+// New returns the inspector of a pipeline. It sends nothing.
+func New(q *queue.Queue) *Inspector {
+	return &Inspector{queue: q, letters: queue.NewStore(q), api: q.API(), topology: q.Topology(), log: q.Logger()}
+}

@@ -1,0 +1,281 @@
+package inspector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+)
+
+// errLags says that the server that answered lags behind one that answered before.
+var errLags = fmt.Errorf("a replica of the audit trail lags behind the others: %w", jsapi.ErrTryAgain)
+
+// outcomes reads the outcomes of earlier replays of the letters, by their OutcomeSubject. It also
+// requests this run's own record: a replica of the stream that does not have it yet may also lack
+// outcomes.
+func (r *replaying) outcomes(ctx context.Context, letters []*queue.DeadLetter) (map[string]queue.Outcome, error) {
+	t := r.q.topology
+	begun := begunSubject(t, r.result.Run)
+	request := jsapi.DirectRequest{Last: []string{begun}}
+	for _, l := range letters {
+		if !l.Letter.IsZero() {
+			request.Last = append(request.Last, queue.OutcomeSubject(t, l.Letter))
+		}
+	}
+	var outcomes map[string]queue.Outcome
+	err := jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
+		var run uint64
+		outcomes = map[string]queue.Outcome{}
+		end, err := r.q.api.Direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
+			if subject := m.Header.Get(jetstream.SubjectHeader); subject == begun {
+				run = jsapi.SequenceOf(m)
+			} else if v, ok := queue.ReadOutcome(t, subject, m.Data); ok {
+				outcomes[subject] = v.Outcome
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
+		upTo, _ := strconv.ParseUint(end.Get("Nats-UpTo-Sequence"), 10, 64)
+		if run == 0 || upTo < r.readThrough {
+			return errLags
+		}
+		r.readThrough = max(r.readThrough, run) // no outcome that was not requested is older
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the outcomes of replays: %w", err)
+	}
+	return outcomes, nil
+}
+
+// confirm verifies that an event that the server took for a duplicate is an earlier attempt of the
+// letter's replay.
+func (r *replaying) confirm(ctx context.Context, l *queue.DeadLetter, sequence uint64) error {
+	m, err := r.q.stored(ctx, sequence)
+	if err == nil {
+		h, _ := nats.DecodeHeadersMsg(m.Header)
+		if past := queue.ReadSealed(h, m.Data, r.seal); past == nil || !past.Letter.Same(l.Letter) {
+			return errOtherEvent
+		}
+		return nil
+	}
+	if !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("read the event that was stored before: %w", err)
+	}
+	return r.q.awaitOutcome(ctx, l.Letter) // it has left the stream, and only with an outcome
+}
+
+// errOtherEvent says that a letter was not sent because its message id is in use.
+const errOtherEvent = skipReason("another event has its message id: replay it again in two minutes")
+
+// stored reads an event of the work stream.
+func (i *Inspector) stored(ctx context.Context, sequence uint64) (m *jsapi.StoredMessage, err error) {
+	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
+		m, err = i.api.ReadSequence(ctx, i.topology.StreamName(), sequence)
+		return err
+	})
+	return m, err
+}
+
+// awaitOutcome returns nil if a letter's replay has an outcome. It gives a lagging replica of the
+// audit trail a second to catch up.
+func (i *Inspector) awaitOutcome(ctx context.Context, letter queue.Position) error {
+	subject, begun := queue.OutcomeSubject(i.topology, letter), time.Now()
+	return jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
+		found := false
+		_, err := i.api.Direct(ctx, i.topology.AuditStreamName(), jsapi.DirectRequest{Last: []string{subject}}, func(m *nats.Msg) bool {
+			_, found = queue.ReadOutcome(i.topology, subject, m.Data)
+			return true
+		})
+		switch {
+		case err != nil || found:
+			return err
+		case time.Since(begun) < lagTimeout:
+			return jsapi.ErrTryAgain
+		}
+		return errOtherEvent
+	})
+}
+
+// count counts an outcome.
+func (r *ReplayResult) count(outcome queue.Outcome) {
+	switch outcome {
+	case queue.OutcomeDelivered:
+		r.Delivered++
+	case queue.OutcomeSuperseded:
+		r.Superseded++
+	case queue.OutcomePurged:
+		r.Purged++
+	case queue.OutcomeDead:
+		r.Dead++
+	}
+}
+
+// expect records that a letter's outcome is pending.
+func (r *replaying) expect(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if place, _ := slices.BinarySearch(r.s.ids, id); r.awaiting != nil {
+		r.awaiting[place] = true
+		r.expected++
+	}
+}
+
+// resolve records that a letter's outcome has arrived or will not come, and reports whether it was
+// pending.
+func (r *replaying) resolve(id uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	place, selected := slices.BinarySearch(r.s.ids, id)
+	if !selected || r.awaiting == nil || !r.awaiting[place] {
+		return false
+	}
+	r.awaiting[place] = false
+	r.expected--
+	return true
+}
+
+func (r *replaying) pending() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.expected
+}
+
+// How often outcomes are polled: less often as long as none arrives.
+const (
+	minPollInterval = 250 * time.Millisecond
+	maxPollInterval = 2 * time.Second
+)
+
+// awaitOutcomes blocks until every replayed event has its outcome, or ctx ends.
+func (r *replaying) awaitOutcomes(ctx context.Context) error {
+	wait := minPollInterval
+	for before := r.pending(); before > 0; {
+		if err := r.readOutcomes(ctx); err != nil {
+			return err
+		}
+		left := r.pending()
+		if left == 0 {
+			break
+		}
+		if wait = min(wait*3/2, maxPollInterval); left < before {
+			wait = minPollInterval
+		}
+		before = left
+		jsapi.Pause(ctx, wait)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// readOutcomes reads the outcomes that have arrived since the last call.
+func (r *replaying) readOutcomes(ctx context.Context) error {
+	err := jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
+		for m, err := range r.q.auditTrail(ctx, "verdict.*.*", r.readThrough+1) {
+			if err != nil {
+				return err
+			}
+			r.readThrough = jsapi.SequenceOf(m)
+			v, ok := queue.ReadOutcome(r.q.topology, m.Header.Get(jetstream.SubjectHeader), m.Data)
+			if !ok || !r.resolve(v.ID) {
+				continue // of another run
+			}
+			r.count(func(x *ReplayResult) { x.count(v.Outcome) })
+			if v.Outcome == queue.OutcomeDead {
+				r.noteDeath(ctx, v.Next)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return jsapi.Stopped(ctx, fmt.Errorf("read the outcomes of replays: %w", err))
+	}
+	return nil
+}
+
+// maxDiedAgain bounds the new dead letters in a result.
+const maxDiedAgain = 10
+
+// noteDeath counts an event that died again and looks up its new dead letter.
+func (r *replaying) noteDeath(ctx context.Context, name string) {
+	r.mu.Lock()
+	r.died++
+	full := len(r.result.DiedAgain) >= maxDiedAgain
+	r.mu.Unlock()
+	letter, err := queue.ParsePosition(name)
+	if full || err != nil {
+		return
+	}
+	request := jsapi.DirectRequest{Last: []string{queue.SubjectsOfEvent(r.q.topology, letter)}}
+	_, _ = r.q.api.Direct(ctx, r.q.topology.DeadStreamName(), request, func(m *nats.Msg) bool { // it is only for display
+		r.count(func(x *ReplayResult) { x.DiedAgain = append(x.DiedAgain, jsapi.SequenceOf(m)) })
+		return true
+	})
+}
+
+// lagTimeout is how long a lagging replica of a stream may take to catch up.
+const lagTimeout = time.Second
+
+// readSelected reads letters of a selection, beginning at an index in it, from at most so many
+// messages of the stream. next is the index after those covered: letters before it that were not
+// returned are gone.
+func (i *Inspector) readSelected(ctx context.Context, s *Selection, place, most int) (letters []*queue.DeadLetter, next int, err error) {
+	stream := i.topology.DeadStreamName()
+	from := s.ids[place]
+	begun := time.Now()
+	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
+		letters, next = nil, place
+		var unreadable error
+		end, err := i.api.Direct(ctx, stream, jsapi.DirectRequest{Sequence: from, Batch: most, MaxBytes: jsapi.ScanBytes}, func(m *nats.Msg) bool {
+			var l *queue.DeadLetter
+			if l, unreadable = queue.ReadLetter(m); unreadable != nil {
+				return false
+			}
+			l.Complete(i.topology)
+			var selected bool
+			if next, selected = slices.BinarySearch(s.ids, l.ID); selected {
+				letters = append(letters, l)
+				next++
+			}
+			return true
+		})
+		if err = errors.Join(err, unreadable); err != nil {
+			return err
+		}
+		if more, err := jsapi.NextBatch(end); more > 0 || err != nil || next == len(s.ids) {
+			return err
+		}
+		if time.Since(begun) < lagTimeout {
+			return jsapi.ErrTryAgain
+		}
+		next = len(s.ids)
+		return nil
+	})
+	if err != nil {
+		return nil, place, jsapi.Stopped(ctx, fmt.Errorf("read the dead letters: %w", err))
+	}
+	return letters, next, nil
+}
+
+// keepOriginal stores a letter's body in the audit trail.
+func (i *Inspector) keepOriginal(ctx context.Context, l *queue.DeadLetter, run string) error {
+	m := nats.NewMsg(originalSubject(i.topology, l.Letter))
+	m.Header.Set(queue.HeaderRun, run)
+	if user := l.Header[queue.HeaderUser]; len(user) > 0 {
+		m.Header[queue.HeaderUser] = user
+	}
+	m.Data = l.Body
+	return i.audit(ctx, jsapi.ElectionTimeout, m)
+}

@@ -1,0 +1,258 @@
+//go:build !noembed
+
+package inspector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
+
+// letter stores a dead letter as a worker would.
+func (s *sim) letter(q *queue.Queue, age queue.Position, partition string, past *queue.ReplayInfo, body string, death queue.Death) {
+	s.T.Helper()
+	m := &nats.Msg{Subject: queue.Subject(q.Topology(), death.Reason, age, queue.SubjectUser(death.User, []byte(body))), Data: []byte(body)}
+	m.Header = death.Headers(queue.Event{Name: age, Partition: partition, Published: made, Replay: past}, time.Now())
+	_, err := q.API().JetStream.PublishMsg(s.T.Context(), m, jetstream.WithExpectLastSequenceForSubject(0, queue.SubjectsOfEvent(q.Topology(), age)))
+	s.Must(err)
+}
+
+// letters stores a dead letter for each of n users.
+func (s *sim) letters(q *queue.Queue, n int) {
+	s.T.Helper()
+	s.lettersFrom(q, 0, n)
+}
+
+// lettersFrom is letters with other users and names.
+func (s *sim) lettersFrom(q *queue.Queue, from, n int) {
+	s.T.Helper()
+	for i := from; i < from+n; i++ {
+		user := fmt.Sprint("u", i)
+		s.letter(q, queue.Position{made, uint64(i + 1)}, "3", nil, fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i),
+			queue.Death{Reason: queue.Rejected, Status: 422, Error: "no such plan", User: user})
+	}
+}
+
+func (s *sim) selected(q *queue.Queue, f Filter, c SelectConfig) *Selection {
+	s.T.Helper()
+	selection, err := New(q).Select(s.T.Context(), f, c)
+	s.Must(err)
+	return selection
+}
+
+// replayed selects all dead letters and replays them. A missing outcome is an error.
+func (s *sim) replayed(q *queue.Queue, c ReplayConfig) *ReplayResult {
+	s.T.Helper()
+	ctx, cancel := context.WithTimeout(s.T.Context(), 10*time.Minute)
+	defer cancel()
+	result, err := New(q).Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), c)
+	s.Must(err)
+	return result
+}
+
+func (s *sim) dead(q *queue.Queue) uint64 { return s.info(q, q.Topology().DeadStreamName()).State.Msgs }
+
+// history returns the audit trail, one line per action.
+func (s *sim) history(q *queue.Queue) (lines []string) {
+	s.T.Helper()
+	actions, err := New(q).History(s.T.Context())
+	s.Must(err)
+	for _, a := range actions {
+		if a.Begun.IsZero() || a.Ended.IsZero() != (a.Outcome == "") {
+			s.T.Errorf("the record of %s has the times %v and %v, and the outcome %q", a.Kind, a.Begun, a.Ended, a.Outcome)
+		}
+		lines = append(lines, fmt.Sprintf("%s %q: %s", a.Kind, a.Selection, a.Outcome))
+	}
+	return lines
+}
+
+// applier handles replayed events as a worker does, and counts how often it applies each.
+type applier struct {
+	*queue.Queue
+	letters *queue.Store
+	outcome func(queue.Event) queue.Outcome // nil delivers everything
+
+	mu      sync.Mutex
+	applied map[string]int
+	bodies  map[string]string
+}
+
+// applier works on the whole stream until the test ends.
+func (s *sim) applier(outcome func(queue.Event) queue.Outcome) *applier {
+	q := s.queue(nil)
+	a := &applier{Queue: q, letters: s.store(q), outcome: outcome, applied: map[string]int{}, bodies: map[string]string{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Work(ctx, queue.MemberConfig{Prepare: a.letters.ReadSeal}, a) }()
+	s.T.Cleanup(func() { cancel(); _ = s.worked(done) })
+	s.Await(10*time.Second, "at work", func() bool { return a.Held() == 17 })
+	return a
+}
+
+// Deliver implements Handler.
+func (a *applier) Deliver(c *queue.Claim, d queue.Delivery) {
+	ctx := c.Context()
+	e := queue.Event{Name: queue.Position{c.StreamCreated(), d.Sequence}, Partition: c.Partition(), Published: d.Published, Replay: a.letters.ReadReplayInfo(d.Header, d.Body)}
+	found, err := a.letters.HasOutcome(ctx, e)
+	if err == nil && !found {
+		a.mu.Lock()
+		name := e.Name.String()
+		if e.Replay != nil {
+			name = e.Replay.Letter.String()
+		}
+		a.applied[name]++
+		a.bodies[name] = string(d.Body)
+		a.mu.Unlock()
+		outcome := queue.OutcomeDelivered
+		if a.outcome != nil {
+			outcome = a.outcome(e)
+		}
+		if outcome == queue.OutcomeDead {
+			err = a.letters.Add(ctx, e, d.Body, queue.Death{Reason: queue.Rejected, Status: 422, User: "u"})
+		}
+		err = errors.Join(err, a.letters.RecordOutcome(ctx, e, outcome))
+	}
+	if err != nil {
+		c.Fail(err)
+		return
+	}
+	c.Settle("u", []queue.Delivery{d}, func(int) {})
+}
+
+// Assign implements Handler.
+func (*applier) Assign(*queue.Claim) {}
+
+// Revoke implements Handler.
+func (*applier) Revoke(*queue.Claim) {}
+
+// A replayed event carries its metadata and goes to its user's partition, and its letter is gone.
+func TestReplay(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		ann := `{"user_id": "ann", "metadata": {"seats": 1.50}}`
+		s.letter(q, queue.Position{made, 7}, "3", nil, ann, queue.Death{Reason: queue.Rejected, Status: 422, Code: "E1", Error: "no such plan", User: "ann"})
+		s.letter(q, queue.Position{made, 8}, "plain", nil, `{"user_id":"bob"}`, queue.Death{Reason: queue.RetriesExhausted, User: "bob"})
+		s.letter(q, queue.Position{made, 9}, "", &queue.ReplayInfo{Origin: queue.Position{made, 3}, Replays: 1, Published: made.Add(time.Hour), History: []string{"first"}},
+			`{"user_id":"cleo"}`, queue.Death{Reason: queue.RetriesExhausted, Status: 503, User: "cleo"})
+		long := strings.Repeat("d", 1025)
+		s.letter(q, queue.Position{made, 10}, "5", nil, fmt.Sprintf(`{"user_id":%q}`, long), queue.Death{Reason: queue.RetriesExhausted, User: long})
+		var reported []ReplayResult
+		result := s.replayed(q, ReplayConfig{By: "eve", Host: "laptop", Progress: func(r ReplayResult) { reported = append(reported, r) }})
+		if result.Replayed != 4 || result.Selected != 4 || s.dead(q) != 0 {
+			t.Errorf("got %+v, and %d dead letters are left", result, s.dead(q))
+		}
+		if last := reported[len(reported)-1]; last.Replayed != 4 || last.Run != result.Run {
+			t.Errorf("the last progress was %+v", last)
+		}
+		work := s.Stored(q.API().JetStream, workName)
+		var pasts []*queue.ReplayInfo
+		for _, m := range work {
+			pasts = append(pasts, queue.ReadSealed(m.Header, m.Data, s.seal(q)))
+		}
+		if p := pasts[0]; p.Letter.Compare(queue.Position{made, 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
+			p.Forced || p.Untracked || !p.Published.Equal(made) || len(p.History) != 1 || !strings.HasSuffix(p.History[0], "Z rejected 422 E1: no such plan") {
+			t.Errorf("the first one's replay metadata is %+v", p)
+		}
+		if p := pasts[2]; p.Letter.Compare(queue.Position{made, 9}) != 0 || p.Origin.Compare(queue.Position{made, 3}) != 0 || p.Replays != 2 || !p.Published.Equal(made.Add(time.Hour)) ||
+			len(p.History) != 2 || p.History[0] != "first" || !strings.HasSuffix(p.History[1], "Z retries_exhausted 503") {
+			t.Errorf("the metadata of a repeated replay is %+v", p)
+		}
+		if string(work[0].Data) != ann {
+			t.Errorf("published %s", work[0].Data)
+		}
+		plain := q.Topology().PlainSubject()
+		for i, want := range []bool{false, true, false, true} {
+			if got := work[i].Subject == plain; got != want {
+				t.Errorf("event %d was published on %s", i, work[i].Subject)
+			}
+		}
+		if got := s.history(q); !slices.Equal(got, []string{`replay "all": done`}) {
+			t.Errorf("the audit trail is %q", got)
+		}
+		actions, err := New(q).History(t.Context())
+		s.Must(err)
+		if a := actions[0]; a.Run != result.Run || a.By != "eve" || a.Host != "laptop" || !maps.Equal(a.Counts, map[string]uint64{"selected": 4, "replayed": 4}) {
+			t.Errorf("the audit trail is %+v", a)
+		}
+	})
+}
+
+// Wait reports the outcome of each event.
+func TestReplayWaits(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 10)
+		s.applier(func(e queue.Event) queue.Outcome {
+			return []queue.Outcome{queue.OutcomeDelivered, queue.OutcomeDelivered, queue.OutcomeSuperseded, queue.OutcomeDead}[e.Replay.ID%4]
+		})
+		begun := time.Now()
+		result := s.replayed(q, ReplayConfig{Wait: true})
+		if result.Delivered != 5 || result.Superseded != 3 || result.Dead != 2 || result.Replayed != 10 || time.Since(begun) > 5*time.Second {
+			t.Errorf("after %v: %+v", time.Since(begun), result)
+		}
+		if s.dead(q) != 2 || !slices.Equal(result.DiedAgain, []uint64{11, 12}) {
+			t.Errorf("%d are dead, %d are listed", s.dead(q), result.DiedAgain)
+		}
+		again := s.selected(q, Filter{}, SelectConfig{MaxReplays: 1})
+		if again.Letters != 2 || again.Exhausted != 2 || again.Sendable() != 0 {
+			t.Errorf("selected %+v", again)
+		}
+		if skipped, err := New(q).Replay(t.Context(), again, ReplayConfig{}); err != nil || skipped.Skipped != 2 || skipped.Replayed != 0 || s.dead(q) != 2 {
+			t.Errorf("exhausted ones: %+v, %v", skipped, err)
+		}
+	})
+}
+
+// If one of the canary dies, no other letter is touched; otherwise the others follow.
+func TestReplayCanary(t *testing.T) {
+	for name, test := range map[string]struct {
+		dies uint64
+		want error
+		left uint64
+	}{
+		"dies":         {2, ErrCanaryDied, 8},
+		"lives":        {0, nil, 0},
+		"dies with it": {9, nil, 1}, // not part of the canary
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.letters(q, 10)
+				s.applier(func(e queue.Event) queue.Outcome {
+					if e.Replay.ID == test.dies {
+						return queue.OutcomeDead
+					}
+					return queue.OutcomeDelivered
+				})
+				result, err := New(q).Replay(t.Context(), s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{Canary: 3})
+				if !errors.Is(err, test.want) {
+					t.Fatalf("got %v", err)
+				}
+				s.Await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+				if err == nil {
+					if s.dead(q) != test.left || result.Replayed != 10 || result.Delivered != 3 {
+						t.Errorf("%d dead letters are left, %+v", s.dead(q), result)
+					}
+					return
+				}
+				if s.dead(q) != test.left || result.Replayed != 3 || result.Delivered != 2 || result.Dead != 1 || !strings.Contains(err.Error(), "[11]") {
+					t.Errorf("%d dead letters are left, %+v, %v", s.dead(q), result, err)
+				}
+				if got := s.history(q); !slices.Equal(got, []string{`replay "all": canary died`}) {
+					t.Errorf("the audit trail is %q", got)
+				}
+			})
+		})
+	}
+}

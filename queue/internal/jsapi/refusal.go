@@ -1,0 +1,47 @@
+package jsapi
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrStreamFull says that the stream or the server's storage is at its limit.
+var ErrStreamFull = errors.New("the stream is full: let the workers drain it, or raise its limits")
+
+// ErrEventTooLarge says that the stream or the server accepts no event of this size.
+var ErrEventTooLarge = errors.New("the event is larger than the stream's max_msg_size or the server's max_payload")
+
+const codeNoResources = 10023 // the server's or the account's storage is used up
+
+const codeTooLarge = 10054 // above the stream's max_msg_size
+
+const codeStoreFailed = 10077 // also a full stream with DiscardNew
+
+// refusal adds the meaning of a refusal and the remedy. It keeps temporary ones as they are.
+func Refusal(err *jetstream.APIError) error {
+	full := strings.HasPrefix(err.Description, "maximum ")
+	switch err.ErrorCode {
+	case codeNoResources:
+		return fmt.Errorf("publish: %w (%w)", ErrStreamFull, err)
+	case codeStoreFailed:
+		if full {
+			return fmt.Errorf("publish: %w (%w)", ErrStreamFull, err)
+		}
+		return fmt.Errorf("publish: the server could not store the event, is its disk full?: %w", err)
+	case codeTooLarge:
+		return fmt.Errorf("publish: %w (%w)", ErrEventTooLarge, err)
+	default:
+		return fmt.Errorf("publish: %w", err)
+	}
+}
+
+// RefusalOf explains a refusal within err; nil if there is none.
+func RefusalOf(err error) error {
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return Refusal(refused)
+	}
+	return nil
+}

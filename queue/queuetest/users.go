@@ -1,0 +1,80 @@
+//go:build !noembed
+
+package queuetest
+
+import (
+	"slices"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// WithUsers replaces the server by one with two users: one may do everything, the other may only
+// publish to these subjects.
+func (s *Sim) WithUsers(allowed []string) (all, few *nats.Conn) {
+	s.T.Helper()
+	auth := s.ServeUsers(Users{"all": {">"}, "few": allowed})
+	return auth.Connect("all"), auth.Connect("few")
+}
+
+// Users maps users to the subjects that each may publish to; ">" allows everything.
+type Users map[string][]string
+
+// Auth is a server with users.
+type Auth struct {
+	sim     *Sim
+	server  *natsserver.Server
+	options *natsserver.Options
+}
+
+// ServeUsers replaces the server by one whose users may only publish to some subjects, with these feature flags enabled.
+func (s *Sim) ServeUsers(u Users, flags ...string) *Auth {
+	s.T.Helper()
+	s.Stop()
+	options := &natsserver.Options{JetStream: true, StoreDir: s.Dir(), DontListen: true, NoSigs: true, JetStreamMaxMemory: 1 << 20, Users: u.users("_INBOX.>"), FeatureFlags: map[string]bool{}}
+	for _, flag := range flags {
+		options.FeatureFlags[flag] = true
+	}
+	n, err := natsserver.NewServer(options)
+	s.Must(err)
+	n.Start()
+	s.T.Cleanup(func() {
+		n.Shutdown()
+		n.WaitForShutdown()
+	})
+	return &Auth{s, n, options}
+}
+
+// users may only subscribe to their inboxes.
+func (u Users) users(inboxes string) (users []*natsserver.User) {
+	for user, subjects := range u {
+		x := &natsserver.User{Username: user, Password: "x"}
+		if !slices.Equal(subjects, []string{">"}) {
+			x.Permissions = &natsserver.Permissions{
+				Publish:   &natsserver.SubjectPermission{Allow: subjects},
+				Subscribe: &natsserver.SubjectPermission{Allow: []string{inboxes}},
+			}
+		}
+		users = append(users, x)
+	}
+	return users
+}
+
+// Connect connects a user.
+func (x *Auth) Connect(user string) *nats.Conn {
+	x.sim.T.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(x.server), nats.UserInfo(user, "x"), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	x.sim.Must(err)
+	x.sim.T.Cleanup(nc.Close)
+	return nc
+}
+
+// Change changes users' permissions while they are connected, like a reload of the configuration.
+func (x *Auth) Change(u Users, inboxes string) {
+	x.sim.T.Helper()
+	next := x.options.Clone()
+	next.Users = u.users(inboxes)
+	x.sim.Must(x.server.ReloadOptions(next))
+}
