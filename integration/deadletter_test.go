@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
@@ -130,7 +131,7 @@ func (s *system) dead() int {
 // publishBad publishes such a body, as any NATS client could, and returns its sequence.
 func (s *system) publishBad(g deadEvent) uint64 {
 	s.t.Helper()
-	ack, err := s.js.Publish(s.t.Context(), queue.Topology{}.PlainSubject(), s.oracle.MustDie(g.body, queue.Reason(g.headers["Dead-Reason"])))
+	ack, err := s.js.Publish(s.t.Context(), queue.Topology{}.PlainSubject(), s.oracle.MustDie(g.body, deadletter.Reason(g.headers["Dead-Reason"])))
 	must(s.t, err)
 	return ack.Sequence
 }

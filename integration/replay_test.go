@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
@@ -51,7 +51,7 @@ func TestPoisonStorm(t *testing.T) {
 
 	choose := func() *inspector.Selection {
 		t.Helper()
-		selected, err := inspector.New(s.queue).Select(t.Context(), inspector.Filter{Reasons: []queue.Reason{queue.Rejected}}, inspector.SelectConfig{})
+		selected, err := inspector.New(s.queue).Select(t.Context(), inspector.Filter{Reasons: []deadletter.Reason{deadletter.Rejected}}, inspector.SelectConfig{})
 		must(t, err)
 		if selected.Letters != deadEach*uint64(len(names)) || selected.Partly != selected.Letters || selected.Superseded != 0 {
 			t.Fatalf("selected %d dead letters, %d superseded and %d partly", selected.Letters, selected.Superseded, selected.Partly)

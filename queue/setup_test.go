@@ -60,7 +60,7 @@ func TestTopologyNames(t *testing.T) {
 func (s *sim) streams(q *Queue) map[string]string {
 	s.T.Helper()
 	configs := map[string]string{}
-	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket(), VersionsStream(q.topology), q.topology.AuditStreamName()} {
+	for _, name := range []string{q.topology.StreamName(), q.topology.DeadStreamName(), "KV_" + q.topology.Bucket(), "KV_" + q.topology.VersionsBucket(), q.topology.AuditStreamName()} {
 		config := s.info(q, name).Config
 		transform := config.SubjectTransform
 		config.SubjectTransform = nil

@@ -23,9 +23,6 @@ type sim struct {
 	*queuetest.Sim
 
 	oldest uint64 // oldest event of the stream, for journals that are opened
-
-	mu     sync.Mutex
-	stores map[*Queue]*Store
 }
 
 // simulate runs f in a bubble of fake time, with a server that has the default streams. A lost
@@ -70,19 +67,6 @@ func (s *sim) queueOf(l *queuetest.Line, topology Topology) *Queue {
 		s.T.Fatal(err)
 	}
 	return q
-}
-
-// store is the one store of a queue.
-func (s *sim) store(q *Queue) *Store {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stores[q] == nil {
-		if s.stores == nil {
-			s.stores = map[*Queue]*Store{}
-		}
-		s.stores[q] = NewStore(q)
-	}
-	return s.stores[q]
 }
 
 func (s *sim) bucket(q *Queue) jetstream.KeyValue {
@@ -217,12 +201,4 @@ func (s *sim) worked(done <-chan error) error {
 	case <-time.After(10 * time.Minute):
 		panic(fmt.Sprintf("%s: Work does not end\n%s", s.T.Name(), s.Log()))
 	}
-}
-
-// seal is the pipeline's secret.
-func (s *sim) seal(q *Queue) Seal {
-	s.T.Helper()
-	key, err := s.store(q).LoadSeal(s.T.Context())
-	s.Must(err)
-	return key
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // Sizes and times of the streams.
@@ -26,7 +28,6 @@ const (
 	dedupeWindow        = 2 * time.Minute
 	DeadLetterRetention = 30 * 24 * time.Hour
 	auditRetention      = 365 * 24 * time.Hour
-	markerTTL           = time.Minute
 )
 
 // Topology defines a pipeline's name and sizes. The zero value is the default pipeline: "identify",
@@ -192,7 +193,7 @@ func (t Topology) newerBucketStream() jetstream.StreamConfig {
 	c := t.bucketStream()
 	c.Name = "KV_" + t.VersionsBucket()
 	c.Subjects = []string{"$KV." + t.VersionsBucket() + ".>"}
-	c.SubjectDeleteMarkerTTL = markerTTL
+	c.SubjectDeleteMarkerTTL = jsapi.MarkerTTL
 	c.DenyDelete = false // a purge overwrites the user's record
 	return c
 }

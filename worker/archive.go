@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 const (
@@ -63,7 +64,7 @@ func (w *Worker) archiveHead(l *lane) {
 
 // isFirstOfGroup reports whether the fleet has not seen this cause of death before. It returns false if
 // the lookup fails, which must not hold up the dead letter.
-func (w *Worker) isFirstOfGroup(ctx context.Context, death queue.Death) bool {
+func (w *Worker) isFirstOfGroup(ctx context.Context, death deadletter.Death) bool {
 	first, err := w.letters.FirstOfGroup(ctx, death)
 	if err != nil {
 		w.log.Debug("could not determine whether the dead letter is the first of its group", errAttr(err))
@@ -73,7 +74,7 @@ func (w *Worker) isFirstOfGroup(ctx context.Context, death queue.Death) bool {
 
 // archived settles a lane's oldest event after its dead letter was stored; first means that it is the
 // first of its group. w.mu must be held.
-func (w *Worker) archived(l *lane, x *queuedEvent, death queue.Death, first bool) {
+func (w *Worker) archived(l *lane, x *queuedEvent, death deadletter.Death, first bool) {
 	if w.archiveFailures.resolve(l) {
 		signal(w.reportChanged)
 		w.log.Info("storing dead letters again")
@@ -128,7 +129,7 @@ func (g *archiveFailures) note(l *lane, err error, now time.Time) (report bool) 
 	if errors.Is(err, context.Canceled) {
 		return false
 	}
-	full := errors.Is(err, queue.ErrDeadLettersFull)
+	full := errors.Is(err, deadletter.ErrDeadLettersFull)
 	report = g.users == 0 || full && !g.full
 	if g.users == 0 {
 		g.since = now

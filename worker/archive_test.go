@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // A replica that has lost its claim stores no more dead letters for it: the partition's next owner may
@@ -15,7 +16,7 @@ func TestNoBurialWithoutClaim(t *testing.T) {
 		w := idle(t, Config{})
 		p := w.partition(claim)
 		l := stocked(w, p, "u", 1)
-		l.head().change().death = &queue.Death{Reason: queue.Rejected, User: "u"}
+		l.head().change().death = &deadletter.Death{Reason: deadletter.Rejected, User: "u"}
 		l.state = archiving
 		p.busy++
 		claim.Fail(errors.New("lost"))

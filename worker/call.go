@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -20,9 +21,9 @@ type call struct {
 	lane       *lane
 	events     []userpilot.Event
 	deliveries []queue.Delivery
-	extras     []*extra             // of the deliveries; nil if none has any
-	covers     []int                // number of deliveries that each event covers; nil means one each
-	versions   *queue.VersionRecord // version record of a user who may have dead letters
+	extras     []*extra                  // of the deliveries; nil if none has any
+	covers     []int                     // number of deliveries that each event covers; nil means one each
+	versions   *deadletter.VersionRecord // version record of a user who may have dead letters
 	probe      bool
 	popped     time.Time    // when the lane left the queue
 	stage      atomic.Int32 // what the call waits for before it is made
@@ -65,7 +66,7 @@ func newCall(l *lane, n int, probe bool) *call {
 }
 
 // origin describes one of the call's events for the record of dead events.
-func (c *call) origin(i int) queue.Event {
+func (c *call) origin(i int) deadletter.Event {
 	var x *extra
 	if c.extras != nil {
 		x = c.extras[i]
@@ -212,12 +213,12 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 		w.delivered(c, now)
 	case rejected:
 		w.gate.answered()
-		w.refused(c, queue.Death{
-			Reason: queue.Rejected, Status: failure.Status, Code: failure.Code,
+		w.refused(c, deadletter.Death{
+			Reason: deadletter.Rejected, Status: failure.Status, Code: failure.Code,
 			Error: explain(failure), RequestID: failure.RequestID, Attempts: l.attempts + 1, User: l.user,
 		})
 	case panicked:
-		w.refused(c, queue.Death{Reason: queue.Panicked, Error: err.Error(), Attempts: l.attempts + 1, User: l.user})
+		w.refused(c, deadletter.Death{Reason: deadletter.Panicked, Error: err.Error(), Attempts: l.attempts + 1, User: l.user})
 	case retry:
 		w.failed(c, failure, now)
 	case held:
@@ -265,7 +266,7 @@ func (w *Worker) settle(l *lane, ds []queue.Delivery) {
 
 // refused starts a bisection if the call held several events; a single event becomes a dead letter.
 // w.mu must be held.
-func (w *Worker) refused(c *call, death queue.Death) {
+func (w *Worker) refused(c *call, death deadletter.Death) {
 	l := c.lane
 	if c.n() > 1 {
 		l.bisection.refused(c.n())
@@ -277,7 +278,7 @@ func (w *Worker) refused(c *call, death queue.Death) {
 }
 
 // markDead marks the lane's oldest event as dead. w.mu must be held.
-func (w *Worker) markDead(l *lane, death queue.Death) {
+func (w *Worker) markDead(l *lane, death deadletter.Death) {
 	l.head().change().death = &death
 	l.bisection.died()
 	l.recovered()
@@ -324,8 +325,8 @@ func (w *Worker) exhausted(c *call, f *userpilot.Error) {
 		w.backOff(l, f.RetryAfter)
 		return
 	}
-	w.markDead(l, queue.Death{
-		Reason: queue.RetriesExhausted, Status: f.Status, Code: f.Code, Error: explain(f),
+	w.markDead(l, deadletter.Death{
+		Reason: deadletter.RetriesExhausted, Status: f.Status, Code: f.Code, Error: explain(f),
 		RequestID: f.RequestID, Attempts: l.attempts, User: l.user,
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
@@ -167,7 +168,7 @@ func TestInvalid(t *testing.T) {
 		for _, subject := range []string{"userpilot.identify", "userpilot.identify.a2V5"} {
 			s.publish("before", "")
 			for _, body := range bodies {
-				s.publishRaw(subject, s.oracle.MustDie(body, queue.Invalid))
+				s.publishRaw(subject, s.oracle.MustDie(body, deadletter.Invalid))
 			}
 			s.publish("after", "")
 		}
@@ -226,7 +227,7 @@ func TestPanic(t *testing.T) {
 			}
 			s.publish("u", more)
 		}
-		r := s.start(func(c *worker.Config) { c.Client = panicky{c.Client} })
+		r := s.start(func(c *worker.Config) { c.Client = panicky{Caller: c.Client} })
 		s.drain(time.Minute)
 		r.stop()
 		s.check()

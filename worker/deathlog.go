@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 const (
@@ -21,7 +21,7 @@ const (
 // deathKind is the key by which the log counts dead letters. (A dead letter's group would be more
 // precise, but includes Userpilot's message, which must not reach a log.)
 type deathKind struct {
-	reason queue.Reason
+	reason deadletter.Reason
 	status int
 }
 
@@ -30,7 +30,7 @@ type deathKind struct {
 type deathLog struct{ followed map[deathKind]uint64 }
 
 // add counts a dead letter and reports whether it must be logged at once.
-func (d *deathLog) add(death *queue.Death) (first bool) {
+func (d *deathLog) add(death *deadletter.Death) (first bool) {
 	if d.followed == nil {
 		d.followed = map[deathKind]uint64{}
 	}

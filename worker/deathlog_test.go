@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // The first of a kind is logged at once, the following ones are counted, and the memory for kinds is
@@ -16,7 +16,7 @@ func TestDeathLog(t *testing.T) {
 	first := 0
 	for range 3 {
 		for status := range 10 * maxDeathKinds {
-			if d.add(&queue.Death{Reason: queue.Rejected, Status: status}) {
+			if d.add(&deadletter.Death{Reason: deadletter.Rejected, Status: status}) {
 				first++
 			}
 		}
@@ -32,7 +32,7 @@ func TestDeathLog(t *testing.T) {
 	if n := flush(); n != first {
 		t.Errorf("%d kinds are told, want %d", n, first)
 	}
-	if n := flush(); n != 0 || len(d.followed) != 0 || !d.add(&queue.Death{Reason: queue.Rejected}) {
+	if n := flush(); n != 0 || len(d.followed) != 0 || !d.add(&deadletter.Death{Reason: deadletter.Rejected}) {
 		t.Errorf("nothing has followed: %d are told, %d kinds are kept", n, len(d.followed))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -94,7 +95,7 @@ func admit(d queue.Delivery) (user string, x queuedEvent) {
 }
 
 // readHeader reads what the event's publisher wrote into its header. Most events have none.
-func (x *queuedEvent) readHeader(d queue.Delivery, letters *queue.Store) {
+func (x *queuedEvent) readHeader(d queue.Delivery, letters *deadletter.Store) {
 	if len(d.Header) == 0 {
 		return
 	}
@@ -105,15 +106,15 @@ func (x *queuedEvent) readHeader(d queue.Delivery, letters *queue.Store) {
 }
 
 // read parses a body. A panic makes the event a dead letter and does not end the worker.
-func read(body []byte) (event *userpilot.Event, death *queue.Death) {
+func read(body []byte) (event *userpilot.Event, death *deadletter.Death) {
 	defer func() {
 		if r := recover(); r != nil {
-			event, death = nil, &queue.Death{Reason: queue.Panicked, Error: fmt.Sprintf("the worker panicked while reading the event: %T", r)}
+			event, death = nil, &deadletter.Death{Reason: deadletter.Panicked, Error: fmt.Sprintf("the worker panicked while reading the event: %T", r)}
 		}
 	}()
 	e, err := userpilot.Parse(body)
 	if err != nil {
-		return nil, &queue.Death{Reason: queue.Invalid, Error: err.Error(), User: e.UserID()}
+		return nil, &deadletter.Death{Reason: deadletter.Invalid, Error: err.Error(), User: e.UserID()}
 	}
 	return &e, nil
 }

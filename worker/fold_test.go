@@ -5,11 +5,12 @@ import (
 	"testing"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // crowd returns a lane with n events.
 func crowd(w *Worker, events int) *lane {
-	return stocked(w, newPartition(&queue.Claim{}, queue.NewStore(&queue.Queue{})), "u", events)
+	return stocked(w, newPartition(&queue.Claim{}, deadletter.NewStore(&queue.Queue{})), "u", events)
 }
 
 // arrive pushes one more event, as Deliver does.
@@ -49,7 +50,7 @@ func TestUnfold(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*lane){
 		"a call was refused": func(l *lane) { l.bisection.refused(4) },
-		"there are replays":  func(l *lane) { l.head().change().past = &queue.ReplayInfo{} },
+		"there are replays":  func(l *lane) { l.head().change().past = &deadletter.ReplayInfo{} },
 	} {
 		w := idle(t, Config{})
 		l := crowd(w, 4)

@@ -6,6 +6,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -24,12 +25,12 @@ type queuedEvent struct {
 
 // extra holds what only few events have.
 type extra struct {
-	past      *queue.ReplayInfo
+	past      *deadletter.ReplayInfo
 	trace     *queue.Trace
-	remainder *userpilot.Event // what a late event still has to set; nil means the whole event
-	death     *queue.Death     // if set, the event becomes a dead letter without a call
-	body      []byte           // of a dead event that could not be parsed
-	traced    *traced          // nil before its first call, and without traces
+	remainder *userpilot.Event  // what a late event still has to set; nil means the whole event
+	death     *deadletter.Death // if set, the event becomes a dead letter without a call
+	body      []byte            // of a dead event that could not be parsed
+	traced    *traced           // nil before its first call, and without traces
 }
 
 // more returns a copy of the extra, for reading.
@@ -50,15 +51,17 @@ func (x *queuedEvent) change() *extra {
 
 // origin describes the event for the record of dead events. Unlike the rest of the extra, its parts
 // never change, so that a call may read them without the mutex.
-func origin(c *queue.Claim, d queue.Delivery, x *extra) queue.Event {
-	e := queue.Event{Name: queue.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published}
+func origin(c *queue.Claim, d queue.Delivery, x *extra) deadletter.Event {
+	e := deadletter.Event{Name: deadletter.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published}
 	if x != nil {
 		e.Replay, e.Trace = x.past, x.trace
 	}
 	return e
 }
 
-func (x *queuedEvent) origin(c *queue.Claim) queue.Event { return origin(c, x.Delivery(), x.extra) }
+func (x *queuedEvent) origin(c *queue.Claim) deadletter.Event {
+	return origin(c, x.Delivery(), x.extra)
+}
 
 func (x *queuedEvent) inMemory() bool { return x.event != nil || x.more().death != nil }
 
@@ -102,10 +105,10 @@ type lane struct {
 
 	unarchived bool // its dead letter could not be stored
 
-	tracked  bool                 // the user may have dead letters, so versions must be recorded
-	versions *queue.VersionRecord // version record, after it was compared with the first events
-	checked  int                  // number of first events that the comparison allows to send
-	mixed    bool                 // there may be replays or dead events among the events
+	tracked  bool                      // the user may have dead letters, so versions must be recorded
+	versions *deadletter.VersionRecord // version record, after it was compared with the first events
+	checked  int                       // number of first events that the comparison allows to send
+	mixed    bool                      // there may be replays or dead events among the events
 }
 
 // head returns the oldest event.

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -53,9 +54,9 @@ func (m *laneModel) push(t *rapid.T) {
 	if m.l.user == "" || rapid.IntRange(0, 9).Draw(t, "kind") == 0 {
 		body = bytes.Repeat([]byte("?"), len(body))
 	}
-	var past *queue.ReplayInfo
+	var past *deadletter.ReplayInfo
 	if rapid.IntRange(0, 9).Draw(t, "replay") == 0 {
-		past = &queue.ReplayInfo{}
+		past = &deadletter.ReplayInfo{}
 	}
 	m.next += uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
 	before := m.l.bodies
@@ -102,7 +103,7 @@ func (m *laneModel) load(t *rapid.T) {
 	before := m.l.bytes
 	m.l.state = loading
 	reach, newer := m.l.resendThrough, m.l.versions
-	m.l.resendThrough, m.l.versions = 0, &queue.VersionRecord{} // otherwise the lane would ask its claim
+	m.l.resendThrough, m.l.versions = 0, &deadletter.VersionRecord{} // otherwise the lane would ask its claim
 	m.w.loaded(m.l, m.bodies[m.l.loaded:m.l.loaded+n], nil)
 	m.l.resendThrough, m.l.versions = reach, newer
 	if m.w.memory.used-used != m.l.bytes-before {
@@ -137,7 +138,7 @@ func (m *laneModel) compared(t *rapid.T) {
 			t.Fatal(err)
 		}
 		m.l.setRemainder(&m.l.events[i], &rest)
-		m.l.versions, m.l.checked = &queue.VersionRecord{}, i+1
+		m.l.versions, m.l.checked = &deadletter.VersionRecord{}, i+1
 		if rapid.Bool().Draw(t, "enough") {
 			break
 		}
@@ -294,7 +295,7 @@ func TestLaneModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		user := rapid.SampledFrom([]string{"u", ""}).Draw(t, "user")
 		m := &laneModel{share: rapid.Int64Range(0, 20_000).Draw(t, "share"), w: idle(t, Config{})}
-		m.l = &lane{user: user, partition: newPartition(&queue.Claim{}, queue.NewStore(&queue.Queue{}))}
+		m.l = &lane{user: user, partition: newPartition(&queue.Claim{}, deadletter.NewStore(&queue.Queue{}))}
 		if user != "" {
 			m.l.resendThrough = rapid.Uint64Range(0, 30).Draw(t, "reach")
 		}

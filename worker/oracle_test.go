@@ -8,13 +8,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/integration/oracle"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // event is one with these properties, as they are. It dies of some of them.
 func event(more string) oracle.Event {
 	e := oracle.Event{More: more}
-	for property, reason := range map[string]queue.Reason{`"bad"`: queue.Rejected, `"sick"`: queue.RetriesExhausted, `"panic"`: queue.Panicked} {
+	for property, reason := range map[string]deadletter.Reason{`"bad"`: deadletter.Rejected, `"sick"`: deadletter.RetriesExhausted, `"panic"`: deadletter.Panicked} {
 		if strings.Contains(more, property) {
 			e.Dies = reason
 		}

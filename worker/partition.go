@@ -2,13 +2,14 @@ package worker
 
 import (
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // partition is the worker's state for one claim: its lanes, and what is in progress. The worker's mutex
 // guards it.
 type partition struct {
 	claim   *queue.Claim
-	letters *queue.Store
+	letters *deadletter.Store
 	lanes   map[string]*lane
 	busy    int           // calls, reads and dead letters in progress
 	leaving int           // settlements in progress
@@ -18,7 +19,7 @@ type partition struct {
 	catchingUp bool // the tracked users may lack some that previous owners have recorded
 }
 
-func newPartition(c *queue.Claim, letters *queue.Store) *partition {
+func newPartition(c *queue.Claim, letters *deadletter.Store) *partition {
 	return &partition{claim: c, letters: letters, lanes: map[string]*lane{}, changed: make(chan struct{}, 1)}
 }
 

@@ -4,13 +4,14 @@ import (
 	"slices"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // Permissions lists the permissions that a worker's user needs on existing streams, the optional ones
 // last. To create the streams it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With a
 // [queue.ConnectConfig.InboxPrefix], it must be allowed to subscribe to that prefix instead of _INBOX.
 func Permissions(t queue.Topology) []queue.Permission {
-	all := slices.Concat(queue.FleetPermissions(t), queue.Permissions(t))
+	all := slices.Concat(queue.FleetPermissions(t), deadletter.Permissions(t))
 	slices.SortStableFunc(all, func(a, b queue.Permission) int {
 		switch {
 		case a.Optional == b.Optional:

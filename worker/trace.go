@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // traces records the spans of events. A worker without a tracer has no traces.
@@ -72,7 +73,7 @@ func (l *lane) traced(n int) []*traced {
 }
 
 // waited begins the span of an event's wait, from its publication to end.
-func (t *traces) waited(e queue.Event, end time.Time) trace.Span {
+func (t *traces) waited(e deadletter.Event, end time.Time) trace.Span {
 	begun := e.Published
 	if begun.After(end) { // the server's clock may be ahead
 		begun = end
@@ -196,6 +197,6 @@ func (x *queuedEvent) endWait(t *traces, c *queue.Claim, now time.Time, attribut
 func (t *traces) superseded(events []queuedEvent, c *queue.Claim) {
 	now := time.Now()
 	for i := range events {
-		events[i].endWait(t, c, now, attribute.String("identify.outcome", string(queue.OutcomeSuperseded)))
+		events[i].endWait(t, c, now, attribute.String("identify.outcome", string(deadletter.OutcomeSuperseded)))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -48,7 +49,7 @@ func TestNotSentIsNoSpan(t *testing.T) {
 		spans := tracetest.NewSpanRecorder()
 		traces := newTraces(&Config{Queue: &queue.Queue{}, Client: yes{}, Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("")})
 		c := &call{
-			lane: &lane{partition: newPartition(&queue.Claim{}, queue.NewStore(&queue.Queue{}))}, sentAt: test.sentAt, failure: test.failure,
+			lane: &lane{partition: newPartition(&queue.Claim{}, deadletter.NewStore(&queue.Queue{}))}, sentAt: test.sentAt, failure: test.failure,
 			deliveries: make([]queue.Delivery, 1), traced: []*traced{{}},
 		}
 		traces.called(c, notSent)

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -28,7 +29,7 @@ type recorder struct {
 
 func newRecorder() *recorder {
 	spans := tracetest.NewSpanRecorder()
-	return &recorder{spans, sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test")}
+	return &recorder{SpanRecorder: spans, tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test")}
 }
 
 func (r *recorder) traced(c *worker.Config) {
@@ -258,7 +259,7 @@ func TestTraceOfTheDead(t *testing.T) {
 		s.publishRaw(queue.Topology{}.Subject("ann"), []byte(`{"user_id":"ann","metadata":{"bad":2}}`)) // newer than the dead letter
 		s.drain(time.Minute)
 		before := len(spans.Ended())
-		selection, err := inspector.New(s.queue).Select(t.Context(), inspector.Filter{Reasons: []queue.Reason{queue.Rejected}}, inspector.SelectConfig{})
+		selection, err := inspector.New(s.queue).Select(t.Context(), inspector.Filter{Reasons: []deadletter.Reason{deadletter.Rejected}}, inspector.SelectConfig{})
 		must(t, err)
 		_, err = inspector.New(s.queue).Replay(t.Context(), selection, inspector.ReplayConfig{})
 		must(t, err)

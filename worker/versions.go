@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -23,12 +24,12 @@ const untrackedReplay = "no property versions are known, so newer data could be 
 
 // checkResult is the result of comparing a lane's first events with the version record.
 type checkResult struct {
-	versions *queue.VersionRecord
+	versions *deadletter.VersionRecord
 	// done are the first events that need no call: superseded, or copies of replays that have their
 	// outcome.
 	done       []queue.Delivery
 	superseded int
-	death      *queue.Death       // of the first event
+	death      *deadletter.Death  // of the first event
 	remainders []*userpilot.Event // of the events that may be sent; nil means the whole event
 }
 
@@ -91,7 +92,7 @@ func (w *Worker) checked(l *lane, found checkResult, n int) {
 
 // compare determines what a user's first events still have to set. The events that have nothing left
 // are settled next, so compare records their outcomes.
-func compare(ctx context.Context, letters *queue.Store, c *queue.Claim, user string, events []queuedEvent) (found checkResult, err error) {
+func compare(ctx context.Context, letters *deadletter.Store, c *queue.Claim, user string, events []queuedEvent) (found checkResult, err error) {
 	if found.versions, err = letters.Versions(ctx, user); err != nil {
 		return found, err
 	}
@@ -99,7 +100,7 @@ func compare(ctx context.Context, letters *queue.Store, c *queue.Claim, user str
 	if err != nil {
 		return found, err
 	}
-	var superseded []queue.Sent
+	var superseded []deadletter.Sent
 	newer := found.versions.Clone()
 	for i := range events {
 		x := &events[i]
@@ -112,7 +113,7 @@ func compare(ctx context.Context, letters *queue.Store, c *queue.Claim, user str
 		case needless && len(found.remainders) == 0:
 			found.done = append(found.done, x.Delivery())
 			if !recorded[i] {
-				superseded = append(superseded, queue.Sent{Event: x.origin(c)})
+				superseded = append(superseded, deadletter.Sent{Event: x.origin(c)})
 			}
 			continue
 		case needless, len(found.done) > 0: // checked again after the events before it are settled
@@ -124,19 +125,19 @@ func compare(ctx context.Context, letters *queue.Store, c *queue.Claim, user str
 			newer.Add(*rest, x.origin(c).Position())
 			continue
 		case i == 0:
-			found.death = &queue.Death{Reason: queue.UntrackedReplay, Error: untrackedReplay, User: user}
+			found.death = &deadletter.Death{Reason: deadletter.UntrackedReplay, Error: untrackedReplay, User: user}
 		}
 		break
 	}
 	found.superseded = len(superseded)
 	if len(superseded) > 0 {
-		err = record(ctx, letters, user, found.versions, superseded, queue.OutcomeSuperseded)
+		err = record(ctx, letters, user, found.versions, superseded, deadletter.OutcomeSuperseded)
 	}
 	return found, err
 }
 
 // outcomesOf reports which events are replays whose outcome is recorded.
-func outcomesOf(ctx context.Context, letters *queue.Store, c *queue.Claim, events []queuedEvent) ([]bool, error) {
+func outcomesOf(ctx context.Context, letters *deadletter.Store, c *queue.Claim, events []queuedEvent) ([]bool, error) {
 	recorded := make([]bool, len(events))
 	err := forEach(ctx, len(events), func(ctx context.Context, i int) (err error) {
 		recorded[i], err = letters.HasOutcome(ctx, events[i].origin(c))
@@ -147,7 +148,7 @@ func outcomesOf(ctx context.Context, letters *queue.Store, c *queue.Claim, event
 
 // reduce compares one event with the version record. rest is nil if the whole event is left, ok is
 // false if nothing is, and known is false if the record cannot tell.
-func reduce(c *queue.Claim, newer *queue.VersionRecord, x *queuedEvent) (rest *userpilot.Event, ok, known bool) {
+func reduce(c *queue.Claim, newer *deadletter.VersionRecord, x *queuedEvent) (rest *userpilot.Event, ok, known bool) {
 	past := x.more().past
 	late := past != nil && x.origin(c).IsLate()
 	switch {
@@ -169,13 +170,13 @@ func reduce(c *queue.Claim, newer *queue.VersionRecord, x *queuedEvent) (rest *u
 func (w *Worker) recordDelivered(c *call) error {
 	claim := c.lane.partition.claim
 	ctx, end := claim.Context(), time.After(recordTimeout)
-	sent := make([]queue.Sent, c.n())
+	sent := make([]deadletter.Sent, c.n())
 	for i := range sent {
-		sent[i] = queue.Sent{Event: c.origin(i), Remainder: c.events[i]}
+		sent[i] = deadletter.Sent{Event: c.origin(i), Remainder: c.events[i]}
 	}
 	newer := c.versions
 	for {
-		err := record(ctx, w.letters, c.lane.user, newer, sent, queue.OutcomeDelivered)
+		err := record(ctx, w.letters, c.lane.user, newer, sent, deadletter.OutcomeDelivered)
 		if err == nil {
 			return nil
 		}
@@ -194,7 +195,7 @@ func (w *Worker) recordDelivered(c *call) error {
 
 // record updates the user's version record, and then records the outcome of the events that are
 // replays.
-func record(ctx context.Context, letters *queue.Store, user string, newer *queue.VersionRecord, sent []queue.Sent, outcome queue.Outcome) error {
+func record(ctx context.Context, letters *deadletter.Store, user string, newer *deadletter.VersionRecord, sent []deadletter.Sent, outcome deadletter.Outcome) error {
 	if err := letters.RecordVersions(ctx, user, newer, sent); err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -166,7 +167,7 @@ func (s *story) play(x step) {
 	}
 }
 
-func (s *story) letters() (letters []*queue.DeadLetter) {
+func (s *story) letters() (letters []*deadletter.Letter) {
 	for l, err := range inspector.New(s.queue).DeadLetters(s.t.Context(), inspector.Filter{}) {
 		must(s.t, err)
 		letters = append(letters, l)
@@ -176,14 +177,14 @@ func (s *story) letters() (letters []*queue.DeadLetter) {
 
 // replay publishes several copies of a dead letter, as if the server had already forgotten the ids
 // that would deduplicate them.
-func (s *story) replay(l *queue.DeadLetter, copies int) {
+func (s *story) replay(l *deadletter.Letter, copies int) {
 	m := nats.NewMsg(queue.Topology{}.Subject(l.User))
 	m.Data = l.Body
 	m.Header = nats.Header{
-		"Dead-Letter": {l.Letter.String()}, "Dead-Origin": {l.Origin.String()}, "Dead-Run": {"test"},
+		"Dead-Letter": {l.Name.String()}, "Dead-Origin": {l.Origin.String()}, "Dead-Run": {"test"},
 		"Dead-Replays": {strconv.Itoa(l.Replays + 1)},
 	}
-	m.Header.Set("Dead-Seal", s.seal("replay", l.Letter.String(), "0", l.Origin.String(), strconv.Itoa(l.Replays+1), "test", "false", "false", string(l.Body)))
+	m.Header.Set("Dead-Seal", s.seal("replay", l.Name.String(), "0", l.Origin.String(), strconv.Itoa(l.Replays+1), "test", "false", "false", string(l.Body)))
 	for range copies {
 		s.store(m)
 	}
@@ -214,7 +215,7 @@ func (s *story) store(m *nats.Msg) {
 	s.t.Fatal("an event cannot be published")
 }
 
-func (s *story) remove(l *queue.DeadLetter) {
+func (s *story) remove(l *deadletter.Letter) {
 	stream, err := s.js.Stream(s.t.Context(), "USERPILOT_IDENTIFY_DLQ")
 	must(s.t, err)
 	must(s.t, stream.DeleteMsg(s.t.Context(), l.ID))
@@ -271,7 +272,7 @@ func (s *story) differences() (wrong []string) {
 		}
 	}
 	for _, l := range s.letters() {
-		if l.Reason != queue.Invalid {
+		if l.Reason != deadletter.Invalid {
 			wrong = append(wrong, fmt.Sprintf("event %s is dead: %s", l.Origin, l.Reason))
 		}
 	}
@@ -316,7 +317,7 @@ func TestNewerWins(t *testing.T) {
 }
 
 // dies makes the user's next event a dead letter, and lets the user's later events pass.
-func (s *story) dies(user, body string) *queue.DeadLetter {
+func (s *story) dies(user, body string) *deadletter.Letter {
 	s.t.Helper()
 	before := len(s.letters())
 	s.play(step{Kind: "bad", User: user, Body: body})
@@ -379,19 +380,19 @@ func TestReplayIsReduced(t *testing.T) {
 		if got := s.accepted(before); !slices.Equal(got, []string{`{"user_id":"ann","metadata":{"a":1.50}}`}) {
 			t.Errorf("the replay called %q", got)
 		}
-		for letter, want := range map[*queue.DeadLetter]queue.Outcome{part: queue.OutcomeDelivered, whole: queue.OutcomeSuperseded} {
-			if v := s.verdict(letter); v.Outcome != want || v.Run != "test" || v.Letter.Compare(letter.Letter) != 0 {
+		for letter, want := range map[*deadletter.Letter]deadletter.Outcome{part: deadletter.OutcomeDelivered, whole: deadletter.OutcomeSuperseded} {
+			if v := s.verdict(letter); v.Outcome != want || v.Run != "test" || v.Letter.Compare(letter.Name) != 0 {
 				t.Errorf("the verdict is %+v, want %s", v, want)
 			}
 		}
 	})
 }
 
-func (s *story) verdict(l *queue.DeadLetter) (v queue.ReplayOutcome) {
+func (s *story) verdict(l *deadletter.Letter) (v deadletter.ReplayOutcome) {
 	s.t.Helper()
 	stream, err := s.js.Stream(s.t.Context(), queue.Topology{}.AuditStreamName())
 	must(s.t, err)
-	m, err := stream.GetLastMsgForSubject(s.t.Context(), "userpilot.identify-audit.verdict."+l.Letter.String())
+	m, err := stream.GetLastMsgForSubject(s.t.Context(), "userpilot.identify-audit.verdict."+l.Name.String())
 	must(s.t, err)
 	must(s.t, json.Unmarshal(m.Data, &v))
 	return v
@@ -521,10 +522,10 @@ func TestUnguarded(t *testing.T) {
 			s.remove(l)
 			s.drain(time.Minute)
 			letters := s.letters()
-			if len(letters) != 1 || letters[0].Reason != queue.UntrackedReplay || letters[0].Origin.Compare(l.Origin) != 0 || letters[0].Replays != l.Replays+1 {
+			if len(letters) != 1 || letters[0].Reason != deadletter.UntrackedReplay || letters[0].Origin.Compare(l.Origin) != 0 || letters[0].Replays != l.Replays+1 {
 				t.Fatalf("the letters are %+v", letters)
 			}
-			if v := s.verdict(l); v.Outcome != queue.OutcomeDead || v.Next != letters[0].Letter.String() {
+			if v := s.verdict(l); v.Outcome != deadletter.OutcomeDead || v.Next != letters[0].Name.String() {
 				t.Errorf("the verdict is %+v", v)
 			}
 			l = letters[0]

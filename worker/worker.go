@@ -13,6 +13,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/asynclog"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -91,7 +92,7 @@ func orDefault[T comparable](value *T, otherwise T) {
 type Worker struct {
 	config  Config
 	queue   *queue.Queue
-	letters *queue.Store
+	letters *deadletter.Store
 	limiter limiter
 	metrics *metrics
 	gauges  gauges
@@ -139,7 +140,7 @@ func New(config Config) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		config: config, queue: config.Queue, letters: queue.NewStore(config.Queue), log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), idle: newStopwatch(),
+		config: config, queue: config.Queue, letters: deadletter.NewStore(config.Queue), log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), idle: newStopwatch(),
 		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call), tokenTurn: make(chan struct{}, 1),
 		wake: make(chan struct{}, 1), reportChanged: make(chan struct{}, 1),
 		errands: crew{size: errandsAtOnce}, archivers: crew{size: archiversAtOnce}, reloadingArchivers: crew{size: reloadingArchiversAtOnce},

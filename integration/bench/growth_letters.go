@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -101,7 +102,7 @@ func (s *site) fillLetters(ctx context.Context, n int) error {
 // letter returns the i-th dead letter, as a worker stores it.
 func (s *site) letter(i, users int) *nats.Msg {
 	user := userName(i % users)
-	age := queue.Position{Stream: s.opened, Sequence: uint64(i + 1)}
+	age := deadletter.Position{Stream: s.opened, Sequence: uint64(i + 1)}
 	hash := sha256.Sum256([]byte(user))
 	m := nats.NewMsg("userpilot.identify-dlq.rejected." + age.String() + "." + base64.RawURLEncoding.EncodeToString(hash[:12]))
 	m.Data = event(user, letterBytes)

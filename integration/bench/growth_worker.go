@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // workerGrowths are the costs of a replica with a backlog or with tracked users.
@@ -111,7 +112,7 @@ func knowsAll(ctx context.Context, _ *bench, users int) (float64, error) {
 			return 0, err
 		}
 		began := time.Now()
-		queue.NewStore(s.queue).Follow(ctx)
+		deadletter.NewStore(s.queue).Follow(ctx)
 		return time.Since(began).Seconds(), ctx.Err()
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // volley is how many messages a hostile publisher sends at a time.
@@ -67,6 +68,6 @@ func (r *round) sendHostile(_ context.Context, random *rand.Rand) {
 // isEcho reports whether a dead letter is the server's acknowledgement of another event, sent into
 // the pipeline at its publisher's request.
 func isEcho(l *jetstream.RawStreamMsg) bool {
-	return l.Header.Get("Dead-Reason") == string(queue.Invalid) && bytes.HasPrefix(l.Data, []byte("{")) &&
+	return l.Header.Get("Dead-Reason") == string(deadletter.Invalid) && bytes.HasPrefix(l.Data, []byte("{")) &&
 		bytes.Contains(l.Data, []byte(`"stream":"`+queue.Topology{}.StreamName()+`"`)) && !bytes.Contains(l.Data, []byte("user_id"))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
@@ -139,7 +140,7 @@ func (j *judge) storedInvalid(body []byte, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.acked++
-	j.oracle.MustDie(body, queue.Invalid)
+	j.oracle.MustDie(body, deadletter.Invalid)
 	j.dooms(body, crashes)
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // publisher publishes until it is stopped. It retries each event with the same message id until the
@@ -131,7 +132,7 @@ func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
 func (p *publisher) event(random *rand.Rand) oracle.Event {
 	e := oracle.Event{Varied: true}
 	if p.s.poison > 0 && random.IntN(p.s.poison) == 0 {
-		e.Dies, e.More = queue.Rejected, `,"bad":true`
+		e.Dies, e.More = deadletter.Rejected, `,"bad":true`
 	}
 	if p.s.large > 0 && random.IntN(4) == 0 {
 		e.More += `,"pad":"` + strings.Repeat(`\u00e9`, p.s.large) + `"`

@@ -9,23 +9,23 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // doom is an event that must, or may, become a dead letter.
 type doom struct {
-	reason queue.Reason
+	reason deadletter.Reason
 	times  int  // how often it was published
 	more   bool // it may have been stored more often
 }
 
 // MustDie records that an invalid event, built by the caller, is published and must become a dead
 // letter. Each call stands for one publication and one dead letter. It returns the body.
-func (o *Oracle) MustDie(body []byte, reason queue.Reason) []byte {
+func (o *Oracle) MustDie(body []byte, reason deadletter.Reason) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.doom(body, reason).times++
-	if i, err := Parse(body); err == nil && reason != queue.Invalid {
+	if i, err := Parse(body); err == nil && reason != deadletter.Invalid {
 		o.strangers[i.User] = true
 	}
 	return body
@@ -36,11 +36,11 @@ func (o *Oracle) MustDie(body []byte, reason queue.Reason) []byte {
 func (o *Oracle) MayDie(body []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.doom(body, queue.Invalid).more = true
+	o.doom(body, deadletter.Invalid).more = true
 }
 
 // doom returns the doom of a body, and makes it if there is none. o.mu must be held.
-func (o *Oracle) doom(body []byte, reason queue.Reason) *doom {
+func (o *Oracle) doom(body []byte, reason deadletter.Reason) *doom {
 	d := o.dooms[string(body)]
 	if d == nil {
 		d = &doom{reason: reason}
@@ -93,11 +93,11 @@ func (o *Oracle) Dead(letters []*jetstream.RawStreamMsg) (found []Finding) {
 // check returns what is wrong with a dead letter, given the others of the same body that came
 // before.
 func (d *doom) check(l *jetstream.RawStreamMsg, sequence string, others []string) string {
-	reason, status := queue.Reason(l.Header.Get("Dead-Reason")), l.Header.Get("Dead-Status")
+	reason, status := deadletter.Reason(l.Header.Get("Dead-Reason")), l.Header.Get("Dead-Status")
 	switch {
 	case d == nil:
 		return fmt.Sprintf("an unexpected dead letter (%s, status %s)", reason, status)
-	case reason != d.reason, reason == queue.Rejected && status != "422":
+	case reason != d.reason, reason == deadletter.Rejected && status != "422":
 		return fmt.Sprintf("a dead letter with the reason %s (status %s), want %s", reason, status, d.reason)
 	case slices.Contains(others, sequence), len(others) >= d.times && !d.more:
 		return fmt.Sprintf("one dead letter too many, of event %s; there are already those of %v", sequence, others)

@@ -8,14 +8,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // Event describes a user's next event.
 type Event struct {
-	More   string       // further members of the metadata as JSON, each after a comma
-	Varied bool         // includes everything that merging could get wrong
-	Dies   queue.Reason // reason of the dead letter it must become; empty if it must be delivered
+	More   string            // further members of the metadata as JSON, each after a comma
+	Varied bool              // includes everything that merging could get wrong
+	Dies   deadletter.Reason // reason of the dead letter it must become; empty if it must be delivered
 }
 
 // body returns the body of a user's n-th event.

@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
@@ -32,7 +32,7 @@ func (h *history) publish(n int, deadly ...int) {
 	for range n {
 		e := Event{}
 		if slices.Contains(deadly, h.Events("ann")+1) {
-			e = Event{More: `,"bad":true`, Dies: queue.Rejected}
+			e = Event{More: `,"bad":true`, Dies: deadletter.Rejected}
 		}
 		h.bodies = append(h.bodies, h.Next("ann", e))
 	}
@@ -187,15 +187,15 @@ func TestVerdict(t *testing.T) {
 		"stored twice, one of them dead":  {"", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]); h.dies(1) }},
 		"stored twice, none dead":         {"0 dead letters", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]) }},
 		"stored twice, one of them twice": {"one dead letter too many", func(h *history) { h.publish(1, 1); h.MayDie(h.bodies[0]); h.dies(1, 1) }},
-		"nonsense":                        {"", func(h *history) { h.letter(h.MustDie([]byte("no"), queue.Invalid), "invalid", "", "1") }},
-		"nonsense that lives":             {"0 dead letters, want 1", func(h *history) { h.MustDie([]byte("no"), queue.Invalid) }},
+		"nonsense":                        {"", func(h *history) { h.letter(h.MustDie([]byte("no"), deadletter.Invalid), "invalid", "", "1") }},
+		"nonsense that lives":             {"0 dead letters, want 1", func(h *history) { h.MustDie([]byte("no"), deadletter.Invalid) }},
 		"nonsense, one of two dead": {"1 dead letters, want 2", func(h *history) {
-			h.MustDie([]byte("no"), queue.Invalid)
-			h.letter(h.MustDie([]byte("no"), queue.Invalid), "invalid", "", "1")
+			h.MustDie([]byte("no"), deadletter.Invalid)
+			h.letter(h.MustDie([]byte("no"), deadletter.Invalid), "invalid", "", "1")
 		}},
-		"a call of nonsense":                  {"a call for an unknown user", func(h *history) { h.nonsense(queue.Invalid, 400) }},
-		"a call about a stranger's event":     {"", func(h *history) { h.nonsense(queue.Rejected, 422) }},
-		"a stranger's event that took effect": {"a call for an unknown user", func(h *history) { h.nonsense(queue.Rejected, 202) }},
+		"a call of nonsense":                  {"a call for an unknown user", func(h *history) { h.nonsense(deadletter.Invalid, 400) }},
+		"a call about a stranger's event":     {"", func(h *history) { h.nonsense(deadletter.Rejected, 422) }},
+		"a stranger's event that took effect": {"a call for an unknown user", func(h *history) { h.nonsense(deadletter.Rejected, 202) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -214,7 +214,7 @@ func (h *history) dies(numbers ...int) {
 }
 
 // nonsense is an event that the oracle did not make, a call with it, and its dead letter.
-func (h *history) nonsense(reason queue.Reason, status int) {
+func (h *history) nonsense(reason deadletter.Reason, status int) {
 	body := h.MustDie([]byte(`{"user_id":"eve","company":{}}`), reason)
 	h.receive(status, string(body))
 	h.letter(body, string(reason), "422", "1")

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -54,15 +55,15 @@ type Action struct {
 }
 
 func begunSubject(t queue.Topology, run string) string {
-	return queue.AuditSubject(t, "action", run, "begun")
+	return deadletter.AuditSubject(t, "action", run, "begun")
 }
 func endedSubject(t queue.Topology, run string) string {
-	return queue.AuditSubject(t, "action", run, "ended")
+	return deadletter.AuditSubject(t, "action", run, "ended")
 }
 
 // originalSubject is where the audit trail keeps a letter's body from before an edit.
-func originalSubject(t queue.Topology, letter queue.Position) string {
-	return queue.AuditSubject(t, "original", letter.String())
+func originalSubject(t queue.Topology, letter deadletter.Position) string {
+	return deadletter.AuditSubject(t, "original", letter.String())
 }
 
 // begin assigns the action its run id and records that it is about to start. After an error the
@@ -113,8 +114,8 @@ func (i *Inspector) recordAction(ctx context.Context, patience time.Duration, su
 // audit writes a message to the audit trail, on its own subject and only once, however often it is
 // retried. It blocks until the server has it on disk.
 func (i *Inspector) audit(ctx context.Context, patience time.Duration, m *nats.Msg) error {
-	kind, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, queue.AuditSubject(i.topology, "")), ".")
-	right := queue.ToRecord(i.topology, kind)
+	kind, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, deadletter.AuditSubject(i.topology, "")), ".")
+	right := deadletter.ToRecord(i.topology, kind)
 	err := jsapi.Retry(ctx, patience, func(ctx context.Context) error {
 		brief, cancel := context.WithTimeout(ctx, jsapi.CallTimeout)
 		defer cancel()

@@ -6,18 +6,18 @@ import (
 	"slices"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // Group is a set of dead letters with the same cause of death. Its JSON is stable.
 type Group struct {
 	// ID is the [DeadLetter.Group] of its letters. It is empty for the letters beyond the maximum
 	// number of groups, see [Queue.DeadStats].
-	ID     string       `json:"group"`
-	Reason queue.Reason `json:"reason"`
-	Status int          `json:"status"` // of Userpilot's answer, 0 if there was none
-	Error  string       `json:"error"`  // see [DeadLetter.Pattern]
-	Count  uint64       `json:"count"`
+	ID     string            `json:"group"`
+	Reason deadletter.Reason `json:"reason"`
+	Status int               `json:"status"` // of Userpilot's answer, 0 if there was none
+	Error  string            `json:"error"`  // see [DeadLetter.Pattern]
+	Count  uint64            `json:"count"`
 	// Users is the number of different users of these letters, as far as they can be read. It is a
 	// lower bound if all groups together have more than a million.
 	Users        uint64    `json:"users"`
@@ -69,7 +69,7 @@ func newTally() *tally {
 	return &tally{groups: map[uint32]*tallied{}, rest: &tallied{users: newUserCount()}, room: maxUsers}
 }
 
-func (t *tally) add(l *queue.DeadLetter) {
+func (t *tally) add(l *deadletter.Letter) {
 	g := t.group(l)
 	g.Count++
 	g.Example = l.ID
@@ -80,7 +80,7 @@ func (t *tally) add(l *queue.DeadLetter) {
 }
 
 // group returns the counter for a letter.
-func (t *tally) group(l *queue.DeadLetter) *tallied {
+func (t *tally) group(l *deadletter.Letter) *tallied {
 	id := l.Fingerprint()
 	if g := t.groups[id]; g != nil {
 		return g
@@ -89,7 +89,7 @@ func (t *tally) group(l *queue.DeadLetter) *tallied {
 		return t.rest
 	}
 	g := &tallied{
-		Group: Group{ID: queue.GroupID(id), Reason: l.Reason, Status: l.Status, Error: l.Pattern()},
+		Group: Group{ID: deadletter.GroupID(id), Reason: l.Reason, Status: l.Status, Error: l.Pattern()},
 		users: newUserCount(),
 	}
 	t.groups[id] = g

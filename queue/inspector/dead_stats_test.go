@@ -12,7 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // Letters with the same cause of death form one group, and the newest group comes first.
@@ -23,11 +23,11 @@ func TestDeadStats(t *testing.T) {
 			t.Errorf("of nothing: %v, %v", groups, err)
 		}
 		begun := time.Now().Truncate(0)
-		plan := func(user, value string) queue.Death {
-			return queue.Death{Reason: queue.Rejected, Status: 422, User: user, Error: fmt.Sprintf("plan %q of %s is unknown", value, user)}
+		plan := func(user, value string) deadletter.Death {
+			return deadletter.Death{Reason: deadletter.Rejected, Status: 422, User: user, Error: fmt.Sprintf("plan %q of %s is unknown", value, user)}
 		}
 		s.post(q, plan("ann", "x"), begun.Add(-2*time.Hour), "{}")
-		s.post(q, queue.Death{Reason: queue.Invalid, Error: "user_id: is missing"}, begun, "{}")
+		s.post(q, deadletter.Death{Reason: deadletter.Invalid, Error: "user_id: is missing"}, begun, "{}")
 		s.post(q, plan("bob", "yy"), begun.Add(-3*time.Hour), "{}")
 		s.post(q, plan("ann", "z"), begun.Add(time.Second), "{}")
 		groups, err := New(q).DeadStats(t.Context(), Filter{})
@@ -60,11 +60,11 @@ func TestDeadStats(t *testing.T) {
 func TestTallyModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		letters := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) *queue.DeadLetter {
-			return &queue.DeadLetter{
+		letters := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) *deadletter.Letter {
+			return &deadletter.Letter{
 				At: made.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "hour")) * time.Hour),
-				Death: queue.Death{
-					Reason: rapid.SampledFrom([]queue.Reason{queue.Invalid, queue.Rejected}).Draw(t, "reason"),
+				Death: deadletter.Death{
+					Reason: rapid.SampledFrom([]deadletter.Reason{deadletter.Invalid, deadletter.Rejected}).Draw(t, "reason"),
 					Error:  rapid.SampledFrom([]string{"a", "b", "'c'", "'d'"}).Draw(t, "error"),
 					User:   rapid.SampledFrom([]string{"", "ann", "bob", "cleo"}).Draw(t, "user"),
 				},
@@ -105,8 +105,8 @@ func TestTallyModel(t *testing.T) {
 	})
 }
 
-func testLetter(id uint64, kind, user string, at time.Time) *queue.DeadLetter {
-	return &queue.DeadLetter{ID: id, At: at, Death: queue.Death{Reason: queue.Rejected, Error: "error " + kind, User: user}}
+func testLetter(id uint64, kind, user string, at time.Time) *deadletter.Letter {
+	return &deadletter.Letter{ID: id, At: at, Death: deadletter.Death{Reason: deadletter.Rejected, Error: "error " + kind, User: user}}
 }
 
 // spelt is a number without digits.
@@ -181,9 +181,9 @@ func TestOldestDead(t *testing.T) {
 			t.Errorf("of none it is %v", got.OldestDead)
 		}
 		begun := time.Now()
-		s.bury(q, 2, queue.Rejected)
+		s.bury(q, 2, deadletter.Rejected)
 		time.Sleep(time.Hour)
-		s.bury(q, 1, queue.Rejected)
+		s.bury(q, 1, deadletter.Rejected)
 		counts, err := q.Counts(t.Context())
 		s.Must(err)
 		if age := counts.OldestDead.Sub(begun); age < 0 || age > time.Second || counts.DeadLetters != 3 {

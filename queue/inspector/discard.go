@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -96,8 +96,8 @@ const discardBatch = 1000
 
 // doomed are letters to delete, and the positions of the letters of tracked users, by user.
 type doomed struct {
-	letters []*queue.DeadLetter
-	guarded map[string][]queue.Position
+	letters []*deadletter.Letter
+	guarded map[string][]deadletter.Position
 }
 
 // run deletes all letters of the selection. When ctx ends, it finishes what it has started.
@@ -175,10 +175,10 @@ func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 		if err != nil {
 			return fmt.Errorf("read which users are tracked: %w", err)
 		}
-		b := doomed{letters, map[string][]queue.Position{}}
+		b := doomed{letters, map[string][]deadletter.Position{}}
 		for _, l := range letters {
-			if user := l.UserID(); user != "" && records[queue.VersionSubject(d.q.topology, user)] != nil {
-				b.guarded[user] = append(b.guarded[user], l.Letter)
+			if user := l.UserID(); user != "" && records[deadletter.VersionSubject(d.q.topology, user)] != nil {
+				b.guarded[user] = append(b.guarded[user], l.Name)
 			}
 		}
 		select {
@@ -202,7 +202,7 @@ func (d *discarding) discard(ctx context.Context, b doomed) error {
 const recordsAtOnce = 512
 
 // close notes that letters are gone, by user.
-func (d *discarding) close(ctx context.Context, guarded map[string][]queue.Position) error {
+func (d *discarding) close(ctx context.Context, guarded map[string][]deadletter.Position) error {
 	var group errgroup.Group
 	group.SetLimit(recordsAtOnce)
 	for user, names := range guarded {
@@ -214,7 +214,7 @@ func (d *discarding) close(ctx context.Context, guarded map[string][]queue.Posit
 	return nil
 }
 
-func (d *discarding) removeEach(ctx context.Context, letters []*queue.DeadLetter) error {
+func (d *discarding) removeEach(ctx context.Context, letters []*deadletter.Letter) error {
 	var group errgroup.Group
 	for _, l := range letters {
 		group.Go(func() error { return d.remove(ctx, l.ID) })

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -52,8 +53,8 @@ func TestDiscardRights(t *testing.T) {
 		s.Must(admin.API().Clock.Read(t.Context()))
 		c := s.store(admin)
 		for i, user := range []string{"ann", "ann", "bob"} { // these users are tracked
-			d := queue.Event{Name: queue.Position{made, uint64(i + 1)}}
-			s.Must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), queue.Death{Reason: queue.Rejected, User: user}))
+			d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: uint64(i + 1)}}
+			s.Must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), deadletter.Death{Reason: deadletter.Rejected, User: user}))
 		}
 		begun := time.Now()
 		selection, err := New(operator).Select(t.Context(), Filter{}, SelectConfig{})

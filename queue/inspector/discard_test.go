@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
@@ -21,7 +21,7 @@ func TestDiscard(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 10)
-		s.letter(q, queue.Position{made, 100}, "3", nil, `no JSON`, queue.Death{Reason: queue.Invalid})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 100}, "3", nil, `no JSON`, deadletter.Death{Reason: deadletter.Invalid})
 		if _, err := New(q).Discard(t.Context(), s.selected(q, Filter{}, SelectConfig{}), DiscardConfig{}); err == nil || s.dead(q) != 11 {
 			t.Errorf("without a reason: %v", err)
 		}
@@ -122,7 +122,7 @@ func TestDiscardGuarded(t *testing.T) {
 					if user == "dave" {
 						body = []byte(`{"user_id":"dave","company":{}}`) // it could not be sent
 					}
-					s.Must(c.Add(t.Context(), queue.Event{Name: queue.Position{made, uint64(seq)}}, body, queue.Death{Reason: queue.Rejected, User: user}))
+					s.Must(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: uint64(seq)}}, body, deadletter.Death{Reason: deadletter.Rejected, User: user}))
 				}
 				for i, user := range users {
 					bury(i+1, user)

@@ -241,12 +241,12 @@ func TestArithmetic(t *testing.T) {
 		t.Errorf("without a limit: %+v", got)
 	}
 	for alone, sustained := range map[bool]float64{false: 597, true: 595} {
-		got := queue.Rate{600, time.Minute}.Bounds(0, alone)
+		got := queue.Rate{Calls: 600, Window: time.Minute}.Bounds(0, alone)
 		if got.Burst != 3 || got.Worst != 600 || got.Sustained < sustained || got.Sustained > sustained+1 {
 			t.Errorf("at 600/1m, alone %v: %+v", alone, got)
 		}
 	}
-	for _, r := range []queue.Rate{{1, time.Second}, {10, time.Second}, {200, time.Second}, {600, time.Minute}, {7, time.Hour}} {
+	for _, r := range []queue.Rate{{Calls: 1, Window: time.Second}, {Calls: 10, Window: time.Second}, {Calls: 200, Window: time.Second}, {Calls: 600, Window: time.Minute}, {Calls: 7, Window: time.Hour}} {
 		for _, burst := range []int{0, 1, 2, 50, 1000} {
 			for _, alone := range []bool{false, true} {
 				if a := r.Bounds(burst, alone); a.Worst > r.Calls || a.Worst < r.Calls-1 || a.Sustained > float64(a.Worst) {

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -17,7 +18,7 @@ import (
 // the event can be published with its old position: see [WithExport]. Only workers of this pipeline
 // trust them. The first call blocks for a round trip, and needs the permission to publish to
 // $JS.API.STREAM.MSG.GET.KV_<bucket>.
-func (i *Inspector) ExportHeader(ctx context.Context, l *queue.DeadLetter) (map[string][]string, error) {
+func (i *Inspector) ExportHeader(ctx context.Context, l *deadletter.Letter) (map[string][]string, error) {
 	key := i.letters.CachedSeal()
 	if key == nil {
 		var err error
@@ -29,11 +30,11 @@ func (i *Inspector) ExportHeader(ctx context.Context, l *queue.DeadLetter) (map[
 	for name, values := range l.Header {
 		h[name] = slices.Clone(values)
 	}
-	past := queue.ReplayInfo{Origin: l.Origin, Untracked: !l.Tracked}
-	h.Set(queue.HeaderOrigin, l.Origin.String())
-	h.Set(queue.HeaderSeal, past.Mark(key, nil))
+	past := deadletter.ReplayInfo{Origin: l.Origin, Untracked: !l.Tracked}
+	h.Set(deadletter.HeaderOrigin, l.Origin.String())
+	h.Set(deadletter.HeaderSeal, past.Mark(key, nil))
 	if past.Untracked {
-		h.Set(queue.HeaderUntracked, "true")
+		h.Set(deadletter.HeaderUntracked, "true")
 	}
 	return h, nil
 }
@@ -49,23 +50,23 @@ var (
 // event is new.
 func WithExport(header map[string][]string) ([]queue.PublishOption, error) {
 	h := nats.Header(maps.Clone(header))
-	origin, err := queue.ParsePosition(h.Get(queue.HeaderOrigin))
+	origin, err := deadletter.ParsePosition(h.Get(deadletter.HeaderOrigin))
 	if err != nil {
 		return nil, errNotExported
 	}
-	sealed := jsapi.Clean(h.Get(queue.HeaderSeal))
+	sealed := jsapi.Clean(h.Get(deadletter.HeaderSeal))
 	if sealed == "" {
 		return nil, errNotSealed
 	}
 	h.Set(jetstream.SequenceHeader, "0") // it is in no stream
-	h.Set(jetstream.TimeStampHeaer, h.Get(queue.HeaderAt))
+	h.Set(jetstream.TimeStampHeaer, h.Get(deadletter.HeaderAt))
 	h.Del(jetstream.SubjectHeader)
-	l, err := queue.ReadLetter(&nats.Msg{Header: h})
+	l, err := deadletter.ReadLetter(&nats.Msg{Header: h})
 	if err != nil {
 		return nil, err
 	}
 	l.Complete(queue.Topology{})
-	l.Origin, l.Tracked = origin, h.Get(queue.HeaderUntracked) == ""
+	l.Origin, l.Tracked = origin, h.Get(deadletter.HeaderUntracked) == ""
 	past := outgoing{letter: l}.past()
 	past.Sealed = sealed
 	return past.Options(l), nil

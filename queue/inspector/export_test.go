@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // An exported event is published with its old position and its whole history.
@@ -21,7 +22,7 @@ func TestExport(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		published := made.Add(-time.Hour)
-		death := queue.Death{Reason: queue.Rejected, Status: 422, Code: "E1", Error: "no such plan", User: "ann"}
+		death := deadletter.Death{Reason: deadletter.Rejected, Status: 422, Code: "E1", Error: "no such plan", User: "ann"}
 		for name, test := range map[string]struct {
 			partition string
 			tracked   bool
@@ -30,15 +31,15 @@ func TestExport(t *testing.T) {
 			"a plain one":      {queue.PlainPartition, true},
 			"an untracked one": {"3", false},
 		} {
-			d := queue.Event{Name: queue.Position{made, 7}, Partition: test.partition, Published: published, Replay: &queue.ReplayInfo{Origin: queue.Position{made, 7}, Replays: 1, Published: published, History: []string{"once"}}}
+			d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 7}, Partition: test.partition, Published: published, Replay: &deadletter.ReplayInfo{Origin: deadletter.Position{Stream: made, Sequence: 7}, Replays: 1, Published: published, History: []string{"once"}}}
 			h := death.Headers(d, made)
 			if !test.tracked {
-				h.Del(queue.HeaderOrigin)
+				h.Del(deadletter.HeaderOrigin)
 			}
 			h.Set(jetstream.SequenceHeader, "12")
 			h.Set(jetstream.TimeStampHeaer, made.Format(time.RFC3339Nano))
-			h.Set(jetstream.SubjectHeader, queue.Subject(q.Topology(), queue.Rejected, queue.Position{made, 7}, ""))
-			l, err := queue.ReadLetter(&nats.Msg{Header: h})
+			h.Set(jetstream.SubjectHeader, deadletter.Subject(q.Topology(), deadletter.Rejected, deadletter.Position{Stream: made, Sequence: 7}, ""))
+			l, err := deadletter.ReadLetter(&nats.Msg{Header: h})
 			s.Must(err)
 			l.Complete(q.Topology())
 			header, err := New(q).ExportHeader(t.Context(), l)
@@ -53,15 +54,15 @@ func TestExport(t *testing.T) {
 			s.Must(err)
 			m, err := stream.GetMsg(t.Context(), receipt.Sequence)
 			s.Must(err)
-			past := queue.ReadSealed(m.Header, m.Data, s.seal(q))
-			if past == nil || past.Origin.Compare(queue.Position{made, 7}) != 0 || !past.Letter.IsZero() || past.Forced || past.Untracked == test.tracked ||
+			past := deadletter.ReadSealed(m.Header, m.Data, s.seal(q))
+			if past == nil || past.Origin.Compare(deadletter.Position{Stream: made, Sequence: 7}) != 0 || !past.Letter.IsZero() || past.Forced || past.Untracked == test.tracked ||
 				past.Replays != 2 || !past.Published.Equal(published) || len(past.History) != 2 || !strings.HasSuffix(past.History[1], "rejected 422 E1: no such plan") {
 				t.Errorf("%s: %+v", name, past)
 			}
 			if plain := m.Subject == q.Topology().PlainSubject(); plain != (test.partition == queue.PlainPartition) {
 				t.Errorf("%s lies on %s", name, m.Subject)
 			}
-			if test.tracked && l.Header[queue.HeaderUntracked] != nil {
+			if test.tracked && l.Header[deadletter.HeaderUntracked] != nil {
 				t.Errorf("%s: its own header was changed", name)
 			}
 		}
@@ -70,7 +71,7 @@ func TestExport(t *testing.T) {
 
 // Fields that others write into an export affect only that event.
 func TestExportOfAnything(t *testing.T) {
-	for _, h := range []nats.Header{nil, {}, {queue.HeaderOrigin: {""}}, {queue.HeaderOrigin: {"yesterday"}, queue.HeaderSeal: {"x"}}, {queue.HeaderOrigin: {"1.7"}}} {
+	for _, h := range []nats.Header{nil, {}, {deadletter.HeaderOrigin: {""}}, {deadletter.HeaderOrigin: {"yesterday"}, deadletter.HeaderSeal: {"x"}}, {deadletter.HeaderOrigin: {"1.7"}}} {
 		if _, err := WithExport(h); err == nil {
 			t.Errorf("%v is taken", h)
 		}
@@ -78,10 +79,10 @@ func TestExportOfAnything(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		key := s.seal(q)
-		mark := (&queue.ReplayInfo{Origin: queue.Position{time.Unix(0, 1), 7}}).Mark(key, nil)
+		mark := (&deadletter.ReplayInfo{Origin: deadletter.Position{Stream: time.Unix(0, 1), Sequence: 7}}).Mark(key, nil)
 		options, err := WithExport(nats.Header{
-			queue.HeaderOrigin: {"1.7"}, queue.HeaderSeal: {mark}, queue.HeaderForced: {"true"}, queue.HeaderRun: {"r"}, queue.HeaderLetter: {"1.7"}, queue.HeaderReplays: {"-1"},
-			queue.HeaderHistory: {"a\r\nNats-Rollup: all"}, queue.HeaderReason: {"x\r\ny"}, queue.HeaderPublishedAt: {"soon"}, "Nats-Rollup": {"all"},
+			deadletter.HeaderOrigin: {"1.7"}, deadletter.HeaderSeal: {mark}, deadletter.HeaderForced: {"true"}, deadletter.HeaderRun: {"r"}, deadletter.HeaderLetter: {"1.7"}, deadletter.HeaderReplays: {"-1"},
+			deadletter.HeaderHistory: {"a\r\nNats-Rollup: all"}, deadletter.HeaderReason: {"x\r\ny"}, deadletter.HeaderPublishedAt: {"soon"}, "Nats-Rollup": {"all"},
 		})
 		s.Must(err)
 		p := q.NewPublisher(queue.PublisherConfig{})
@@ -89,7 +90,7 @@ func TestExportOfAnything(t *testing.T) {
 		s.Must(err)
 		s.Must(p.Close(t.Context()))
 		m := s.Stored(q.API().JetStream, workName)[0]
-		past := queue.ReadSealed(m.Header, m.Data, key)
+		past := deadletter.ReadSealed(m.Header, m.Data, key)
 		if past.Forced || past.Run != "" || !past.Letter.IsZero() || past.Replays != 1 || !past.Published.IsZero() {
 			t.Errorf("%+v", past)
 		}
@@ -106,10 +107,10 @@ func TestExportOfAnything(t *testing.T) {
 func TestTraceOutlivesDeath(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		d := queue.Event{Name: queue.Position{made, 7}, Published: made, Trace: queue.ReadTrace(nats.Header{"Traceparent": {traceParent}, "Tracestate": {"a=1"}})}
-		s.Must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"ann"}`), queue.Death{Reason: queue.Rejected, User: "ann"}))
+		d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 7}, Published: made, Trace: queue.ReadTrace(nats.Header{"Traceparent": {traceParent}, "Tracestate": {"a=1"}})}
+		s.Must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"ann"}`), deadletter.Death{Reason: deadletter.Rejected, User: "ann"}))
 		letter := s.Stored(q.API().JetStream, q.Topology().DeadStreamName())[0]
-		letter.Header.Set(queue.HeaderSeal, "any")
+		letter.Header.Set(deadletter.HeaderSeal, "any")
 		options, err := WithExport(letter.Header)
 		s.Must(err)
 		spans := tracetest.NewSpanRecorder()

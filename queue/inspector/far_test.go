@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
@@ -25,7 +26,7 @@ func (s *sim) died(q *queue.Queue, user string, first, n int) {
 	s.Must(q.API().Clock.Read(s.T.Context()))
 	for i := range n {
 		body := fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d}}`, user, i)
-		s.Must(c.Add(s.T.Context(), queue.Event{Name: queue.Position{made, uint64(first + i)}, Published: made}, body, queue.Death{Reason: queue.Rejected, User: user}))
+		s.Must(c.Add(s.T.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: uint64(first + i)}, Published: made}, body, deadletter.Death{Reason: deadletter.Rejected, User: user}))
 	}
 }
 
@@ -129,7 +130,7 @@ func TestFarLetters(t *testing.T) {
 		roundTrips(t, "replay 200 of one user", 11, trip, 0, replay(Filter{IDs: sequence(3201, 200)}, SelectConfig{}, ReplayConfig{}, 200))
 		roundTrips(t, "replay 1,000, edited", 15, trip, 0, replay(Filter{IDs: sequence(1, 1000)}, SelectConfig{Edit: edit}, ReplayConfig{}, 1000))
 		roundTrips(t, "replay 1,000", 13, trip, 0, replay(Filter{IDs: sequence(1001, 1000)}, SelectConfig{}, ReplayConfig{}, 1000))
-		roundTrips(t, "replay 500, 100 a second", 11, trip, 5*time.Second, replay(Filter{IDs: sequence(2001, 500)}, SelectConfig{}, ReplayConfig{Rate: queue.Rate{100, time.Second}}, 500))
+		roundTrips(t, "replay 500, 100 a second", 11, trip, 5*time.Second, replay(Filter{IDs: sequence(2001, 500)}, SelectConfig{}, ReplayConfig{Rate: queue.Rate{Calls: 100, Window: time.Second}}, 500))
 		roundTrips(t, "discard 400", 9, trip, 0, discard(Filter{IDs: sequence(2501, 400)}, 400))
 		roundTrips(t, "purge 200 of 2,700 that wait, and 100 letters", 65, trip, 0, func() error {
 			one, err := New(q).PurgeUser(ctx, "one", PurgeConfig{})
@@ -158,7 +159,7 @@ func TestFarDeaths(t *testing.T) {
 		c := s.store(q)
 		bury := func(seq uint64, user string) func() error {
 			return func() error {
-				return c.Add(t.Context(), queue.Event{Name: queue.Position{made, seq}}, []byte("{}"), queue.Death{Reason: queue.Rejected, User: user})
+				return c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq}}, []byte("{}"), deadletter.Death{Reason: deadletter.Rejected, User: user})
 			}
 		}
 		roundTrips(t, "the first death", 3, trip, 0, bury(1, "ann"))
@@ -197,16 +198,16 @@ func TestFarPublish(t *testing.T) {
 func TestReplaysAlone(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		past  queue.ReplayInfo
+		past  deadletter.ReplayInfo
 		alone bool
 	}{
-		"tracked":             {queue.ReplayInfo{Letter: queue.Position{made, 1}}, true},
-		"forced":              {queue.ReplayInfo{Letter: queue.Position{made, 1}, Forced: true}, false},
-		"untracked":           {queue.ReplayInfo{Letter: queue.Position{made, 1}, Untracked: true}, false},
-		"of an export":        {queue.ReplayInfo{}, false},
-		"and a forced export": {queue.ReplayInfo{Forced: true, Untracked: true}, false},
+		"tracked":             {deadletter.ReplayInfo{Letter: deadletter.Position{Stream: made, Sequence: 1}}, true},
+		"forced":              {deadletter.ReplayInfo{Letter: deadletter.Position{Stream: made, Sequence: 1}, Forced: true}, false},
+		"untracked":           {deadletter.ReplayInfo{Letter: deadletter.Position{Stream: made, Sequence: 1}, Untracked: true}, false},
+		"of an export":        {deadletter.ReplayInfo{}, false},
+		"and a forced export": {deadletter.ReplayInfo{Forced: true, Untracked: true}, false},
 	} {
-		if alone := len(test.past.Options(&queue.DeadLetter{})) == 2; alone != test.alone { // the header, and this
+		if alone := len(test.past.Options(&deadletter.Letter{})) == 2; alone != test.alone { // the header, and this
 			t.Errorf("%s: waits for no other: %t", name, alone)
 		}
 	}

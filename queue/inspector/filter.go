@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -16,14 +16,14 @@ import (
 // all. A list matches a letter that equals any of its values, and an empty list matches all.
 type Filter struct {
 	Groups       []string // fingerprints: see [DeadLetter.Group]
-	Reasons      []queue.Reason
+	Reasons      []deadletter.Reason
 	Statuses     []int    // of Userpilot's answer; 0 if there was none
 	Users        []string // "" if the id could not be read
 	IDs          []uint64
 	Since, Until time.Time // time of death: at or after Since, and before Until; zero is no bound
 	// Match is called last, for letters that match everything else. An error from it ends the
 	// operation.
-	Match func(*queue.DeadLetter) (bool, error)
+	Match func(*deadletter.Letter) (bool, error)
 }
 
 // IsZero reports whether f matches all dead letters.
@@ -41,7 +41,7 @@ func (f Filter) ranges(from, to uint64) []jsapi.ScanRange {
 		if from == 1 && !f.Since.IsZero() {
 			// A letter cannot have died long after it was stored, see ReadLetter. The factor of two
 			// allows for servers whose clocks differ.
-			r.Since = f.Since.Add(-2 * queue.ClockError)
+			r.Since = f.Since.Add(-2 * deadletter.ClockError)
 		}
 		return []jsapi.ScanRange{r}
 	}
@@ -62,7 +62,7 @@ func (f Filter) ranges(from, to uint64) []jsapi.ScanRange {
 type compiledFilter struct {
 	Filter
 	groups   anyOf[string]
-	reasons  anyOf[queue.Reason]
+	reasons  anyOf[deadletter.Reason]
 	statuses anyOf[int]
 	users    anyOf[string]
 	ids      anyOf[uint64]
@@ -73,7 +73,7 @@ func (f Filter) compile() *compiledFilter {
 }
 
 // matches reports whether a letter matches everything but Match.
-func (s *compiledFilter) matches(l *queue.DeadLetter) bool {
+func (s *compiledFilter) matches(l *deadletter.Letter) bool {
 	return s.ids.admits(l.ID) && s.reasons.admits(l.Reason) && s.statuses.admits(l.Status) && s.users.admits(l.User) &&
 		(s.Since.IsZero() || !l.At.Before(s.Since)) && (s.Until.IsZero() || l.At.Before(s.Until)) &&
 		(len(s.groups) == 0 || s.groups.admits(l.Group()))
@@ -98,13 +98,13 @@ func (a anyOf[T]) admits(v T) bool {
 // DeadLetters reads the matching dead letters, oldest first, up to the end of the stream at the
 // time it gets there. It holds few letters at a time, however many there are, and stops at the
 // first error. It needs only the permission to publish to $JS.API.DIRECT.GET.<stream>_DLQ.
-func (i *Inspector) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*queue.DeadLetter, error] {
+func (i *Inspector) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*deadletter.Letter, error] {
 	return i.deadLetters(ctx, f, 1, 0)
 }
 
 // deadLetters reads the letters from one sequence to another, which may be 0 for no end.
-func (i *Inspector) deadLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*queue.DeadLetter, error] {
-	return func(yield func(*queue.DeadLetter, error) bool) {
+func (i *Inspector) deadLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*deadletter.Letter, error] {
+	return func(yield func(*deadletter.Letter, error) bool) {
 		for l, err := range i.readLetters(ctx, f, from, to) {
 			if err == nil && f.Match == nil {
 				l.Complete(i.topology)
@@ -117,13 +117,13 @@ func (i *Inspector) deadLetters(ctx context.Context, f Filter, from, to uint64) 
 }
 
 // readLetters is deadLetters, but its letters are complete only if f has a Match.
-func (i *Inspector) readLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*queue.DeadLetter, error] {
-	return func(yield func(*queue.DeadLetter, error) bool) {
+func (i *Inspector) readLetters(ctx context.Context, f Filter, from, to uint64) iter.Seq2[*deadletter.Letter, error] {
+	return func(yield func(*deadletter.Letter, error) bool) {
 		s := f.compile()
 		for m, err := range i.api.Scan(ctx, i.topology.DeadStreamName(), f.ranges(from, to)...) {
-			var l *queue.DeadLetter
+			var l *deadletter.Letter
 			if err == nil {
-				l, err = queue.ReadLetter(m)
+				l, err = deadletter.ReadLetter(m)
 			}
 			if err != nil {
 				yield(nil, fmt.Errorf("read the dead letters: %w", err))
@@ -151,7 +151,7 @@ var ErrNoDeadLetter = errors.New("no such dead letter: it was replayed or discar
 
 // DeadLetter reads one dead letter, or returns [ErrNoDeadLetter]. It needs the permission that
 // [Queue.DeadLetters] needs, and blocks for a round trip.
-func (i *Inspector) DeadLetter(ctx context.Context, id uint64) (*queue.DeadLetter, error) {
+func (i *Inspector) DeadLetter(ctx context.Context, id uint64) (*deadletter.Letter, error) {
 	for l, err := range i.DeadLetters(ctx, Filter{IDs: []uint64{id}}) {
 		return l, err
 	}

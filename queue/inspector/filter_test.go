@@ -16,16 +16,17 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // post stores a dead letter, and returns its ID.
-func (s *sim) post(q *queue.Queue, death queue.Death, at time.Time, body string) uint64 {
+func (s *sim) post(q *queue.Queue, death deadletter.Death, at time.Time, body string) uint64 {
 	s.T.Helper()
-	age := queue.Position{made, rand.Uint64()}
+	age := deadletter.Position{Stream: made, Sequence: rand.Uint64()}
 	ack, err := q.API().JetStream.PublishMsg(s.T.Context(), &nats.Msg{
-		Subject: queue.Subject(q.Topology(), death.Reason, age, queue.SubjectUser(death.User, []byte(body))), Data: []byte(body),
-		Header: death.Headers(queue.Event{Name: age, Partition: "3", Published: at}, at),
+		Subject: deadletter.Subject(q.Topology(), death.Reason, age, deadletter.SubjectUser(death.User, []byte(body))), Data: []byte(body),
+		Header: death.Headers(deadletter.Event{Name: age, Partition: "3", Published: at}, at),
 	})
 	s.Must(err)
 	return ack.Sequence
@@ -49,32 +50,32 @@ func TestFilter(t *testing.T) {
 		now := time.Now()
 		at := func(hours int) time.Time { return now.Add(time.Duration(hours) * time.Hour) }
 		deaths := []struct {
-			queue.Death
+			deadletter.Death
 			at time.Time
 		}{
-			1: {queue.Death{Reason: queue.Invalid, Error: "user_id: is missing"}, at(-5)},
-			2: {queue.Death{Reason: queue.Rejected, Status: 400, User: "ann", Error: `plan "x" is unknown`}, at(-4)},
-			3: {queue.Death{Reason: queue.Rejected, Status: 422, User: "bob", Error: `plan "x" is unknown`}, at(-3)},
-			4: {queue.Death{Reason: queue.Rejected, Status: 422, User: "ann", Error: `plan "y" is unknown`}, at(-2)},
-			5: {queue.Death{Reason: queue.RetriesExhausted, Status: 503, User: "cleo"}, at(-1)},
-			6: {queue.Death{Reason: queue.RetriesExhausted, User: "ann"}, at(0)},
+			1: {deadletter.Death{Reason: deadletter.Invalid, Error: "user_id: is missing"}, at(-5)},
+			2: {deadletter.Death{Reason: deadletter.Rejected, Status: 400, User: "ann", Error: `plan "x" is unknown`}, at(-4)},
+			3: {deadletter.Death{Reason: deadletter.Rejected, Status: 422, User: "bob", Error: `plan "x" is unknown`}, at(-3)},
+			4: {deadletter.Death{Reason: deadletter.Rejected, Status: 422, User: "ann", Error: `plan "y" is unknown`}, at(-2)},
+			5: {deadletter.Death{Reason: deadletter.RetriesExhausted, Status: 503, User: "cleo"}, at(-1)},
+			6: {deadletter.Death{Reason: deadletter.RetriesExhausted, User: "ann"}, at(0)},
 		}
 		for id, d := range deaths[1:] {
 			if got := s.post(q, d.Death, d.at, "{}"); got != uint64(id+1) {
 				t.Fatalf("letter %d is %d", id+1, got)
 			}
 		}
-		unknown := (&queue.DeadLetter{Death: deaths[3].Death}).Group()
-		missing := (&queue.DeadLetter{Death: deaths[1].Death}).Group()
+		unknown := (&deadletter.Letter{Death: deaths[3].Death}).Group()
+		missing := (&deadletter.Letter{Death: deaths[1].Death}).Group()
 		for name, test := range map[string]struct {
 			Filter
 			want []uint64
 		}{
 			"all":                        {Filter{}, []uint64{1, 2, 3, 4, 5, 6}},
-			"empty lists":                {Filter{Groups: []string{}, Reasons: []queue.Reason{}, Statuses: []int{}, Users: []string{}, IDs: []uint64{}}, []uint64{1, 2, 3, 4, 5, 6}},
-			"one reason":                 {Filter{Reasons: []queue.Reason{queue.Rejected}}, []uint64{2, 3, 4}},
-			"either reason":              {Filter{Reasons: []queue.Reason{queue.Invalid, queue.RetriesExhausted}}, []uint64{1, 5, 6}},
-			"no such reason":             {Filter{Reasons: []queue.Reason{"other"}}, nil},
+			"empty lists":                {Filter{Groups: []string{}, Reasons: []deadletter.Reason{}, Statuses: []int{}, Users: []string{}, IDs: []uint64{}}, []uint64{1, 2, 3, 4, 5, 6}},
+			"one reason":                 {Filter{Reasons: []deadletter.Reason{deadletter.Rejected}}, []uint64{2, 3, 4}},
+			"either reason":              {Filter{Reasons: []deadletter.Reason{deadletter.Invalid, deadletter.RetriesExhausted}}, []uint64{1, 5, 6}},
+			"no such reason":             {Filter{Reasons: []deadletter.Reason{"other"}}, nil},
 			"a status":                   {Filter{Statuses: []int{422}}, []uint64{3, 4}},
 			"no answer":                  {Filter{Statuses: []int{0}}, []uint64{1, 6}},
 			"either status":              {Filter{Statuses: []int{0, 400}}, []uint64{1, 2, 6}},
@@ -92,14 +93,14 @@ func TestFilter(t *testing.T) {
 			"until just after":           {Filter{Until: at(-3).Add(1)}, []uint64{1, 2, 3}},
 			"between":                    {Filter{Since: at(-4), Until: at(-2)}, []uint64{2, 3}},
 			"an instant":                 {Filter{Since: at(-4), Until: at(-4)}, nil},
-			"reason and user":            {Filter{Reasons: []queue.Reason{queue.Rejected}, Users: []string{"ann"}}, []uint64{2, 4}},
-			"reason, user and status":    {Filter{Reasons: []queue.Reason{queue.Rejected}, Users: []string{"ann"}, Statuses: []int{422}}, []uint64{4}},
+			"reason and user":            {Filter{Reasons: []deadletter.Reason{deadletter.Rejected}, Users: []string{"ann"}}, []uint64{2, 4}},
+			"reason, user and status":    {Filter{Reasons: []deadletter.Reason{deadletter.Rejected}, Users: []string{"ann"}, Statuses: []int{422}}, []uint64{4}},
 			"group and user":             {Filter{Groups: []string{unknown}, Users: []string{"bob"}}, []uint64{3}},
 			"ids and since":              {Filter{IDs: []uint64{1, 4}, Since: at(-3)}, []uint64{4}},
 			"user and until":             {Filter{Users: []string{"ann"}, Until: at(-1)}, []uint64{2, 4}},
-			"what cannot be":             {Filter{Reasons: []queue.Reason{queue.Invalid}, Statuses: []int{503}}, nil},
-			"match":                      {Filter{Match: func(l *queue.DeadLetter) (bool, error) { return l.ID%2 == 0 && l.Origin.Stream.Equal(made), nil }}, []uint64{2, 4, 6}},
-			"match, of those that it is": {Filter{Users: []string{"ann"}, Match: func(l *queue.DeadLetter) (bool, error) { return l.ID > 2, onlyAnn(l) }}, []uint64{4, 6}},
+			"what cannot be":             {Filter{Reasons: []deadletter.Reason{deadletter.Invalid}, Statuses: []int{503}}, nil},
+			"match":                      {Filter{Match: func(l *deadletter.Letter) (bool, error) { return l.ID%2 == 0 && l.Origin.Stream.Equal(made), nil }}, []uint64{2, 4, 6}},
+			"match, of those that it is": {Filter{Users: []string{"ann"}, Match: func(l *deadletter.Letter) (bool, error) { return l.ID > 2, onlyAnn(l) }}, []uint64{4, 6}},
 		} {
 			if got := s.ids(q, test.Filter); !slices.Equal(got, test.want) {
 				t.Errorf("%s: %v, want %v", name, got, test.want)
@@ -108,13 +109,13 @@ func TestFilter(t *testing.T) {
 				t.Errorf("%s: zero: %v", name, test.IsZero())
 			}
 		}
-		ahead := time.Now().Add(queue.ClockError - time.Second)
-		s.post(q, queue.Death{Reason: queue.Invalid}, ahead, "{}")
+		ahead := time.Now().Add(deadletter.ClockError - time.Second)
+		s.post(q, deadletter.Death{Reason: deadletter.Invalid}, ahead, "{}")
 		if got := s.ids(q, Filter{Since: ahead}); !slices.Equal(got, []uint64{7}) {
 			t.Errorf("of a worker whose clock is ahead: %v", got)
 		}
 		broken := errors.New("broken")
-		for l, err := range New(q).DeadLetters(t.Context(), Filter{Match: func(*queue.DeadLetter) (bool, error) { return true, broken }}) {
+		for l, err := range New(q).DeadLetters(t.Context(), Filter{Match: func(*deadletter.Letter) (bool, error) { return true, broken }}) {
 			if l != nil || !errors.Is(err, broken) {
 				t.Errorf("a broken match is %v", err)
 			}
@@ -122,7 +123,7 @@ func TestFilter(t *testing.T) {
 	})
 }
 
-func onlyAnn(l *queue.DeadLetter) error {
+func onlyAnn(l *deadletter.Letter) error {
 	if l.User != "ann" {
 		return errors.New("asked of somebody else")
 	}
@@ -133,18 +134,18 @@ func onlyAnn(l *queue.DeadLetter) error {
 func TestFilterModel(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		deaths := []queue.Death{
-			{Reason: queue.Invalid, Error: "user_id: is missing"},
-			{Reason: queue.Rejected, Status: 422, Error: "no plan", User: "ann"},
-			{Reason: queue.Rejected, Status: 422, Error: "no plan", User: "bob"},
-			{Reason: queue.Rejected, Status: 400, Error: "no name", User: "cleo"},
-			{Reason: queue.RetriesExhausted, Error: "no answer", User: "ann"},
+		deaths := []deadletter.Death{
+			{Reason: deadletter.Invalid, Error: "user_id: is missing"},
+			{Reason: deadletter.Rejected, Status: 422, Error: "no plan", User: "ann"},
+			{Reason: deadletter.Rejected, Status: 422, Error: "no plan", User: "bob"},
+			{Reason: deadletter.Rejected, Status: 400, Error: "no name", User: "cleo"},
+			{Reason: deadletter.RetriesExhausted, Error: "no answer", User: "ann"},
 		}
 		const letters = 3*jsapi.ScanFirst + 5
 		begun := time.Now()
 		for i := range letters {
 			// Some died long before they were stored, others, by their own account, long after.
-			lag := []time.Duration{0, 0, 0, time.Second, time.Hour, -time.Hour, time.Second - queue.ClockError}[i%7]
+			lag := []time.Duration{0, 0, 0, time.Second, time.Hour, -time.Hour, time.Second - deadletter.ClockError}[i%7]
 			s.post(q, deaths[i%len(deaths)], time.Now().Add(-lag), `{}`)
 			time.Sleep(20 * time.Second)
 		}
@@ -153,7 +154,7 @@ func TestFilterModel(t *testing.T) {
 		for id := uint64(1); id <= letters; id += 11 {
 			s.Must(stream.DeleteMsg(t.Context(), id))
 		}
-		var all []*queue.DeadLetter
+		var all []*deadletter.Letter
 		for l, err := range New(q).DeadLetters(t.Context(), Filter{}) {
 			s.Must(err)
 			all = append(all, l)
@@ -163,7 +164,7 @@ func TestFilterModel(t *testing.T) {
 		}
 		groups := []string{}
 		for _, d := range deaths {
-			groups = append(groups, (&queue.DeadLetter{Death: d}).Group())
+			groups = append(groups, (&deadletter.Letter{Death: d}).Group())
 		}
 		instant := rapid.Custom(func(t *rapid.T) time.Time {
 			if rapid.Bool().Draw(t, "bound") {
@@ -175,7 +176,7 @@ func TestFilterModel(t *testing.T) {
 		rapid.Check(struct{ rapid.TB }{t}, func(t *rapid.T) {
 			f := Filter{
 				Groups:   rapid.SliceOfN(rapid.SampledFrom(groups), 0, 4).Draw(t, "groups"),
-				Reasons:  rapid.SliceOfN(rapid.SampledFrom([]queue.Reason{queue.Invalid, queue.Rejected, queue.RetriesExhausted, "x"}), 0, 3).Draw(t, "reasons"),
+				Reasons:  rapid.SliceOfN(rapid.SampledFrom([]deadletter.Reason{deadletter.Invalid, deadletter.Rejected, deadletter.RetriesExhausted, "x"}), 0, 3).Draw(t, "reasons"),
 				Statuses: rapid.SliceOfN(rapid.SampledFrom([]int{0, 400, 422, 500}), 0, 3).Draw(t, "statuses"),
 				Users:    rapid.SliceOfN(rapid.SampledFrom([]string{"", "ann", "bob", "eve"}), 0, 3).Draw(t, "users"),
 				Since:    instant.Draw(t, "since"), Until: instant.Draw(t, "until"),
@@ -184,7 +185,7 @@ func TestFilterModel(t *testing.T) {
 				f.IDs = rapid.SliceOfN(rapid.Uint64Range(0, letters+50), 0, 20).Draw(t, "ids")
 			}
 			if rapid.IntRange(0, 3).Draw(t, "match?") == 0 {
-				f.Match = func(l *queue.DeadLetter) (bool, error) { return l.ID%3 == 0, nil }
+				f.Match = func(l *deadletter.Letter) (bool, error) { return l.ID%3 == 0, nil }
 			}
 			var want []uint64
 			for _, l := range all {
@@ -200,7 +201,7 @@ func TestFilterModel(t *testing.T) {
 }
 
 // plainly matches a filter exactly as its documentation says.
-func plainly(f Filter, l *queue.DeadLetter) bool {
+func plainly(f Filter, l *deadletter.Letter) bool {
 	matched := true
 	if f.Match != nil {
 		matched, _ = f.Match(l)
@@ -251,10 +252,10 @@ func TestFilterReads(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		const letters = 1000
-		s.bury(q, letters/2, queue.Rejected)
+		s.bury(q, letters/2, deadletter.Rejected)
 		time.Sleep(time.Hour)
 		later := time.Now()
-		s.bury(q, letters/2, queue.Rejected)
+		s.bury(q, letters/2, deadletter.Rejected)
 		x := s.spy()
 
 		l, err := New(q).DeadLetter(t.Context(), 700)

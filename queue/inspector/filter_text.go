@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -29,7 +29,7 @@ func (f Filter) String() string {
 		words = append(words, name+"="+strings.Join(values, ",")+rest)
 	}
 	list("group", f.Groups)
-	list("reason", texts(f.Reasons, func(r queue.Reason) string { return string(r) }))
+	list("reason", texts(f.Reasons, func(r deadletter.Reason) string { return string(r) }))
 	list("status", texts(f.Statuses, strconv.Itoa))
 	list("user", texts(f.Users, hashedUser))
 	list("id", texts(f.IDs, func(id uint64) string { return strconv.FormatUint(id, 10) }))

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -25,7 +25,7 @@ func (i *Inspector) History(ctx context.Context) ([]Action, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the audit trail: %w", err)
 		}
-		run, event, _ := strings.Cut(strings.TrimPrefix(m.Header.Get(jetstream.SubjectHeader), queue.AuditSubject(i.topology, "action", "")), ".")
+		run, event, _ := strings.Cut(strings.TrimPrefix(m.Header.Get(jetstream.SubjectHeader), deadletter.AuditSubject(i.topology, "action", "")), ".")
 		before, known := actions[run]
 		if !known {
 			order = append(order, run)
@@ -66,7 +66,7 @@ const auditBatch = 1000
 func (i *Inspector) auditTrail(ctx context.Context, subjects string, from uint64) iter.Seq2[*nats.Msg, error] {
 	return func(yield func(*nats.Msg, error) bool) {
 		for from > 0 {
-			request := jsapi.DirectRequest{Sequence: from, Next: queue.AuditSubject(i.topology, subjects), Batch: auditBatch, MaxBytes: jsapi.ScanBytes}
+			request := jsapi.DirectRequest{Sequence: from, Next: deadletter.AuditSubject(i.topology, subjects), Batch: auditBatch, MaxBytes: jsapi.ScanBytes}
 			end, err := i.api.Direct(ctx, i.topology.AuditStreamName(), request, func(m *nats.Msg) bool { return yield(m, nil) })
 			if err == nil {
 				from, err = jsapi.NextBatch(end)

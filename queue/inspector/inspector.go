@@ -4,6 +4,7 @@ import (
 	"log/slog"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -11,7 +12,7 @@ import (
 // use.
 type Inspector struct {
 	queue    *queue.Queue
-	letters  *queue.Store
+	letters  *deadletter.Store
 	api      *jsapi.Conn
 	topology queue.Topology
 	log      *slog.Logger
@@ -19,5 +20,5 @@ type Inspector struct {
 
 // New returns the inspector of a pipeline. It sends nothing.
 func New(q *queue.Queue) *Inspector {
-	return &Inspector{queue: q, letters: queue.NewStore(q), api: q.API(), topology: q.Topology(), log: q.Logger()}
+	return &Inspector{queue: q, letters: deadletter.NewStore(q), api: q.API(), topology: q.Topology(), log: q.Logger()}
 }

@@ -12,26 +12,27 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // Everything that a worker writes into a letter can be read from it.
 func TestLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		death := queue.Death{
-			Reason: queue.Rejected, Status: 422, Code: "E1", Error: `plan "x" is unknown`, RequestID: "r-1", Attempts: 3, User: "žofie",
+		death := deadletter.Death{
+			Reason: deadletter.Rejected, Status: 422, Code: "E1", Error: `plan "x" is unknown`, RequestID: "r-1", Attempts: 3, User: "žofie",
 		}
-		origin := queue.Position{made, 5}
-		d := queue.Event{Name: queue.Position{made, 7}, Partition: "3", Published: made, Replay: &queue.ReplayInfo{Origin: origin, Published: made.Add(-time.Hour), Replays: 2, History: []string{"a", "b"}}}
+		origin := deadletter.Position{Stream: made, Sequence: 5}
+		d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 7}, Partition: "3", Published: made, Replay: &deadletter.ReplayInfo{Origin: origin, Published: made.Add(-time.Hour), Replays: 2, History: []string{"a", "b"}}}
 		died := time.Now()
 		body := "{\"user_id\": \"žofie\"}\x00"
 		_, err := q.API().JetStream.PublishMsg(t.Context(), &nats.Msg{
-			Subject: queue.Subject(q.Topology(), queue.Rejected, queue.Position{made, 7}, "žofie"), Header: death.Headers(d, died), Data: []byte(body),
+			Subject: deadletter.Subject(q.Topology(), deadletter.Rejected, deadletter.Position{Stream: made, Sequence: 7}, "žofie"), Header: death.Headers(d, died), Data: []byte(body),
 		})
 		s.Must(err)
 		l, err := New(q).DeadLetter(t.Context(), 1)
 		s.Must(err)
-		if l.Death != death || l.ID != 1 || l.Letter.Compare(queue.Position{made, 7}) != 0 || l.Origin.Compare(origin) != 0 || !l.Tracked ||
+		if l.Death != death || l.ID != 1 || l.Name.Compare(deadletter.Position{Stream: made, Sequence: 7}) != 0 || l.Origin.Compare(origin) != 0 || !l.Tracked ||
 			!l.At.Equal(died) || !l.Published.Equal(made.Add(-time.Hour)) || l.Partition != "3" ||
 			l.Replays != 2 || !slices.Equal(l.History, []string{"a", "b"}) || string(l.Body) != body {
 			t.Errorf("got %+v", l)
@@ -68,16 +69,16 @@ func TestLetterOfOthers(t *testing.T) {
 		for name, value := range test.headers {
 			h.Set(name, value)
 		}
-		l, err := queue.ReadLetter(&nats.Msg{Header: h, Data: []byte(test.body)})
+		l, err := deadletter.ReadLetter(&nats.Msg{Header: h, Data: []byte(test.body)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		l.Complete(queue.Topology{})
-		if l.User != test.user || l.At != test.at || !l.Letter.IsZero() || l.Tracked {
+		if l.User != test.user || l.At != test.at || !l.Name.IsZero() || l.Tracked {
 			t.Errorf("%s: died at %v, of %q, %+v", name, l.At, l.User, l)
 		}
 	}
-	if _, err := queue.ReadLetter(&nats.Msg{Header: nats.Header{}}); err == nil || !strings.Contains(err.Error(), "sequence") {
+	if _, err := deadletter.ReadLetter(&nats.Msg{Header: nats.Header{}}); err == nil || !strings.Contains(err.Error(), "sequence") {
 		t.Errorf("without a sequence: %v", err)
 	}
 }
@@ -89,7 +90,7 @@ func TestLetterOfAnotherVersion(t *testing.T) {
 		jetstream.SequenceHeader: {"5"}, "Dead-Reason": {"cursed"}, "Dead-Status": {"-1"}, "Dead-Attempts": {"1e3"},
 		"Dead-Replays": {"many"}, "Dead-Origin": {"x"}, "Dead-Published-At": {"then"}, "Dead-Moon": {"full"},
 	}
-	l, err := queue.ReadLetter(&nats.Msg{Header: h})
+	l, err := deadletter.ReadLetter(&nats.Msg{Header: h})
 	if err != nil {
 		t.Fatal(err)
 	}

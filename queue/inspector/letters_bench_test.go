@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
@@ -127,15 +128,15 @@ func lettersServer(b *testing.B, letters int) (*embedded.Server, *queue.Queue) {
 	filler, died := strings.Repeat("x", 950), time.Now().Add(-time.Hour)
 	for i := range letters {
 		user := fmt.Sprintf("user-%d", i%(letters/10))
-		age := queue.Position{died, uint64(i + 1)}
-		death := queue.Death{
-			Reason: queue.Rejected, Status: 422, Code: "E1", RequestID: fmt.Sprintf("01HV-%d", i), Attempts: 1, User: user,
+		age := deadletter.Position{Stream: died, Sequence: uint64(i + 1)}
+		death := deadletter.Death{
+			Reason: deadletter.Rejected, Status: 422, Code: "E1", RequestID: fmt.Sprintf("01HV-%d", i), Attempts: 1, User: user,
 			Error: fmt.Sprintf("metadata.%s: value %q of %s@example.com is not allowed", strings.Repeat("k", 1+i%30), "pro", user),
 		}
 		died = died.Add(time.Millisecond)
 		if _, err := q.API().JetStream.PublishMsgAsync(&nats.Msg{
-			Subject: queue.Subject(q.Topology(), queue.Rejected, age, user),
-			Header:  death.Headers(queue.Event{Name: age, Partition: "3", Published: age.Stream}, died),
+			Subject: deadletter.Subject(q.Topology(), deadletter.Rejected, age, user),
+			Header:  death.Headers(deadletter.Event{Name: age, Partition: "3", Published: age.Stream}, died),
 			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"plan":"pro","filler":%q}}`, user, filler),
 		}); err != nil {
 			b.Fatal(err)

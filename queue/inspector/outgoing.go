@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -21,16 +22,16 @@ const errExhausted = skipReason("reached the maximum number of replays")
 
 // outgoing is the event that a replay publishes for a letter.
 type outgoing struct {
-	letter *queue.DeadLetter
+	letter *deadletter.Letter
 	event  userpilot.Event
 	edited bool
 	stored *queue.Result // set once it is published
 }
 
 // prepare makes the event to publish for a letter. Its error is a skipReason if there is none.
-func (c *SelectConfig) prepare(l *queue.DeadLetter) (outgoing, error) {
+func (c *SelectConfig) prepare(l *deadletter.Letter) (outgoing, error) {
 	switch {
-	case l.Letter.IsZero():
+	case l.Name.IsZero():
 		return outgoing{}, skipReason("not stored by a worker: its subject is not a dead-letter subject")
 	case c.MaxReplays >= 0 && l.Replays >= c.MaxReplays:
 		return outgoing{}, errExhausted
@@ -71,17 +72,17 @@ func refused(prefix string, err error) error {
 }
 
 // sealed is the replay metadata of an event, with its seal.
-func (s outgoing) sealed(key queue.Seal, run string, force bool) *queue.ReplayInfo {
+func (s outgoing) sealed(key deadletter.Seal, run string, force bool) *deadletter.ReplayInfo {
 	past := s.past()
-	past.Letter, past.ID, past.Run, past.Forced = s.letter.Letter, s.letter.ID, run, force
+	past.Letter, past.ID, past.Run, past.Forced = s.letter.Name, s.letter.ID, run, force
 	past.Sealed = past.Mark(key, s.event.Body())
 	return past
 }
 
 // past is the replay metadata that comes from the letter, regardless of the publisher.
-func (s outgoing) past() *queue.ReplayInfo {
+func (s outgoing) past() *deadletter.ReplayInfo {
 	l := s.letter
-	return &queue.ReplayInfo{
+	return &deadletter.ReplayInfo{
 		Origin: l.Origin, Published: l.Published, Replays: l.Replays + 1, Untracked: !l.Tracked,
 		History: append(slices.Clip(l.History), l.Summary()),
 	}

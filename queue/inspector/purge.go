@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -89,8 +90,8 @@ type purging struct {
 	q     *Inspector
 	user  string
 	dry   bool
-	found *PurgeResult // of an earlier dry run, or nil
-	seal  queue.Seal   // of waiting replays; empty if there can be none
+	found *PurgeResult    // of an earlier dry run, or nil
+	seal  deadletter.Seal // of waiting replays; empty if there can be none
 
 	mu      sync.Mutex
 	result  PurgeResult
@@ -134,8 +135,8 @@ const erasuresAtOnce = 512
 // their subjects whose bodies name the user.
 func (p *purging) letters(ctx context.Context) error {
 	t := p.q.topology
-	for _, hash := range []string{jsapi.UserHash(p.user), queue.NoUserHash} {
-		found := p.q.api.Scan(ctx, t.DeadStreamName(), jsapi.ScanRange{From: 1, Subjects: queue.SubjectsOfUser(t, hash)})
+	for _, hash := range []string{jsapi.UserHash(p.user), deadletter.NoUserHash} {
+		found := p.q.api.Scan(ctx, t.DeadStreamName(), jsapi.ScanRange{From: 1, Subjects: deadletter.SubjectsOfUser(t, hash)})
 		if err := p.each(ctx, "the dead letters", t.DeadStreamName(), found, &p.result.DeadLetters); err != nil {
 			return err
 		}
@@ -176,13 +177,13 @@ func (p *purging) versions(ctx context.Context) error {
 // matches reports whether a message belongs to the user. It parses few bodies: one without an
 // escape contains the id literally. The exception is invalid UTF-8, which is read as U+FFFD.
 func (p *purging) matches(h nats.Header, body []byte) bool {
-	if h.Get(queue.HeaderUser) == p.user {
+	if h.Get(deadletter.HeaderUser) == p.user {
 		return true
 	}
 	if !bytes.Contains(body, []byte(p.user)) && bytes.IndexByte(body, '\\') < 0 && !strings.ContainsRune(p.user, utf8.RuneError) {
 		return false
 	}
-	return slices.Contains(queue.UserIDs(body), p.user)
+	return slices.Contains(deadletter.UserIDs(body), p.user)
 }
 
 // erase deletes a message securely and counts it.
@@ -258,7 +259,7 @@ func (p *purging) purgeRange(ctx context.Context, r jsapi.ScanRange) error {
 	stream, next := p.q.topology.StreamName(), r.From
 	look := func(e waitingEvent, h nats.Header, body []byte) {
 		if next = e.sequence + 1; p.matches(h, body) {
-			e.past = queue.ReadSealed(h, body, p.seal)
+			e.past = deadletter.ReadSealed(h, body, p.seal)
 			erasing.Go(func() error { return p.purgeWaiting(ctx, e) })
 		}
 	}
@@ -286,7 +287,7 @@ func (p *purging) purgeRange(ctx context.Context, r jsapi.ScanRange) error {
 type waitingEvent struct {
 	sequence uint64
 	subject  string
-	past     *queue.ReplayInfo
+	past     *deadletter.ReplayInfo
 }
 
 // foundWaiting is what a dry run has found in the work stream.
@@ -313,7 +314,7 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	}
 	p.mu.Unlock()
 	if !p.dry && e.past != nil && !e.past.Letter.IsZero() { // a replay may be waiting for its outcome
-		record, err := p.q.letters.NewOutcome(e.past, queue.OutcomePurged, "")
+		record, err := p.q.letters.NewOutcome(e.past, deadletter.OutcomePurged, "")
 		if err != nil {
 			return err
 		}

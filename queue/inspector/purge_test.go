@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -45,17 +46,17 @@ func TestPurgeUser(t *testing.T) {
 		q := s.queue(nil)
 		s.Must(q.API().Clock.Read(t.Context()))
 		c := s.store(q)
-		bury := func(seq uint64, body string, death queue.Death) {
-			s.Must(c.Add(t.Context(), queue.Event{Name: queue.Position{made, seq}}, []byte(body), death))
+		bury := func(seq uint64, body string, death deadletter.Death) {
+			s.Must(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq}}, []byte(body), death))
 		}
-		bury(1, `{"user_id":"ann-7","metadata":{"n":1}}`, queue.Death{Reason: queue.Rejected, User: "ann-7"})
-		bury(2, `{"user_id":"ann-7","company":{}}`, queue.Death{Reason: queue.Invalid}) // identified by the payload alone
-		bury(3, `{"user_id":"ann-77","metadata":{"n":1}}`, queue.Death{Reason: queue.Rejected, User: "ann-77"})
-		bury(4, `{"user_id":"ann-7","metadata":{"n":2}}`, queue.Death{Reason: queue.Rejected, User: "ann-7"})
+		bury(1, `{"user_id":"ann-7","metadata":{"n":1}}`, deadletter.Death{Reason: deadletter.Rejected, User: "ann-7"})
+		bury(2, `{"user_id":"ann-7","company":{}}`, deadletter.Death{Reason: deadletter.Invalid}) // identified by the payload alone
+		bury(3, `{"user_id":"ann-77","metadata":{"n":1}}`, deadletter.Death{Reason: deadletter.Rejected, User: "ann-77"})
+		bury(4, `{"user_id":"ann-7","metadata":{"n":2}}`, deadletter.Death{Reason: deadletter.Rejected, User: "ann-7"})
 		if result, err := New(q).Replay(t.Context(), s.selected(q, Filter{IDs: []uint64{4, 3}}, SelectConfig{Edit: edit}), ReplayConfig{}); err != nil || result.Replayed != 2 {
 			t.Fatalf("got %+v, %v", result, err)
 		}
-		bury(5, `{"user_id":"ann-77"}`, queue.Death{Reason: queue.Rejected, User: "ann-77"})
+		bury(5, `{"user_id":"ann-77"}`, deadletter.Death{Reason: deadletter.Rejected, User: "ann-77"})
 		s.publish(q, "ann-7", "bob", "ann-77", "ann-7")
 		_, err := q.API().JetStream.Publish(t.Context(), q.Topology().PlainSubject(), []byte(`{"user_id":"ann-7","metadata":7}`))
 		s.Must(err)
@@ -121,7 +122,7 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
-				s.Change(q.API().JetStream, queue.VersionsStream(q.Topology()), func(c *jetstream.StreamConfig) { c.DenyDelete = test.deny })
+				s.Change(q.API().JetStream, deadletter.VersionsStream(q.Topology()), func(c *jetstream.StreamConfig) { c.DenyDelete = test.deny })
 				s.died(q, "ann", 7, 1)
 				if test.purge {
 					result, err := New(q).PurgeUser(t.Context(), "ann", PurgeConfig{})
@@ -132,7 +133,7 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 						t.Errorf("it is still there: %v", err)
 					}
 				}
-				if s.onDisk(`"open":["`+queue.Position{made, 7}.String()) != test.found {
+				if s.onDisk(`"open":["`+deadletter.Position{Stream: made, Sequence: 7}.String()) != test.found {
 					t.Errorf("on the disk: %t", !test.found)
 				}
 			})
@@ -212,7 +213,7 @@ func TestPurgeReadAhead(t *testing.T) {
 							return
 						}
 						time.Sleep(5 * time.Second)
-						s.letter(q, queue.Position{made, died.Add(1)}, "3", nil, `{"user_id":"ann"}`, queue.Death{Reason: queue.Rejected, User: "ann"})
+						s.letter(q, deadletter.Position{Stream: made, Sequence: died.Add(1)}, "3", nil, `{"user_id":"ann"}`, deadletter.Death{Reason: deadletter.Rejected, User: "ann"})
 					}))
 				}
 				held := func() (sum int) {
@@ -407,7 +408,7 @@ func TestPurgeRights(t *testing.T) {
 		s.Must(admin.API().Clock.Read(t.Context()))
 		c := s.store(admin)
 		for seq := range uint64(2) {
-			s.Must(c.Add(t.Context(), queue.Event{Name: queue.Position{made, seq + 1}}, []byte(`{"user_id":"ann"}`), queue.Death{Reason: queue.Rejected, User: "ann"}))
+			s.Must(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq + 1}}, []byte(`{"user_id":"ann"}`), deadletter.Death{Reason: deadletter.Rejected, User: "ann"}))
 		}
 		_, err := New(admin).Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
 		s.Must(err)

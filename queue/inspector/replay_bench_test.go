@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
@@ -44,10 +45,10 @@ func benchLetters(b *testing.B, letters int) *queue.Queue {
 	_, q := benchServer(b)
 	filler := strings.Repeat("x", 950)
 	for i := range letters {
-		age, user := queue.Position{made, uint64(i + 1)}, fmt.Sprint("u", i)
+		age, user := deadletter.Position{Stream: made, Sequence: uint64(i + 1)}, fmt.Sprint("u", i)
 		_, err := q.API().JetStream.PublishMsgAsync(&nats.Msg{
-			Subject: queue.Subject(q.Topology(), queue.Rejected, age, user),
-			Header:  queue.Death{Reason: queue.Rejected, Status: 422, Error: "no such plan", User: user}.Headers(queue.Event{Name: age, Partition: "3"}, made),
+			Subject: deadletter.Subject(q.Topology(), deadletter.Rejected, age, user),
+			Header:  deadletter.Death{Reason: deadletter.Rejected, Status: 422, Error: "no such plan", User: user}.Headers(deadletter.Event{Name: age, Partition: "3"}, made),
 			Data:    fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":1,"filler":%q}}`, user, filler),
 		})
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
@@ -29,7 +30,7 @@ func (s *sim) mortal() (*queue.Queue, *queuetest.Fuse) {
 }
 
 // edit changes the plan of each.
-func edit(l *queue.DeadLetter) ([]byte, error) {
+func edit(l *deadletter.Letter) ([]byte, error) {
 	return bytes.Replace(l.Body, []byte(`"n":`), []byte(`"m":`), 1), nil
 }
 
@@ -39,7 +40,7 @@ func TestReplayCrashes(t *testing.T) {
 	for name, test := range map[string]crashes{
 		"at once":                   {},
 		"minutes later":             {pause: 5 * time.Minute},
-		"one by one":                {rate: queue.Rate{1, time.Second}},
+		"one by one":                {rate: queue.Rate{Calls: 1, Window: time.Second}},
 		"at work":                   {working: true},
 		"at work and minutes later": {pause: 5 * time.Minute, working: true},
 		"edited":                    {edit: edit},
@@ -70,7 +71,7 @@ type crashes struct {
 	q       *queue.Queue
 	pause   time.Duration // before the next replay
 	working bool          // workers run all the time
-	edit    func(*queue.DeadLetter) ([]byte, error)
+	edit    func(*deadletter.Letter) ([]byte, error)
 	rate    queue.Rate
 	applier *applier
 	checked int // number of actions already checked
@@ -84,12 +85,12 @@ func (c *crashes) crash(k int) (died bool) {
 	c.T.Helper()
 	want := map[string]string{} // body by letter
 	for i := range crashedLetters {
-		age := queue.Position{made, uint64(1000*k + i + 1)}
+		age := deadletter.Position{Stream: made, Sequence: uint64(1000*k + i + 1)}
 		user := fmt.Sprintf("u%d-%d", k, i)
 		body := fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i)
-		c.letter(c.q, age, "3", nil, body, queue.Death{Reason: queue.Rejected, User: user})
+		c.letter(c.q, age, "3", nil, body, deadletter.Death{Reason: deadletter.Rejected, User: user})
 		if want[age.String()] = body; c.edit != nil {
-			after, err := c.edit(&queue.DeadLetter{Body: []byte(body)})
+			after, err := c.edit(&deadletter.Letter{Body: []byte(body)})
 			c.Must(err)
 			want[age.String()] = string(after)
 		}
@@ -136,7 +137,7 @@ func (c *crashes) checkStored(k int, want map[string]string) {
 	}
 	copies := map[string]int{}
 	for _, m := range c.Stored(c.q.API().JetStream, workName) {
-		p := queue.ReadSealed(m.Header, m.Data, c.seal(c.q))
+		p := deadletter.ReadSealed(m.Header, m.Data, c.seal(c.q))
 		if copies[p.Letter.String()]++; want[p.Letter.String()] != string(m.Data) {
 			c.T.Errorf("after %d messages: the stream has %s for %s", k, m.Data, p.Letter)
 		}
@@ -197,7 +198,7 @@ func (c *crashes) checkTrail(k int, want map[string]string, first, next *ReplayR
 	}
 	originals := map[string]int{}
 	for _, m := range c.Stored(c.q.API().JetStream, c.q.Topology().AuditStreamName()) {
-		if letter, ok := strings.CutPrefix(m.Subject, queue.AuditSubject(c.q.Topology(), "original", "")); ok {
+		if letter, ok := strings.CutPrefix(m.Subject, deadletter.AuditSubject(c.q.Topology(), "original", "")); ok {
 			originals[letter]++
 			if !bytes.Contains(m.Data, []byte(`"n":`)) {
 				c.T.Errorf("after %d messages: the original is %s", k, m.Data)

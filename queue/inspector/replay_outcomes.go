@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -21,23 +21,23 @@ var errLags = fmt.Errorf("a replica of the audit trail lags behind the others: %
 // outcomes reads the outcomes of earlier replays of the letters, by their OutcomeSubject. It also
 // requests this run's own record: a replica of the stream that does not have it yet may also lack
 // outcomes.
-func (r *replaying) outcomes(ctx context.Context, letters []*queue.DeadLetter) (map[string]queue.Outcome, error) {
+func (r *replaying) outcomes(ctx context.Context, letters []*deadletter.Letter) (map[string]deadletter.Outcome, error) {
 	t := r.q.topology
 	begun := begunSubject(t, r.result.Run)
 	request := jsapi.DirectRequest{Last: []string{begun}}
 	for _, l := range letters {
-		if !l.Letter.IsZero() {
-			request.Last = append(request.Last, queue.OutcomeSubject(t, l.Letter))
+		if !l.Name.IsZero() {
+			request.Last = append(request.Last, deadletter.OutcomeSubject(t, l.Name))
 		}
 	}
-	var outcomes map[string]queue.Outcome
+	var outcomes map[string]deadletter.Outcome
 	err := jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		var run uint64
-		outcomes = map[string]queue.Outcome{}
+		outcomes = map[string]deadletter.Outcome{}
 		end, err := r.q.api.Direct(ctx, t.AuditStreamName(), request, func(m *nats.Msg) bool {
 			if subject := m.Header.Get(jetstream.SubjectHeader); subject == begun {
 				run = jsapi.SequenceOf(m)
-			} else if v, ok := queue.ReadOutcome(t, subject, m.Data); ok {
+			} else if v, ok := deadletter.ReadOutcome(t, subject, m.Data); ok {
 				outcomes[subject] = v.Outcome
 			}
 			return true
@@ -60,11 +60,11 @@ func (r *replaying) outcomes(ctx context.Context, letters []*queue.DeadLetter) (
 
 // confirm verifies that an event that the server took for a duplicate is an earlier attempt of the
 // letter's replay.
-func (r *replaying) confirm(ctx context.Context, l *queue.DeadLetter, sequence uint64) error {
+func (r *replaying) confirm(ctx context.Context, l *deadletter.Letter, sequence uint64) error {
 	m, err := r.q.stored(ctx, sequence)
 	if err == nil {
 		h, _ := nats.DecodeHeadersMsg(m.Header)
-		if past := queue.ReadSealed(h, m.Data, r.seal); past == nil || !past.Letter.Same(l.Letter) {
+		if past := deadletter.ReadSealed(h, m.Data, r.seal); past == nil || !past.Letter.Same(l.Name) {
 			return errOtherEvent
 		}
 		return nil
@@ -72,7 +72,7 @@ func (r *replaying) confirm(ctx context.Context, l *queue.DeadLetter, sequence u
 	if !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("read the event that was stored before: %w", err)
 	}
-	return r.q.awaitOutcome(ctx, l.Letter) // it has left the stream, and only with an outcome
+	return r.q.awaitOutcome(ctx, l.Name) // it has left the stream, and only with an outcome
 }
 
 // errOtherEvent says that a letter was not sent because its message id is in use.
@@ -89,12 +89,12 @@ func (i *Inspector) stored(ctx context.Context, sequence uint64) (m *jsapi.Store
 
 // awaitOutcome returns nil if a letter's replay has an outcome. It gives a lagging replica of the
 // audit trail a second to catch up.
-func (i *Inspector) awaitOutcome(ctx context.Context, letter queue.Position) error {
-	subject, begun := queue.OutcomeSubject(i.topology, letter), time.Now()
+func (i *Inspector) awaitOutcome(ctx context.Context, letter deadletter.Position) error {
+	subject, begun := deadletter.OutcomeSubject(i.topology, letter), time.Now()
 	return jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		found := false
 		_, err := i.api.Direct(ctx, i.topology.AuditStreamName(), jsapi.DirectRequest{Last: []string{subject}}, func(m *nats.Msg) bool {
-			_, found = queue.ReadOutcome(i.topology, subject, m.Data)
+			_, found = deadletter.ReadOutcome(i.topology, subject, m.Data)
 			return true
 		})
 		switch {
@@ -108,15 +108,15 @@ func (i *Inspector) awaitOutcome(ctx context.Context, letter queue.Position) err
 }
 
 // count counts an outcome.
-func (r *ReplayResult) count(outcome queue.Outcome) {
+func (r *ReplayResult) count(outcome deadletter.Outcome) {
 	switch outcome {
-	case queue.OutcomeDelivered:
+	case deadletter.OutcomeDelivered:
 		r.Delivered++
-	case queue.OutcomeSuperseded:
+	case deadletter.OutcomeSuperseded:
 		r.Superseded++
-	case queue.OutcomePurged:
+	case deadletter.OutcomePurged:
 		r.Purged++
-	case queue.OutcomeDead:
+	case deadletter.OutcomeDead:
 		r.Dead++
 	}
 }
@@ -188,12 +188,12 @@ func (r *replaying) readOutcomes(ctx context.Context) error {
 				return err
 			}
 			r.readThrough = jsapi.SequenceOf(m)
-			v, ok := queue.ReadOutcome(r.q.topology, m.Header.Get(jetstream.SubjectHeader), m.Data)
+			v, ok := deadletter.ReadOutcome(r.q.topology, m.Header.Get(jetstream.SubjectHeader), m.Data)
 			if !ok || !r.resolve(v.ID) {
 				continue // of another run
 			}
 			r.count(func(x *ReplayResult) { x.count(v.Outcome) })
-			if v.Outcome == queue.OutcomeDead {
+			if v.Outcome == deadletter.OutcomeDead {
 				r.noteDeath(ctx, v.Next)
 			}
 		}
@@ -214,11 +214,11 @@ func (r *replaying) noteDeath(ctx context.Context, name string) {
 	r.died++
 	full := len(r.result.DiedAgain) >= maxDiedAgain
 	r.mu.Unlock()
-	letter, err := queue.ParsePosition(name)
+	letter, err := deadletter.ParsePosition(name)
 	if full || err != nil {
 		return
 	}
-	request := jsapi.DirectRequest{Last: []string{queue.SubjectsOfEvent(r.q.topology, letter)}}
+	request := jsapi.DirectRequest{Last: []string{deadletter.SubjectsOfEvent(r.q.topology, letter)}}
 	_, _ = r.q.api.Direct(ctx, r.q.topology.DeadStreamName(), request, func(m *nats.Msg) bool { // it is only for display
 		r.count(func(x *ReplayResult) { x.DiedAgain = append(x.DiedAgain, jsapi.SequenceOf(m)) })
 		return true
@@ -231,7 +231,7 @@ const lagTimeout = time.Second
 // readSelected reads letters of a selection, beginning at an index in it, from at most so many
 // messages of the stream. next is the index after those covered: letters before it that were not
 // returned are gone.
-func (i *Inspector) readSelected(ctx context.Context, s *Selection, place, most int) (letters []*queue.DeadLetter, next int, err error) {
+func (i *Inspector) readSelected(ctx context.Context, s *Selection, place, most int) (letters []*deadletter.Letter, next int, err error) {
 	stream := i.topology.DeadStreamName()
 	from := s.ids[place]
 	begun := time.Now()
@@ -239,8 +239,8 @@ func (i *Inspector) readSelected(ctx context.Context, s *Selection, place, most 
 		letters, next = nil, place
 		var unreadable error
 		end, err := i.api.Direct(ctx, stream, jsapi.DirectRequest{Sequence: from, Batch: most, MaxBytes: jsapi.ScanBytes}, func(m *nats.Msg) bool {
-			var l *queue.DeadLetter
-			if l, unreadable = queue.ReadLetter(m); unreadable != nil {
+			var l *deadletter.Letter
+			if l, unreadable = deadletter.ReadLetter(m); unreadable != nil {
 				return false
 			}
 			l.Complete(i.topology)
@@ -270,11 +270,11 @@ func (i *Inspector) readSelected(ctx context.Context, s *Selection, place, most 
 }
 
 // keepOriginal stores a letter's body in the audit trail.
-func (i *Inspector) keepOriginal(ctx context.Context, l *queue.DeadLetter, run string) error {
-	m := nats.NewMsg(originalSubject(i.topology, l.Letter))
-	m.Header.Set(queue.HeaderRun, run)
-	if user := l.Header[queue.HeaderUser]; len(user) > 0 {
-		m.Header[queue.HeaderUser] = user
+func (i *Inspector) keepOriginal(ctx context.Context, l *deadletter.Letter, run string) error {
+	m := nats.NewMsg(originalSubject(i.topology, l.Name))
+	m.Header.Set(deadletter.HeaderRun, run)
+	if user := l.Header[deadletter.HeaderUser]; len(user) > 0 {
+		m.Header[deadletter.HeaderUser] = user
 	}
 	m.Data = l.Body
 	return i.audit(ctx, jsapi.ElectionTimeout, m)

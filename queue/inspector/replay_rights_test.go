@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -31,7 +32,7 @@ var replayRights = []string{
 func TestReplayRights(t *testing.T) {
 	eachRight(t, replayRights, func(t *testing.T, s *sim, admin, operator *queue.Queue, missing string) {
 		s.letters(admin, 3)
-		s.cutShort(admin, queue.Position{made, 2})
+		s.cutShort(admin, deadletter.Position{Stream: made, Sequence: 2})
 		begun := time.Now()
 		result, err := replayEdited(t.Context(), operator)
 		if missing == "" {
@@ -51,7 +52,7 @@ func TestReplayRights(t *testing.T) {
 }
 
 func replayEdited(ctx context.Context, q *queue.Queue) (*ReplayResult, error) {
-	selection, err := New(q).Select(ctx, Filter{}, SelectConfig{Edit: func(l *queue.DeadLetter) ([]byte, error) {
+	selection, err := New(q).Select(ctx, Filter{}, SelectConfig{Edit: func(l *deadletter.Letter) ([]byte, error) {
 		return bytes.Replace(l.Body, []byte(`"n":`), []byte(`"m":`), 1), nil
 	}})
 	if err != nil {

@@ -17,14 +17,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // letter stores a dead letter as a worker would.
-func (s *sim) letter(q *queue.Queue, age queue.Position, partition string, past *queue.ReplayInfo, body string, death queue.Death) {
+func (s *sim) letter(q *queue.Queue, age deadletter.Position, partition string, past *deadletter.ReplayInfo, body string, death deadletter.Death) {
 	s.T.Helper()
-	m := &nats.Msg{Subject: queue.Subject(q.Topology(), death.Reason, age, queue.SubjectUser(death.User, []byte(body))), Data: []byte(body)}
-	m.Header = death.Headers(queue.Event{Name: age, Partition: partition, Published: made, Replay: past}, time.Now())
-	_, err := q.API().JetStream.PublishMsg(s.T.Context(), m, jetstream.WithExpectLastSequenceForSubject(0, queue.SubjectsOfEvent(q.Topology(), age)))
+	m := &nats.Msg{Subject: deadletter.Subject(q.Topology(), death.Reason, age, deadletter.SubjectUser(death.User, []byte(body))), Data: []byte(body)}
+	m.Header = death.Headers(deadletter.Event{Name: age, Partition: partition, Published: made, Replay: past}, time.Now())
+	_, err := q.API().JetStream.PublishMsg(s.T.Context(), m, jetstream.WithExpectLastSequenceForSubject(0, deadletter.SubjectsOfEvent(q.Topology(), age)))
 	s.Must(err)
 }
 
@@ -39,8 +40,8 @@ func (s *sim) lettersFrom(q *queue.Queue, from, n int) {
 	s.T.Helper()
 	for i := from; i < from+n; i++ {
 		user := fmt.Sprint("u", i)
-		s.letter(q, queue.Position{made, uint64(i + 1)}, "3", nil, fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i),
-			queue.Death{Reason: queue.Rejected, Status: 422, Error: "no such plan", User: user})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: uint64(i + 1)}, "3", nil, fmt.Sprintf(`{"user_id":%q,"metadata":{"n":%d}}`, user, i),
+			deadletter.Death{Reason: deadletter.Rejected, Status: 422, Error: "no such plan", User: user})
 	}
 }
 
@@ -80,8 +81,8 @@ func (s *sim) history(q *queue.Queue) (lines []string) {
 // applier handles replayed events as a worker does, and counts how often it applies each.
 type applier struct {
 	*queue.Queue
-	letters *queue.Store
-	outcome func(queue.Event) queue.Outcome // nil delivers everything
+	letters *deadletter.Store
+	outcome func(deadletter.Event) deadletter.Outcome // nil delivers everything
 
 	mu      sync.Mutex
 	applied map[string]int
@@ -89,7 +90,7 @@ type applier struct {
 }
 
 // applier works on the whole stream until the test ends.
-func (s *sim) applier(outcome func(queue.Event) queue.Outcome) *applier {
+func (s *sim) applier(outcome func(deadletter.Event) deadletter.Outcome) *applier {
 	q := s.queue(nil)
 	a := &applier{Queue: q, letters: s.store(q), outcome: outcome, applied: map[string]int{}, bodies: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -103,7 +104,7 @@ func (s *sim) applier(outcome func(queue.Event) queue.Outcome) *applier {
 // Deliver implements Handler.
 func (a *applier) Deliver(c *queue.Claim, d queue.Delivery) {
 	ctx := c.Context()
-	e := queue.Event{Name: queue.Position{c.StreamCreated(), d.Sequence}, Partition: c.Partition(), Published: d.Published, Replay: a.letters.ReadReplayInfo(d.Header, d.Body)}
+	e := deadletter.Event{Name: deadletter.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published, Replay: a.letters.ReadReplayInfo(d.Header, d.Body)}
 	found, err := a.letters.HasOutcome(ctx, e)
 	if err == nil && !found {
 		a.mu.Lock()
@@ -114,12 +115,12 @@ func (a *applier) Deliver(c *queue.Claim, d queue.Delivery) {
 		a.applied[name]++
 		a.bodies[name] = string(d.Body)
 		a.mu.Unlock()
-		outcome := queue.OutcomeDelivered
+		outcome := deadletter.OutcomeDelivered
 		if a.outcome != nil {
 			outcome = a.outcome(e)
 		}
-		if outcome == queue.OutcomeDead {
-			err = a.letters.Add(ctx, e, d.Body, queue.Death{Reason: queue.Rejected, Status: 422, User: "u"})
+		if outcome == deadletter.OutcomeDead {
+			err = a.letters.Add(ctx, e, d.Body, deadletter.Death{Reason: deadletter.Rejected, Status: 422, User: "u"})
 		}
 		err = errors.Join(err, a.letters.RecordOutcome(ctx, e, outcome))
 	}
@@ -141,12 +142,12 @@ func TestReplay(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		ann := `{"user_id": "ann", "metadata": {"seats": 1.50}}`
-		s.letter(q, queue.Position{made, 7}, "3", nil, ann, queue.Death{Reason: queue.Rejected, Status: 422, Code: "E1", Error: "no such plan", User: "ann"})
-		s.letter(q, queue.Position{made, 8}, "plain", nil, `{"user_id":"bob"}`, queue.Death{Reason: queue.RetriesExhausted, User: "bob"})
-		s.letter(q, queue.Position{made, 9}, "", &queue.ReplayInfo{Origin: queue.Position{made, 3}, Replays: 1, Published: made.Add(time.Hour), History: []string{"first"}},
-			`{"user_id":"cleo"}`, queue.Death{Reason: queue.RetriesExhausted, Status: 503, User: "cleo"})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 7}, "3", nil, ann, deadletter.Death{Reason: deadletter.Rejected, Status: 422, Code: "E1", Error: "no such plan", User: "ann"})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 8}, "plain", nil, `{"user_id":"bob"}`, deadletter.Death{Reason: deadletter.RetriesExhausted, User: "bob"})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 9}, "", &deadletter.ReplayInfo{Origin: deadletter.Position{Stream: made, Sequence: 3}, Replays: 1, Published: made.Add(time.Hour), History: []string{"first"}},
+			`{"user_id":"cleo"}`, deadletter.Death{Reason: deadletter.RetriesExhausted, Status: 503, User: "cleo"})
 		long := strings.Repeat("d", 1025)
-		s.letter(q, queue.Position{made, 10}, "5", nil, fmt.Sprintf(`{"user_id":%q}`, long), queue.Death{Reason: queue.RetriesExhausted, User: long})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 10}, "5", nil, fmt.Sprintf(`{"user_id":%q}`, long), deadletter.Death{Reason: deadletter.RetriesExhausted, User: long})
 		var reported []ReplayResult
 		result := s.replayed(q, ReplayConfig{By: "eve", Host: "laptop", Progress: func(r ReplayResult) { reported = append(reported, r) }})
 		if result.Replayed != 4 || result.Selected != 4 || s.dead(q) != 0 {
@@ -156,15 +157,15 @@ func TestReplay(t *testing.T) {
 			t.Errorf("the last progress was %+v", last)
 		}
 		work := s.Stored(q.API().JetStream, workName)
-		var pasts []*queue.ReplayInfo
+		var pasts []*deadletter.ReplayInfo
 		for _, m := range work {
-			pasts = append(pasts, queue.ReadSealed(m.Header, m.Data, s.seal(q)))
+			pasts = append(pasts, deadletter.ReadSealed(m.Header, m.Data, s.seal(q)))
 		}
-		if p := pasts[0]; p.Letter.Compare(queue.Position{made, 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
+		if p := pasts[0]; p.Letter.Compare(deadletter.Position{Stream: made, Sequence: 7}) != 0 || p.Origin != p.Letter || p.ID != 1 || p.Replays != 1 || p.Run != result.Run ||
 			p.Forced || p.Untracked || !p.Published.Equal(made) || len(p.History) != 1 || !strings.HasSuffix(p.History[0], "Z rejected 422 E1: no such plan") {
 			t.Errorf("the first one's replay metadata is %+v", p)
 		}
-		if p := pasts[2]; p.Letter.Compare(queue.Position{made, 9}) != 0 || p.Origin.Compare(queue.Position{made, 3}) != 0 || p.Replays != 2 || !p.Published.Equal(made.Add(time.Hour)) ||
+		if p := pasts[2]; p.Letter.Compare(deadletter.Position{Stream: made, Sequence: 9}) != 0 || p.Origin.Compare(deadletter.Position{Stream: made, Sequence: 3}) != 0 || p.Replays != 2 || !p.Published.Equal(made.Add(time.Hour)) ||
 			len(p.History) != 2 || p.History[0] != "first" || !strings.HasSuffix(p.History[1], "Z retries_exhausted 503") {
 			t.Errorf("the metadata of a repeated replay is %+v", p)
 		}
@@ -193,8 +194,8 @@ func TestReplayWaits(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 10)
-		s.applier(func(e queue.Event) queue.Outcome {
-			return []queue.Outcome{queue.OutcomeDelivered, queue.OutcomeDelivered, queue.OutcomeSuperseded, queue.OutcomeDead}[e.Replay.ID%4]
+		s.applier(func(e deadletter.Event) deadletter.Outcome {
+			return []deadletter.Outcome{deadletter.OutcomeDelivered, deadletter.OutcomeDelivered, deadletter.OutcomeSuperseded, deadletter.OutcomeDead}[e.Replay.ID%4]
 		})
 		begun := time.Now()
 		result := s.replayed(q, ReplayConfig{Wait: true})
@@ -229,11 +230,11 @@ func TestReplayCanary(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.letters(q, 10)
-				s.applier(func(e queue.Event) queue.Outcome {
+				s.applier(func(e deadletter.Event) deadletter.Outcome {
 					if e.Replay.ID == test.dies {
-						return queue.OutcomeDead
+						return deadletter.OutcomeDead
 					}
-					return queue.OutcomeDelivered
+					return deadletter.OutcomeDelivered
 				})
 				result, err := New(q).Replay(t.Context(), s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{Canary: 3})
 				if !errors.Is(err, test.want) {

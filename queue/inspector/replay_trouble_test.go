@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
@@ -26,9 +27,9 @@ func TestReplayAlready(t *testing.T) {
 		q := s.queue(nil)
 		s.letters(q, 5)
 		c := s.store(q)
-		for i, outcome := range []queue.Outcome{queue.OutcomeDelivered, queue.OutcomeSuperseded, queue.OutcomeDead} {
-			past := &queue.ReplayInfo{Letter: queue.Position{made, uint64(i + 1)}, ID: uint64(i + 1), Run: "an earlier one"}
-			s.Must(c.RecordOutcome(t.Context(), queue.Event{Name: queue.Position{made, 1}, Replay: past}, outcome))
+		for i, outcome := range []deadletter.Outcome{deadletter.OutcomeDelivered, deadletter.OutcomeSuperseded, deadletter.OutcomeDead} {
+			past := &deadletter.ReplayInfo{Letter: deadletter.Position{Stream: made, Sequence: uint64(i + 1)}, ID: uint64(i + 1), Run: "an earlier one"}
+			s.Must(c.RecordOutcome(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 1}, Replay: past}, outcome))
 		}
 		s.applier(nil)
 		result := s.replayed(q, ReplayConfig{Wait: true})
@@ -46,8 +47,8 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q, other := s.queue(nil), s.queue(nil)
 		s.letters(q, 3)
-		past := &queue.ReplayInfo{Letter: queue.Position{made, 1}, ID: 1, Run: "an earlier one"}
-		s.Must(s.store(q).RecordOutcome(t.Context(), queue.Event{Name: queue.Position{made, 1}, Replay: past}, queue.OutcomeDelivered))
+		past := &deadletter.ReplayInfo{Letter: deadletter.Position{Stream: made, Sequence: 1}, ID: 1, Run: "an earlier one"}
+		s.Must(s.store(q).RecordOutcome(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 1}, Replay: past}, deadletter.OutcomeDelivered))
 		selection := s.selected(q, Filter{}, SelectConfig{})
 
 		trail := q.Topology().AuditStreamName()
@@ -110,8 +111,8 @@ func TestReplayOfAllLeavesSome(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, replayBatch+10)
-		tired := &queue.ReplayInfo{Origin: queue.Position{made, 1}, Published: made, Replays: 3}
-		s.letter(q, queue.Position{made, 5000}, "3", tired, `{"user_id":"tired"}`, queue.Death{Reason: queue.Rejected, User: "tired"})
+		tired := &deadletter.ReplayInfo{Origin: deadletter.Position{Stream: made, Sequence: 1}, Published: made, Replays: 3}
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 5000}, "3", tired, `{"user_id":"tired"}`, deadletter.Death{Reason: deadletter.Rejected, User: "tired"})
 		s.lettersFrom(q, 6000, replayBatch+10)
 		result := s.replayed(q, ReplayConfig{})
 		if result.Replayed != 2*(replayBatch+10) || result.Skipped != 1 || s.dead(q) != 1 {
@@ -140,7 +141,7 @@ func TestVerdictsAreNotOlderThanWhatWasHeard(t *testing.T) {
 
 // Two concurrent replays of the same letters replay each once.
 func TestReplayTwoAtOnce(t *testing.T) {
-	for name, rate := range map[string]queue.Rate{"fast": {}, "slow": {10, time.Second}} {
+	for name, rate := range map[string]queue.Rate{"fast": {}, "slow": {Calls: 10, Window: time.Second}} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				const letters = 1200
@@ -184,11 +185,11 @@ func TestReplayLeavesLaterLetters(t *testing.T) {
 		s.letters(q, 30)
 		selection := s.selected(q, Filter{}, SelectConfig{})
 		later := time.AfterFunc(2*time.Second, func() {
-			s.letter(q, queue.Position{made, 1000}, "3", nil, `{"user_id":"late"}`, queue.Death{Reason: queue.Rejected, User: "late"})
+			s.letter(q, deadletter.Position{Stream: made, Sequence: 1000}, "3", nil, `{"user_id":"late"}`, deadletter.Death{Reason: deadletter.Rejected, User: "late"})
 		})
 		defer later.Stop()
 		begun := time.Now()
-		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{Rate: queue.Rate{5, time.Second}})
+		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{Rate: queue.Rate{Calls: 5, Window: time.Second}})
 		s.Must(err)
 		if d := time.Since(begun); d < 5*time.Second || d > 8*time.Second {
 			t.Errorf("30 at 5/s took %v", d)
@@ -211,7 +212,7 @@ func TestReplayStops(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer time.AfterFunc(after, func() { cancel(errStop) }).Stop()
 				begun := time.Now()
-				result, err := New(q).Replay(ctx, selection, ReplayConfig{Rate: queue.Rate{10, time.Second}, Wait: true})
+				result, err := New(q).Replay(ctx, selection, ReplayConfig{Rate: queue.Rate{Calls: 10, Window: time.Second}, Wait: true})
 				if !errors.Is(err, errStop) || time.Since(begun) > after+time.Second {
 					t.Errorf("after %v: %v", time.Since(begun), err)
 				}
@@ -246,7 +247,7 @@ func TestReplayStreamTrouble(t *testing.T) {
 		}, 0, []string{"the stream does not exist"}},
 		"full audit trail": {func(t *testing.T, s *sim, q *queue.Queue) {
 			s.Change(q.API().JetStream, q.Topology().AuditStreamName(), full)
-			_, err := q.API().JetStream.Publish(t.Context(), queue.AuditSubject(q.Topology(), "x"), nil)
+			_, err := q.API().JetStream.Publish(t.Context(), deadletter.AuditSubject(q.Topology(), "x"), nil)
 			s.Must(err)
 		}, 0, []string{"USERPILOT_IDENTIFY_AUDIT", "the stream is full", "nothing was"}},
 		"no audit trail": {func(t *testing.T, s *sim, q *queue.Queue) {
@@ -282,7 +283,7 @@ func TestReplayTooLarge(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		s.letters(q, 3)
-		s.letter(q, queue.Position{made, 100}, "3", nil, fmt.Sprintf(`{"user_id":"u","metadata":{"x":%q}}`, strings.Repeat("x", 5000)), queue.Death{Reason: queue.Rejected, User: "u"})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 100}, "3", nil, fmt.Sprintf(`{"user_id":"u","metadata":{"x":%q}}`, strings.Repeat("x", 5000)), deadletter.Death{Reason: deadletter.Rejected, User: "u"})
 		s.Change(q.API().JetStream, workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 4000 })
 		result := s.replayed(q, ReplayConfig{})
 		if result.Replayed != 3 || result.Skipped != 1 || result.Skips[jsapi.ErrEventTooLarge.Error()] != 1 || s.dead(q) != 1 {
@@ -337,7 +338,7 @@ func TestReplayThroughOutage(t *testing.T) {
 			time.Sleep(7 * time.Second)
 			s.Start()
 		}()
-		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{Rate: queue.Rate{20, time.Second}})
+		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{Rate: queue.Rate{Calls: 20, Window: time.Second}})
 		queuetest.Receive(s, "the server's return", ended)
 		s.Await(10*time.Second, "connected", watch.Connected)
 		if err != nil || result.Replayed+result.Already+result.Gone != 200 || result.Doubtful != 0 || s.dead(watch) != 0 || s.backlog(watch) != 200 {

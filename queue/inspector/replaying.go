@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -45,7 +46,7 @@ type replaying struct {
 	c           ReplayConfig
 	publisher   *queue.Publisher
 	tokens      *rate.Limiter
-	seal        queue.Seal
+	seal        deadletter.Seal
 	place       int    // index in the selection of the next letter to read
 	readThrough uint64 // the audit trail has been read for outcomes up to here
 
@@ -139,8 +140,8 @@ type batch struct {
 // removal is a letter to be deleted, because its event is stored.
 type removal struct {
 	id      uint64
-	already bool          // an earlier run stored it
-	outcome queue.Outcome // of that earlier replay, if it has one
+	already bool               // an earlier run stored it
+	outcome deadletter.Outcome // of that earlier replay, if it has one
 }
 
 // replay replays letters until limit of them are published, or all. While it publishes one batch,
@@ -236,14 +237,14 @@ func (r *replaying) readAhead(ctx context.Context, limit int, batches chan<- *ba
 }
 
 // prepare makes the batch of some letters.
-func (r *replaying) prepare(ctx context.Context, letters []*queue.DeadLetter) (*batch, error) {
+func (r *replaying) prepare(ctx context.Context, letters []*deadletter.Letter) (*batch, error) {
 	outcomes, err := r.outcomes(ctx, letters)
 	if err != nil {
 		return nil, err
 	}
 	b := &batch{}
 	for _, l := range letters {
-		if outcome, ok := outcomes[queue.OutcomeSubject(r.q.topology, l.Letter)]; ok {
+		if outcome, ok := outcomes[deadletter.OutcomeSubject(r.q.topology, l.Name)]; ok {
 			b.already = append(b.already, removal{id: l.ID, already: true, outcome: outcome})
 			continue
 		}
@@ -303,7 +304,7 @@ func (r *replaying) sendOne(ctx context.Context, s *outgoing) (err error) {
 	l := s.letter
 	r.expect(l.ID) // before an outcome can arrive
 	s.stored, err = r.publisher.PublishEvent(ctx, s.event,
-		append(s.sealed(r.seal, r.result.Run, r.s.config.Force).Options(l), queue.WithMessageID(r.seal.ReplayID(l.Letter)))...)
+		append(s.sealed(r.seal, r.result.Run, r.s.config.Force).Options(l), queue.WithMessageID(r.seal.ReplayID(l.Name)))...)
 	if err != nil {
 		r.resolve(l.ID)
 	}

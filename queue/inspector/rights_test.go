@@ -16,12 +16,13 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // workerPermissions are all permissions that a worker needs.
 func workerPermissions(t queue.Topology) []jsapi.Permission {
-	return slices.Concat(queue.FleetPermissions(t), queue.Permissions(t))
+	return slices.Concat(queue.FleetPermissions(t), deadletter.Permissions(t))
 }
 
 // published lists the subjects of all permissions to publish.
@@ -42,7 +43,7 @@ func neededRights() []string {
 // everything is a handler that does with each event all that a claim can do.
 type everything struct {
 	t       *testing.T
-	letters *queue.Store
+	letters *deadletter.Store
 	settled chan uint64
 }
 
@@ -52,21 +53,21 @@ func (e everything) Revoke(*queue.Claim) {}
 
 func (e everything) Deliver(c *queue.Claim, d queue.Delivery) {
 	ctx, made := e.t.Context(), c.StreamCreated()
-	event := queue.Event{Name: queue.Position{made, d.Sequence}}
+	event := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: d.Sequence}}
 	past := event
-	past.Replay = &queue.ReplayInfo{Letter: queue.Position{made, 1000 + d.Sequence}, Origin: queue.Position{made, 1}}
+	past.Replay = &deadletter.ReplayInfo{Letter: deadletter.Position{Stream: made, Sequence: 1000 + d.Sequence}, Origin: deadletter.Position{Stream: made, Sequence: 1}}
 	for name, do := range map[string]func() error{
 		"merge":   func() error { return c.BeginMerged(ctx, "ann", d.Sequence) },
 		"exists":  func() error { _, err := c.Exists(ctx, d.Sequence); return err },
 		"load":    func() error { _, err := c.Load(ctx, d); return err },
 		"outcome": func() error { _, err := e.letters.HasOutcome(ctx, past); return err },
 		"bury": func() error {
-			death := queue.Death{Reason: queue.Rejected, User: "ann"}
+			death := deadletter.Death{Reason: deadletter.Rejected, User: "ann"}
 			return errors.Join(e.letters.Add(ctx, past, []byte("{}"), death), e.letters.Add(ctx, past, []byte("{}"), death))
 		},
 		"remember": func() error {
 			newer, err := e.letters.Versions(ctx, "ann")
-			return errors.Join(err, e.letters.RecordVersions(ctx, "ann", newer, []queue.Sent{{Event: event}}))
+			return errors.Join(err, e.letters.RecordVersions(ctx, "ann", newer, []deadletter.Sent{{Event: event}}))
 		},
 	} {
 		if err := do(); err != nil {
@@ -99,7 +100,7 @@ func TestWorkerRightsSuffice(t *testing.T) {
 			s.Must(err)
 			ctx, cancel := context.WithCancel(context.Background())
 			done := make(chan error, 1)
-			letters := queue.NewStore(q)
+			letters := deadletter.NewStore(q)
 			go func() {
 				done <- q.Work(ctx, queue.MemberConfig{Permissions: workerPermissions(q.Topology()), Prepare: letters.ReadSeal}, everything{t, letters, events})
 			}()
@@ -110,7 +111,7 @@ func TestWorkerRightsSuffice(t *testing.T) {
 				}
 			})
 			t.Cleanup(stop)
-			_, err = q.NewLedger(queue.Rate{600, time.Minute}, 0).Take(t.Context(), 1)
+			_, err = q.NewLedger(queue.Rate{Calls: 600, Window: time.Minute}, 0).Take(t.Context(), 1)
 			s.Must(err)
 			s.Must(q.StartCooldown(time.Millisecond)(t.Context()))
 			return stop
@@ -155,7 +156,7 @@ func TestDenied(t *testing.T) {
 		admin, err := queue.New(all, queue.Topology{}, nil)
 		s.Must(err)
 		s.publish(admin, "ann")
-		s.bury(admin, 1, queue.Rejected)
+		s.bury(admin, 1, deadletter.Rejected)
 		heard, err := all.SubscribeSync(">")
 		s.Must(err)
 		s.Must(heard.SetPendingLimits(-1, -1))

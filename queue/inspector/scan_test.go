@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
@@ -59,7 +60,7 @@ func TestLettersRights(t *testing.T) {
 		all, few := s.WithUsers([]string{"$JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ"})
 		admin, err := queue.New(all, queue.Topology{}, nil)
 		s.Must(err)
-		s.bury(admin, 3, queue.Rejected)
+		s.bury(admin, 3, deadletter.Rejected)
 		reader, err := queue.New(few, queue.Topology{}, nil)
 		s.Must(err)
 		if got := s.ids(reader, Filter{Since: time.Now().Add(-time.Hour)}); len(got) != 3 {
@@ -89,7 +90,7 @@ func TestLettersTrimmedWhileRead(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		const letters = 5000
-		s.bury(q, letters, queue.Rejected)
+		s.bury(q, letters, deadletter.Rejected)
 		stream, err := q.API().JetStream.Stream(t.Context(), deadName)
 		s.Must(err)
 		var last uint64
@@ -120,7 +121,7 @@ func TestLettersPatience(t *testing.T) {
 		l := &queuetest.Line{}
 		q := s.queue(l)
 		const letters = 2 * jsapi.ScanBatch
-		s.bury(q, letters, queue.Rejected)
+		s.bury(q, letters, deadletter.Rejected)
 		for _, test := range []struct {
 			silent time.Duration
 			read   int
@@ -153,7 +154,7 @@ func TestLettersInterrupted(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		l := &queuetest.Line{}
 		q := s.queue(l)
-		s.bury(q, 2*jsapi.ScanBatch, queue.Rejected)
+		s.bury(q, 2*jsapi.ScanBatch, deadletter.Rejected)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		var err error
@@ -202,12 +203,12 @@ func TestLettersOfStrangers(t *testing.T) {
 		strange := []struct {
 			headers, body string
 			user          string
-			reason        queue.Reason
+			reason        deadletter.Reason
 		}{
 			{headers: "NATS/1.0\r\n\r\n", body: `{"user_id":"ann"}`, user: "ann"},
-			{headers: "NATS/1.0\r\nDead-Reason: rejected\r\nNats-Sequence: 900\r\nNats-Subject: x\r\nNats-Time-Stamp: x\r\n\r\n", reason: queue.Rejected},
+			{headers: "NATS/1.0\r\nDead-Reason: rejected\r\nNats-Sequence: 900\r\nNats-Subject: x\r\nNats-Time-Stamp: x\r\n\r\n", reason: deadletter.Rejected},
 			{headers: "NATS/1.0\r\nStatus: 204\r\nNats-Num-Pending: 0\r\nNats-Last-Sequence: 1\r\n\r\n"},
-			{headers: "NATS/1.0\r\nStatus: 404\r\nDead-Reason: invalid\r\n\r\n", reason: queue.Invalid},
+			{headers: "NATS/1.0\r\nStatus: 404\r\nDead-Reason: invalid\r\n\r\n", reason: deadletter.Invalid},
 			{headers: "NATS/1.0 503\r\n\r\n"},
 			{headers: "NATS/1.0\r\nno colon\r\nDead-User: eve\r\n\r\n", body: `{"user_id":"bob"}`, user: "bob"},
 			{headers: "NATS/1.0\r\nno colon\r\n\r\n", body: "x"},
@@ -219,17 +220,17 @@ func TestLettersOfStrangers(t *testing.T) {
 		}
 		var want []uint64
 		for i, letter := range strange {
-			s.publishRaw(queue.Subject(q.Topology(), queue.Rejected, queue.Position{made, uint64(i + 1)}, ""), letter.headers, letter.body)
+			s.publishRaw(deadletter.Subject(q.Topology(), deadletter.Rejected, deadletter.Position{Stream: made, Sequence: uint64(i + 1)}, ""), letter.headers, letter.body)
 			want = append(want, uint64(i+1))
 			s.Await(time.Second, "stored", func() bool { return s.info(q, deadName).State.LastSeq == uint64(i+1) })
 		}
-		check := func(l *queue.DeadLetter) {
+		check := func(l *deadletter.Letter) {
 			t.Helper()
 			letter := strange[l.ID-1]
 			if string(l.Body) != letter.body || l.User != letter.user || l.Reason != letter.reason {
 				t.Errorf("letter %d: %q of %q, %q", l.ID, l.Reason, l.User, l.Body)
 			}
-			if text := queue.Printable(l.User) + l.Error + l.Pattern() + strings.Join(l.History, ""); strings.Contains(text, "\x1b") || !utf8.ValidString(text) || len(text) > 5000 {
+			if text := deadletter.Printable(l.User) + l.Error + l.Pattern() + strings.Join(l.History, ""); strings.Contains(text, "\x1b") || !utf8.ValidString(text) || len(text) > 5000 {
 				t.Errorf("letter %d: %d bytes are shown", l.ID, len(text))
 			}
 			for name := range l.Header {
@@ -271,8 +272,8 @@ func TestLettersOfStrangers(t *testing.T) {
 		}
 		l, err := New(q).DeadLetter(t.Context(), 2)
 		s.Must(err)
-		if l.Letter != (queue.Position{made.Local(), 2}) && !l.Letter.Stream.Equal(made) || l.At.Before(time.Now().Add(-time.Minute)) {
-			t.Errorf("letter 2 is %v, of %v", l.Letter, l.At)
+		if l.Name != (deadletter.Position{Stream: made.Local(), Sequence: 2}) && !l.Name.Stream.Equal(made) || l.At.Before(time.Now().Add(-time.Minute)) {
+			t.Errorf("letter 2 is %v, of %v", l.Name, l.At)
 		}
 	})
 }

@@ -14,20 +14,21 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // cutShort runs a replay of one letter that ends before the letter is deleted. It returns the
 // published event.
-func (s *sim) cutShort(q *queue.Queue, letter queue.Position) (stored *jetstream.RawStreamMsg) {
+func (s *sim) cutShort(q *queue.Queue, letter deadletter.Position) (stored *jetstream.RawStreamMsg) {
 	s.T.Helper()
 	key, err := s.store(q).LoadSeal(s.T.Context())
 	s.Must(err)
 	p := q.NewPublisher(queue.PublisherConfig{})
 	for l, err := range New(q).DeadLetters(s.T.Context(), Filter{}) {
 		s.Must(err)
-		if !l.Letter.Same(letter) {
+		if !l.Name.Same(letter) {
 			continue
 		}
 		event, err := userpilot.Parse(l.Body)
@@ -58,11 +59,11 @@ func (s *sim) forge(q *queue.Queue, body string, h nats.Header) {
 // replay's message id, nor by making a worker record the outcome.
 func TestForgedReplaysDeleteNoLetter(t *testing.T) {
 	for name, h := range map[string]nats.Header{
-		"a message id":     {nats.MsgIdHdr: {"replay." + queue.Position{made, 1}.String()}},
-		"a delivered copy": {queue.HeaderLetter: {queue.Position{made, 1}.String()}, queue.HeaderLetterID: {"1"}, queue.HeaderReplays: {"1"}, queue.HeaderForced: {"1"}, queue.HeaderRun: {"r"}},
+		"a message id":     {nats.MsgIdHdr: {"replay." + deadletter.Position{Stream: made, Sequence: 1}.String()}},
+		"a delivered copy": {deadletter.HeaderLetter: {deadletter.Position{Stream: made, Sequence: 1}.String()}, deadletter.HeaderLetterID: {"1"}, deadletter.HeaderReplays: {"1"}, deadletter.HeaderForced: {"1"}, deadletter.HeaderRun: {"r"}},
 		"with a seal": {
-			queue.HeaderLetter: {queue.Position{made, 1}.String()}, queue.HeaderOrigin: {"1.1"}, queue.HeaderReplays: {"1"},
-			queue.HeaderSeal: {queue.Seal{}.Mark("replay", queue.Position{made, 1}.String(), "0", "1.1", "1", "", "false", "false", `{"user_id":"eve"}`)},
+			deadletter.HeaderLetter: {deadletter.Position{Stream: made, Sequence: 1}.String()}, deadletter.HeaderOrigin: {"1.1"}, deadletter.HeaderReplays: {"1"},
+			deadletter.HeaderSeal: {deadletter.Seal{}.Mark("replay", deadletter.Position{Stream: made, Sequence: 1}.String(), "0", "1.1", "1", "", "false", "false", `{"user_id":"eve"}`)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -75,7 +76,7 @@ func TestForgedReplaysDeleteNoLetter(t *testing.T) {
 				result := s.replayed(q, ReplayConfig{Wait: true})
 				a.mu.Lock()
 				defer a.mu.Unlock()
-				if result.Replayed != 1 || result.Delivered != 1 || a.applied[queue.Position{made, 1}.String()] != 1 || len(a.applied) != 2 {
+				if result.Replayed != 1 || result.Delivered != 1 || a.applied[deadletter.Position{Stream: made, Sequence: 1}.String()] != 1 || len(a.applied) != 2 {
 					t.Errorf("got %+v; applied %v", result, a.applied)
 				}
 			})
@@ -91,32 +92,32 @@ func TestForgedHeadersMeanNothing(t *testing.T) {
 		s.letters(q, 1)
 		key, err := s.store(q).LoadSeal(t.Context())
 		s.Must(err)
-		true1 := s.cutShort(q, queue.Position{made, 1})
-		if p := queue.ReadSealed(true1.Header, true1.Data, key); p == nil || p.Run != "cut short" || p.Letter.Compare(queue.Position{made, 1}) != 0 {
+		true1 := s.cutShort(q, deadletter.Position{Stream: made, Sequence: 1})
+		if p := deadletter.ReadSealed(true1.Header, true1.Data, key); p == nil || p.Run != "cut short" || p.Letter.Compare(deadletter.Position{Stream: made, Sequence: 1}) != 0 {
 			t.Fatalf("the metadata of a replay is %+v", p)
 		}
-		for name := range (&queue.ReplayInfo{Letter: aged(1), Published: made, Forced: true, Untracked: true, History: []string{"x"}}).Header() {
-			if p := queue.ReadSealed(nats.Header{name: {"1"}}, true1.Data, key); p != nil {
+		for name := range (&deadletter.ReplayInfo{Letter: aged(1), Published: made, Forced: true, Untracked: true, History: []string{"x"}}).Header() {
+			if p := deadletter.ReadSealed(nats.Header{name: {"1"}}, true1.Data, key); p != nil {
 				t.Errorf("%s alone makes a replay: %+v", name, p)
 			}
 		}
 		for name, other := range map[string]string{
-			queue.HeaderLetter: queue.Position{made, 2}.String(), queue.HeaderLetterID: "2", queue.HeaderOrigin: queue.Position{made, 2}.String(), queue.HeaderReplays: "7",
-			queue.HeaderRun: "mine", queue.HeaderForced: "true", queue.HeaderUntracked: "", queue.HeaderSeal: "x",
+			deadletter.HeaderLetter: deadletter.Position{Stream: made, Sequence: 2}.String(), deadletter.HeaderLetterID: "2", deadletter.HeaderOrigin: deadletter.Position{Stream: made, Sequence: 2}.String(), deadletter.HeaderReplays: "7",
+			deadletter.HeaderRun: "mine", deadletter.HeaderForced: "true", deadletter.HeaderUntracked: "", deadletter.HeaderSeal: "x",
 		} {
 			h := maps.Clone(true1.Header)
-			if h.Set(name, other); name == queue.HeaderUntracked {
+			if h.Set(name, other); name == deadletter.HeaderUntracked {
 				h.Del(name) // it is set: sim's letters are untracked until a worker stores one
-				h.Set(queue.HeaderForced, "true")
+				h.Set(deadletter.HeaderForced, "true")
 			}
-			if p := queue.ReadSealed(h, true1.Data, key); p != nil {
+			if p := deadletter.ReadSealed(h, true1.Data, key); p != nil {
 				t.Errorf("trusted with another %s: %+v", name, p)
 			}
 		}
-		if p := queue.ReadSealed(true1.Header, []byte(`{"user_id":"eve"}`), key); p != nil {
+		if p := deadletter.ReadSealed(true1.Header, []byte(`{"user_id":"eve"}`), key); p != nil {
 			t.Errorf("another event is trusted: %+v", p)
 		}
-		if p := queue.ReadSealed(true1.Header, true1.Data, nil); p != nil {
+		if p := deadletter.ReadSealed(true1.Header, true1.Data, nil); p != nil {
 			t.Errorf("trusted without a secret: %+v", p)
 		}
 	})
@@ -129,9 +130,9 @@ func TestReplayLooksAtTheCopy(t *testing.T) {
 		s.letters(q, 3)
 		key, err := s.store(q).LoadSeal(t.Context())
 		s.Must(err)
-		s.cutShort(q, queue.Position{made, 1})
+		s.cutShort(q, deadletter.Position{Stream: made, Sequence: 1})
 		for _, n := range []uint64{2, 3} { // of 3 only the id is left
-			s.forge(q, `{"user_id":"eve"}`, nats.Header{nats.MsgIdHdr: {key.ReplayID(queue.Position{made, n})}})
+			s.forge(q, `{"user_id":"eve"}`, nats.Header{nats.MsgIdHdr: {key.ReplayID(deadletter.Position{Stream: made, Sequence: n})}})
 		}
 		stream, err := q.API().JetStream.Stream(t.Context(), q.Topology().StreamName())
 		s.Must(err)
@@ -157,19 +158,19 @@ func TestReplayLooksAtTheCopy(t *testing.T) {
 func TestForgedVerdicts(t *testing.T) {
 	for _, text := range []string{
 		`{"stream":"USERPILOT_IDENTIFY","seq":7}`, "", "?", `{"outcome":"delivered"}`, `{"letter":"1.1","outcome":"delivered","id":1}`,
-		fmt.Sprintf(`{"letter":%q,"outcome":"sold"}`, queue.Position{made, 1}),
+		fmt.Sprintf(`{"letter":%q,"outcome":"sold"}`, deadletter.Position{Stream: made, Sequence: 1}),
 	} {
 		t.Run(text, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
 				s.letters(q, 1)
-				_, err := q.API().JetStream.Publish(t.Context(), queue.OutcomeSubject(q.Topology(), queue.Position{made, 1}), []byte(text))
+				_, err := q.API().JetStream.Publish(t.Context(), deadletter.OutcomeSubject(q.Topology(), deadletter.Position{Stream: made, Sequence: 1}), []byte(text))
 				s.Must(err)
 				a := s.applier(nil)
-				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[queue.Position{made, 1}.String()] != 1 {
+				if result := s.replayed(q, ReplayConfig{Wait: true}); result.Delivered != 1 || a.applied[deadletter.Position{Stream: made, Sequence: 1}.String()] != 1 {
 					t.Errorf("got %+v", result)
 				}
-				if found, _, err := s.store(q).OutcomeOf(t.Context(), queue.Position{made, 1}); !found || err != nil {
+				if found, _, err := s.store(q).OutcomeOf(t.Context(), deadletter.Position{Stream: made, Sequence: 1}); !found || err != nil {
 					t.Errorf("it has an outcome: %t (%v)", found, err)
 				}
 			})
@@ -192,12 +193,12 @@ func TestSeal(t *testing.T) {
 			}()
 		}
 		first := queuetest.Receive(s, "made", secrets)
-		if second, third := queuetest.Receive(s, "made", secrets), queuetest.Receive(s, "made", secrets); first != second || first != third || len(first) != queue.SealBytes {
+		if second, third := queuetest.Receive(s, "made", secrets), queuetest.Receive(s, "made", secrets); first != second || first != third || len(first) != deadletter.SealBytes {
 			t.Fatal("the secrets differ")
 		}
 		q := replicas[0]
 		for _, damage := range []string{`{"stream":"USERPILOT_IDENTIFY","seq":7}`, "", base64.RawURLEncoding.EncodeToString([]byte("short"))} {
-			_, err := q.API().JetStream.Publish(t.Context(), q.API().KeySubject(queue.SealKey), []byte(damage))
+			_, err := q.API().JetStream.Publish(t.Context(), q.API().KeySubject(deadletter.SealKey), []byte(damage))
 			s.Must(err)
 			if key, err := s.store(q).LoadSeal(t.Context()); string(key) != first || err != nil {
 				t.Errorf("after %q the secret differs (%v)", damage, err)

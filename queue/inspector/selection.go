@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -23,7 +23,7 @@ type SelectConfig struct {
 	// again when the letter is replayed, and must return the same result then. If it returns an
 	// error, the letter is skipped; the text must not contain user data. It is not called
 	// concurrently.
-	Edit func(*queue.DeadLetter) ([]byte, error)
+	Edit func(*deadletter.Letter) ([]byte, error)
 	// MaxReplays skips letters that were replayed that often. Default 3; a negative value is no
 	// limit.
 	MaxReplays int
@@ -58,16 +58,16 @@ type Selection struct {
 	stream time.Time // creation time of the dead-letter stream; in another stream, the sequences mean other letters
 	ids    []uint64  // the letters' sequences, ascending
 
-	guarded map[string][]queue.Position // without a filter: the letters' names by user, for users with a version record
+	guarded map[string][]deadletter.Position // without a filter: the letters' names by user, for users with a version record
 }
 
 // GroupCount is the number of letters with the same cause of death.
 type GroupCount struct {
-	Group  string       `json:"group"` // see [DeadLetter.Group]
-	Reason queue.Reason `json:"reason"`
-	Status int          `json:"status,omitempty"`
-	Error  string       `json:"error,omitempty"` // see [DeadLetter.Pattern]
-	Count  uint64       `json:"count"`
+	Group  string            `json:"group"` // see [DeadLetter.Group]
+	Reason deadletter.Reason `json:"reason"`
+	Status int               `json:"status,omitempty"`
+	Error  string            `json:"error,omitempty"` // see [DeadLetter.Pattern]
+	Count  uint64            `json:"count"`
 }
 
 // Edited is a body before and after the edit.
@@ -100,7 +100,7 @@ func (i *Inspector) Select(ctx context.Context, f Filter, c SelectConfig) (*Sele
 	}
 	x := &selecting{
 		q: i, users: newUserCount(), room: maxUsers, groups: map[string]*GroupCount{},
-		Selection: &Selection{Skips: skips{}, filter: f.String(), all: f.IsZero(), config: c, stream: info.Created, guarded: map[string][]queue.Position{}},
+		Selection: &Selection{Skips: skips{}, filter: f.String(), all: f.IsZero(), config: c, stream: info.Created, guarded: map[string][]deadletter.Position{}},
 	}
 	if info.State.LastSeq > 0 {
 		if err := x.all(ctx, f, info.State.LastSeq); err != nil {
@@ -127,7 +127,7 @@ type selecting struct {
 
 // pendingLetter is a letter with the body that a replay would send.
 type pendingLetter struct {
-	*queue.DeadLetter
+	*deadletter.Letter
 	sent bool // a replay would send it: compare it
 }
 
@@ -155,7 +155,7 @@ func (x *selecting) read(ctx context.Context, f Filter, last uint64) error {
 	return nil
 }
 
-func (x *selecting) add(ctx context.Context, l *queue.DeadLetter) error {
+func (x *selecting) add(ctx context.Context, l *deadletter.Letter) error {
 	x.ids = append(x.ids, l.ID)
 	x.Letters++
 	if x.Oldest.IsZero() || l.At.Before(x.Oldest) {
@@ -195,7 +195,7 @@ func (x *selecting) add(ctx context.Context, l *queue.DeadLetter) error {
 
 // ask queues a letter for comparison with its user's version record. For a discard of all letters,
 // it also queues unsendable ones, to learn whether their users have a record.
-func (x *selecting) ask(ctx context.Context, l *queue.DeadLetter, sent bool) error {
+func (x *selecting) ask(ctx context.Context, l *deadletter.Letter, sent bool) error {
 	if !sent && !x.Selection.all {
 		return nil
 	}
@@ -207,7 +207,7 @@ func (x *selecting) ask(ctx context.Context, l *queue.DeadLetter, sent bool) err
 }
 
 // count counts a letter by its cause of death.
-func (x *selecting) count(l *queue.DeadLetter) {
+func (x *selecting) count(l *deadletter.Letter) {
 	group := l.Group()
 	if x.groups[group] == nil {
 		if len(x.groups) >= maxCountedGroup {
@@ -243,9 +243,9 @@ func (x *selecting) compare(ctx context.Context) {
 	pending := x.pending
 	x.pending, x.bytes = nil, 0
 	x.comparing.Go(func() error {
-		letters := make([]*queue.DeadLetter, len(pending))
+		letters := make([]*deadletter.Letter, len(pending))
 		for i, p := range pending {
-			letters[i] = p.DeadLetter
+			letters[i] = p.Letter
 		}
 		records, err := x.q.letters.VersionsOf(ctx, letters)
 		if err != nil {
@@ -261,22 +261,22 @@ func (x *selecting) compare(ctx context.Context) {
 }
 
 // note counts a letter by its user's version record. x.mu must be held.
-func (x *selecting) note(p pendingLetter, records map[string]*queue.VersionRecord) {
+func (x *selecting) note(p pendingLetter, records map[string]*deadletter.VersionRecord) {
 	user := p.UserID()
 	if user == "" {
 		return
 	}
-	n := records[queue.VersionSubject(x.q.topology, user)]
+	n := records[deadletter.VersionSubject(x.q.topology, user)]
 	if n == nil {
 		return
 	}
 	if x.Selection.all {
-		x.guarded[user] = append(x.guarded[user], p.Letter)
+		x.guarded[user] = append(x.guarded[user], p.Name)
 	}
 	if !p.sent {
 		return
 	}
-	switch s := n.Supersession(p.DeadLetter); {
+	switch s := n.Supersession(p.Letter); {
 	case s.Wholly:
 		x.Superseded++
 	case s.Partly:

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -28,9 +28,9 @@ func TestSelect(t *testing.T) {
 		}
 		s.letters(q, 5)
 		time.Sleep(time.Hour)
-		s.letter(q, queue.Position{made, 10}, "3", nil, `{"user_id":"u0"}`, queue.Death{Reason: queue.RetriesExhausted, Status: 503, User: "u0"})
-		s.letter(q, queue.Position{made, 11}, "3", nil, `{"company":{"id":"c"}}`, queue.Death{Reason: queue.Invalid})
-		s.letter(q, queue.Position{made, 12}, "3", &queue.ReplayInfo{Origin: queue.Position{made, 1}, Replays: 3}, `{"user_id":"u1"}`, queue.Death{Reason: queue.Rejected, Status: 422, User: "u1"})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 10}, "3", nil, `{"user_id":"u0"}`, deadletter.Death{Reason: deadletter.RetriesExhausted, Status: 503, User: "u0"})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 11}, "3", nil, `{"company":{"id":"c"}}`, deadletter.Death{Reason: deadletter.Invalid})
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 12}, "3", &deadletter.ReplayInfo{Origin: deadletter.Position{Stream: made, Sequence: 1}, Replays: 3}, `{"user_id":"u1"}`, deadletter.Death{Reason: deadletter.Rejected, Status: 422, User: "u1"})
 		s.Must(q.API().NATS.Publish("userpilot.identify-dlq.x.y.z.w", []byte(`{"user_id":"u2"}`)))
 		s.flush(q)
 		got := s.selected(q, Filter{}, SelectConfig{})
@@ -44,7 +44,7 @@ func TestSelect(t *testing.T) {
 		if !maps.Equal(got.Skips, want) {
 			t.Errorf("skipped for %v", got.Skips)
 		}
-		few := s.selected(q, Filter{Reasons: []queue.Reason{queue.Rejected}, Users: []string{"u1", "u4"}}, SelectConfig{MaxReplays: -1})
+		few := s.selected(q, Filter{Reasons: []deadletter.Reason{deadletter.Rejected}, Users: []string{"u1", "u4"}}, SelectConfig{MaxReplays: -1})
 		if few.Letters != 3 || few.Users != 2 || few.Exhausted != 0 {
 			t.Errorf("got %+v", few)
 		}
@@ -76,7 +76,7 @@ func TestSelectEdit(t *testing.T) {
 		q := s.queue(nil)
 		s.letters(q, 8)
 		errOdd := errors.New("metadata.n: is odd")
-		got := s.selected(q, Filter{}, SelectConfig{Edit: func(l *queue.DeadLetter) ([]byte, error) {
+		got := s.selected(q, Filter{}, SelectConfig{Edit: func(l *deadletter.Letter) ([]byte, error) {
 			switch {
 			case l.ID == 3:
 				return nil, errOdd
@@ -104,11 +104,11 @@ func TestSelectStops(t *testing.T) {
 		s.letters(q, 3)
 		errStop, errMatch := errors.New("interrupted"), errors.New("no number")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		_, err := New(q).Select(ctx, Filter{Match: func(*queue.DeadLetter) (bool, error) { cancel(errStop); return false, ctx.Err() }}, SelectConfig{})
+		_, err := New(q).Select(ctx, Filter{Match: func(*deadletter.Letter) (bool, error) { cancel(errStop); return false, ctx.Err() }}, SelectConfig{})
 		if !errors.Is(err, errStop) {
 			t.Errorf("got %v", err)
 		}
-		if _, err := New(q).Select(t.Context(), Filter{Match: func(*queue.DeadLetter) (bool, error) { return false, errMatch }}, SelectConfig{}); !errors.Is(err, errMatch) {
+		if _, err := New(q).Select(t.Context(), Filter{Match: func(*deadletter.Letter) (bool, error) { return false, errMatch }}, SelectConfig{}); !errors.Is(err, errMatch) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -116,8 +116,8 @@ func TestSelectStops(t *testing.T) {
 
 func TestPrepare(t *testing.T) {
 	t.Parallel()
-	to := func(body string) func(*queue.DeadLetter) ([]byte, error) {
-		return func(*queue.DeadLetter) ([]byte, error) { return []byte(body), nil }
+	to := func(body string) func(*deadletter.Letter) ([]byte, error) {
+		return func(*deadletter.Letter) ([]byte, error) { return []byte(body), nil }
 	}
 	const ann, bob, none = `{"user_id":"ann"}`, `{"user_id":"bob"}`, `{"user_id":7}`
 	for name, test := range map[string]struct {
@@ -144,7 +144,7 @@ func TestPrepare(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test.config.MaxReplays = 3
-			l := &queue.DeadLetter{Letter: queue.Position{made, 1}, Body: []byte(test.body), Death: queue.Death{User: test.user}}
+			l := &deadletter.Letter{Name: deadletter.Position{Stream: made, Sequence: 1}, Body: []byte(test.body), Death: deadletter.Death{User: test.user}}
 			s, err := test.config.prepare(l)
 			got := string(s.event.Body())
 			if err != nil {
@@ -170,7 +170,7 @@ func TestUserIDs(t *testing.T) {
 		`{"user_id":"a`:                                  nil,
 		`{7:"a"}`:                                        nil,
 	} {
-		if got := queue.UserIDs([]byte(body)); !slices.Equal(got, want) {
+		if got := deadletter.UserIDs([]byte(body)); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", body, got, want)
 		}
 	}
@@ -178,7 +178,7 @@ func TestUserIDs(t *testing.T) {
 
 func FuzzUserIDs(f *testing.F) {
 	f.Add([]byte(`{"user_id":"a","user_id":{},"b":[1,`))
-	f.Fuzz(func(_ *testing.T, body []byte) { queue.UserIDs(body) })
+	f.Fuzz(func(_ *testing.T, body []byte) { deadletter.UserIDs(body) })
 }
 
 // The number of distinct reasons is bounded.
@@ -202,8 +202,8 @@ func TestSkips(t *testing.T) {
 func TestFilterText(t *testing.T) {
 	t.Parallel()
 	f := Filter{
-		Groups: []string{"g"}, Reasons: []queue.Reason{queue.Rejected, queue.Invalid}, Statuses: []int{400, 0}, Users: []string{"ann"},
-		Since: made, Until: made.Add(time.Hour), Match: func(*queue.DeadLetter) (bool, error) { return true, nil },
+		Groups: []string{"g"}, Reasons: []deadletter.Reason{deadletter.Rejected, deadletter.Invalid}, Statuses: []int{400, 0}, Users: []string{"ann"},
+		Since: made, Until: made.Add(time.Hour), Match: func(*deadletter.Letter) (bool, error) { return true, nil },
 	}
 	for id := range uint64(25) {
 		f.IDs = append(f.IDs, id)
@@ -225,8 +225,8 @@ func TestSupersessions(t *testing.T) {
 		s.Must(q.API().Clock.Read(t.Context()))
 		c := s.store(q)
 		bury := func(seq uint64, user, more string) {
-			d := queue.Event{Name: queue.Position{made, seq}}
-			s.Must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), queue.Death{Reason: queue.Rejected, User: user}))
+			d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq}}
+			s.Must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), deadletter.Death{Reason: deadletter.Rejected, User: user}))
 		}
 		bury(1, "ann", `,"metadata":{"a":1,"b":2}`)
 		bury(2, "ann", `,"metadata":{"a":1}`)
@@ -237,13 +237,13 @@ func TestSupersessions(t *testing.T) {
 		}
 		n, err := s.store(q).Versions(t.Context(), "ann")
 		s.Must(err)
-		s.Must(c.RecordVersions(t.Context(), "ann", n, []queue.Sent{{queue.Event{Name: queue.Position{made, 9}}, parsed(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
-		var letters []*queue.DeadLetter
+		s.Must(c.RecordVersions(t.Context(), "ann", n, []deadletter.Sent{{Event: deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 9}}, Remainder: parsed(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
+		var letters []*deadletter.Letter
 		for l, err := range New(q).DeadLetters(t.Context(), Filter{}) {
 			s.Must(err)
 			letters = append(letters, l)
 		}
-		letters = append(letters, &queue.DeadLetter{Body: []byte("?")}, &queue.DeadLetter{Death: queue.Death{User: "nobody"}, Body: []byte(`{"user_id":"nobody"}`)})
+		letters = append(letters, &deadletter.Letter{Body: []byte("?")}, &deadletter.Letter{Death: deadletter.Death{User: "nobody"}, Body: []byte(`{"user_id":"nobody"}`)})
 		found, err := New(q).Supersessions(t.Context(), letters)
 		s.Must(err)
 		for i, want := range map[int]string{

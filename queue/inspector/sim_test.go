@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
@@ -29,14 +30,14 @@ const (
 
 var made = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 
-func aged(n uint64) queue.Position { return queue.Position{Stream: made, Sequence: n} }
+func aged(n uint64) deadletter.Position { return deadletter.Position{Stream: made, Sequence: n} }
 
 // sim is a real JetStream server in fake time, which can go away and come back.
 type sim struct {
 	*queuetest.Sim
 
 	mu     sync.Mutex
-	stores map[*queue.Queue]*queue.Store
+	stores map[*queue.Queue]*deadletter.Store
 }
 
 // simulate runs f in a bubble of fake time, with a server that has the default streams. A lost
@@ -55,7 +56,7 @@ func simulateOutage(t *testing.T, f func(*testing.T, *sim)) {
 
 func withStreams(f func(*testing.T, *sim)) func(*testing.T, *queuetest.Server) {
 	return func(t *testing.T, server *queuetest.Server) {
-		s := &sim{Sim: queuetest.NewSim(t, server), stores: map[*queue.Queue]*queue.Store{}}
+		s := &sim{Sim: queuetest.NewSim(t, server), stores: map[*queue.Queue]*deadletter.Store{}}
 		_, err := s.queue(nil).Setup(t.Context(), false)
 		s.Must(err)
 		f(t, s)
@@ -80,17 +81,17 @@ func (s *sim) queueOf(l *queuetest.Line, topology queue.Topology) *queue.Queue {
 }
 
 // store is the one store of a queue.
-func (s *sim) store(q *queue.Queue) *queue.Store {
+func (s *sim) store(q *queue.Queue) *deadletter.Store {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stores[q] == nil {
-		s.stores[q] = queue.NewStore(q)
+		s.stores[q] = deadletter.NewStore(q)
 	}
 	return s.stores[q]
 }
 
 // seal is the pipeline's secret.
-func (s *sim) seal(q *queue.Queue) queue.Seal {
+func (s *sim) seal(q *queue.Queue) deadletter.Seal {
 	s.T.Helper()
 	key, err := s.store(q).LoadSeal(s.T.Context())
 	s.Must(err)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // Status is the state of a pipeline in NATS.
@@ -20,7 +21,7 @@ type Status struct {
 	Rate       queue.Rate      // the fleet's limit; zero means no limit
 	QuietUntil time.Time       // end of the cooldown that Userpilot asked for; zero if there is none
 
-	DeadReasons map[queue.Reason]uint64 // number of dead letters by reason
+	DeadReasons map[deadletter.Reason]uint64 // number of dead letters by reason
 }
 
 // Recent sums up the work of all replicas in the last minute.
@@ -99,20 +100,20 @@ func (i *Inspector) progress(ctx context.Context) (s *Status, err error) {
 		return nil, err
 	}
 	return &Status{
-		Time: fleet.Time, Counts: counts, DeadReasons: map[queue.Reason]uint64{},
+		Time: fleet.Time, Counts: counts, DeadReasons: map[deadletter.Reason]uint64{},
 		Replicas: fleet.Replicas, QuietUntil: fleet.CooldownUntil,
 		Rate: queue.LowestRate(fleet.Replicas), Unclaimed: queue.Unclaimed(counts.Partitions, fleet.Replicas),
 	}, nil
 }
 
 // countDead counts dead letters by reason. The reason is in their subjects, so no letter is read.
-func (i *Inspector) countDead(ctx context.Context) (map[queue.Reason]uint64, error) {
-	reasons := map[queue.Reason]uint64{}
+func (i *Inspector) countDead(ctx context.Context) (map[deadletter.Reason]uint64, error) {
+	reasons := map[deadletter.Reason]uint64{}
 	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)
-	for _, reason := range queue.Reasons() {
+	for _, reason := range deadletter.Reasons() {
 		group.Go(func() error {
-			n, err := i.api.Count(ctx, i.topology.DeadStreamName(), 1, queue.SubjectsOfReason(i.topology, reason))
+			n, err := i.api.Count(ctx, i.topology.DeadStreamName(), 1, deadletter.SubjectsOfReason(i.topology, reason))
 			if err != nil {
 				return fmt.Errorf("count the dead letters: %w", err)
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
@@ -26,12 +27,12 @@ func (s *sim) status(q *queue.Queue) *Status {
 }
 
 // bury stores dead letters as a worker would.
-func (s *sim) bury(q *queue.Queue, n int, reason queue.Reason) {
+func (s *sim) bury(q *queue.Queue, n int, reason deadletter.Reason) {
 	s.T.Helper()
 	for i := range n {
 		_, err := q.API().JetStream.PublishMsg(s.T.Context(), &nats.Msg{
-			Subject: queue.Subject(q.Topology(), reason, queue.Position{time.Now(), uint64(i)}, ""),
-			Header:  queue.Death{Reason: reason, User: "ann"}.Headers(queue.Event{Name: queue.Position{time.Now(), uint64(i)}, Partition: "0"}, time.Now()),
+			Subject: deadletter.Subject(q.Topology(), reason, deadletter.Position{Stream: time.Now(), Sequence: uint64(i)}, ""),
+			Header:  deadletter.Death{Reason: reason, User: "ann"}.Headers(deadletter.Event{Name: deadletter.Position{Stream: time.Now(), Sequence: uint64(i)}, Partition: "0"}, time.Now()),
 		})
 		s.Must(err)
 	}
@@ -49,13 +50,13 @@ func TestStatus(t *testing.T) {
 			t.Errorf("nothing drains in %v", left)
 		}
 		s.publish(q, "ann", "bob", "cleo")
-		s.bury(q, 3, queue.Rejected)
-		s.bury(q, 2, queue.Invalid)
+		s.bury(q, 3, deadletter.Rejected)
+		s.bury(q, 2, deadletter.Invalid)
 		time.Sleep(90 * time.Second)
 		if _, ok := s.status(q).DrainTime(); ok {
 			t.Error("drains without workers")
 		}
-		r := s.replica(queue.MemberConfig{Host: "pod-1", Version: "v1", Rate: queue.Rate{600, time.Minute}, Report: func() queue.Report {
+		r := s.replica(queue.MemberConfig{Host: "pod-1", Version: "v1", Rate: queue.Rate{Calls: 600, Window: time.Minute}, Report: func() queue.Report {
 			return queue.Report{Recent: queue.Recent{Span: 30 * time.Second, Delivered: 40, Merged: 20, Dead: 5, Calls: 25}}
 		}})
 		s.Await(5*time.Second, "at work", func() bool { return r.Held() == 17 })
@@ -75,7 +76,7 @@ func TestStatus(t *testing.T) {
 		if used := got.RateUsed(); used != 50 {
 			t.Errorf("%v calls a minute, want 50", used)
 		}
-		if want := map[queue.Reason]uint64{queue.Rejected: 3, queue.Invalid: 2}; !maps.Equal(got.DeadReasons, want) || got.DeadLetters != 5 {
+		if want := map[deadletter.Reason]uint64{deadletter.Rejected: 3, deadletter.Invalid: 2}; !maps.Equal(got.DeadReasons, want) || got.DeadLetters != 5 {
 			t.Errorf("the dead are %v", got.DeadReasons)
 		}
 		got.Backlog = 180
@@ -94,7 +95,7 @@ func TestScan(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		const letters = 2*jsapi.ScanBatch + 7
-		s.bury(q, letters, queue.Rejected)
+		s.bury(q, letters, deadletter.Rejected)
 		stream, err := q.API().JetStream.Stream(t.Context(), deadName)
 		s.Must(err)
 		var want []string
@@ -154,7 +155,7 @@ func TestStatusRights(t *testing.T) {
 				all, few := s.WithUsers(rights)
 				admin, err := queue.New(all, queue.Topology{}, nil)
 				s.Must(err)
-				s.bury(admin, 3, queue.Rejected)
+				s.bury(admin, 3, deadletter.Rejected)
 				_, err = admin.Join(t.Context(), queue.MemberConfig{TTL: 5 * time.Second})
 				s.Must(err)
 				reader, err := queue.New(few, queue.Topology{}, nil)
@@ -162,7 +163,7 @@ func TestStatusRights(t *testing.T) {
 				status, err := New(reader).Status(t.Context())
 				if i < 0 {
 					s.Must(err)
-					if len(status.Replicas) != 1 || status.DeadReasons[queue.Rejected] != 3 {
+					if len(status.Replicas) != 1 || status.DeadReasons[deadletter.Rejected] != 3 {
 						t.Errorf("got %+v", status)
 					}
 					return

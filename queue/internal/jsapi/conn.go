@@ -33,6 +33,9 @@ func (c *Conn) Require(ctx context.Context, r Permission) error {
 	return err
 }
 
+// MarkerTTL is how long the marker of a deleted key is kept.
+const MarkerTTL = time.Minute
+
 // Marker returns a delete marker that lives as long as others may need to see it. The marker of
 // kv.Delete would stay indefinitely.
 func Marker(subject string, ttl time.Duration) *nats.Msg {

@@ -26,6 +26,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -364,7 +365,7 @@ func get(t *testing.T, url string) string {
 // half is a handler that lets events die which say so, and has the others wait for ever.
 type half struct {
 	t       *testing.T
-	letters *queue.Store
+	letters *deadletter.Store
 	died    chan struct{}
 }
 
@@ -377,8 +378,8 @@ func (h half) Deliver(c *queue.Claim, d queue.Delivery) {
 	if user == nil || !bytes.Contains(d.Body, []byte("dies")) {
 		return
 	}
-	event := queue.Event{Name: queue.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published}
-	if err := h.letters.Add(h.t.Context(), event, d.Body, queue.Death{Reason: queue.Rejected, Status: 422, User: string(user[1])}); err != nil {
+	event := deadletter.Event{Name: deadletter.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published}
+	if err := h.letters.Add(h.t.Context(), event, d.Body, deadletter.Death{Reason: deadletter.Rejected, Status: 422, User: string(user[1])}); err != nil {
 		h.t.Error(err)
 	}
 	c.Settle(string(user[1]), []queue.Delivery{d}, func(int) { h.died <- struct{}{} })
@@ -406,7 +407,7 @@ func (r *roles) bereave(t *testing.T, users []string) (letters map[string][]stri
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := half{t, queue.NewStore(q), make(chan struct{}, 3*len(users))}
+	h := half{t, deadletter.NewStore(q), make(chan struct{}, 3*len(users))}
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
 	working.Go(func() {

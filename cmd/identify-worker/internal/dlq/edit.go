@@ -12,7 +12,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // edits changes events. Its steps run in the order in which they were given.
@@ -139,11 +139,11 @@ func isPath(text string) bool {
 
 // editFunc returns the function that edits a letter's event, or nil if there is nothing to edit.
 // Its errors do not quote the event. ctx ends an expression that never does.
-func (e *edits) editFunc(ctx context.Context) func(*queue.DeadLetter) ([]byte, error) {
+func (e *edits) editFunc(ctx context.Context) func(*deadletter.Letter) ([]byte, error) {
 	if e.empty() {
 		return nil
 	}
-	return func(l *queue.DeadLetter) ([]byte, error) { return e.apply(ctx, l.Body) }
+	return func(l *deadletter.Letter) ([]byte, error) { return e.apply(ctx, l.Body) }
 }
 
 // apply returns the edited event. Its members are sorted by name.

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -33,7 +33,7 @@ func newLetterFilter(cmd *cobra.Command) *letterFilter {
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	l := &letterFilter{}
 	f.Add(list[string]{&l.filter.Groups, "group", parseGroups}, "group", "`fingerprint` of its group, as shown by stats")
-	f.Add(list[queue.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "`reason` of its death: "+joinReasons(", "))
+	f.Add(list[deadletter.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "`reason` of its death: "+joinReasons(", "))
 	f.Add(list[int]{&l.filter.Statuses, "status", parseStatuses}, "status", "`status` of Userpilot's answer; 0 means no answer")
 	f.Add(list[string]{&l.filter.Users, "id", parseUser}, "user", "the user's `id`")
 	f.Add(list[uint64]{&l.filter.IDs, "number", parseIDs}, "id", "`number` of the dead letter, as shown by ls")
@@ -105,15 +105,15 @@ func parseGroups(text string) ([]string, error) {
 
 func joinReasons(between string) string {
 	var names []string
-	for _, r := range queue.Reasons() {
+	for _, r := range deadletter.Reasons() {
 		names = append(names, string(r))
 	}
 	return strings.Join(names, between)
 }
 
-func parseReasons(text string) ([]queue.Reason, error) {
-	return each(text, func(part string) (queue.Reason, bool) {
-		return queue.Reason(part), slices.Contains(queue.Reasons(), queue.Reason(part))
+func parseReasons(text string) ([]deadletter.Reason, error) {
+	return each(text, func(part string) (deadletter.Reason, bool) {
+		return deadletter.Reason(part), slices.Contains(deadletter.Reasons(), deadletter.Reason(part))
 	}, "must be "+joinReasons(" or "))
 }
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -44,7 +44,7 @@ func TestFilterFlags(t *testing.T) {
 			[]string{"--group", "AB12,cd34", "--group=ef", "--reason", "rejected", "--reason", "invalid, panic", "--status", "422,0", "--user", "a,b", "--user", "c",
 				"--id", "1,2", "--id", "3", "--since", "2026-01-02", "--until", "2026-01-03"},
 			inspector.Filter{
-				Groups: []string{"ab12", "cd34", "ef"}, Reasons: []queue.Reason{queue.Rejected, queue.Invalid, queue.Panicked}, Statuses: []int{422, 0},
+				Groups: []string{"ab12", "cd34", "ef"}, Reasons: []deadletter.Reason{deadletter.Rejected, deadletter.Invalid, deadletter.Panicked}, Statuses: []int{422, 0},
 				Users: []string{"a,b", "c"}, IDs: []uint64{1, 2, 3},
 				Since: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Until: time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC),
 			},

@@ -15,7 +15,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/export"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // jq is a compiled expression. It cannot read files or the environment, and its now is constant,
@@ -105,7 +105,7 @@ func decodeJSON(text []byte) (value any, err error) {
 }
 
 // letterValue is the input of --match.
-func letterValue(l *queue.DeadLetter) map[string]any {
+func letterValue(l *deadletter.Letter) map[string]any {
 	event, _ := decodeJSON(l.Body) // null if it is not JSON
 	return map[string]any{"headers": export.HeaderValues(l.Header), "event": event}
 }
@@ -113,8 +113,8 @@ func letterValue(l *queue.DeadLetter) map[string]any {
 // matcher returns the filter that --match describes: a letter matches if the expression has a
 // result that is neither false nor null. An error of jq may quote the event, so only --reveal
 // shows it.
-func (j *jq) matcher(ctx context.Context, reveal bool) func(*queue.DeadLetter) (bool, error) {
-	return func(l *queue.DeadLetter) (bool, error) {
+func (j *jq) matcher(ctx context.Context, reveal bool) func(*deadletter.Letter) (bool, error) {
+	return func(l *deadletter.Letter) (bool, error) {
 		results, err := j.run(ctx, letterValue(l))
 		switch {
 		case ctx.Err() != nil:

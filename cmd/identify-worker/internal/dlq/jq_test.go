@@ -10,12 +10,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 func TestMatch(t *testing.T) {
 	t.Parallel()
-	l := &queue.DeadLetter{
+	l := &deadletter.Letter{
 		ID: 12, Header: map[string][]string{"Dead-Code": {"E1"}, "Dead-History": {"one", "two"}},
 		Body: []byte(`{"user_id":"ann","metadata":{"plan":"pro","seats":12345678901234567890,"big":1e999,"tags":["a","b"]}}`),
 	}
@@ -71,7 +71,7 @@ func TestMatchOfWhatIsNotJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	for body, want := range map[string]bool{"": true, "{": true, "{} {}": true, `{"a":1}`: false, "\xff": true, `[1]`: false} {
-		if got, err := j.matcher(t.Context(), false)(&queue.DeadLetter{Body: []byte(body)}); got != want || err != nil {
+		if got, err := j.matcher(t.Context(), false)(&deadletter.Letter{Body: []byte(body)}); got != want || err != nil {
 			t.Errorf("%q: %v, %v", body, got, err)
 		}
 	}
@@ -86,7 +86,7 @@ func TestMatchEnds(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(time.Millisecond, cancel)
-	if _, err := j.matcher(ctx, false)(&queue.DeadLetter{}); err == nil {
+	if _, err := j.matcher(ctx, false)(&deadletter.Letter{}); err == nil {
 		t.Error("it ended by itself")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -52,22 +53,22 @@ With --json it prints one object per line:
 
 // letterView is a line of ls. Scripts rely on its JSON: see the command's help.
 type letterView struct {
-	ID               string       `json:"id"`
-	Group            string       `json:"group"`
-	Reason           queue.Reason `json:"reason"`
-	Status           int          `json:"status"`
-	Error            string       `json:"error"`
-	User             string       `json:"user"`
-	At               time.Time    `json:"at"`
-	Replays          int          `json:"replays"`
-	Superseded       bool         `json:"superseded"`
-	SupersededInPart bool         `json:"superseded_in_part"`
-	NewerKnown       bool         `json:"newer_known"`
+	ID               string            `json:"id"`
+	Group            string            `json:"group"`
+	Reason           deadletter.Reason `json:"reason"`
+	Status           int               `json:"status"`
+	Error            string            `json:"error"`
+	User             string            `json:"user"`
+	At               time.Time         `json:"at"`
+	Replays          int               `json:"replays"`
+	Superseded       bool              `json:"superseded"`
+	SupersededInPart bool              `json:"superseded_in_part"`
+	NewerKnown       bool              `json:"newer_known"`
 }
 
 func newLetterView(l letterWithNewer, m *mask) letterView {
 	return letterView{
-		ID: letterID(l.ID), Group: l.Group(), Reason: queue.Reason(m.fit(string(l.Reason))), Status: l.Status,
+		ID: letterID(l.ID), Group: l.Group(), Reason: deadletter.Reason(m.fit(string(l.Reason))), Status: l.Status,
 		Error: m.text(l.Error), User: m.user(l.User), At: l.At.UTC(), Replays: l.Replays,
 		Superseded: l.newer.Wholly, SupersededInPart: l.newer.Partly,
 		NewerKnown: l.newer.Known,

@@ -15,7 +15,7 @@ import (
 	"github.com/itchyny/gojq"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 // mask hides personal data unless --reveal is given: the values of properties, user ids that look
@@ -69,7 +69,7 @@ func looksLikeEmail(text string) bool {
 // text shows what somebody said about an event, such as Userpilot's error.
 func (m *mask) text(text string) string {
 	if !m.reveal {
-		text = address.ReplaceAllString(queue.Pattern(text, ""), "…")
+		text = address.ReplaceAllString(deadletter.Pattern(text, ""), "…")
 	}
 	return m.fit(text)
 }

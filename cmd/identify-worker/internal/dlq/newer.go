@@ -7,13 +7,14 @@ import (
 	"strings"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // letterWithNewer is a dead letter with what newer events have set of it since.
 type letterWithNewer struct {
-	*queue.DeadLetter
-	newer queue.Supersession
+	*deadletter.Letter
+	newer deadletter.Supersession
 }
 
 // Of how many letters it is asked at a time what newer events have set.
@@ -25,7 +26,7 @@ const (
 // lettersWithNewer reads the dead letters that match, as [queue.Queue.DeadLetters] does.
 func lettersWithNewer(ctx context.Context, q *queue.Queue, f inspector.Filter) iter.Seq2[letterWithNewer, error] {
 	return func(yield func(letterWithNewer, error) bool) {
-		var some []*queue.DeadLetter
+		var some []*deadletter.Letter
 		bytes := 0
 		flush := func() bool {
 			newer, err := inspector.New(q).Supersessions(ctx, some)
@@ -64,7 +65,7 @@ type propertyView struct {
 	Superseded bool   `json:"superseded"`
 }
 
-func newPropertyViews(s *queue.Supersession, m *mask) []propertyView {
+func newPropertyViews(s *deadletter.Supersession, m *mask) []propertyView {
 	views := []propertyView{}
 	for _, p := range s.Properties {
 		views = append(views, propertyView{m.property(p.Path), p.Superseded})

@@ -11,6 +11,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -57,24 +58,24 @@ If there are very many groups, the smallest are combined into a last one without
 
 // groupView is a line of stats. Scripts rely on its JSON: see the command's help.
 type groupView struct {
-	Group        string       `json:"group"`
-	New          bool         `json:"new"`
-	Reason       queue.Reason `json:"reason"`
-	Status       int          `json:"status"`
-	Error        string       `json:"error"`
-	Count        uint64       `json:"count"`
-	Users        uint64       `json:"users"`
-	UsersAtLeast bool         `json:"users_at_least"`
-	First        *time.Time   `json:"first"`
-	Last         *time.Time   `json:"last"`
-	Example      string       `json:"example"`
+	Group        string            `json:"group"`
+	New          bool              `json:"new"`
+	Reason       deadletter.Reason `json:"reason"`
+	Status       int               `json:"status"`
+	Error        string            `json:"error"`
+	Count        uint64            `json:"count"`
+	Users        uint64            `json:"users"`
+	UsersAtLeast bool              `json:"users_at_least"`
+	First        *time.Time        `json:"first"`
+	Last         *time.Time        `json:"last"`
+	Example      string            `json:"example"`
 }
 
 func newGroupViews(groups []inspector.Group, now time.Time, m *mask) []groupView {
 	views := make([]groupView, len(groups))
 	for i, g := range groups {
 		views[i] = groupView{
-			Group: g.ID, New: g.New(now), Reason: queue.Reason(m.fit(string(g.Reason))), Status: g.Status, Error: m.text(g.Error),
+			Group: g.ID, New: g.New(now), Reason: deadletter.Reason(m.fit(string(g.Reason))), Status: g.Status, Error: m.text(g.Error),
 			Count: g.Count, Users: g.Users, UsersAtLeast: g.UsersAtLeast,
 			First: render.TimeOrNull(g.First.UTC()), Last: render.TimeOrNull(g.Last.UTC()), Example: letterID(g.Example),
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -16,10 +17,10 @@ import (
 const hostile = "\x1b[2J\x1b]0;x\x07a\r\nb\u202e\u009b\xff\x00"
 
 // hostileLetter has it everywhere, and more of it than any header can hold.
-func hostileLetter(body string) *queue.DeadLetter {
+func hostileLetter(body string) *deadletter.Letter {
 	long := hostile + strings.Repeat("y\x1b", 4<<10)
-	return &queue.DeadLetter{
-		ID: 1, Death: queue.Death{Reason: queue.Reason(long), Status: 422, Code: long, Error: long, RequestID: long, User: long},
+	return &deadletter.Letter{
+		ID: 1, Death: deadletter.Death{Reason: deadletter.Reason(long), Status: 422, Code: long, Error: long, RequestID: long, User: long},
 		Partition: long, History: []string{long, hostile}, Header: map[string][]string{hostile: {long}}, Body: []byte(body),
 	}
 }
@@ -33,7 +34,7 @@ func TestHostileLettersAreHarmless(t *testing.T) {
 	}
 	for name, body := range bodies {
 		for _, reveal := range []bool{false, true} {
-			l := letterWithNewer{hostileLetter(body), queue.Supersession{Known: true, Partly: true, Properties: []queue.PropertyStanding{{Path: "/metadata/" + hostile, Superseded: true}}}}
+			l := letterWithNewer{hostileLetter(body), deadletter.Supersession{Known: true, Partly: true, Properties: []deadletter.PropertyStanding{{Path: "/metadata/" + hostile, Superseded: true}}}}
 			var screen strings.Builder
 			list := &letterList{out: &screen, mask: newMask(reveal, false)}
 			story := &detail{out: &screen, mask: newMask(reveal, false)}
@@ -69,7 +70,7 @@ func TestHostileLettersAreHarmless(t *testing.T) {
 // In JSON it is whole, and as harmless.
 func TestHostileLettersForScripts(t *testing.T) {
 	t.Parallel()
-	l := letterWithNewer{DeadLetter: hostileLetter(`{"a":"\u001b\u202e"}`)}
+	l := letterWithNewer{Letter: hostileLetter(`{"a":"\u001b\u202e"}`)}
 	for _, reveal := range []bool{false, true} {
 		var out strings.Builder
 		m := newMask(reveal, true)
@@ -105,7 +106,7 @@ func TestShowWhatIsNotJSON(t *testing.T) {
 	} {
 		var out strings.Builder
 		s := &detail{out: &out, mask: newMask(reveal, false)}
-		l := letterWithNewer{DeadLetter: &queue.DeadLetter{Body: []byte("ann@x.org\n\x1b[0")}}
+		l := letterWithNewer{Letter: &deadletter.Letter{Body: []byte("ann@x.org\n\x1b[0")}}
 		if err := s.print(l.Body, s.view(l)); err != nil {
 			t.Fatal(err)
 		}
@@ -121,18 +122,18 @@ func TestDescribeNewer(t *testing.T) {
 	for name, test := range map[string]struct {
 		body    string
 		tracked bool
-		newer   queue.Supersession
+		newer   deadletter.Supersession
 		want    string
 	}{
-		"none":       {event, true, queue.Supersession{Known: true}, "none since"},
-		"some":       {event, true, queue.Supersession{Known: true, Partly: true}, "has since set some of its properties: a replay does not touch those"},
-		"all":        {event, true, queue.Supersession{Known: true, Wholly: true}, "has since set all of its properties: a replay makes no call"},
-		"untracked":  {event, false, queue.Supersession{}, "unknown: there is no version record"},
-		"forgotten":  {event, true, queue.Supersession{}, "unknown: a replay becomes a dead letter again, untracked, unless --force is given"},
-		"unreadable": {"{", true, queue.Supersession{}, "unknown: the event is not a valid identify, body: is not JSON: it ends too early, after byte 1"},
+		"none":       {event, true, deadletter.Supersession{Known: true}, "none since"},
+		"some":       {event, true, deadletter.Supersession{Known: true, Partly: true}, "has since set some of its properties: a replay does not touch those"},
+		"all":        {event, true, deadletter.Supersession{Known: true, Wholly: true}, "has since set all of its properties: a replay makes no call"},
+		"untracked":  {event, false, deadletter.Supersession{}, "unknown: there is no version record"},
+		"forgotten":  {event, true, deadletter.Supersession{}, "unknown: a replay becomes a dead letter again, untracked, unless --force is given"},
+		"unreadable": {"{", true, deadletter.Supersession{}, "unknown: the event is not a valid identify, body: is not JSON: it ends too early, after byte 1"},
 	} {
 		s := &detail{mask: newMask(false, false)}
-		v := s.view(letterWithNewer{&queue.DeadLetter{Tracked: test.tracked, Body: []byte(test.body)}, test.newer})
+		v := s.view(letterWithNewer{&deadletter.Letter{Tracked: test.tracked, Body: []byte(test.body)}, test.newer})
 		if got := v.describeNewer([]byte(test.body)); got != test.want {
 			t.Errorf("%s: %s", name, got)
 		}
@@ -187,7 +188,7 @@ func TestPlan(t *testing.T) {
 		Skips: map[string]uint64{"user_id: is missing": 3, "edit: --edit fails on it": 1}, Superseded: 20, Partly: 5, Untracked: 7,
 	}
 	for i := range 12 {
-		many.Groups = append(many.Groups, inspector.GroupCount{Group: "0000000" + string(rune('a'+i)), Reason: queue.Rejected, Status: 422, Error: `no plan "gold"`, Count: 100})
+		many.Groups = append(many.Groups, inspector.GroupCount{Group: "0000000" + string(rune('a'+i)), Reason: deadletter.Rejected, Status: 422, Error: `no plan "gold"`, Count: 100})
 	}
 	const groups = `1,234 dead letters of 1,200 users, died from 2026-01-02T03:04:05Z to 2026-01-02T04:04:05Z
   GROUP     COUNT  REASON    STATUS  ERROR

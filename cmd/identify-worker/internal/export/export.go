@@ -12,11 +12,12 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // Line writes a dead letter as a line, with all that a publisher needs to know about it.
-func Line(l *queue.DeadLetter, header map[string][]string) ([]byte, error) {
+func Line(l *deadletter.Letter, header map[string][]string) ([]byte, error) {
 	headers, err := json.Marshal(HeaderValues(header))
 	if err != nil {
 		return nil, err

@@ -8,11 +8,11 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
 func exportOf(body string) ([]byte, error) {
-	return Line(&queue.DeadLetter{ID: 12, Body: []byte(body)}, map[string][]string{
+	return Line(&deadletter.Letter{ID: 12, Body: []byte(body)}, map[string][]string{
 		"Dead-Reason": {"rejected"}, "Dead-History": {"one\x1b", "two"}, "Dead-Error": {`say "x" <&>`},
 		"Dead-Origin": {"1700000000000000000.7"}, "Dead-Seal": {"abc"}, "Dead-Untracked": {"true"},
 	})

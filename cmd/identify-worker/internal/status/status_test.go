@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -15,7 +16,7 @@ func TestStatusText(t *testing.T) {
 	s := &inspector.Status{
 		Time: now, Counts: queue.Counts{Backlog: 12_345, Oldest: now.Add(-192 * time.Second), DeadLetters: 100_000, Partitions: 16},
 		Rate:        queue.Rate{Calls: 600, Window: time.Minute},
-		DeadReasons: map[queue.Reason]uint64{queue.Rejected: 99_000, queue.Invalid: 1000},
+		DeadReasons: map[deadletter.Reason]uint64{deadletter.Rejected: 99_000, deadletter.Invalid: 1000},
 		Replicas: []queue.Replica{{
 			ID: "0123456789abcdefghijkl", Host: "pod-1", Version: "v1.2.3", Joined: now.Add(-2 * time.Hour), Heard: now, TTL: 5 * time.Second,
 			Rate: queue.Rate{Calls: 600, Window: time.Minute}, Partitions: []string{"0", "1", "2", "plain"},

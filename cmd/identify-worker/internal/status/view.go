@@ -7,6 +7,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/health"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -42,8 +43,8 @@ type rateView struct {
 }
 
 type deadView struct {
-	Total    uint64                  `json:"total"`
-	ByReason map[queue.Reason]uint64 `json:"by_reason"`
+	Total    uint64                       `json:"total"`
+	ByReason map[deadletter.Reason]uint64 `json:"by_reason"`
 }
 
 type partitionsView struct {

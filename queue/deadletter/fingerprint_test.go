@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import "testing"
 
@@ -13,7 +13,7 @@ func TestGroup(t *testing.T) {
 		"3c9548bb": {Reason: Rejected, Status: 422, Error: `metadata.plan: value "pro" is not allowed`},
 		"92b22bbd": {Reason: RetriesExhausted, Status: 503, Error: "identify: answered 503"},
 	} {
-		l := &DeadLetter{Death: death}
+		l := &Letter{Death: death}
 		if got := l.Group(); got != want {
 			t.Errorf("%+v: %s, want %s", death, got, want)
 		}

@@ -1,6 +1,6 @@
 //go:build !noembed
 
-package queue
+package deadletter
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
@@ -85,7 +86,7 @@ func TestGuardOfABucketMadeAnew(t *testing.T) {
 // Concurrent claims share one read of the tracked users, but never one that started before them.
 func TestGuardReadsForAll(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queueOf(&queuetest.Line{Far: func() time.Duration { return 300 * time.Millisecond }}, Topology{})
+		q := s.queueOf(&queuetest.Line{Far: func() time.Duration { return 300 * time.Millisecond }}, queue.Topology{})
 		begun, errs := time.Now(), make(chan error, 100)
 		for i := range cap(errs) {
 			time.AfterFunc(time.Duration(i)*time.Millisecond, func() { errs <- s.store(q).tracked.catchUp(t.Context()) })
@@ -105,9 +106,9 @@ func TestGuardWhileTheLastRecordGoes(t *testing.T) {
 		var trip atomic.Int64
 		q, near := s.queue(&queuetest.Line{Far: func() time.Duration { return time.Duration(trip.Load()) }}), s.queue(nil)
 		trip.Store(int64(3 * time.Second))
-		m := jsapi.Marker(VersionSubject(near.topology, "ann"), markerTTL)
+		m := jsapi.Marker(VersionSubject(near.Topology(), "ann"), jsapi.MarkerTTL)
 		m.Header.Set("Nats-TTL", "2s")
-		_, err := near.api.JetStream.PublishMsg(t.Context(), m)
+		_, err := near.API().JetStream.PublishMsg(t.Context(), m)
 		s.Must(err)
 		time.Sleep(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

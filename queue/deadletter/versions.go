@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -166,7 +167,7 @@ func pathHash(path string) string {
 }
 
 // VersionSubject is the subject of a user's record.
-func VersionSubject(t Topology, userID string) string {
+func VersionSubject(t queue.Topology, userID string) string {
 	return "$KV." + t.VersionsBucket() + "." + jsapi.UserHash(userID)
 }
 
@@ -205,7 +206,7 @@ func (s *Store) writeVersions(ctx context.Context, userID string, n *VersionReco
 
 // deleteVersions removes a user's record unless it has changed since it was read.
 func (s *Store) deleteVersions(ctx context.Context, userID string, n *VersionRecord) error {
-	return s.publishVersions(ctx, jsapi.Marker(VersionSubject(s.topology, userID), markerTTL), n)
+	return s.publishVersions(ctx, jsapi.Marker(VersionSubject(s.topology, userID), jsapi.MarkerTTL), n)
 }
 
 func (s *Store) publishVersions(ctx context.Context, msg *nats.Msg, n *VersionRecord) error {
@@ -274,7 +275,7 @@ type PropertyStanding struct {
 	Superseded bool
 }
 
-func (n *VersionRecord) Supersession(l *DeadLetter) (s Supersession) {
+func (n *VersionRecord) Supersession(l *Letter) (s Supersession) {
 	event, err := userpilot.Parse(l.Body)
 	if err != nil || !n.Known() {
 		return s
@@ -293,7 +294,7 @@ func (n *VersionRecord) Supersession(l *DeadLetter) (s Supersession) {
 
 // VersionsOf reads the version records of the letters' users, by [VersionSubject]. It omits damaged ones.
 // In a cluster a lagging replica may answer. It blocks for one round trip.
-func (s *Store) VersionsOf(ctx context.Context, letters []*DeadLetter) (map[string]*VersionRecord, error) {
+func (s *Store) VersionsOf(ctx context.Context, letters []*Letter) (map[string]*VersionRecord, error) {
 	records := map[string]*VersionRecord{}
 	var r jsapi.DirectRequest
 	for _, l := range letters {

@@ -1,6 +1,6 @@
 //go:build !noembed
 
-package queue
+package deadletter
 
 import (
 	"strings"

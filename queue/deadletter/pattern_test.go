@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"crypto/rand"
@@ -208,7 +208,7 @@ func FuzzPatternHides(f *testing.F) {
 
 func BenchmarkPattern(b *testing.B) {
 	b.ReportAllocs()
-	l := &DeadLetter{Death: Death{
+	l := &Letter{Death: Death{
 		Reason: Rejected, Status: 422, User: "user-123456",
 		Error: `metadata.plan: value "pro" of ann@example.com is not allowed after 17 seconds, see https://docs.example.com/errors/422`,
 	}}

@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"bytes"
@@ -12,14 +12,15 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // DeadLetter is an event that could not be delivered, as stored in the dead-letter stream.
-type DeadLetter struct {
-	ID     uint64   // its sequence in the dead-letter stream
-	Letter Position // names it permanently, even in a re-created stream; part of its subject
+type Letter struct {
+	ID   uint64   // its sequence in the dead-letter stream
+	Name Position // names it permanently, even in a re-created stream; part of its subject
 
 	// Death comes from the headers. Each text is one line of printable characters. User, however,
 	// is exact, so that it can be compared, and may contain anything: use [Printable] to show it.
@@ -56,13 +57,13 @@ const ClockError = time.Minute
 // ReadLetter parses the parts of a scanned message that filters and statistics need; complete
 // parses the rest. Anyone with the permission may have stored the message, so unreadable fields
 // stay zero.
-func ReadLetter(m *nats.Msg) (*DeadLetter, error) {
+func ReadLetter(m *nats.Msg) (*Letter, error) {
 	h := m.Header
 	id, err := strconv.ParseUint(h.Get(jetstream.SequenceHeader), 10, 64)
 	if err != nil {
 		return nil, fmt.Errorf("read a dead letter: its sequence is missing: %w", err)
 	}
-	l := &DeadLetter{
+	l := &Letter{
 		ID: id, Header: h, Body: m.Data,
 		Death: Death{
 			Reason: Reason(jsapi.Clean(h.Get(HeaderReason))), Status: jsapi.Atoi(h.Get(headerStatus)),
@@ -80,12 +81,12 @@ func ReadLetter(m *nats.Msg) (*DeadLetter, error) {
 }
 
 // complete parses the remaining fields. It must be called at most once.
-func (l *DeadLetter) Complete(t Topology) {
+func (l *Letter) Complete(t queue.Topology) {
 	h := nats.Header(l.Header)
-	l.Letter = letterOf(t, h.Get(jetstream.SubjectHeader))
+	l.Name = letterOf(t, h.Get(jetstream.SubjectHeader))
 	l.Partition, l.Code, l.RequestID = jsapi.Clean(h.Get(headerPartition)), jsapi.Clean(h.Get(headerCode)), jsapi.Clean(h.Get(headerRequestID))
 	l.Attempts, l.Replays, l.History = jsapi.Atoi(h.Get(headerAttempts)), replays(h), shortHistory(h[HeaderHistory])
-	l.Origin = l.Letter
+	l.Origin = l.Name
 	if origin, err := ParsePosition(h.Get(HeaderOrigin)); err == nil {
 		l.Origin, l.Tracked = origin, true
 	}
@@ -101,7 +102,7 @@ func userOf(body []byte) (user string) {
 }
 
 // summary describes this death in one line.
-func (l *DeadLetter) Summary() string {
+func (l *Letter) Summary() string {
 	line := l.At.UTC().Format("2006-01-02T15:04:05Z ") + string(l.Reason)
 	if l.Status != 0 {
 		line += fmt.Sprint(" ", l.Status)
@@ -116,7 +117,7 @@ func (l *DeadLetter) Summary() string {
 }
 
 // user is the user of the letter, or empty if it cannot be read.
-func (l *DeadLetter) UserID() string {
+func (l *Letter) UserID() string {
 	if l.User != "" {
 		return l.User
 	}

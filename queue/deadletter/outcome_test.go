@@ -1,15 +1,19 @@
 //go:build !noembed
 
-package queue
+package deadletter
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/identify-worker/identify-worker/queue"
+)
 
 // The first outcome of a replay is kept: the result of a second copy is not the replay's outcome.
 func TestFirstVerdictStands(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		d := Event{Name: Position{made, 9}, Replay: &ReplayInfo{Letter: Position{made, 7}, ID: 1, Run: "r1", Replays: 1}}
-		for _, by := range []*Queue{q, s.queue(nil)} {
+		for _, by := range []*queue.Queue{q, s.queue(nil)} {
 			c := s.store(by)
 			for _, outcome := range []Outcome{OutcomeDelivered, OutcomeDead, OutcomeSuperseded} {
 				s.Must(c.RecordOutcome(t.Context(), d, outcome))

@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"slices"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -113,15 +114,15 @@ func (p *ReplayInfo) Header() nats.Header {
 // A replay does not wait for other replays of its user, which would cost a round trip each. Their
 // order does not matter, because the user's version record holds what newer events have set. It
 // does wait where there is no such record or the replay ignores it.
-func (p *ReplayInfo) Options(l *DeadLetter) []PublishOption {
+func (p *ReplayInfo) Options(l *Letter) []queue.PublishOption {
 	h := p.Header()
-	ReadTrace(l.Header).Write(h)
-	options := []PublishOption{WithHeader(h)}
-	if l.Partition == PlainPartition {
-		options = append(options, WithoutKey())
+	queue.ReadTrace(l.Header).Write(h)
+	options := []queue.PublishOption{queue.WithHeader(h)}
+	if l.Partition == queue.PlainPartition {
+		options = append(options, queue.WithoutKey())
 	}
 	if !p.Letter.IsZero() && !p.Forced && !p.Untracked {
-		options = append(options, WithoutOrder())
+		options = append(options, queue.WithoutOrder())
 	}
 	return options
 }

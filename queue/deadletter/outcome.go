@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -46,9 +47,9 @@ type ReplayOutcome struct {
 
 // outcomeTTL is how long an outcome is kept: longer than a dead letter, whose replay could be
 // repeated for that long.
-const outcomeTTL = 2 * DeadLetterRetention
+const outcomeTTL = 2 * queue.DeadLetterRetention
 
-func OutcomeSubject(t Topology, letter Position) string {
+func OutcomeSubject(t queue.Topology, letter Position) string {
 	return AuditSubject(t, "verdict", letter.String())
 }
 
@@ -122,7 +123,7 @@ func (s *Store) NewOutcome(past *ReplayInfo, outcome Outcome, next string) (*nat
 
 // ReadOutcome decodes a message of the audit trail. ok is false unless it is the record that a
 // worker writes on this subject; anything else counts as no outcome.
-func ReadOutcome(t Topology, subject string, text []byte) (v ReplayOutcome, ok bool) {
+func ReadOutcome(t queue.Topology, subject string, text []byte) (v ReplayOutcome, ok bool) {
 	err := json.Unmarshal(text, &v)
 	return v, err == nil && subject == OutcomeSubject(t, v.Letter) && v.Outcome.known()
 }

@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -47,7 +48,7 @@ func (g *groups) learn(group string) {
 // true once, to one replica. It blocks for a round trip or two if this replica has not seen the
 // fingerprint for a day.
 func (s *Store) FirstOfGroup(ctx context.Context, death Death) (bool, error) {
-	letter := DeadLetter{Death: Death{Reason: death.Reason, Status: death.Status, Error: jsapi.Clean(death.Error), User: death.User}}
+	letter := Letter{Death: Death{Reason: death.Reason, Status: death.Status, Error: jsapi.Clean(death.Error), User: death.User}}
 	group := letter.Group()
 	if s.groups.known(group) {
 		return false, nil
@@ -55,10 +56,10 @@ func (s *Store) FirstOfGroup(ctx context.Context, death Death) (bool, error) {
 	key := "group." + group
 	right := s.api.ToWriteKey(key)
 	note := func() *nats.Msg { return &nats.Msg{Subject: s.api.KeySubject(key), Data: []byte{'1'}} }
-	_, err := s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(DeadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
+	_, err := s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(queue.DeadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
 	first := err == nil
 	if jsapi.IsWrongRevision(err) {
-		_, err = s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(DeadLetterRetention))
+		_, err = s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(queue.DeadLetterRetention))
 	}
 	if err != nil {
 		return false, fmt.Errorf("record the group of a dead letter: %w", err)

@@ -1,6 +1,6 @@
 //go:build !noembed
 
-package queue
+package deadletter
 
 import (
 	"bytes"
@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
@@ -112,7 +113,7 @@ func TestBuryExactlyOnce(t *testing.T) {
 		d := Event{Name: Position{made, 7}, Published: made}
 		body := []byte("{\"user_id\": \"ann\", \"x\": 1.50}\x00")
 		for range 3 {
-			for _, by := range []*Queue{q, s.queue(nil)} {
+			for _, by := range []*queue.Queue{q, s.queue(nil)} {
 				c := s.store(by)
 				s.Must(c.Add(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
 				time.Sleep(5 * time.Minute) // the server has long forgotten message ids
@@ -183,11 +184,11 @@ func TestBuryLooksForTheLetter(t *testing.T) {
 		q, server := s.queue(nil), s.queue(nil)
 		subject := SubjectsOfEvent(q.Topology(), Position{made, 7})
 		s.Change(q.API().JetStream, deadName, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere"} })
-		_, err := server.api.NATS.Subscribe(subject, func(m *nats.Msg) {
+		_, err := server.API().NATS.Subscribe(subject, func(m *nats.Msg) {
 			_ = m.Respond([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}`))
 		})
 		s.Must(err)
-		s.Must(server.api.NATS.FlushWithContext(s.Soon(time.Minute)))
+		s.Must(server.API().NATS.FlushWithContext(s.Soon(time.Minute)))
 		c := s.store(q)
 		if err := c.Add(t.Context(), Event{Name: Position{made, 7}}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("stored without a letter: %v", err)

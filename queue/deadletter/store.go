@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"log/slog"
@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -15,7 +16,7 @@ import (
 // and the outcomes of replays. It is safe for concurrent use.
 type Store struct {
 	api      *jsapi.Conn
-	topology Topology
+	topology queue.Topology
 	log      *slog.Logger
 
 	tracked *trackedUsers
@@ -25,7 +26,7 @@ type Store struct {
 }
 
 // NewStore returns the store of a pipeline. It sends nothing.
-func NewStore(q *Queue) *Store {
+func NewStore(q *queue.Queue) *Store {
 	s := &Store{api: q.API(), topology: q.Topology(), log: q.Logger()}
 	s.tracked = newTrackedUsers(s)
 	return s
@@ -36,9 +37,9 @@ func NewStore(q *Queue) *Store {
 type Event struct {
 	Name      Position // its position in the work stream, which names its dead letter
 	Partition string
-	Published time.Time   // when the stream stored it
-	Replay    *ReplayInfo // of a replay; nil for an event that was never dead
-	Trace     *Trace      // nil for an event that was published without one
+	Published time.Time    // when the stream stored it
+	Replay    *ReplayInfo  // of a replay; nil for an event that was never dead
+	Trace     *queue.Trace // nil for an event that was published without one
 }
 
 // Position is the position that counts for the event's properties. It is never newer than the event's
@@ -69,7 +70,7 @@ func (s *Store) ReadReplayInfo(header map[string][]string, body []byte) *ReplayI
 
 // DeadLetterPermissions lists the permissions that a [Store]'s user needs on existing streams, to do a
 // worker's part.
-func Permissions(t Topology) []jsapi.Permission {
+func Permissions(t queue.Topology) []jsapi.Permission {
 	var permissions []jsapi.Permission
 	add := func(use string, p jsapi.Permission) {
 		p.Use = use

@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"fmt"
@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue"
 )
 
 // Any publisher can write an origin. It can make an event older than its place in the stream, and
@@ -41,7 +43,7 @@ func TestOriginIsNeverNewer(t *testing.T) {
 func TestHeadersAreCounted(t *testing.T) {
 	kept := func(names ...string) (counted, taken int) {
 		const events = 2000
-		past, traces := make([]*ReplayInfo, events), make([]*Trace, events)
+		past, traces := make([]*ReplayInfo, events), make([]*queue.Trace, events)
 		var before, after runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&before)
@@ -49,14 +51,14 @@ func TestHeadersAreCounted(t *testing.T) {
 			h := nats.Header{}
 			for _, name := range names {
 				for range 12 {
-					h.Add(name, fmt.Sprint(i)+strings.Repeat("x", maxTraceParent-10)+strings.Repeat("\u00e9", 2000)[:2*len(name)%300])
+					h.Add(name, fmt.Sprint(i)+strings.Repeat("x", 128-10)+strings.Repeat("\u00e9", 2000)[:2*len(name)%300])
 				}
 			}
 			h[HeaderHistory] = nil
 			for range 12 {
 				h.Add(HeaderHistory, fmt.Sprint(i)+strings.Repeat("y", 5000))
 			}
-			past[i], traces[i] = readReplayInfo(h), ReadTrace(h)
+			past[i], traces[i] = readReplayInfo(h), queue.ReadTrace(h)
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
@@ -67,7 +69,7 @@ func TestHeadersAreCounted(t *testing.T) {
 		runtime.KeepAlive(traces)
 		return counted, int(after.HeapAlloc) - int(before.HeapAlloc)
 	}
-	counted, taken := kept(HeaderReplays, HeaderOrigin, HeaderRun, HeaderLetter, headerTraceParent, headerTraceState)
+	counted, taken := kept(HeaderReplays, HeaderOrigin, HeaderRun, HeaderLetter, "traceparent", "tracestate")
 	if counted == 0 || taken > counted*5/4 {
 		t.Errorf("%d bytes are counted, and %d taken", counted, taken)
 	}

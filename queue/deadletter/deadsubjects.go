@@ -1,42 +1,43 @@
-package queue
+package deadletter
 
 import (
 	"cmp"
 	"strings"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-func toVersions(t Topology) jsapi.Permission {
+func toVersions(t queue.Topology) jsapi.Permission {
 	return jsapi.ToWriteKey(t.VersionsBucket(), jsapi.UnknownName)
 }
 
 // ToRecord is the permission to write one kind of record into the audit trail.
-func ToRecord(t Topology, kind string) jsapi.Permission {
+func ToRecord(t queue.Topology, kind string) jsapi.Permission {
 	return jsapi.Permission{Subject: AuditSubject(t, kind, ">"), Probe: AuditSubject(t, kind, Position{}.String()), Overheard: true}
 }
 
-func toBury(t Topology) jsapi.Permission {
+func toBury(t queue.Topology) jsapi.Permission {
 	return jsapi.Permission{Subject: deadSubjects(t), Probe: Subject(t, "", Position{}, ""), Overheard: true}
 }
 
 // toReadVersions is the permission to read which users have a version record.
-func toReadVersions(t Topology) jsapi.Permission {
+func toReadVersions(t queue.Topology) jsapi.Permission {
 	return jsapi.ToRequestConsumer("CONSUMER.CREATE." + VersionsStream(t))
 }
 
 // VersionsStream is the stream behind that bucket.
-func VersionsStream(t Topology) string { return "KV_" + t.VersionsBucket() }
+func VersionsStream(t queue.Topology) string { return "KV_" + t.VersionsBucket() }
 
 // AuditSubject is a subject of the audit trail.
-func AuditSubject(t Topology, tokens ...string) string {
+func AuditSubject(t queue.Topology, tokens ...string) string {
 	return t.PlainSubject() + "-audit." + strings.Join(tokens, ".")
 }
 
 // A dead letter's subject ends in its reason, its event's name and its user's hash, so that it can
 // be counted and found without being read. The name is unique to an event: it contains the creation
 // time of the stream, since a re-created stream would reuse sequences.
-func Subject(t Topology, reason Reason, event Position, user string) string {
+func Subject(t queue.Topology, reason Reason, event Position, user string) string {
 	hash := NoUserHash
 	if user != "" {
 		hash = jsapi.UserHash(user)
@@ -48,21 +49,23 @@ func Subject(t Topology, reason Reason, event Position, user string) string {
 // body.
 const NoUserHash = "-"
 
-func deadOf(t Topology, reason, event, hash string) string {
+func deadOf(t queue.Topology, reason, event, hash string) string {
 	return t.PlainSubject() + "-dlq." + reason + "." + event + "." + hash
 }
 
-func deadSubjects(t Topology) string { return deadOf(t, "*", "*.*", "*") }
+func deadSubjects(t queue.Topology) string { return deadOf(t, "*", "*.*", "*") }
 
-func SubjectsOfReason(t Topology, r Reason) string { return deadOf(t, string(r), "*.*", "*") }
+func SubjectsOfReason(t queue.Topology, r Reason) string { return deadOf(t, string(r), "*.*", "*") }
 
-func SubjectsOfEvent(t Topology, event Position) string { return deadOf(t, "*", event.String(), "*") }
+func SubjectsOfEvent(t queue.Topology, event Position) string {
+	return deadOf(t, "*", event.String(), "*")
+}
 
-func SubjectsOfUser(t Topology, hash string) string { return deadOf(t, "*", "*.*", hash) }
+func SubjectsOfUser(t queue.Topology, hash string) string { return deadOf(t, "*", "*.*", hash) }
 
 // letterOf reads the event's name from a dead letter's subject; zero if no worker has stored the
 // letter.
-func letterOf(t Topology, subject string) Position {
+func letterOf(t queue.Topology, subject string) Position {
 	name, ok := strings.CutPrefix(subject, t.PlainSubject()+"-dlq.")
 	tokens := strings.Split(name, ".")
 	if !ok || len(tokens) != 4 {

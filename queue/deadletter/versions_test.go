@@ -1,6 +1,6 @@
 //go:build !noembed
 
-package queue
+package deadletter
 
 import (
 	"encoding/json"
@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"pgregory.net/rapid"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -288,7 +289,7 @@ func TestGuardCatchesUp(t *testing.T) {
 // set of tracked users lacks, it is kept.
 func TestBuryKeepsTheRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		for seq, q := range []*Queue{s.queue(nil), s.queue(nil)} {
+		for seq, q := range []*queue.Queue{s.queue(nil), s.queue(nil)} {
 			s.Must(q.API().Clock.Read(t.Context()))
 			c := s.store(q)
 			d := Event{Name: Position{made, uint64(10 * (seq + 1))}}

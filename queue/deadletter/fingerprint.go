@@ -1,4 +1,4 @@
-package queue
+package deadletter
 
 import (
 	"crypto/sha256"
@@ -11,11 +11,11 @@ import (
 // the first eight hexadecimal digits of the SHA-256 of the lines reason, status and
 // [DeadLetter.Pattern], and does not change between versions. Group and Pattern cache their
 // results, so they are not safe for concurrent use.
-func (l *DeadLetter) Group() string { return GroupID(l.Fingerprint()) }
+func (l *Letter) Group() string { return GroupID(l.Fingerprint()) }
 
 func GroupID(fingerprint uint32) string { return fmt.Sprintf("%08x", fingerprint) }
 
-func (l *DeadLetter) Fingerprint() uint32 {
+func (l *Letter) Fingerprint() uint32 {
 	if !l.known.fingerprinted {
 		text := make([]byte, 0, 256)
 		text = append(append(text, l.Reason...), '\n')
@@ -28,7 +28,7 @@ func (l *DeadLetter) Fingerprint() uint32 {
 }
 
 // Pattern is the [Pattern] of the letter's error.
-func (l *DeadLetter) Pattern() string {
+func (l *Letter) Pattern() string {
 	if !l.known.patterned {
 		l.known.pattern, l.known.patterned = Pattern(l.Error, l.User), true
 	}
