@@ -38,7 +38,7 @@ func natsServer() blueprint {
 func product(flags ...string) blueprint {
 	return blueprint{
 		name: "worker", dockerfile: "../deployments/Dockerfile", program: platform + "/identify-worker", pkg: "../cmd/identify-worker",
-		flags: append([]string{"-tags", "nethttpomithttp2", "-ldflags", "-s -w -X main.version=" + version}, flags...), files: []string{"../LICENSE"},
+		flags: append([]string{"-ldflags", "-s -w -X main.version=" + version}, flags...), files: []string{"../LICENSE"},
 		args: map[string]string{"TARGETPLATFORM": platform, "VERSION": version},
 	}
 }
@@ -94,9 +94,9 @@ func (b blueprint) build(ctx context.Context) (tag string, err error) {
 }
 
 // compile builds a static program for the containers, with the flags of "make build" to share its
-// build cache.
+// build cache: the build tag is for the servers, too, because the product contains one.
 func compile(ctx context.Context, output, pkg string, flags ...string) error {
-	args := append([]string{"build", "-trimpath", "-o", output}, flags...)
+	args := append([]string{"build", "-tags", "nethttpomithttp2", "-trimpath", "-o", output}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
 	if said, err := cmd.CombinedOutput(); err != nil {

@@ -18,7 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// program builds the product once, into a folder that TestMain removes.
+// program builds the product once, with the flags of "make build" to share its build cache, into a
+// folder that TestMain removes.
 var (
 	folder  string
 	program = sync.OnceValues(func() (path string, err error) {
@@ -26,7 +27,7 @@ var (
 			return "", err
 		}
 		path = filepath.Join(folder, "identify-worker")
-		build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", path, "./cmd/identify-worker")
+		build := exec.Command("go", "build", "-C", "../..", "-tags", "nethttpomithttp2", "-trimpath", "-o", path, "./cmd/identify-worker")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if said, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go build: %w\n%s", err, said)

@@ -22,9 +22,10 @@ func build(ctx context.Context, dir string, more []string) (programs, error) {
 	return p, goBuild(ctx, p.server, "github.com/nats-io/nats-server/v2")
 }
 
-// goBuild builds one package. go.mod pins the version of nats-server.
+// goBuild builds one package, with the flags of "make build" to share its build cache. go.mod pins the
+// version of nats-server.
 func goBuild(ctx context.Context, path, pkg string, more ...string) error {
-	args := append([]string{"build", "-trimpath", "-o", path}, more...)
+	args := append([]string{"build", "-tags", "nethttpomithttp2", "-trimpath", "-o", path}, more...)
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
