@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 
 var (
 	simSeed  = flag.Uint64("sim.seed", 0, "seed of the simulation; 0 takes a new one each time")
-	simRuns  = flag.Int("sim.runs", 3, "how many simulations to run, each with the next seed")
+	simRuns  = flag.Int("sim.runs", 0, "how many simulations to run, each with the next seed; 0 is 3, or 1 with the race detector")
 	simHours = flag.Float64("sim.hours", 0.2, "simulated hours of faults in each")
 	simPause = flag.Duration("sim.pause", 10*time.Second, "longest pause between two bursts of events")
 	simFault = flag.Duration("sim.fault", 2*time.Minute, "longest time between two faults")
@@ -31,7 +32,11 @@ func TestSimulation(t *testing.T) {
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	for i := range uint64(*simRuns) {
+	runs := cmp.Or(*simRuns, 3)
+	if *simRuns == 0 && raceDetector {
+		runs = 1
+	}
+	for i := range uint64(runs) {
 		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
 			t.Logf("again: go test ./worker -run TestSimulation -sim.runs 1 -sim.seed %d -sim.hours %v", seed+i, *simHours)
 			storm(t, rand.New(rand.NewPCG(seed+i, 1)), time.Duration(*simHours*float64(time.Hour)))

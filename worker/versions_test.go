@@ -284,8 +284,12 @@ func (s *story) differences() (wrong []string) {
 func TestNewerWins(t *testing.T) {
 	// Each story starts a server and several replicas. "-rapid.checks 1000" runs that many.
 	if checks := flag.Lookup("rapid.checks").Value; checks.String() == flag.Lookup("rapid.checks").DefValue {
+		stories := "40"
+		if raceDetector {
+			stories = "10"
+		}
 		defer func() { must(t, checks.Set("100")) }()
-		must(t, checks.Set("40"))
+		must(t, checks.Set(stories))
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := rapid.SliceOfN(aStep, 25, 60).Draw(rt, "steps")
