@@ -22,10 +22,10 @@ func build(ctx context.Context, dir string, more []string) (programs, error) {
 	return p, goBuild(ctx, p.server, "github.com/nats-io/nats-server/v2")
 }
 
-// goBuild builds one package, with the flags of "make build" to share its build cache. go.mod pins the
+// goBuild builds one package as for a release, and so shares the cache of "make build". go.mod pins the
 // version of nats-server.
 func goBuild(ctx context.Context, path, pkg string, more ...string) error {
-	args := append([]string{"build", "-tags", "nethttpomithttp2", "-trimpath", "-o", path}, more...)
+	args := append([]string{"build", "-tags", "nethttpomithttp2", "-trimpath", "-ldflags", "-s -w", "-o", path}, more...)
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
