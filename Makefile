@@ -35,17 +35,42 @@ IMAGE_ARCHS ?= amd64 arm64
 # The race detector needs a C compiler, and Go turns cgo off where it finds none.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
-# The container tests run alone, last and verbosely: "go test" hides why tests of a package that
-# passes were skipped, and their clocks should not compete with compilers. Nor should those of
-# the campaign's tests, which kill and freeze real processes. Both run without the race detector,
-# which would slow them down and would not see into the processes anyway.
+# Tests of three kinds run side by side. The container tests and the campaign's tests, which kill and
+# freeze real processes, mostly wait, and their clocks should not compete with compilers: so all others,
+# which compute, have a low priority. Their limits of time are for a busy machine, or in fake time. How
+# much of the limit is used far away depends on spare capacity, so the others that wait, wait for that
+# test.
 CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
 PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$')
+COMPUTING  := nice -n 10
 
-# Long simulations: tables of ledgers and whole workers at many distances, and minutes at a limit. With
-# the race detector they would take minutes, and it checks the same code in the other tests.
-LONG := '^Test(FarAway|FarAwayFleet|LedgersAtADistance|RateUsed|RateOfFleet|RateLoweredInRollingUpdate|ManyReplaysOfAUser)$$'
+# The output of each command in one piece, where make is not as old as on macOS.
+PIECES := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
+
+# Without the race detector, tests are built with the flags of "make build": so what they, the product
+# and the programs that they build have in common is compiled once. The race detector would slow the
+# waiting tests down, and would not see into their processes anyway. "make lint" vets all packages.
+TEST := env CGO_ENABLED=0 go test -vet=off -tags $(TAGS) -trimpath
+
+# Verbose, because "go test" hides why tests of a package that passes were skipped. Four at a time on any
+# number of processors: one works, and the longest should begin at once.
+CONTAINED = $(TEST) -v -timeout 15m -artifacts -outputdir $(CURDIR)/bin
+
+# By default the race detector lets each process wait for a second before it exits, and the scripts run
+# more than a hundred.
+RACED = env GORACE=atexit_sleep_ms=10 go test $(RACE) -vet=off
+
+# Long simulations: tables of ledgers and whole workers at many distances, minutes or hours at a limit,
+# in an outage or on hold, and crashes at every step. With the race detector they would take many
+# minutes, and it checks the same code in the other tests.
+LONG := FarAway|FarAwayFleet|FarLetters|FleetFarFromNATS|LedgersFarAway|LedgersAtADistance|StopWhileReadingAgain
+LONG := $(LONG)|RateUsed|RateOfFleet|RateLoweredInRollingUpdate|RateAcrossRestarts|ReplicasWanted|ManyReplaysOfAUser
+LONG := $(LONG)|Outage|OutageWithFewUsers|Hold|Stall|SickUser|Throttled|LedgerStorm|ReplayCrashes
+# Random runs, few of which run with the race detector.
+RANDOM := Simulation|NewerWins
+# The packages that have any of them.
+UNRACED = $(filter-out $(CONTAINERS),$(shell grep -rlE '^func Test($(LONG)|$(RANDOM))\b' --include='*_test.go' . | xargs -n 1 dirname | sort -u))
 
 # The manifests' tests are a module of their own. They read files outside of it, which Go's cache of
 # test results ignores.
@@ -107,12 +132,27 @@ $(SBOM): Makefile
 
 .PHONY: test
 test: ## run all tests; those in containers need Docker
-	go test $(RACE) -timeout 20m -skip $(LONG) $(PACKAGES)
-	go test -timeout 20m -run $(LONG) ./queue ./worker
-	go -C $(MANIFESTS) test -count=1 ./...
-	go test -timeout 15m $(CAMPAIGN)
+	@$(MAKE) --no-print-directory -j 3 $(PIECES) test-computing test-campaign test-containers
+
+.PHONY: test-computing
+test-computing:
+	$(COMPUTING) $(RACED) -timeout 20m -skip '^Test($(LONG))$$' $(PACKAGES)
+	$(COMPUTING) $(TEST) -timeout 20m -run '^Test($(LONG)|$(RANDOM))$$' $(UNRACED)
+	cd $(MANIFESTS) && $(COMPUTING) $(TEST) -count=1 ./...
+
+.PHONY: test-far
+test-far:
 	@mkdir -p bin
-	go test -v -timeout 15m -artifacts -outputdir $(CURDIR)/bin $(CONTAINERS)
+	$(CONTAINED) -run '^TestFarAway$$' $(CONTAINERS)
+
+# Two rounds at a time, and a build for the next.
+.PHONY: test-campaign
+test-campaign: test-far
+	$(TEST) -timeout 15m -parallel 3 $(CAMPAIGN)
+
+.PHONY: test-containers
+test-containers: test-far
+	$(CONTAINED) -parallel 4 -skip '^TestFarAway$$' $(CONTAINERS)
 
 .PHONY: fuzz
 fuzz: ## fuzz each target for FUZZTIME (10s)
