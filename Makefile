@@ -66,7 +66,7 @@ RACED = env GORACE=atexit_sleep_ms=10 go test $(RACE) -vet=off
 # minutes, and it checks the same code in the other tests.
 LONG := FarAway|FarAwayFleet|FarLetters|FleetFarFromNATS|LedgersFarAway|LedgersAtADistance|StopWhileReadingAgain
 LONG := $(LONG)|RateUsed|RateOfFleet|RateLoweredInRollingUpdate|RateAcrossRestarts|ReplicasWanted|ManyReplaysOfAUser
-LONG := $(LONG)|Outage|OutageWithFewUsers|Hold|Stall|SickUser|Throttled|LedgerStorm|ReplayCrashes
+LONG := $(LONG)|Outage|OutageWithFewUsers|Hold|Stall|SickUser|Throttled|LedgerStorm|LedgerWhenTheServersClockIsSet|ReplayCrashes
 # Random runs, few of which run with the race detector.
 RANDOM := Simulation|NewerWins
 # The packages that have any of them.
