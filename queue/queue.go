@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,13 +16,6 @@ type Queue struct {
 	topology Topology
 	log      *slog.Logger
 	api      *jsapi.Conn
-	cooldown cooldown
-	held     atomic.Int32 // partitions claimed now
-	replicas atomic.Pointer[[]Replica]
-	setbacks setbacks
-	others   atomic.Pointer[schedule]              // the limits that the other replicas set for the ledger
-	lacks    atomic.Pointer[jsapi.PermissionError] // why Work cannot work; nil if it can
-	newAcks  atomic.Bool                           // an event has been seen that toNewAcks settles
 }
 
 // New returns the pipeline with this topology. It sends nothing: call [Queue.Setup] to create
@@ -38,7 +30,7 @@ func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{api: api, topology: t, log: asynclog.Wrap(log), cooldown: cooldown{woken: make(chan struct{})}}
+	q := &Queue{api: api, topology: t, log: asynclog.Wrap(log)}
 	return q, nil
 }
 
@@ -53,25 +45,6 @@ func (q *Queue) Logger() *slog.Logger { return q.log }
 
 // Connected reports whether the connection to NATS is up.
 func (q *Queue) Connected() bool { return q.api.NATS.IsConnected() }
-
-// Held is the number of partitions that [Queue.Work] holds now.
-func (q *Queue) Held() int { return int(q.held.Load()) }
-
-// othersPace is the limit that the other replicas set for this one.
-func (q *Queue) othersPace() schedule {
-	if p := q.others.Load(); p != nil {
-		return *p
-	}
-	return schedule{}
-}
-
-// signal wakes the receiver of ch. ch buffers one signal; more would add nothing.
-func signal(ch chan<- struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
 
 // Counts describes the contents of the streams.
 type Counts struct {

@@ -248,7 +248,7 @@ func TestTransform(t *testing.T) {
 		s.Must(err)
 		var want []string
 		for _, p := range q.topology.PartitionNames() {
-			want = append(want, q.topology.partitionSubject(p))
+			want = append(want, q.topology.PartitionSubject(p))
 		}
 		if got := slices.Sorted(maps.Keys(info.State.Subjects)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 			t.Errorf("the subjects are %v", got)

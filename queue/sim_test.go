@@ -4,11 +4,8 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,8 +18,6 @@ import (
 // sim is a real JetStream server in fake time, which can go away and come back.
 type sim struct {
 	*queuetest.Sim
-
-	oldest uint64 // oldest event of the stream, for journals that are opened
 }
 
 // simulate runs f in a bubble of fake time, with a server that has the default streams. A lost
@@ -105,100 +100,4 @@ func (s *sim) publish(q *Queue, users ...string) uint64 {
 		last = ack.Sequence
 	}
 	return last
-}
-
-// replica runs Work and settles each event that arrives, until it is stopped.
-type replica struct {
-	*Queue
-	line *queuetest.Line
-	stop func() error
-
-	onDeliver func(body []byte)   // nil does nothing
-	refuse    func(Delivery) bool // whether to lose the claim because of it; nil never does
-
-	mu       sync.Mutex
-	settling map[*Claim]int
-	got      []uint64 // sequences
-	gotBy    []string // the partition of each
-}
-
-func (s *sim) replica(config MemberConfig) *replica { return s.replicaOf(Topology{}, config) }
-
-func (s *sim) replicaOf(topology Topology, config MemberConfig) *replica {
-	return s.replicaOver(&queuetest.Line{}, topology, config)
-}
-
-func (s *sim) replicaOver(l *queuetest.Line, topology Topology, config MemberConfig) *replica {
-	r := &replica{line: l, settling: map[*Claim]int{}}
-	r.Queue = s.queueOf(r.line, topology)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Work(ctx, config, r) }()
-	r.stop = sync.OnceValue(func() error { cancel(); return s.worked(done) })
-	s.T.Cleanup(func() { _ = r.stop() })
-	return r
-}
-
-// kill is the end of the process: it sends nothing more.
-func (r *replica) kill() { r.line.Cut.Store(true); r.api.NATS.Close(); _ = r.stop() }
-
-// Assign implements Handler.
-func (r *replica) Assign(*Claim) {}
-
-// Deliver implements Handler.
-func (r *replica) Deliver(c *Claim, d Delivery) {
-	r.mu.Lock()
-	r.got, r.gotBy = append(r.got, d.Sequence), append(r.gotBy, c.Partition())
-	note, refuse := r.onDeliver, r.refuse
-	r.mu.Unlock()
-	if refuse != nil && refuse(d) {
-		c.Fail(errors.New("the test has refused the event"))
-		return
-	}
-	if note != nil {
-		note(d.Body)
-	}
-	r.count(c, 1)
-	c.Settle("u", []Delivery{d}, func(int) { r.count(c, -1) })
-}
-
-// Revoke implements Handler.
-func (r *replica) Revoke(c *Claim) {
-	for r.open(c) > 0 {
-		select {
-		case <-c.Lost():
-			return
-		case <-time.After(time.Millisecond): // fake time
-		}
-	}
-}
-
-// open is the number of the claim's events that are not settled yet.
-func (r *replica) open(c *Claim) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.settling[c]
-}
-
-func (r *replica) count(c *Claim, n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.settling[c] += n
-}
-
-func (r *replica) received() []uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.got)
-}
-
-// worked waits for the end of Work. If that does not come, it ends all tests with a text: a bubble
-// with a running goroutine never ends.
-func (s *sim) worked(done <-chan error) error {
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(10 * time.Minute):
-		panic(fmt.Sprintf("%s: Work does not end\n%s", s.T.Name(), s.Log()))
-	}
 }

@@ -125,8 +125,8 @@ func (t Topology) PartitionNames() []string {
 	return append(names, PlainPartition)
 }
 
-// partitionSubject is the subject of a partition's events in the stream.
-func (t Topology) partitionSubject(partition string) string {
+// PartitionSubject is the subject of a partition's events in the stream.
+func (t Topology) PartitionSubject(partition string) string {
 	if partition == PlainPartition {
 		return t.PlainSubject()
 	}
@@ -136,7 +136,7 @@ func (t Topology) partitionSubject(partition string) string {
 // maxEvent is the largest event that the work stream stores if the server accepts maxPayload.
 func maxEvent(maxPayload int64) int64 { return min(MaxMessageBytes, maxPayload-headerRoom) }
 
-func (t Topology) workStream(maxPayload int64) jetstream.StreamConfig {
+func (t Topology) WorkStream(maxPayload int64) jetstream.StreamConfig {
 	keyed := t.PlainSubject() + ".*"
 	return jetstream.StreamConfig{
 		Name:       t.StreamName(),
@@ -215,5 +215,5 @@ func (t Topology) auditStream() jetstream.StreamConfig {
 // StreamConfigs are the configurations of all streams of a pipeline on a server that accepts messages of
 // maxPayload bytes.
 func (t Topology) StreamConfigs(maxPayload int64) []jetstream.StreamConfig {
-	return []jetstream.StreamConfig{t.workStream(maxPayload), t.deadStream(), t.bucketStream(), t.newerBucketStream(), t.auditStream()}
+	return []jetstream.StreamConfig{t.WorkStream(maxPayload), t.deadStream(), t.bucketStream(), t.newerBucketStream(), t.auditStream()}
 }

@@ -6,8 +6,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 const (
@@ -86,7 +86,7 @@ func (w *Worker) archived(l *lane, x *queuedEvent, death deadletter.Death, first
 	}
 	l.backoff = nil
 	l.tracked = l.user != ""
-	w.settle(l, []queue.Delivery{x.Delivery()})
+	w.settle(l, []fleet.Delivery{x.Delivery()})
 }
 
 // archiveFailed makes a lane back off whose dead letter could not be stored. w.mu must be held.

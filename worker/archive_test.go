@@ -5,14 +5,14 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // A replica that has lost its claim stores no more dead letters for it: the partition's next owner may
 // deliver the event.
 func TestNoBurialWithoutClaim(t *testing.T) {
-	withClaims(t, func(t *testing.T, claim, _ *queue.Claim) {
+	withClaims(t, func(t *testing.T, claim, _ *fleet.Claim) {
 		w := idle(t, Config{})
 		p := w.partition(claim)
 		l := stocked(w, p, "u", 1)
@@ -47,7 +47,7 @@ func TestMemoryAfterLateSettlement(t *testing.T) {
 		go func() { w.Revoke(given.claim); close(revoked) }()
 		synctest.Wait()
 		w.mu.Lock()
-		w.settle(l, []queue.Delivery{given.delivery})
+		w.settle(l, []fleet.Delivery{given.delivery})
 		p.ended(&p.busy)
 		w.mu.Unlock()
 		<-revoked

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // slowReader is a worker that takes long to read one event.
@@ -25,7 +26,7 @@ type slowReader struct {
 }
 
 // Deliver implements queue.Handler.
-func (r slowReader) Deliver(c *queue.Claim, d queue.Delivery) {
+func (r slowReader) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	if d.Sequence == r.slow {
 		close(r.reading)
 		<-r.read
@@ -50,7 +51,7 @@ func TestReachIsInItsLane(t *testing.T) {
 		h := slowReader{w, last, make(chan struct{}), make(chan struct{})}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- q.Work(ctx, queue.MemberConfig{}, h) }()
+		go func() { done <- fleet.New(q).Work(ctx, fleet.MemberConfig{}, h) }()
 		<-h.reading
 		for _, user := range others {
 			tell(t, q, nc, user)

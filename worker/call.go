@@ -7,8 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -20,14 +21,14 @@ import (
 type call struct {
 	lane       *lane
 	events     []userpilot.Event
-	deliveries []queue.Delivery
+	deliveries []fleet.Delivery
 	extras     []*extra                  // of the deliveries; nil if none has any
 	covers     []int                     // number of deliveries that each event covers; nil means one each
 	versions   *deadletter.VersionRecord // version record of a user who may have dead letters
 	probe      bool
 	popped     time.Time    // when the lane left the queue
 	stage      atomic.Int32 // what the call waits for before it is made
-	slot       queue.Slot
+	slot       ratelimit.Slot
 	begun      bool // it has taken a token
 
 	sentAt  time.Time     // when the gate let the request go; zero if it did not
@@ -37,14 +38,14 @@ type call struct {
 	traced  []*traced     // of the events; nil without traces
 
 	oneEvent    [1]userpilot.Event // most calls hold one event and need no slice
-	oneDelivery [1]queue.Delivery
+	oneDelivery [1]fleet.Delivery
 }
 
 func newCall(l *lane, n int, probe bool) *call {
 	c := &call{lane: l, probe: probe, popped: time.Now(), versions: l.versions}
 	c.events, c.deliveries = c.oneEvent[:0], c.oneDelivery[:]
 	if n != 1 {
-		c.events, c.deliveries = make([]userpilot.Event, 0, n), make([]queue.Delivery, n)
+		c.events, c.deliveries = make([]userpilot.Event, 0, n), make([]fleet.Delivery, n)
 	}
 	for i := range n {
 		c.deliveries[i] = l.events[i].Delivery()
@@ -244,7 +245,7 @@ func (w *Worker) delivered(c *call, now time.Time) {
 
 // settle removes the lane's oldest events from the stream and then advances the lane. It does not
 // block. w.mu must be held.
-func (w *Worker) settle(l *lane, ds []queue.Delivery) {
+func (w *Worker) settle(l *lane, ds []fleet.Delivery) {
 	p := l.partition
 	l.transition(settling)
 	p.leaving++
@@ -359,7 +360,7 @@ const failingShare = 16 << 10
 
 // throttled starts a cooldown of the fleet: in this replica at once, in the others in the background.
 func (w *Worker) throttled(d time.Duration) {
-	broadcast := w.queue.StartCooldown(d)
+	broadcast := w.fleet.Cooldown().Start(d)
 	w.background.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), w.config.Timeout)
 		defer cancel()

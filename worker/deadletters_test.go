@@ -15,6 +15,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
@@ -295,7 +296,7 @@ func TestDeadLetterStreamFull(t *testing.T) {
 }
 
 // told returns what the one replica reports to the fleet after its next heartbeat.
-func (s *sim) told() queue.Replica {
+func (s *sim) told() fleet.Replica {
 	s.t.Helper()
 	time.Sleep(10 * time.Second)
 	status, err := inspector.New(s.queue).Status(s.t.Context())

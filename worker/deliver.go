@@ -8,12 +8,13 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // Assign implements [queue.Handler]: it reads which users are tracked, since the partition's previous
 // owners may have recorded some. Until it has, every user counts as tracked.
-func (w *Worker) Assign(c *queue.Claim) {
+func (w *Worker) Assign(c *fleet.Claim) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.partition(c)
@@ -30,7 +31,7 @@ func (w *Worker) Assign(c *queue.Claim) {
 
 // Deliver implements [queue.Handler]: it adds an event to its user's lane. It blocks while there is
 // no room.
-func (w *Worker) Deliver(c *queue.Claim, d queue.Delivery) {
+func (w *Worker) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	user, x := admit(d)
 	x.readHeader(d, w.letters)
 	w.mu.Lock()
@@ -71,7 +72,7 @@ func (w *Worker) isFull() bool {
 func (w *Worker) highWater() int { return 8 * w.config.Concurrency }
 
 // partition returns the partition of a claim, creating it if needed. w.mu must be held.
-func (w *Worker) partition(c *queue.Claim) *partition {
+func (w *Worker) partition(c *fleet.Claim) *partition {
 	p, ok := w.partitions[c]
 	if !ok {
 		p = newPartition(c, w.letters)
@@ -83,7 +84,7 @@ func (w *Worker) partition(c *queue.Claim) *partition {
 // admit parses an event and returns its lane's user. An invalid event waits its turn too, so that the
 // user's next events know that there is a dead letter. An event without a readable user goes into the
 // lane of the user "".
-func admit(d queue.Delivery) (user string, x queuedEvent) {
+func admit(d fleet.Delivery) (user string, x queuedEvent) {
 	event, death := read(d.Body)
 	x = queuedEvent{Stub: d.Stub(), length: int32(len(d.Body))}
 	if death != nil {
@@ -95,7 +96,7 @@ func admit(d queue.Delivery) (user string, x queuedEvent) {
 }
 
 // readHeader reads what the event's publisher wrote into its header. Most events have none.
-func (x *queuedEvent) readHeader(d queue.Delivery, letters *deadletter.Store) {
+func (x *queuedEvent) readHeader(d fleet.Delivery, letters *deadletter.Store) {
 	if len(d.Header) == 0 {
 		return
 	}
@@ -133,7 +134,7 @@ func (w *Worker) load(l *lane) {
 }
 
 // readBodies reloads the bodies of events from the stream, many of them concurrently.
-func readBodies(c *queue.Claim, events []queue.Delivery) ([][]byte, error) {
+func readBodies(c *fleet.Claim, events []fleet.Delivery) ([][]byte, error) {
 	bodies := make([][]byte, len(events))
 	err := forEach(c.Active(), len(events), func(ctx context.Context, i int) (err error) {
 		bodies[i], err = c.Load(ctx, events[i])
@@ -161,7 +162,7 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	before := l.bytes
 	for _, body := range bodies {
 		x := &l.events[l.loaded]
-		_, again := admit(queue.Delivery{Body: body})
+		_, again := admit(fleet.Delivery{Body: body})
 		if x.event = again.event; again.extra != nil {
 			x.change().death, x.extra.body = again.extra.death, again.extra.body
 		}
@@ -178,7 +179,7 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 
 // Revoke implements [queue.Handler]. It blocks while anything of the partition is in progress, but
 // waits for settlements only until the claim is lost.
-func (w *Worker) Revoke(c *queue.Claim) {
+func (w *Worker) Revoke(c *fleet.Claim) {
 	w.mu.Lock()
 	p := w.partition(c)
 	p.closed = true

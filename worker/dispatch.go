@@ -65,7 +65,7 @@ func (w *Worker) awaitWork(ctx context.Context) bool {
 func (w *Worker) poll(now time.Time) (found bool, next time.Time, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	cooldown, changed := w.queue.CooldownUntil()
+	cooldown, changed := w.fleet.Cooldown().Until()
 	admission, next := w.gate.admit(now)
 	w.logTransitions(now, cooldown)
 	switch {
@@ -98,7 +98,7 @@ func (w *Worker) pop() *call {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	cooldown, _ := w.queue.CooldownUntil()
+	cooldown, _ := w.fleet.Cooldown().Until()
 	admission, _ := w.gate.admit(now)
 	if now.Before(cooldown) || admission == shut {
 		return nil

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -17,7 +17,7 @@ type remote struct {
 	replicas int
 	nats     time.Duration // a round trip
 	setup    time.Duration // of a connection to Userpilot
-	rate     queue.Rate
+	rate     ratelimit.Rate
 	alone    bool // one event per call
 }
 
@@ -37,7 +37,7 @@ func (c remote) share() float64 {
 	return 0.97
 }
 
-var secondly = queue.Rate{Calls: 20, Window: time.Second}
+var secondly = ratelimit.Rate{Calls: 20, Window: time.Second}
 
 // pace returns a case's times: the interval between two events, how long the fleet may take to start
 // up, and how long the test then watches it.
@@ -60,10 +60,10 @@ func TestFarAway(t *testing.T) {
 	t.Parallel()
 	for i, micros := range []int{500, 2_000, 20_000, 150_000, 300_000} {
 		for j, setup := range []time.Duration{0, 20 * time.Millisecond, 350 * time.Millisecond} {
-			for k, rate := range []queue.Rate{secondly, minutely} {
+			for k, rate := range []ratelimit.Rate{secondly, minutely} {
 				for l, alone := range []bool{false, true} {
 					if *simAll || k == (i+j)%2 && l == (i/2+j/2)%2 {
-						remote{1, time.Duration(micros) * time.Microsecond, setup, rate, alone}.run(t)
+						remote{replicas: 1, nats: time.Duration(micros) * time.Microsecond, setup: setup, rate: rate, alone: alone}.run(t)
 					}
 				}
 			}
@@ -77,9 +77,9 @@ func TestFarAwayFleet(t *testing.T) {
 	t.Parallel()
 	for i, millis := range []int{2, 20, 150, 300} {
 		for j, replicas := range []int{3, 10} {
-			for k, rate := range []queue.Rate{secondly, minutely} {
+			for k, rate := range []ratelimit.Rate{secondly, minutely} {
 				if *simAll || k == (i+j)%2 {
-					remote{replicas, time.Duration(millis) * time.Millisecond, 20 * time.Millisecond, rate, false}.run(t)
+					remote{replicas: replicas, nats: time.Duration(millis) * time.Millisecond, setup: 20 * time.Millisecond, rate: rate, alone: false}.run(t)
 				}
 			}
 		}
@@ -145,7 +145,7 @@ func (s *sim) publishSteadily(pause, d time.Duration) {
 // must serve a user even if each time there is a new event and the slot has passed meanwhile.
 func TestFarJournal(t *testing.T) {
 	t.Parallel()
-	remote{1, 6 * time.Millisecond, 0, secondly, false}.run(t)
+	remote{replicas: 1, nats: 6 * time.Millisecond, setup: 0, rate: secondly, alone: false}.run(t)
 }
 
 // Promise: a stop takes less than a second, plus the calls in flight. Far from NATS it takes round

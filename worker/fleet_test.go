@@ -8,8 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -100,13 +100,13 @@ func TestOutageIsVisible(t *testing.T) {
 func TestReplicasWanted(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		rate    queue.Rate
+		rate    ratelimit.Rate
 		latency time.Duration
 		want    float64
 	}{
-		"the limit":   {queue.Rate{Calls: 600, Window: time.Minute}, 100 * time.Millisecond, 1},
-		"the senders": {queue.Rate{Calls: 6000, Window: time.Minute}, 2 * time.Second, 3}, // 4 senders of two make 4 of 100 a second
-		"no work":     {queue.Rate{}, time.Second, 1},
+		"the limit":   {ratelimit.Rate{Calls: 600, Window: time.Minute}, 100 * time.Millisecond, 1},
+		"the senders": {ratelimit.Rate{Calls: 6000, Window: time.Minute}, 2 * time.Second, 3}, // 4 senders of two make 4 of 100 a second
+		"no work":     {ratelimit.Rate{}, time.Second, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -149,8 +149,8 @@ func TestRateLoweredInRollingUpdate(t *testing.T) {
 		for i := range 6000 {
 			s.publish(fmt.Sprintf("u%d", i), "")
 		}
-		high, low := queue.Rate{Calls: 600, Window: time.Minute}, queue.Rate{Calls: 300, Window: time.Minute}
-		at := func(r queue.Rate) func(*worker.Config) {
+		high, low := ratelimit.Rate{Calls: 600, Window: time.Minute}, ratelimit.Rate{Calls: 300, Window: time.Minute}
+		at := func(r ratelimit.Rate) func(*worker.Config) {
 			return func(c *worker.Config) { c.Rate = r; littleMemory(c) }
 		}
 		fleet := []*replica{s.start(at(high)), s.start(at(high)), s.start(at(high))}

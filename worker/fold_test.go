@@ -6,16 +6,18 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // crowd returns a lane with n events.
 func crowd(w *Worker, events int) *lane {
-	return stocked(w, newPartition(&queue.Claim{}, deadletter.NewStore(&queue.Queue{})), "u", events)
+	return stocked(w, newPartition(&fleet.Claim{}, deadletter.NewStore(&queue.Queue{})), "u", events)
 }
 
 // arrive pushes one more event, as Deliver does.
 func (l *lane) arrive(w *Worker) {
-	_, x := admit(queue.Delivery{Sequence: uint64(len(l.events) + 1), Body: event(1024)})
+	_, x := admit(fleet.Delivery{Sequence: uint64(len(l.events) + 1), Body: event(1024)})
 	before := l.bytes
 	l.push(x, 1<<40)
 	w.memory.add(l.bytes - before)
@@ -71,8 +73,8 @@ func TestUnfold(t *testing.T) {
 func TestMemoryHoldsMany(t *testing.T) {
 	t.Parallel()
 	const users, memory = 64, 4 << 20
-	w := idle(t, Config{Memory: memory, Rate: queue.Rate{Calls: 1, Window: 1e9}})
-	c := &queue.Claim{}
+	w := idle(t, Config{Memory: memory, Rate: ratelimit.Rate{Calls: 1, Window: 1e9}})
+	c := &fleet.Claim{}
 	p := w.partition(c)
 	for i := range users { // the zero claim knows no new users
 		user := fmt.Sprintf("user-%d", i)
@@ -81,7 +83,7 @@ func TestMemoryHoldsMany(t *testing.T) {
 	n := 0
 	for ; !w.memory.full(); n++ {
 		body := fmt.Appendf(nil, `{"user_id":"user-%d","metadata":{"plan":"pro","note":"%0200d"}}`, n%users, n)
-		w.Deliver(c, queue.Delivery{Sequence: uint64(n + 1), Body: body})
+		w.Deliver(c, fleet.Delivery{Sequence: uint64(n + 1), Body: body})
 	}
 	if each := n / users; each < 700 {
 		t.Errorf("%d events of each user in %d bytes for each", each, memory/users)

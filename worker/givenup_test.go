@@ -7,7 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
@@ -39,7 +39,7 @@ func TestGivenUpIsTold(t *testing.T) {
 		}
 		status, err := inspector.New(s.queue).Status(t.Context())
 		must(t, err)
-		if len(status.Replicas) != 1 || len(status.Replicas[0].GivenUp) != 1 || status.Replicas[0].GivenUp[0].Cause != queue.CausePull || len(status.Replicas[0].GivenUp[0].Partitions) != 17 {
+		if len(status.Replicas) != 1 || len(status.Replicas[0].GivenUp) != 1 || status.Replicas[0].GivenUp[0].Cause != fleet.CausePull || len(status.Replicas[0].GivenUp[0].Partitions) != 17 {
 			t.Errorf("the status says %+v", status.Replicas)
 		}
 		time.Sleep(2 * time.Minute)

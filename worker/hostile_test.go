@@ -250,7 +250,7 @@ func (x *town) live(t *testing.T) {
 			t.Fatal(what)
 		}
 	}
-	for cause, n := range x.queue.GiveUps() {
+	for cause, n := range x.worker.GiveUps() {
 		t.Fatalf("%d claims were given up: %s", n, cause)
 	}
 	if err := x.worker.Ready(); err != nil || x.worker.Warning() != "" {

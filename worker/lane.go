@@ -7,6 +7,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -16,7 +17,7 @@ const maxMerge = 1000
 // queuedEvent is one event in a lane. Its body may have been dropped, to be reloaded later. There are
 // hundreds of thousands of them, and most have no extra. The worker's mutex guards it.
 type queuedEvent struct {
-	queue.Stub
+	fleet.Stub
 	event  *userpilot.Event
 	extra  *extra // may be nil
 	length int32  // of the body
@@ -51,7 +52,7 @@ func (x *queuedEvent) change() *extra {
 
 // origin describes the event for the record of dead events. Unlike the rest of the extra, its parts
 // never change, so that a call may read them without the mutex.
-func origin(c *queue.Claim, d queue.Delivery, x *extra) deadletter.Event {
+func origin(c *fleet.Claim, d fleet.Delivery, x *extra) deadletter.Event {
 	e := deadletter.Event{Name: deadletter.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published}
 	if x != nil {
 		e.Replay, e.Trace = x.past, x.trace
@@ -59,7 +60,7 @@ func origin(c *queue.Claim, d queue.Delivery, x *extra) deadletter.Event {
 	return e
 }
 
-func (x *queuedEvent) origin(c *queue.Claim) deadletter.Event {
+func (x *queuedEvent) origin(c *fleet.Claim) deadletter.Event {
 	return origin(c, x.Delivery(), x.extra)
 }
 
@@ -294,7 +295,7 @@ func (l *lane) needsLoad() bool {
 
 // nextLoad returns the events whose bodies to reload next: as many as the share allows, but at least
 // one, and all up to resendThrough.
-func (l *lane) nextLoad(share int64) (events []queue.Delivery) {
+func (l *lane) nextLoad(share int64) (events []fleet.Delivery) {
 	size := int64(0)
 	for _, x := range l.events[l.loaded:min(len(l.events), l.loaded+maxMerge)] {
 		size += int64(x.length) + loadedBytes

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // A lane that has something in progress goes on only when that has ended.
@@ -59,7 +59,7 @@ func panics(f func()) (panicked bool) {
 // A lane whose call fails while its partition is being released has no call any more: findStall would
 // look at it.
 func TestFailureWhileRevoking(t *testing.T) {
-	withClaims(t, func(t *testing.T, claim, _ *queue.Claim) {
+	withClaims(t, func(t *testing.T, claim, _ *fleet.Claim) {
 		w := idle(t, Config{})
 		p := w.partition(claim)
 		l := stocked(w, p, "u", 1)

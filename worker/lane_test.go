@@ -14,6 +14,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -61,7 +62,7 @@ func (m *laneModel) push(t *rapid.T) {
 	m.next += uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
 	before := m.l.bodies
 	kept := m.l.loaded
-	_, x := admit(queue.Delivery{Sequence: m.next, Body: body})
+	_, x := admit(fleet.Delivery{Sequence: m.next, Body: body})
 	if past != nil {
 		x.change().past = past
 	}
@@ -295,7 +296,7 @@ func TestLaneModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		user := rapid.SampledFrom([]string{"u", ""}).Draw(t, "user")
 		m := &laneModel{share: rapid.Int64Range(0, 20_000).Draw(t, "share"), w: idle(t, Config{})}
-		m.l = &lane{user: user, partition: newPartition(&queue.Claim{}, deadletter.NewStore(&queue.Queue{}))}
+		m.l = &lane{user: user, partition: newPartition(&fleet.Claim{}, deadletter.NewStore(&queue.Queue{}))}
 		if user != "" {
 			m.l.resendThrough = rapid.Uint64Range(0, 30).Draw(t, "reach")
 		}
@@ -331,7 +332,7 @@ func stocked(w *Worker, p *partition, user string, events int) *lane {
 	l := &lane{user: user, partition: p}
 	p.lanes[user] = l
 	for i := range events {
-		_, x := admit(queue.Delivery{Sequence: uint64(i + 1), Body: event(1024)})
+		_, x := admit(fleet.Delivery{Sequence: uint64(i + 1), Body: event(1024)})
 		l.push(x, 1<<40)
 	}
 	w.memory.add(l.bytes)
@@ -341,19 +342,19 @@ func stocked(w *Worker, p *partition, user string, events int) *lane {
 
 // handed is an event with the claim that delivered it.
 type handed struct {
-	claim    *queue.Claim
-	delivery queue.Delivery
+	claim    *fleet.Claim
+	delivery fleet.Delivery
 }
 
 // collector is a handler that keeps claims and events and does nothing with them.
 type collector chan handed
 
-func (c collector) Deliver(claim *queue.Claim, d queue.Delivery) { c <- handed{claim, d} }
-func (c collector) Assign(*queue.Claim)                          {}
-func (c collector) Revoke(*queue.Claim)                          {}
+func (c collector) Deliver(claim *fleet.Claim, d fleet.Delivery) { c <- handed{claim, d} }
+func (c collector) Assign(*fleet.Claim)                          {}
+func (c collector) Revoke(*fleet.Claim)                          {}
 
 // withClaims runs f in a bubble with the claims of two partitions.
-func withClaims(t *testing.T, f func(t *testing.T, a, b *queue.Claim)) {
+func withClaims(t *testing.T, f func(t *testing.T, a, b *fleet.Claim)) {
 	t.Helper()
 	withEvents(t, func(t *testing.T, a, b handed) { f(t, a.claim, b.claim) })
 }
@@ -391,7 +392,7 @@ func withEvents(t *testing.T, f func(t *testing.T, a, b handed)) {
 		ctx, cancel := context.WithCancel(t.Context())
 		claims := make(collector, 2)
 		done := make(chan error, 1)
-		go func() { done <- q.Work(ctx, queue.MemberConfig{}, claims) }()
+		go func() { done <- fleet.New(q).Work(ctx, fleet.MemberConfig{}, claims) }()
 		defer func() { // even if f fails: otherwise the bubble does not end
 			cancel()
 			_ = receive(t, "the end of Work", done)
@@ -414,7 +415,7 @@ func receive[T any](t *testing.T, what string, from <-chan T) T {
 
 // A call in flight that fails after its partition was revoked does not reduce the memory's count twice.
 func TestMemoryAfterRevoke(t *testing.T) {
-	withClaims(t, func(t *testing.T, claim, other *queue.Claim) {
+	withClaims(t, func(t *testing.T, claim, other *fleet.Claim) {
 		w := idle(t, Config{Memory: 1 << 20})
 		rest := stocked(w, w.partition(other), "v", 400) // more than half of the memory
 		p := w.partition(claim)
@@ -436,7 +437,7 @@ func TestMemoryAfterRevoke(t *testing.T) {
 
 // Revoking a partition may make room for others.
 func TestRevokeMakesRoom(t *testing.T) {
-	withClaims(t, func(t *testing.T, given, kept *queue.Claim) {
+	withClaims(t, func(t *testing.T, given, kept *fleet.Claim) {
 		w := idle(t, Config{Concurrency: 1})
 		p := w.partition(given)
 		for i := range w.highWater() + 10 {
@@ -447,7 +448,7 @@ func TestRevokeMakesRoom(t *testing.T) {
 		stocked(w, w.partition(kept), "u", 1).state = calling
 		delivered := make(chan struct{})
 		go func() {
-			w.Deliver(kept, queue.Delivery{Sequence: 2, Body: event(100)})
+			w.Deliver(kept, fleet.Delivery{Sequence: 2, Body: event(100)})
 			close(delivered)
 		}()
 		synctest.Wait()
@@ -470,7 +471,7 @@ func TestOutageDuringSearch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := idle(t, Config{MaxAttempts: 3})
-		l := stocked(w, w.partition(&queue.Claim{}), "u", 2)
+		l := stocked(w, w.partition(&fleet.Claim{}), "u", 2)
 		fail := func(n int) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -501,7 +502,7 @@ func TestUnknownCallIsRepeatedAsItWas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := idle(t, Config{})
-		l := stocked(w, w.partition(&queue.Claim{}), "u", 5)
+		l := stocked(w, w.partition(&fleet.Claim{}), "u", 5)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		l.state = calling

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // limiter hands out tokens: from the fleet's ledger, or from a bucket of this replica. All methods but
@@ -14,7 +14,7 @@ import (
 type limiter interface {
 	// Take blocks until there is a token or ctx ends; in the latter case no token is lost. waiting
 	// is the number of calls that could be made now.
-	Take(ctx context.Context, waiting int) (queue.Slot, error)
+	Take(ctx context.Context, waiting int) (ratelimit.Slot, error)
 	// Interval returns the time between two calls at the limit; 0 without a limit.
 	Interval() time.Duration
 	// Trouble returns why there are no tokens now, fit for a log, or "".
@@ -30,14 +30,14 @@ type limiter interface {
 // bucket limits this replica alone.
 type bucket struct {
 	local
-	rate   queue.Rate
+	rate   ratelimit.Rate
 	tokens *rate.Limiter
 }
 
-func newBucket(r queue.Rate, burst int) bucket { return bucket{rate: r, tokens: r.Limiter(burst)} }
+func newBucket(r ratelimit.Rate, burst int) bucket { return bucket{rate: r, tokens: r.Limiter(burst)} }
 
 // Take implements limiter.
-func (b bucket) Take(ctx context.Context, _ int) (queue.Slot, error) {
+func (b bucket) Take(ctx context.Context, _ int) (ratelimit.Slot, error) {
 	token := b.tokens.Reserve()
 	due := time.NewTimer(token.Delay())
 	defer due.Stop()
@@ -46,7 +46,7 @@ func (b bucket) Take(ctx context.Context, _ int) (queue.Slot, error) {
 		return b.rate.Slot(time.Now()), nil
 	case <-ctx.Done():
 		token.Cancel()
-		return queue.Slot{}, context.Cause(ctx)
+		return ratelimit.Slot{}, context.Cause(ctx)
 	}
 }
 
@@ -59,8 +59,8 @@ func (b bucket) Interval() time.Duration {
 type unlimited struct{ local }
 
 // Take implements limiter.
-func (unlimited) Take(ctx context.Context, _ int) (queue.Slot, error) {
-	return queue.Slot{}, context.Cause(ctx)
+func (unlimited) Take(ctx context.Context, _ int) (ratelimit.Slot, error) {
+	return ratelimit.Slot{}, context.Cause(ctx)
 }
 
 // Interval implements limiter.

@@ -7,14 +7,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // A token is not lost if the caller stops waiting for it.
 func TestBucketKeepsItsTokens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBucket(queue.Rate{Calls: 10, Window: time.Second}, 1)
+		b := newBucket(ratelimit.Rate{Calls: 10, Window: time.Second}, 1)
 		if d := b.Interval(); (d - 100500*time.Microsecond).Abs() > time.Millisecond {
 			t.Errorf("a token each %v", d)
 		}

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -68,7 +68,7 @@ func TestMergedBeyondMemory(t *testing.T) {
 				}
 				s.publish(fmt.Sprintf("u%d", i%2), more)
 			}
-			r := s.start(func(c *worker.Config) { c.Memory = 1 << 20; c.Rate = queue.Rate{Calls: 2, Window: time.Second} })
+			r := s.start(func(c *worker.Config) { c.Memory = 1 << 20; c.Rate = ratelimit.Rate{Calls: 2, Window: time.Second} })
 			s.drain(10 * time.Minute)
 			r.stop()
 			s.check()

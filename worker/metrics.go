@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // metrics holds the worker's counters and histograms. No label ever carries a user.
@@ -85,7 +85,7 @@ func (m *metrics) called(err error, d time.Duration) {
 	m.calls.WithLabelValues(result(err)).Inc()
 }
 
-func (m *metrics) delivered(ds []queue.Delivery, now time.Time) {
+func (m *metrics) delivered(ds []fleet.Delivery, now time.Time) {
 	m.deliver.Add(float64(len(ds)))
 	m.deliveredEvents.Add(uint64(len(ds)))
 	if merged := len(ds) - 1; merged > 0 {
@@ -169,14 +169,14 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	gauge(w.gauges.limit, w.limit())
 	ch <- prometheus.MustNewConstMetric(w.gauges.lost, prometheus.CounterValue, float64(w.limiter.Lost()))
 	gauge(w.gauges.load, w.recent().load(w.config.Concurrency))
-	giveUps := w.queue.GiveUps()
-	for _, g := range w.queue.GivenUp() {
+	giveUps := w.fleet.GiveUps()
+	for _, g := range w.fleet.GivenUp() {
 		gauge(w.gauges.givenUp, float64(len(g.Partitions)), string(g.Cause))
 	}
-	for _, cause := range queue.Causes() {
+	for _, cause := range fleet.Causes() {
 		ch <- prometheus.MustNewConstMetric(w.gauges.giveUps, prometheus.CounterValue, float64(giveUps[cause]), string(cause))
 	}
-	if replicas := w.queue.Replicas(); len(replicas) > 0 {
+	if replicas := w.fleet.Replicas(); len(replicas) > 0 {
 		gauge(w.gauges.replicas, float64(len(replicas)))
 		gauge(w.gauges.wanted, float64(wanted(replicas, w.queue.Topology().Partitions+1)))
 	}
@@ -205,11 +205,11 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 
 // limit returns how many calls per second the whole fleet may make.
 func (w *Worker) limit() float64 {
-	replicas := w.queue.Replicas()
+	replicas := w.fleet.Replicas()
 	if len(replicas) == 0 {
-		replicas = []queue.Replica{{Rate: w.config.Member.Rate, OwnRate: w.config.Member.OwnRate}}
+		replicas = []fleet.Replica{{Rate: w.config.Member.Rate, OwnRate: w.config.Member.OwnRate}}
 	}
-	perMinute := queue.LowestRate(replicas).PerMinute()
+	perMinute := fleet.LowestRate(replicas).PerMinute()
 	for _, r := range replicas {
 		perMinute += r.OwnRate.PerMinute()
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -111,7 +111,7 @@ func TestMetricsOfTheLimit(t *testing.T) {
 				var replicas []*replica
 				for _, calls := range []int{600, 300} {
 					replicas = append(replicas, s.start(func(c *worker.Config) {
-						c.Rate, c.RatePerReplica = queue.Rate{Calls: calls, Window: time.Minute}, test.own
+						c.Rate, c.RatePerReplica = ratelimit.Rate{Calls: calls, Window: time.Minute}, test.own
 					}))
 				}
 				time.Sleep(10 * time.Second)

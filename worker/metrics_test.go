@@ -14,6 +14,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -46,7 +48,7 @@ var contract = map[string]map[string][]string{
 // busy returns a worker with a value in every metric.
 func busy(t *testing.T) *Worker {
 	t.Helper()
-	w := idle(t, Config{Rate: queue.Rate{Calls: 600, Window: time.Minute}})
+	w := idle(t, Config{Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}})
 	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2, OldestDead: time.Now().Add(-time.Hour)})
 	w.gate.hold.refused("unauthorized", time.Now(), time.Now())
 	w.gate.breaker.open = true
@@ -55,7 +57,7 @@ func busy(t *testing.T) *Worker {
 		&userpilot.Error{Status: 400}, &userpilot.Error{Status: 429}, &userpilot.Error{Status: 503}} {
 		w.metrics.called(err, time.Second)
 	}
-	w.metrics.delivered(make([]queue.Delivery, 3), time.Now())
+	w.metrics.delivered(make([]fleet.Delivery, 3), time.Now())
 	w.metrics.died(true)
 	w.metrics.archiveFailures.Inc()
 	w.metrics.notMade(slotExpired)
@@ -140,7 +142,7 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	for _, reason := range unmadeReasons() {
 		want["unmade_calls_total/"+reason] = 0
 	}
-	for _, cause := range queue.Causes() {
+	for _, cause := range fleet.Causes() {
 		want["claims_given_up_total/"+string(cause)] = 0
 	}
 	if got := series(t, idle(t, Config{})); !maps.Equal(got, want) {
@@ -184,7 +186,7 @@ func TestMetricsCount(t *testing.T) {
 		want["unmade_calls_total/"+reason] = 0
 	}
 	want["unmade_calls_total/slot_void"] = 1
-	for _, cause := range queue.Causes() {
+	for _, cause := range fleet.Causes() {
 		want["claims_given_up_total/"+string(cause)] = 0
 	}
 	if !maps.Equal(got, want) {

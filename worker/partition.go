@@ -1,14 +1,14 @@
 package worker
 
 import (
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // partition is the worker's state for one claim: its lanes, and what is in progress. The worker's mutex
 // guards it.
 type partition struct {
-	claim   *queue.Claim
+	claim   *fleet.Claim
 	letters *deadletter.Store
 	lanes   map[string]*lane
 	busy    int           // calls, reads and dead letters in progress
@@ -19,7 +19,7 @@ type partition struct {
 	catchingUp bool // the tracked users may lack some that previous owners have recorded
 }
 
-func newPartition(c *queue.Claim, letters *deadletter.Store) *partition {
+func newPartition(c *fleet.Claim, letters *deadletter.Store) *partition {
 	return &partition{claim: c, letters: letters, lanes: map[string]*lane{}, changed: make(chan struct{}, 1)}
 }
 

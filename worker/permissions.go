@@ -5,13 +5,14 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // Permissions lists the permissions that a worker's user needs on existing streams, the optional ones
 // last. To create the streams it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With a
 // [queue.ConnectConfig.InboxPrefix], it must be allowed to subscribe to that prefix instead of _INBOX.
 func Permissions(t queue.Topology) []queue.Permission {
-	all := slices.Concat(queue.FleetPermissions(t), deadletter.Permissions(t))
+	all := slices.Concat(fleet.Permissions(t), deadletter.Permissions(t))
 	slices.SortStableFunc(all, func(a, b queue.Permission) int {
 		switch {
 		case a.Optional == b.Optional:

@@ -9,12 +9,12 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
 
-var minutely = queue.Rate{Calls: 600, Window: time.Minute}
+var minutely = ratelimit.Rate{Calls: 600, Window: time.Minute}
 
 func at600(c *worker.Config) { c.Rate = minutely }
 
@@ -73,7 +73,7 @@ func TestRateAcrossRestarts(t *testing.T) {
 			s.publish(fmt.Sprintf("u%d", i), "")
 		}
 		for range 20 {
-			r := s.start(func(c *worker.Config) { c.Rate = queue.Rate{Calls: 60, Window: time.Minute} })
+			r := s.start(func(c *worker.Config) { c.Rate = ratelimit.Rate{Calls: 60, Window: time.Minute} })
 			time.Sleep(rand.N(20 * time.Second))
 			if rand.IntN(2) == 0 {
 				r.stop()
@@ -81,7 +81,7 @@ func TestRateAcrossRestarts(t *testing.T) {
 				r.kill()
 			}
 		}
-		r := s.start(func(c *worker.Config) { c.Rate = queue.Rate{Calls: 60, Window: time.Minute} })
+		r := s.start(func(c *worker.Config) { c.Rate = ratelimit.Rate{Calls: 60, Window: time.Minute} })
 		s.drain(time.Hour)
 		r.stop()
 		s.check()

@@ -4,22 +4,22 @@ import (
 	"math"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // report returns what this replica publishes to the fleet and its operators. It also adds to the
 // history, so only the member may call it: a scrape must not change state.
-func (w *Worker) report() queue.Report {
+func (w *Worker) report() fleet.Report {
 	w.mu.Lock()
 	w.history.add(w.counters())
 	w.mu.Unlock()
 	s, recent := w.Snapshot(), w.recent()
-	return queue.Report{
+	return fleet.Report{
 		Key: w.config.Key(), Hold: s.Hold, HoldSince: s.HoldSince, OutageSince: s.OutageSince,
 		Advice: w.limiter.Advice(), Stall: s.Stall, StallDetail: s.StallDetail, StallSince: s.StallSince,
 		Unburied: s.Unburied, UnburiedSince: s.UnburiedSince, UnburiedFull: s.UnburiedFull, UnburiedDetail: s.UnburiedDetail,
-		GivenUp: w.queue.GivenUp(),
-		Recent: queue.Recent{
+		GivenUp: w.fleet.GivenUp(),
+		Recent: fleet.Recent{
 			Span:      recent.span,
 			Delivered: recent.delivered, Merged: recent.merged, Dead: recent.dead, Calls: recent.calls,
 			Load: recent.load(w.config.Concurrency),
@@ -114,7 +114,7 @@ const targetLoad = 0.8
 
 // wanted returns how many replicas the fleet's work would keep at targetLoad. A backlog caused only
 // by the limit asks for none. More replicas than partitions would have nothing to do.
-func wanted(replicas []queue.Replica, partitions int) int {
+func wanted(replicas []fleet.Replica, partitions int) int {
 	load := 0.0
 	for _, r := range replicas {
 		load += r.Recent.Load

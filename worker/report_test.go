@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 func TestHistoryForgets(t *testing.T) {
@@ -74,9 +74,9 @@ func TestWanted(t *testing.T) {
 		{[]float64{0.4, 0.3, 0.1}, 1},
 		{slices.Repeat([]float64{1}, 16), 17},
 	} {
-		var replicas []queue.Replica
+		var replicas []fleet.Replica
 		for _, l := range test.loads {
-			replicas = append(replicas, queue.Replica{Report: queue.Report{Recent: queue.Recent{Load: l}}})
+			replicas = append(replicas, fleet.Replica{Report: fleet.Report{Recent: fleet.Recent{Load: l}}})
 		}
 		if got := wanted(replicas, 17); got != test.want {
 			t.Errorf("%v: %d, want %d", test.loads, got, test.want)

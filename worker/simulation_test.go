@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -110,7 +111,7 @@ func (c *chaos) upTo(d time.Duration) time.Duration { return time.Duration(c.ran
 func (c *chaos) join() {
 	c.away = c.nearOrFar()
 	c.fleet = append(c.fleet, c.start(func(w *worker.Config) {
-		w.Rate = queue.Rate{Calls: limit, Window: time.Minute}
+		w.Rate = ratelimit.Rate{Calls: limit, Window: time.Minute}
 		w.MaxAttempts = 1000 // nobody dies of the faults' own making
 		if c.random.IntN(2) == 0 {
 			littleMemory(w) // what waits is merged

@@ -41,11 +41,11 @@ const archiveFailureDelay = 5 * time.Second
 
 // Snapshot returns what the worker is doing now. It does not block on NATS.
 func (w *Worker) Snapshot() Snapshot {
-	cooldown, _ := w.queue.CooldownUntil()
+	cooldown, _ := w.fleet.Cooldown().Until()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := Snapshot{
-		Waiting: w.waiting, Ready: w.ready.len() + w.pending, Partitions: w.queue.Held(),
+		Waiting: w.waiting, Ready: w.ready.len() + w.pending, Partitions: w.fleet.Held(),
 		Delivered: w.metrics.deliveredEvents.Load(), Merged: w.metrics.mergedEvents.Load(),
 		Dead: w.metrics.deadEvents.Load(), Calls: w.metrics.madeCalls.Load(),
 		Stall: w.stall.reason, StallDetail: w.stall.detail, StallSince: w.stall.since,
@@ -65,13 +65,13 @@ func (w *Worker) Snapshot() Snapshot {
 
 // Ready returns nil if the worker can deliver, and otherwise the reason why it cannot.
 func (w *Worker) Ready() error {
-	s, lacking := w.Snapshot(), w.queue.MissingPermission()
+	s, lacking := w.Snapshot(), w.fleet.MissingPermission()
 	switch {
 	case !w.queue.Connected():
 		return errors.New("NATS cannot be reached")
 	case lacking != nil:
 		return lacking
-	case w.queue.Held() == 0:
+	case w.fleet.Held() == 0:
 		return errors.New("this replica owns no partition yet")
 	case s.Hold != "":
 		return fmt.Errorf("on hold since %s: Userpilot answers %s to the key %s: check the API key and the endpoint", s.HoldSince.UTC().Format(time.RFC3339), s.Hold, w.config.Key())
@@ -93,7 +93,7 @@ func (w *Worker) Warning() string {
 	case s.Stall != "":
 		return fmt.Sprintf("no calls have been made since %s: %s", s.StallSince.UTC().Format(time.RFC3339), StallText(s.Stall))
 	}
-	for _, g := range w.queue.GivenUp() {
+	for _, g := range w.fleet.GivenUp() {
 		return fmt.Sprintf("the claims on the partitions %s have been lost repeatedly since %s: %s",
 			strings.Join(g.Partitions, " "), g.Since.UTC().Format(time.RFC3339), g.Reason)
 	}

@@ -84,7 +84,7 @@ func (w *Worker) findStall(now time.Time) (was, is stall) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	was = w.stall
-	cooldown, _ := w.queue.CooldownUntil()
+	cooldown, _ := w.fleet.Cooldown().Until()
 	if w.waiting == 0 || w.sending.count > 0 || w.gate.hold.active() || w.gate.breaker.open || now.Before(cooldown) {
 		w.lastProgress = now
 	}

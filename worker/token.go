@@ -76,6 +76,6 @@ func (w *Worker) start(c *call, lead time.Duration) error {
 
 // gateClosed reports whether the gate has closed for a call since it was popped. w.mu must be held.
 func (w *Worker) gateClosed(c *call, now time.Time) bool {
-	cooldown, _ := w.queue.CooldownUntil()
+	cooldown, _ := w.fleet.Cooldown().Until()
 	return now.Before(cooldown) || !c.probe && (w.gate.hold.active() || w.gate.breaker.open)
 }

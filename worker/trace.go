@@ -12,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // traces records the spans of events. A worker without a tracer has no traces.
@@ -159,7 +159,7 @@ func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Spa
 
 // died records the span of storing a dead letter, which ends the event's trace. If there was never a
 // call, the event's wait ends when the storing begins.
-func (t *traces) died(x *queuedEvent, c *queue.Claim, begun time.Time) {
+func (t *traces) died(x *queuedEvent, c *fleet.Claim, begun time.Time) {
 	wait, death := x.endWait(t, c, begun), x.more().death
 	ctx := trace.ContextWithSpanContext(context.Background(), wait)
 	_, span := t.tracer.Start(ctx, t.archive, trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(begun))
@@ -183,7 +183,7 @@ func (t *traces) died(x *queuedEvent, c *queue.Claim, begun time.Time) {
 
 // endWait returns the span context of an event's wait. If the wait has not ended yet, endWait ends it
 // at now, with these attributes.
-func (x *queuedEvent) endWait(t *traces, c *queue.Claim, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
+func (x *queuedEvent) endWait(t *traces, c *fleet.Claim, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
 	if called := x.more().traced; called != nil && called.wait.IsValid() {
 		return called.wait
 	}
@@ -194,7 +194,7 @@ func (x *queuedEvent) endWait(t *traces, c *queue.Claim, now time.Time, attribut
 }
 
 // superseded ends the waits of superseded events.
-func (t *traces) superseded(events []queuedEvent, c *queue.Claim) {
+func (t *traces) superseded(events []queuedEvent, c *fleet.Claim) {
 	now := time.Now()
 	for i := range events {
 		events[i].endWait(t, c, now, attribute.String("identify.outcome", string(deadletter.OutcomeSuperseded)))

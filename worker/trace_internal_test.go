@@ -10,6 +10,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -49,8 +50,8 @@ func TestNotSentIsNoSpan(t *testing.T) {
 		spans := tracetest.NewSpanRecorder()
 		traces := newTraces(&Config{Queue: &queue.Queue{}, Client: yes{}, Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("")})
 		c := &call{
-			lane: &lane{partition: newPartition(&queue.Claim{}, deadletter.NewStore(&queue.Queue{}))}, sentAt: test.sentAt, failure: test.failure,
-			deliveries: make([]queue.Delivery, 1), traced: []*traced{{}},
+			lane: &lane{partition: newPartition(&fleet.Claim{}, deadletter.NewStore(&queue.Queue{}))}, sentAt: test.sentAt, failure: test.failure,
+			deliveries: make([]fleet.Delivery, 1), traced: []*traced{{}},
 		}
 		traces.called(c, notSent)
 		if n := len(spans.Ended()); n != test.spans || len(spans.Started()) != n || c.traced[0].wait.IsValid() != (n > 0) {

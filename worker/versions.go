@@ -6,8 +6,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -27,7 +27,7 @@ type checkResult struct {
 	versions *deadletter.VersionRecord
 	// done are the first events that need no call: superseded, or copies of replays that have their
 	// outcome.
-	done       []queue.Delivery
+	done       []fleet.Delivery
 	superseded int
 	death      *deadletter.Death  // of the first event
 	remainders []*userpilot.Event // of the events that may be sent; nil means the whole event
@@ -92,7 +92,7 @@ func (w *Worker) checked(l *lane, found checkResult, n int) {
 
 // compare determines what a user's first events still have to set. The events that have nothing left
 // are settled next, so compare records their outcomes.
-func compare(ctx context.Context, letters *deadletter.Store, c *queue.Claim, user string, events []queuedEvent) (found checkResult, err error) {
+func compare(ctx context.Context, letters *deadletter.Store, c *fleet.Claim, user string, events []queuedEvent) (found checkResult, err error) {
 	if found.versions, err = letters.Versions(ctx, user); err != nil {
 		return found, err
 	}
@@ -137,7 +137,7 @@ func compare(ctx context.Context, letters *deadletter.Store, c *queue.Claim, use
 }
 
 // outcomesOf reports which events are replays whose outcome is recorded.
-func outcomesOf(ctx context.Context, letters *deadletter.Store, c *queue.Claim, events []queuedEvent) ([]bool, error) {
+func outcomesOf(ctx context.Context, letters *deadletter.Store, c *fleet.Claim, events []queuedEvent) ([]bool, error) {
 	recorded := make([]bool, len(events))
 	err := forEach(ctx, len(events), func(ctx context.Context, i int) (err error) {
 		recorded[i], err = letters.HasOutcome(ctx, events[i].origin(c))
@@ -148,7 +148,7 @@ func outcomesOf(ctx context.Context, letters *deadletter.Store, c *queue.Claim, 
 
 // reduce compares one event with the version record. rest is nil if the whole event is left, ok is
 // false if nothing is, and known is false if the record cannot tell.
-func reduce(c *queue.Claim, newer *deadletter.VersionRecord, x *queuedEvent) (rest *userpilot.Event, ok, known bool) {
+func reduce(c *fleet.Claim, newer *deadletter.VersionRecord, x *queuedEvent) (rest *userpilot.Event, ok, known bool) {
 	past := x.more().past
 	late := past != nil && x.origin(c).IsLate()
 	switch {

@@ -14,6 +14,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/asynclog"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -31,9 +33,9 @@ type Config struct {
 	Queue  *queue.Queue
 	Client Caller
 
-	Rate           queue.Rate // of the whole fleet; the zero value is no limit
-	Burst          int        // calls that may be made back to back after idle time; default: see [queue.Rate.DefaultBurst]
-	RatePerReplica bool       // Rate applies to this replica alone; no ledger is used
+	Rate           ratelimit.Rate // of the whole fleet; the zero value is no limit
+	Burst          int            // calls that may be made back to back after idle time; default: see [queue.Rate.DefaultBurst]
+	RatePerReplica bool           // Rate applies to this replica alone; no ledger is used
 
 	Concurrency int           // maximum number of calls in flight, default 64
 	NoCoalesce  bool          // make one call per event
@@ -44,7 +46,7 @@ type Config struct {
 	BackoffMax     time.Duration // default 1m
 	Memory         int64         // limit for waiting events in bytes, default 64 MiB
 
-	Member     queue.MemberConfig // New fills in the fields that report on this worker
+	Member     fleet.MemberConfig // New fills in the fields that report on this worker
 	Key        func() string      // returns the fingerprint of the API key in use, for operators; must not block
 	KeyChanged <-chan struct{}    // a receive means that there is a new key: a held replica probes at once
 	Log        *slog.Logger       // nil discards; a separate goroutine calls the handler, which may block
@@ -92,6 +94,7 @@ func orDefault[T comparable](value *T, otherwise T) {
 type Worker struct {
 	config  Config
 	queue   *queue.Queue
+	fleet   *fleet.Fleet
 	letters *deadletter.Store
 	limiter limiter
 	metrics *metrics
@@ -110,7 +113,7 @@ type Worker struct {
 	background sync.WaitGroup // crews' tasks and cooldown broadcasts
 
 	mu                 sync.Mutex
-	partitions         map[*queue.Claim]*partition
+	partitions         map[*fleet.Claim]*partition
 	ready              laneQueue
 	errands            crew // reads what lanes wait for
 	archivers          crew // separate, so that a full dead-letter stream does not delay the reads
@@ -140,11 +143,11 @@ func New(config Config) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		config: config, queue: config.Queue, letters: deadletter.NewStore(config.Queue), log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), idle: newStopwatch(),
+		config: config, queue: config.Queue, fleet: fleet.New(config.Queue), letters: deadletter.NewStore(config.Queue), log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), idle: newStopwatch(),
 		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call), tokenTurn: make(chan struct{}, 1),
 		wake: make(chan struct{}, 1), reportChanged: make(chan struct{}, 1),
 		errands: crew{size: errandsAtOnce}, archivers: crew{size: archiversAtOnce}, reloadingArchivers: crew{size: reloadingArchiversAtOnce},
-		partitions:      map[*queue.Claim]*partition{},
+		partitions:      map[*fleet.Claim]*partition{},
 		memory:          newMemory(config.Memory),
 		gate:            gate{breaker: breaker{initial: config.BackoffInitial, longest: config.BackoffMax}},
 		versionsTrouble: transitionLog{begun: "property versions cannot be read, users with dead letters wait", over: "property versions can be read again"},
@@ -154,7 +157,7 @@ func New(config Config) (*Worker, error) {
 	member.Report, member.Changed = w.report, w.reportChanged
 	switch {
 	case !config.RatePerReplica: // without a rate too: other replicas may have one
-		w.limiter = config.Queue.NewLedger(config.Rate, config.Burst)
+		w.limiter = ratelimit.NewLedger(config.Queue, config.Rate, config.Burst, w.fleet.Peers())
 		member.Rate, member.Burst = config.Rate, config.Burst
 	case config.Rate.Unlimited():
 		w.limiter = unlimited{}
@@ -186,7 +189,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	wg.Go(func() { w.watchStreams(dispatching) })
 	wg.Go(func() { w.watchStall(dispatching) })
 	wg.Go(func() { w.watchDeaths(dispatching) })
-	err := w.queue.Work(ctx, w.config.Member, w)
+	err := w.fleet.Work(ctx, w.config.Member, w)
 	stop()
 	wg.Wait()
 	w.background.Wait()

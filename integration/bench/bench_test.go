@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
@@ -141,7 +141,7 @@ func TestWritesThatExpectTheSameRevisionAreOneAndConflicts(t *testing.T) {
 func TestUsageIsCountedFromCallToCall(t *testing.T) {
 	t.Parallel()
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	f := fleet{replicas: 2, rate: queue.Rate{Calls: 600, Window: time.Minute}}
+	f := fleet{replicas: 2, rate: ratelimit.Rate{Calls: 600, Window: time.Minute}}
 	got := f.usage(
 		glance{used: used{elapsed: time.Second}, calls: userpilottest.Stats{Calls: 10, Last: began}, ledger: ledgerCount{12, 10}},
 		glance{used: used{elapsed: 31 * time.Second}, calls: userpilottest.Stats{Calls: 307, Last: began.Add(30 * time.Second), MaxInWindow: 301}, ledger: ledgerCount{372, 310}},
@@ -153,7 +153,7 @@ func TestUsageIsCountedFromCallToCall(t *testing.T) {
 
 func TestTheWorstFleetIsJudged(t *testing.T) {
 	t.Parallel()
-	limit := queue.Rate{Calls: 600, Window: time.Minute}
+	limit := ratelimit.Rate{Calls: 600, Window: time.Minute}
 	good := usage{fleet: fleet{replicas: 1, rate: limit}, part: 0.992, most: 597, used: used{elapsed: time.Second}}
 	idle := usage{fleet: fleet{replicas: 3, rate: limit}, part: 0.98, most: 590, used: used{elapsed: time.Second}}
 	over := usage{fleet: fleet{replicas: 10, rate: limit}, part: 0.995, most: 601, used: used{elapsed: time.Second}}

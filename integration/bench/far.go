@@ -7,6 +7,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/integration/link"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // far measures the promises where NATS and Userpilot are far away: how much of the limit is used,
@@ -34,7 +35,7 @@ func away(ms int) link.Distance { return link.RoundTrip(time.Duration(ms)*time.M
 // The slots of the others expire after 5 ms, so each of these runs alone, while other processes
 // leave the processors idle.
 func (b *bench) farShares(ctx context.Context) (rows []row, err error) {
-	minute, second := queue.Rate{Calls: 600, Window: time.Minute}, queue.Rate{Calls: 20, Window: time.Second}
+	minute, second := ratelimit.Rate{Calls: 600, Window: time.Minute}, ratelimit.Rate{Calls: 20, Window: time.Second}
 	calm, err := measureAll(ctx, b.rateTime,
 		fleet{replicas: 1, rate: minute, api: away(175)}, // TCP and TLS: 350 ms to open a connection
 		fleet{replicas: 3, rate: minute, nats: away(20)},

@@ -8,14 +8,14 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/integration/link"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
 // fleet is a number of replicas that share a limit.
 type fleet struct {
 	replicas int
-	rate     queue.Rate
+	rate     ratelimit.Rate
 	plain    bool // all events are on the plain subject, so one replica makes all calls
 	steady   bool // events of a few users are published all the time
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/worker"
 )
 
@@ -66,7 +67,7 @@ func idle(ctx context.Context, args []string) (err error) {
 	if err := os.Setenv("SSL_CERT_FILE", flags.trusted); err != nil {
 		return err
 	}
-	var fleet []*queue.Queue
+	var fleet []*worker.Worker
 	var connections []*nats.Conn
 	var working sync.WaitGroup
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -78,11 +79,11 @@ func idle(ctx context.Context, args []string) (err error) {
 		}
 	}()
 	for range *size {
-		nc, w, q, err := newIdler(ctx, flags)
+		nc, w, err := newIdler(ctx, flags)
 		if err != nil {
 			return err
 		}
-		fleet, connections = append(fleet, q), append(connections, nc)
+		fleet, connections = append(fleet, w), append(connections, nc)
 		working.Go(func() {
 			if err := w.Run(ctx); err != nil {
 				cancel(err)
@@ -101,30 +102,30 @@ func idle(ctx context.Context, args []string) (err error) {
 	return nil
 }
 
-func newIdler(ctx context.Context, flags *consumerFlags) (*nats.Conn, *worker.Worker, *queue.Queue, error) {
+func newIdler(ctx context.Context, flags *consumerFlags) (*nats.Conn, *worker.Worker, error) {
 	log := slog.New(slog.DiscardHandler)
 	nc, err := queue.Connect(ctx, queue.ConnectConfig{URL: flags.nats, Log: log})
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	q, err := queue.New(nc, queue.Topology{}, log)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	client, err := newClient(flags.endpoint, "bench", 1)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	w, err := worker.New(worker.Config{Queue: q, Client: client, Rate: queue.Rate{Calls: 600, Window: time.Minute}, Log: log})
-	return nc, w, q, err
+	w, err := worker.New(worker.Config{Queue: q, Client: client, Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Log: log})
+	return nc, w, err
 }
 
 // share blocks until each replica holds its share.
-func share(ctx context.Context, fleet []*queue.Queue) error {
+func share(ctx context.Context, fleet []*worker.Worker) error {
 	return poll(ctx, func() (bool, error) {
 		held := make([]int, len(fleet))
-		for i, q := range fleet {
-			held[i] = q.Held()
+		for i, w := range fleet {
+			held[i] = w.Snapshot().Partitions
 		}
 		return settled(held), nil
 	})

@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 func TestOrderSeesWhoIsTakenBack(t *testing.T) {
@@ -60,7 +60,7 @@ func TestWhatIsFarAwayIsJudgedByIt(t *testing.T) {
 func TestSilenceIsNoUse(t *testing.T) {
 	t.Parallel()
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	f := fleet{replicas: 1, rate: queue.Rate{Calls: 10, Window: time.Second}}
+	f := fleet{replicas: 1, rate: ratelimit.Rate{Calls: 10, Window: time.Second}}
 	before, after := glance{}, glance{used: used{elapsed: 10 * time.Second}}
 	if got := f.usage(before, after).part; got != 0 {
 		t.Errorf("without a call %v of the limit is used, want 0", got)

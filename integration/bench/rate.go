@@ -10,14 +10,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // rate watches how much of the limit fleets use while there is work, however it is spread, whether
 // any window exceeds the limit, and how many ledger writes that takes. It runs in real time, so for
 // minutes. The fleets at the default limit do little and run at the same time.
 func rate(ctx context.Context, b *bench) ([]row, error) {
-	standard := queue.Rate{Calls: 600, Window: time.Minute}
+	standard := ratelimit.Rate{Calls: 600, Window: time.Minute}
 	calm, err := measureAll(ctx, b.rateTime,
 		fleet{replicas: 1, rate: standard},
 		fleet{replicas: 3, rate: standard},
@@ -42,7 +42,7 @@ func rate(ctx context.Context, b *bench) ([]row, error) {
 // hurry measures a fleet whose slots expire after 5 ms, and are late at the API or lost while other
 // processes keep the processors busy.
 func (b *bench) hurry(ctx context.Context) (u []usage, disturbed string, err error) {
-	return b.undisturbed(ctx, fleet{replicas: 4, rate: queue.Rate{Calls: 200, Window: time.Second}}, b.hurryTime)
+	return b.undisturbed(ctx, fleet{replicas: 4, rate: ratelimit.Rate{Calls: 200, Window: time.Second}}, b.hurryTime)
 }
 
 // undisturbed measures a fleet while other processes do little.

@@ -3,7 +3,7 @@ package main
 import (
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // sizes is how much of everything is measured.
@@ -19,7 +19,7 @@ type sizes struct {
 
 	callEvents int // waiting events ...
 	callUsers  int // ... of this many users
-	callRate   queue.Rate
+	callRate   ratelimit.Rate
 
 	sickBytes int           // the failing user's backlog
 	sickEvent int           // bytes of each of its events
@@ -48,7 +48,7 @@ func full() sizes {
 	return sizes{
 		rounds: 5, events: 60_000, warmUp: 5_000, senders: 64,
 		backlog: 1_000_000, memoryTime: 30 * time.Second, hostile: 6_000,
-		callEvents: 100_000, callUsers: 1_000, callRate: queue.Rate{Calls: 100, Window: time.Second},
+		callEvents: 100_000, callUsers: 1_000, callRate: ratelimit.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 150 << 20, sickEvent: 16 << 10, healthy: 300, sickTime: 10 * time.Second,
 		rateTime: 130 * time.Second, hurryTime: 15 * time.Second,
 		pairTime: 4 * time.Second, pairDelay: 50 * time.Millisecond,
@@ -63,7 +63,7 @@ func quick() sizes {
 	return sizes{
 		rounds: 1, events: 3_000, warmUp: 500, senders: 64,
 		backlog: 5_000, memoryTime: time.Second, hostile: 200,
-		callEvents: 2_000, callUsers: 100, callRate: queue.Rate{Calls: 100, Window: time.Second},
+		callEvents: 2_000, callUsers: 100, callRate: ratelimit.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 4 << 20, sickEvent: 16 << 10, healthy: 30, sickTime: time.Second,
 		rateTime: 2 * time.Second, hurryTime: time.Second,
 		pairTime: time.Second / 2, pairDelay: 50 * time.Millisecond,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -41,7 +42,7 @@ func work(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	rate, err := queue.ParseRate(*limit)
+	rate, err := ratelimit.ParseRate(*limit)
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func work(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	go reportHeld(ctx, q)
+	go reportHeld(ctx, w)
 	return w.Run(ctx)
 }
 
@@ -89,11 +90,11 @@ func limitMemory() {
 }
 
 // reportHeld prints how many partitions are held, whenever that changes.
-func reportHeld(ctx context.Context, q *queue.Queue) {
+func reportHeld(ctx context.Context, w *worker.Worker) {
 	tick := time.NewTicker(20 * time.Millisecond) // there is no notification of it
 	defer tick.Stop()
 	for held := -1; ; {
-		if now := q.Held(); now != held {
+		if now := w.Snapshot().Partitions; now != held {
 			held = now
 			fmt.Println(held)
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/integration/oracle"
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
@@ -21,7 +21,7 @@ import (
 type judge struct {
 	oracle  *oracle.Oracle
 	began   time.Time
-	rate    queue.Rate
+	rate    ratelimit.Rate
 	ttl     time.Duration
 	spread  time.Duration // within which a 429 must reach all replicas
 	faults  *chronicle
@@ -79,7 +79,7 @@ const ledgerShards = 16
 
 // perSecond is how many calls the pace of a limit allows within a second: the burst, and the calls
 // due in that time if each may be late by 0.5% of the window.
-func perSecond(r queue.Rate, burst int) int {
+func perSecond(r ratelimit.Rate, burst int) int {
 	if burst == 0 {
 		burst = r.DefaultBurst()
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/integration/oracle"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 const ann = "user-00001" + userDomain
@@ -24,7 +24,7 @@ type trial struct {
 
 func newTrial(t *testing.T) *trial {
 	s := standard()
-	s.rate = queue.Rate{Calls: 10, Window: 10 * time.Second}
+	s.rate = ratelimit.Rate{Calls: 10, Window: 10 * time.Second}
 	s.own, s.replicas = true, 1 // a fleet's ledger may allow all ten calls at once after a pause
 	return &trial{newJudge(s), t}
 }

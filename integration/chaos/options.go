@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // options are the flags of the command line.
@@ -47,7 +47,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	}
 	if *rate != "" {
 		var err error
-		if o.rate, err = queue.ParseRate(*rate); err != nil {
+		if o.rate, err = ratelimit.ParseRate(*rate); err != nil {
 			return nil, &usageError{fmt.Errorf("-rate: %w", err)}
 		}
 	}

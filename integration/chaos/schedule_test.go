@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/integration/link"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // schedules are short rounds, each with faults that expose some kinds of bugs.
@@ -31,7 +31,7 @@ func schedules() map[string]settings {
 			}}
 		}),
 		"saturated": short(func(s *settings) {
-			s.rate = queue.Rate{Calls: 240, Window: 4 * time.Second}
+			s.rate = ratelimit.Rate{Calls: 240, Window: 4 * time.Second}
 			s.poison, s.users, s.waiting = 0, 60, 600
 			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
 				{name: "the API fails every second call", status: 500, share: 2},
@@ -42,20 +42,20 @@ func schedules() map[string]settings {
 			// NATS is so far away that slots must be reserved long before they are due, and freezes
 			// let them pass.
 			s.away.nats = link.RoundTrip(150*time.Millisecond, 20*time.Millisecond)
-			s.rate, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true
+			s.rate, s.single = ratelimit.Rate{Calls: 240, Window: 4 * time.Second}, true
 			s.pace, s.users, s.waiting, s.poison, s.duration = 250, 60, 500, 0, 12*time.Second
 			s.faults = faults{freeze: 200 * time.Millisecond}
 		}),
 		"freezes": short(func(s *settings) {
 			// Tokens of its own and waiting lanes: a replica could call at once when it thaws.
-			s.rate, s.burst, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, 20, true, true
+			s.rate, s.burst, s.own, s.single = ratelimit.Rate{Calls: 240, Window: 4 * time.Second}, 20, true, true
 			s.pace, s.users, s.waiting, s.duration = 250, 60, 500, 12*time.Second
 			s.faults = faults{freeze: 200 * time.Millisecond, longFreezes: true}
 		}),
 		"unconfirmed": short(func(s *settings) {
 			// Without the ledger, as there would be no tokens otherwise. NATS sends nothing: the
 			// calls that should not be made are for events that are waiting already.
-			s.rate, s.own, s.single = queue.Rate{Calls: 240, Window: 4 * time.Second}, true, true
+			s.rate, s.own, s.single = ratelimit.Rate{Calls: 240, Window: 4 * time.Second}, true, true
 			s.pace, s.users, s.waiting = 300, 40, 800
 			s.faults = faults{links: 400 * time.Millisecond, linkKinds: []linkFault{
 				{"half-open to NATS", 2 * time.Second, 4 * time.Second, func(x *replica) { x.nats.Mute(); x.nats.Deafen() }},
@@ -68,7 +68,7 @@ func schedules() map[string]settings {
 			}}
 		}),
 		"restarts": short(func(s *settings) {
-			s.rate, s.burst = queue.Rate{Calls: 400, Window: 4 * time.Second}, 40
+			s.rate, s.burst = ratelimit.Rate{Calls: 400, Window: 4 * time.Second}, 40
 			s.pace, s.waiting, s.users, s.poison = 300, 800, 400, 0
 			s.replicas = 5
 			s.faults = faults{kill: 400 * time.Millisecond}
@@ -118,7 +118,7 @@ func short(change func(*settings)) settings {
 	s.duration, s.drain = 8*time.Second, 45*time.Second
 	s.replicas, s.users, s.pace, s.series, s.waiting = 3, 150, 300, 8, 2000
 	// The window is so long that the ledger allows for a busy machine's delays.
-	s.rate = queue.Rate{Calls: 800, Window: 4 * time.Second}
+	s.rate = ratelimit.Rate{Calls: 800, Window: 4 * time.Second}
 	s.invalid = 100
 	change(&s)
 	return s

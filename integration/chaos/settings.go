@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/integration/link"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // settings are the settings of one round.
@@ -15,8 +15,8 @@ type settings struct {
 	drain    time.Duration // time for all events to be delivered afterwards
 
 	replicas    int
-	rate        queue.Rate // zero means that the seed chooses
-	own         bool       // each replica has this rate for itself
+	rate        ratelimit.Rate // zero means that the seed chooses
+	own         bool           // each replica has this rate for itself
 	burst       int
 	single      bool // no merging: one call for each event
 	away        away // distances of NATS and the API from each replica
@@ -76,7 +76,7 @@ func standard() settings {
 // varied lets the seed choose the open settings.
 func (s settings) varied() settings {
 	if s.rate.Unlimited() {
-		rates := []queue.Rate{
+		rates := []ratelimit.Rate{
 			{Calls: 1000, Window: 5 * time.Second},
 			{Calls: 2000, Window: 10 * time.Second},
 			{Calls: 6000, Window: 30 * time.Second},

@@ -15,6 +15,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // ActionKind is an operation on dead letters.
@@ -41,11 +42,11 @@ type Action struct {
 	Ended time.Time `json:"ended,omitzero"`
 
 	// Selection is the filter as text; for a purge, the user. Users appear as a hash.
-	Selection string     `json:"selection,omitempty"`
-	Edit      string     `json:"edit,omitempty"`
-	Note      string     `json:"note,omitempty"`
-	Rate      queue.Rate `json:"rate,omitzero"`
-	Force     bool       `json:"force,omitempty"`
+	Selection string         `json:"selection,omitempty"`
+	Edit      string         `json:"edit,omitempty"`
+	Note      string         `json:"note,omitempty"`
+	Rate      ratelimit.Rate `json:"rate,omitzero"`
+	Force     bool           `json:"force,omitempty"`
 
 	// Counts are the result's counts, by their JSON names.
 	Counts map[string]uint64 `json:"counts,omitempty"`

@@ -18,6 +18,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // realServer runs a server on a port of this machine, outside of any bubble.
@@ -237,16 +238,16 @@ func TestAccount(t *testing.T) {
 
 func TestArithmetic(t *testing.T) {
 	t.Parallel()
-	if got := (queue.Rate{}).Bounds(0, false); got != (queue.RateBounds{}) {
+	if got := (ratelimit.Rate{}).Bounds(0, false); got != (ratelimit.RateBounds{}) {
 		t.Errorf("without a limit: %+v", got)
 	}
 	for alone, sustained := range map[bool]float64{false: 597, true: 595} {
-		got := queue.Rate{Calls: 600, Window: time.Minute}.Bounds(0, alone)
+		got := ratelimit.Rate{Calls: 600, Window: time.Minute}.Bounds(0, alone)
 		if got.Burst != 3 || got.Worst != 600 || got.Sustained < sustained || got.Sustained > sustained+1 {
 			t.Errorf("at 600/1m, alone %v: %+v", alone, got)
 		}
 	}
-	for _, r := range []queue.Rate{{Calls: 1, Window: time.Second}, {Calls: 10, Window: time.Second}, {Calls: 200, Window: time.Second}, {Calls: 600, Window: time.Minute}, {Calls: 7, Window: time.Hour}} {
+	for _, r := range []ratelimit.Rate{{Calls: 1, Window: time.Second}, {Calls: 10, Window: time.Second}, {Calls: 200, Window: time.Second}, {Calls: 600, Window: time.Minute}, {Calls: 7, Window: time.Hour}} {
 		for _, burst := range []int{0, 1, 2, 50, 1000} {
 			for _, alone := range []bool{false, true} {
 				if a := r.Bounds(burst, alone); a.Worst > r.Calls || a.Worst < r.Calls-1 || a.Sustained > float64(a.Worst) {

@@ -11,6 +11,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // far is the pipeline over a connection with this round trip.
@@ -130,7 +131,7 @@ func TestFarLetters(t *testing.T) {
 		roundTrips(t, "replay 200 of one user", 11, trip, 0, replay(Filter{IDs: sequence(3201, 200)}, SelectConfig{}, ReplayConfig{}, 200))
 		roundTrips(t, "replay 1,000, edited", 15, trip, 0, replay(Filter{IDs: sequence(1, 1000)}, SelectConfig{Edit: edit}, ReplayConfig{}, 1000))
 		roundTrips(t, "replay 1,000", 13, trip, 0, replay(Filter{IDs: sequence(1001, 1000)}, SelectConfig{}, ReplayConfig{}, 1000))
-		roundTrips(t, "replay 500, 100 a second", 11, trip, 5*time.Second, replay(Filter{IDs: sequence(2001, 500)}, SelectConfig{}, ReplayConfig{Rate: queue.Rate{Calls: 100, Window: time.Second}}, 500))
+		roundTrips(t, "replay 500, 100 a second", 11, trip, 5*time.Second, replay(Filter{IDs: sequence(2001, 500)}, SelectConfig{}, ReplayConfig{Rate: ratelimit.Rate{Calls: 100, Window: time.Second}}, 500))
 		roundTrips(t, "discard 400", 9, trip, 0, discard(Filter{IDs: sequence(2501, 400)}, 400))
 		roundTrips(t, "purge 200 of 2,700 that wait, and 100 letters", 65, trip, 0, func() error {
 			one, err := New(q).PurgeUser(ctx, "one", PurgeConfig{})

@@ -20,6 +20,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -113,7 +114,7 @@ func (p *purging) run(ctx context.Context) error {
 		return err
 	}
 	if !p.dry {
-		n, err := p.q.queue.ReleaseAll(ctx, slices.Sorted(maps.Keys(p.touched)))
+		n, err := fleet.New(p.q.queue).ReleaseAll(ctx, slices.Sorted(maps.Keys(p.touched)))
 		p.result.Recalled = n
 		if err != nil {
 			return err

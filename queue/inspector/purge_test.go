@@ -23,6 +23,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
@@ -144,33 +145,35 @@ func TestPurgeOverwritesNewer(t *testing.T) {
 // reader reads ahead and makes no calls.
 type reader struct {
 	*queue.Queue
+	*fleet.Fleet
 	revoking func() // nil returns at once
 
 	mu    sync.Mutex
-	ahead map[*queue.Claim][]string // bodies
+	ahead map[*fleet.Claim][]string // bodies
 }
 
 // readAhead starts a replica that reads ahead.
 func (s *sim) readAhead(revoking func()) *reader {
-	r := &reader{Queue: s.queue(nil), revoking: revoking, ahead: map[*queue.Claim][]string{}}
+	q := s.queue(nil)
+	r := &reader{Queue: q, Fleet: fleet.New(q), revoking: revoking, ahead: map[*fleet.Claim][]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- r.Work(ctx, queue.MemberConfig{}, r) }()
+	go func() { done <- r.Work(ctx, fleet.MemberConfig{}, r) }()
 	s.T.Cleanup(func() { cancel(); <-done })
 	return r
 }
 
 // Deliver implements Handler.
-func (r *reader) Deliver(c *queue.Claim, d queue.Delivery) {
+func (r *reader) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ahead[c] = append(r.ahead[c], string(d.Body))
 }
 
 // Revoke implements Handler.
-func (*reader) Assign(*queue.Claim) {}
+func (*reader) Assign(*fleet.Claim) {}
 
-func (r *reader) Revoke(c *queue.Claim) {
+func (r *reader) Revoke(c *fleet.Claim) {
 	r.mu.Lock()
 	busy := len(r.ahead[c]) > 0
 	r.mu.Unlock()
@@ -253,7 +256,7 @@ func TestPurgeReadAhead(t *testing.T) {
 func TestPurgeDuringCall(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		r := s.replica(queue.MemberConfig{})
+		r := s.replica(fleet.MemberConfig{})
 		r.onDeliver = func([]byte) { time.Sleep(3 * time.Second) }
 		s.Await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
 		s.publish(q, "ann")
@@ -273,7 +276,7 @@ func TestPurgeDuringCall(t *testing.T) {
 func TestPurgeDeadReplica(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
-		r := s.replica(queue.MemberConfig{})
+		r := s.replica(fleet.MemberConfig{})
 		s.Await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
 		r.kill()
 		s.publish(q, "ann")
@@ -413,8 +416,8 @@ func TestPurgeRights(t *testing.T) {
 		_, err := New(admin).Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
 		s.Must(err)
 		working, stop := context.WithCancel(t.Context())
-		r, done := &reader{ahead: map[*queue.Claim][]string{}}, make(chan error, 1)
-		go func() { done <- admin.Work(working, queue.MemberConfig{}, r) }()
+		r, done := &reader{ahead: map[*fleet.Claim][]string{}}, make(chan error, 1)
+		go func() { done <- fleet.New(admin).Work(working, fleet.MemberConfig{}, r) }()
 		defer func() { stop(); <-done }()
 		s.Await(10*time.Second, "read", func() bool { return len(read(r)) == 1 })
 		begun := time.Now()

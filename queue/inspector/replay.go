@@ -7,15 +7,15 @@ import (
 	"maps"
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // ReplayConfig configures a replay. The zero value replays the whole selection as fast as possible
 // and does not wait for outcomes.
 type ReplayConfig struct {
 	// Rate bounds the events published; zero means no limit. It starts without a burst.
-	Rate queue.Rate
+	Rate ratelimit.Rate
 	// Canary is how many letters are replayed first. The others follow once these have outcomes; if
 	// one of them dies again, no other letter is touched. 0 means no canary.
 	Canary int

@@ -14,7 +14,9 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // mortal returns a pipeline on a connection that stays closed when the fuse blows.
@@ -40,7 +42,7 @@ func TestReplayCrashes(t *testing.T) {
 	for name, test := range map[string]crashes{
 		"at once":                   {},
 		"minutes later":             {pause: 5 * time.Minute},
-		"one by one":                {rate: queue.Rate{Calls: 1, Window: time.Second}},
+		"one by one":                {rate: ratelimit.Rate{Calls: 1, Window: time.Second}},
 		"at work":                   {working: true},
 		"at work and minutes later": {pause: 5 * time.Minute, working: true},
 		"edited":                    {edit: edit},
@@ -72,7 +74,7 @@ type crashes struct {
 	pause   time.Duration // before the next replay
 	working bool          // workers run all the time
 	edit    func(*deadletter.Letter) ([]byte, error)
-	rate    queue.Rate
+	rate    ratelimit.Rate
 	applier *applier
 	checked int // number of actions already checked
 }
@@ -161,8 +163,8 @@ func (c *crashes) checkApplied(k int, want map[string]string) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		q := c.queue(nil)
-		a = &applier{Queue: q, letters: c.store(q), applied: map[string]int{}, bodies: map[string]string{}}
-		go func() { done <- a.Work(ctx, queue.MemberConfig{Prepare: a.letters.ReadSeal}, a) }()
+		a = &applier{Queue: q, Fleet: fleet.New(q), letters: c.store(q), applied: map[string]int{}, bodies: map[string]string{}}
+		go func() { done <- a.Work(ctx, fleet.MemberConfig{Prepare: a.letters.ReadSeal}, a) }()
 		defer func() { cancel(); <-done }()
 	}
 	c.Await(10*time.Second, "drained", func() bool { return c.backlog(c.q) == 0 })

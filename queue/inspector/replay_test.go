@@ -18,6 +18,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // letter stores a dead letter as a worker would.
@@ -81,6 +82,7 @@ func (s *sim) history(q *queue.Queue) (lines []string) {
 // applier handles replayed events as a worker does, and counts how often it applies each.
 type applier struct {
 	*queue.Queue
+	*fleet.Fleet
 	letters *deadletter.Store
 	outcome func(deadletter.Event) deadletter.Outcome // nil delivers everything
 
@@ -92,17 +94,17 @@ type applier struct {
 // applier works on the whole stream until the test ends.
 func (s *sim) applier(outcome func(deadletter.Event) deadletter.Outcome) *applier {
 	q := s.queue(nil)
-	a := &applier{Queue: q, letters: s.store(q), outcome: outcome, applied: map[string]int{}, bodies: map[string]string{}}
+	a := &applier{Queue: q, Fleet: fleet.New(q), letters: s.store(q), outcome: outcome, applied: map[string]int{}, bodies: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- a.Work(ctx, queue.MemberConfig{Prepare: a.letters.ReadSeal}, a) }()
+	go func() { done <- a.Work(ctx, fleet.MemberConfig{Prepare: a.letters.ReadSeal}, a) }()
 	s.T.Cleanup(func() { cancel(); _ = s.worked(done) })
 	s.Await(10*time.Second, "at work", func() bool { return a.Held() == 17 })
 	return a
 }
 
 // Deliver implements Handler.
-func (a *applier) Deliver(c *queue.Claim, d queue.Delivery) {
+func (a *applier) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	ctx := c.Context()
 	e := deadletter.Event{Name: deadletter.Position{Stream: c.StreamCreated(), Sequence: d.Sequence}, Partition: c.Partition(), Published: d.Published, Replay: a.letters.ReadReplayInfo(d.Header, d.Body)}
 	found, err := a.letters.HasOutcome(ctx, e)
@@ -128,14 +130,14 @@ func (a *applier) Deliver(c *queue.Claim, d queue.Delivery) {
 		c.Fail(err)
 		return
 	}
-	c.Settle("u", []queue.Delivery{d}, func(int) {})
+	c.Settle("u", []fleet.Delivery{d}, func(int) {})
 }
 
 // Assign implements Handler.
-func (*applier) Assign(*queue.Claim) {}
+func (*applier) Assign(*fleet.Claim) {}
 
 // Revoke implements Handler.
-func (*applier) Revoke(*queue.Claim) {}
+func (*applier) Revoke(*fleet.Claim) {}
 
 // A replayed event carries its metadata and goes to its user's partition, and its letter is gone.
 func TestReplay(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // An event with an outcome is not published again: only its letter remains to be deleted.
@@ -141,7 +142,7 @@ func TestVerdictsAreNotOlderThanWhatWasHeard(t *testing.T) {
 
 // Two concurrent replays of the same letters replay each once.
 func TestReplayTwoAtOnce(t *testing.T) {
-	for name, rate := range map[string]queue.Rate{"fast": {}, "slow": {Calls: 10, Window: time.Second}} {
+	for name, rate := range map[string]ratelimit.Rate{"fast": {}, "slow": {Calls: 10, Window: time.Second}} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				const letters = 1200
@@ -189,7 +190,7 @@ func TestReplayLeavesLaterLetters(t *testing.T) {
 		})
 		defer later.Stop()
 		begun := time.Now()
-		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{Rate: queue.Rate{Calls: 5, Window: time.Second}})
+		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{Rate: ratelimit.Rate{Calls: 5, Window: time.Second}})
 		s.Must(err)
 		if d := time.Since(begun); d < 5*time.Second || d > 8*time.Second {
 			t.Errorf("30 at 5/s took %v", d)
@@ -212,7 +213,7 @@ func TestReplayStops(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer time.AfterFunc(after, func() { cancel(errStop) }).Stop()
 				begun := time.Now()
-				result, err := New(q).Replay(ctx, selection, ReplayConfig{Rate: queue.Rate{Calls: 10, Window: time.Second}, Wait: true})
+				result, err := New(q).Replay(ctx, selection, ReplayConfig{Rate: ratelimit.Rate{Calls: 10, Window: time.Second}, Wait: true})
 				if !errors.Is(err, errStop) || time.Since(begun) > after+time.Second {
 					t.Errorf("after %v: %v", time.Since(begun), err)
 				}
@@ -338,7 +339,7 @@ func TestReplayThroughOutage(t *testing.T) {
 			time.Sleep(7 * time.Second)
 			s.Start()
 		}()
-		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{Rate: queue.Rate{Calls: 20, Window: time.Second}})
+		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{Rate: ratelimit.Rate{Calls: 20, Window: time.Second}})
 		queuetest.Receive(s, "the server's return", ended)
 		s.Await(10*time.Second, "connected", watch.Connected)
 		if err != nil || result.Replayed+result.Already+result.Gone != 200 || result.Doubtful != 0 || s.dead(watch) != 0 || s.backlog(watch) != 200 {

@@ -17,12 +17,14 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // workerPermissions are all permissions that a worker needs.
 func workerPermissions(t queue.Topology) []jsapi.Permission {
-	return slices.Concat(queue.FleetPermissions(t), deadletter.Permissions(t))
+	return slices.Concat(fleet.Permissions(t), deadletter.Permissions(t))
 }
 
 // published lists the subjects of all permissions to publish.
@@ -47,11 +49,11 @@ type everything struct {
 	settled chan uint64
 }
 
-func (everything) Assign(*queue.Claim) {}
+func (everything) Assign(*fleet.Claim) {}
 
-func (e everything) Revoke(*queue.Claim) {}
+func (e everything) Revoke(*fleet.Claim) {}
 
-func (e everything) Deliver(c *queue.Claim, d queue.Delivery) {
+func (e everything) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	ctx, made := e.t.Context(), c.StreamCreated()
 	event := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: d.Sequence}}
 	past := event
@@ -74,7 +76,7 @@ func (e everything) Deliver(c *queue.Claim, d queue.Delivery) {
 			e.t.Errorf("%s: %v", name, err)
 		}
 	}
-	c.Settle("ann", []queue.Delivery{d}, func(int) { e.settled <- d.Sequence })
+	c.Settle("ann", []fleet.Delivery{d}, func(int) { e.settled <- d.Sequence })
 }
 
 // A worker that has exactly the listed permissions does all its work. It was never seen to need the
@@ -100,9 +102,9 @@ func TestWorkerRightsSuffice(t *testing.T) {
 			s.Must(err)
 			ctx, cancel := context.WithCancel(context.Background())
 			done := make(chan error, 1)
-			letters := deadletter.NewStore(q)
+			letters, f := deadletter.NewStore(q), fleet.New(q)
 			go func() {
-				done <- q.Work(ctx, queue.MemberConfig{Permissions: workerPermissions(q.Topology()), Prepare: letters.ReadSeal}, everything{t, letters, events})
+				done <- f.Work(ctx, fleet.MemberConfig{Permissions: workerPermissions(q.Topology()), Prepare: letters.ReadSeal}, everything{t, letters, events})
 			}()
 			stop = sync.OnceFunc(func() {
 				cancel()
@@ -111,9 +113,9 @@ func TestWorkerRightsSuffice(t *testing.T) {
 				}
 			})
 			t.Cleanup(stop)
-			_, err = q.NewLedger(queue.Rate{Calls: 600, Window: time.Minute}, 0).Take(t.Context(), 1)
+			_, err = ratelimit.NewLedger(q, ratelimit.Rate{Calls: 600, Window: time.Minute}, 0, f.Peers()).Take(t.Context(), 1)
 			s.Must(err)
-			s.Must(q.StartCooldown(time.Millisecond)(t.Context()))
+			s.Must(f.Cooldown().Start(time.Millisecond)(t.Context()))
 			return stop
 		}
 		settled := func() {

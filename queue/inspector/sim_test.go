@@ -14,6 +14,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
@@ -143,6 +144,7 @@ func (s *sim) publish(q *queue.Queue, users ...string) (last uint64) {
 // replica runs Work and settles each event that arrives, until it is stopped.
 type replica struct {
 	*queue.Queue
+	*fleet.Fleet
 	line *queuetest.Line
 	stop func() error
 
@@ -150,9 +152,10 @@ type replica struct {
 	settling  sync.WaitGroup
 }
 
-func (s *sim) replica(config queue.MemberConfig) *replica {
+func (s *sim) replica(config fleet.MemberConfig) *replica {
 	r := &replica{line: &queuetest.Line{}}
 	r.Queue = s.queue(r.line)
+	r.Fleet = fleet.New(r.Queue)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Work(ctx, config, r) }()
@@ -165,15 +168,15 @@ func (s *sim) replica(config queue.MemberConfig) *replica {
 func (r *replica) kill() { r.line.Cut.Store(true); r.API().NATS.Close(); _ = r.stop() }
 
 // Assign implements Handler.
-func (r *replica) Assign(*queue.Claim) {}
+func (r *replica) Assign(*fleet.Claim) {}
 
 // Deliver implements Handler.
-func (r *replica) Deliver(c *queue.Claim, d queue.Delivery) {
+func (r *replica) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	if r.onDeliver != nil {
 		r.onDeliver(d.Body)
 	}
 	settled := make(chan struct{})
-	c.Settle("u", []queue.Delivery{d}, func(int) { close(settled) })
+	c.Settle("u", []fleet.Delivery{d}, func(int) { close(settled) })
 	r.settling.Go(func() {
 		select {
 		case <-settled:
@@ -183,7 +186,7 @@ func (r *replica) Deliver(c *queue.Claim, d queue.Delivery) {
 }
 
 // Revoke implements Handler.
-func (r *replica) Revoke(*queue.Claim) { r.settling.Wait() }
+func (r *replica) Revoke(*fleet.Claim) { r.settling.Wait() }
 
 // worked waits for the end of Work. If that does not come, it ends all tests with a text: a bubble
 // with a running goroutine never ends.

@@ -10,22 +10,24 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // Status is the state of a pipeline in NATS.
 type Status struct {
 	Time time.Time // the server's time of the reading
 	queue.Counts
-	Replicas   []queue.Replica // live members
+	Replicas   []fleet.Replica // live members
 	Unclaimed  []string        // partitions without an owner
-	Rate       queue.Rate      // the fleet's limit; zero means no limit
+	Rate       ratelimit.Rate  // the fleet's limit; zero means no limit
 	QuietUntil time.Time       // end of the cooldown that Userpilot asked for; zero if there is none
 
 	DeadReasons map[deadletter.Reason]uint64 // number of dead letters by reason
 }
 
 // Recent sums up the work of all replicas in the last minute.
-func (s *Status) Recent() (sum queue.Recent) {
+func (s *Status) Recent() (sum fleet.Recent) {
 	for _, r := range s.Replicas {
 		sum.Delivered += r.Recent.Delivered
 		sum.Merged += r.Recent.Merged
@@ -39,7 +41,7 @@ func (s *Status) Recent() (sum queue.Recent) {
 
 // RateUsed is the current number of calls per minute.
 func (s *Status) RateUsed() float64 {
-	return s.perMinute(func(r queue.Recent) uint64 { return r.Calls })
+	return s.perMinute(func(r fleet.Recent) uint64 { return r.Calls })
 }
 
 // RateAllowed is the allowed number of calls per minute: the fleet's limit plus those of replicas
@@ -58,7 +60,7 @@ func (s *Status) DrainTime() (d time.Duration, ok bool) {
 	if s.Backlog == 0 {
 		return 0, true
 	}
-	settled := s.perMinute(func(r queue.Recent) uint64 { return r.Delivered + r.Dead })
+	settled := s.perMinute(func(r fleet.Recent) uint64 { return r.Delivered + r.Dead })
 	if settled == 0 {
 		return 0, false
 	}
@@ -66,7 +68,7 @@ func (s *Status) DrainTime() (d time.Duration, ok bool) {
 }
 
 // perMinute sums up the replicas' work, each over its own span: some are younger than a minute.
-func (s *Status) perMinute(count func(queue.Recent) uint64) (sum float64) {
+func (s *Status) perMinute(count func(fleet.Recent) uint64) (sum float64) {
 	for _, r := range s.Replicas {
 		if r.Recent.Span > 0 {
 			sum += float64(count(r.Recent)) / r.Recent.Span.Minutes()
@@ -95,14 +97,14 @@ func (i *Inspector) progress(ctx context.Context) (s *Status, err error) {
 	if err != nil {
 		return nil, err
 	}
-	fleet, err := queue.ReadFleet(ctx, i.queue)
+	state, err := fleet.Read(ctx, i.queue)
 	if err != nil {
 		return nil, err
 	}
 	return &Status{
-		Time: fleet.Time, Counts: counts, DeadReasons: map[deadletter.Reason]uint64{},
-		Replicas: fleet.Replicas, QuietUntil: fleet.CooldownUntil,
-		Rate: queue.LowestRate(fleet.Replicas), Unclaimed: queue.Unclaimed(counts.Partitions, fleet.Replicas),
+		Time: state.Time, Counts: counts, DeadReasons: map[deadletter.Reason]uint64{},
+		Replicas: state.Replicas, QuietUntil: state.CooldownUntil,
+		Rate: fleet.LowestRate(state.Replicas), Unclaimed: fleet.Unclaimed(counts.Partitions, state.Replicas),
 	}, nil
 }
 

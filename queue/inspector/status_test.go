@@ -3,6 +3,7 @@
 package inspector
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,8 +16,10 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 func (s *sim) status(q *queue.Queue) *Status {
@@ -56,12 +59,12 @@ func TestStatus(t *testing.T) {
 		if _, ok := s.status(q).DrainTime(); ok {
 			t.Error("drains without workers")
 		}
-		r := s.replica(queue.MemberConfig{Host: "pod-1", Version: "v1", Rate: queue.Rate{Calls: 600, Window: time.Minute}, Report: func() queue.Report {
-			return queue.Report{Recent: queue.Recent{Span: 30 * time.Second, Delivered: 40, Merged: 20, Dead: 5, Calls: 25}}
+		r := s.replica(fleet.MemberConfig{Host: "pod-1", Version: "v1", Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Report: func() fleet.Report {
+			return fleet.Report{Recent: fleet.Recent{Span: 30 * time.Second, Delivered: 40, Merged: 20, Dead: 5, Calls: 25}}
 		}})
 		s.Await(5*time.Second, "at work", func() bool { return r.Held() == 17 })
 		s.Await(5*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
-		s.Must(r.StartCooldown(time.Minute)(t.Context()))
+		s.Must(r.Cooldown().Start(time.Minute)(t.Context()))
 		time.Sleep(time.Second)
 		got := s.status(q)
 		if len(got.Replicas) != 1 || len(got.Unclaimed) != 0 || got.Rate.Calls != 600 {
@@ -156,8 +159,12 @@ func TestStatusRights(t *testing.T) {
 				admin, err := queue.New(all, queue.Topology{}, nil)
 				s.Must(err)
 				s.bury(admin, 3, deadletter.Rejected)
-				_, err = admin.Join(t.Context(), queue.MemberConfig{TTL: 5 * time.Second})
-				s.Must(err)
+				r := &replica{Queue: admin, Fleet: fleet.New(admin)}
+				working, stop := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- r.Work(working, fleet.MemberConfig{}, r) }()
+				defer func() { stop(); s.Must(s.worked(done)) }()
+				s.Await(10*time.Second, "at work", func() bool { return r.Held() == 17 })
 				reader, err := queue.New(few, queue.Topology{}, nil)
 				s.Must(err)
 				status, err := New(reader).Status(t.Context())

@@ -34,9 +34,9 @@ const (
 type Clock struct {
 	conn *Conn
 
-	Mu      sync.Mutex
+	mu      sync.Mutex
 	Mapping Mapping
-	Last    Reading
+	last    Reading
 
 	// stepped is how far ahead of the mapping the server's clock was when the mapping became
 	// impossible, and steppedAt when that was noticed. (A machine that has slept looks the same.)
@@ -102,23 +102,23 @@ func (c *Clock) Heard(sent, server time.Time) {
 
 // Fresh reports whether no new reading is needed.
 func (c *Clock) Fresh() bool {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	age := time.Since(c.Last.Got)
-	return c.Mapping.known() && !c.Last.slept(time.Now()) &&
-		age < MaxClockAge && (c.Last.Trip < slowRTT || age < MaxClockAge/10)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	age := time.Since(c.last.Got)
+	return c.Mapping.known() && !c.last.slept(time.Now()) &&
+		age < MaxClockAge && (c.last.Trip < slowRTT || age < MaxClockAge/10)
 }
 
 // Exact returns the mapping for callers that must not be wrong, valid for a time from now. ok
 // is false if the mapping cannot be trusted without a new reading.
 func (c *Clock) Exact(ahead time.Duration) (m Mapping, ok bool) {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	now := time.Now()
 	m = c.Mapping
-	drift := drifted(now.Sub(c.Last.Got) + ahead)
+	drift := drifted(now.Sub(c.last.Got) + ahead)
 	m.Late, m.Early = m.Late+drift, m.Early+drift
-	return m, m.known() && now.Sub(c.Last.Got) < maxPoorClockAge && !c.Last.slept(now)
+	return m, m.known() && now.Sub(c.last.Got) < maxPoorClockAge && !c.last.slept(now)
 }
 
 // slept reports whether more time has passed since the reading by the wall clock than by the
@@ -133,15 +133,15 @@ func drifted(d time.Duration) time.Duration { return time.Duration(float64(d) * 
 
 // Take narrows the bounds of the server's clock with a reading.
 func (c *Clock) Take(r Reading) {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if !c.Mapping.known() {
 		c.adopt(r)
 		return
 	}
 	// All of these bound how much later than here the server's clock reaches there.
-	m, drift := &c.Mapping, drifted(r.Got.Sub(c.Last.Got))
-	c.Last = r
+	m, drift := &c.Mapping, drifted(r.Got.Sub(c.last.Got))
+	c.last = r
 	newest := r.Got.Sub(m.Local(r.Server))
 	oldest := newest - r.Trip
 	low, high := max(oldest, -m.Late-drift), min(newest, m.Early+drift)
@@ -160,13 +160,13 @@ func (c *Clock) Take(r Reading) {
 
 // adopt creates a new mapping from a single reading. c.mu must be held.
 func (c *Clock) adopt(r Reading) {
-	c.Mapping, c.Last = Mapping{Here: r.Got, There: r.Server, Late: r.Trip}, r
+	c.Mapping, c.last = Mapping{Here: r.Got, There: r.Server, Late: r.Trip}, r
 }
 
 // AheadSince returns how far the server's clock has been seen to step ahead since a local time.
 func (c *Clock) AheadSince(t time.Time) time.Duration {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.steppedAt.Before(t) {
 		return 0
 	}
@@ -175,15 +175,22 @@ func (c *Clock) AheadSince(t time.Time) time.Duration {
 
 // Now is the earliest possible server time. A reading must have been taken before.
 func (c *Clock) Now() time.Time {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.Mapping.Server(time.Now())
 }
 
 // Local is the local time at which the server's clock has certainly reached t; it may have reached
 // it up to late earlier.
 func (c *Clock) Local(t time.Time) (at time.Time, late time.Duration) {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.Mapping.Local(t), c.Mapping.Late
+}
+
+// PretendSleep makes the last reading look as if the machine had been suspended since, for tests.
+func (c *Clock) PretendSleep(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last.Wall = c.last.Wall.Add(-d)
 }

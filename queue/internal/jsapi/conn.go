@@ -237,6 +237,9 @@ func (c *Conn) StreamInfo(ctx context.Context, stream, subjects string) (*DatedI
 // bucketStream is the name of the stream behind a key-value bucket.
 func bucketStream(bucket string) string { return "KV_" + bucket }
 
+// BucketName is the name of the fleet's bucket.
+func (c *Conn) BucketName() string { return c.bucket }
+
 // BucketStream is the name of the stream behind the fleet's bucket.
 func (c *Conn) BucketStream() string { return bucketStream(c.bucket) }
 
@@ -282,4 +285,12 @@ func (c *Conn) ReadKeys(ctx context.Context, subjects []string) (map[string]*Sto
 		}
 	}
 	return found, nil
+}
+
+// Signal wakes the receiver of ch. ch buffers one signal; more would add nothing.
+func Signal(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
 }

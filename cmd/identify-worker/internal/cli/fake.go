@@ -17,7 +17,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
 
@@ -39,7 +39,7 @@ which calls (every=10, from=100, to=120, user=ID, p=0.01 with seed=7). The first
 		Args: cobra.NoArgs,
 	}
 	f := flags.Set{Cmd: cmd, Prefix: "FAKE_"} // its --rate and --listen are not the worker's
-	s := &fakeSettings{listen: "127.0.0.1:8090", rate: queue.Rate{Calls: 600, Window: time.Minute}}
+	s := &fakeSettings{listen: "127.0.0.1:8090", rate: ratelimit.Rate{Calls: 600, Window: time.Minute}}
 	f.Address(&s.listen, "listen", "`address` to serve on")
 	f.Text(&s.key, "key", "key", "the only `key` to accept; any key if empty")
 	f.Rate(&s.rate, "rate", "maximum calls in any window; 0 means no limit")
@@ -55,7 +55,7 @@ which calls (every=10, from=100, to=120, user=ID, p=0.01 with seed=7). The first
 
 type fakeSettings struct {
 	listen, key         string
-	rate                queue.Rate
+	rate                ratelimit.Rate
 	latency, retryAfter time.Duration
 	faults              userpilottest.Rules
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/worker"
 )
 
@@ -52,7 +53,7 @@ func (l *liveLine) show(line string) {
 // reporter shows what a worker is doing.
 type reporter struct {
 	queue *queue.Queue
-	rate  queue.Rate
+	rate  ratelimit.Rate
 	line  *liveLine // nil: there is no terminal
 	log   *slog.Logger
 }

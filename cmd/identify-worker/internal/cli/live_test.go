@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/worker"
 )
 
@@ -37,7 +38,7 @@ func TestTheLiveLineStaysBelowTheLog(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	t.Parallel()
-	r := &reporter{rate: queue.Rate{Calls: 600, Window: time.Minute}}
+	r := &reporter{rate: ratelimit.Rate{Calls: 600, Window: time.Minute}}
 	s := worker.Snapshot{Delivered: 1234, Merged: 200, Dead: 3}
 	want := "waiting 5,000 · delivered 1,234 · merged 200 · dead 3 · 9.9 of 10.0 calls/s"
 	for suffix, change := range map[string]func(*worker.Snapshot){

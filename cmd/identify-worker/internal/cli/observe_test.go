@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -40,7 +41,7 @@ func scrape(t *testing.T) metricSet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := worker.New(worker.Config{Queue: &queue.Queue{}, Client: client, Rate: queue.Rate{Calls: 600, Window: time.Minute}})
+	w, err := worker.New(worker.Config{Queue: &queue.Queue{}, Client: client, Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 )
@@ -33,14 +34,14 @@ const (
 
 // DefaultRate is four times what the real API allows, so that the demo takes 15 seconds and not a
 // minute.
-func DefaultRate() queue.Rate { return queue.Rate{Calls: 400, Window: 10 * time.Second} }
+func DefaultRate() ratelimit.Rate { return ratelimit.Rate{Calls: 400, Window: 10 * time.Second} }
 
 // Config is what a demo needs.
 type Config struct {
 	Conn   *nats.Conn
 	Queue  *queue.Queue
-	Rate   queue.Rate   // that the stand-in allows
-	Tracer trace.Tracer // nil without traces
+	Rate   ratelimit.Rate // that the stand-in allows
+	Tracer trace.Tracer   // nil without traces
 	Log    *slog.Logger
 }
 

@@ -14,8 +14,8 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 func newHistory(env *flags.Env) *cobra.Command {
@@ -69,7 +69,7 @@ type actionView struct {
 	Selection string               `json:"selection"`
 	Edit      string               `json:"edit"`
 	Note      string               `json:"note"`
-	Rate      queue.Rate           `json:"rate"`
+	Rate      ratelimit.Rate       `json:"rate"`
 	Force     bool                 `json:"force"`
 	Counts    map[string]uint64    `json:"counts"`
 	Outcome   string               `json:"outcome"`

@@ -14,6 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // maxShownGroups is how many groups a plan lists.
@@ -49,21 +50,21 @@ func between(first, last time.Time) string {
 
 // pace is the rate of a replay, and the reason for it.
 type pace struct {
-	rate queue.Rate
+	rate ratelimit.Rate
 	why  string
 }
 
 // tenth is the default pace, a tenth of the fleet's limit.
-func tenth(fleet queue.Rate, replicas int) pace {
+func tenth(fleet ratelimit.Rate, replicas int) pace {
 	switch {
 	case replicas == 0:
-		return pace{queue.Rate{Calls: 60, Window: time.Minute}, "no worker is running, so the fleet's limit is unknown"}
+		return pace{ratelimit.Rate{Calls: 60, Window: time.Minute}, "no worker is running, so the fleet's limit is unknown"}
 	case fleet.Unlimited():
-		return pace{queue.Rate{}, "the fleet has no limit"}
+		return pace{ratelimit.Rate{}, "the fleet has no limit"}
 	case fleet.Calls >= 10:
-		return pace{queue.Rate{Calls: fleet.Calls / 10, Window: fleet.Window}, "a tenth of the fleet's " + fleet.String()}
+		return pace{ratelimit.Rate{Calls: fleet.Calls / 10, Window: fleet.Window}, "a tenth of the fleet's " + fleet.String()}
 	}
-	return pace{queue.Rate{Calls: 1, Window: fleet.Window * 10 / time.Duration(fleet.Calls)}, "a tenth of the fleet's " + fleet.String()}
+	return pace{ratelimit.Rate{Calls: 1, Window: fleet.Window * 10 / time.Duration(fleet.Calls)}, "a tenth of the fleet's " + fleet.String()}
 }
 
 // takes is how long n events take.
@@ -183,7 +184,7 @@ func printEdits(out io.Writer, edits []inspector.Edited, m *mask) {
 
 // readPace returns the given rate, or the default. It reads the status, which needs more rights,
 // only for the default or if the command waits for workers.
-func readPace(ctx context.Context, q *queue.Queue, given *queue.Rate, wait bool) (p pace, replicas int, err error) {
+func readPace(ctx context.Context, q *queue.Queue, given *ratelimit.Rate, wait bool) (p pace, replicas int, err error) {
 	if given != nil && !wait {
 		return pace{rate: *given}, -1, nil
 	}

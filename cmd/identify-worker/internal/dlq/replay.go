@@ -13,6 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 const replayHelp = `Publish dead letters again, oldest first, and remove them from the dead-letter stream. The
@@ -91,8 +92,8 @@ type replaying struct {
 	confirmation       *confirmation
 	edits              *edits
 	all                *bool
-	rate               queue.Rate
-	given              *queue.Rate // nil: the default
+	rate               ratelimit.Rate
+	given              *ratelimit.Rate // nil: the default
 	canary, maxReplays int
 	force, wait        bool
 }

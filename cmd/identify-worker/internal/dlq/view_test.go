@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // hostile is text as it may stand in anything that others have written.
@@ -169,7 +169,7 @@ func TestTenth(t *testing.T) {
 		{"0", 2, "0", 0},
 		{"0", 0, "60/1m", time.Minute},
 	} {
-		fleet, err := queue.ParseRate(test.fleet)
+		fleet, err := ratelimit.ParseRate(test.fleet)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +202,7 @@ func TestPlan(t *testing.T) {
 		plan replayPlan
 		want string
 	}{
-		"all of it": {replayPlan{selection: many, pace: tenth(queue.Rate{Calls: 600, Window: time.Minute}, 1), canary: 5, maxReplays: 3, replicas: 1}, `
+		"all of it": {replayPlan{selection: many, pace: tenth(ratelimit.Rate{Calls: 600, Window: time.Minute}, 1), canary: 5, maxReplays: 3, replicas: 1}, `
 replay      1,200, of which 5 first: if one of these dies again, the replay stops
 rate        60/1m (a tenth of the fleet's 600/1m): this takes 20m0s
 newer data  supersedes 20, which need no call, and 5 in part, whose newer properties are kept; unknown for 7, which have no version record

@@ -9,14 +9,14 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // documentedPerMinute is Userpilot's limit of identifies for one key.
 const documentedPerMinute = 600
 
-func (e *examination) checkRate(r queue.Rate, burst int, own bool, trip time.Duration) {
+func (e *examination) checkRate(r ratelimit.Rate, burst int, own bool, trip time.Duration) {
 	whose := "for the whole fleet"
 	if own {
 		whose = "for each replica"
@@ -38,8 +38,8 @@ func (e *examination) checkRate(r queue.Rate, burst int, own bool, trip time.Dur
 }
 
 // shortSpan formats the window as the flag takes it: 1m, not 1m0s.
-func shortSpan(r queue.Rate) string {
-	return queue.Rate{Calls: 1, Window: r.Window}.String()[len("1/"):]
+func shortSpan(r ratelimit.Rate) string {
+	return ratelimit.Rate{Calls: 1, Window: r.Window}.String()[len("1/"):]
 }
 
 func (d *doctor) askAPI(ctx context.Context, e *examination, client *userpilot.Client) {

@@ -10,7 +10,9 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -197,9 +199,9 @@ func (d *doctor) askFleet(ctx context.Context, e *examination, q *queue.Queue, c
 		e.fail("workers", "%v", err)
 		return
 	}
-	own := queue.Replica{Version: d.env.Version, Rate: d.replica.Config.Rate}
+	own := fleet.Replica{Version: d.env.Version, Rate: d.replica.Config.Rate}
 	if d.replica.PerReplica() {
-		own.Rate, own.OwnRate = queue.Rate{}, own.Rate
+		own.Rate, own.OwnRate = ratelimit.Rate{}, own.Rate
 	}
 	if !e.failed("key") {
 		own.Key = client.KeyFingerprint()

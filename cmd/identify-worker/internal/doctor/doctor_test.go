@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -151,7 +153,7 @@ func TestCheckClock(t *testing.T) {
 func TestCheckRate(t *testing.T) {
 	t.Parallel()
 	check := func(rate string, burst int, own bool, trip time.Duration) func(*examination) {
-		r, err := queue.ParseRate(rate)
+		r, err := ratelimit.ParseRate(rate)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,15 +205,15 @@ func TestCheckKey(t *testing.T) {
 func TestCheckFleet(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	replica := func(version, key string, calls int) queue.Replica {
-		return queue.Replica{
+	replica := func(version, key string, calls int) fleet.Replica {
+		return fleet.Replica{
 			ID: "abcdefgh", Version: version, TTL: 5 * time.Second, Heard: now,
-			Rate: queue.Rate{Calls: calls, Window: time.Minute}, Report: queue.Report{Key: key},
+			Rate: ratelimit.Rate{Calls: calls, Window: time.Minute}, Report: fleet.Report{Key: key},
 		}
 	}
 	own, held := replica("v1", "aaaa", 600), replica("v1", "aaaa", 600)
 	held.Hold, held.HoldSince = "unauthorized", now.Add(-time.Minute)
-	check := func(replicas ...queue.Replica) func(*examination) {
+	check := func(replicas ...fleet.Replica) func(*examination) {
 		return func(e *examination) { e.checkFleet(&inspector.Status{Time: now, Replicas: replicas}, own) }
 	}
 	expect(t, "alike", check(own, own), "ok workers 2 replicas, all partitions have an owner")

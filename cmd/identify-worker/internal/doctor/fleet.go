@@ -6,13 +6,13 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/health"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // checkFleet checks the live workers, and compares them with a worker that would be started with
 // these flags. own.Key is empty if it is not known.
-func (e *examination) checkFleet(s *inspector.Status, own queue.Replica) {
+func (e *examination) checkFleet(s *inspector.Status, own fleet.Replica) {
 	for _, p := range health.Problems(s) {
 		switch p.Code {
 		case "hold", "outage", "stalled":
@@ -21,10 +21,10 @@ func (e *examination) checkFleet(s *inspector.Status, own queue.Replica) {
 			e.warn("workers", "%s", p.Text)
 		}
 	}
-	if versions := health.Distinct(s.Replicas, func(r queue.Replica) string { return r.Version }); len(versions) > 1 {
+	if versions := health.Distinct(s.Replicas, func(r fleet.Replica) string { return r.Version }); len(versions) > 1 {
 		e.warn("workers", "the replicas have different versions: %s. Normal during a rollout", strings.Join(versions, ", "))
 	}
-	e.compareToFleet(s.Replicas, own, "version", "this program is", func(r queue.Replica) string { return r.Version })
+	e.compareToFleet(s.Replicas, own, "version", "this program is", func(r fleet.Replica) string { return r.Version })
 	e.compareToFleet(s.Replicas, own, "rate", "these flags say", health.RateOf)
 	e.compareToFleet(s.Replicas, own, "key", "the key here is", health.KeyOf)
 	if !e.failed("workers") && !e.warned("workers") {
@@ -33,9 +33,9 @@ func (e *examination) checkFleet(s *inspector.Status, own queue.Replica) {
 }
 
 // compareToFleet warns if no replica has the value that a replica with these flags would have.
-func (e *examination) compareToFleet(all []queue.Replica, own queue.Replica, what, here string, of func(queue.Replica) string) {
+func (e *examination) compareToFleet(all []fleet.Replica, own fleet.Replica, what, here string, of func(fleet.Replica) string) {
 	mine, values := of(own), health.Distinct(all, of)
-	if mine == "" || len(values) == 0 || slices.ContainsFunc(all, func(r queue.Replica) bool { return of(r) == mine }) {
+	if mine == "" || len(values) == 0 || slices.ContainsFunc(all, func(r fleet.Replica) bool { return of(r) == mine }) {
 		return
 	}
 	e.warn("workers", "%s %s, and no replica has that %s: %s. Do the workers use these flags and this environment?", here, mine, what, strings.Join(values, ", "))

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // envAnnotation holds the name of a flag's environment variable.
@@ -225,8 +225,8 @@ func (f Set) MemberTTL(target *time.Duration, name, usage string) {
 }
 
 // Rate adds a flag for a number of calls in a window.
-func (f Set) Rate(target *queue.Rate, name, usage string) {
-	f.Add(value[queue.Rate]{target, "calls/window", queue.ParseRate, queue.Rate.String}, name, usage)
+func (f Set) Rate(target *ratelimit.Rate, name, usage string) {
+	f.Add(value[ratelimit.Rate]{target, "calls/window", ratelimit.ParseRate, ratelimit.Rate.String}, name, usage)
 }
 
 // Size adds a flag for a number of bytes, with a minimum.

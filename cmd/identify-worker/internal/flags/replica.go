@@ -3,7 +3,7 @@ package flags
 import (
 	"time"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -25,7 +25,7 @@ func NewReplica(f Set) *Replica {
 	s := &Replica{
 		Endpoint: userpilot.DefaultEndpoint, scope: "fleet", coalesce: true, Listen: "127.0.0.1:8080",
 		Config: worker.Config{
-			Rate: queue.Rate{Calls: 600, Window: time.Minute}, Concurrency: 64, MaxAttempts: 10, Timeout: 10 * time.Second,
+			Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Concurrency: 64, MaxAttempts: 10, Timeout: 10 * time.Second,
 			BackoffInitial: 500 * time.Millisecond, BackoffMax: time.Minute, Memory: 64 << 20,
 		},
 	}

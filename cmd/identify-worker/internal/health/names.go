@@ -4,10 +4,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
-func nameOf(r queue.Replica) string { return ReplicaName(r.Host, r.ID) }
+func nameOf(r fleet.Replica) string { return ReplicaName(r.Host, r.ID) }
 
 // ReplicaName is the host, with the last characters of the id: the ids of replicas on one host
 // differ there.

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
-	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/worker"
 )
@@ -82,8 +82,8 @@ func (found *problems) ownership(s *inspector.Status) {
 }
 
 // differences adds advice for the replicas, and where they differ.
-func (found *problems) differences(replicas []queue.Replica) {
-	for _, advice := range Distinct(replicas, func(r queue.Replica) string { return r.Advice }) {
+func (found *problems) differences(replicas []fleet.Replica) {
+	for _, advice := range Distinct(replicas, func(r fleet.Replica) string { return r.Advice }) {
 		found.add("far", "%s", advice)
 	}
 	if values := Distinct(replicas, RateOf); len(values) > 1 {
@@ -109,15 +109,15 @@ func (s *stoppedReplicas) count(since time.Time) {
 }
 
 // holds groups the replicas on hold by reason and key.
-func holds(replicas []queue.Replica) []*stoppedReplicas {
-	return groupStopped(replicas, func(r queue.Replica) (stoppedReplicas, time.Time) {
+func holds(replicas []fleet.Replica) []*stoppedReplicas {
+	return groupStopped(replicas, func(r fleet.Replica) (stoppedReplicas, time.Time) {
 		return stoppedReplicas{reason: r.Hold, key: r.Key}, r.HoldSince
 	})
 }
 
 // stalls groups the replicas that could make calls and do not, by reason.
-func stalls(replicas []queue.Replica) []*stoppedReplicas {
-	return groupStopped(replicas, func(r queue.Replica) (stoppedReplicas, time.Time) {
+func stalls(replicas []fleet.Replica) []*stoppedReplicas {
+	return groupStopped(replicas, func(r fleet.Replica) (stoppedReplicas, time.Time) {
 		if r.Stall == "" {
 			return stoppedReplicas{}, time.Time{}
 		}
@@ -131,7 +131,7 @@ func stalls(replicas []queue.Replica) []*stoppedReplicas {
 
 // groupStopped counts the stopped replicas by reason. For a replica that works, of returns no
 // reason.
-func groupStopped(replicas []queue.Replica, of func(queue.Replica) (why stoppedReplicas, since time.Time)) []*stoppedReplicas {
+func groupStopped(replicas []fleet.Replica, of func(fleet.Replica) (why stoppedReplicas, since time.Time)) []*stoppedReplicas {
 	all := map[string]*stoppedReplicas{}
 	for _, r := range replicas {
 		why, since := of(r)
@@ -152,7 +152,7 @@ func groupStopped(replicas []queue.Replica, of func(queue.Replica) (why stoppedR
 	return list
 }
 
-func outages(replicas []queue.Replica) (down stoppedReplicas) {
+func outages(replicas []fleet.Replica) (down stoppedReplicas) {
 	for _, r := range replicas {
 		if !r.OutageSince.IsZero() {
 			down.count(r.OutageSince)
@@ -168,7 +168,7 @@ type waitingUsers struct {
 	detail      string
 }
 
-func unstoredDeadLetters(replicas []queue.Replica) (g waitingUsers) {
+func unstoredDeadLetters(replicas []fleet.Replica) (g waitingUsers) {
 	for _, r := range replicas {
 		if r.Unburied == 0 {
 			continue
@@ -191,7 +191,7 @@ func waits(users int) string {
 }
 
 // Distinct lists the values of a property, each with the number of replicas that have it.
-func Distinct(replicas []queue.Replica, of func(queue.Replica) string) []string {
+func Distinct(replicas []fleet.Replica, of func(fleet.Replica) string) []string {
 	counts := map[string]int{}
 	for _, r := range replicas {
 		if value := of(r); value != "" {
@@ -207,7 +207,7 @@ func Distinct(replicas []queue.Replica, of func(queue.Replica) string) []string 
 
 // RateOf is a replica's rate. It is empty if the replica has a limit of its own, which does not
 // concern the others.
-func RateOf(r queue.Replica) string {
+func RateOf(r fleet.Replica) string {
 	if !r.OwnRate.Unlimited() {
 		return ""
 	}
@@ -215,4 +215,4 @@ func RateOf(r queue.Replica) string {
 }
 
 // KeyOf is the fingerprint of a replica's key.
-func KeyOf(r queue.Replica) string { return r.Key }
+func KeyOf(r fleet.Replica) string { return r.Key }

@@ -17,6 +17,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/tracing"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -76,7 +77,7 @@ at once and storing an event twice is harmless.`,
 type settings struct {
 	format, null, messageID, errors string
 	strict, dryRun                  bool
-	rate                            queue.Rate
+	rate                            ratelimit.Rate
 	conn                            *flags.Connection
 	topology                        *queue.Topology
 }

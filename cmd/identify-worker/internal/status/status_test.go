@@ -7,7 +7,9 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 func TestStatusText(t *testing.T) {
@@ -15,12 +17,12 @@ func TestStatusText(t *testing.T) {
 	now := time.Now()
 	s := &inspector.Status{
 		Time: now, Counts: queue.Counts{Backlog: 12_345, Oldest: now.Add(-192 * time.Second), DeadLetters: 100_000, Partitions: 16},
-		Rate:        queue.Rate{Calls: 600, Window: time.Minute},
+		Rate:        ratelimit.Rate{Calls: 600, Window: time.Minute},
 		DeadReasons: map[deadletter.Reason]uint64{deadletter.Rejected: 99_000, deadletter.Invalid: 1000},
-		Replicas: []queue.Replica{{
+		Replicas: []fleet.Replica{{
 			ID: "0123456789abcdefghijkl", Host: "pod-1", Version: "v1.2.3", Joined: now.Add(-2 * time.Hour), Heard: now, TTL: 5 * time.Second,
-			Rate: queue.Rate{Calls: 600, Window: time.Minute}, Partitions: []string{"0", "1", "2", "plain"},
-			Report: queue.Report{Key: "1a2b3c4d", Recent: queue.Recent{Span: time.Minute, Delivered: 5980, Merged: 5380, Calls: 594, Load: 0.25}},
+			Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Partitions: []string{"0", "1", "2", "plain"},
+			Report: fleet.Report{Key: "1a2b3c4d", Recent: fleet.Recent{Span: time.Minute, Delivered: 5980, Merged: 5380, Calls: 594, Load: 0.25}},
 		}},
 	}
 	var out bytes.Buffer

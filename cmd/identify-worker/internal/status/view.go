@@ -8,7 +8,9 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // view is what status shows. Scripts rely on its JSON: see the command's help.
@@ -37,9 +39,9 @@ type countsView struct {
 }
 
 type rateView struct {
-	Limit   queue.Rate `json:"limit"`
-	Allowed float64    `json:"allowed_per_minute"`
-	Used    float64    `json:"used_per_minute"`
+	Limit   ratelimit.Rate `json:"limit"`
+	Allowed float64        `json:"allowed_per_minute"`
+	Used    float64        `json:"used_per_minute"`
 }
 
 type deadView struct {
@@ -53,22 +55,22 @@ type partitionsView struct {
 }
 
 type replicaView struct {
-	ID            string     `json:"id"`
-	Host          string     `json:"host"`
-	Version       string     `json:"version"`
-	AgeSeconds    float64    `json:"age_seconds"`
-	SilentSeconds float64    `json:"silent_seconds"`
-	Partitions    []string   `json:"partitions"`
-	Rate          queue.Rate `json:"rate"`
-	OwnRate       queue.Rate `json:"own_rate"`
-	Key           string     `json:"key"`
-	Hold          string     `json:"hold"`
-	HoldSince     *time.Time `json:"hold_since"`
-	OutageSince   *time.Time `json:"outage_since"`
-	Stall         string     `json:"stall"`
-	StallSince    *time.Time `json:"stall_since"`
-	Load          float64    `json:"load"`
-	LastMinute    countsView `json:"last_minute"`
+	ID            string         `json:"id"`
+	Host          string         `json:"host"`
+	Version       string         `json:"version"`
+	AgeSeconds    float64        `json:"age_seconds"`
+	SilentSeconds float64        `json:"silent_seconds"`
+	Partitions    []string       `json:"partitions"`
+	Rate          ratelimit.Rate `json:"rate"`
+	OwnRate       ratelimit.Rate `json:"own_rate"`
+	Key           string         `json:"key"`
+	Hold          string         `json:"hold"`
+	HoldSince     *time.Time     `json:"hold_since"`
+	OutageSince   *time.Time     `json:"outage_since"`
+	Stall         string         `json:"stall"`
+	StallSince    *time.Time     `json:"stall_since"`
+	Load          float64        `json:"load"`
+	LastMinute    countsView     `json:"last_minute"`
 }
 
 func newView(t queue.Topology, s *inspector.Status) *view {
@@ -99,7 +101,7 @@ func newView(t queue.Topology, s *inspector.Status) *view {
 	return v
 }
 
-func newCountsView(r queue.Recent) countsView {
+func newCountsView(r fleet.Recent) countsView {
 	return countsView{Delivered: r.Delivered, Merged: r.Merged, Dead: r.Dead, Calls: r.Calls}
 }
 

@@ -1,0 +1,41 @@
+package fleet
+
+import (
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
+)
+
+// Fleet is this process's part in the fleet of replicas that share a pipeline's partitions. It is safe
+// for concurrent use.
+type Fleet struct {
+	api      *jsapi.Conn
+	topology queue.Topology
+	log      *slog.Logger
+	cooldown *ratelimit.Cooldown
+	peers    ratelimit.Peers // for the ledger
+
+	held     atomic.Int32 // partitions claimed now
+	replicas atomic.Pointer[[]Replica]
+	setbacks setbacks
+	lacks    atomic.Pointer[jsapi.PermissionError] // why Work cannot work; nil if it can
+	newAcks  atomic.Bool                           // an event has been seen that toNewAcks settles
+}
+
+// New returns a pipeline's fleet, which this process has not joined yet. It sends nothing.
+func New(q *queue.Queue) *Fleet {
+	return &Fleet{api: q.API(), topology: q.Topology(), log: q.Logger(), cooldown: ratelimit.NewCooldown(q)}
+}
+
+// Cooldown is the fleet's stop of calls after a 429. Only while [Fleet.Work] runs does it follow the other
+// replicas.
+func (f *Fleet) Cooldown() *ratelimit.Cooldown { return f.cooldown }
+
+// Peers is what [Fleet.Work] knows of the other replicas, for this process's ledger.
+func (f *Fleet) Peers() *ratelimit.Peers { return &f.peers }
+
+// Held is the number of partitions that [Fleet.Work] holds now.
+func (f *Fleet) Held() int { return int(f.held.Load()) }

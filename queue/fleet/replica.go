@@ -1,0 +1,134 @@
+package fleet
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
+)
+
+// Replica is a member of the fleet, as it last reported. It is also the JSON value of the member's
+// key. Replicas of other versions read it, so no field may change its meaning.
+type Replica struct {
+	ID      string        `json:"id"`
+	Host    string        `json:"host,omitempty"`
+	Version string        `json:"version,omitempty"`
+	Joined  time.Time     `json:"joined"` // all times are by the server's clock
+	Heard   time.Time     `json:"heard"`  // last renewal of its membership
+	TTL     time.Duration `json:"ttl"`    // without renewal it counts as gone after this
+
+	Rate    ratelimit.Rate `json:"rate,omitzero"` // its limit for the fleet's ledger
+	Burst   int            `json:"burst,omitempty"`
+	OwnRate ratelimit.Rate `json:"own_rate,omitzero"` // its own limit, without the ledger
+
+	Partitions []string `json:"partitions"` // claimed
+	Report
+
+	stray    bool   // the key's value is not a replica's record
+	left     bool   // the key is a marker: the member has left
+	revision uint64 // of the key
+}
+
+// Report is what a replica reports about its work. Its times are by the replica's own clock; in a
+// [Replica] they are by the server's.
+type Report struct {
+	// Key is the fingerprint of the API key in use, never the key.
+	Key string `json:"key,omitempty"`
+	// Hold is why it makes no calls: its key or its address is wrong. Empty without a hold.
+	Hold      string    `json:"hold,omitempty"`
+	HoldSince time.Time `json:"hold_since,omitzero"`
+	// OutageSince is since when it has considered Userpilot down; zero if it does not.
+	OutageSince time.Time `json:"outage_since,omitzero"`
+	// Stall is what prevents calls although it has work and may call: token, connection, ... Empty
+	// if it makes calls. StallDetail is the last related error, and may be empty.
+	Stall       string    `json:"stall,omitempty"`
+	StallDetail string    `json:"stall_detail,omitempty"`
+	StallSince  time.Time `json:"stall_since,omitzero"`
+	// Unburied is the number of users whose dead letters could not be stored for some seconds.
+	// Their events wait. Full says that the stream is full; otherwise Detail is the reason.
+	Unburied       int       `json:"unburied,omitempty"`
+	UnburiedSince  time.Time `json:"unburied_since,omitzero"`
+	UnburiedFull   bool      `json:"unburied_full,omitempty"`
+	UnburiedDetail string    `json:"unburied_detail,omitempty"`
+	// Advice is what to change so that the replica can use the whole limit. Empty if nothing limits
+	// it.
+	Advice string `json:"advice,omitempty"`
+	// GivenUp are the partitions whose claims it loses repeatedly.
+	GivenUp []GivenUp `json:"given_up,omitempty"`
+	Recent  Recent    `json:"recent,omitzero"`
+}
+
+// Recent counts a replica's work in the last Span, which is about a minute, or less for a younger
+// replica.
+type Recent struct {
+	Span      time.Duration `json:"span"`
+	Delivered uint64        `json:"delivered"` // events
+	Merged    uint64        `json:"merged"`    // those of these events that shared another event's call
+	Dead      uint64        `json:"dead"`      // events
+	Calls     uint64        `json:"calls"`
+	Load      float64       `json:"load"` // the share of its capacity used, from 0 to 1
+}
+
+// readReplica decodes a member's key. A record that is damaged or of another version yields a
+// replica with only its TTL. JSON without a TTL is not a replica's record at all: a server writes
+// its acknowledgement into any key that a publisher names as the reply subject.
+func readReplica(id string, value []byte, written time.Time) Replica {
+	var r Replica
+	if err := json.Unmarshal(value, &r); err != nil {
+		r = Replica{}
+	}
+	var least struct {
+		TTL *time.Duration `json:"ttl"`
+	}
+	r.stray = len(value) == 0 || json.Unmarshal(value, &least) == nil && least.TTL == nil
+	if least.TTL != nil {
+		r.TTL = *least.TTL
+	}
+	r.ID, r.Heard = id, written
+	// Anyone who may write to the bucket must not control an operator's terminal.
+	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
+		*text = jsapi.Clean(*text)
+	}
+	for i, p := range r.Partitions {
+		r.Partitions[i] = jsapi.Clean(p)
+	}
+	for i := range r.GivenUp {
+		r.GivenUp[i].clean()
+	}
+	return r
+}
+
+// forgetReplicas ends what Replicas knows.
+func (f *Fleet) forgetReplicas() {
+	f.replicas.Store(nil)
+	f.peers.Forget()
+}
+
+// Replicas returns the live members of the fleet, including this one, as [Fleet.Work] sees them
+// now; none while it does not run. Members and their rates are current. Their reports are up to as
+// many seconds old as there are members. The caller must not change the slice.
+func (f *Fleet) Replicas() []Replica {
+	if r := f.replicas.Load(); r != nil {
+		return *r
+	}
+	return nil
+}
+
+// LowestRate is the rate that a fleet keeps: the lowest of its members'. Zero if none has one.
+func LowestRate(replicas []Replica) (low ratelimit.Rate) {
+	for _, r := range replicas {
+		if !r.Rate.Unlimited() && (low.Unlimited() || r.Rate.PerMinute() < low.PerMinute()) {
+			low = r.Rate
+		}
+	}
+	return low
+}
+
+// serverTime converts an instant of this replica's clock to the server's.
+func (f *Fleet) serverTime(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return f.api.Clock.Now().Add(-time.Since(t)).UTC()
+}
