@@ -180,7 +180,7 @@ func (f *failing) httpTransport() *http.Transport {
 	dialer := new(net.Dialer)
 	return &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, address)
-		return failingConn{Conn: conn, failing: f}, err
+		return failingConn{conn, f}, err
 	}}
 }
 

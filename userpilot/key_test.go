@@ -62,7 +62,7 @@ func TestKeyIsNeverShown(t *testing.T) {
 		Exported userpilot.Key
 		hidden   userpilot.Key // fmt and encoders call no methods on it
 	}
-	value := inside{Exported: key, hidden: key}
+	value := inside{key, key}
 	config := userpilot.ClientConfig{Key: key}
 	client := newClient(t, userpilot.ClientConfig{})
 

@@ -23,7 +23,7 @@ type world struct {
 }
 
 func newWorld(fold func(string) string) *world {
-	return &world{users: make(map[string]map[string]string), companyOf: make(map[string]string), companies: make(map[string]map[string]string), fold: fold}
+	return &world{make(map[string]map[string]string), make(map[string]string), make(map[string]map[string]string), fold}
 }
 
 func (w *world) apply(body []byte) {
@@ -88,7 +88,7 @@ func membersOf(object []byte) (members []member) {
 		if d.Decode(&value) != nil {
 			return members
 		}
-		members = append(members, member{name: name.(string), value: value})
+		members = append(members, member{name.(string), value})
 	}
 	return members
 }

@@ -72,7 +72,7 @@ func (w *way) send(data []byte, err error) {
 		due = w.latest
 	}
 	w.sent, w.latest = now, due
-	w.parcels = append(w.parcels, parcel{due: due, data: data, err: err})
+	w.parcels = append(w.parcels, parcel{due, data, err})
 	w.mu.Unlock()
 	select {
 	case w.news <- struct{}{}:

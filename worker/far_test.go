@@ -63,7 +63,7 @@ func TestFarAway(t *testing.T) {
 			for k, rate := range []ratelimit.Rate{secondly, minutely} {
 				for l, alone := range []bool{false, true} {
 					if *simAll || k == (i+j)%2 && l == (i/2+j/2)%2 {
-						remote{replicas: 1, nats: time.Duration(micros) * time.Microsecond, setup: setup, rate: rate, alone: alone}.run(t)
+						remote{1, time.Duration(micros) * time.Microsecond, setup, rate, alone}.run(t)
 					}
 				}
 			}
@@ -79,7 +79,7 @@ func TestFarAwayFleet(t *testing.T) {
 		for j, replicas := range []int{3, 10} {
 			for k, rate := range []ratelimit.Rate{secondly, minutely} {
 				if *simAll || k == (i+j)%2 {
-					remote{replicas: replicas, nats: time.Duration(millis) * time.Millisecond, setup: 20 * time.Millisecond, rate: rate, alone: false}.run(t)
+					remote{replicas, time.Duration(millis) * time.Millisecond, 20 * time.Millisecond, rate, false}.run(t)
 				}
 			}
 		}
@@ -145,7 +145,7 @@ func (s *sim) publishSteadily(pause, d time.Duration) {
 // must serve a user even if each time there is a new event and the slot has passed meanwhile.
 func TestFarJournal(t *testing.T) {
 	t.Parallel()
-	remote{replicas: 1, nats: 6 * time.Millisecond, setup: 0, rate: secondly, alone: false}.run(t)
+	remote{1, 6 * time.Millisecond, 0, secondly, false}.run(t)
 }
 
 // Promise: a stop takes less than a second, plus the calls in flight. Far from NATS it takes round

@@ -30,7 +30,7 @@ func (s sluggish) RoundTrip(q *http.Request) (*http.Response, error) {
 func (s *sim) startSluggish(delay func() time.Duration, change func(*worker.Config)) *replica {
 	key, err := userpilot.NewKey(testKey)
 	must(s.t, err)
-	client, err := userpilot.NewClient(userpilot.ClientConfig{Key: key, Transport: sluggish{RoundTripper: s.api.Transport(), delay: delay}})
+	client, err := userpilot.NewClient(userpilot.ClientConfig{Key: key, Transport: sluggish{s.api.Transport(), delay}})
 	must(s.t, err)
 	return s.start(func(c *worker.Config) {
 		c.Client = client

@@ -70,7 +70,7 @@ func (n *network) dial(ctx context.Context) (*socket, error) {
 	here, there := net.Pipe()
 	select {
 	case n.waiting <- there:
-		return &socket{far: newFar(here, &n.distance), network: n}, nil
+		return &socket{newFar(here, &n.distance), n}, nil
 	case <-n.ended:
 		return nil, errors.New("the stand-in is down")
 	}

@@ -145,7 +145,7 @@ func (l *line) InProcessConn() (net.Conn, error) {
 		conn = newFarNATS(conn, l.away)
 	}
 	l.conns = append(l.conns, conn)
-	return leaky{Conn: conn, line: l}, nil
+	return leaky{conn, l}, nil
 }
 
 func (l *line) sever() {
