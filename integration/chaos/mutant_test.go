@@ -23,7 +23,7 @@ func mutants() []mutant {
 	return []mutant{
 		{"acknowledged before the call", "kills", []edit{
 			{"worker/call.go", "\tc.stage.Store(connecting)\n", "\tc.stage.Store(connecting)\n\tc.lane.partition.claim.AckNow(c.deliveries)\n"},
-			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply(), []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
+			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.api.NATS.Publish(d.reply(), []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
 		}},
 		{"the next call does not wait for the settlement", "unconfirmed", []edit{
 			{"queue/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func(int) {}})\n\tgo done(len(ds))"},
@@ -34,12 +34,12 @@ func mutants() []mutant {
 		{"a takeover reuses the dead replica's consumer", "kills", []edit{
 			{"queue/fleet.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
 			{"queue/fleet.go", "\t}, f.q.topology.toClaim())", "\t}, f.q.topology.toClaim())\n\tfor subject := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[subject].partition {\n\t\t\t\tt.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}"},
-			{"queue/assignment.go", "if at.consumer != t.next || at.deliveries != 1 {", "if t.next = at.consumer; false {"},
+			{"queue/assignment.go", "if at.Consumer != t.next || at.Deliveries != 1 {", "if t.next = at.Consumer; false {"},
 		}},
 		{"a failed event is handed back with a delay", "failures", []edit{
 			{"worker/call.go", "\tw.backOff(l, f.RetryAfter)\n}\n\n// searchAttempts", "\tl.partition.claim.Nak(c.deliveries)\n\tl.resendThrough = 0\n\tl.drop(c.n())\n\tw.waiting -= c.n()\n\tw.advance(l)\n}\n\n// searchAttempts"},
-			{"queue/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.nc.Publish(d.reply(), []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
-			{"queue/assignment.go", "at.deliveries != 1 {", "false {"},
+			{"queue/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.api.NATS.Publish(d.reply(), []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
+			{"queue/assignment.go", "at.Deliveries != 1 {", "false {"},
 		}},
 		{"a retry takes no token", "saturated", []edit{
 			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(c.lane.partition.claim.Context(), userpilot.Call{Body: body, Timeout: w.config.Timeout, Guard: c.lane.partition.claim.Valid})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
@@ -49,7 +49,7 @@ func mutants() []mutant {
 			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.collect()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.collect()\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
-			{"queue/deadletter.go", "_, err := c.q.store(ctx, c.q.topology.toBury(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = c.q.js.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters)) })"},
+			{"queue/deadletter/deadletter.go", "_, err := s.api.Store(ctx, toBury(s.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = s.api.JetStream.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters)) })"},
 		}},
 		{"a 429 counts as an attempt", "429", []edit{
 			{"worker/call.go", "failure.RetryAfter))\n\t\tw.advance(l)", "failure.RetryAfter))\n\t\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\t\tw.exhausted(c, failure)\n\t\t\treturn\n\t\t}\n\t\tw.advance(l)"},
@@ -86,7 +86,7 @@ func mutants() []mutant {
 			{"worker/verdict.go", "case err == nil, ok && (failure.Sent || failure.Status != 0):", "case err == nil, ok && failure.Status != 0:"},
 		}},
 		{"two replicas may take the same slot", "saturated", []edit{
-			{"queue/reserve.go", "b.revision, err = compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
+			{"queue/reserve.go", "b.revision, err = jsapi.CompareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
 		}},
 		{"slots are too close together", "saturated", []edit{
 			{"queue/reserve.go", "s.next = at.Add(p.schedule.every[i])", "s.next = at.Add(p.schedule.every[i] * 3 / 4)"},
@@ -95,7 +95,7 @@ func mutants() []mutant {
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},
 		}},
 		{"an event with a status header is taken for a status of the server", "hostile", []edit{
-			{"queue/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && (len(m.Data) > 0 || m.Header.Get(\"Status\") == \"\") {"},
+			{"queue/internal/jsapi/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && (len(m.Data) > 0 || m.Header.Get(\"Status\") == \"\") {"},
 		}},
 		{"the log names a user", "failures", []edit{
 			{"worker/archive.go", "slog.Int(\"status\", death.Status))", "slog.Int(\"status\", death.Status), slog.String(\"user\", l.user))"},

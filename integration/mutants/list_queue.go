@@ -30,12 +30,12 @@ func claimMutants() []mutant {
 		},
 		{
 			"the marker of a departed member stays", "the bucket does not grow",
-			[]edit{{"queue/member.go", "\tm.Header.Set(jetstream.MsgTTLHeader, ttl.String())\n", ""}},
+			[]edit{{"queue/internal/jsapi/conn.go", "\tm.Header.Set(jetstream.MsgTTLHeader, ttl.String())\n", ""}},
 			"queue", "TestMembersLeaveNothing",
 		},
 		{
 			"the key of a dead member leaves a marker that looks like a key", "dead members are replaced within the TTL and 2 s",
-			[]edit{{"queue/topology.go", "\t\tAllowDirect:       true,\n", "\t\tAllowDirect:       true,\n\t\tSubjectDeleteMarkerTTL: markerTTL,\n"}},
+			[]edit{{"queue/topology.go", "\t\tAllowDirect:       true,\n", "\t\tAllowDirect:       true,\n\t\tSubjectDeleteMarkerTTL: jsapi.MarkerTTL,\n"}},
 			"queue", "TestIdleFleet",
 		},
 		{
@@ -61,12 +61,12 @@ func eventMutants() []mutant {
 	return []mutant{
 		{
 			"a gap in the consumer's sequence is not noticed", "nothing accepted is lost",
-			[]edit{{"queue/assignment.go", "if at.consumer != t.next || at.deliveries != 1 {", "if at.deliveries != 1 {"}},
+			[]edit{{"queue/assignment.go", "if at.Consumer != t.next || at.Deliveries != 1 {", "if at.Deliveries != 1 {"}},
 			"queue", "TestGapInTheConsumersSequence",
 		},
 		{
 			"an event with a status header is taken for a status of the server", "nothing accepted is lost",
-			[]edit{{"queue/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && m.Header.Get(\"Status\") == \"\" {"}},
+			[]edit{{"queue/internal/jsapi/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && m.Header.Get(\"Status\") == \"\" {"}},
 			"queue", "TestEventThatLooksLikeAStatus/time-out",
 		},
 		{
@@ -76,7 +76,7 @@ func eventMutants() []mutant {
 		},
 		{
 			"missing events count as requested", "nothing waits forever",
-			[]edit{{"queue/assignment.go", "p.missed(t.next - due)", "_ = due"}},
+			[]edit{{"queue/assignment.go", "p.Missed(t.next - due)", "_ = due"}},
 			"queue", "TestPullAfterManyGaps",
 		},
 		{
@@ -91,7 +91,7 @@ func eventMutants() []mutant {
 		},
 		{
 			"a pull without heartbeats goes on", "nothing waits forever",
-			[]edit{{"queue/pull.go", "if now.Sub(p.at) > 2*pullHeartbeat {", "if false {"}},
+			[]edit{{"queue/internal/jsapi/pull.go", "if now.Sub(p.at) > 2*PullHeartbeat {", "if false {"}},
 			"queue", "TestPullWithoutHeartbeat",
 		},
 		{
@@ -106,23 +106,23 @@ func eventMutants() []mutant {
 		},
 		{
 			"an event counts as arrived before it is in its lane", "order for each user",
-			[]edit{{"queue/assignment.go", "\th.Deliver(c, Delivery{", "\tc.Arrived(at.stream)\n\th.Deliver(c, Delivery{"}},
+			[]edit{{"queue/assignment.go", "\th.Deliver(c, Delivery{", "\tc.Arrived(at.Stream)\n\th.Deliver(c, Delivery{"}},
 			"worker", "TestReachIsInItsLane",
 		},
 		{
 			"a recreated bucket of version records is not noticed", "a replay never overwrites newer data",
-			[]edit{{"queue/tracked_users.go", "if last.Sequence < g.seen {", "if false {"}},
-			"queue", "TestGuardOfABucketMadeAnew",
+			[]edit{{"queue/deadletter/tracked_users.go", "if last.Sequence < g.seen {", "if false {"}},
+			"queue/deadletter", "TestGuardOfABucketMadeAnew",
 		},
 		{
 			"users count as untracked before the tracked users are read", "a replay never overwrites newer data",
-			[]edit{{"queue/tracked_users.go", "(!c.informed.Load() || ", "("}},
-			"queue", "TestGuardIsNotWaitedFor",
+			[]edit{{"worker/partition.go", "p.catchingUp || ", ""}},
+			"worker", "TestTrackedUntilTheSetIsRead",
 		},
 		{
 			"a late read undoes a later write", "a replay never overwrites newer data",
-			[]edit{{"queue/tracked_users.go", "else if _, newer := g.opened[key]; !newer {", "else {"}},
-			"queue", "TestGuardReadsLate",
+			[]edit{{"queue/deadletter/tracked_users.go", "else if _, newer := g.opened[key]; !newer {", "else {"}},
+			"queue/deadletter", "TestGuardReadsLate",
 		},
 	}
 }
@@ -133,28 +133,28 @@ func clockMutants() []mutant {
 	return []mutant{
 		{
 			"a new owner of a shard does not wait for late calls of the last", promise,
-			[]edit{{"queue/shard.go", "max(0, l.shards[i].record.Uncertainty-l.schedule.foreign) + m.early", "m.early"}},
+			[]edit{{"queue/shard.go", "max(0, l.shards[i].record.Uncertainty-l.schedule.foreign) + m.Early", "m.Early"}},
 			"queue", "TestShardsHoldInEveryWindow",
 		},
 		{
 			"a new owner of a shard does not allow for its own early calls", promise,
-			[]edit{{"queue/shard.go", "l.schedule.foreign) + m.early + step", "l.schedule.foreign) + step"}},
+			[]edit{{"queue/shard.go", "l.schedule.foreign) + m.Early + step", "l.schedule.foreign) + step"}},
 			"queue", "TestShardsHoldInEveryWindow",
 		},
 		{
 			"an owner does not record how late its calls can be", promise,
-			[]edit{{"queue/reserve.go", "Uncertainty: r.clock.late, Rate", "Rate"}},
+			[]edit{{"queue/reserve.go", "Uncertainty: r.clock.Late, Rate", "Rate"}},
 			"queue", "TestShardsHoldInEveryWindow",
 		},
 		{
 			"a step of the server's clock is not allowed for", promise,
-			[]edit{{"queue/shard.go", "+ m.early + step", "+ m.early + 0*step"}},
+			[]edit{{"queue/shard.go", "+ m.Early + step", "+ m.Early + 0*step"}},
 			"queue", "TestShardOfAnOwnerBeforeAStep",
 		},
 		{
 			"a clock that stopped while the machine slept is believed", promise,
 			[]edit{
-				{"queue/clock.go", "now.Sub(c.last.got) < maxPoorClockAge && !c.last.slept(now)", "now.Sub(c.last.got) < maxPoorClockAge"},
+				{"queue/internal/jsapi/clock.go", "now.Sub(c.Last.Got) < maxPoorClockAge && !c.Last.slept(now)", "now.Sub(c.Last.Got) < maxPoorClockAge"},
 			},
 			"queue", "TestLedgerAfterSleep",
 		},
@@ -177,7 +177,7 @@ func ledgerMutants() []mutant {
 		},
 		{
 			"a shard is overwritten", promise,
-			[]edit{{"queue/reserve.go", "compareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "r.kv.Put(ctx, shardKey(b.shard), value)"}},
+			[]edit{{"queue/reserve.go", "jsapi.CompareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "r.kv.Put(ctx, shardKey(b.shard), value)"}},
 			"queue", "TestLedgersRace",
 		},
 		{

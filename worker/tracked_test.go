@@ -1,0 +1,67 @@
+package worker
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
+)
+
+// assigned is a worker that also reports its claims as soon as Assign has returned.
+type assigned struct {
+	*Worker
+	claims chan *queue.Claim
+}
+
+// Assign implements queue.Handler.
+func (a assigned) Assign(c *queue.Claim) {
+	a.Worker.Assign(c)
+	a.claims <- c
+}
+
+// isTracked reports whether a user's deliveries must be recorded.
+func (a assigned) isTracked(c *queue.Claim, user string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.partition(c).tracked(user)
+}
+
+// A partition is served while the worker still reads which users are tracked. Until then every user
+// may be: a new lane's deliveries must be recorded.
+func TestTrackedUntilTheSetIsRead(t *testing.T) {
+	t.Parallel()
+	queuetest.Run(t, func(t *testing.T, server *queuetest.Server) {
+		s := queuetest.NewSim(t, server)
+		nc, err := s.Connect(&queuetest.Line{Sim: s, Far: func() time.Duration { return 300 * time.Millisecond }})
+		s.Must(err)
+		defer nc.Close()
+		q, err := queue.New(nc, queue.Topology{}, s.Logger())
+		s.Must(err)
+		_, err = q.Setup(t.Context(), false)
+		s.Must(err)
+		publish(t, nc, deadletter.VersionSubject(q.Topology(), "ann"), []byte("{}"))
+		w, err := New(Config{Queue: q, Client: caller{}})
+		s.Must(err)
+		h := assigned{w, make(chan *queue.Claim, 100)}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- q.Work(ctx, queue.MemberConfig{}, h) }()
+		defer func() {
+			cancel()
+			s.Must(queuetest.Receive(s, "the end of Work", done))
+		}()
+		c := queuetest.Receive(s, "a claim", h.claims) // no answer has arrived since, at this distance
+		for _, user := range []string{"ann", "bob"} {
+			if !h.isTracked(c, user) {
+				t.Errorf("%s counts as untracked before the tracked users are read", user)
+			}
+		}
+		s.Await(10*time.Second, "read", func() bool { return !h.isTracked(c, "bob") })
+		if !h.isTracked(c, "ann") {
+			t.Error("a user with dead letters is not tracked")
+		}
+	})
+}
