@@ -3,11 +3,9 @@
 package queue
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,17 +19,11 @@ type sim struct {
 }
 
 // simulate runs f in a bubble of fake time, with a server that has the default streams. A lost
-// connection stays lost, see [simulateOutage].
+// connection stays lost.
 func simulate(t *testing.T, f func(*testing.T, *sim)) {
 	t.Helper()
 	t.Parallel()
 	queuetest.Run(t, withStreams(f))
-}
-
-// simulateOutage is simulate for tests in which clients reconnect.
-func simulateOutage(t *testing.T, f func(*testing.T, *sim)) {
-	t.Helper()
-	queuetest.RunOutage(t, withStreams(f))
 }
 
 func withStreams(f func(*testing.T, *sim)) func(*testing.T, *queuetest.Server) {
@@ -71,14 +63,6 @@ func (s *sim) bucket(q *Queue) jetstream.KeyValue {
 		s.T.Fatal(err)
 	}
 	return kv
-}
-
-// flush blocks until the server has all that q has published.
-func (s *sim) flush(q *Queue) {
-	s.T.Helper()
-	ctx, cancel := context.WithTimeout(s.T.Context(), time.Minute)
-	defer cancel()
-	s.Must(q.api.NATS.FlushWithContext(ctx))
 }
 
 // info is a stream's current state.

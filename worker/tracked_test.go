@@ -7,23 +7,24 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
 
 // assigned is a worker that also reports its claims as soon as Assign has returned.
 type assigned struct {
 	*Worker
-	claims chan *queue.Claim
+	claims chan *fleet.Claim
 }
 
 // Assign implements queue.Handler.
-func (a assigned) Assign(c *queue.Claim) {
+func (a assigned) Assign(c *fleet.Claim) {
 	a.Worker.Assign(c)
 	a.claims <- c
 }
 
 // isTracked reports whether a user's deliveries must be recorded.
-func (a assigned) isTracked(c *queue.Claim, user string) bool {
+func (a assigned) isTracked(c *fleet.Claim, user string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.partition(c).tracked(user)
@@ -45,10 +46,10 @@ func TestTrackedUntilTheSetIsRead(t *testing.T) {
 		publish(t, nc, deadletter.VersionSubject(q.Topology(), "ann"), []byte("{}"))
 		w, err := New(Config{Queue: q, Client: caller{}})
 		s.Must(err)
-		h := assigned{w, make(chan *queue.Claim, 100)}
+		h := assigned{w, make(chan *fleet.Claim, 100)}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- q.Work(ctx, queue.MemberConfig{}, h) }()
+		go func() { done <- fleet.New(q).Work(ctx, fleet.MemberConfig{}, h) }()
 		defer func() {
 			cancel()
 			s.Must(queuetest.Receive(s, "the end of Work", done))

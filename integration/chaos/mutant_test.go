@@ -23,30 +23,30 @@ func mutants() []mutant {
 	return []mutant{
 		{"acknowledged before the call", "kills", []edit{
 			{"worker/call.go", "\tc.stage.Store(connecting)\n", "\tc.stage.Store(connecting)\n\tc.lane.partition.claim.AckNow(c.deliveries)\n"},
-			{"queue/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.api.NATS.Publish(d.reply(), []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
+			{"queue/fleet/claim.go", "// Settle removes one", "func (c *Claim) AckNow(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.api.NATS.Publish(d.reply(), []byte(\"+ACK\"))\n\t}\n}\n\n// Settle removes one"},
 		}},
 		{"the next call does not wait for the settlement", "unconfirmed", []edit{
-			{"queue/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func(int) {}})\n\tgo done(len(ds))"},
+			{"queue/fleet/settlement.go", "a.waiting = append(a.waiting, settlement{ds, done})", "a.waiting = append(a.waiting, settlement{ds, func(int) {}})\n\tgo done(len(ds))"},
 		}},
 		{"a replica leaves its own orphaned consumers alone", "cuts", []edit{
-			{"queue/fleet.go", "case id == f.m.id && !f.holds(name):", "case id == \"\":"},
+			{"queue/fleet/reconciler.go", "case id == f.m.id && !f.holds(name):", "case id == \"\":"},
 		}},
 		{"a takeover reuses the dead replica's consumer", "kills", []edit{
-			{"queue/fleet.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
-			{"queue/fleet.go", "\t}, f.q.topology.toClaim())", "\t}, f.q.topology.toClaim())\n\tfor subject := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := f.q.topology.holder(name); err != nil && len(t.claims) == 1 && held == t.claims[subject].partition {\n\t\t\t\tt.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}"},
-			{"queue/assignment.go", "if at.Consumer != t.next || at.Deliveries != 1 {", "if t.next = at.Consumer; false {"},
+			{"queue/fleet/reconciler.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
+			{"queue/fleet/reconciler.go", "\t}, toClaim(f.q.topology))", "\t}, toClaim(f.q.topology))\n\tfor subject := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := holder(f.q.topology, name); err != nil && len(t.claims) == 1 && held == t.claims[subject].partition {\n\t\t\t\tt.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}"},
+			{"queue/fleet/assignment.go", "if at.Consumer != t.next || at.Deliveries != 1 {", "if t.next = at.Consumer; false {"},
 		}},
 		{"a failed event is handed back with a delay", "failures", []edit{
 			{"worker/call.go", "\tw.backOff(l, f.RetryAfter)\n}\n\n// searchAttempts", "\tl.partition.claim.Nak(c.deliveries)\n\tl.resendThrough = 0\n\tl.drop(c.n())\n\tw.waiting -= c.n()\n\tw.advance(l)\n}\n\n// searchAttempts"},
-			{"queue/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.api.NATS.Publish(d.reply(), []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
-			{"queue/assignment.go", "at.Deliveries != 1 {", "false {"},
+			{"queue/fleet/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.api.NATS.Publish(d.reply(), []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
+			{"queue/fleet/assignment.go", "at.Deliveries != 1 {", "false {"},
 		}},
 		{"a retry takes no token", "saturated", []edit{
 			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(c.lane.partition.claim.Context(), userpilot.Call{Body: body, Timeout: w.config.Timeout, Guard: c.lane.partition.claim.Valid})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
 		}},
 		{"the ledger starts full in each process", "restarts", []edit{
-			{"queue/ledger.go", "\tlost    atomic.Uint64\n", "\tlost    atomic.Uint64\n\tbegun   int\n"},
-			{"queue/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.collect()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.collect()\n"},
+			{"queue/ratelimit/ledger.go", "\tlost    atomic.Uint64\n", "\tlost    atomic.Uint64\n\tbegun   int\n"},
+			{"queue/ratelimit/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.collect()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.collect()\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
 			{"queue/deadletter/deadletter.go", "_, err := s.api.Store(ctx, toBury(s.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = s.api.JetStream.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters)) })"},
@@ -55,14 +55,14 @@ func mutants() []mutant {
 			{"worker/call.go", "failure.RetryAfter))\n\t\tw.advance(l)", "failure.RetryAfter))\n\t\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\t\tw.exhausted(c, failure)\n\t\t\treturn\n\t\t}\n\t\tw.advance(l)"},
 		}},
 		{"the other replicas ignore a 429", "429", []edit{
-			{"queue/cooldown.go", "q.cooldown.extend(local)", "_ = local"},
+			{"queue/ratelimit/cooldown.go", "c.extend(local)", "_ = local"},
 		}},
 		{"calls are merged across companies", "429", []edit{
 			{"userpilot/merge.go", "e.sameCompany(next))", "e.companyName == next.companyName)"},
 		}},
 		{"a member that cannot renew its key goes on", "freezes", []edit{
-			{"queue/validity.go", "if c.age() >= c.ttl*3/4 {", "if false {"},
-			{"queue/validity.go", "return c.ttl - c.age() }", "return c.ttl }"},
+			{"queue/fleet/validity.go", "if c.age() >= c.ttl*3/4 {", "if false {"},
+			{"queue/fleet/validity.go", "return c.ttl - c.age() }", "return c.ttl }"},
 		}},
 		{"a merged call is not recorded in the journal", "kills", []edit{
 			{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim := ", "\tif false {\n\t\tclaim := "},
@@ -80,16 +80,16 @@ func mutants() []mutant {
 			{"worker/lane_state.go", "case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):", "case false:"},
 		}},
 		{"the journal of the last holder is not read", "large", []edit{
-			{"queue/journal.go", "if record.Stream.Equal(created) && record.Open != nil {", "if false {"},
+			{"queue/fleet/journal.go", "if record.Stream.Equal(created) && record.Open != nil {", "if false {"},
 		}},
 		{"a call that was cut off is repeated with its token", "saturated", []edit{
 			{"worker/verdict.go", "case err == nil, ok && (failure.Sent || failure.Status != 0):", "case err == nil, ok && failure.Status != 0:"},
 		}},
 		{"two replicas may take the same slot", "saturated", []edit{
-			{"queue/reserve.go", "b.revision, err = jsapi.CompareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
+			{"queue/ratelimit/reserve.go", "b.revision, err = jsapi.CompareAndSet(ctx, r.kv, shardKey(b.shard), value, b.revision)", "b.revision, err = r.kv.Put(ctx, shardKey(b.shard), value)"},
 		}},
 		{"slots are too close together", "saturated", []edit{
-			{"queue/reserve.go", "s.next = at.Add(p.schedule.every[i])", "s.next = at.Add(p.schedule.every[i] * 3 / 4)"},
+			{"queue/ratelimit/reserve.go", "s.next = at.Add(p.schedule.every[i])", "s.next = at.Add(p.schedule.every[i] * 3 / 4)"},
 		}},
 		{"a partition is released with settlements in flight", "hand-overs", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for p.busy > 0 {"},

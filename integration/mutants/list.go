@@ -138,23 +138,23 @@ func stuckMutants() []mutant {
 	return []mutant{
 		{
 			"a member that cannot renew its key goes on", "order for each user",
-			[]edit{{"queue/member.go", "if left <= 0 {", "if false {"}},
-			"queue", "TestKeepEndsBeforeTheKey",
+			[]edit{{"queue/fleet/member.go", "if left <= 0 {", "if false {"}},
+			"queue/fleet", "TestKeepEndsBeforeTheKey",
 		},
 		{
 			"a member whose key is gone goes on", "order for each user",
-			[]edit{{"queue/member.go", "return errKeyGone\n\t}\n\tif err != nil", "m.revision = 0\n\t\treturn m.renew(ctx)\n\t}\n\tif err != nil"}},
-			"queue", "TestKeepAfterALostAnswer",
+			[]edit{{"queue/fleet/member.go", "return errKeyGone\n\t}\n\tif err != nil", "m.revision = 0\n\t\treturn m.renew(ctx)\n\t}\n\tif err != nil"}},
+			"queue/fleet", "TestKeepAfterALostAnswer",
 		},
 		{
 			"an acknowledgement without a consumer is not noticed", "nothing accepted is lost",
-			[]edit{{"queue/settlement.go", "a.fail(errors.New(\"settle an event: no consumer took the acknowledgement\"))\n", ""}},
-			"queue", "TestSettlersFail",
+			[]edit{{"queue/fleet/settlement.go", "a.fail(errors.New(\"settle an event: no consumer took the acknowledgement\"))\n", ""}},
+			"queue/fleet", "TestSettlersFail",
 		},
 		{
 			"a refused deletion is not noticed", "nothing accepted is lost",
-			[]edit{{"queue/settlement.go", "if err != nil && !again {", "if false {"}},
-			"queue", "TestSettlersFail",
+			[]edit{{"queue/fleet/settlement.go", "if err != nil && !again {", "if false {"}},
+			"queue/fleet", "TestSettlersFail",
 		},
 		{
 			"the tracked users forget how far they have read", "a replay never overwrites newer data",

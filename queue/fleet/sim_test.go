@@ -91,14 +91,6 @@ func (s *sim) bucket(q *pipeline) jetstream.KeyValue {
 	return kv
 }
 
-// flush blocks until the server has all that q has published.
-func (s *sim) flush(q *pipeline) {
-	s.T.Helper()
-	ctx, cancel := context.WithTimeout(s.T.Context(), time.Minute)
-	defer cancel()
-	s.Must(q.api.NATS.FlushWithContext(ctx))
-}
-
 // info is a stream's current state.
 func (s *sim) info(q *pipeline, stream string) *jetstream.StreamInfo {
 	s.T.Helper()

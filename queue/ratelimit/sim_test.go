@@ -3,7 +3,6 @@
 package ratelimit
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -86,14 +85,6 @@ func (s *sim) bucket(q *pipeline) jetstream.KeyValue {
 		s.T.Fatal(err)
 	}
 	return kv
-}
-
-// flush blocks until the server has all that q has published.
-func (s *sim) flush(q *pipeline) {
-	s.T.Helper()
-	ctx, cancel := context.WithTimeout(s.T.Context(), time.Minute)
-	defer cancel()
-	s.Must(q.API().NATS.FlushWithContext(ctx))
 }
 
 // info is a stream's current state.
