@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -125,6 +126,9 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 	return p
 }
 
+// validHeader matches what NATS accepts as the name of a header.
+var validHeader = regexp.MustCompile(`^[!-9;-~]+$`)
+
 // PublishOption changes one publication.
 type PublishOption func(*publication)
 
@@ -150,8 +154,8 @@ func WithoutMessageID() PublishOption {
 	return func(p *publication) { p.bare = true }
 }
 
-// WithHeader adds headers to the message. The headers of the message id and of the trace are the
-// publisher's, unless header already has a trace.
+// WithHeader adds headers to the message. Names that begin with "Nats-" are refused: they are
+// instructions to the server. The publisher adds the trace, unless header has one.
 func WithHeader(header map[string][]string) PublishOption {
 	return func(p *publication) { p.header = maps.Clone(header) }
 }
@@ -277,6 +281,11 @@ func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) 
 	}
 	if len(o.id) > maxMessageID || strings.ContainsAny(o.id, "\r\n") {
 		return nil, fmt.Errorf("message id: must be one line of at most %d bytes", maxMessageID)
+	}
+	for name := range o.header {
+		if !validHeader.MatchString(name) || strings.HasPrefix(name, "Nats-") {
+			return nil, fmt.Errorf("header %q: must be a header's name that does not begin with Nats-, which only the server's own do", jsapi.Cut(name, 64))
+		}
 	}
 	f := &inflight{
 		result:   Result{done: make(chan struct{})},

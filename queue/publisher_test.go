@@ -3,6 +3,7 @@
 package queue_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -169,6 +170,27 @@ func TestAMessageIDIsStoredOnce(t *testing.T) {
 		}
 		if got, err := p.Publish(t.Context(), body); err != nil || got != (queue.Receipt{Sequence: 2}) {
 			t.Fatalf("without an id: got %+v, %v", got, err)
+		}
+	})
+}
+
+// An application's headers reach the worker, but give the server no instructions.
+func TestHeaders(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		q := setUp(t, nc)
+		p := newPublisher(t, q, queue.PublisherConfig{})
+		body := []byte(`{"user_id":"ann"}`)
+		for _, name := range []string{"Nats-TTL", "Nats-Msg-Id", "", "a b", "a:b", "a\r\nNats-Rollup"} {
+			if _, err := p.Publish(t.Context(), body, queue.WithHeader(map[string][]string{name: {"x"}})); err == nil {
+				t.Errorf("%q is published", name)
+			}
+		}
+		if _, err := p.Publish(t.Context(), body, queue.WithHeader(map[string][]string{"Source": {"crm"}})); err != nil {
+			t.Fatal(err)
+		}
+		m, err := q.API().ReadSequence(t.Context(), q.Topology().StreamName(), 1)
+		if err != nil || !bytes.Contains(m.Header, []byte("Source: crm\r\n")) {
+			t.Errorf("stored %+v, %v", m, err)
 		}
 	})
 }
