@@ -42,11 +42,11 @@ func TestClusterSettlement(t *testing.T) {
 // does on a single server.
 func acknowledgingWorker(t *testing.T) string {
 	t.Helper()
-	const file = "../queue/settlement.go"
+	const file = "../queue/fleet/settlement.go"
 	source, err := os.ReadFile(file)
 	must(t, err)
-	const deletes = `	if q.topology.Replicas > 1 {
-		return newDeleter(active, q.nc, q.topology.StreamName(), unsettled)
+	const deletes = `	if f.topology.Replicas > 1 {
+		return newDeleter(active, f.api.NATS, f.topology.StreamName(), unsettled)
 	}
 `
 	if n := strings.Count(string(source), deletes); n != 1 {

@@ -22,7 +22,7 @@ import (
 // The errors of a publisher. Each text names the remedy.
 var (
 	// ErrNoStream says that no stream stores these events.
-	ErrNoStream = errors.New("the stream does not exist: create it with identify-worker setup")
+	ErrNoStream = jsapi.ErrNoStream
 	// ErrStreamFull says that the stream or the server's storage is at its limit.
 	ErrStreamFull = jsapi.ErrStreamFull
 	// ErrEventTooLarge says that the stream or the server accepts no event of this size.

@@ -60,7 +60,7 @@ func TestPartitionsChange(t *testing.T) {
 		q := s.queue(nil)
 		changes, err := s.queueOf(nil, Topology{Partitions: 8}).Setup(t.Context(), true)
 		s.Must(err)
-		if len(changes) != 1 || changes[0].Field != fieldPartitions || changes[0].Have != "16" || changes[0].Want != "8" {
+		if len(changes) != 1 || changes[0].Field != FieldPartitions || changes[0].Have != "16" || changes[0].Want != "8" {
 			t.Errorf("it changed %v", changes)
 		}
 		s.publish(q, "ann")

@@ -34,17 +34,13 @@ func (c Change) String() string {
 // MismatchError says that existing streams differ from what this pipeline needs.
 type MismatchError struct{ Differences []Change }
 
-// Error lists every difference and the remedy.
+// Error lists every difference. The remedy is another topology, or [Queue.Setup] with update.
 func (e *MismatchError) Error() string {
 	lines := make([]string, len(e.Differences))
-	out := "match the flags to the stream, or run: identify-worker setup --update"
 	for i, d := range e.Differences {
 		lines[i] = d.String()
-		if d.Field == fieldPartitions {
-			out = fmt.Sprintf("use --partitions %s, or change the stream: identify-worker setup --update --partitions %s", d.Have, d.Want)
-		}
 	}
-	return strings.Join(lines, "; ") + " (" + out + ")"
+	return strings.Join(lines, "; ")
 }
 
 // Setup creates missing streams. If an existing stream differs, Setup changes nothing and returns a
@@ -95,7 +91,7 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 		return nil, differences, nil
 	}
 	adapted := adapt(info.Config, want)
-	if slices.ContainsFunc(differences, func(c Change) bool { return c.Field == fieldPartitions || c.Field == fieldTransform }) {
+	if slices.ContainsFunc(differences, func(c Change) bool { return c.Field == FieldPartitions || c.Field == fieldTransform }) {
 		err = q.repartition(ctx, info.Config, adapted)
 	} else {
 		err = q.update(ctx, adapted)
@@ -157,7 +153,7 @@ func (q *Queue) mayRepartition(ctx context.Context) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w: changing the partitions now would deliver users' events out of order; stop publishing, wait until identify-worker status shows no backlog, stop the workers, run this again, and start the workers with --partitions %d", err, q.topology.Partitions)
+	return fmt.Errorf("%w: changing the partitions now would deliver users' events out of order; stop publishing, wait until there is no backlog, stop the workers, update the stream again, and start the workers with %d partitions", err, q.topology.Partitions)
 }
 
 // countMembers counts the keys of the fleet's members. A replica that is killed leaves its key until
@@ -176,10 +172,11 @@ func (q *Queue) countMembers(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// Fields whose differences need more than an update.
+// FieldPartitions is the [Change.Field] of the number of partitions. Changing it needs more than an
+// update, like that of the transform by which the server assigns them.
 const (
+	FieldPartitions = "partitions"
 	fieldTransform  = "subject_transform"
-	fieldPartitions = "partitions"
 )
 
 // Compare lists the differences that this pipeline depends on. It ignores settings that a platform
@@ -201,7 +198,7 @@ func Compare(have, want jetstream.StreamConfig) []Change {
 		check("max_msg_size", limit(int(have.MaxMsgSize)), limit(int(want.MaxMsgSize)))
 	}
 	if a, b := partitionsOf(have), partitionsOf(want); a != b && a > 0 && b > 0 {
-		check(fieldPartitions, a, b)
+		check(FieldPartitions, a, b)
 	} else {
 		check(fieldTransform, transform(have), transform(want))
 	}

@@ -22,8 +22,13 @@ const (
 	anywhere
 )
 
+// The errors of an endpoint that must be named in [ClientConfig.AllowHosts] to be called.
 var (
-	errNotPublic   = errors.New("a Userpilot host resolves to an address of a private network or of this machine: is DNS correct? If so, see --allow-endpoint")
+	ErrHostNotAllowed = errors.New("the host is neither under userpilot.io nor one that the operator has allowed")
+	ErrNotPublic      = errors.New("a Userpilot host resolves to an address of a private network or of this machine: is DNS correct? If so, the operator must allow the host")
+)
+
+var (
 	errNotLoopback = errors.New("localhost resolves to an address of another machine")
 )
 
@@ -40,7 +45,7 @@ func (p addrPolicy) check(a netip.Addr) error {
 	a = a.Unmap()
 	switch {
 	case p == publicOnly && !isPublic(a):
-		return errNotPublic
+		return ErrNotPublic
 	case p == loopbackOnly && !a.IsLoopback():
 		return errNotLoopback
 	}

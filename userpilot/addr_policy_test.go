@@ -22,9 +22,9 @@ func TestAddrPolicy(t *testing.T) {
 		want      error
 	}{
 		{publicOnly, public, nil},
-		{publicOnly, loopback, errNotPublic},
-		{publicOnly, private, errNotPublic},
-		{publicOnly, nowhere, errNotPublic},
+		{publicOnly, loopback, ErrNotPublic},
+		{publicOnly, private, ErrNotPublic},
+		{publicOnly, nowhere, ErrNotPublic},
 		{loopbackOnly, loopback, nil},
 		{loopbackOnly, public, errNotLoopback},
 		{loopbackOnly, private, errNotLoopback},

@@ -50,7 +50,7 @@ func newEndpoint(text string, cfg ClientConfig) (endpoint, error) {
 	case insecure:
 		return endpoint{u, anywhere}, nil // AllowInsecure already gives up more than this check protects
 	}
-	return endpoint{}, errors.New("endpoint: the host is neither under userpilot.io nor allowed by --allow-endpoint")
+	return endpoint{}, fmt.Errorf("endpoint: %w", ErrHostNotAllowed)
 }
 
 // parseEndpoint parses an endpoint and checks its form; host is canonical.

@@ -12,7 +12,7 @@ func TestNewClientEndpoint(t *testing.T) {
 	t.Parallel()
 	const (
 		notURL   = "endpoint: is not a URL such as https://analytex.userpilot.io"
-		stranger = "endpoint: the host is neither under userpilot.io nor allowed by --allow-endpoint"
+		stranger = "endpoint: the host is neither under userpilot.io nor one that the operator has allowed"
 		plain    = "endpoint: plain http is allowed only to the loopback interface"
 	)
 	for _, test := range []struct {

@@ -23,8 +23,8 @@ func TestReachOfConnections(t *testing.T) {
 		config ClientConfig
 		want   error
 	}{
-		{ClientConfig{}, errNotPublic},
-		{ClientConfig{Endpoint: "http://analytex.userpilot.io", AllowInsecure: true}, errNotPublic},
+		{ClientConfig{}, ErrNotPublic},
+		{ClientConfig{Endpoint: "http://analytex.userpilot.io", AllowInsecure: true}, ErrNotPublic},
 		{ClientConfig{AllowHosts: []string{"analytex.userpilot.io"}}, nil},
 		{ClientConfig{Endpoint: "https://other.example", AllowHosts: []string{"other.example"}}, nil},
 		{ClientConfig{Endpoint: "http://stand-in", AllowInsecure: true}, nil},
@@ -58,7 +58,7 @@ func TestIdentifyUnexpectedAddress(t *testing.T) {
 	client := newTestClient(t, ClientConfig{Endpoint: "http://localhost:" + port, Transport: newTransport(1, publicOnly, nil)})
 	err := client.Identify(t.Context(), []byte("{}"))
 	f, ok := errors.AsType[*Error](err)
-	if !ok || f.Sent || !errors.Is(err, errNotPublic) || !strings.Contains(err.Error(), "--allow-endpoint") {
+	if !ok || f.Sent || !errors.Is(err, ErrNotPublic) || !strings.Contains(err.Error(), "the operator must allow the host") {
 		t.Errorf("got %v", err)
 	}
 }

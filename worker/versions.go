@@ -20,7 +20,7 @@ const (
 )
 
 // untrackedReplay is the error of a replay without a version record: it could overwrite newer data.
-const untrackedReplay = "no property versions are known, so newer data could be overwritten: compare it with the user's profile, then replay it with --force or discard it"
+const untrackedReplay = "no property versions are known, so newer data could be overwritten: compare it with the user's profile, then force its replay or discard it"
 
 // checkResult is the result of comparing a lane's first events with the version record.
 type checkResult struct {

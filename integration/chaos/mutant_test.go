@@ -32,7 +32,7 @@ func mutants() []mutant {
 			{"queue/fleet/reconciler.go", "case id == f.m.id && !f.holds(name):", "case id == \"\":"},
 		}},
 		{"a takeover reuses the dead replica's consumer", "kills", []edit{
-			{"queue/fleet/reconciler.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := f.q.topology.holder(name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
+			{"queue/fleet/reconciler.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := holder(f.q.topology, name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
 			{"queue/fleet/reconciler.go", "\t}, toClaim(f.q.topology))", "\t}, toClaim(f.q.topology))\n\tfor subject := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := holder(f.q.topology, name); err != nil && len(t.claims) == 1 && held == t.claims[subject].partition {\n\t\t\t\tt.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}"},
 			{"queue/fleet/assignment.go", "if at.Consumer != t.next || at.Deliveries != 1 {", "if t.next = at.Consumer; false {"},
 		}},

@@ -47,7 +47,7 @@ type LockedError struct{ Dir string }
 
 // Error names the directory and the remedy.
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("%s is in use by another identify-worker: stop that one, or give another directory with --store", e.Dir)
+	return fmt.Sprintf("%s is in use by another identify-worker: stop that one, or use another directory", e.Dir)
 }
 
 // ListenError means that the server could not listen on the address.
@@ -56,9 +56,9 @@ type ListenError struct {
 	Err     error
 }
 
-// Error names the address, the flag and the remedy.
+// Error names the address and the remedy.
 func (e *ListenError) Error() string {
-	return fmt.Sprintf("listen on %s: %v (stop what listens there, or give another address with --nats-listen; port 0 chooses a free one)", e.Address, e.Err)
+	return fmt.Sprintf("listen on %s: %v (stop what listens there, or use another address; port 0 chooses a free one)", e.Address, e.Err)
 }
 
 // Unwrap returns the operating system's error.

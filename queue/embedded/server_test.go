@@ -99,7 +99,7 @@ func TestTwoServersOnOneDirectory(t *testing.T) {
 
 	_, err := embedded.Start(embedded.Config{Dir: dir})
 	var locked *embedded.LockedError
-	if !errors.As(err, &locked) || locked.Dir != dir || !strings.Contains(err.Error(), "--store") {
+	if !errors.As(err, &locked) || locked.Dir != dir || !strings.Contains(err.Error(), "another directory") {
 		t.Fatalf("got %v", err)
 	}
 	first.Shutdown()
@@ -114,7 +114,7 @@ func TestPortInUse(t *testing.T) {
 	dir := t.TempDir()
 	_, err := embedded.Start(embedded.Config{Dir: dir, Listen: address})
 	var listen *embedded.ListenError
-	if !errors.As(err, &listen) || listen.Address != address || !strings.Contains(err.Error(), "--nats-listen") {
+	if !errors.As(err, &listen) || listen.Address != address || !strings.Contains(err.Error(), "another address") {
 		t.Fatalf("got %v", err)
 	}
 	start(t, embedded.Config{Dir: dir}) // the failed start released the directory
@@ -135,7 +135,7 @@ func TestConfigErrors(t *testing.T) {
 		"no port":         {embedded.Config{Dir: t.TempDir(), Listen: "localhost"}, "host:port"},
 		"strange port":    {embedded.Config{Dir: t.TempDir(), Listen: "localhost:nats"}, "from 0 to 65535"},
 		"port too large":  {embedded.Config{Dir: t.TempDir(), Listen: "localhost:65536"}, "from 0 to 65535"},
-		"not our address": {embedded.Config{Dir: t.TempDir(), Listen: "192.0.2.1:0"}, "--nats-listen"},
+		"not our address": {embedded.Config{Dir: t.TempDir(), Listen: "192.0.2.1:0"}, "another address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -246,7 +246,7 @@ func TestFleetForeignConsumer(t *testing.T) {
 func TestFleetMismatch(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queueOf(nil, queue.Topology{Partitions: 8})
-		if err := q.Work(t.Context(), MemberConfig{}, &replica{}); err == nil || !strings.Contains(err.Error(), "use --partitions 16, or") {
+		if err := q.Work(t.Context(), MemberConfig{}, &replica{}); err == nil || !strings.Contains(err.Error(), "partitions is 16, should be 8") {
 			t.Errorf("got %v", err)
 		}
 	})

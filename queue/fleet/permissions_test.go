@@ -156,7 +156,7 @@ func TestWorkerLosesItsInboxes(t *testing.T) {
 		s.Await(3*time.Second, "settled", func() bool { return s.info(x.admin, workName).State.Msgs == 0 })
 		x.set(all, "_OTHER.>")
 		s.Await(2*time.Second, "named", func() bool {
-			return s.Logged("allow this NATS user to subscribe to _INBOX.>; or set --nats-inbox-prefix ")
+			return s.Logged("allow this NATS user to subscribe to _INBOX.>; or set the connection's inbox prefix ")
 		})
 		s.publish(x.admin, "ann")
 		time.Sleep(20 * time.Second)

@@ -127,7 +127,7 @@ func (i *Inspector) audit(ctx context.Context, patience time.Duration, m *nats.M
 	case err == nil || jsapi.IsWrongRevision(err):
 		return nil
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		return fmt.Errorf("no stream captures %s: start a worker, or run identify-worker setup, to create %s", m.Subject, i.topology.AuditStreamName())
+		return fmt.Errorf("%s, for %s: %w", i.topology.AuditStreamName(), m.Subject, queue.ErrNoStream)
 	}
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return fmt.Errorf("%s: %w", i.topology.AuditStreamName(), jsapi.Refusal(refused))

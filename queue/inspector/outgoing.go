@@ -58,9 +58,9 @@ func (c *SelectConfig) prepare(l *deadletter.Letter) (outgoing, error) {
 	case c.Force || event.UserID() == user:
 		return outgoing{letter: l, event: event, edited: true}, nil
 	case user == "":
-		return outgoing{}, skipReason("the edit adds a user to a dead letter without one: needs --force")
+		return outgoing{}, skipReason("the edit adds a user to a dead letter without one: must be forced")
 	}
-	return outgoing{}, skipReason("the edit names another user: needs --force")
+	return outgoing{}, skipReason("the edit names another user: must be forced")
 }
 
 // refused turns err into a skipReason.

@@ -253,7 +253,7 @@ func TestReplayStreamTrouble(t *testing.T) {
 		}, 0, []string{"USERPILOT_IDENTIFY_AUDIT", "the stream is full", "nothing was"}},
 		"no audit trail": {func(t *testing.T, s *sim, q *queue.Queue) {
 			s.Must(q.API().JetStream.DeleteStream(t.Context(), q.Topology().AuditStreamName()))
-		}, 0, []string{"USERPILOT_IDENTIFY_AUDIT", "identify-worker setup", "nothing was"}},
+		}, 0, []string{"USERPILOT_IDENTIFY_AUDIT", "the stream does not exist", "nothing was"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {

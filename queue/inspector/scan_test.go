@@ -50,7 +50,7 @@ func TestNoLetters(t *testing.T) {
 		wants("no answer on $JS.API.DIRECT.GET.USERPILOT_IDENTIFY_DLQ: the stream has no leader now, or the server is overloaded")
 		l.Silent.Store(false)
 		s.Must(q.API().JetStream.DeleteStream(t.Context(), deadName))
-		wants("the stream USERPILOT_IDENTIFY_DLQ does not exist (start a worker, or run identify-worker setup; see --name)")
+		wants("USERPILOT_IDENTIFY_DLQ: the stream does not exist, or has no leader now")
 	})
 }
 

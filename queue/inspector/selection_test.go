@@ -132,14 +132,14 @@ func TestPrepare(t *testing.T) {
 		"nothing changed in a bad one":  {none, "", SelectConfig{Edit: to(none)}, "user_id: must be a string, not a number", false},
 		"edited":                        {ann, "ann", SelectConfig{Edit: to(ann + " ")}, ann + " ", true},
 		"edited to no identify":         {ann, "ann", SelectConfig{Edit: to(`[]`)}, "after the edit: body: must be a JSON object", false},
-		"edited to another user":        {ann, "ann", SelectConfig{Edit: to(bob)}, "the edit names another user: needs --force", false},
+		"edited to another user":        {ann, "ann", SelectConfig{Edit: to(bob)}, "the edit names another user: must be forced", false},
 		"forced to another user":        {ann, "ann", SelectConfig{Edit: to(bob), Force: true}, bob, true},
-		"a user that nobody knew":       {none, "", SelectConfig{Edit: to(bob)}, "the edit adds a user to a dead letter without one: needs --force", false},
+		"a user that nobody knew":       {none, "", SelectConfig{Edit: to(bob)}, "the edit adds a user to a dead letter without one: must be forced", false},
 		"forced to one that was none":   {none, "", SelectConfig{Edit: to(bob), Force: true}, bob, true},
 		"a user that the header knows":  {`{"user_id":"ann","company":{}}`, "ann", SelectConfig{Edit: to(ann)}, ann, true},
 		"a user that the body knows":    {`{"user_id":"ann","company":{}}`, "", SelectConfig{Edit: to(ann)}, ann, true},
-		"not the one that the body had": {`{"user_id":"bob","company":{}}`, "", SelectConfig{Edit: to(ann)}, "the edit names another user: needs --force", false},
-		"two in one body":               {`{"user_id":"bob","user_id":"ann"}`, "", SelectConfig{Edit: to(ann)}, "the edit adds a user to a dead letter without one: needs --force", false},
+		"not the one that the body had": {`{"user_id":"bob","company":{}}`, "", SelectConfig{Edit: to(ann)}, "the edit names another user: must be forced", false},
+		"two in one body":               {`{"user_id":"bob","user_id":"ann"}`, "", SelectConfig{Edit: to(ann)}, "the edit adds a user to a dead letter without one: must be forced", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

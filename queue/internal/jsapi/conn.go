@@ -226,7 +226,7 @@ func (c *Conn) StreamInfo(ctx context.Context, stream, subjects string) (*DatedI
 		err = answer.Error
 	}
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("the stream %s does not exist: start a worker, or run identify-worker setup (see --name): %w", stream, err)
+		return nil, fmt.Errorf("%s: %w (%w)", stream, ErrNoStream, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the state of stream %s: %w", stream, err)

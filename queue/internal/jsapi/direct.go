@@ -170,5 +170,5 @@ var errNoReply = errors.New("no answer")
 
 // noStream is the error of a direct get for which the server reports no responders.
 func noStream(stream string) error {
-	return fmt.Errorf("the stream %s does not exist (start a worker, or run identify-worker setup; see --name), or has no leader now: %w", stream, nats.ErrNoResponders)
+	return fmt.Errorf("%s: %w, or has no leader now (%w)", stream, ErrNoStream, nats.ErrNoResponders)
 }

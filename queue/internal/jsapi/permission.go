@@ -26,7 +26,7 @@ type PermissionError struct {
 func (e *PermissionError) Error() string {
 	way := ""
 	if e.Subscribe {
-		way = "; or set --nats-inbox-prefix if this user has its own prefix"
+		way = "; or set the connection's inbox prefix if this user has its own"
 	}
 	return fmt.Sprintf("not permitted: allow this NATS user to %v%s; SECURITY.md lists the permissions of each role", Permission{Subject: e.Subject, Subscribe: e.Subscribe}, way)
 }

@@ -42,7 +42,7 @@ func Run(ctx context.Context, args []string, env flags.Env) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(env.Stderr, "identify-worker:", render.OneLine(err))
+	fmt.Fprintln(env.Stderr, "identify-worker:", render.OneLine(flags.Explained(err)))
 	if _, ok := errors.AsType[*flags.UsageError](err); ok || !started {
 		return exitUsage
 	}

@@ -250,7 +250,7 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{key, "work --partitions 257", "--partitions: must be a whole number from 1 to 256"},
 		{key, "work --endpoint http://example.com", "--endpoint: plain http"},
 		{key, "work --endpoint https://u:secret@example.com", "--endpoint: must not contain a user name or a password"},
-		{key, "work --endpoint https://example.com", "--endpoint: the host is neither under userpilot.io nor allowed by --allow-endpoint"},
+		{key, "work --endpoint https://example.com", "--endpoint: the host is neither under userpilot.io nor one that the operator has allowed (see --allow-endpoint)"},
 		{key, "work --endpoint https://example.com --insecure-endpoint", "--endpoint: the host is neither under"},
 		{key, "work --allow-endpoint example.com/path", "--allow-endpoint: \"example.com/path\" is not a host"},
 		{key + ",IDENTIFY_PROXY=u:secret@proxy", "work", "--proxy: is not a URL such as http://proxy.example:3128"},

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
@@ -93,7 +94,7 @@ func (e *examination) checkStreams(streams []inspector.StreamState) {
 		case s.Missing:
 			e.fail("streams", "%s is missing, and the user may not create it: run identify-worker setup as a user who may", s.Name)
 		case len(s.Differences) > 0:
-			e.fail("streams", "%v", &queue.MismatchError{Differences: s.Differences})
+			e.fail("streams", "%v", flags.Explained(&queue.MismatchError{Differences: s.Differences}))
 		default:
 			sound++
 		}

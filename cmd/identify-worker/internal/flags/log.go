@@ -21,7 +21,7 @@ func NewLogSettings(f Set) *LogSettings {
 func (s *LogSettings) handler(w io.Writer) slog.Handler {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(s.level)) // one of the choices
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: explain}
 	if s.format == "json" {
 		return slog.NewJSONHandler(w, options)
 	}

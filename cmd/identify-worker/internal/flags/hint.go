@@ -1,0 +1,56 @@
+package flags
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// Explained adds to an error what the user of the command can do: libraries do not know its verbs and
+// flags. It returns err if there is nothing to add.
+func Explained(err error) error {
+	hint := hint(err)
+	if hint == "" {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, hint)
+}
+
+func hint(err error) string {
+	if mismatch, ok := errors.AsType[*queue.MismatchError](err); ok {
+		for _, d := range mismatch.Differences {
+			if d.Field == queue.FieldPartitions {
+				return fmt.Sprintf("use --partitions %s, or change the stream: identify-worker setup --update --partitions %s", d.Have, d.Want)
+			}
+		}
+		return "match the flags to the stream, or run: identify-worker setup --update"
+	}
+	if denied, ok := errors.AsType[*queue.PermissionError](err); ok && denied.Subscribe {
+		return "see --nats-inbox-prefix"
+	}
+	if _, ok := errors.AsType[*embedded.LockedError](err); ok {
+		return "see --store"
+	}
+	if _, ok := errors.AsType[*embedded.ListenError](err); ok {
+		return "see --nats-listen"
+	}
+	switch {
+	case errors.Is(err, queue.ErrNoStream):
+		return "start a worker, or run identify-worker setup; see --name"
+	case errors.Is(err, userpilot.ErrHostNotAllowed), errors.Is(err, userpilot.ErrNotPublic):
+		return "see --allow-endpoint"
+	}
+	return ""
+}
+
+// explain is a slog.HandlerOptions.ReplaceAttr that explains errors.
+func explain(_ []string, a slog.Attr) slog.Attr {
+	if err, ok := a.Value.Any().(error); ok {
+		a.Value = slog.AnyValue(Explained(err))
+	}
+	return a
+}
