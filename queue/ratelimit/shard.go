@@ -67,7 +67,7 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 	x := s.record
 	if err != nil || x.Next.IsZero() || x.Owner == "" || x.Uncertainty < 0 || x.Uncertainty > maxUncertainty {
 		s.broken = true
-		l.log.Error("a key of the ledger is damaged, its part of the limresetting it after one window",
+		l.log.Error("a key of the ledger is damaged, resetting its part of the limit after one window",
 			slog.String("key", shardKey(g.shard)), slog.String("bucket", l.api.BucketName()))
 		return
 	}
