@@ -1,30 +1,45 @@
-// Package queue contains everything that touches NATS: the names and sizes of streams and buckets,
-// the publisher, membership, claims on partitions, the rate ledger, settlement and dead letters. It
-// never exposes types of nats.go's jetstream package.
+// Package queue connects a program to a pipeline: the streams in NATS JetStream that hold identify
+// events until a worker has delivered them. It names and creates the streams, and publishes events.
+//
+// An application that publishes needs nothing else:
+//
+//	nc, err := queue.Connect(ctx, queue.ConnectConfig{URL: "nats://nats:4222"}) // or a connection of its own
+//	q, err := queue.New(nc, queue.Topology{}, nil)
+//	publisher := q.NewPublisher(queue.PublisherConfig{})
+//	defer publisher.Close(ctx)
+//	receipt, err := publisher.Publish(ctx, []byte(`{"user_id":"ann","metadata":{"plan":"pro"}}`))
+//
+// Workers create the streams, as does the command identify-worker setup. A program that starts
+// before them calls [Queue.Setup].
 //
 // Its invariants:
 //
-//   - A replica claims a partition by holding the only consumer on its subject; the server refuses
-//     a second one. The package has no lock and no leader of its own.
-//   - The [Handler] receives the events of a partition in stream order, each once per claim.
-//     Everything that could break this (a reconnect, a gap, a redelivery, an unconfirmed
-//     settlement) has one remedy: the worker revokes the claim and re-claims the partition, so that
-//     all unsettled events are redelivered in order, before anything new.
-//   - An event that reaches neither of two claims in a row is read from the stream and delivered in
-//     its place. A claim that is revoked repeatedly is retried with a growing delay and listed by
-//     [Queue.GivenUp]: one event blocks neither its partition nor another event.
-//   - An event leaves the stream only through [Claim.Settle], after a 2xx or after its dead letter
-//     is stored, or through [Queue.PurgeUser].
-//   - A dead letter leaves its stream only after its event has been stored again, or through
-//     [Queue.Discard] or [Queue.PurgeUser]. None of these starts before it is recorded in the audit
-//     trail. All of them may be interrupted at any point and run again.
-//   - An event counts as a replay only if it is sealed with the pipeline's secret. Headers alone
-//     prove nothing: any producer may set them.
-//   - No call starts under a claim whose membership may have expired: [Claim.Valid] makes the final
-//     check, and makes it locally.
-//   - An operation that the server's permissions forbid ends within a second with a [*PermissionError]
-//     that names the missing permission. A worker without a required permission stays out of the
-//     fleet until it has it.
-//   - The API blocks only where its documentation says so. Each partition has one goroutine that
-//     calls the callbacks.
+//   - [Publisher] stores an event once, however often it sends it, and stores a user's events in
+//     the order of the calls. [Publisher] lists the exceptions.
+//   - [Publisher] refuses an event that no worker could deliver, before it sends anything.
+//   - [Queue.Setup] never changes an existing stream unless its caller asks for that, and changes
+//     the number of partitions only while no event waits and no replica runs.
+//   - An operation that the server's permissions forbid ends within a second with a
+//     [*PermissionError] that names the missing permission.
+//   - No error and no log line contains a user's id, a password or a token.
+//   - A function blocks only where its comment says so. Handlers of the caller's logger may block:
+//     a separate goroutine calls them.
+//
+// These packages build on it:
+//
+//   - queue/ratelimit: one exact limit of calls for all replicas.
+//   - queue/fleet: the replicas that share the partitions, and their claims.
+//   - queue/deadletter: events that could not be delivered, and what their replays must respect.
+//   - queue/inspector: what operators do: status, doctor, and work on dead letters.
+//
+// These stand beside it:
+//
+//   - queue/embedded: a NATS server within the process.
+//   - queue/asynclog: a logger that does not wait for its handler.
+//   - queue/queuetest: a real server in fake time, for tests.
+//   - queue/internal/jsapi: requests to JetStream, which all of these packages share.
+//
+// [Queue.API], [Topology.WorkStream], [Topology.StreamConfigs] and [Compare] are for these
+// packages. Nothing else here has a type of nats.go's jetstream package, so an application needs
+// none.
 package queue

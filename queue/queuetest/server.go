@@ -1,7 +1,5 @@
 //go:build !noembed
 
-// Package queuetest runs tests against a real JetStream server in fake time: hours of retries, leases
-// and clocks in milliseconds, and nothing that a fake server could get wrong. See [testing/synctest].
 package queuetest
 
 import (
@@ -20,8 +18,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/embedded"
 )
 
-// Main is the TestMain of a package whose tests use [Run]. It starts the server's coarse clock, which
-// belongs to the process and so must not start inside a bubble.
+// Main is the TestMain of a package whose tests use [Run]. It starts the server's coarse clock,
+// which belongs to the process and so must not start inside a bubble.
 func Main(m *testing.M) {
 	ats.Register()
 	os.Exit(m.Run()) //nolint:forbidigo // as every TestMain
@@ -40,17 +38,17 @@ type Server struct {
 }
 
 // Run runs f in a bubble of fake time, with a running server. A lost connection stays lost, see
-// [RunOutage]. When f has returned the server stops, and goroutines have a minute of fake time to end.
+// [RunOutage]. When f has returned the server stops, and goroutines have a minute of fake time to
+// end.
 //
-// No test in a bubble may call nats.go's Flush, RTT, NextMsg or Request, which take their timers from a
-// pool of the whole process: a timer of another bubble is fatal. Their variants with a context are safe.
+// f must not call some functions of nats.go: see the package comment.
 func Run(t *testing.T, f func(*testing.T, *Server)) {
 	t.Helper()
 	run(t, false, f)
 }
 
-// RunOutage is Run for tests in which clients reconnect. nats.go ends a reconnect with a Flush. So the
-// test must not be parallel, and it starts and ends with an empty pool.
+// RunOutage is [Run] for tests in which clients reconnect. nats.go ends a reconnect with a Flush.
+// So the test must not be parallel, and it starts and ends with an empty pool.
 func RunOutage(t *testing.T, f func(*testing.T, *Server)) {
 	t.Helper()
 	emptyPools()
@@ -111,8 +109,8 @@ func (s *Server) Stop() {
 	}
 }
 
-// Crash is kill -9, after which the server starts again on what is on disk now: anything that it had
-// only in memory is gone.
+// Crash ends the server as kill -9 does, and starts it again on what is on disk now: anything that
+// it had only in memory is gone.
 func (s *Server) Crash() {
 	s.t.Helper()
 	synctest.Wait()
@@ -124,8 +122,8 @@ func (s *Server) Crash() {
 	old, conns := s.server, s.conns
 	s.server, s.conns, s.dir = nil, nil, image
 	s.mu.Unlock()
-	// Before any time passes: acknowledgements of the old server after the copy would be lost, and that
-	// would be the test's fault.
+	// Before any time passes: acknowledgements of the old server after the copy would be lost, and
+	// that would be the test's fault.
 	for _, conn := range conns {
 		_ = conn.Close()
 	}
@@ -133,8 +131,8 @@ func (s *Server) Crash() {
 	s.Start()
 }
 
-// InProcessConn implements [nats.InProcessConnProvider]. It dials the server that runs now, so that a
-// client survives a restart.
+// InProcessConn implements [nats.InProcessConnProvider]. It dials the server that runs now, so that
+// a client survives a restart.
 func (s *Server) InProcessConn() (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,8 +146,8 @@ func (s *Server) InProcessConn() (net.Conn, error) {
 	return conn, err
 }
 
-// Connect connects a client through a provider; nil is the server itself. It reconnects in tests of
-// [RunOutage] only. The caller closes the connection.
+// Connect connects a client through a provider; nil is the server itself. The client reconnects in
+// tests of [RunOutage] only. The caller closes the connection.
 func (s *Server) Connect(via nats.InProcessConnProvider, options ...nats.Option) (*nats.Conn, error) {
 	if via == nil {
 		via = s
