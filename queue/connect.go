@@ -37,7 +37,7 @@ type ConnectConfig struct {
 	Creds string // file with the user's JWT and key
 	CA    string // PEM file with the certificates to trust
 	Cert  string // PEM file with the client certificate; requires Key
-	Key   string
+	Key   string // PEM file with the key of the client certificate
 	Name  string // shown in the server's list of connections
 	// InboxPrefix is the prefix of the subjects that receive replies; default [DefaultInboxPrefix].
 	// If each role has its own prefix and may subscribe only to that, no role can read another
@@ -46,8 +46,8 @@ type ConnectConfig struct {
 	// Wait is how long to wait for a server that cannot be reached: below 0 forever, 0 not at all.
 	// Connect does not wait for errors that waiting cannot fix, such as a wrong password.
 	Wait time.Duration
-	// FieldName is how errors and logs name a field of this struct, as by the flag that sets it. Nil
-	// names it as Go does.
+	// FieldName is how errors and logs name a field of this struct, as by the flag that sets it.
+	// Nil names it as Go does.
 	FieldName func(field string) string
 	Log       *slog.Logger // nil discards
 }

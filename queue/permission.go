@@ -2,7 +2,8 @@ package queue
 
 import "github.com/identify-worker/identify-worker/queue/internal/jsapi"
 
-// Permission is a permission that a NATS user needs: to publish or to subscribe to a Subject.
+// Permission is a permission that a NATS user needs: to publish or to subscribe to a subject. Its
+// text is "publish to ..." or "subscribe to ...".
 type Permission = jsapi.Permission
 
 // PermissionError says that the NATS server's permissions forbid this connection's user an

@@ -160,14 +160,14 @@ func WithHeader(header map[string][]string) PublishOption {
 	return func(p *publication) { p.header = maps.Clone(header) }
 }
 
-// WithoutKey publishes on the plain subject, whose events form a partition of their own. Events of the
-// same user in other partitions may overtake it.
+// WithoutKey publishes on the plain subject, whose events form a partition of their own. Events of
+// the same user in other partitions may overtake it.
 func WithoutKey() PublishOption {
 	return func(p *publication) { p.plain = true }
 }
 
-// WithoutOrder publishes without waiting for the acknowledgement of the user's previous event, which
-// may then be stored after this one.
+// WithoutOrder publishes without waiting for the acknowledgement of the user's previous event,
+// which may then be stored after this one.
 func WithoutOrder() PublishOption {
 	return func(p *publication) { p.alone = true }
 }
@@ -224,7 +224,7 @@ func (p *Publisher) PublishAsync(ctx context.Context, body []byte, options ...Pu
 	return p.PublishEvent(ctx, event, options...)
 }
 
-// PublishEvent is PublishAsync for a parsed body.
+// PublishEvent is [Publisher.PublishAsync] for a parsed body.
 func (p *Publisher) PublishEvent(ctx context.Context, event userpilot.Event, options ...PublishOption) (*Result, error) {
 	f, err := p.newInflight(event, options)
 	if err != nil {
@@ -318,7 +318,7 @@ func (p *Publisher) subject(user string) string {
 	return p.q.topology.Subject(user)
 }
 
-// ToPublish is the permission to publish keyed events, or, for the plain subject, those without a
+// toPublish is the permission to publish keyed events, or, for the plain subject, those without a
 // key.
 func (t Topology) toPublish(subject string) jsapi.Permission {
 	r := jsapi.Permission{Subject: t.PlainSubject() + ".*", Probe: subject, Overheard: true}

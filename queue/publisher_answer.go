@@ -17,8 +17,7 @@ import (
 
 // JetStream's error codes that decide the result of a publication.
 const (
-	codeNotLeader = 10009
-
+	codeNotLeader       = 10009
 	codeStreamOffline   = 10118
 	codeBeingStored     = 10158 // an earlier attempt with this message id is still in progress
 	codeTooManyRequests = 10167

@@ -128,8 +128,8 @@ func (f *inflight) expired() error {
 	return fmt.Errorf("publish: %w", ErrNoAnswer)
 }
 
-// complete ends the publication of f and returns its user's next event, which may now be sent.
-// p.mu must be held.
+// complete ends the publication of f and returns its user's next event, which may now be sent. p.mu
+// must be held.
 func (p *Publisher) complete(f *inflight, receipt Receipt, err error) (next *inflight) {
 	delete(p.inflight, f.number)
 	if p.tails[f.user] == f {

@@ -11,7 +11,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// Queue is one pipeline on one NATS connection. It is safe for concurrent use.
+// Queue is one pipeline on one NATS connection. It is safe for concurrent use. [New] makes it; the
+// zero Queue is not usable.
 type Queue struct {
 	topology Topology
 	log      *slog.Logger
@@ -34,10 +35,10 @@ func New(nc *nats.Conn, t Topology, log *slog.Logger) (*Queue, error) {
 	return q, nil
 }
 
-// Topology returns the names and sizes, with defaults filled in.
+// Topology returns the pipeline's names and sizes, with defaults filled in.
 func (q *Queue) Topology() Topology { return q.topology }
 
-// API makes requests to JetStream on the queue's connection, for the packages below this one.
+// API is the pipeline's access to JetStream, for the packages that build on this one.
 func (q *Queue) API() *jsapi.Conn { return q.api }
 
 // Logger is the queue's logger. A separate goroutine calls its handler, which may block.
@@ -50,12 +51,12 @@ func (q *Queue) Connected() bool { return q.api.NATS.IsConnected() }
 type Counts struct {
 	Backlog     uint64    // events not yet settled
 	Oldest      time.Time // when the oldest of them was stored; zero without a backlog
-	DeadLetters uint64
+	DeadLetters uint64    // in the dead-letter stream
 	OldestDead  time.Time // when the oldest dead letter was stored; zero if there is none
 	Partitions  int       // of the work stream, without the plain one; 0 if it is hashed differently
 }
 
-// Counts reads the numbers from the server. It blocks for two round trips.
+// Counts reads these numbers from the server. It blocks for two round trips.
 func (q *Queue) Counts(ctx context.Context) (Counts, error) {
 	work, err := q.api.StreamInfo(ctx, q.topology.StreamName(), "")
 	if err != nil {

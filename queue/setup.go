@@ -15,12 +15,12 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// Change is one change that Setup made, or one difference that it found.
+// Change is one change that [Queue.Setup] made, or one difference that it found.
 type Change struct {
 	Stream string // the stream's name
 	Field  string // the differing field, in NATS's words; empty if the stream is missing
-	Have   string
-	Want   string
+	Have   string // what the stream has
+	Want   string // what this pipeline needs
 }
 
 // String describes the change in one line.
@@ -32,7 +32,9 @@ func (c Change) String() string {
 }
 
 // MismatchError says that existing streams differ from what this pipeline needs.
-type MismatchError struct{ Differences []Change }
+type MismatchError struct {
+	Differences []Change // at least one
+}
 
 // Error lists every difference. The remedy is another topology, or [Queue.Setup] with update.
 func (e *MismatchError) Error() string {
@@ -156,8 +158,8 @@ func (q *Queue) mayRepartition(ctx context.Context) error {
 	return fmt.Errorf("%w: changing the partitions now would deliver users' events out of order; stop publishing, wait until there is no backlog, stop the workers, update the stream again, and start the workers with %d partitions", err, q.topology.Partitions)
 }
 
-// countMembers counts the keys of the fleet's members. A replica that is killed leaves its key until
-// that expires.
+// countMembers counts the keys of the fleet's members. A replica that is killed leaves its key
+// until that expires.
 func (q *Queue) countMembers(ctx context.Context) (n int, err error) {
 	bucket, err := q.api.StreamInfo(ctx, q.api.BucketStream(), q.api.KeySubject(jsapi.MemberKey+"*"))
 	if err != nil {
@@ -179,8 +181,9 @@ const (
 	fieldTransform  = "subject_transform"
 )
 
-// Compare lists the differences that this pipeline depends on. It ignores settings that a platform
-// team may choose (bytes, the age of dead letters, placement).
+// Compare lists the differences between a stream's configuration and the one that the pipeline
+// needs. It ignores settings that a platform team may choose (bytes, the age of dead letters,
+// placement).
 func Compare(have, want jetstream.StreamConfig) []Change {
 	var changes []Change
 	check := func(field string, a, b any) {
@@ -232,8 +235,8 @@ func partitionsOf(c jetstream.StreamConfig) int {
 	return n
 }
 
-// StreamPartitions is the current number of partitions of the work stream; 0 if there is no stream,
-// or it is hashed differently.
+// StreamPartitions reads the current number of partitions of the work stream; 0 if there is no
+// stream, or it is hashed differently. It blocks for a round trip.
 func (q *Queue) StreamPartitions(ctx context.Context) (int, error) {
 	info, err := q.api.StreamInfo(ctx, q.topology.StreamName(), "")
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -252,7 +255,7 @@ func transform(c jetstream.StreamConfig) string {
 	return c.SubjectTransform.Source + " to " + c.SubjectTransform.Destination
 }
 
-// adapt returns have with every field that compare checks taken from want.
+// adapt returns have with every field that Compare checks taken from want.
 func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
 	have.Subjects = want.Subjects
 	have.Retention, have.Storage, have.Discard = want.Retention, want.Storage, want.Discard

@@ -17,17 +17,19 @@ import (
 // Sizes and times of the streams.
 const (
 	// MaxMessageBytes is the largest message that the work stream stores. It exceeds
-	// [userpilot.MaxEventBytes], so that an event that is too large becomes a dead letter that can
-	// be inspected.
+	// userpilot.MaxEventBytes, so that an event that is too large becomes a dead letter that can be
+	// inspected.
 	MaxMessageBytes = 896 << 10
 
 	// headerRoom is how far the stream's messages stay below the server's max_payload (1 MiB by
 	// default): their dead letters must hold the same payload plus headers.
 	headerRoom = 16 << 10
 
-	dedupeWindow        = 2 * time.Minute
+	// DeadLetterRetention is how long dead letters are kept, unless the stream is changed.
 	DeadLetterRetention = 30 * 24 * time.Hour
-	auditRetention      = 365 * 24 * time.Hour
+
+	auditRetention = 365 * 24 * time.Hour
+	dedupeWindow   = 2 * time.Minute // in which a message id is stored once
 )
 
 // Topology defines a pipeline's name and sizes. The zero value is the default pipeline: "identify",
@@ -88,8 +90,8 @@ func (t Topology) DeadStreamName() string { return t.StreamName() + "_DLQ" }
 // AuditStreamName is the name of the stream that records actions on dead letters.
 func (t Topology) AuditStreamName() string { return t.StreamName() + "_AUDIT" }
 
-// VersionsBucket is the name of the key-value bucket with the version records of users who have dead
-// letters.
+// VersionsBucket is the name of the key-value bucket with the version records of users who have
+// dead letters.
 func (t Topology) VersionsBucket() string { return t.Bucket() + "_versions" }
 
 // Bucket is the name of the key-value bucket for members, the ledger and the records of merged
@@ -116,7 +118,8 @@ func (t Topology) name() string {
 // PlainPartition is the partition of events without a key.
 const PlainPartition = "plain"
 
-// PartitionNames lists the names of all partitions, with the plain subject's last.
+// PartitionNames lists the names of all partitions, "0" first and [PlainPartition] last. The
+// Topology must have its defaults filled in: see [Queue.Topology].
 func (t Topology) PartitionNames() []string {
 	names := make([]string, 0, t.Partitions+1)
 	for p := range t.Partitions {
@@ -136,6 +139,8 @@ func (t Topology) PartitionSubject(partition string) string {
 // maxEvent is the largest event that the work stream stores if the server accepts maxPayload.
 func maxEvent(maxPayload int64) int64 { return min(MaxMessageBytes, maxPayload-headerRoom) }
 
+// WorkStream is the configuration of the work stream on a server that accepts messages of
+// maxPayload bytes. The Topology must have its defaults filled in: see [Queue.Topology].
 func (t Topology) WorkStream(maxPayload int64) jetstream.StreamConfig {
 	keyed := t.PlainSubject() + ".*"
 	return jetstream.StreamConfig{
@@ -212,8 +217,9 @@ func (t Topology) auditStream() jetstream.StreamConfig {
 	}
 }
 
-// StreamConfigs are the configurations of all streams of a pipeline on a server that accepts messages of
-// maxPayload bytes.
+// StreamConfigs are the configurations of all streams of a pipeline, the work stream first, on a
+// server that accepts messages of maxPayload bytes. The Topology must have its defaults filled in:
+// see [Queue.Topology].
 func (t Topology) StreamConfigs(maxPayload int64) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{t.WorkStream(maxPayload), t.deadStream(), t.bucketStream(), t.newerBucketStream(), t.auditStream()}
 }

@@ -61,7 +61,7 @@ func oneOf(h map[string][]string, names ...string) string {
 	return ""
 }
 
-// write adds the trace to the headers of a message.
+// Write adds the trace to the headers of a message. A nil Trace adds nothing.
 func (t *Trace) Write(h nats.Header) {
 	if t == nil {
 		return

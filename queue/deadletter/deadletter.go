@@ -13,7 +13,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// Reason is the dead-letter reason.
+// Reason is why an event became a dead letter.
 type Reason string
 
 // The dead-letter reasons.
@@ -33,7 +33,7 @@ func Reasons() []Reason {
 // Death is what is known about the cause of an event's death. Zero values are left out of the dead
 // letter.
 type Death struct {
-	Reason    Reason
+	Reason    Reason // never empty in a letter that a worker has stored
 	Status    int    // of Userpilot's answer
 	Code      string // Userpilot's error code
 	Error     string // one line; may quote Userpilot's answer, so it must never be logged
@@ -42,7 +42,7 @@ type Death struct {
 	User      string // the user id, if it could be read
 }
 
-// Headers of a dead letter. Its payload is the original bytes.
+// The headers of a dead letter. Its payload is the original bytes.
 const (
 	HeaderReason      = "Dead-Reason"
 	headerStatus      = "Dead-Status"
@@ -61,9 +61,11 @@ const (
 // storage, is full.
 var ErrDeadLettersFull = errors.New("the dead-letter stream is full: make room there, or raise its limits")
 
-// Add archives an event: it stores the event's dead letter and blocks until the server has it on disk
-// or ctx ends. Calling it again for the same event stores nothing more. The event may be settled only
-// after Add has returned nil. From then on the event's user, if known, is tracked.
+// Add archives an event: it stores the event's dead letter, and blocks until the server has it on
+// disk or ctx ends. If there is no room, the error is an [ErrDeadLettersFull]. Calling Add again
+// for the same event stores nothing more. The event may be settled only after Add has returned nil.
+// From then on the event's user, if known, is tracked: see [Store.Tracked]. If the event is a
+// replay, Add also records its outcome.
 func (s *Store) Add(ctx context.Context, e Event, body []byte, death Death) error {
 	if death.User != "" {
 		// The version record comes first: a record too many does no harm, but a letter without one
@@ -94,8 +96,8 @@ func (s *Store) Add(ctx context.Context, e Event, body []byte, death Death) erro
 	return s.RecordOutcome(ctx, e, OutcomeDead)
 }
 
-// SubjectUser returns the user if the body names this user and no other; the subject can then identify
-// the letter's user without a read of the letter. Otherwise it returns "".
+// SubjectUser returns the user if the body names this user and no other; the subject can then
+// identify the letter's user without a read of the letter. Otherwise it returns "".
 func SubjectUser(user string, body []byte) string {
 	named := UserIDs(body)
 	if len(named) != 1 || named[0] != user {
@@ -104,7 +106,7 @@ func SubjectUser(user string, body []byte) string {
 	return user
 }
 
-// headers describe the death of an event.
+// Headers returns the headers of the dead letter of an event that died at now.
 func (x Death) Headers(e Event, now time.Time) nats.Header {
 	h := nats.Header{}
 	set := func(name, value string) {

@@ -177,7 +177,7 @@ func TestBuryWithoutAnswer(t *testing.T) {
 	})
 }
 
-// StoreDeadLetter reads an existing letter instead of assuming it: the event is about to be
+// Store.Add reads an existing letter instead of assuming it: the event is about to be
 // removed.
 func TestBuryLooksForTheLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {

@@ -26,17 +26,18 @@ func toReadVersions(t queue.Topology) jsapi.Permission {
 	return jsapi.ToRequestConsumer("CONSUMER.CREATE." + VersionsStream(t))
 }
 
-// VersionsStream is the stream behind that bucket.
+// VersionsStream is the stream behind the bucket of version records.
 func VersionsStream(t queue.Topology) string { return "KV_" + t.VersionsBucket() }
 
-// AuditSubject is a subject of the audit trail.
+// AuditSubject is the subject of the audit trail with these tokens, which may be wildcards.
 func AuditSubject(t queue.Topology, tokens ...string) string {
 	return t.PlainSubject() + "-audit." + strings.Join(tokens, ".")
 }
 
-// A dead letter's subject ends in its reason, its event's name and its user's hash, so that it can
-// be counted and found without being read. The name is unique to an event: it contains the creation
-// time of the stream, since a re-created stream would reuse sequences.
+// Subject is a dead letter's subject. It ends in the letter's reason, its event's name and its
+// user's hash, so that the letter can be counted and found without being read. The name is unique
+// to an event: it contains the creation time of the stream, since a re-created stream would reuse
+// sequences. An empty user has the hash [NoUserHash].
 func Subject(t queue.Topology, reason Reason, event Position, user string) string {
 	hash := NoUserHash
 	if user != "" {
@@ -55,12 +56,15 @@ func deadOf(t queue.Topology, reason, event, hash string) string {
 
 func deadSubjects(t queue.Topology) string { return deadOf(t, "*", "*.*", "*") }
 
+// SubjectsOfReason is the wildcard for the dead letters with a reason.
 func SubjectsOfReason(t queue.Topology, r Reason) string { return deadOf(t, string(r), "*.*", "*") }
 
+// SubjectsOfEvent is the wildcard for the dead letter of an event, whatever its reason and user.
 func SubjectsOfEvent(t queue.Topology, event Position) string {
 	return deadOf(t, "*", event.String(), "*")
 }
 
+// SubjectsOfUser is the wildcard for the dead letters with a user's hash.
 func SubjectsOfUser(t queue.Topology, hash string) string { return deadOf(t, "*", "*.*", hash) }
 
 // letterOf reads the event's name from a dead letter's subject; zero if no worker has stored the

@@ -7,14 +7,16 @@ import (
 	"strconv"
 )
 
-// Group is the letter's fingerprint: letters with the same cause of death have the same one. It is
-// the first eight hexadecimal digits of the SHA-256 of the lines reason, status and
-// [DeadLetter.Pattern], and does not change between versions. Group and Pattern cache their
-// results, so they are not safe for concurrent use.
+// Group is the letter's fingerprint as text: letters with the same cause of death have the same
+// one. It is the first eight hexadecimal digits of the SHA-256 of the lines reason, status and
+// [Letter.Pattern], and does not change between versions. Group and Pattern cache their results, so
+// they are not safe for concurrent use.
 func (l *Letter) Group() string { return GroupID(l.Fingerprint()) }
 
+// GroupID is the text of a fingerprint, as in [Letter.Group].
 func GroupID(fingerprint uint32) string { return fmt.Sprintf("%08x", fingerprint) }
 
+// Fingerprint is [Letter.Group] as a number.
 func (l *Letter) Fingerprint() uint32 {
 	if !l.known.fingerprinted {
 		text := make([]byte, 0, 256)

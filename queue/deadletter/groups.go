@@ -44,8 +44,8 @@ func (g *groups) learn(group string) {
 }
 
 // FirstOfGroup reports whether no replica of the fleet has seen a dead letter with this death's
-// fingerprint (see [DeadLetter.Group]) for as long as dead letters are kept by default. It returns
-// true once, to one replica. It blocks for a round trip or two if this replica has not seen the
+// fingerprint (see [Letter.Group]) for as long as dead letters are kept by default. It returns true
+// once, to one replica. It blocks for a round trip or two if this replica has not seen the
 // fingerprint for a day.
 func (s *Store) FirstOfGroup(ctx context.Context, death Death) (bool, error) {
 	letter := Letter{Death: Death{Reason: death.Reason, Status: death.Status, Error: jsapi.Clean(death.Error), User: death.User}}

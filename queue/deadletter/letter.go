@@ -17,7 +17,8 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// DeadLetter is an event that could not be delivered, as stored in the dead-letter stream.
+// Letter is a dead letter: an event that could not be delivered, as stored in the dead-letter
+// stream.
 type Letter struct {
 	ID   uint64   // its sequence in the dead-letter stream
 	Name Position // names it permanently, even in a re-created stream; part of its subject
@@ -38,12 +39,12 @@ type Letter struct {
 	Tracked bool
 	// Replays is how often the event was replayed and died again. History describes those deaths.
 	Replays int
-	History []string
+	History []string // oldest first, one line each
 
 	// Header is the message's original header, without the server's own entries. Body is the event:
 	// its publisher's bytes.
 	Header map[string][]string
-	Body   []byte
+	Body   []byte // not to be changed
 
 	known known
 }
@@ -54,9 +55,10 @@ func Printable(text string) string { return jsapi.Clean(text) }
 // ClockError is how far a worker's clock may be ahead of the server's and still be believed.
 const ClockError = time.Minute
 
-// ReadLetter parses the parts of a scanned message that filters and statistics need; complete
-// parses the rest. Anyone with the permission may have stored the message, so unreadable fields
-// stay zero.
+// ReadLetter parses the parts of a scanned message that filters and statistics need: ID, At, and of
+// the Death its Reason, Status, Error and User. [Letter.Complete] parses the rest. Anyone with the
+// permission may have stored the message, so unreadable fields stay zero. Only a missing sequence
+// is an error.
 func ReadLetter(m *nats.Msg) (*Letter, error) {
 	h := m.Header
 	id, err := strconv.ParseUint(h.Get(jetstream.SequenceHeader), 10, 64)
@@ -80,7 +82,8 @@ func ReadLetter(m *nats.Msg) (*Letter, error) {
 	return l, nil
 }
 
-// complete parses the remaining fields. It must be called at most once.
+// Complete parses the fields that [ReadLetter] has not parsed, and removes the server's own
+// headers. It must be called at most once. t is the topology of the letter's pipeline.
 func (l *Letter) Complete(t queue.Topology) {
 	h := nats.Header(l.Header)
 	l.Name = letterOf(t, h.Get(jetstream.SubjectHeader))
@@ -101,7 +104,7 @@ func userOf(body []byte) (user string) {
 	return event.UserID()
 }
 
-// summary describes this death in one line.
+// Summary describes this death in one line, as in [Letter.History].
 func (l *Letter) Summary() string {
 	line := l.At.UTC().Format("2006-01-02T15:04:05Z ") + string(l.Reason)
 	if l.Status != 0 {
@@ -116,7 +119,8 @@ func (l *Letter) Summary() string {
 	return line
 }
 
-// user is the user of the letter, or empty if it cannot be read.
+// UserID is the user of the letter, or empty if it cannot be read: a body may name several users,
+// or none.
 func (l *Letter) UserID() string {
 	if l.User != "" {
 		return l.User
@@ -128,7 +132,7 @@ func (l *Letter) UserID() string {
 }
 
 // UserIDs reads the users that a body names, up to its first error. The body need not be an
-// identify.
+// identify event.
 func UserIDs(body []byte) (users []string) {
 	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if first, err := d.ReadToken(); err != nil || first.Kind() != '{' {

@@ -33,15 +33,15 @@ func (o Outcome) known() bool {
 	return false
 }
 
-// ReplayOutcome is the record of a replay's outcome. A worker writes it into the audit trail before the
-// replayed event leaves the work stream, once per replayed dead letter.
+// ReplayOutcome is the record of a replay's outcome. A worker writes it into the audit trail before
+// the replayed event leaves the work stream, once per replayed dead letter.
 type ReplayOutcome struct {
 	Run     string    `json:"run"`    // of the replay
 	Letter  Position  `json:"letter"` // that was replayed
 	ID      uint64    `json:"id"`     // of the letter
 	Outcome Outcome   `json:"outcome"`
-	At      time.Time `json:"at"`
-	Replays int       `json:"replays"`
+	At      time.Time `json:"at"`             // by the server's clock
+	Replays int       `json:"replays"`        // how often it has been replayed, including this time
 	Next    string    `json:"next,omitempty"` // the new dead letter's name, if it died again
 }
 
@@ -49,6 +49,7 @@ type ReplayOutcome struct {
 // repeated for that long.
 const outcomeTTL = 2 * queue.DeadLetterRetention
 
+// OutcomeSubject is the subject of the audit trail that holds the outcome of a letter's replay.
 func OutcomeSubject(t queue.Topology, letter Position) string {
 	return AuditSubject(t, "verdict", letter.String())
 }
@@ -65,7 +66,7 @@ func (s *Store) HasOutcome(ctx context.Context, e Event) (bool, error) {
 }
 
 // OutcomeOf reports whether a letter's replay has an outcome, and the sequence of the message on
-// its subject.
+// its subject; 0 if there is none. It blocks for a round trip.
 func (s *Store) OutcomeOf(ctx context.Context, letter Position) (found bool, sequence uint64, err error) {
 	subject := OutcomeSubject(s.topology, letter)
 	m, err := s.api.ReadLast(ctx, s.topology.AuditStreamName(), subject)
@@ -109,8 +110,8 @@ func (s *Store) RecordOutcome(ctx context.Context, e Event, outcome Outcome) err
 	}
 }
 
-// NewOutcome encodes the outcome of a replayed event. next is the name of its next dead letter.
-// The server's clock must have been read before.
+// NewOutcome encodes the outcome of a replayed event. next is the name of its next dead letter. The
+// server's clock must have been read before.
 func (s *Store) NewOutcome(past *ReplayInfo, outcome Outcome, next string) (*nats.Msg, error) {
 	text, err := json.Marshal(ReplayOutcome{
 		Run: past.Run, Letter: past.Letter, ID: past.ID, Outcome: outcome, At: s.api.Clock.Now().UTC(), Replays: past.Replays, Next: next,

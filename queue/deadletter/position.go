@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// Position is an event's position in the order of its user's events: the creation time of the stream
-// that first stored it, and its sequence there. A replay keeps the position of its first
+// Position is an event's position in the order of its user's events: the creation time of the
+// stream that first stored it, and its sequence there. A replay keeps the position of its first
 // publication, however often it dies. The zero Position is earlier than all others.
 type Position struct {
-	Stream   time.Time
-	Sequence uint64
+	Stream   time.Time // when the stream was created
+	Sequence uint64    // in that stream
 }
 
 // Compare returns -1 if a is earlier than b, 1 if it is later, and 0 if they are equal.
@@ -21,13 +21,14 @@ func (a Position) Compare(b Position) int {
 	return cmp.Or(a.Stream.Compare(b.Stream), cmp.Compare(a.Sequence, b.Sequence))
 }
 
+// Same reports whether a and b are equal. Unlike ==, it ignores the time zone.
 func (a Position) Same(b Position) bool { return a.Compare(b) == 0 }
 
 // IsZero reports whether the position is unknown.
 func (a Position) IsZero() bool { return a.Stream.IsZero() && a.Sequence == 0 }
 
-// String returns the form that [ParsePosition] reads, which is also part of a dead letter's subject: the
-// stream's creation time in nanoseconds since 1970, a dot, and the sequence.
+// String returns the form that [ParsePosition] reads, which is also part of a dead letter's
+// subject: the stream's creation time in nanoseconds since 1970, a dot, and the sequence.
 func (a Position) String() string {
 	if a.IsZero() {
 		return "0.0"
@@ -51,10 +52,10 @@ func ParsePosition(text string) (Position, error) {
 	return Position{Stream: time.Unix(0, nanos), Sequence: seq}, nil
 }
 
-// MarshalText returns the form that ParsePosition reads.
+// MarshalText returns the form that [ParsePosition] reads.
 func (a Position) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText is ParsePosition.
+// UnmarshalText parses text as [ParsePosition] does.
 func (a *Position) UnmarshalText(text []byte) (err error) {
 	*a, err = ParsePosition(string(text))
 	return err

@@ -34,10 +34,11 @@ type ReplayInfo struct {
 	// History describes its earlier deaths, oldest first, one line each.
 	History []string
 
-	Sealed string // the seal, see ReadSealed
+	// Sealed is the mark by which [ReadSealed] recognizes the replay: see [ReplayInfo.Mark].
+	Sealed string
 }
 
-// Headers of a replayed event. Its next dead letter keeps some of them.
+// The headers of a replayed event. Its next dead letter keeps some of them.
 const (
 	HeaderReplays   = "Dead-Replays"
 	HeaderOrigin    = "Dead-Origin"
@@ -85,7 +86,7 @@ func (p *ReplayInfo) Size() int {
 	return size
 }
 
-// header encodes p for readReplayInfo.
+// Header encodes p into the headers that [ReadSealed] reads.
 func (p *ReplayInfo) Header() nats.Header {
 	h := nats.Header{}
 	h.Set(HeaderLetter, p.Letter.String())
@@ -107,9 +108,9 @@ func (p *ReplayInfo) Header() nats.Header {
 	return h
 }
 
-// options publish a letter's event with p. It goes into the plain partition if it died there: elsewhere
-// it could overtake events that its user's publisher still sends to that partition. It stays in its
-// trace.
+// Options returns the options that publish a letter's event with p. The event goes into the plain
+// partition if it died there: elsewhere it could overtake events that its user's publisher still
+// sends to that partition. It stays in its trace.
 //
 // A replay does not wait for other replays of its user, which would cost a round trip each. Their
 // order does not matter, because the user's version record holds what newer events have set. It

@@ -23,10 +23,12 @@ import (
 // lost, so are the members' keys: all workers rejoin, and read the secret again.
 const SealKey = "seal"
 
-// seal is the pipeline's secret. It must not reach a log or an error.
-type Seal []byte
-
+// SealBytes is the length of the secret.
 const SealBytes = 32
+
+// Seal is the pipeline's secret. It must not reach a log or an error. An empty Seal seals nothing:
+// [ReadSealed] accepts no event by it.
+type Seal []byte
 
 // decodeSeal decodes the stored form; nil if it is damaged.
 func decodeSeal(text []byte) Seal {
@@ -37,15 +39,16 @@ func decodeSeal(text []byte) Seal {
 	return s
 }
 
-// mark is the MAC of some parts. Only the last part may contain line breaks.
+// Mark is the MAC of some parts. Only the last part may contain line breaks.
 func (s Seal) Mark(parts ...string) string {
 	m := hmac.New(sha256.New, s)
 	m.Write([]byte(strings.Join(parts, "\n")))
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
 }
 
-// mark seals the metadata of a replay together with the event, so that no other event can pass as
-// that letter's. The body of an exported event is not sealed, since people correct it by hand.
+// Mark is the mark that seals the metadata of a replay together with the event, so that no other
+// event can pass as that letter's. The body of an exported event is not sealed, since people
+// correct it by hand.
 func (p *ReplayInfo) Mark(s Seal, body []byte) string {
 	untracked := strconv.FormatBool(p.Untracked)
 	if p.Letter.IsZero() {
@@ -75,7 +78,7 @@ func ReadSealed(h nats.Header, body []byte, s Seal) *ReplayInfo {
 	return p
 }
 
-// seal is the secret as this process last read it; empty before.
+// CachedSeal is the secret as this process last read it; empty before. It does not block.
 func (s *Store) CachedSeal() Seal {
 	if key := s.sealed.Load(); key != nil {
 		return *key
@@ -83,15 +86,16 @@ func (s *Store) CachedSeal() Seal {
 	return nil
 }
 
-// ReadSeal reads the pipeline's secret, by which [Store.ReadReplayInfo] recognizes replays. If it is
-// missing or damaged, ReadSeal creates it, as the first worker does; a secret that this process has
-// read before is restored. A worker must call it whenever it joins the fleet, since the secret may
-// have been lost together with the members' keys. It blocks for a round trip.
+// ReadSeal reads the pipeline's secret, by which [Store.ReadReplayInfo] recognizes replays. If it
+// is missing or damaged, ReadSeal creates it, as the first worker does; a secret that this process
+// has read before is restored. A worker must call it whenever it joins the fleet, since the secret
+// may have been lost together with the members' keys. It blocks for a round trip.
 func (s *Store) ReadSeal(ctx context.Context) error {
 	_, err := s.LoadSeal(ctx)
 	return err
 }
 
+// LoadSeal is [Store.ReadSeal], and returns the secret.
 func (s *Store) LoadSeal(ctx context.Context) (key Seal, err error) {
 	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
 		var revision uint64
@@ -110,7 +114,8 @@ func (s *Store) LoadSeal(ctx context.Context) (key Seal, err error) {
 	return key, nil
 }
 
-// StoredSeal reads the secret from NATS; nil if it is missing or damaged.
+// StoredSeal reads the secret from NATS; nil if it is missing or damaged, which it does not repair.
+// revision is that of its key. It blocks for a round trip.
 func (s *Store) StoredSeal(ctx context.Context) (key Seal, revision uint64, err error) {
 	m, err := s.api.ReadLast(ctx, s.api.BucketStream(), s.api.KeySubject(SealKey))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {

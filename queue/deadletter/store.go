@@ -12,8 +12,8 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Store is a pipeline's record of dead events: the dead letters, the version records of their users,
-// and the outcomes of replays. It is safe for concurrent use.
+// Store is a pipeline's record of dead events: the dead letters, the version records of their
+// users, and the outcomes of replays. It is safe for concurrent use.
 type Store struct {
 	api      *jsapi.Conn
 	topology queue.Topology
@@ -32,18 +32,18 @@ func NewStore(q *queue.Queue) *Store {
 	return s
 }
 
-// Event is an event of the work stream, as far as its dead letter and the version record of its user
-// depend on it.
+// Event is an event of the work stream, as far as its dead letter and the version record of its
+// user depend on it.
 type Event struct {
-	Name      Position // its position in the work stream, which names its dead letter
-	Partition string
+	Name      Position     // its position in the work stream, which names its dead letter
+	Partition string       // a number, or "plain"
 	Published time.Time    // when the stream stored it
 	Replay    *ReplayInfo  // of a replay; nil for an event that was never dead
 	Trace     *queue.Trace // nil for an event that was published without one
 }
 
-// Position is the position that counts for the event's properties. It is never newer than the event's
-// own in the stream.
+// Position is the position that counts for the event's properties. It is never newer than the
+// event's own in the stream.
 func (e Event) Position() Position {
 	if e.Replay == nil || e.Replay.Forced || e.Replay.Origin.Compare(e.Name) > 0 {
 		return e.Name
@@ -62,14 +62,14 @@ type Sent struct {
 	Remainder userpilot.Event // zero if it had no properties left
 }
 
-// ReadReplayInfo reads what an event carries from its dead letter; nil if it was never dead, or if it
-// is not sealed with the pipeline's secret. It needs the secret: see [Store.ReadSeal].
+// ReadReplayInfo reads what an event carries from its dead letter; nil if it was never dead, or if
+// it is not sealed with the pipeline's secret. It needs the secret: see [Store.ReadSeal].
 func (s *Store) ReadReplayInfo(header map[string][]string, body []byte) *ReplayInfo {
 	return ReadSealed(nats.Header(header), body, s.CachedSeal())
 }
 
-// DeadLetterPermissions lists the permissions that a [Store]'s user needs on existing streams, to do a
-// worker's part.
+// Permissions lists the permissions that a worker's user needs for its [Store], on existing
+// streams.
 func Permissions(t queue.Topology) []jsapi.Permission {
 	var permissions []jsapi.Permission
 	add := func(use string, p jsapi.Permission) {

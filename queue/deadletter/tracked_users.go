@@ -20,9 +20,9 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// trackedUsers is the set of users that have a version record ([VersionRecord]), so that other users'
-// events skip the lookup. It may contain false positives: their next event costs a lookup that
-// finds no record.
+// trackedUsers is the set of users that have a version record ([VersionRecord]), so that other
+// users' events skip the lookup. It may contain false positives: their next event costs a lookup
+// that finds no record.
 //
 // Only the owner of a user's partition creates records, always before the dead letter's original
 // leaves the stream. So a reading that begins after a partition was claimed covers all of its

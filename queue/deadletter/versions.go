@@ -21,9 +21,10 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// VersionRecord is the version record of one user who has dead letters: which properties have been set, and
-// the position of the event that set each. The worker stores it before an event leaves the stream,
-// so it covers every event delivered since the first of the letters died. Other users have none.
+// VersionRecord is the version record of one user who has dead letters: which properties have been
+// set, and the position of the event that set each. The worker stores it before an event leaves the
+// stream, so it covers every event delivered since the first of the letters died. Other users have
+// none.
 //
 // The zero value is an empty record. A VersionRecord is not safe for concurrent use.
 type VersionRecord struct {
@@ -272,9 +273,11 @@ type Supersession struct {
 // PropertyStanding is a property of an event, and whether a newer event has set it since.
 type PropertyStanding struct {
 	Path       string // as in [userpilot.Property]
-	Superseded bool
+	Superseded bool   // a newer event has set it to another value
 }
 
+// Supersession compares a letter with the record. Of a letter that cannot be parsed, and by an
+// empty record, it knows nothing.
 func (n *VersionRecord) Supersession(l *Letter) (s Supersession) {
 	event, err := userpilot.Parse(l.Body)
 	if err != nil || !n.Known() {
@@ -292,8 +295,9 @@ func (n *VersionRecord) Supersession(l *Letter) (s Supersession) {
 	return s
 }
 
-// VersionsOf reads the version records of the letters' users, by [VersionSubject]. It omits damaged ones.
-// In a cluster a lagging replica may answer. It blocks for one round trip.
+// VersionsOf reads the version records of the letters' users, by [VersionSubject]. A user without a
+// record, or with a damaged one, has nil. In a cluster a lagging replica may answer. It blocks for
+// one round trip.
 func (s *Store) VersionsOf(ctx context.Context, letters []*Letter) (map[string]*VersionRecord, error) {
 	records := map[string]*VersionRecord{}
 	var r jsapi.DirectRequest
@@ -323,8 +327,9 @@ func (s *Store) VersionsOf(ctx context.Context, letters []*Letter) (map[string]*
 	return records, err
 }
 
-// EraseVersions erases a user's version record, also on disk, unless dry is set, and reports whether
-// there is one. If a worker rewrites it meanwhile, EraseVersions erases it again.
+// EraseVersions erases a user's version record, also on disk, and reports whether there was one. If
+// dry is set, it only reports that. If a worker rewrites it meanwhile, EraseVersions erases it
+// again.
 func (s *Store) EraseVersions(ctx context.Context, userID string, dry bool) (found bool, err error) {
 	for {
 		n, err := s.Versions(ctx, userID)
@@ -341,9 +346,10 @@ func (s *Store) EraseVersions(ctx context.Context, userID string, dry bool) (fou
 	}
 }
 
-// overwriteVersions erases the record before its key is deleted. When a later message replaces a key,
-// the server removes the old one but leaves it on disk. Some buckets deny erasure: ours once did,
-// and an update does not change that. There the record, which holds only hashes, is merely removed.
+// overwriteVersions erases the record before its key is deleted. When a later message replaces a
+// key, the server removes the old one but leaves it on disk. Some buckets deny erasure: ours once
+// did, and an update does not change that. There the record, which holds only hashes, is merely
+// removed.
 func (s *Store) overwriteVersions(ctx context.Context, n *VersionRecord) error {
 	found, err := s.api.Remove(ctx, VersionsStream(s.topology), n.revision, true)
 	if err != nil && strings.Contains(err.Error(), "message delete not permitted") {

@@ -10,7 +10,7 @@ import (
 )
 
 // Handler receives the events of claimed partitions. For each partition, only one goroutine at a
-// time calls its methods.
+// time calls its methods; different partitions call it concurrently.
 type Handler interface {
 	// Assign says that the claim c has begun: its first event comes next. It must not block.
 	Assign(c *Claim)
@@ -46,12 +46,12 @@ func (c *Claim) StreamCreated() time.Time {
 	return c.created
 }
 
-// Context ends when the membership behind the claim expires: a call that outlived it could change a
-// user while the next holder is working on that user.
+// Context returns the context of calls. It ends when the membership behind the claim expires: a
+// call that outlived it could change a user while the next holder is working on that user.
 func (c *Claim) Context() context.Context { return c.ctx }
 
-// Active ends when the claim is released or revoked: nothing may start after that. It is derived
-// from [Claim.Context].
+// Active returns a context that ends when the claim is released or revoked: nothing may start after
+// that. It is derived from [Claim.Context].
 func (c *Claim) Active() context.Context {
 	if c.assignment == nil {
 		return context.Background()
@@ -59,8 +59,8 @@ func (c *Claim) Active() context.Context {
 	return c.active
 }
 
-// Lost is closed when settling has become pointless: the claim was revoked, or its membership has
-// expired.
+// Lost returns a channel that is closed when settling has become pointless: the claim was revoked,
+// or its membership has expired.
 func (c *Claim) Lost() <-chan struct{} {
 	if c.assignment == nil {
 		return nil

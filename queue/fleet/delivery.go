@@ -49,13 +49,13 @@ func (d Delivery) reply() string {
 
 // Stub is the part of a [Delivery] that every delivery has, in as little memory as possible.
 type Stub struct {
-	Sequence  uint64
+	Sequence  uint64 // as in the Delivery
 	number    uint64
 	published int64 // in nanoseconds since 1970; 0 is the zero time
 	acks      *acks
 }
 
-// Stub omits the header and the body.
+// Stub returns d without the header and the body.
 func (d Delivery) Stub() Stub {
 	s := Stub{Sequence: d.Sequence, number: d.number, acks: d.acks}
 	if !d.Published.IsZero() {
@@ -64,7 +64,7 @@ func (d Delivery) Stub() Stub {
 	return s
 }
 
-// Delivery restores the delivery, without the header and the body.
+// Delivery restores the delivery, without the header and the body. It can be settled.
 func (s Stub) Delivery() Delivery {
 	d := Delivery{Sequence: s.Sequence, number: s.number, acks: s.acks}
 	if s.published != 0 {

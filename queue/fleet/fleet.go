@@ -9,8 +9,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
-// Fleet is this process's part in the fleet of replicas that share a pipeline's partitions. It is safe
-// for concurrent use.
+// Fleet is this process's part in the fleet of replicas that share a pipeline's partitions. It is
+// safe for concurrent use.
 type Fleet struct {
 	api      *jsapi.Conn
 	topology queue.Topology
@@ -30,11 +30,11 @@ func New(q *queue.Queue) *Fleet {
 	return &Fleet{api: q.API(), topology: q.Topology(), log: q.Logger(), cooldown: ratelimit.NewCooldown(q)}
 }
 
-// Cooldown is the fleet's stop of calls after a 429. Only while [Fleet.Work] runs does it follow the other
-// replicas.
+// Cooldown is the fleet's stop of calls after a 429. It follows the other replicas only while
+// [Fleet.Work] runs.
 func (f *Fleet) Cooldown() *ratelimit.Cooldown { return f.cooldown }
 
-// Peers is what [Fleet.Work] knows of the other replicas, for this process's ledger.
+// Peers is what [Fleet.Work] knows of the other replicas, for this process's [ratelimit.Ledger].
 func (f *Fleet) Peers() *ratelimit.Peers { return &f.peers }
 
 // Held is the number of partitions that [Fleet.Work] holds now.

@@ -20,7 +20,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
-// MemberConfig describes one replica's membership.
+// MemberConfig describes one replica's membership. The zero value is ready for use.
 type MemberConfig struct {
 	// TTL is how long the member's key lives without renewal: whole seconds, 2 s at least. Other
 	// replicas take over a dead replica's partitions after it. Default 5 s, and 15 s with several
@@ -28,15 +28,15 @@ type MemberConfig struct {
 	TTL time.Duration
 	// Version and Host are shown to operators.
 	Version, Host string
-	// Rate and Burst are the limits of this replica's [Ledger]. All replicas keep to the lowest.
-	// Zero if the replica takes no slots from the ledger.
+	// Rate and Burst are the limits of this replica's [ratelimit.Ledger]. All replicas keep to the
+	// lowest rate. Zero if the replica takes no slots from a ledger.
 	Rate  ratelimit.Rate
 	Burst int
 	// OwnRate is a limit that applies to this replica alone. It is shown to operators.
 	OwnRate ratelimit.Rate
-	// Permissions are those that the replica's user needs. Without one of them the replica stays out
-	// of the fleet: it would call Userpilot but could not settle, or keep partitions from replicas
-	// that can. Default [Permissions].
+	// Permissions are those that the replica's user needs. Without one of them the replica stays
+	// out of the fleet: it would call Userpilot but could not settle, or keep partitions from
+	// replicas that can. Default [Permissions].
 	Permissions []jsapi.Permission
 	// Prepare is called before the replica joins, and again each time before it rejoins. An error
 	// keeps it out of the fleet for a while. Nil prepares nothing.

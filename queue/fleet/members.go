@@ -86,11 +86,11 @@ func replicaOf(id string, m *jsapi.StoredMessage) Replica {
 	return r
 }
 
-// State is the state of a fleet in its bucket.
+// State is the state of a fleet, as its bucket holds it.
 type State struct {
 	Time          time.Time // the server's time of the reading
 	Replicas      []Replica // those that may be alive, oldest first
-	CooldownUntil time.Time // zero if there is none
+	CooldownUntil time.Time // by the server's clock; zero if there is no cooldown
 }
 
 // Read reads the state of a fleet from outside of it. It blocks for two round trips, and for one
@@ -117,7 +117,7 @@ func Read(ctx context.Context, q *queue.Queue) (*State, error) {
 	return s, nil
 }
 
-// Unclaimed lists the partitions that none of the replicas owns.
+// Unclaimed lists those of so many partitions, and of the plain one, that no replica owns.
 func Unclaimed(partitions int, replicas []Replica) []string {
 	held := map[string]bool{}
 	for _, r := range replicas {

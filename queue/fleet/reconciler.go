@@ -166,8 +166,9 @@ func (f *reconciler) reportClaims() {
 	}
 }
 
-// checkViolation returns a [*PermissionError] if a permission has been removed. Not everything that a
-// worker sends is a request: a denied settlement or pull shows up only as a violation.
+// checkViolation returns a [*queue.PermissionError] if a permission has been removed. Not
+// everything that a worker sends is a request: a denied settlement or pull shows up only as a
+// violation.
 func (f *reconciler) checkViolation(ctx context.Context) error {
 	if v := f.q.api.Violation(); v == nil || jsapi.IsSame(v, f.lastViolation) {
 		return nil
@@ -454,8 +455,8 @@ func (f *reconciler) claim(ctx context.Context, stream jetstream.Stream, t *assi
 }
 
 // create creates the consumer, and only then reads the journals: by now the previous holders are
-// fenced. (The tracked users are read while events are served: see trackedUsers.) There may be
-// hundreds of journals at a great distance, so they are read concurrently.
+// fenced. (The tracked users are read while events are served: see deadletter.Store.Follow.) There
+// may be hundreds of journals at a great distance, so they are read concurrently.
 func (f *reconciler) create(ctx context.Context, stream jetstream.Stream, t *assignment) error {
 	config := jetstream.ConsumerConfig{
 		Durable:       t.consumer,
@@ -548,8 +549,8 @@ func quotaOf(partitions int, members []string, id string) int {
 	return n
 }
 
-// MissingPermission returns a [*PermissionError] while [Fleet.Work] cannot work because this user lacks a
-// permission, and otherwise nil. It does not block.
+// MissingPermission returns a [*queue.PermissionError] while [Fleet.Work] cannot work because this
+// user lacks a permission, and otherwise nil. It does not block.
 func (f *Fleet) MissingPermission() error {
 	if denied := f.lacks.Load(); denied != nil {
 		return denied
@@ -557,8 +558,8 @@ func (f *Fleet) MissingPermission() error {
 	return nil
 }
 
-// mayWork returns a [*PermissionError] if this user lacks a permission that a worker requires. It
-// blocks for a few round trips if none is missing.
+// mayWork returns a [*queue.PermissionError] if this user lacks a permission that a worker
+// requires. It blocks for a few round trips if none is missing.
 //
 // A worker needs all of them before it starts: without one it would call Userpilot but could not
 // settle, or keep partitions from replicas that can. mayWork sends nothing to a server that
@@ -587,9 +588,9 @@ func (f *Fleet) mayWork(ctx context.Context, permissions []jsapi.Permission) err
 	return nil
 }
 
-// maySettle returns a [*PermissionError] if an event with this reply subject could not be settled
-// because the server uses another form of reply subjects than mayWork assumes. In that case it
-// blocks for a round trip.
+// maySettle returns a [*queue.PermissionError] if an event with this reply subject could not be
+// settled because the server uses another form of reply subjects than mayWork assumes. In that case
+// it blocks for a round trip.
 func (f *Fleet) maySettle(ctx context.Context, reply string) error {
 	if strings.HasPrefix(reply, "$JS.ACK."+f.topology.StreamName()+".") {
 		return nil

@@ -38,7 +38,9 @@ const (
 )
 
 // ReleaseAll makes replicas release their claims on some partitions, and blocks until they have
-// done so or are gone. It returns the number of these claims.
+// done so or are gone, or ctx ends. It returns the number of these claims. A replica finishes its
+// calls, drops what it has read ahead, and re-claims its share. After two minutes, ReleaseAll
+// returns an error. It needs no [Fleet.Work] in this process.
 func (f *Fleet) ReleaseAll(ctx context.Context, partitions []string) (claims uint64, err error) {
 	if len(partitions) == 0 {
 		return 0, nil

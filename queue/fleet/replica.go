@@ -11,7 +11,7 @@ import (
 // Replica is a member of the fleet, as it last reported. It is also the JSON value of the member's
 // key. Replicas of other versions read it, so no field may change its meaning.
 type Replica struct {
-	ID      string        `json:"id"`
+	ID      string        `json:"id"` // of its membership: a replica that rejoins has another
 	Host    string        `json:"host,omitempty"`
 	Version string        `json:"version,omitempty"`
 	Joined  time.Time     `json:"joined"` // all times are by the server's clock
@@ -37,7 +37,7 @@ type Report struct {
 	Key string `json:"key,omitempty"`
 	// Hold is why it makes no calls: its key or its address is wrong. Empty without a hold.
 	Hold      string    `json:"hold,omitempty"`
-	HoldSince time.Time `json:"hold_since,omitzero"`
+	HoldSince time.Time `json:"hold_since,omitzero"` // zero without a hold
 	// OutageSince is since when it has considered Userpilot down; zero if it does not.
 	OutageSince time.Time `json:"outage_since,omitzero"`
 	// Stall is what prevents calls although it has work and may call: token, connection, ... Empty
@@ -56,18 +56,19 @@ type Report struct {
 	Advice string `json:"advice,omitempty"`
 	// GivenUp are the partitions whose claims it loses repeatedly.
 	GivenUp []GivenUp `json:"given_up,omitempty"`
-	Recent  Recent    `json:"recent,omitzero"`
+	// Recent counts its work of the last minute.
+	Recent Recent `json:"recent,omitzero"`
 }
 
 // Recent counts a replica's work in the last Span, which is about a minute, or less for a younger
 // replica.
 type Recent struct {
-	Span      time.Duration `json:"span"`
+	Span      time.Duration `json:"span"`      // what the counts cover; 0 if nothing was counted yet
 	Delivered uint64        `json:"delivered"` // events
 	Merged    uint64        `json:"merged"`    // those of these events that shared another event's call
 	Dead      uint64        `json:"dead"`      // events
-	Calls     uint64        `json:"calls"`
-	Load      float64       `json:"load"` // the share of its capacity used, from 0 to 1
+	Calls     uint64        `json:"calls"`     // attempts
+	Load      float64       `json:"load"`      // the share of its capacity used, from 0 to 1
 }
 
 // readReplica decodes a member's key. A record that is damaged or of another version yields a
@@ -107,7 +108,7 @@ func (f *Fleet) forgetReplicas() {
 
 // Replicas returns the live members of the fleet, including this one, as [Fleet.Work] sees them
 // now; none while it does not run. Members and their rates are current. Their reports are up to as
-// many seconds old as there are members. The caller must not change the slice.
+// many seconds old as there are members. It does not block. The caller must not change the slice.
 func (f *Fleet) Replicas() []Replica {
 	if r := f.replicas.Load(); r != nil {
 		return *r

@@ -35,9 +35,10 @@ func toNewAcks(t queue.Topology) jsapi.Permission {
 	}
 }
 
-// Permissions lists the permissions that a member's user needs on existing streams. To create them
-// it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With a [ConnectConfig.InboxPrefix],
-// it must be allowed to subscribe to that prefix instead of _INBOX.
+// Permissions lists the permissions that a member's user needs on existing streams, the optional
+// ones last. To create the streams it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With
+// a [queue.ConnectConfig.InboxPrefix], it must be allowed to subscribe to that prefix instead of
+// _INBOX. A worker's user also needs deadletter.Permissions: see worker.Permissions.
 func Permissions(t queue.Topology) []jsapi.Permission {
 	work, bucket := t.StreamName(), "KV_"+t.Bucket()
 	rights := []jsapi.Permission{{Subject: jsapi.DefaultInboxPrefix + ".>", Subscribe: true, Use: "receive events and replies"}}

@@ -21,10 +21,10 @@ const (
 	CausePull       Cause = "pull"        // the server ended the pull, or sent no heartbeat
 	CauseSettlement Cause = "settlement"  // the server did not confirm that events have left the stream
 	CauseInterrupt  Cause = "interrupted" // the connection was replaced
-	CauseOther      Cause = "other"
+	CauseOther      Cause = "other"       // anything else
 )
 
-// Causes lists them all.
+// Causes lists all causes.
 func Causes() []Cause {
 	return []Cause{CauseGap, CausePull, CauseSettlement, CauseInterrupt, CauseOther}
 }
@@ -163,7 +163,7 @@ func (s *setbacks) hadGap(what string) bool {
 
 // GivenUp are partitions that a replica loses repeatedly for the same cause.
 type GivenUp struct {
-	Partitions []string  `json:"partitions"`
+	Partitions []string  `json:"partitions"` // in the order of queue.Topology.PartitionNames
 	Cause      Cause     `json:"cause"`
 	Reason     string    `json:"reason"` // of one of them, in full
 	Times      int       `json:"times"`  // losses in a row, the maximum of the partitions
@@ -178,7 +178,8 @@ func (g *GivenUp) clean() {
 	}
 }
 
-// GivenUp lists the partitions that this replica currently loses repeatedly, by cause.
+// GivenUp lists the partitions that this replica currently loses repeatedly, by cause. It does not
+// block.
 func (f *Fleet) GivenUp() []GivenUp {
 	f.setbacks.mu.Lock()
 	defer f.setbacks.mu.Unlock()
@@ -208,14 +209,15 @@ func (f *Fleet) GivenUp() []GivenUp {
 	return list
 }
 
-// inOrder sorts partitions as [Topology.partitions] does. A claim on all includes each.
+// inOrder sorts partitions as [queue.Topology.PartitionNames] does. A claim on all includes each.
 func inOrder(t queue.Topology, partitions []string) []string {
 	return slices.DeleteFunc(t.PartitionNames(), func(p string) bool {
 		return !slices.Contains(partitions, p) && !slices.Contains(partitions, allPartitions)
 	})
 }
 
-// GiveUps counts the claims that this replica has ever lost, by cause.
+// GiveUps counts the claims that this process has ever lost, by cause; nil if it has lost none. It
+// does not block. The caller may change the map.
 func (f *Fleet) GiveUps() map[Cause]uint64 {
 	f.setbacks.mu.Lock()
 	defer f.setbacks.mu.Unlock()

@@ -10,11 +10,12 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// Work joins the fleet and passes the events of this replica's share of the partitions to h until
+// Work joins the fleet, and passes the events of this replica's share of the partitions to h until
 // ctx ends. Then it releases them gracefully: it waits until h is done, leaves the fleet, and
 // returns nil. While NATS is unreachable, streams are missing or this user lacks a permission, it
-// logs that once, and continues by itself when that is over (see [Fleet.MissingPermission]). It returns an
-// error only for a configuration that can never work.
+// logs that once, and continues by itself when that is over (see [Fleet.MissingPermission]). It
+// returns an error only for a configuration that can never work: an invalid [MemberConfig], or a
+// [*queue.MismatchError]. It must not be called again while it runs.
 func (f *Fleet) Work(ctx context.Context, config MemberConfig, h Handler) error {
 	config, err := config.withDefaults(f.topology)
 	if err != nil {

@@ -31,10 +31,10 @@ const (
 // Action is one operation on dead letters, as recorded in the audit trail: once before anything
 // changes, and again when it ends.
 type Action struct {
-	Run  string     `json:"run"`
+	Run  string     `json:"run"` // names the action in the audit trail
 	Kind ActionKind `json:"kind"`
-	By   string     `json:"by,omitempty"`
-	Host string     `json:"host,omitempty"`
+	By   string     `json:"by,omitempty"`   // the operator
+	Host string     `json:"host,omitempty"` // the operator's machine
 
 	// Begun and Ended are the server's times. Ended is zero if the action has not ended, or was
 	// killed.
@@ -43,10 +43,10 @@ type Action struct {
 
 	// Selection is the filter as text; for a purge, the user. Users appear as a hash.
 	Selection string         `json:"selection,omitempty"`
-	Edit      string         `json:"edit,omitempty"`
-	Note      string         `json:"note,omitempty"`
-	Rate      ratelimit.Rate `json:"rate,omitzero"`
-	Force     bool           `json:"force,omitempty"`
+	Edit      string         `json:"edit,omitempty"`  // [ReplayConfig.EditText]
+	Note      string         `json:"note,omitempty"`  // [DiscardConfig.Note]
+	Rate      ratelimit.Rate `json:"rate,omitzero"`   // [ReplayConfig.Rate]
+	Force     bool           `json:"force,omitempty"` // [SelectConfig.Force]
 
 	// Counts are the result's counts, by their JSON names.
 	Counts map[string]uint64 `json:"counts,omitempty"`

@@ -11,20 +11,20 @@ import (
 
 // Group is a set of dead letters with the same cause of death. Its JSON is stable.
 type Group struct {
-	// ID is the [DeadLetter.Group] of its letters. It is empty for the letters beyond the maximum
-	// number of groups, see [Queue.DeadStats].
+	// ID is the [deadletter.Letter.Group] of its letters. It is empty for the letters beyond the
+	// maximum number of groups: see [Inspector.DeadStats].
 	ID     string            `json:"group"`
 	Reason deadletter.Reason `json:"reason"`
 	Status int               `json:"status"` // of Userpilot's answer, 0 if there was none
-	Error  string            `json:"error"`  // see [DeadLetter.Pattern]
+	Error  string            `json:"error"`  // see [deadletter.Letter.Pattern]
 	Count  uint64            `json:"count"`
 	// Users is the number of different users of these letters, as far as they can be read. It is a
 	// lower bound if all groups together have more than a million.
 	Users        uint64    `json:"users"`
-	UsersAtLeast bool      `json:"users_at_least,omitempty"`
-	First        time.Time `json:"first,omitzero"` // when the earliest of its current letters died
-	Last         time.Time `json:"last,omitzero"`
-	Example      uint64    `json:"example,string"` // the ID of the newest
+	UsersAtLeast bool      `json:"users_at_least,omitempty"` // Users is a lower bound
+	First        time.Time `json:"first,omitzero"`           // when the earliest of its current letters died
+	Last         time.Time `json:"last,omitzero"`            // when the latest of them died
+	Example      uint64    `json:"example,string"`           // the ID of the newest
 }
 
 // newGroup is how long a group counts as new.
@@ -39,9 +39,9 @@ const maxGroups = 10_000
 // DeadStats groups the dead letters that match the filter by cause of death. The group with the
 // latest First comes first. Memory is bounded, at about 100 MiB: beyond 10,000 groups, the letters
 // of all other groups are combined into one last Group without an ID. Each of those letters still
-// has its own [DeadLetter.Group], and a narrower Filter separates them.
+// has its own [deadletter.Letter.Group], and a narrower Filter separates them.
 //
-// It needs the permissions of [Queue.DeadLetters], and blocks until all letters are read.
+// It needs the permissions of [Inspector.DeadLetters], and blocks until all letters are read.
 func (i *Inspector) DeadStats(ctx context.Context, f Filter) ([]Group, error) {
 	t := newTally()
 	for l, err := range i.readLetters(ctx, f, 1, 0) {

@@ -35,7 +35,7 @@ type DiscardResult struct {
 // that a replay would skip. Their events are permanently lost.
 //
 // It blocks until all letters are removed. When ctx ends it stops, and returns the result so far
-// with ctx's cause.
+// with ctx's cause. After an error, too, the result is valid.
 //
 // It needs the permission to publish to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and
 // $JS.API.STREAM.MSG.DELETE of the dead-letter stream, for a selection of all letters also to
@@ -74,7 +74,7 @@ func (r *DiscardResult) counts() map[string]uint64 {
 	return nonzero(map[string]uint64{"selected": r.Selected, "discarded": r.Discarded, "gone": r.Gone, "doubtful": r.Doubtful})
 }
 
-// discarding is one run of [Queue.Discard].
+// discarding is one run of [Inspector.Discard].
 type discarding struct {
 	q *Inspector
 	s *Selection

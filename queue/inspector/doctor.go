@@ -17,12 +17,12 @@ import (
 // StreamState is the state of one of the pipeline's streams.
 type StreamState struct {
 	Name        string
-	Err         error          // reading failed; then nothing else is known
+	Err         error          // why reading failed; then nothing else is known
 	Missing     bool           // a worker creates it, if MayCreate
 	MayCreate   bool           // of a missing one
 	Differences []queue.Change // from the configuration that this pipeline needs
 
-	Messages, Bytes       uint64
+	Messages, Bytes       uint64        // that it holds
 	MaxMessages, MaxBytes int64         // 0 is no limit
 	MaxAge                time.Duration // 0 is no limit
 	Oldest                time.Time     // zero without messages
@@ -125,11 +125,12 @@ func apart(clocks []Clock) (least time.Duration) {
 // Account is the NATS account's JetStream usage and limits; a limit of 0 is none.
 type Account struct {
 	Bytes, MaxBytes         int64 // on disk
-	Streams, MaxStreams     int
-	Consumers, MaxConsumers int
+	Streams, MaxStreams     int   // of all pipelines
+	Consumers, MaxConsumers int   // of all streams
 }
 
-// Account reads the account's usage. It blocks for two round trips.
+// Account reads the account's usage and limits. It blocks for two round trips, and needs the
+// permission to publish to $JS.API.INFO.
 func (i *Inspector) Account(ctx context.Context) (Account, error) {
 	if err := i.api.Require(ctx, jsapi.ToRequest("INFO")); err != nil {
 		return Account{}, err
@@ -149,17 +150,17 @@ func (i *Inspector) Account(ctx context.Context) (Account, error) {
 	}, nil
 }
 
-// Progress is [Queue.Status] without the dead-letter reasons. It needs only the permissions of a
-// worker, and little time.
+// Progress is [Inspector.Status] without the reasons of the dead letters. It needs only the
+// permissions of a worker, and blocks for a few round trips.
 func (i *Inspector) Progress(ctx context.Context) (*Status, error) {
 	s, err := i.progress(ctx)
 	return s, err
 }
 
 // MissingPermissions returns those of some permissions that this connection's user lacks, with the
-// connection's inbox prefix. It blocks for a few round trips if none is missing, otherwise for one or
-// two each. It probes all of them with messages that no stream stores and no API executes. The server
-// reports a denial at once, while a worker's request would just get no answer.
+// connection's inbox prefix. It blocks for a few round trips if none is missing, otherwise for one
+// or two each. It probes all of them with messages that no stream stores and no API executes. The
+// server reports a denial at once, while a worker's request would just get no answer.
 func (i *Inspector) MissingPermissions(ctx context.Context, permissions []jsapi.Permission) ([]jsapi.Permission, error) {
 	return i.api.MissingPermissions(ctx, i.api.Own(permissions))
 }

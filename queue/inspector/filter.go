@@ -15,12 +15,12 @@ import (
 // Filter selects dead letters. A letter must match every field that is set; the zero Filter matches
 // all. A list matches a letter that equals any of its values, and an empty list matches all.
 type Filter struct {
-	Groups       []string // fingerprints: see [DeadLetter.Group]
-	Reasons      []deadletter.Reason
-	Statuses     []int    // of Userpilot's answer; 0 if there was none
-	Users        []string // "" if the id could not be read
-	IDs          []uint64
-	Since, Until time.Time // time of death: at or after Since, and before Until; zero is no bound
+	Groups       []string            // fingerprints: see [deadletter.Letter.Group]
+	Reasons      []deadletter.Reason // of death
+	Statuses     []int               // of Userpilot's answer; 0 if there was none
+	Users        []string            // "" if the id could not be read
+	IDs          []uint64            // see [deadletter.Letter.ID]
+	Since, Until time.Time           // time of death: at or after Since, and before Until; zero is no bound
 	// Match is called last, for letters that match everything else. An error from it ends the
 	// operation.
 	Match func(*deadletter.Letter) (bool, error)
@@ -150,7 +150,7 @@ func (i *Inspector) readLetters(ctx context.Context, f Filter, from, to uint64) 
 var ErrNoDeadLetter = errors.New("no such dead letter: it was replayed or discarded, has expired, or never existed; list dead letters with identify-worker dlq ls")
 
 // DeadLetter reads one dead letter, or returns [ErrNoDeadLetter]. It needs the permission that
-// [Queue.DeadLetters] needs, and blocks for a round trip.
+// [Inspector.DeadLetters] needs, and blocks for a round trip.
 func (i *Inspector) DeadLetter(ctx context.Context, id uint64) (*deadletter.Letter, error) {
 	for l, err := range i.DeadLetters(ctx, Filter{IDs: []uint64{id}}) {
 		return l, err

@@ -8,8 +8,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// Inspector reads the state of a pipeline and works on its dead letters. It is safe for concurrent
-// use.
+// Inspector reads the state of a pipeline, and works on its dead letters. It is safe for concurrent
+// use. [New] makes it; the zero Inspector is not usable.
 type Inspector struct {
 	queue    *queue.Queue
 	letters  *deadletter.Store

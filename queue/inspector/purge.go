@@ -24,9 +24,9 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// PurgeConfig configures [Queue.PurgeUser]. By and Host name the operator in the audit trail.
+// PurgeConfig configures [Inspector.PurgeUser]. The zero value erases.
 type PurgeConfig struct {
-	By, Host string
+	By, Host string // the operator, and the operator's machine
 	// DryRun only counts the data that would be purged.
 	DryRun bool
 	// Found is the result of a dry run for the same user. The purge then reads only those waiting
@@ -40,7 +40,7 @@ type PurgeResult struct {
 	Waiting        uint64 `json:"waiting"`       // events in the work stream
 	DeadLetters    uint64 `json:"dead_letters"`
 	Originals      uint64 `json:"originals"`       // bodies in the audit trail, from before an edit
-	VersionRecords uint64 `json:"version_records"` // version records
+	VersionRecords uint64 `json:"version_records"` // 1 if the user had one
 	Recalled       uint64 `json:"recalled"`        // claims that replicas released to drop what they had read ahead
 
 	found *foundWaiting
@@ -86,7 +86,7 @@ func (r *PurgeResult) counts() map[string]uint64 {
 	})
 }
 
-// purging is one run of [Queue.PurgeUser].
+// purging is one run of [Inspector.PurgeUser].
 type purging struct {
 	q     *Inspector
 	user  string
@@ -252,8 +252,8 @@ func (p *purging) purgeRanges(ctx context.Context, from, to uint64) error {
 }
 
 // purgeRange purges the user's events in a range. It reads from any replica of the stream, which
-// may lag, and then the rest from the leader. A replica has every message before its last one, so if
-// it does not lag, the leader is asked only once.
+// may lag, and then the rest from the leader. A replica has every message before its last one, so
+// if it does not lag, the leader is asked only once.
 func (p *purging) purgeRange(ctx context.Context, r jsapi.ScanRange) error {
 	erasing, ctx := errgroup.WithContext(ctx)
 	erasing.SetLimit(erasuresAtOnce / rangesAtOnce)
@@ -326,7 +326,7 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	return p.erase(ctx, p.q.topology.StreamName(), e.sequence, &p.result.Waiting)
 }
 
-// partitionOf is the inverse of partitionSubject.
+// partitionOf is the inverse of [queue.Topology.PartitionSubject].
 func partitionOf(t queue.Topology, subject string) string {
 	if partition, ok := strings.CutPrefix(subject, t.PlainSubject()+"."); ok {
 		return partition

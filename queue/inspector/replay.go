@@ -11,8 +11,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
-// ReplayConfig configures a replay. The zero value replays the whole selection as fast as possible
-// and does not wait for outcomes.
+// ReplayConfig configures [Inspector.Replay]. The zero value replays the whole selection as fast as
+// possible and does not wait for outcomes.
 type ReplayConfig struct {
 	// Rate bounds the events published; zero means no limit. It starts without a burst.
 	Rate ratelimit.Rate
@@ -47,10 +47,10 @@ type ReplayResult struct {
 
 	// The outcomes of replays, including those of an earlier run. They are known for the canary,
 	// and with Wait.
-	Delivered  uint64 `json:"delivered"`
-	Superseded uint64 `json:"superseded"`
-	Purged     uint64 `json:"purged"`
-	Dead       uint64 `json:"dead"`
+	Delivered  uint64 `json:"delivered"`  // see deadletter.OutcomeDelivered
+	Superseded uint64 `json:"superseded"` // see deadletter.OutcomeSuperseded
+	Purged     uint64 `json:"purged"`     // see deadletter.OutcomePurged
+	Dead       uint64 `json:"dead"`       // see deadletter.OutcomeDead
 	// DiedAgain lists the new dead letters of events that died again, at most 10.
 	DiedAgain []uint64 `json:"died_again,omitempty"`
 }

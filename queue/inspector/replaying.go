@@ -31,7 +31,7 @@ const (
 	stopTimeout = 10 * time.Second
 )
 
-// replaying is one run of [Queue.Replay]. A letter goes through these steps. If the run is
+// replaying is one run of [Inspector.Replay]. A letter goes through these steps. If the run is
 // interrupted between any two of them, the next run starts at the first again:
 //
 //  1. If it has an outcome, it was replayed before, and only the last step remains.

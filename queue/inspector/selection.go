@@ -34,8 +34,8 @@ type SelectConfig struct {
 
 // Selection is the set of dead letters that one command works on: those that matched a filter when
 // it was made. Letters that arrive later are not included. It takes eight bytes per letter and,
-// without a filter, some fifty more for each letter whose user has a version record. [Queue.Select]
-// makes it. It is safe for concurrent use as long as nothing changes it.
+// without a filter, some fifty more for each letter whose user has a version record.
+// [Inspector.Select] makes it. It is safe for concurrent use as long as nothing changes it.
 type Selection struct {
 	Letters        uint64       // the matching letters
 	Users          uint64       // their users, as far as known; a lower bound above a million
@@ -63,16 +63,16 @@ type Selection struct {
 
 // GroupCount is the number of letters with the same cause of death.
 type GroupCount struct {
-	Group  string            `json:"group"` // see [DeadLetter.Group]
+	Group  string            `json:"group"` // see [deadletter.Letter.Group]
 	Reason deadletter.Reason `json:"reason"`
-	Status int               `json:"status,omitempty"`
-	Error  string            `json:"error,omitempty"` // see [DeadLetter.Pattern]
-	Count  uint64            `json:"count"`
+	Status int               `json:"status,omitempty"` // of Userpilot's answer, 0 if there was none
+	Error  string            `json:"error,omitempty"`  // see [deadletter.Letter.Pattern]
+	Count  uint64            `json:"count"`            // letters
 }
 
 // Edited is a body before and after the edit.
 type Edited struct {
-	ID            uint64
+	ID            uint64 // of the letter
 	Before, After []byte
 }
 

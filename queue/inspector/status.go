@@ -16,12 +16,12 @@ import (
 
 // Status is the state of a pipeline in NATS.
 type Status struct {
-	Time time.Time // the server's time of the reading
-	queue.Counts
-	Replicas   []fleet.Replica // live members
-	Unclaimed  []string        // partitions without an owner
-	Rate       ratelimit.Rate  // the fleet's limit; zero means no limit
-	QuietUntil time.Time       // end of the cooldown that Userpilot asked for; zero if there is none
+	Time         time.Time       // the server's time of the reading
+	queue.Counts                 // of the streams
+	Replicas     []fleet.Replica // live members
+	Unclaimed    []string        // partitions without an owner
+	Rate         ratelimit.Rate  // the fleet's limit; zero means no limit
+	QuietUntil   time.Time       // end of the cooldown that Userpilot asked for; zero if there is none
 
 	DeadReasons map[deadletter.Reason]uint64 // number of dead letters by reason
 }
@@ -39,7 +39,7 @@ func (s *Status) Recent() (sum fleet.Recent) {
 	return sum
 }
 
-// RateUsed is the current number of calls per minute.
+// RateUsed is the current number of calls per minute, of all replicas.
 func (s *Status) RateUsed() float64 {
 	return s.perMinute(func(r fleet.Recent) uint64 { return r.Calls })
 }
@@ -78,8 +78,8 @@ func (s *Status) perMinute(count func(fleet.Recent) uint64) (sum float64) {
 }
 
 // Status reads the state of the whole pipeline. It only needs permission to read the streams'
-// state, the bucket's messages and the dead letters, and works for any number of partitions in this
-// Queue's topology. It blocks for a few round trips.
+// state, the bucket's messages and the dead letters. It shows the partitions that the work stream
+// has, whatever the Queue's topology says. It blocks for a few round trips.
 func (i *Inspector) Status(ctx context.Context) (*Status, error) {
 	s, err := i.progress(ctx)
 	if err == nil && s.DeadLetters > 0 {

@@ -11,8 +11,9 @@ import (
 const supersededAtOnce = 500
 
 // Supersessions compares each letter with its user's version record. It blocks for one round trip
-// per few hundred letters, and needs permission to publish to $JS.API.DIRECT.GET.KV_<bucket>_versions.
-// In a cluster its answer can lag a little; a replay is exact.
+// per few hundred letters, and needs permission to publish to
+// $JS.API.DIRECT.GET.KV_<bucket>_versions. In a cluster its answer can lag a little; a replay is
+// exact.
 func (i *Inspector) Supersessions(ctx context.Context, letters []*deadletter.Letter) ([]deadletter.Supersession, error) {
 	found := make([]deadletter.Supersession, len(letters))
 	for at := 0; at < len(letters); at += supersededAtOnce {

@@ -16,12 +16,12 @@ import (
 // Distance is how long bytes take to the server and back. Unlike a [Line]'s delay, it allows any
 // number of messages in flight, and has two directions.
 type Distance struct {
-	Out, Back func() time.Duration
-	Step      *atomic.Int64 // by how much the server's clock has been set; nil means never
+	Out, Back func() time.Duration // of data to the server, and from it
+	Step      *atomic.Int64        // by how many nanoseconds the server's clock has been set; nil is none
 }
 
-// AwayBy is a distance with a given round trip, the fraction of it spent on the way out, and
-// jitter.
+// AwayBy returns the distance with a round trip. out is the fraction of it on the way to the
+// server; jitter is the fraction by which each way varies.
 func AwayBy(trip time.Duration, out, jitter float64) Distance {
 	way := func(part float64) func() time.Duration {
 		return func() time.Duration {
@@ -66,9 +66,9 @@ func carry(from <-chan parcel, to io.Writer) {
 	}
 }
 
-// FarServer dials the server at a distance.
+// FarServer dials the server at a distance, as a nats.InProcessConnProvider.
 type FarServer struct {
-	Sim *Sim
+	Sim *Sim // whose server it dials
 	Distance
 }
 
@@ -81,7 +81,7 @@ func (f FarServer) InProcessConn() (net.Conn, error) {
 	return f.Distance.Over(near), nil
 }
 
-// Over puts a connection at the distance.
+// Over returns a connection to near at the distance. Its deadlines have no effect.
 func (d Distance) Over(near net.Conn) net.Conn {
 	reader, writer := io.Pipe()
 	out, back := make(chan parcel, 10_000), make(chan parcel, 10_000)

@@ -15,24 +15,26 @@ import (
 	"time"
 )
 
-// Line is one client's connection to the server.
+// Line is one client's connection to the server, with faults. It dials as a
+// nats.InProcessConnProvider. Its atomic fields may change at any time, the others only before the
+// client connects.
 type Line struct {
-	Sim    *Sim
-	Delay  func() time.Duration // of the server's data; nil is none
+	Sim    *Sim                 // whose server it dials
+	Delay  func() time.Duration // of each read of the server's data, one after another; nil is none
 	Silent atomic.Bool          // the client's data is lost
 	Cut    atomic.Bool          // no connection is possible
 	Breaks atomic.Bool          // the next write is lost, and the connection with it
 	Loses  atomic.Bool          // the next answer is lost, and the connection with it
 	Fuse   *Fuse                // nil never blows
-	Far    func() time.Duration // delays all of the server's data; nil is none
+	Far    func() time.Duration // delays the server's data, with any number of messages in flight; nil is none
 	Away   *Distance            // nil is none
 
 	Swallow []byte // events that contain this are lost; nil loses none
 
-	Dialled atomic.Int64 // time of the last connection over Away
+	Dialled atomic.Int64 // when Away was last dialled, in nanoseconds since 1970
 }
 
-// InProcessConn dials the server that runs now.
+// InProcessConn implements nats.InProcessConnProvider: it dials the server that runs now.
 func (l *Line) InProcessConn() (net.Conn, error) {
 	if l.Cut.Load() {
 		return nil, errors.New("the connection is cut")
@@ -138,7 +140,8 @@ func (s *lossy) frame() ([]byte, error) {
 	return frame, err
 }
 
-// Fuse passes some messages of a client. Then it blows and passes no more.
+// Fuse passes some messages of a client. Then it blows: it passes no more, and cuts its [Line]. It
+// is safe for concurrent use. A Fuse that is not lit passes everything.
 type Fuse struct {
 	mu     sync.Mutex
 	lit    bool
@@ -146,6 +149,7 @@ type Fuse struct {
 	passed int // since it was lit
 }
 
+// Light lights the fuse: it blows after so many messages.
 func (f *Fuse) Light(messages int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

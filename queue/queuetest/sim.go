@@ -16,11 +16,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Sim is a [Server] for tests in fake time, with what they need around it: a log, waits that end, and
-// connections with faults. It is safe for concurrent use.
+// Sim is a [Server] for tests in fake time, with what they need around it: a log, waits that end,
+// and connections with faults. It is safe for concurrent use.
 type Sim struct {
 	*Server
-	T *testing.T
+	T *testing.T // the test; it fails with the first problem
 
 	mu   sync.Mutex
 	logs bytes.Buffer
@@ -44,7 +44,7 @@ func (s *Sim) Fatalf(format string, args ...any) {
 // fast that no fake time passes, and it never reaches a deadline.
 const endlessLog = 8 << 20
 
-// Write receives log lines.
+// Write appends lines to the log. It panics if the log has no end.
 func (s *Sim) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,15 +54,17 @@ func (s *Sim) Write(p []byte) (int, error) {
 	return s.logs.Write(p)
 }
 
+// Log returns the log so far.
 func (s *Sim) Log() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.logs.String()
 }
 
+// Logged reports whether the log contains a text.
 func (s *Sim) Logged(text string) bool { return strings.Contains(s.Log(), text) }
 
-// Warnings are the log lines for operators.
+// Warnings returns the log lines for operators: all above debug level.
 func (s *Sim) Warnings() string {
 	var lines strings.Builder
 	for l := range strings.Lines(s.Log()) {
@@ -73,6 +75,7 @@ func (s *Sim) Warnings() string {
 	return lines.String()
 }
 
+// Must ends the test if there is an error.
 func (s *Sim) Must(err error) {
 	s.T.Helper()
 	if err != nil {
@@ -80,7 +83,8 @@ func (s *Sim) Must(err error) {
 	}
 }
 
-// Await waits in fake time until ok, and returns how long that took.
+// Await waits in fake time until ok returns true, and returns how long that took. After most it
+// ends the test: what says what is missing.
 func (s *Sim) Await(most time.Duration, what string, ok func() bool) time.Duration {
 	s.T.Helper()
 	begun := time.Now()
@@ -93,8 +97,8 @@ func (s *Sim) Await(most time.Duration, what string, ok func() bool) time.Durati
 	return time.Since(begun)
 }
 
-// Receive waits in fake time for a value from a channel, or for its end. In a correct test it never
-// waits long.
+// Receive waits in fake time for a value from a channel, or for its end. After ten minutes it ends
+// the test: what says what is missing.
 func Receive[T any](s fataler, what string, from <-chan T) T {
 	select {
 	case x := <-from:
@@ -105,7 +109,7 @@ func Receive[T any](s fataler, what string, from <-chan T) T {
 	}
 }
 
-// Soon is a context for work that is quick in a correct test.
+// Soon returns a context that ends after a time, for work that is quick in a correct test.
 func (s *Sim) Soon(within time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(s.T.Context(), within)
 	s.T.Cleanup(cancel)
@@ -115,7 +119,7 @@ func (s *Sim) Soon(within time.Duration) context.Context {
 // fataler is a [Sim], or a test's type that embeds one.
 type fataler interface{ Fatalf(string, ...any) }
 
-// Info is a stream's current state.
+// Info reads a stream's current state.
 func (s *Sim) Info(js jetstream.JetStream, stream string) *jetstream.StreamInfo {
 	s.T.Helper()
 	x, err := js.Stream(s.T.Context(), stream)
@@ -123,7 +127,7 @@ func (s *Sim) Info(js jetstream.JetStream, stream string) *jetstream.StreamInfo 
 	return x.CachedInfo()
 }
 
-// Change changes a stream.
+// Change updates a stream's configuration: alter receives the current one.
 func (s *Sim) Change(js jetstream.JetStream, stream string, alter func(*jetstream.StreamConfig)) {
 	s.T.Helper()
 	c := s.Info(js, stream).Config
@@ -132,7 +136,7 @@ func (s *Sim) Change(js jetstream.JetStream, stream string, alter func(*jetstrea
 	s.Must(err)
 }
 
-// Stored reads the contents of a stream.
+// Stored reads all messages of a stream, in order.
 func (s *Sim) Stored(js jetstream.JetStream, stream string) (all []*jetstream.RawStreamMsg) {
 	s.T.Helper()
 	x, err := js.Stream(s.T.Context(), stream)

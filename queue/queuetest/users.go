@@ -10,25 +10,26 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// WithUsers replaces the server by one with two users: one may do everything, the other may only
-// publish to these subjects.
+// WithUsers replaces the server by one with two users, and connects both: all may do everything,
+// few may only publish to these subjects.
 func (s *Sim) WithUsers(allowed []string) (all, few *nats.Conn) {
 	s.T.Helper()
 	auth := s.ServeUsers(Users{"all": {">"}, "few": allowed})
 	return auth.Connect("all"), auth.Connect("few")
 }
 
-// Users maps users to the subjects that each may publish to; ">" allows everything.
+// Users maps each user to the subjects that the user may publish to; ">" allows everything.
 type Users map[string][]string
 
-// Auth is a server with users.
+// Auth is a server with [Users]. It stops at the end of the test.
 type Auth struct {
 	sim     *Sim
 	server  *natsserver.Server
 	options *natsserver.Options
 }
 
-// ServeUsers replaces the server by one whose users may only publish to some subjects, with these feature flags enabled.
+// ServeUsers replaces the server by one with these users, and with these of the server's feature
+// flags enabled.
 func (s *Sim) ServeUsers(u Users, flags ...string) *Auth {
 	s.T.Helper()
 	s.Stop()
@@ -46,7 +47,7 @@ func (s *Sim) ServeUsers(u Users, flags ...string) *Auth {
 	return &Auth{s, n, options}
 }
 
-// users may only subscribe to their inboxes.
+// users returns the server's form of u. Users may only subscribe to their inboxes.
 func (u Users) users(inboxes string) (users []*natsserver.User) {
 	for user, subjects := range u {
 		x := &natsserver.User{Username: user, Password: "x"}
@@ -61,7 +62,7 @@ func (u Users) users(inboxes string) (users []*natsserver.User) {
 	return users
 }
 
-// Connect connects a user.
+// Connect connects a user, until the end of the test. The client reconnects.
 func (x *Auth) Connect(user string) *nats.Conn {
 	x.sim.T.Helper()
 	nc, err := nats.Connect("", nats.InProcessServer(x.server), nats.UserInfo(user, "x"), nats.MaxReconnects(-1),
@@ -71,7 +72,8 @@ func (x *Auth) Connect(user string) *nats.Conn {
 	return nc
 }
 
-// Change changes users' permissions while they are connected, like a reload of the configuration.
+// Change changes users' permissions while they are connected, as a reload of the configuration
+// does. inboxes are the subjects that they may subscribe to.
 func (x *Auth) Change(u Users, inboxes string) {
 	x.sim.T.Helper()
 	next := x.options.Clone()

@@ -14,6 +14,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
+// CooldownKey is the key of the fleet's bucket that holds the end of the cooldown.
 const CooldownKey = "quiet"
 
 // Cooldown is the fleet-wide stop of calls after a 429: a watched key holds the time until which no
@@ -27,13 +28,14 @@ type Cooldown struct {
 	woken chan struct{}
 }
 
-// NewCooldown returns the cooldown of a pipeline's fleet. It sends nothing.
+// NewCooldown returns the cooldown of a pipeline's fleet. It sends nothing, and learns what other
+// replicas write only from [Cooldown.Changed].
 func NewCooldown(q *queue.Queue) *Cooldown {
 	return &Cooldown{api: q.API(), log: q.Logger(), woken: make(chan struct{})}
 }
 
-// Until returns the time until which the whole fleet must not call, and a channel that is
-// closed when that time changes.
+// Until returns the local time until which the whole fleet must not call, and a channel that is
+// closed when that time changes. A zero or past time means no cooldown. It does not block.
 func (c *Cooldown) Until() (time.Time, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -47,8 +49,8 @@ const (
 	cooldownTTL = maxCooldown + time.Minute
 )
 
-// Start stops this replica's calls for d from now, or for 15 minutes if that is less. The
-// returned function tells the other replicas: it blocks for a few round trips.
+// Start stops this replica's calls for d from now, or for 15 minutes if that is less. The returned
+// function tells the other replicas: it blocks for a few round trips.
 func (c *Cooldown) Start(d time.Duration) (tell func(context.Context) error) {
 	d = min(d, maxCooldown)
 	if !c.extend(time.Now().Add(d)) {
@@ -112,8 +114,8 @@ func (c *Cooldown) extend(until time.Time) bool {
 	return true
 }
 
-// Changed applies what another replica wrote. It does not block, because the goroutine that
-// reads the watch waits for it.
+// Changed applies what another replica has written to [CooldownKey]. It does not block, because the
+// goroutine that reads the watch waits for it.
 func (c *Cooldown) Changed(entry jetstream.KeyValueEntry) {
 	if entry.Operation() != jetstream.KeyValuePut {
 		return
@@ -131,7 +133,8 @@ func (c *Cooldown) Changed(entry jetstream.KeyValueEntry) {
 	}
 }
 
-// CooldownEnd decodes the end of the fleet's cooldown; zero if there is none.
+// CooldownEnd decodes the end of the fleet's cooldown from the value of [CooldownKey]; zero if
+// there is none. now and the result are the server's times.
 func CooldownEnd(m *jsapi.StoredMessage, now time.Time) time.Time {
 	if m == nil {
 		return time.Time{}

@@ -72,7 +72,7 @@ type reserved struct {
 	shard int
 }
 
-// NewLedger returns the fleet's limit. A burst of 0 is the rate's default. With an unlimited rate
+// NewLedger returns the fleet's limit. A burst of 0 is [Rate.DefaultBurst]. With an unlimited rate
 // only the limits of the peers apply; nil peers are unknown. NewLedger sends nothing.
 func NewLedger(q *queue.Queue, r Rate, burst int, peers *Peers) *Ledger {
 	if peers == nil {
@@ -83,7 +83,7 @@ func NewLedger(q *queue.Queue, r Rate, burst int, peers *Peers) *Ledger {
 
 var errNoConnection = errors.New("not connected to NATS")
 
-// Slot is the right to start one call now.
+// Slot is the right to start one call now. The zero Slot never expires.
 type Slot struct {
 	until time.Time // by the monotonic clock
 	wall  time.Time // by the wall clock: the monotonic one stops while the machine sleeps
@@ -99,7 +99,7 @@ func slotUntil(until time.Time) Slot {
 }
 
 // Expired reports whether it is too late to start the call: the slot could share a window with
-// slots that it must not meet. The zero Slot never expires.
+// slots that it must not meet.
 func (s Slot) Expired() bool {
 	if s.until.IsZero() {
 		return false
@@ -108,10 +108,11 @@ func (s Slot) Expired() bool {
 	return now.After(s.until) || now.Round(0).After(s.wall)
 }
 
-// Take blocks until the time of the next slot or until ctx ends, which leaves the slot for the next
-// Take. waiting is how many calls could be made now; Take reserves no more slots than that. It
-// reserves more in the background, for a round trip after it has returned. A slot that is taken but
-// not used is lost. Take and Close must not be called concurrently.
+// Take blocks until the time of the next slot and returns it. If ctx ends first, Take returns its
+// cause, and leaves the slot for the next Take. Without a limit the slot is the zero [Slot].
+// waiting is how many calls could be made now; Take reserves no more slots than that. It reserves
+// more in the background, for a round trip after it has returned. A slot that is taken but not used
+// is lost. Take and Close must not be called concurrently.
 func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
 	for ctx.Err() == nil {
 		l.collect()

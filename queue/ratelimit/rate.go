@@ -14,11 +14,12 @@ import (
 
 // Rate is a limit of at most Calls in any window of length Window. The zero value means no limit.
 type Rate struct {
-	Calls  int
-	Window time.Duration
+	Calls  int           // above 0, or there is no limit
+	Window time.Duration // above 0, or there is no limit
 }
 
-// ParseRate parses a rate such as "600/1m" or "10/s"; "0" means no limit.
+// ParseRate parses a rate such as "600/1m" or "10/s"; "0" means no limit. The window is from
+// 100ms to 24h.
 func ParseRate(text string) (Rate, error) {
 	if text == "0" {
 		return Rate{}, nil
@@ -59,7 +60,7 @@ func (r Rate) String() string {
 // MarshalText returns the form that ParseRate parses.
 func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText is [ParseRate].
+// UnmarshalText parses text as [ParseRate] does.
 func (r *Rate) UnmarshalText(text []byte) (err error) {
 	*r, err = ParseRate(string(text))
 	return err
@@ -92,7 +93,8 @@ func (r Rate) DefaultBurst() int {
 // Interval is the time between two slots that keeps the limit in every sliding window, although up
 // to burst calls may come at once and each may begin late by the tolerance. Any open interval of
 // length window+tolerance holds at most burst + (window+tolerance)/interval slots, and Interval
-// makes that equal to Calls. At 600/1m and burst 3 this is 99.2% of the rate.
+// makes that equal to Calls. r must not be unlimited. At 600/1m and burst 3 this is 99.2% of the
+// rate.
 func (r Rate) Interval(burst int) time.Duration {
 	burst = min(max(burst, 1), r.Calls)
 	return r.span()/time.Duration(r.Calls-burst+1) + 1
@@ -212,14 +214,14 @@ func (r Rate) PerMinute() float64 {
 
 // RateBounds describes how evenly spaced calls, with a burst after a pause, keep a limit.
 type RateBounds struct {
-	Burst     int
+	Burst     int     // calls that may be made back to back after a pause
 	Worst     int     // maximum calls in any window
 	Sustained float64 // calls per window in the long run
 }
 
-// Bounds describes how this limit is kept, by a fleet or by a replica on its own, which pays
-// for the burst with some of the rate: see [Rate.Interval]. A burst of 0 is the default. An
-// unlimited rate has a zero RateBounds.
+// Bounds describes how this limit is kept, by a fleet or by a replica on its own, which pays for
+// the burst with some of the rate: see [Rate.Interval]. A burst of 0 is the default. An unlimited
+// rate has a zero RateBounds.
 func (r Rate) Bounds(burst int, alone bool) RateBounds {
 	p := r.schedule(burst)
 	if p.unlimited() {
@@ -232,14 +234,14 @@ func (r Rate) Bounds(burst int, alone bool) RateBounds {
 	return RateBounds{Burst: p.burst, Worst: r.Calls, Sustained: float64(r.Window) / float64(interval)}
 }
 
-// Limit is a replica's limit. A burst of 0 is the default.
+// Limit is a replica's limit.
 type Limit struct {
 	Rate  Rate
-	Burst int
+	Burst int // 0 is the rate's default
 }
 
-// Peers is what a ledger knows of the other replicas. Its zero value knows nothing: then the ledger keeps
-// to the limits that it finds in the shards. It is safe for concurrent use.
+// Peers is what a [Ledger] knows of the other replicas. The zero Peers knows nothing: then the
+// ledger keeps to the limits that it finds in the shards. It is safe for concurrent use.
 type Peers struct {
 	replicas atomic.Int32
 	limits   atomic.Pointer[schedule]
@@ -255,7 +257,8 @@ func (p *Peers) Set(replicas int, others ...Limit) {
 	p.limits.Store(&all)
 }
 
-// Forget says that nothing is known any more.
+// Forget says that it is no longer known how many replicas there are. The limits of the others stay
+// until the next [Peers.Set].
 func (p *Peers) Forget() { p.replicas.Store(0) }
 
 // schedule is the schedule that the others demand.

@@ -243,7 +243,8 @@ func (p *plan) mayTake(i, more int) bool {
 	return more > 1 || more == 1 && held > p.extraShardTime(i) && p.now.After(p.look.rotate)
 }
 
-// extraShardTime is how long a replica may keep one shard more: long compared to the cost of the change.
+// extraShardTime is how long a replica may keep one shard more: long compared to the cost of the
+// change.
 func (p *plan) extraShardTime(i int) time.Duration {
 	long := max(100*p.gap(i, p.round.clock), 10*time.Second)
 	if p.owned == 0 {

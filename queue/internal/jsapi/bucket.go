@@ -15,7 +15,9 @@ type checkedBucket struct {
 	conn *Conn
 }
 
-// OpenBucket opens the key-value bucket. It asks the server, and so notices a deleted bucket.
+// OpenBucket opens the fleet's key-value bucket. It asks the server, and so notices a deleted
+// bucket. Reads and writes of single keys go to the bucket's leader, and report a missing
+// permission.
 func (c *Conn) OpenBucket(ctx context.Context) (jetstream.KeyValue, error) {
 	b := checkedBucket{conn: c}
 	err := c.WithPermissionCheck(ctx, func(ctx context.Context) (err error) {

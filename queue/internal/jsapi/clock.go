@@ -35,7 +35,7 @@ type Clock struct {
 	conn *Conn
 
 	mu      sync.Mutex
-	Mapping Mapping
+	Mapping Mapping // guarded by mu; exported for tests
 	last    Reading
 
 	// stepped is how far ahead of the mapping the server's clock was when the mapping became
@@ -45,10 +45,10 @@ type Clock struct {
 }
 
 // Mapping ties the server's time to this machine's monotonic clock. When the local clock is at
-// here, the server's clock has certainly reached there.
+// Here, the server's clock has certainly reached There. The zero Mapping is unknown.
 type Mapping struct {
-	Here, There time.Time
-	// Late is how long before here the server's clock can have reached there; early is how long
+	Here, There time.Time // by the local monotonic clock, and by the server's
+	// Late is how long before Here the server's clock can have reached There; Early is how long
 	// after, which only drift can cause. Both are as of the last reading.
 	Late, Early time.Duration
 }
@@ -56,10 +56,10 @@ type Mapping struct {
 // Reading is an answer that contained the server's time. The server wrote it at some moment of the
 // round trip, which is the uncertainty of its clock.
 type Reading struct {
-	Server time.Time
-	Got    time.Time // local monotonic time
-	Wall   time.Time // the same by the wall clock
-	Trip   time.Duration
+	Server time.Time     // as the server wrote it
+	Got    time.Time     // when the answer arrived, by the local monotonic clock
+	Wall   time.Time     // the same by the wall clock
+	Trip   time.Duration // how long the request took
 }
 
 func (m Mapping) known() bool { return !m.Here.IsZero() }
@@ -70,7 +70,8 @@ func (m Mapping) Local(t time.Time) time.Time { return m.Here.Add(t.Sub(m.There)
 // Server is the time that the server's clock has certainly reached at a local time.
 func (m Mapping) Server(here time.Time) time.Time { return m.There.Add(here.Sub(m.Here)) }
 
-// Read asks the server for its time if the last reading is too old.
+// Read asks the server for its time if the last reading is too old. It then blocks for a round
+// trip.
 func (c *Clock) Read(ctx context.Context) error {
 	if c.Fresh() {
 		return nil
@@ -78,6 +79,7 @@ func (c *Clock) Read(ctx context.Context) error {
 	return c.Ask(ctx)
 }
 
+// Ask asks the server for its time, and blocks for a round trip.
 func (c *Clock) Ask(ctx context.Context) error {
 	var info struct {
 		Time time.Time `json:"ts"`
@@ -109,8 +111,8 @@ func (c *Clock) Fresh() bool {
 		age < MaxClockAge && (c.last.Trip < slowRTT || age < MaxClockAge/10)
 }
 
-// Exact returns the mapping for callers that must not be wrong, valid for a time from now. ok
-// is false if the mapping cannot be trusted without a new reading.
+// Exact returns the mapping for callers that must not be wrong. Its bounds hold until ahead from
+// now. ok is false if the mapping cannot be trusted without a new reading.
 func (c *Clock) Exact(ahead time.Duration) (m Mapping, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

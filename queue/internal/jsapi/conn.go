@@ -24,7 +24,8 @@ func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
 	return n, err == nil
 }
 
-// Require returns a [*PermissionError] if a permission is missing.
+// Require returns a [*PermissionError] if a permission is missing. It blocks for a round trip or
+// two.
 func (c *Conn) Require(ctx context.Context, r Permission) error {
 	may, err := c.IsPermitted(ctx, r)
 	if err == nil && !may {
@@ -45,7 +46,8 @@ func Marker(subject string, ttl time.Duration) *nats.Msg {
 	return m
 }
 
-// Stream looks up a stream.
+// Stream looks up a stream, with its current state. It returns [jetstream.ErrStreamNotFound] if
+// there is none.
 func (c *Conn) Stream(ctx context.Context, name string) (s jetstream.Stream, err error) {
 	err = c.WithPermissionCheck(ctx, func(ctx context.Context) error {
 		s, err = c.JetStream.Stream(ctx, name)
@@ -55,6 +57,7 @@ func (c *Conn) Stream(ctx context.Context, name string) (s jetstream.Stream, err
 }
 
 // Store publishes a message and blocks until it is stored. to is the permission that it needs.
+// Store does not retry: without an answer, the message may have been stored.
 func (c *Conn) Store(ctx context.Context, to Permission, m *nats.Msg, options ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
 	to.Probe = m.Subject
 	err = c.WithPermissionCheck(ctx, func(ctx context.Context) error {
@@ -84,9 +87,9 @@ func (c *Conn) ConsumerNames(ctx context.Context, stream jetstream.Stream) (name
 // Conn makes the requests of one pipeline to JetStream. It is safe for concurrent use.
 type Conn struct {
 	NATS      *nats.Conn
-	JetStream jetstream.JetStream
-	bucket    string // the name of the key-value bucket that the fleet shares
-	Clock     Clock
+	JetStream jetstream.JetStream // without permission checks: see WithPermissionCheck
+	bucket    string              // the name of the key-value bucket that the fleet shares
+	Clock     Clock               // the time of the server that leads the bucket
 }
 
 // New returns a Conn for the pipeline whose replicas share a bucket. It sends nothing.
@@ -104,13 +107,13 @@ func New(nc *nats.Conn, bucket string) (*Conn, error) {
 // ms, but occasionally more than 2 s after a node has died.
 const CallTimeout = 4 * time.Second
 
-// StoredMessage is the leader's answer to STREAM.MSG.GET.
+// StoredMessage is a message of a stream, as its leader returns it.
 type StoredMessage struct {
 	Sequence uint64    `json:"seq"`
-	Subject  string    `json:"subject"`
-	Header   []byte    `json:"hdrs"`
+	Subject  string    `json:"subject"` // in the stream
+	Header   []byte    `json:"hdrs"`    // encoded; anyone may have written it
 	Data     []byte    `json:"data"`
-	Time     time.Time `json:"time"`
+	Time     time.Time `json:"time"` // when the stream stored it
 }
 
 // IsMarker reports whether the message says that a key was deleted or has expired.
@@ -118,19 +121,20 @@ func (m *StoredMessage) IsMarker() bool {
 	return bytes.Contains(m.Header, []byte("KV-Operation:")) || bytes.Contains(m.Header, []byte(jetstream.MarkerReasonHeader+":"))
 }
 
-// ReadSequence reads a stored message from the stream's leader. A direct get could be answered by a
-// follower that lags.
+// ReadSequence reads a stored message from the stream's leader, or returns
+// [jetstream.ErrMsgNotFound]. A direct get could be answered by a follower that lags.
 func (c *Conn) ReadSequence(ctx context.Context, stream string, sequence uint64) (*StoredMessage, error) {
 	return c.readLeader(ctx, stream, map[string]any{"seq": sequence})
 }
 
 // ReadNext reads the first message at or after a sequence whose subject matches, from the stream's
-// leader.
+// leader, or returns [jetstream.ErrMsgNotFound].
 func (c *Conn) ReadNext(ctx context.Context, stream string, sequence uint64, subject string) (*StoredMessage, error) {
 	return c.readLeader(ctx, stream, map[string]any{"seq": sequence, "next_by_subj": subject})
 }
 
-// ReadLast reads the last message whose subject matches, from the stream's leader.
+// ReadLast reads the last message whose subject matches, from the stream's leader, or returns
+// [jetstream.ErrMsgNotFound].
 func (c *Conn) ReadLast(ctx context.Context, stream, subject string) (*StoredMessage, error) {
 	return c.readLeader(ctx, stream, map[string]any{"last_by_subj": subject})
 }
@@ -153,7 +157,8 @@ func (c *Conn) readLeader(ctx context.Context, stream string, request any) (*Sto
 	return answer.Message, nil
 }
 
-// Request sends one request to JetStream's API and decodes the answer.
+// Request sends one request to JetStream's API and decodes the answer. It blocks for [CallTimeout]
+// at most. An error of the API is part of the answer.
 func (c *Conn) Request(ctx context.Context, subject string, request, answer any) error {
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -199,7 +204,7 @@ func (c *Conn) WhileConnected(ctx context.Context) (context.Context, context.Can
 	return ctx, cancel
 }
 
-// SequenceOf is the sequence of a message from a direct get.
+// SequenceOf is the sequence of a message from a direct get; 0 if it has none.
 func SequenceOf(m *nats.Msg) uint64 {
 	n, _ := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
 	return n
@@ -208,10 +213,11 @@ func SequenceOf(m *nats.Msg) uint64 {
 // DatedInfo is a stream's state with the server's time of the answer.
 type DatedInfo struct {
 	jetstream.StreamInfo
-	Time time.Time `json:"ts"`
+	Time time.Time `json:"ts"` // by the server's clock
 }
 
-// StreamInfo reads a stream's state, and its subjects that match a filter.
+// StreamInfo reads a stream's state, and its subjects that match a filter; an empty filter matches
+// none.
 func (c *Conn) StreamInfo(ctx context.Context, stream, subjects string) (*DatedInfo, error) {
 	var answer struct {
 		Error *jetstream.APIError `json:"error"`
@@ -243,7 +249,7 @@ func (c *Conn) BucketName() string { return c.bucket }
 // BucketStream is the name of the stream behind the fleet's bucket.
 func (c *Conn) BucketStream() string { return bucketStream(c.bucket) }
 
-// KeySubject is the subject of a key's values.
+// keySubject is the subject of a key's values.
 func keySubject(bucket, key string) string { return "$KV." + bucket + "." + key }
 
 // KeySubject is the subject of the values of a key of the fleet's bucket.
@@ -257,7 +263,8 @@ func ToWriteKey(bucket, key string) Permission {
 // ToWriteKey is the permission to write a key of the fleet's bucket.
 func (c *Conn) ToWriteKey(key string) Permission { return ToWriteKey(c.bucket, key) }
 
-// ReadKey reads the newest value of a key. A deleted key has an empty value.
+// ReadKey reads the newest value of a key of the fleet's bucket from its leader, by its subject. A
+// deleted key has an empty value. Without a value it returns [jetstream.ErrMsgNotFound].
 func (c *Conn) ReadKey(ctx context.Context, subject string) (*StoredMessage, error) {
 	m, err := c.ReadLast(ctx, c.BucketStream(), subject)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {

@@ -15,12 +15,12 @@ import (
 // DirectRequest asks for stored messages: either a batch from a sequence or time on, optionally of
 // some subjects only, or the last message on each of several subjects.
 type DirectRequest struct {
-	Sequence uint64     `json:"seq,omitempty"`
-	Since    *time.Time `json:"start_time,omitempty"` // stored since then; instead of Sequence
-	Next     string     `json:"next_by_subj,omitempty"`
-	Last     []string   `json:"multi_last,omitempty"`
-	Batch    int        `json:"batch,omitempty"`
-	MaxBytes int        `json:"max_bytes,omitempty"`
+	Sequence uint64     `json:"seq,omitempty"`          // the first of the batch
+	Since    *time.Time `json:"start_time,omitempty"`   // stored since then; instead of Sequence
+	Next     string     `json:"next_by_subj,omitempty"` // only subjects that match; empty is all
+	Last     []string   `json:"multi_last,omitempty"`   // the subjects whose last messages are wanted
+	Batch    int        `json:"batch,omitempty"`        // messages at most
+	MaxBytes int        `json:"max_bytes,omitempty"`    // of a batch; 0 is the server's limit
 }
 
 // DirectGet is the subject for direct gets from a stream. They need no consumer and only the
@@ -31,7 +31,8 @@ func DirectGet(stream string) string { return "$JS.API.DIRECT.GET." + stream }
 // header of the end-of-batch message; nil if no message matches, or each returned false. In a
 // cluster a follower may answer, which can lag slightly. Each message has the server's own headers,
 // whatever its publisher wrote into them; if the publisher's headers cannot be parsed, it has only
-// the sequence.
+// the sequence. Direct blocks until the last message has arrived, or for [ScanWait] after the one
+// before.
 func (c *Conn) Direct(ctx context.Context, stream string, r DirectRequest, each func(*nats.Msg) bool) (end nats.Header, err error) {
 	err = c.WithPermissionCheck(ctx, func(ctx context.Context) error {
 		end, err = c.doDirect(ctx, stream, r, each)
@@ -121,8 +122,9 @@ func dropForged(h nats.Header) {
 	}
 }
 
-// Count returns how many messages a stream has from a sequence on, on some subjects or on all: it
-// asks for one, and the end of the batch says how many would follow.
+// Count returns how many messages a stream has from a sequence on, on some subjects, or on all if
+// subjects is empty. It asks for one, and the end of the batch says how many would follow. It
+// retries for [FirstTimeout].
 func (c *Conn) Count(ctx context.Context, stream string, from uint64, subjects string) (n uint64, err error) {
 	err = Retry(ctx, FirstTimeout, func(ctx context.Context) error {
 		n = 0
@@ -140,7 +142,8 @@ func (c *Conn) Count(ctx context.Context, stream string, from uint64, subjects s
 	return n, err
 }
 
-// NextBatch returns where the next batch starts, from the end of one; 0 if there is none.
+// NextBatch returns where the next batch starts, from what [Conn.Direct] has returned; 0 if there
+// is none.
 func NextBatch(end nats.Header) (uint64, error) {
 	if end == nil {
 		return 0, nil

@@ -11,14 +11,15 @@ import (
 // DefaultInboxPrefix is the prefix of the subjects that receive replies if none is configured.
 const DefaultInboxPrefix = "_INBOX"
 
-// PermissionError says that the NATS server's permissions forbid this connection's user an operation.
-// It is also an [ErrNotPermitted]. The operation did not happen; but if Subscribe is set, it may
-// have, and only its answer could not be received.
+// PermissionError says that the NATS server's permissions forbid this connection's user an
+// operation. It is also an [ErrNotPermitted]. The operation did not happen. If Subscribe is set, it
+// may have happened, and only its answer could not be received.
 type PermissionError struct {
 	// Subject is what must be allowed, as in the server's configuration: with wildcards for users,
 	// consumers and keys.
 	Subject string
-	// Subscribe: the user must be allowed to subscribe to Subject; otherwise to publish to it.
+	// Subscribe says that the user must be allowed to subscribe to Subject; otherwise to publish to
+	// it.
 	Subscribe bool
 }
 
@@ -34,7 +35,7 @@ func (e *PermissionError) Error() string {
 // Is makes a PermissionError an [ErrNotPermitted].
 func (e *PermissionError) Is(target error) bool { return target == ErrNotPermitted }
 
-// AsPermissionError returns the PermissionError in err, or nil.
+// AsPermissionError returns the [PermissionError] in err, or nil.
 func AsPermissionError(err error) *PermissionError {
 	denied, _ := errors.AsType[*PermissionError](err)
 	return denied
@@ -60,7 +61,7 @@ type Permission struct {
 	// Optional says that workers run without it, except for Use.
 	Optional bool
 
-	// Probe is a subject that it covers and that nothing uses.
+	// Probe is a subject that it covers and that nothing uses. [Conn.IsPermitted] uses it.
 	Probe string
 	// Overheard says that clients, and not only the server, may subscribe to the subject.
 	Overheard bool
@@ -93,12 +94,12 @@ func ToRequestConsumer(request string) Permission {
 // UnknownName stands for a consumer, a key or an account that does not exist.
 const UnknownName = "identify-worker-doctor"
 
-// InboxRight is the permission to receive answers on this connection.
+// InboxRight is the permission to receive replies on this connection.
 func (c *Conn) InboxRight() Permission {
 	return Permission{Subject: c.Inboxes(), Probe: strings.TrimSuffix(c.Inboxes(), ">") + UnknownName, Subscribe: true}
 }
 
-// Inboxes is the subject wildcard on which this connection receives answers.
+// Inboxes is the subject wildcard on which this connection receives replies.
 func (c *Conn) Inboxes() string {
 	return cmp.Or(c.NATS.Opts.InboxPrefix, DefaultInboxPrefix) + ".>"
 }

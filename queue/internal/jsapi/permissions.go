@@ -11,11 +11,11 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// DenialTimeout is how long a request may go unanswered before WithPermissionCheck checks whether
-// it is permitted at all. The server does not answer a request that it denies: it reports a
+// DenialTimeout is how long a request may go unanswered before [Conn.WithPermissionCheck] checks
+// whether it is permitted at all. The server does not answer a request that it denies: it reports a
 // violation to the connection, without naming the request. The connection keeps only the last
 // violation, which may belong to another request. So if there is a violation, WithPermissionCheck
-// probes the permissions one by one, as [Queue.MissingPermissions] does.
+// probes the permissions one by one, as [Conn.MissingPermissions] does.
 const DenialTimeout = 300 * time.Millisecond
 
 // WithPermissionCheck makes a request that needs some permissions. If one of them turns out to be
@@ -122,7 +122,7 @@ func (c *Conn) probe(r Permission) error {
 	return c.NATS.PublishMsg(m)
 }
 
-// matches reports whether a violation belongs to r.probe. The violation's text must not be passed
+// matches reports whether a violation belongs to r.Probe. The violation's text must not be passed
 // on: subjects contain user ids.
 func (r Permission) matches(violation error) bool {
 	if violation == nil {
@@ -139,6 +139,8 @@ func (r Permission) matches(violation error) bool {
 // permissions.
 const refusedReply = "_R_." + UnknownName
 
+// IsRefusedReply reports whether a denial is only the answer to a probe: the permission was found,
+// and the server has refused the reply subject.
 func IsRefusedReply(denial error) bool {
 	return denial != nil && strings.Contains(denial.Error(), strconv.Quote(refusedReply))
 }
@@ -152,10 +154,11 @@ func (c *Conn) lastDenial() error {
 	return nil
 }
 
-// IsSame reports whether nothing was denied between two calls of lastDenial or violation.
+// IsSame reports whether nothing was denied between two calls of [Conn.Violation].
 func IsSame(a, b error) bool { return a == b } //nolint:errorlint // it is about which error it is, not of what kind
 
-// Violation is lastDenial, unless that only says that a probed permission was found.
+// Violation is the connection's last permission violation; nil if there is none, if another error
+// came after it, or if it only says that a probed permission was found. It does not block.
 func (c *Conn) Violation() error {
 	if err := c.lastDenial(); !IsRefusedReply(err) {
 		return err
@@ -163,11 +166,9 @@ func (c *Conn) Violation() error {
 	return nil
 }
 
-// Flush waits until the server has processed everything sent so far.
+// Flush blocks until the server has processed everything sent so far, or for [CallTimeout].
 func (c *Conn) Flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	return c.NATS.FlushWithContext(ctx)
 }
-
-// The rest of this file wraps the requests that jetstream makes for us.

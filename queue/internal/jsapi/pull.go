@@ -11,12 +11,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// How much a consumer sends ahead. The bytes exceed MaxMessageBytes: a pull that could not hold the
-// next event would never end.
 const (
-	Prefetch      = 500
+	// Prefetch is the number of events that a consumer sends ahead.
+	Prefetch = 500
+	// prefetchBytes exceeds queue.MaxMessageBytes: a pull that could not hold the next event would
+	// never end.
 	prefetchBytes = 1 << 20
-	PullExpiry    = 30 * time.Second
+	// PullExpiry is how long the server serves one request.
+	PullExpiry = 30 * time.Second
+	// PullHeartbeat is how often the server shows that it still serves a request.
 	PullHeartbeat = 5 * time.Second
 )
 
@@ -31,15 +34,16 @@ const pullRoom = 100
 // "Status: 409" for a status of the server, so that nothing after the event is ever delivered.
 type Pull struct {
 	nc       *nats.Conn
-	subject  string // the subject of pull requests
-	Messages chan *nats.Msg
+	subject  string         // the subject of pull requests
+	Messages chan *nats.Msg // receives events, and the server's statuses: pass each to Take
 	sub      *nats.Subscription
-	Asked    int  // events that were requested and have not arrived
+	Asked    int  // events that were requested and have not arrived; exported for tests
 	heard    bool // something has arrived since the last check
 	at       time.Time
 }
 
-// NewPull subscribes. No event arrives before the first call of ask.
+// NewPull subscribes. No event arrives before the first call of [Pull.Ask]. The caller must call
+// [Pull.End].
 func NewPull(api *Conn, stream, consumer string) (*Pull, error) {
 	p := &Pull{
 		nc: api.NATS, subject: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + consumer,
@@ -91,15 +95,15 @@ func (p *Pull) Take(m *nats.Msg) (event bool, err error) {
 	return false, fmt.Errorf("the server ended the pull: %s %s", Clean(status), Clean(m.Header.Get("Description")))
 }
 
-// Missed accounts for events that the consumer has skipped: it has advanced by on, take has counted
-// the last, and the others will not arrive.
+// Missed accounts for events that the consumer has skipped: it has advanced by on, [Pull.Take] has
+// counted the last, and the others will not arrive.
 func (p *Pull) Missed(on uint64) {
 	if on > 1 {
 		p.Asked = max(0, p.Asked-int(on-1))
 	}
 }
 
-// Check must be called regularly. It returns an error if heartbeats are overdue. Messages that wait
+// Check returns an error if heartbeats are overdue. It must be called regularly. Messages that wait
 // in the channel count as heard.
 func (p *Pull) Check(now time.Time) error {
 	if p.heard || len(p.Messages) > 0 {
@@ -114,25 +118,27 @@ func (p *Pull) Check(now time.Time) error {
 // End unsubscribes and drops the messages that wait in the channel.
 func (p *Pull) End() { _ = p.sub.Unsubscribe() }
 
-// InterestTimeout is how long the first pulls may go unanswered: in a cluster, the answer to a
-// consumer's creation can arrive before our server knows where the consumer lives.
 const (
+	// InterestTimeout is how long the first pulls may go unanswered: in a cluster, the answer to a
+	// consumer's creation can arrive before our server knows where the consumer lives.
 	InterestTimeout = 2 * time.Second
-	InterestPause   = 100 * time.Millisecond
+	// InterestPause is the pause between these pulls.
+	InterestPause = 100 * time.Millisecond
 )
 
 // Reply is the content of a delivery's reply subject.
 type Reply struct {
-	Deliveries uint64 // how often the server has sent it to this consumer; 1 is the first
-	Stream     uint64 // sequence in the stream
-	Consumer   uint64 // sequence in the consumer: the next delivery has the next number
-	Stored     time.Time
-	Pending    uint64 // events of the partition that this consumer has not sent yet
+	Deliveries uint64    // how often the server has sent it to this consumer; 1 is the first
+	Stream     uint64    // sequence in the stream
+	Consumer   uint64    // sequence in the consumer: the next delivery has the next number
+	Stored     time.Time // when the stream stored it
+	Pending    uint64    // events of the partition that this consumer has not sent yet
 }
 
+// ErrReply says that a message is no delivery of a consumer.
 var ErrReply = errors.New("the message's reply subject is not one of JetStream's")
 
-// ParseReply parses the reply subject of a delivery,
+// ParseReply parses the reply subject of a delivery, or returns [ErrReply]:
 //
 //	$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]
 //

@@ -18,13 +18,15 @@ var ErrNoStream = errors.New("the stream does not exist")
 // ErrEventTooLarge says that the stream or the server accepts no event of this size.
 var ErrEventTooLarge = errors.New("the event is larger than the stream's max_msg_size or the server's max_payload")
 
-const codeNoResources = 10023 // the server's or the account's storage is used up
+// JetStream's error codes for messages that it does not store.
+const (
+	codeNoResources = 10023 // the server's or the account's storage is used up
+	codeTooLarge    = 10054 // above the stream's max_msg_size
+	codeStoreFailed = 10077 // also a full stream with DiscardNew
+)
 
-const codeTooLarge = 10054 // above the stream's max_msg_size
-
-const codeStoreFailed = 10077 // also a full stream with DiscardNew
-
-// refusal adds the meaning of a refusal and the remedy. It keeps temporary ones as they are.
+// Refusal adds to a refusal what it means and what to do: the result may be an [ErrStreamFull] or
+// an [ErrEventTooLarge]. It always wraps err.
 func Refusal(err *jetstream.APIError) error {
 	full := strings.HasPrefix(err.Description, "maximum ")
 	switch err.ErrorCode {
@@ -42,7 +44,7 @@ func Refusal(err *jetstream.APIError) error {
 	}
 }
 
-// RefusalOf explains a refusal within err; nil if there is none.
+// RefusalOf is the [Refusal] of the refusal within err; nil if there is none.
 func RefusalOf(err error) error {
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return Refusal(refused)

@@ -22,8 +22,9 @@ const (
 	FirstTimeout = 5 * time.Second
 )
 
-// Retry repeats a request until it is answered. It does not repeat a request that the server
-// forbids: WithPermissionCheck turns that into an answer.
+// Retry repeats a request until it is answered, and returns the last error after timeout. It
+// returns every other error at once: [Conn.WithPermissionCheck] turns a missing permission into
+// one. A request without an answer may have been carried out, so ask must allow for repeats.
 func Retry(ctx context.Context, timeout time.Duration, ask func(context.Context) error) error {
 	for end := time.Now().Add(timeout); ; {
 		err := ask(ctx)
@@ -112,9 +113,10 @@ func (c *Conn) RemoveBelow(ctx context.Context, stream string, sequence uint64) 
 	return found, nil
 }
 
-const CodeUnavailable = 10008 // no meta leader
+// CodeUnavailable is JetStream's error code while the cluster has no meta leader.
+const CodeUnavailable = 10008
 
-// RetryDelay is the pause before a deletion is repeated. Servers ask for that while they elect a
+// RetryDelay is the pause before a request is repeated. Servers ask for that while they elect a
 // leader, which takes seconds, and they answer at once.
 const RetryDelay = 100 * time.Millisecond
 
@@ -124,12 +126,14 @@ const (
 	codeNotFound    = 10057 // below the store's first block; the text is "no message found"
 )
 
+// ErrTryAgain says that a request had no effect and should be repeated, as [Retry] does.
 var ErrTryAgain = errors.New("the server asks to try again")
 
 // ErrAlreadyGone says that the message did not exist.
 var ErrAlreadyGone = errors.New("there is no such message")
 
-// ReadDeletion is deleted for callers that must know whether this deletion removed the event.
+// ReadDeletion decodes the answer to a deletion. It returns nil if this deletion removed the
+// message, [ErrAlreadyGone] if there was none, and [ErrTryAgain] if the server asks for a repeat.
 func ReadDeletion(answer []byte) error {
 	var reply struct {
 		Success bool `json:"success"`

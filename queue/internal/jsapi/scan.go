@@ -11,11 +11,13 @@ import (
 )
 
 const (
-	// ScanFirst is the size of a scan's first batch, small for callers that want only a few
-	// messages. Each next batch is larger by ScanGrowth, up to ScanBatch.
-	ScanFirst  = 64
+	// ScanFirst is the number of messages in a scan's first batch, small for callers that want only
+	// a few messages.
+	ScanFirst = 64
+	// ScanGrowth is how many times larger each next batch is.
 	ScanGrowth = 8
-	ScanBatch  = 2000
+	// ScanBatch is the number of messages in the largest batch.
+	ScanBatch = 2000
 	// ScanBytes bounds how much the server sends ahead of the reader.
 	ScanBytes = 4 << 20
 	// ScanWait bounds the time until the next message of a batch.
@@ -28,15 +30,16 @@ const (
 type ScanRange struct {
 	From uint64 // at least 1
 	To   uint64 // inclusive; 0 means the end of the stream when the scan gets there
-	// Since, if not zero, skips messages stored before it; from is then ignored.
+	// Since, if not zero, skips messages stored before it; From is then ignored.
 	Since time.Time
 	// Subjects, if not empty, is a subject filter.
 	Subjects string
 }
 
-// Scan reads the messages of ranges of a stream, one range after another, each in order. It requests one batch ahead, and the first batches of the
-// next few ranges. It stops at the first error. A missing answer is an error for a range's first
-// batch; later ones are retried for a while. For the rest see direct.
+// Scan reads the messages of ranges of a stream, one range after another, each in order. It
+// requests one batch ahead, and the first batches of the next few ranges. It stops at the first
+// error. A missing answer is an error for a range's first batch; later ones are retried for
+// [ElectionTimeout]. For the messages see [Conn.Direct].
 func (c *Conn) Scan(ctx context.Context, stream string, ranges ...ScanRange) iter.Seq2[*nats.Msg, error] {
 	return func(yield func(*nats.Msg, error) bool) {
 		reading, cancel := c.WhileConnected(ctx)

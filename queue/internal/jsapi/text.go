@@ -12,7 +12,8 @@ import (
 // MaxHeaderValue bounds each header, so that a dead letter is never too large to store.
 const MaxHeaderValue = 1024
 
-// Clean makes text fit for a header: one line of printable characters, truncated at MaxHeaderValue.
+// Clean makes text fit for a header: one line of printable characters, truncated at
+// [MaxHeaderValue] bytes.
 func Clean(text string) string {
 	runes := make([]rune, 0, min(len(text), MaxHeaderValue))
 	size := 0
@@ -51,7 +52,8 @@ func Cut(text string, limit int) string {
 	return strings.ToValidUTF8(text[:limit], "")
 }
 
-// UserHash is a short hash that represents a user in a subject or a record.
+// UserHash is a short hash that represents a user in a subject or a record. It is part of stored
+// forms, and does not change.
 func UserHash(userID string) string {
 	sum := sha256.Sum256([]byte(userID))
 	return base64.RawURLEncoding.EncodeToString(sum[:12])
