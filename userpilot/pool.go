@@ -61,7 +61,8 @@ func newPool(t *http.Transport, u *url.URL, maxIdle int) *pool {
 	return p
 }
 
-// reserve blocks until it has reserved a connection for the caller, who must then call take or cancel.
+// reserve blocks until it has reserved a connection for the caller, who must then call take or
+// cancel.
 func (p *pool) reserve(ctx context.Context, call *Call) error {
 	p.mu.Lock()
 	p.closed = false
@@ -196,10 +197,10 @@ func (p *pool) answer(err error) {
 	p.waiters = slices.Delete(p.waiters, 0, 1)
 }
 
-// replace dials a replacement for a connection that ended before the sweep took it. The pool keeps the
-// replacement no longer than it would have kept c, so that as many connections are warm as were needed
-// at once within idleTimeout. If the dial fails, only the next waiter dials again: during an outage,
-// only attempts dial. p.mu must be held.
+// replace dials a replacement for a connection that ended before the sweep took it. The pool keeps
+// the replacement no longer than it would have kept c, so that as many connections are warm as were
+// needed at once within idleTimeout. If the dial fails, only the next waiter dials again: during an
+// outage, only attempts dial. p.mu must be held.
 func (p *pool) replace(c *conn) {
 	switch coming := len(p.idle) + p.dials - len(p.waiters); {
 	case !c.carried && time.Since(c.made) < minLifetime: // a replacement would end again

@@ -47,9 +47,9 @@ func (e Event) Properties() iter.Seq[Property] {
 // each property. Remaining names and values are unchanged, and so is the whole body if nothing is
 // removed. ok is false if nothing remains.
 //
-// A user is in one company at a time. So if a newer event has named another company, Without removes
-// the whole company: naming it would move the user back. If a newer event has named the same
-// company, Without removes it once none of its properties remains.
+// A user is in one company at a time. So if a newer event has named another company, Without
+// removes the whole company: naming it would move the user back. If a newer event has named the
+// same company, Without removes it once none of its properties remains.
 func (e Event) Without(standing func(Property) Standing) (rest Event, ok bool) {
 	body, kept, dropped := e.reduce(standing)
 	switch {

@@ -14,13 +14,13 @@ const (
 	// archiversAtOnce is how many dead letters the worker stores at the same time. Each takes two
 	// round trips.
 	archiversAtOnce = 256
-	// reloadingArchiversAtOnce is the same for dead letters whose bodies must be reloaded. It is lower
-	// because these bodies do not count towards the memory limit.
+	// reloadingArchiversAtOnce is the same for dead letters whose bodies must be reloaded. It is
+	// lower because these bodies do not count towards the memory limit.
 	reloadingArchiversAtOnce = 32
 )
 
-// startArchive stores the dead letter of a lane's oldest event when its turn comes. It does not block.
-// w.mu must be held.
+// startArchive stores the dead letter of a lane's oldest event when its turn comes. It does not
+// block. w.mu must be held.
 func (w *Worker) startArchive(l *lane) {
 	l.transition(archiving)
 	l.partition.busy++
@@ -62,8 +62,8 @@ func (w *Worker) archiveHead(l *lane) {
 	}
 }
 
-// isFirstOfGroup reports whether the fleet has not seen this cause of death before. It returns false if
-// the lookup fails, which must not hold up the dead letter.
+// isFirstOfGroup reports whether the fleet has not seen this cause of death before. It returns
+// false if the lookup fails, which must not hold up the dead letter.
 func (w *Worker) isFirstOfGroup(ctx context.Context, death deadletter.Death) bool {
 	first, err := w.letters.FirstOfGroup(ctx, death)
 	if err != nil {
@@ -72,8 +72,8 @@ func (w *Worker) isFirstOfGroup(ctx context.Context, death deadletter.Death) boo
 	return first
 }
 
-// archived settles a lane's oldest event after its dead letter was stored; first means that it is the
-// first of its group. w.mu must be held.
+// archived settles a lane's oldest event after its dead letter was stored; first means that it is
+// the first of its group. w.mu must be held.
 func (w *Worker) archived(l *lane, x *queuedEvent, death deadletter.Death, first bool) {
 	if w.archiveFailures.resolve(l) {
 		signal(w.reportChanged)
@@ -114,8 +114,8 @@ func (x *queuedEvent) body() []byte {
 	return x.more().body
 }
 
-// archiveFailures tracks dead letters that cannot be stored. The zero value means that there are none.
-// The worker's mutex guards it.
+// archiveFailures tracks dead letters that cannot be stored. The zero value means that there are
+// none. The worker's mutex guards it.
 type archiveFailures struct {
 	users int       // users whose events wait for a dead letter
 	since time.Time // of the first failure
@@ -123,8 +123,8 @@ type archiveFailures struct {
 	last  string    // last error
 }
 
-// note records that a lane's dead letter cannot be stored. It reports whether to log and publish that:
-// at the first failure, and once more when the stream turns out to be full.
+// note records that a lane's dead letter cannot be stored. It reports whether to log and publish
+// that: at the first failure, and once more when the stream turns out to be full.
 func (g *archiveFailures) note(l *lane, err error, now time.Time) (report bool) {
 	if errors.Is(err, context.Canceled) {
 		return false
@@ -155,8 +155,8 @@ func (g *archiveFailures) resolve(l *lane) (over bool) {
 	return false
 }
 
-// transitionLog logs a problem once when it begins or changes, and once when it is over. The worker's
-// mutex guards it.
+// transitionLog logs a problem once when it begins or changes, and once when it is over. The
+// worker's mutex guards it.
 type transitionLog struct{ begun, over, last string }
 
 // note records the current error, or nil if there is none.

@@ -25,7 +25,7 @@ type slowReader struct {
 	read    chan struct{}
 }
 
-// Deliver implements queue.Handler.
+// Deliver implements fleet.Handler.
 func (r slowReader) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	if d.Sequence == r.slow {
 		close(r.reading)

@@ -15,9 +15,9 @@ import (
 
 // call is one attempt to deliver the oldest events of a lane, as many of them as merge.
 //
-// Everything that takes time comes first: the journal entry of a merged call, then a connection. The
-// call takes its token last, so that the token is not wasted on another wait, and the guard at the
-// first byte has the final word.
+// Everything that takes time comes first: the journal entry of a merged call, then a connection.
+// The call takes its token last, so that the token is not wasted on another wait, and the guard at
+// the first byte has the final word.
 type call struct {
 	lane       *lane
 	events     []userpilot.Event
@@ -358,7 +358,8 @@ func (w *Worker) backOff(l *lane, retryAfter time.Duration) {
 // failingShare is how many bytes a lane that backs off keeps loaded when memory runs short.
 const failingShare = 16 << 10
 
-// throttled starts a cooldown of the fleet: in this replica at once, in the others in the background.
+// throttled starts a cooldown of the fleet: in this replica at once, in the others in the
+// background.
 func (w *Worker) throttled(d time.Duration) {
 	broadcast := w.fleet.Cooldown().Start(d)
 	w.background.Go(func() {

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// crew is a bounded pool of goroutines for errands, which may block. It starts them in order, at most
-// size at the same time, so that concurrent requests to the server do not grow with the number of
-// lanes. The caller's mutex guards its fields.
+// crew is a bounded pool of goroutines for errands, which may block. It starts them in order, at
+// most size at the same time, so that concurrent requests to the server do not grow with the number
+// of lanes. The caller's mutex guards its fields.
 type crew struct {
 	size    int
 	running int      // running errands
@@ -52,8 +52,8 @@ func (c *crew) run(mu *sync.Mutex) {
 // requests would take a round trip each.
 const requestsAtOnce = 64
 
-// forEach calls request for each index below n, up to requestsAtOnce at the same time. It blocks until
-// all of them have returned, and returns the first error, which also cancels the rest.
+// forEach calls request for each index below n, up to requestsAtOnce at the same time. It blocks
+// until all of them have returned, and returns the first error, which also cancels the rest.
 func forEach(ctx context.Context, n int, request func(ctx context.Context, i int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(requestsAtOnce)

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// deathInterval is how often the worker logs the number of dead letters since the first of a kind.
+	// deathInterval is how often the worker logs the number of dead letters since the first of a
+	// kind.
 	deathInterval = 10 * time.Second
 	// maxDeathKinds bounds the number of kinds that are counted separately.
 	maxDeathKinds = 100
@@ -25,8 +26,8 @@ type deathKind struct {
 	status int
 }
 
-// deathLog counts dead letters, so that the log does not grow with their number: the worker logs the
-// first of a kind at once, and later how many have followed. The worker's mutex guards it.
+// deathLog counts dead letters, so that the log does not grow with their number: the worker logs
+// the first of a kind at once, and later how many have followed. The worker's mutex guards it.
 type deathLog struct{ followed map[deathKind]uint64 }
 
 // add counts a dead letter and reports whether it must be logged at once.
@@ -48,8 +49,8 @@ func (d *deathLog) add(death *deadletter.Death) (first bool) {
 	return false
 }
 
-// flush logs how many dead letters have followed. It forgets a kind without any, so that its next one
-// is logged at once again.
+// flush logs how many dead letters have followed. It forgets a kind without any, so that its next
+// one is logged at once again.
 func (d *deathLog) flush(log *slog.Logger) {
 	kinds := slices.SortedFunc(maps.Keys(d.followed), func(a, b deathKind) int {
 		return cmp.Or(cmp.Compare(a.reason, b.reason), cmp.Compare(a.status, b.status))

@@ -12,8 +12,8 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Assign implements [queue.Handler]: it reads which users are tracked, since the partition's previous
-// owners may have recorded some. Until it has, every user counts as tracked.
+// Assign implements [fleet.Handler]: it reads which users are tracked, since the partition's
+// previous owners may have recorded some. Until it has, every user counts as tracked.
 func (w *Worker) Assign(c *fleet.Claim) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -29,7 +29,7 @@ func (w *Worker) Assign(c *fleet.Claim) {
 	})
 }
 
-// Deliver implements [queue.Handler]: it adds an event to its user's lane. It blocks while there is
+// Deliver implements [fleet.Handler]: it adds an event to its user's lane. It blocks while there is
 // no room.
 func (w *Worker) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	user, x := admit(d)
@@ -81,9 +81,9 @@ func (w *Worker) partition(c *fleet.Claim) *partition {
 	return p
 }
 
-// admit parses an event and returns its lane's user. An invalid event waits its turn too, so that the
-// user's next events know that there is a dead letter. An event without a readable user goes into the
-// lane of the user "".
+// admit parses an event and returns its lane's user. An invalid event waits its turn too, so that
+// the user's next events know that there is a dead letter. An event without a readable user goes
+// into the lane of the user "".
 func admit(d fleet.Delivery) (user string, x queuedEvent) {
 	event, death := read(d.Body)
 	x = queuedEvent{Stub: d.Stub(), length: int32(len(d.Body))}
@@ -177,7 +177,7 @@ func (w *Worker) loaded(l *lane, bodies [][]byte, err error) {
 	w.advance(l)
 }
 
-// Revoke implements [queue.Handler]. It blocks while anything of the partition is in progress, but
+// Revoke implements [fleet.Handler]. It blocks while anything of the partition is in progress, but
 // waits for settlements only until the claim is lost.
 func (w *Worker) Revoke(c *fleet.Claim) {
 	w.mu.Lock()

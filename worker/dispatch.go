@@ -79,10 +79,10 @@ func (w *Worker) poll(now time.Time) (found bool, next time.Time, changed <-chan
 	return w.ready.len() > 0 && (admission == probe || w.pending < w.maxPending()), time.Time{}, changed
 }
 
-// maxPending returns how many calls may be without a token at the same time: one that waits for the next
-// token, and one and a half times the number that become due while one is prepared, because both
-// times vary. More calls would merge fewer events: an event that arrives after its user's call was
-// prepared goes into the next one. w.mu must be held.
+// maxPending returns how many calls may be without a token at the same time: one that waits for the
+// next token, and one and a half times the number that become due while one is prepared, because
+// both times vary. More calls would merge fewer events: an event that arrives after its user's call
+// was prepared goes into the next one. w.mu must be held.
 func (w *Worker) maxPending() int {
 	interval := w.limiter.Interval()
 	if interval == 0 {
@@ -92,8 +92,8 @@ func (w *Worker) maxPending() int {
 	return 1 + int(min(due+0.9, float64(w.config.Concurrency)))
 }
 
-// pop takes the next lane and prepares its call. It returns nil if the gate has closed since, or if no
-// lane is left.
+// pop takes the next lane and prepares its call. It returns nil if the gate has closed since, or if
+// no lane is left.
 func (w *Worker) pop() *call {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -119,7 +119,8 @@ func (w *Worker) pop() *call {
 	return c
 }
 
-// next takes the next lane that may be called for from the queue, or returns nil. w.mu must be held.
+// next takes the next lane that may be called for from the queue, or returns nil. w.mu must be
+// held.
 func (w *Worker) next(a admission, now time.Time) *lane {
 	for {
 		var l *lane

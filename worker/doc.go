@@ -16,6 +16,7 @@
 //   - Memory for waiting events is bounded in bytes.
 //
 // One mutex guards all state; it is never held across anything that blocks. Logging does not block:
-// see package asynclog. The comment of a method of Worker says "w.mu must be held" if its caller must
-// hold the mutex; the comment of another type says that the mutex guards it, for all of its methods.
+// see package asynclog. The comment of a method of Worker says "w.mu must be held" if its caller
+// must hold the mutex; the comment of another type says that the mutex guards it, for all of its
+// methods.
 package worker

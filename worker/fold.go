@@ -2,14 +2,14 @@ package worker
 
 import "github.com/identify-worker/identify-worker/userpilot"
 
-// When memory or a lane's share of it runs short, the lane folds events as they arrive: it merges them
-// and keeps the result instead of their bodies. So a call can hold more events than fit into memory,
-// and nothing must be reloaded for it. The first event stands for all of them; the others count as
-// loaded and have no body.
+// When memory or a lane's share of it runs short, the lane folds events as they arrive: it merges
+// them and keeps the result instead of their bodies. So a call can hold more events than fit into
+// memory, and nothing must be reloaded for it. The first event stands for all of them; the others
+// count as loaded and have no body.
 //
-// The lane folds only events that go into the same call: it does not fold events of a call in flight
-// with later ones, nor events of a user that must be checked one by one. If that changes, the lane
-// drops their bodies and reloads them.
+// The lane folds only events that go into the same call: it does not fold events of a call in
+// flight with later ones, nor events of a user that must be checked one by one. If that changes,
+// the lane drops their bodies and reloads them.
 
 // foldBytes bounds the size of one merge and of its result, because it runs under the mutex.
 const foldBytes = 64 << 10
@@ -40,8 +40,8 @@ func (w *Worker) makeRoom(l *lane) {
 	w.memory.add(l.bytes - before)
 }
 
-// merge folds once, when the events after the last folded one are as large as it is. So each event is
-// merged only a few times, however many there are.
+// merge folds once, when the events after the last folded one are as large as it is. So each event
+// is merged only a few times, however many there are.
 func (l *lane) merge() {
 	for l.fold < l.loaded {
 		x := &l.events[l.fold]
@@ -59,7 +59,8 @@ func (l *lane) merge() {
 	}
 }
 
-// mergeAt merges the event at index first with those after it. It reports whether any of them merge.
+// mergeAt merges the event at index first with those after it. It reports whether any of them
+// merge.
 func (l *lane) mergeAt(first int) bool {
 	var events []userpilot.Event
 	var ends []int // for each event, the index after the last one that it covers
@@ -94,8 +95,8 @@ func (l *lane) mergeAt(first int) bool {
 	return true
 }
 
-// mayLoadMore reports whether the lane should reload more bodies before its next call, because folding
-// has made room for them.
+// mayLoadMore reports whether the lane should reload more bodies before its next call, because
+// folding has made room for them.
 func (l *lane) mayLoadMore(share int64) bool {
 	return l.fold < l.loaded && l.events[l.fold].covers() > 1 && l.loaded < min(len(l.events), maxMerge) && l.bodies < share/2
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// gate decides whether calls may be made at all. Three machines decide it: a hold while Userpilot refuses
-// our key or address, a breaker while the API seems to be down, and a cooldown, which belongs to the
-// fleet, after a 429. The worker's mutex guards it.
+// gate decides whether calls may be made at all. Three machines decide it: a hold while Userpilot
+// refuses our key or address, a breaker while the API seems to be down, and a cooldown, which
+// belongs to the fleet, after a 429. The worker's mutex guards it.
 type gate struct {
 	hold     hold
 	breaker  breaker
@@ -28,8 +28,8 @@ const (
 	free
 )
 
-// admit reports which calls may be made now. If it is shut, next is when to ask again, or zero if only
-// the probe in flight can change that. admit has no side effects.
+// admit reports which calls may be made now. If it is shut, next is when to ask again, or zero if
+// only the probe in flight can change that. admit has no side effects.
 func (g *gate) admit(now time.Time) (a admission, next time.Time) {
 	if !g.hold.active() && !g.breaker.open {
 		return free, time.Time{}
@@ -62,9 +62,9 @@ func (g *gate) answered() { g.hold.reason = "" }
 
 // failed records a failure of a lane that may be the API's fault. It reports whether the failure
 // counts as an attempt. It counts only with evidence: another user's call has succeeded since this
-// lane's first failure. And it does not count while users without such evidence fail and no call has
-// succeeded since they began to: that may be an outage, which must not use up the attempts of users
-// that failed before it.
+// lane's first failure. And it does not count while users without such evidence fail and no call
+// has succeeded since they began to: that may be an outage, which must not use up the attempts of
+// users that failed before it.
 func (g *gate) failed(l *lane, probe bool, now time.Time) (counts bool) {
 	evidence := l.failing && g.successes > l.successesAtFailure
 	if !l.failing {
@@ -96,7 +96,8 @@ type hold struct {
 
 func (h *hold) active() bool { return h.reason != "" }
 
-// refused records an answer that means that our key or our address is wrong. The call began at begun.
+// refused records an answer that means that our key or our address is wrong. The call began at
+// begun.
 func (h *hold) refused(reason string, begun, now time.Time) {
 	if !h.active() {
 		h.since = now
@@ -149,8 +150,8 @@ func (b *breaker) probeFailed(now time.Time) { b.next = now.Add(b.delay.NextBack
 // close records a success.
 func (b *breaker) close() { b.open, b.delay, b.streak = false, nil, nil }
 
-// Without Retry-After a cooldown takes 1, 2, 4, 8... seconds (Userpilot's advice), up to the maximum
-// for a Retry-After.
+// Without Retry-After a cooldown takes 1, 2, 4, 8... seconds (Userpilot's advice), up to the
+// maximum for a Retry-After.
 const (
 	firstCooldown = time.Second
 	maxCooldown   = 15 * time.Minute
@@ -162,8 +163,8 @@ type cooldown struct {
 	began     time.Time // when the last of them came
 }
 
-// throttled records a 429 to a call that began at begun, and returns the length of the cooldown. Calls
-// that were in flight together count as one.
+// throttled records a 429 to a call that began at begun, and returns the length of the cooldown.
+// Calls that were in flight together count as one.
 func (c *cooldown) throttled(begun, now time.Time, retryAfter time.Duration) time.Duration {
 	if c.throttles == 0 || begun.After(c.began) {
 		c.throttles++

@@ -14,8 +14,8 @@ import (
 // maxMerge is the maximum number of events in one call.
 const maxMerge = 1000
 
-// queuedEvent is one event in a lane. Its body may have been dropped, to be reloaded later. There are
-// hundreds of thousands of them, and most have no extra. The worker's mutex guards it.
+// queuedEvent is one event in a lane. Its body may have been dropped, to be reloaded later. There
+// are hundreds of thousands of them, and most have no extra. The worker's mutex guards it.
 type queuedEvent struct {
 	fleet.Stub
 	event  *userpilot.Event
@@ -72,7 +72,8 @@ func (x *queuedEvent) stub() int64 {
 	return stubBytes + int64(more.trace.Size()+more.past.Size())
 }
 
-// The memory that an event takes besides its body: in the lane, and additionally while it is loaded.
+// The memory that an event takes besides its body: in the lane, and additionally while it is
+// loaded.
 const (
 	stubBytes   = 72 // including an eighth for the growth of slices
 	loadedBytes = 256
@@ -138,8 +139,8 @@ func (l *lane) push(x queuedEvent, share int64) {
 	l.events = append(l.events, x)
 }
 
-// clearVersions marks events as checked that arrived while the ones before them were being compared:
-// they are newer than all of those.
+// clearVersions marks events as checked that arrived while the ones before them were being
+// compared: they are newer than all of those.
 func (l *lane) clearVersions() {
 	for l.checked < l.loaded && l.events[l.checked].plain() && l.events[l.checked].covers() == 1 {
 		l.checked++
@@ -249,8 +250,8 @@ func (l *lane) unload(n int) {
 	}
 }
 
-// dropBodies drops all bodies, including the one of a dead head. It keeps the head's death; the body is
-// reloaded to store the dead letter.
+// dropBodies drops all bodies, including the one of a dead head. It keeps the head's death; the
+// body is reloaded to store the dead letter.
 func (l *lane) dropBodies() {
 	l.shrink(0)
 	x := l.head()
@@ -263,8 +264,8 @@ func (l *lane) dropBodies() {
 // lacksBody reports whether the body of a dead event must be reloaded.
 func (x *queuedEvent) lacksBody() bool { return x.length > 0 && x.event == nil && x.more().body == nil }
 
-// needsCheck reports whether the first events must be compared with the version record before they are
-// sent: they may be outdated, or their versions must be recorded.
+// needsCheck reports whether the first events must be compared with the version record before they
+// are sent: they may be outdated, or their versions must be recorded.
 func (l *lane) needsCheck() bool {
 	return l.versions == nil && (l.tracked || l.mixed && l.head().more().past != nil)
 }
@@ -293,8 +294,8 @@ func (l *lane) needsLoad() bool {
 	return l.loaded == 0 || l.events[l.loaded].Sequence <= l.resendThrough
 }
 
-// nextLoad returns the events whose bodies to reload next: as many as the share allows, but at least
-// one, and all up to resendThrough.
+// nextLoad returns the events whose bodies to reload next: as many as the share allows, but at
+// least one, and all up to resendThrough.
 func (l *lane) nextLoad(share int64) (events []fleet.Delivery) {
 	size := int64(0)
 	for _, x := range l.events[l.loaded:min(len(l.events), l.loaded+maxMerge)] {
@@ -308,9 +309,9 @@ func (l *lane) nextLoad(share int64) (events []fleet.Delivery) {
 }
 
 // take returns how many events the next call may hold: as many as are callable and the bisection
-// allows. But a merged call that Userpilot may have applied is resent unchanged: with more events in
-// it, a refusal would say nothing about the first ones, and the halves that follow would set the user
-// back.
+// allows. But a merged call that Userpilot may have applied is resent unchanged: with more events
+// in it, a refusal would say nothing about the first ones, and the halves that follow would set the
+// user back.
 func (l *lane) take(coalesce bool) int {
 	again, n := 0, l.callable()
 	for again < n && l.events[again].Sequence <= l.resendThrough {

@@ -50,9 +50,9 @@ func (s state) mayBecome(to state) bool {
 	return next[s]&(1<<to) != 0
 }
 
-// transition puts the lane into its next state. It panics if the state may not follow, in production
-// too: such a bug could make two calls for a user at once, and going on would hide it. The panic ends
-// the process and loses nothing, because all unsettled events come again, in order.
+// transition puts the lane into its next state. It panics if the state may not follow, in
+// production too: such a bug could make two calls for a user at once, and going on would hide it.
+// The panic ends the process and loses nothing, because all unsettled events come again, in order.
 func (l *lane) transition(to state) {
 	if !l.state.mayBecome(to) {
 		panic(fmt.Sprintf("worker: a lane goes from %v to %v", l.state, to))
@@ -60,8 +60,8 @@ func (l *lane) transition(to state) {
 	l.state = to
 }
 
-// advance puts a lane that has nothing in progress into its next state: ready, storing a dead letter,
-// reading something, blocked or parked. w.mu must be held.
+// advance puts a lane that has nothing in progress into its next state: ready, storing a dead
+// letter, reading something, blocked or parked. w.mu must be held.
 func (w *Worker) advance(l *lane) {
 	p := l.partition
 	l.tracked = l.tracked && p.tracked(l.user) // until the set is loaded every user counts as tracked
@@ -91,8 +91,8 @@ func (w *Worker) advance(l *lane) {
 	}
 }
 
-// block makes a lane wait until all events up to resendThrough have arrived. If that event has left the
-// stream, there is nothing to wait for. block itself does not block. w.mu must be held.
+// block makes a lane wait until all events up to resendThrough have arrived. If that event has left
+// the stream, there is nothing to wait for. block itself does not block. w.mu must be held.
 func (w *Worker) block(l *lane) {
 	p, through := l.partition, l.resendThrough
 	l.transition(blocked)
@@ -128,8 +128,8 @@ func (w *Worker) unblock() {
 	w.blocked = still
 }
 
-// wait makes a lane back off for d and then advances it; the state says what it waits after. It does
-// not block. w.mu must be held.
+// wait makes a lane back off for d and then advances it; the state says what it waits after. It
+// does not block. w.mu must be held.
 func (w *Worker) wait(l *lane, backoff state, d time.Duration) {
 	l.transition(backoff)
 	l.timer = time.AfterFunc(d, func() {

@@ -9,8 +9,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
-// limiter hands out tokens: from the fleet's ledger, or from a bucket of this replica. All methods but
-// Take and Close are safe for concurrent use and do not block.
+// limiter hands out tokens: from the fleet's ledger, or from a bucket of this replica. All methods
+// but Take and Close are safe for concurrent use and do not block.
 type limiter interface {
 	// Take blocks until there is a token or ctx ends; in the latter case no token is lost. waiting
 	// is the number of calls that could be made now.

@@ -5,8 +5,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
-// partition is the worker's state for one claim: its lanes, and what is in progress. The worker's mutex
-// guards it.
+// partition is the worker's state for one claim: its lanes, and what is in progress. The worker's
+// mutex guards it.
 type partition struct {
 	claim   *fleet.Claim
 	letters *deadletter.Store

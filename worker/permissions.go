@@ -8,9 +8,10 @@ import (
 	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
-// Permissions lists the permissions that a worker's user needs on existing streams, the optional ones
-// last. To create the streams it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With a
-// [queue.ConnectConfig.InboxPrefix], it must be allowed to subscribe to that prefix instead of _INBOX.
+// Permissions lists the permissions that a worker's user needs on existing streams, the optional
+// ones last. To create the streams it also needs to publish to $JS.API.STREAM.CREATE.<stream>. With
+// a [queue.ConnectConfig.InboxPrefix], it must be allowed to subscribe to that prefix instead of
+// _INBOX.
 func Permissions(t queue.Topology) []queue.Permission {
 	all := slices.Concat(fleet.Permissions(t), deadletter.Permissions(t))
 	slices.SortStableFunc(all, func(a, b queue.Permission) int {

@@ -96,10 +96,10 @@ func (t counters) since(before counters) counters {
 	}
 }
 
-// load returns the share of the replica's capacity that a difference's calls took, from 0 to 1. It is
-// the share of busy senders, or the share of the time in which the dispatcher had something to call
-// and only the senders or the processor held it up, whichever is larger. Waiting for the limit, for
-// the end of a hold or for work is no load.
+// load returns the share of the replica's capacity that a difference's calls took, from 0 to 1. It
+// is the share of busy senders, or the share of the time in which the dispatcher had something to
+// call and only the senders or the processor held it up, whichever is larger. Waiting for the
+// limit, for the end of a hold or for work is no load.
 func (t counters) load(senders int) float64 {
 	if t.span <= 0 {
 		return 0

@@ -9,8 +9,8 @@ import (
 // A worker that has work and may call must not stall silently, whatever the cause: it reports since
 // when it stalls, and what most of its users wait for.
 
-// stallTime is how long a worker must make no progress to count as stalled; at slow rates it is three
-// intervals.
+// stallTime is how long a worker must make no progress to count as stalled; at slow rates it is
+// three intervals.
 const stallTime = 10 * time.Second
 
 // stall describes why the worker stalls. The zero value means that it does not.
@@ -34,8 +34,8 @@ const (
 	stalledReady      = "dispatch"
 )
 
-// StallText returns a readable text for the Stall of a [queue.Report]. It returns an unknown reason as
-// it is: the replica runs another version.
+// StallText returns a readable text for the Stall of a [fleet.Report]. It returns an unknown reason
+// as it is: the replica runs another version.
 func StallText(reason string) string {
 	text, known := map[string]string{
 		stalledRecording:  "the journal of merged calls is not being written",

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// stopwatch sums up the time that one goroutine spends on something. Other goroutines may call total.
-// It runs for every call, so it needs no mutex, and takes times that its owner has read anyway.
+// stopwatch sums up the time that one goroutine spends on something. Other goroutines may call
+// total. It runs for every call, so it needs no mutex, and takes times that its owner has read
+// anyway.
 type stopwatch struct {
 	base  time.Time
 	sum   atomic.Int64 // nanoseconds

@@ -18,8 +18,8 @@ import (
 
 // traces records the spans of events. A worker without a tracer has no traces.
 //
-// It creates a span after the fact, with the original times: no trace context is sent to Userpilot, so
-// no span is needed earlier, and only afterwards is it clear whether there was a call at all.
+// It creates a span after the fact, with the original times: no trace context is sent to Userpilot,
+// so no span is needed earlier, and only afterwards is it clear whether there was a call at all.
 // Attributes are numbers or values from closed sets: never a user, a property or Userpilot's words.
 type traces struct {
 	tracer   trace.Tracer
@@ -96,9 +96,9 @@ func (t *traces) waited(e deadletter.Event, end time.Time) trace.Span {
 	return span
 }
 
-// called records the spans of a call that was made: the call's own span and the spans of the waits that
-// it has ended. The span of a merged call belongs to the first event whose trace is sampled; links
-// connect it with the waits of the other events.
+// called records the spans of a call that was made: the call's own span and the spans of the waits
+// that it has ended. The span of a merged call belongs to the first event whose trace is sampled;
+// links connect it with the waits of the other events.
 func (t *traces) called(c *call, v verdict) {
 	if c.sentAt.IsZero() || unmade(c.failure) != "" {
 		return // nothing was sent, so the events still wait
@@ -157,8 +157,8 @@ func (t *traces) call(c *call, events []*traced, owner int, v verdict) trace.Spa
 	return span
 }
 
-// died records the span of storing a dead letter, which ends the event's trace. If there was never a
-// call, the event's wait ends when the storing begins.
+// died records the span of storing a dead letter, which ends the event's trace. If there was never
+// a call, the event's wait ends when the storing begins.
 func (t *traces) died(x *queuedEvent, c *fleet.Claim, begun time.Time) {
 	wait, death := x.endWait(t, c, begun), x.more().death
 	ctx := trace.ContextWithSpanContext(context.Background(), wait)
@@ -181,8 +181,8 @@ func (t *traces) died(x *queuedEvent, c *fleet.Claim, begun time.Time) {
 	span.End()
 }
 
-// endWait returns the span context of an event's wait. If the wait has not ended yet, endWait ends it
-// at now, with these attributes.
+// endWait returns the span context of an event's wait. If the wait has not ended yet, endWait ends
+// it at now, with these attributes.
 func (x *queuedEvent) endWait(t *traces, c *fleet.Claim, now time.Time, attributes ...attribute.KeyValue) trace.SpanContext {
 	if called := x.more().traced; called != nil && called.wait.IsValid() {
 		return called.wait

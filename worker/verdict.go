@@ -132,8 +132,8 @@ func unmade(err error) string {
 	return ""
 }
 
-// result returns the metric's label for the error of an attempt that was made. Labels group by status,
-// not by verdict: a 403 is a 4xx, although it holds all calls and rejects no event.
+// result returns the metric's label for the error of an attempt that was made. Labels group by
+// status, not by verdict: a 403 is a 4xx, although it holds all calls and rejects no event.
 func result(err error) string {
 	f, ok := errors.AsType[*userpilot.Error](err)
 	switch {

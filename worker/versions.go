@@ -12,10 +12,11 @@ import (
 )
 
 const (
-	// recheckDelay is how long a user waits before the worker reads or writes the version record again.
+	// recheckDelay is how long a user waits before the worker reads or writes the version record
+	// again.
 	recheckDelay = time.Second
-	// recordTimeout is how long the worker keeps trying to record what it has delivered. If it gives
-	// up, the events are delivered again.
+	// recordTimeout is how long the worker keeps trying to record what it has delivered. If it
+	// gives up, the events are delivered again.
 	recordTimeout = 15 * time.Second
 )
 
@@ -90,8 +91,8 @@ func (w *Worker) checked(l *lane, found checkResult, n int) {
 	w.advance(l)
 }
 
-// compare determines what a user's first events still have to set. The events that have nothing left
-// are settled next, so compare records their outcomes.
+// compare determines what a user's first events still have to set. The events that have nothing
+// left are settled next, so compare records their outcomes.
 func compare(ctx context.Context, letters *deadletter.Store, c *fleet.Claim, user string, events []queuedEvent) (found checkResult, err error) {
 	if found.versions, err = letters.Versions(ctx, user); err != nil {
 		return found, err
@@ -165,8 +166,8 @@ func reduce(c *fleet.Claim, newer *deadletter.VersionRecord, x *queuedEvent) (re
 	return rest, ok, known
 }
 
-// recordDelivered records what a call has delivered, before the events are settled. It blocks for up
-// to about recordTimeout. If it fails the claim fails too, and the events are redelivered.
+// recordDelivered records what a call has delivered, before the events are settled. It blocks for
+// up to about recordTimeout. If it fails the claim fails too, and the events are redelivered.
 func (w *Worker) recordDelivered(c *call) error {
 	claim := c.lane.partition.claim
 	ctx, end := claim.Context(), time.After(recordTimeout)

@@ -34,7 +34,7 @@ type Config struct {
 	Client Caller
 
 	Rate           ratelimit.Rate // of the whole fleet; the zero value is no limit
-	Burst          int            // calls that may be made back to back after idle time; default: see [queue.Rate.DefaultBurst]
+	Burst          int            // calls that may be made back to back after idle time; default: see [ratelimit.Rate.DefaultBurst]
 	RatePerReplica bool           // Rate applies to this replica alone; no ledger is used
 
 	Concurrency int           // maximum number of calls in flight, default 64

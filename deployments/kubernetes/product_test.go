@@ -152,7 +152,7 @@ func TestGrace(t *testing.T) {
 			time time.Duration
 		}{
 			{"finishing the calls in flight", timeout},
-			{"settling them", settle + settle/5}, // see watch in queue/assignment.go
+			{"settling them", settle + settle/5}, // see watch in queue/fleet/assignment.go
 			{"releasing the partitions", call},
 			{"leaving the fleet", call},
 			{"stopping the HTTP listener", time.Second},

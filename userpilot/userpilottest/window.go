@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Window counts calls in all sliding windows of a length. Calls exactly that far apart are in one: "600
-// a minute" does not allow a 601st at the minute's last instant. Calls may be told of out of order, by
-// as much as a network lets one overtake another. It keeps no more than can still count.
+// Window counts calls in all sliding windows of a length. Calls exactly that far apart are in one:
+// "600 a minute" does not allow a 601st at the minute's last instant. Calls may be told of out of
+// order, by as much as a network lets one overtake another. It keeps no more than can still count.
 type Window struct {
 	Length time.Duration
 

@@ -1,5 +1,5 @@
-// Package demo is what up --demo shows: sample events, a stand-in for Userpilot that fails now and then,
-// and a summary of what became of the events.
+// Package demo is what up --demo shows: sample events, a stand-in for Userpilot that fails now and
+// then, and a summary of what became of the events.
 package demo
 
 import (

@@ -1,5 +1,5 @@
-// Package dlq is the command dlq, whose verbs look at dead letters, replay, discard and erase them. It
-// decides what of users' data is shown: all that it prints goes through a mask.
+// Package dlq is the command dlq, whose verbs look at dead letters, replay, discard and erase them.
+// It decides what of users' data is shown: all that it prints goes through a mask.
 package dlq
 
 import (

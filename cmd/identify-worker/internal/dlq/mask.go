@@ -19,8 +19,8 @@ import (
 )
 
 // mask hides personal data unless --reveal is given: the values of properties, user ids that look
-// like an e-mail address, and in texts whatever [queue.Pattern] leaves out. What it returns for a
-// screen is safe to print, whether hidden or not. For JSON, [render.JSON] sees to that.
+// like an e-mail address, and in texts whatever [deadletter.Pattern] leaves out. What it returns
+// for a screen is safe to print, whether hidden or not. For JSON, [render.JSON] sees to that.
 type mask struct {
 	reveal bool
 	screen bool

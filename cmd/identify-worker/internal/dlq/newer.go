@@ -23,7 +23,7 @@ const (
 	askedBytes  = 4 << 20
 )
 
-// lettersWithNewer reads the dead letters that match, as [queue.Queue.DeadLetters] does.
+// lettersWithNewer reads the dead letters that match, as [inspector.Inspector.DeadLetters] does.
 func lettersWithNewer(ctx context.Context, q *queue.Queue, f inspector.Filter) iter.Seq2[letterWithNewer, error] {
 	return func(yield func(letterWithNewer, error) bool) {
 		var some []*deadletter.Letter

@@ -1,5 +1,5 @@
-// Package export is the format of an exported dead letter: a line of JSON that dlq export writes and
-// publish reads back.
+// Package export is the format of an exported dead letter: a line of JSON that dlq export writes
+// and publish reads back.
 package export
 
 import (

@@ -1,6 +1,6 @@
-// Package flags reads what a command is given: its flags, each with an environment variable, and the
-// process's streams ([Env]). Groups of flags that several commands share become what they describe:
-// a connection, a topology, a logger, an API key, a worker's settings.
+// Package flags reads what a command is given: its flags, each with an environment variable, and
+// the process's streams ([Env]). Groups of flags that several commands share become what they
+// describe: a connection, a topology, a logger, an API key, a worker's settings.
 package flags
 
 import (

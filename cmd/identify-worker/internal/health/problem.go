@@ -1,5 +1,5 @@
-// Package health tells what is wrong with a pipeline, and what to do about it. The commands status and
-// doctor share it.
+// Package health tells what is wrong with a pipeline, and what to do about it. The commands status
+// and doctor share it.
 package health
 
 import (

@@ -1,5 +1,5 @@
-// Package publish is the command publish, which reads events from NDJSON or CSV. What it reports of bad
-// lines names files and line numbers, and never what a line says.
+// Package publish is the command publish, which reads events from NDJSON or CSV. What it reports of
+// bad lines names files and line numbers, and never what a line says.
 package publish
 
 import (

@@ -1,5 +1,6 @@
-// Package render makes text and JSON fit to be read on a terminal: counts, durations, sizes, and strings
-// that others wrote, which may hold control characters. It knows nothing of events, NATS or flags.
+// Package render makes text and JSON fit to be read on a terminal: counts, durations, sizes, and
+// strings that others wrote, which may hold control characters. It knows nothing of events, NATS or
+// flags.
 package render
 
 import (

@@ -212,8 +212,8 @@ func (c *collector) encode(spans []*tracepb.ResourceSpans) ([]byte, error) {
 	return packed.Bytes(), err
 }
 
-// sendUntilFinal retries a batch until the collector gives a final answer or ctx ends. While the process
-// shuts down it tries once.
+// sendUntilFinal retries a batch until the collector gives a final answer or ctx ends. While the
+// process shuts down it tries once.
 func (c *collector) sendUntilFinal(ctx context.Context, body []byte) error {
 	pauses := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(firstUploadPause), backoff.WithMaxInterval(longestUploadPause), backoff.WithMaxElapsedTime(0),

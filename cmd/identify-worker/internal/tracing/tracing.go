@@ -1,5 +1,5 @@
-// Package tracing sends spans to an OpenTelemetry collector, over OTLP. It alone imports OpenTelemetry's
-// SDK, and starts it only where the environment names a collector.
+// Package tracing sends spans to an OpenTelemetry collector, over OTLP. It alone imports
+// OpenTelemetry's SDK, and starts it only where the environment names a collector.
 package tracing
 
 import (
@@ -30,9 +30,9 @@ type Tracing struct {
 	version   string
 }
 
-// Start reads OpenTelemetry's variables with getenv. It returns nil where they name no collector. Where
-// they ask for what cannot be had, it says so and returns nil too: that is no reason to deliver nothing.
-// The spans tell the program's version.
+// Start reads OpenTelemetry's variables with getenv. It returns nil where they name no collector.
+// Where they ask for what cannot be had, it says so and returns nil too: that is no reason to
+// deliver nothing. The spans tell the program's version.
 func Start(ctx context.Context, getenv func(string) string, version string, log *slog.Logger) *Tracing {
 	o, err := readOTLP(getenv, version)
 	if err != nil {
