@@ -1,9 +1,9 @@
 // Package queue connects a program to a pipeline: the streams in NATS JetStream that hold identify
 // events until a worker has delivered them. It names and creates the streams, and publishes events.
 //
-// An application that publishes needs nothing else:
+// An application that publishes needs nothing else. It may also bring a connection of its own:
 //
-//	nc, err := queue.Connect(ctx, queue.ConnectConfig{URL: "nats://nats:4222"}) // or a connection of its own
+//	nc, err := queue.Connect(ctx, queue.ConnectConfig{URL: "nats://nats:4222"})
 //	q, err := queue.New(nc, queue.Topology{}, nil)
 //	publisher := q.NewPublisher(queue.PublisherConfig{})
 //	defer publisher.Close(ctx)

@@ -5,13 +5,14 @@
 //
 // Its invariants:
 //
-//   - A dead letter is stored once, however often [Store.Add] is called for its event. The event may
-//     be settled only after [Store.Add] has returned nil.
-//   - A user's version record exists before the user's first dead letter does. From then on, what an
-//     event sets is recorded ([Store.RecordVersions]) before the event leaves the work stream, until
-//     no letter needs the record any more. So a replay can be reduced to the properties that no newer
-//     event has set.
-//   - An event keeps the [Position] of its first publication, however often it dies and is replayed.
+//   - A dead letter is stored once, however often [Store.Add] is called for its event. The event
+//     may be settled only after [Store.Add] has returned nil.
+//   - A user's version record exists before the user's first dead letter does. From then on, what
+//     an event sets is recorded ([Store.RecordVersions]) before the event leaves the work stream,
+//     until no letter needs the record any more. So a replay can be reduced to the properties that
+//     no newer event has set.
+//   - An event keeps the [Position] of its first publication, however often it dies and is
+//     replayed.
 //   - An event counts as a replay only if it is sealed with the pipeline's secret ([ReadSealed]).
 //     Headers alone prove nothing: any producer may set them.
 //   - A replayed letter has one outcome, which a worker stores before the replay leaves the work

@@ -27,7 +27,7 @@ import (
 // Only the owner of a user's partition creates records, always before the dead letter's original
 // leaves the stream. So a reading that begins after a partition was claimed covers all of its
 // records. There may be millions, so calls do not wait for the reading: until it has ended, the
-// claim treats every user as tracked.
+// worker treats every user of the claim as tracked.
 type trackedUsers struct {
 	s       *Store
 	some    atomic.Bool   // the set has ever had a user
@@ -280,7 +280,8 @@ func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error)
 
 // Follow reads which users have version records by the time of the call, and retries until that has
 // succeeded or ctx ends. A worker calls it for every claim: until it returns, a user whose record
-// another replica has created may be missing from [Store.Tracked].
+// another replica has created may be missing from [Store.Tracked], so the worker treats every user
+// as tracked.
 func (s *Store) Follow(ctx context.Context) { s.tracked.follow(ctx) }
 
 // Tracked reports whether the user may have dead letters, so that deliveries must be recorded. It

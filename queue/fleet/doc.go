@@ -5,18 +5,20 @@
 //
 // Its invariants:
 //
-//   - A replica claims a partition by holding the only consumer on its subject; the server refuses a
-//     second one. There is no lock and no leader of our own.
+//   - A replica claims a partition by holding the only consumer on its subject; the server refuses
+//     a second one. There is no lock and no leader of our own.
 //   - The [Handler] receives the events of a partition in stream order, each once per claim.
-//     Everything that could break this (a reconnect, a gap, a redelivery, an unconfirmed settlement)
-//     has one remedy: the replica revokes the claim and re-claims the partition, so that all
-//     unsettled events are redelivered in order, before anything new.
+//     Everything that could break this (a reconnect, a gap, a redelivery, an unconfirmed
+//     settlement) has one remedy: the replica revokes the claim and re-claims the partition, so
+//     that all unsettled events are redelivered in order, before anything new.
 //   - An event that reaches neither of two claims in a row is read from the stream and delivered in
 //     its place. A claim that is revoked repeatedly is retried with a growing delay and listed by
 //     [Fleet.GivenUp]: one event blocks neither its partition nor another event.
-//   - A worker removes an event from the stream only through [Claim.Settle], after a 2xx or after its
-//     dead letter is stored. [Claim.Settle] removes a user's events oldest first, and reports only
-//     those that are certainly gone.
+//   - An event leaves the stream only through [Claim.Settle], or when an operator erases its user.
+//     A worker settles an event after a 2xx, after its dead letter is stored, or, without a call,
+//     if it is a replay that has its outcome already or that newer events have superseded.
+//     [Claim.Settle] removes a user's events oldest first, and reports only those that are
+//     certainly gone.
 //   - A call for several events is recorded before it is made ([Claim.BeginMerged]). If the replica
 //     dies during the call, the next holder repeats it whole ([Claim.ResendThrough]): fewer of its
 //     events would take the user back to an older state.
@@ -24,8 +26,8 @@
 //     check, and makes it locally.
 //   - A replica without a required permission ([MemberConfig.Permissions]) stays out of the fleet
 //     until it has it; [Fleet.MissingPermission] names it meanwhile.
-//   - A member is alive while its key is young, not while the key exists: after a crash, a server was
-//     seen to keep an expired key.
+//   - A member is alive while its key is young, not while the key exists: after a crash, a server
+//     was seen to keep an expired key.
 //   - Shares move only after the claims on them have ended: a replica that releases a partition
 //     finishes its calls first ([Handler.Revoke]).
 //   - A function blocks only where its comment says so. For each partition, one goroutine calls the

@@ -9,13 +9,14 @@
 //     stream's limits drop it. None of these operations starts before it is recorded in the audit
 //     trail. All of them may be interrupted at any point and run again.
 //   - A letter is replayed once in effect, even if several commands replay it at the same time: all
-//     copies have the letter's own message id and seal, and a worker ignores a copy of a letter that
-//     has its outcome.
+//     copies have the letter's own message id and seal, and a worker ignores a copy of a letter
+//     that has its outcome.
 //   - Besides workers, only [Inspector.PurgeUser] removes events from the work stream.
-//   - Everything else changes nothing. [Inspector.Select] only shows what a replay would do.
+//   - Everything else changes nothing, except that [Inspector.ExportHeader] creates the pipeline's
+//     secret if it is missing. [Inspector.Select] only shows what a replay would do.
 //   - The audit trail's record of an operation outlives a purge, so it names users only by hashes.
 //   - Memory is bounded, however many letters there are: methods hold few of them at a time, and
 //     count groups and users up to a bound. Only a [Selection] grows, by some bytes per letter.
-//   - A method that needs more than a worker's permissions names them. A missing one ends it within a
-//     second with a [*queue.PermissionError].
+//   - A method that needs more than a worker's permissions names them. A missing one ends it within
+//     a second with a [*queue.PermissionError].
 package inspector

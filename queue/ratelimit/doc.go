@@ -5,15 +5,17 @@
 //
 // Its invariants:
 //
-//   - In any window of length [Rate.Window], the replicas together start at most [Rate.Calls] calls,
-//     whichever of them joins, dies or restarts. The comment of [Ledger] names the exceptions.
-//   - No two replicas have the same slot. A replica reserves slots by moving a key in NATS forward by
-//     compare-and-set; there is no lock and no leader. Without a connection to NATS there are no
+//   - In any window of length [Rate.Window], the replicas together start at most [Rate.Calls]
+//     calls, whichever of them joins, dies or restarts. The comment of [Ledger] names the
+//     exceptions.
+//   - No two replicas have the same slot. A replica reserves slots by moving a key in NATS forward
+//     by compare-and-set; there is no lock and no leader. Without a connection to NATS there are no
 //     slots.
 //   - Each attempt to call takes a [Slot], and does not start once [Slot.Expired] reports true. A
 //     slot that was taken and not used is lost.
 //   - While replicas have different rates, all of them obey every rate.
-//   - A cooldown only becomes longer. It ends by itself, after [Cooldown.Start]'s 15 minutes at most.
+//   - A cooldown only becomes longer. It ends by itself, after [Cooldown.Start]'s 15 minutes at
+//     most.
 //   - The stored forms do not change their meaning: replicas of other versions read them.
 //   - Only [Ledger.Take], [Ledger.Close] and the function that [Cooldown.Start] returns block.
 package ratelimit

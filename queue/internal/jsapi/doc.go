@@ -10,10 +10,10 @@
 //   - A probe has no effect: no stream stores its message, and no API executes it.
 //   - A read from a stream's leader ([Conn.ReadSequence], [Conn.ReadNext], [Conn.ReadLast],
 //     [Conn.ReadKey], and the bucket that [Conn.OpenBucket] returns) is current. A direct get
-//     ([Conn.Direct], [Conn.Scan], [Conn.Count], [Conn.ReadKeys]) may be answered by a replica of the
-//     stream that lags.
-//   - Only [Conn.Remove], [Conn.RemoveBelow], [Conn.Count] and [Conn.Scan] repeat a request that was
-//     not answered. Other callers use [Retry] where a repeat does no harm.
+//     ([Conn.Direct], [Conn.Scan], [Conn.Count], [Conn.ReadKeys]) may be answered by a replica of
+//     the stream that lags.
+//   - Only [Conn.Remove], [Conn.RemoveBelow], [Conn.Count] and [Conn.Scan] repeat a request that
+//     was not answered. Other callers use [Retry] where a repeat does no harm.
 //   - A publisher cannot forge what the server says about a message: [Conn.Direct] keeps only the
 //     server's own value of each of its headers, and [Pull] recognizes an event by its reply
 //     subject.
