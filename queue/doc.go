@@ -37,7 +37,7 @@
 //   - queue/embedded: a NATS server within the process.
 //   - queue/asynclog: a logger that does not wait for its handler.
 //   - queue/queuetest: a real server in fake time, for tests.
-//   - queue/internal/jsapi: requests to JetStream, which all of these packages share.
+//   - queue/internal/jsapi: requests to JetStream, for queue and the packages that build on it.
 //
 // [Queue.API], [Topology.WorkStream], [Topology.StreamConfigs] and [Compare] are for these
 // packages. Nothing else here has a type of nats.go's jetstream package, so an application needs

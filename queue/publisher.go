@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -19,9 +18,9 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// The errors of a publisher. Each text names the remedy.
+// The errors of a publisher.
 var (
-	// ErrNoStream says that no stream stores these events.
+	// ErrNoStream says that no stream stores these events. A worker or [Queue.Setup] creates it.
 	ErrNoStream = jsapi.ErrNoStream
 	// ErrStreamFull says that the stream or the server's storage is at its limit.
 	ErrStreamFull = jsapi.ErrStreamFull
@@ -125,9 +124,6 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 	p.subscribe = sync.OnceValue(p.listen)
 	return p
 }
-
-// validHeader matches what NATS accepts as the name of a header.
-var validHeader = regexp.MustCompile(`^[!-9;-~]+$`)
 
 // PublishOption changes one publication.
 type PublishOption func(*publication)
@@ -283,7 +279,7 @@ func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) 
 		return nil, fmt.Errorf("message id: must be one line of at most %d bytes", maxMessageID)
 	}
 	for name := range o.header {
-		if !validHeader.MatchString(name) || strings.HasPrefix(name, "Nats-") {
+		if name == "" || strings.ContainsFunc(name, notInHeader) || strings.HasPrefix(name, "Nats-") {
 			return nil, fmt.Errorf("header %q: must be a header's name that does not begin with Nats-, which only the server's own do", jsapi.Cut(name, 64))
 		}
 	}
@@ -309,6 +305,9 @@ func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) 
 	}
 	return f, nil
 }
+
+// notInHeader reports whether the name of a header may not contain a character.
+func notInHeader(r rune) bool { return r <= ' ' || r > '~' || r == ':' }
 
 // subject returns the plain subject for all events of users with very long ids.
 func (p *Publisher) subject(user string) string {

@@ -74,8 +74,8 @@ func (t Topology) withDefaults() (Topology, error) {
 	return t, nil
 }
 
-// Validate reports an invalid topology; the text begins with the name of the flag. It needs no
-// connection.
+// Validate reports an invalid topology; the text begins with the name of the wrong field, in lower
+// case. It needs no connection.
 func (t Topology) Validate() error {
 	_, err := t.withDefaults()
 	return err

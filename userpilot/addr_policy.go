@@ -24,8 +24,10 @@ const (
 
 // The errors of an endpoint that must be named in [ClientConfig.AllowHosts] to be called.
 var (
+	// ErrHostNotAllowed says that the endpoint's host is not Userpilot's.
 	ErrHostNotAllowed = errors.New("the host is neither under userpilot.io nor one that the operator has allowed")
-	ErrNotPublic      = errors.New("a Userpilot host resolves to an address of a private network or of this machine: is DNS correct? If so, the operator must allow the host")
+	// ErrNotPublic says that a host of Userpilot's has no public address.
+	ErrNotPublic = errors.New("a Userpilot host resolves to an address of a private network or of this machine: is DNS correct? If so, the operator must allow the host")
 )
 
 var (

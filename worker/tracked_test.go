@@ -1,3 +1,5 @@
+//go:build !noembed
+
 package worker
 
 import (
@@ -17,7 +19,7 @@ type assigned struct {
 	claims chan *fleet.Claim
 }
 
-// Assign implements queue.Handler.
+// Assign implements fleet.Handler.
 func (a assigned) Assign(c *fleet.Claim) {
 	a.Worker.Assign(c)
 	a.claims <- c

@@ -55,10 +55,10 @@ func Printable(text string) string { return jsapi.Clean(text) }
 // ClockError is how far a worker's clock may be ahead of the server's and still be believed.
 const ClockError = time.Minute
 
-// ReadLetter parses the parts of a scanned message that filters and statistics need: ID, At, and of
-// the Death its Reason, Status, Error and User. [Letter.Complete] parses the rest. Anyone with the
-// permission may have stored the message, so unreadable fields stay zero. Only a missing sequence
-// is an error.
+// ReadLetter parses the parts of a scanned message that filters and statistics need: ID, At,
+// Header, Body, and of the Death its Reason, Status, Error and User. [Letter.Complete] parses the
+// rest. Anyone with the permission may have stored the message, so unreadable fields stay zero.
+// Only a missing sequence is an error.
 func ReadLetter(m *nats.Msg) (*Letter, error) {
 	h := m.Header
 	id, err := strconv.ParseUint(h.Get(jetstream.SequenceHeader), 10, 64)

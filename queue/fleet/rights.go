@@ -9,7 +9,7 @@ import (
 // which errors show as well: the subjects themselves contain users.
 
 // toRead is the permission to read single messages from a stream's leader.
-func toRead(_ queue.Topology, stream string) jsapi.Permission {
+func toRead(stream string) jsapi.Permission {
 	return jsapi.ToRequest("STREAM.MSG.GET." + stream)
 }
 
@@ -52,7 +52,7 @@ func Permissions(t queue.Topology) []jsapi.Permission {
 	}
 	for _, stream := range t.StreamConfigs(queue.MaxMessageBytes) {
 		add("read the stream's state", jsapi.ToRequest("STREAM.INFO."+stream.Name))
-		add("read one message", toRead(t, stream.Name))
+		add("read one message", toRead(stream.Name))
 	}
 	add("claim partitions", toClaim(t))
 	add("release partitions and take them over", jsapi.ToRequestConsumer("CONSUMER.DELETE."+work))

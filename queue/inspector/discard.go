@@ -46,7 +46,7 @@ type DiscardResult struct {
 func (i *Inspector) Discard(ctx context.Context, s *Selection, c DiscardConfig) (*DiscardResult, error) {
 	d := &discarding{q: i, s: s, result: DiscardResult{Selected: s.Letters}}
 	if c.Note == "" {
-		return d.snapshot(), errors.New("reason: must say why the dead letters are discarded")
+		return d.snapshot(), errors.New("note: must say why the dead letters are discarded")
 	}
 	if s.Letters == 0 {
 		return d.snapshot(), nil

@@ -11,8 +11,8 @@ import (
 // ErrStreamFull says that the stream or the server's storage is at its limit.
 var ErrStreamFull = errors.New("the stream is full: let the workers drain it, or raise its limits")
 
-// ErrNoStream says that a stream of the pipeline does not exist: a worker or a set-up creates it, if the
-// pipeline's name is right.
+// ErrNoStream says that a stream of the pipeline does not exist: a worker or a set-up creates it,
+// if the pipeline's name is right.
 var ErrNoStream = errors.New("the stream does not exist")
 
 // ErrEventTooLarge says that the stream or the server accepts no event of this size.

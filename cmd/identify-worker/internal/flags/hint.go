@@ -10,8 +10,8 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Explained adds to an error what the user of the command can do: libraries do not know its verbs and
-// flags. It returns err if there is nothing to add.
+// Explained adds to an error what the user of the command can do: libraries do not know its verbs
+// and flags. It returns err if there is nothing to add.
 func Explained(err error) error {
 	hint := hint(err)
 	if hint == "" {
