@@ -124,7 +124,7 @@ func file(t *testing.T, path string) []byte {
 	return content
 }
 
-// seconds returns an unexported constant of the product, in seconds.
+// seconds returns a constant of the product, in seconds.
 func seconds(t *testing.T, path, name string) time.Duration {
 	t.Helper()
 	m := regexp.MustCompile(`\b` + name + `\s*=\s*(\d+) \* time\.Second`).FindSubmatch(file(t, path))
@@ -141,7 +141,7 @@ func seconds(t *testing.T, path, name string) time.Duration {
 // TestGrace does the sum in the Deployment's comment.
 func TestGrace(t *testing.T) {
 	t.Parallel()
-	settle, call := seconds(t, "../../queue/settlement.go", "settleTimeout"), seconds(t, "../../queue/queue.go", "callTimeout")
+	settle, call := seconds(t, "../../queue/fleet/settlement.go", "settleTimeout"), seconds(t, "../../queue/internal/jsapi/conn.go", "CallTimeout")
 	for name, m := range overlays(t) {
 		timeout, err := time.ParseDuration(m.setting(t, "timeout"))
 		if err != nil {
