@@ -62,11 +62,14 @@ func TestReplayAsksAgainWhoLags(t *testing.T) {
 		})
 		s.Must(err)
 		s.Must(other.API().NATS.FlushWithContext(s.Soon(time.Minute)))
-		defer time.AfterFunc(3*time.Second, func() {
+		current := make(chan struct{})
+		time.AfterFunc(3*time.Second, func() {
+			defer close(current)
 			other.API().NATS.Close()
 			answers(true)
-		}).Stop()
+		})
 		result, err := New(q).Replay(t.Context(), selection, ReplayConfig{})
+		queuetest.Receive(s, "a replica that is current", current)
 		s.Must(err)
 		if result.Replayed != 2 || result.Already != 1 {
 			t.Errorf("got %+v", result)
