@@ -4,10 +4,8 @@ package queue
 
 import (
 	"fmt"
-	"log/slog"
 	"testing"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue/queuetest"
@@ -40,19 +38,8 @@ func (s *sim) queue(l *queuetest.Line) *Queue { return s.queueOf(l, Topology{}) 
 
 func (s *sim) queueOf(l *queuetest.Line, topology Topology) *Queue {
 	s.T.Helper()
-	if l == nil {
-		l = &queuetest.Line{}
-	}
-	l.Sim = s.Sim
-	nc, err := s.Connect(l, nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	if err != nil {
-		s.T.Fatal(err)
-	}
-	s.T.Cleanup(nc.Close)
-	q, err := New(nc, topology, slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	if err != nil {
-		s.T.Fatal(err)
-	}
+	q, err := New(s.Dial(l), topology, s.Logger())
+	s.Must(err)
 	return q
 }
 

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -50,14 +49,7 @@ func (s *sim) queue(l *queuetest.Line) *queue.Queue { return s.queueOf(l, queue.
 
 func (s *sim) queueOf(l *queuetest.Line, topology queue.Topology) *queue.Queue {
 	s.T.Helper()
-	if l == nil {
-		l = &queuetest.Line{}
-	}
-	l.Sim = s.Sim
-	nc, err := s.Connect(l, nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	s.Must(err)
-	s.T.Cleanup(nc.Close)
-	q, err := queue.New(nc, topology, s.Logger())
+	q, err := queue.New(s.Dial(l), topology, s.Logger())
 	s.Must(err)
 	return q
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -118,6 +119,19 @@ func (s *Sim) Soon(within time.Duration) context.Context {
 
 // fataler is a [Sim], or a test's type that embeds one.
 type fataler interface{ Fatalf(string, ...any) }
+
+// Dial connects to the server until the test ends, over l if that is not nil.
+func (s *Sim) Dial(l *Line) *nats.Conn {
+	s.T.Helper()
+	if l == nil {
+		l = &Line{}
+	}
+	l.Sim = s
+	nc, err := s.Connect(l, nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	s.Must(err)
+	s.T.Cleanup(nc.Close)
+	return nc
+}
 
 // Info reads a stream's current state.
 func (s *Sim) Info(js jetstream.JetStream, stream string) *jetstream.StreamInfo {
