@@ -2,10 +2,10 @@ package userpilot
 
 import (
 	"bytes"
-	"cmp"
-	"encoding/json"
 	"io"
+	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +15,9 @@ import (
 // more than it is worth.
 const (
 	maxErrorBytes = 64 << 10  // of a refusal, for its code and message
+	maxPageBytes  = 1 << 10   // of a success, to recognize a web page
 	maxDrainBytes = 256 << 10 // so that the connection can be reused
+	pageGrace     = 2 * time.Second
 	successGrace  = 250 * time.Millisecond
 	refusalGrace  = 2 * time.Second
 
@@ -26,14 +28,74 @@ const (
 
 func isSuccess(status int) bool { return status >= 200 && status <= 299 }
 
-// discard reads and drops the answer to an accepted call. If the answer does not end
-// soon, discard closes it, which costs the connection.
-func discard(resp *http.Response) {
+// accepted reads the answer to a call with status 2xx. It returns an error if a web page came
+// instead of Userpilot's answer. If the answer does not end soon, accepted closes it, which costs
+// the connection.
+func accepted(resp *http.Response) error {
 	if resp.Body == http.NoBody {
-		return
+		return nil
 	}
-	defer closeAfter(resp.Body, successGrace)()
+	timer := time.AfterFunc(pageGrace, func() { _ = resp.Body.Close() })
+	defer func() {
+		timer.Stop()
+		_ = resp.Body.Close()
+	}()
+	page := beginsAsPage(resp.Body)
+	timer.Reset(successGrace) // from here on only the connection is at stake
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes)
+	if page {
+		return &Error{Status: resp.StatusCode, Sent: true}
+	}
+	return nil
+}
+
+// beginsAsPage reads as much of a body as it takes to tell whether it begins as HTML or XML, after
+// blanks and a byte order mark. The Content-Type is no evidence: an empty text/html is common.
+func beginsAsPage(body io.Reader) bool {
+	var start [maxPageBytes]byte
+	for n := 0; n < len(start); {
+		more, err := body.Read(start[n:])
+		n += more
+		if text := trimStart(start[:n]); err != nil || len(text) > 1 || len(text) == 1 && !mayBeginPage(text[0]) {
+			return isMarkup(text)
+		}
+	}
+	return false
+}
+
+// mayBeginPage reports whether more must be read to tell what a body is that begins so.
+func mayBeginPage(first byte) bool {
+	switch first {
+	case '<', 0xff, 0xfe, 0x1f, 0xef:
+		return true
+	}
+	return false
+}
+
+// isMarkup reports whether text begins with a tag, a comment or a declaration, or is compressed or in
+// an encoding that hides that.
+func isMarkup(text []byte) bool {
+	if len(text) < 2 {
+		return false
+	}
+	if slices.Contains([]string{"\xff\xfe", "\xfe\xff", "\x1f\x8b"}, string(text[:2])) {
+		return true // UTF-16, gzip: neither was asked for
+	}
+	next := text[1] | 0x20
+	return text[0] == '<' && (text[1] == '!' || text[1] == '?' || text[1] == '/' || next >= 'a' && next <= 'z')
+}
+
+const blanks = " \t\r\n\f\v"
+
+// trimStart removes blanks and byte order marks.
+func trimStart(body []byte) []byte {
+	for {
+		text, marked := bytes.CutPrefix(bytes.TrimLeft(body, blanks), []byte("\xef\xbb\xbf"))
+		if !marked {
+			return text
+		}
+		body = text
+	}
 }
 
 // closeAfter closes body when the grace is over or when the returned function is
@@ -52,13 +114,14 @@ func refusal(resp *http.Response, key Key) *Error {
 	defer closeAfter(resp.Body, refusalGrace)()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxErrorBytes)
-	code, message := parseErrorBody(body)
+	code, message, fromAPI := readWords(body, resp.Header.Get("Content-Type"), len(body) < maxErrorBytes)
 	return &Error{
 		Status:     resp.StatusCode,
 		Code:       cleanAnswer(code, key, maxCodeRunes),
 		Message:    cleanAnswer(message, key, maxMessageRunes),
 		RequestID:  cleanAnswer(resp.Header.Get("X-Request-Id"), key, maxCodeRunes),
 		RetryAfter: retryAfter(resp.Header, time.Now()),
+		FromAPI:    fromAPI,
 		Sent:       true,
 	}
 }
@@ -69,62 +132,35 @@ func cleanAnswer(text string, key Key, limit int) string {
 	return cleanText(strings.ReplaceAll(text, key.reveal(), redacted), limit)
 }
 
-// stringOrNumber is a JSON string, or a number as it was written; "" for anything else.
-type stringOrNumber string
-
-func (s *stringOrNumber) UnmarshalJSON(value []byte) error {
-	switch {
-	case value[0] == '"':
-		return json.Unmarshal(value, (*string)(s))
-	case value[0] == '-' || value[0] >= '0' && value[0] <= '9':
-		*s = stringOrNumber(value)
-	}
-	return nil
-}
-
-// parseErrorBody parses the documented error body,
-// {"errors":[{"details","error","error_code","message"}]}. It does not quote other
-// bodies, such as a proxy's or a load balancer's.
-func parseErrorBody(body []byte) (code, message string) {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return "", ""
-	}
-	var answer struct {
-		Errors []struct {
-			Details, Error, Message stringOrNumber
-			Code                    stringOrNumber `json:"error_code"`
-		}
-	}
-	if !json.Valid(body) {
-		return "", "the answer is not JSON"
-	}
-	if err := json.Unmarshal(body, &answer); err != nil || len(answer.Errors) == 0 {
-		return "", "the answer is not the documented error"
-	}
-	first := answer.Errors[0]
-	return string(first.Code), string(cmp.Or(first.Message, first.Error, first.Details))
-}
-
-// retryAfter parses Retry-After: seconds, or a date. A date is relative to the answer's
-// own Date header, because both come from the same clock.
+// retryAfter parses Retry-After: seconds, or a date. A date is relative to the answer's own Date
+// header, because both come from the same clock. Beyond the standard it takes what is unambiguous:
+// a fraction, which it rounds up, a unit ("30s"), and dates with another zone.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))
-	if value == "" {
-		return 0
+	number := strings.TrimSpace(strings.TrimSuffix(value, "s"))
+	if strings.Trim(number, "0123456789.") == "" {
+		seconds, _ := strconv.ParseFloat(number, 64) // what overflows is infinite, what is no number 0
+		return time.Duration(min(math.Ceil(seconds), maxRetryAfter.Seconds())) * time.Second
 	}
-	if strings.Trim(value, "0123456789") == "" {
-		seconds, err := strconv.ParseUint(value, 10, 64)
-		if err != nil || seconds > uint64(maxRetryAfter/time.Second) {
-			return maxRetryAfter // a number that overflows is long too
-		}
-		return time.Duration(seconds) * time.Second
-	}
-	until, err := http.ParseTime(value)
+	until, err := parseDate(value)
 	if err != nil {
 		return 0
 	}
-	if date, err := http.ParseTime(header.Get("Date")); err == nil {
+	if date, err := parseDate(header.Get("Date")); err == nil {
 		now = date
 	}
 	return min(max(until.Sub(now), 0), maxRetryAfter)
+}
+
+// parseDate parses a date in the three forms of HTTP, or with a zone.
+func parseDate(value string) (date time.Time, err error) {
+	if date, err = http.ParseTime(value); err == nil {
+		return date, nil
+	}
+	for _, layout := range []string{time.RFC1123Z, time.RFC3339} {
+		if date, err = time.Parse(layout, value); err == nil {
+			return date, nil
+		}
+	}
+	return date, err
 }

@@ -28,35 +28,36 @@ func TestFailure(t *testing.T) {
 		{
 			"documented", 400, http.Header{"X-Request-Id": {"F-1_a.b"}},
 			`{"errors":[{"details":"d","error":"e","error_code":"missing_user_id","message":"user_id is required"}]}`,
-			userpilot.Error{Code: "missing_user_id", Message: "user_id is required", RequestID: "F-1_a.b"},
+			userpilot.Error{FromAPI: true, Code: "missing_user_id", Message: "user_id is required", RequestID: "F-1_a.b"},
 			"identify: answered 400, code missing_user_id, request F-1_a.b",
 		},
-		{"error for a message", 400, nil, `{"errors":[{"details":"d","error":"e"}]}`, userpilot.Error{Message: "e"}, "identify: answered 400"},
-		{"details for a message", 400, nil, `{"errors":[{"details":"d","error":null}]}`, userpilot.Error{Message: "d"}, "identify: answered 400"},
-		{"numeric code", 400, nil, `{"errors":[{"error_code":4001,"message":{"a":1}}]}`, userpilot.Error{Code: "4001"}, "identify: answered 400, code 4001"},
+		{"error for a message", 400, nil, `{"errors":[{"details":"d","error":"e"}]}`, userpilot.Error{FromAPI: true, Message: "e: d"}, "identify: answered 400"},
+		{"details for a message", 400, nil, `{"errors":[{"details":"d","error":null}]}`, userpilot.Error{FromAPI: true, Message: "d"}, "identify: answered 400"},
+		{"numeric code", 400, nil, `{"errors":[{"error_code":4001,"message":{"a":1}}]}`, userpilot.Error{FromAPI: true, Code: "4001", Message: "a: 1"}, "identify: answered 400, code 4001"},
 		{"nothing", 500, nil, "", userpilot.Error{}, "identify: answered 500"},
 		{"HTML", 502, nil, "<html>secret</html>", userpilot.Error{Message: "the answer is not JSON"}, "identify: answered 502"},
-		{"other JSON", 500, nil, `["secret"]`, userpilot.Error{Message: "the answer is not the documented error"}, "identify: answered 500"},
-		{"no errors", 500, nil, `{"errors":[]}`, userpilot.Error{Message: "the answer is not the documented error"}, "identify: answered 500"},
+		{"other JSON", 500, nil, `["secret"]`, userpilot.Error{FromAPI: true, Message: "secret"}, "identify: answered 500"},
+		{"no errors", 500, nil, `{"errors":[]}`, userpilot.Error{FromAPI: true, Message: "the answer is not the documented error"}, "identify: answered 500"},
 		{
 			"the key comes back", 401, http.Header{"X-Request-Id": {"for " + testKey}},
 			`{"errors":[{"error_code":"` + testKey + `","message":"` + strings.Repeat("x", 250) + testKey + `"}]}`,
-			userpilot.Error{Code: "[redacted]", Message: strings.Repeat("x", 250) + "[redac", RequestID: "for [redacted]"},
+			userpilot.Error{FromAPI: true, Code: "[redacted]", Message: strings.Repeat("x", 250) + "[redac", RequestID: "for [redacted]"},
 			"identify: answered 401",
 		},
 		{
 			"the user comes back", 400, http.Header{"X-Request-Id": {"sarah@example.com"}},
 			`{"errors":[{"error_code":"sarah@example.com","message":"sarah@example.com is\nno\u0000 email\u202e"}]}`,
-			userpilot.Error{Code: "sarah@example.com", Message: "sarah@example.com is no  email", RequestID: "sarah@example.com"},
+			userpilot.Error{FromAPI: true, Code: "sarah@example.com", Message: "sarah@example.com is no  email", RequestID: "sarah@example.com"},
 			"identify: answered 400",
 		},
 		{
 			"long", 400, http.Header{"X-Request-Id": {strings.Repeat("r", 100)}},
 			`{"errors":[{"error_code":"` + strings.Repeat("c", 100) + `","message":"` + strings.Repeat("é", 300) + `"}]}`,
-			userpilot.Error{Code: strings.Repeat("c", 64), Message: strings.Repeat("é", 256), RequestID: strings.Repeat("r", 64)},
+			userpilot.Error{FromAPI: true, Code: strings.Repeat("c", 64), Message: strings.Repeat("é", 256), RequestID: strings.Repeat("r", 64)},
 			"identify: answered 400, code " + strings.Repeat("c", 64) + ", request " + strings.Repeat("r", 64),
 		},
-		{"longer than is read", 400, nil, `{"errors":[{"message":"` + strings.Repeat("x", 64<<10) + `"}]}`, userpilot.Error{Message: "the answer is not JSON"}, "identify: answered 400"},
+		{"longer than is read", 400, nil, `{"errors":[{"message":"` + strings.Repeat("x", 64<<10) + `"}]}`, userpilot.Error{FromAPI: true, Message: "the answer is not the documented error"}, "identify: answered 400"},
+		{"plain text", 413, http.Header{"Content-Type": {"text/plain"}}, "too much\nof " + testKey, userpilot.Error{Message: "too much of [redacted]"}, "identify: answered 413"},
 		{"deep", 400, nil, strings.Repeat("[", 60_000), userpilot.Error{Message: "the answer is not JSON"}, "identify: answered 400"},
 		{"retry after", 429, http.Header{"Retry-After": {"7"}}, "", userpilot.Error{RetryAfter: 7 * time.Second}, "identify: answered 429"},
 	} {
@@ -82,8 +83,9 @@ func TestHostileAnswers(t *testing.T) {
 	t.Parallel()
 	const broken = "identify: no answer: the connection broke, or the answer is not HTTP/1.1"
 	for _, test := range []struct{ name, answer, err string }{
-		{"nothing", "", "identify: no answer: EOF"},
-		{"half a header", "HTTP/1.1 202 Acc", "identify: no answer: unexpected EOF"},
+		{"nothing", "", "identify: no answer: the connection was closed without an answer"},
+		{"half a header", "HTTP/1.1 202 Acc", "identify: no answer: the connection was closed within the answer"},
+		{"TLS", "\x15\x03\x01\x00\x02\x02\x46", "identify: no answer: the server speaks TLS and not plain HTTP"},
 		{"not HTTP", "sarah@example.com " + testKey + "\r\n\r\n", broken},
 		{"bad status", "HTTP/1.1 sarah@example.com\r\n\r\n", broken},
 		{"bad header", "HTTP/1.1 202 Accepted\r\nsarah@example.com\r\n\r\n", broken},
@@ -142,7 +144,7 @@ func TestTricklingAnswers(t *testing.T) {
 		for _, test := range []struct {
 			status int
 			within time.Duration
-		}{{202, 250 * time.Millisecond}, {500, 2 * time.Second}} {
+		}{{202, 2 * time.Second}, {500, 2 * time.Second}} {
 			stand := userpilottest.New(userpilottest.Options{Faults: func(userpilottest.Request) userpilottest.Fault {
 				return userpilottest.Fault{Status: test.status, Trickle: 100 * time.Millisecond}
 			}})

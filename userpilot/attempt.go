@@ -38,8 +38,8 @@ type Call struct {
 // Attempt makes one attempt. First it waits for a kept or a new connection, so that no
 // time in Begin and nothing that Begin spends is wasted on making one. It blocks until
 // there is an answer, or until ctx or the call's Timeout ends. status is the answer's
-// status, or 0 if there is none. A 2xx, Userpilot's "accepted", is no error. Every other
-// result is a *[Error].
+// status, or 0 if there is none. A 2xx, Userpilot's "accepted", is no error, unless its body
+// is a web page. Every other result is a *[Error].
 //
 // One attempt sends at most one request, with one exception that HTTP has always had: if
 // a kept connection turns out to be closed before anything was written, Attempt takes
@@ -52,7 +52,7 @@ func (c *Client) Attempt(ctx context.Context, call Call) (status int, err error)
 	if len(call.Body) == 0 {
 		return 0, &Error{Err: errEmptyBody}
 	}
-	if err := context.Cause(ctx); err != nil {
+	if err := ended(ctx); err != nil {
 		return 0, &Error{Err: err, Unconnected: true}
 	}
 	if c.pool == nil {
@@ -87,13 +87,16 @@ func (c *Client) exchange(ctx context.Context, call *Call, conn *conn) (status i
 		a := newAttempt(ctx, call)
 		resp, err := conn.RoundTrip(a.request(c.request, key.header))
 		if err == nil {
-			status, err := readAnswer(resp, key.key)
+			status, err := c.readAnswer(resp, key.key)
+			if status == http.StatusMisdirectedRequest {
+				c.pool.closeMisdirected(conn)
+			}
 			c.pool.release(conn)
 			return status, err
 		}
 		c.pool.release(conn)
 		stale := a.stale(err)
-		failure = a.failure(err, true)
+		failure = c.failure(a, err, true)
 		if !stale {
 			break
 		}
@@ -117,9 +120,9 @@ func (c *Client) unpooled(ctx context.Context, call *Call) (status int, err erro
 	a := newAttempt(ctx, call)
 	resp, err := c.transport.RoundTrip(a.request(c.request, key.header))
 	if err != nil {
-		return 0, a.failure(err, false)
+		return 0, c.failure(a, err, false)
 	}
-	return readAnswer(resp, key.key)
+	return c.readAnswer(resp, key.key)
 }
 
 func (c *Call) begin() error {
@@ -134,7 +137,7 @@ func (c *Call) withTimeout(ctx context.Context) (context.Context, context.Cancel
 	if c.Timeout <= 0 {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, c.Timeout)
+	return context.WithTimeoutCause(ctx, c.Timeout, late("no answer", c.Timeout))
 }
 
 // allowed returns why nothing may be sent, or nil.
@@ -144,16 +147,27 @@ func (c *Call) allowed(ctx context.Context) error {
 			return err
 		}
 	}
-	return context.Cause(ctx)
+	return ended(ctx)
 }
 
 // readAnswer reads the answer, within bounds.
-func readAnswer(resp *http.Response, key Key) (status int, err error) {
-	if isSuccess(resp.StatusCode) {
-		discard(resp)
-		return resp.StatusCode, nil
+func (c *Client) readAnswer(resp *http.Response, key Key) (status int, err error) {
+	switch {
+	case isSuccess(resp.StatusCode):
+		return resp.StatusCode, accepted(resp)
+	case resp.StatusCode < 100: // net/http takes 000 for a status
+		_ = resp.Body.Close()
+		return 0, &Error{Err: &noAnswer{cause: CauseConnection, text: "the answer is not HTTP/1.1"}, Sent: true}
 	}
-	return resp.StatusCode, refusal(resp, key)
+	f := refusal(resp, key)
+	switch {
+	case f.Status != http.StatusProxyAuthRequired:
+	case c.proxy.tunnels: // it comes from behind our proxy
+		f.Err = proxyAsks("", false)
+	default:
+		f.Err = proxyAsks(c.proxy.address, c.proxy.withPassword)
+	}
+	return f.Status, f
 }
 
 var (
@@ -245,13 +259,13 @@ func isNothingWritten(err error) bool {
 
 // failure ends an attempt without an answer. traced reports whether the transport is known
 // to call the hook before it writes.
-func (a *attempt) failure(err error, traced bool) *Error {
+func (c *Client) failure(a *attempt, err error, traced bool) *Error {
 	silent := a.stage.CompareAndSwap(waiting, over)
 	if denied := a.denied.Load(); denied != nil {
 		return &Error{Err: *denied, Sent: !silent}
 	}
 	sent := !(silent && traced || isDialError(err))
-	return &Error{Err: transportError(a.ctx, err, sent), Sent: sent}
+	return &Error{Err: c.transportError(a.ctx, err, sent), Sent: sent}
 }
 
 func isDialError(err error) bool {
@@ -259,26 +273,14 @@ func isDialError(err error) bool {
 	return ok && op.Op == "dial"
 }
 
-// errBroken replaces the errors of net/http for answers that it could not read: they quote
-// the answer, and an answer may quote the user.
-var errBroken = errors.New("the connection broke, or the answer is not HTTP/1.1")
-
-// transportError makes an error fit for a log. An error from before the first byte was
-// sent cannot contain any of our data.
-func transportError(ctx context.Context, err error, sent bool) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+// transportError makes an error fit for a log. An error from before the first byte was sent cannot
+// contain any of our data.
+func (c *Client) transportError(ctx context.Context, err error, sent bool) error {
+	switch {
+	case ctx.Err() != nil:
+		return ended(ctx)
+	case sent:
+		return explainAnswer(err)
 	}
-	if !sent {
-		return err
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return op
-	}
-	for _, known := range []error{io.ErrUnexpectedEOF, io.EOF} {
-		if errors.Is(err, known) {
-			return known
-		}
-	}
-	return errBroken
+	return explainConnection(err, c.proxy.address)
 }

@@ -51,6 +51,7 @@ type ClientConfig struct {
 // Client calls Userpilot's identify. It is safe for concurrent use.
 type Client struct {
 	transport http.RoundTripper
+	proxy     proxy
 	pool      *pool         // connections of transport; nil if the transport keeps its own
 	request   *http.Request // template for all identifies; never sent itself
 	validate  *http.Request // template for all validations
@@ -69,7 +70,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	proxy, err := parseProxy(cfg.Proxy)
+	proxyURL, err := parseProxy(cfg.Proxy)
 	if err != nil {
 		return nil, err
 	}
@@ -80,16 +81,22 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, errors.New("connections: cannot be negative")
 	}
 	maxConns := cmp.Or(cfg.MaxConns, defaultMaxConns)
+	var via proxy
 	if cfg.Transport == nil {
-		cfg.Transport = newTransport(maxConns, endpoint.policy, proxy)
+		via = newProxy(proxyURL, endpoint)
+		t := newTransport(maxConns, endpoint.policy, proxyURL)
+		t.OnProxyConnectResponse = via.checkTunnel
+		cfg.Transport = t
 	}
 	c := &Client{
 		transport: cfg.Transport,
+		proxy:     via,
 		request:   newRequest(http.MethodPost, endpoint.url.JoinPath("v1", "identify")),
 		validate:  newRequest(http.MethodGet, endpoint.url.JoinPath("v1", "validate")),
 	}
 	if t, ok := cfg.Transport.(*http.Transport); ok {
 		c.pool = newPool(t, endpoint.url, maxConns)
+		c.pool.proxy = via.address
 	}
 	c.SetKey(cfg.Key)
 	return c, nil

@@ -17,7 +17,9 @@
 //     wastes what it spends, such as a rate-limit token, on making one.
 //   - An answer is hostile until it has been read: its size, its time and its
 //     text are bounded.
-//   - No error text contains a user's value or the key.
+//   - No error text contains a user's value or the key. What a server sends unasked,
+//     net/http prints with the standard logger, which a program must redirect: there
+//     is no other way.
 //
 // Statements about Userpilot come from its public documentation, unless a comment
 // says otherwise. The package userpilottest is a stand-in for the API.

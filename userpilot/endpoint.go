@@ -55,6 +55,7 @@ func newEndpoint(text string, cfg ClientConfig) (endpoint, error) {
 
 // parseEndpoint parses an endpoint and checks its form; host is canonical.
 func parseEndpoint(text string) (u *url.URL, host string, err error) {
+	text = strings.TrimSpace(text)
 	u, err = url.Parse(text)
 	if err == nil {
 		host = canonicalHost(u.Hostname())
@@ -70,9 +71,19 @@ func parseEndpoint(text string) (u *url.URL, host string, err error) {
 		return nil, "", errors.New("endpoint: must not contain a user name or a password")
 	case strings.ContainsAny(text, "?#"):
 		return nil, "", errors.New("endpoint: must not have a query or a fragment")
+	case u.Scheme == "http" && u.Port() == "443":
+		return nil, "", errors.New("endpoint: port 443 takes https, not http")
+	case isCallPath(u.Path):
+		return nil, "", errors.New("endpoint: leave /v1/identify out: the client adds it")
 	}
 	u.Path = "/" + strings.TrimPrefix(u.Path, "/") // JoinPath keeps a relative path relative
 	return u, host, nil
+}
+
+// isCallPath reports whether a path ends as that of a call does, so that it would be there twice.
+func isCallPath(path string) bool {
+	path = strings.TrimRight(path, "/")
+	return strings.HasSuffix(path, "/v1") || strings.HasSuffix(path, "/v1/identify")
 }
 
 // canonicalHost returns the form in which hosts are compared, or "" if host is not valid.

@@ -14,6 +14,8 @@ func TestNewClientEndpoint(t *testing.T) {
 		notURL   = "endpoint: is not a URL such as https://analytex.userpilot.io"
 		stranger = "endpoint: the host is neither under userpilot.io nor one that the operator has allowed"
 		plain    = "endpoint: plain http is allowed only to the loopback interface"
+		twice    = "endpoint: leave /v1/identify out: the client adds it"
+		tlsPort  = "endpoint: port 443 takes https, not http"
 	)
 	for _, test := range []struct {
 		endpoint string
@@ -29,6 +31,18 @@ func TestNewClientEndpoint(t *testing.T) {
 		{"https://dedicated.eu.userpilot.io:8443/prefix", false, "", ""},
 		{"http://analytex.userpilot.io", false, "", plain},
 		{"http://analytex.userpilot.io", true, "", ""},
+		{" https://analytex.userpilot.io\n", false, "", ""},
+		// More than the endpoint.
+		{"https://analytex.userpilot.io/v1/identify", false, "", twice},
+		{"https://analytex.userpilot.io/v1/identify/", false, "", twice},
+		{"https://analytex.userpilot.io/v1", false, "", twice},
+		{"https://analytex.userpilot.io/v1/", false, "", twice},
+		{"https://analytex.userpilot.io/prefix/v1//", false, "", twice},
+		{"https://analytex.userpilot.io/v1/prefix", false, "", ""},
+		{"https://analytex.userpilot.io/av1", false, "", ""},
+		{"http://analytex.userpilot.io:443", true, "", tlsPort},
+		{"http://127.0.0.1:443", false, "", tlsPort},
+		{"https://analytex.userpilot.io:443", false, "", ""},
 		// Hosts that only look like them.
 		{"https://userpilot.io", false, "", stranger},
 		{"https://.userpilot.io", false, "", notURL},
@@ -92,6 +106,7 @@ func TestNewClientEndpoint(t *testing.T) {
 func TestNewClientRefuses(t *testing.T) {
 	t.Parallel()
 	key := newKey(t, testKey)
+	const encode = "proxy: a user or password with one of / ? # and @ must be percent-encoded (%2F %3F %23 %40)"
 	for _, test := range []struct {
 		config userpilot.ClientConfig
 		want   string
@@ -100,10 +115,17 @@ func TestNewClientRefuses(t *testing.T) {
 		{userpilot.ClientConfig{Key: key, MaxConns: -1}, "connections: cannot be negative"},
 		{userpilot.ClientConfig{Key: key, Proxy: "proxy.example:3128"}, "proxy: is not a URL such as http://proxy.example:3128"},
 		{userpilot.ClientConfig{Key: key, Proxy: "socks5://u:hunter2@proxy.example"}, "proxy: is not a URL such as http://proxy.example:3128"},
+		{userpilot.ClientConfig{Key: key, Proxy: "http://u:12/hunter2@proxy.example"}, encode},
+		{userpilot.ClientConfig{Key: key, Proxy: "http://u:hunter2?x@proxy.example:3128"}, encode},
+		{userpilot.ClientConfig{Key: key, Proxy: "http://u:12#hunter2@proxy.example:3128"}, encode},
+		{userpilot.ClientConfig{Key: key, Proxy: "https://u:hunter2@x@proxy.example:3128"}, encode},
 		{userpilot.ClientConfig{Key: key, Proxy: "http://proxy.example/" + strings.Repeat("x", 1024)}, "proxy: is too long"},
 	} {
 		if _, err := userpilot.NewClient(test.config); err == nil || err.Error() != test.want {
 			t.Errorf("error %v, want %s", err, test.want)
 		}
+	}
+	if _, err := userpilot.NewClient(userpilot.ClientConfig{Key: key, Proxy: "http://u:hun%2Fter2@proxy.example:3128"}); err != nil {
+		t.Error(err)
 	}
 }

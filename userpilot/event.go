@@ -43,8 +43,17 @@ const (
 )
 
 // UserID returns the event's user. It is empty only for the zero value and for events
-// that [Parse] refused.
+// that [Parse] refused without knowing their user.
 func (e Event) UserID() string { return e.userID }
+
+// CompanyID returns the id of the company that the event names, as it is in JSON. It is empty if there
+// is none, or if the event has members whose meaning is not documented.
+func (e Event) CompanyID() string {
+	if !e.mergeable || e.companyID.isAbsent() {
+		return ""
+	}
+	return string(e.companyID.of(e.body))
+}
 
 // Body returns the body that was parsed, not a copy. The caller must not change it.
 func (e Event) Body() []byte { return e.body }

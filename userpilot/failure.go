@@ -6,21 +6,26 @@ import (
 	"time"
 )
 
-// Error is the error of an attempt that was not answered with a 2xx.
+// Error is the error of an attempt that Userpilot did not accept: it was not answered with a 2xx, or
+// something in front of Userpilot answered.
 type Error struct {
 	// Status is the status of the answer, 0 if there was none.
 	Status int
-	// Code, Message and RequestID are the answer's error_code, its message (or else its
-	// error or details) and its x-request-id: on one line, printable, without the key, and
-	// cut to 64, 256 and 64 characters. They are Userpilot's words, which may quote the
+	// Code, Message and RequestID are the answer's error_code (or else its code or type), what it
+	// says, whatever its shape, and its x-request-id: on one line, printable, without the key,
+	// and cut to 64, 256 and 64 characters. They are Userpilot's words, which may quote the
 	// user: they belong in a dead letter, beside the user's own data, and not in a log.
 	Code, Message, RequestID string
 	// RetryAfter is the answer's Retry-After, 15 minutes at most, or 0 if it has none.
 	// Userpilot documents no Retry-After.
 	RetryAfter time.Duration
+	// FromAPI reports whether the answer's body is JSON, as Userpilot's are. Otherwise a proxy,
+	// a firewall or another server may have answered. A 2xx is an Error only if its body begins
+	// as HTML; its FromAPI is false.
+	FromAPI bool
 	// Err is why there was no answer: the error of Begin or Guard, the cause of the
 	// context, or a transport error, which may contain hosts and addresses but nothing that
-	// was sent.
+	// was sent or answered. [Cause] sorts them. With a 407, Err says whose it is.
 	Err error
 	// Sent reports whether anything may have reached Userpilot. It is false only if that
 	// is impossible: there was no connection, or nothing was written to it.
@@ -37,11 +42,17 @@ func (f *Error) Error() string {
 		return fmt.Sprintf("identify: no answer: %v", f.Err)
 	}
 	text := fmt.Sprintf("identify: answered %d", f.Status)
+	if isSuccess(f.Status) {
+		text += " with a web page, which is not Userpilot's answer"
+	}
 	if isIdentifier(f.Code) {
 		text += ", code " + f.Code
 	}
 	if isIdentifier(f.RequestID) {
 		text += ", request " + f.RequestID
+	}
+	if f.Err != nil {
+		text += ": " + f.Err.Error()
 	}
 	return text
 }

@@ -27,7 +27,8 @@ type Key struct {
 
 // NewKey returns a key from the text of a file or an environment variable, without one
 // trailing newline. It returns an error, which does not contain the key, if the key is
-// empty, longer than 2 KiB or contains anything but visible ASCII characters.
+// empty, longer than 2 KiB, contains anything but visible ASCII characters, or was copied
+// with something around it: quotes, a scheme, the name of a variable.
 func NewKey(text string) (Key, error) {
 	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
 	if text == "" {
@@ -36,12 +37,49 @@ func NewKey(text string) (Key, error) {
 	if len(text) > maxKeyBytes {
 		return Key{}, fmt.Errorf("API key: is longer than %d bytes", maxKeyBytes)
 	}
+	if err := checkCopied(strings.TrimSpace(text)); err != nil {
+		return Key{}, err
+	}
 	for i := range len(text) {
 		if text[i] <= ' ' || text[i] > '~' {
 			return Key{}, fmt.Errorf("API key: contains a space, a control character or a non-ASCII character at byte %d", i)
 		}
 	}
 	return Key{func() string { return text }}, nil
+}
+
+// checkCopied refuses what is not a key alone.
+func checkCopied(text string) error {
+	scheme, _, hasScheme := strings.Cut(strings.ToLower(text), " ")
+	line, exported := strings.CutPrefix(text, "export ")
+	name, value, hasName := strings.Cut(strings.TrimSpace(line), "=")
+	switch {
+	case strings.Trim(text, "'\"`") != text:
+		return errors.New("API key: is in quotes: give it without them")
+	case hasScheme && (scheme == "token" || scheme == "bearer" || scheme == "authorization:"):
+		return errors.New("API key: has the name of a scheme before it: give it without Token or Bearer, which the client adds")
+	case strings.Contains(text, "${") || strings.Contains(text, "$(") || strings.Contains(text, "{{"):
+		return errors.New("API key: contains a variable that was not replaced: give its value")
+	case strings.HasPrefix(text, "<") && strings.HasSuffix(text, ">"):
+		return errors.New("API key: is a placeholder in angle brackets: give the key itself")
+	case hasName && (exported || isVariable(name)) && strings.Trim(value, "=") != "": // base64 may end with "="
+		return errors.New("API key: has the name of a variable before it: give only what follows the equals sign")
+	}
+	return nil
+}
+
+// isVariable reports whether a name is like that of a variable with a key. A key may contain "=", so
+// not everything before one is a name.
+func isVariable(name string) bool {
+	name = strings.ToUpper(name)
+	like := strings.Contains(name, "KEY") || strings.Contains(name, "TOKEN") || strings.Contains(name, "USERPILOT")
+	return like && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == ""
+}
+
+// LooksLikeAppToken reports whether k begins as an app token does: NX-. Userpilot answers 401 to one,
+// as to any wrong key.
+func (k Key) LooksLikeAppToken() bool {
+	return strings.HasPrefix(k.reveal(), "NX-")
 }
 
 // IsZero reports whether k is the zero value.

@@ -24,8 +24,9 @@ const maxNesting = 10_000
 // numeric company id or an unknown member. Names match exactly, after unescaping:
 // User_ID is an unknown member.
 //
-// Parse returns an Event with an error too. It has the body, and the user if one valid
-// user_id was found before the syntax error, so that a dead letter can name them.
+// Parse returns an Event with an error too. It has the body, and the user if exactly one
+// user_id was found before the syntax error, so that a dead letter can name them. A number
+// stands for the user whose id is written like it: 42 for "42".
 func Parse(body []byte) (Event, error) {
 	r := newReader(body)
 	defer r.free()
@@ -86,6 +87,8 @@ func (p *parser) syntaxError(err error) *InvalidError {
 		return invalid("body", "is not JSON: it ends too early, after byte %d", len(p.event.body))
 	case strings.Count(string(syntax.JSONPointer), "/") >= maxNesting:
 		return invalid("body", "is nested deeper than %d levels", maxNesting)
+	case jsontext.Value(p.event.body).IsValid(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true)):
+		return invalid("body", "has half a surrogate pair after byte %d", syntax.ByteOffset)
 	}
 	return invalid("body", "is not JSON: it breaks after byte %d", syntax.ByteOffset)
 }
@@ -155,6 +158,9 @@ func (p *parser) user() error {
 		p.refuse(invalid("user_id", "is null"))
 	case kind != '"':
 		p.refuse(invalid("user_id", "must be a string, not %s", kindName(kind)))
+		if kind == '0' {
+			p.event.userID = string(value)
+		}
 	case len(value) == len(`""`):
 		p.refuse(invalid("user_id", "is empty"))
 	default:

@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 		{"trailing text", `{"user_id":"u"} secret`, "u", "body: has trailing data after byte 15"},
 		{"trailing NUL", "{\"user_id\":\"u\"}\x00", "u", "body: has trailing data after byte 15"},
 		{"invalid UTF-8", "{\"user_id\":\"u\",\"a\":\"\xff\"}", "u", "body: is not valid UTF-8"},
-		{"lone surrogate", `{"user_id":"\ud800"}`, "", "body: is not JSON: it breaks after byte 12"},
+		{"lone surrogate", `{"user_id":"\ud800"}`, "", "body: has half a surrogate pair after byte 12"},
 		{"deep", `{"user_id":"u","a":` + strings.Repeat(`{"a":`, 20_000), "u", "body: is nested deeper than 10000 levels"},
 		{"deep array", `{"user_id":"u","a":` + strings.Repeat(`[`, 20_000), "u", "body: is nested deeper than 10000 levels"},
 
@@ -57,7 +57,9 @@ func TestParse(t *testing.T) {
 		{"user in metadata only", `{"metadata":{"user_id":"u"}}`, "", "user_id: is missing"},
 		{"null user", `{"user_id":null}`, "", "user_id: is null"},
 		{"empty user", `{"user_id":""}`, "", "user_id: is empty"},
-		{"numeric user", `{"user_id":42}`, "", "user_id: must be a string, not a number"},
+		{"numeric user", `{"user_id":42}`, "42", "user_id: must be a string, not a number"},
+		{"numeric user as it is written", `{"user_id":-1.50e2,"metadata":{"a`, "-1.50e2", "body: is not JSON: it ends too early, after byte 33"},
+		{"numeric user twice", `{"user_id":42,"user_id":"42"}`, "", "user_id: must be a string, not a number"},
 		{"object user", `{"user_id":{"secret":1}}`, "", "user_id: must be a string, not an object"},
 		{"true user", `{"user_id":true}`, "", "user_id: must be a string, not a boolean"},
 		{"user twice", `{"user_id":"u","user_id":"u"}`, "", "user_id: appears twice"},
@@ -137,6 +139,26 @@ func TestCheckStrict(t *testing.T) {
 		{"unknown member", `{"user_id":"u","groups":[]}`,
 			`"groups": is not a member of an identify (user_id, metadata, company)`},
 		{"escaped names", `{"user\u005fid":"u","met\u0061data":{}}`, ""},
+		{"a name twice", `{"user_id":"u","metadata":{"a":1,"\u0061":2}}`, `metadata."a": appears twice`},
+		{"a member twice", `{"user_id":"u","metadata":{},"metadata":{}}`, `"metadata": appears twice`},
+		{"two company ids", `{"user_id":"u","company":{"id":"c","company_id":"c"}}`, "company: has both id and company_id"},
+		{"a company's id", `{"user_id":"u","company":{"id":"undefined"}}`, "company.id: is no id, but what a program writes where it has none"},
+		{"blank", `{"user_id":"\u00a0 "}`, "user_id: is blank"},
+		{"blanks at its ends", `{"user_id":"ann "}`, "user_id: has blanks at its ends"},
+		{"an object", `{"user_id":"[object Object]"}`, "user_id: is no id, but what a program writes where it has none"},
+		{"NaN", `{"user_id":"NaN"}`, "user_id: is no id, but what a program writes where it has none"},
+		{"a spreadsheet's error", `{"user_id":"#REF!"}`, "user_id: is no id, but what a program writes where it has none"},
+		{"a template", `{"user_id":"{{ user.id }}"}`, "user_id: has the text of a template in it"},
+		{"rounded", `{"user_id":"1.23457E+15"}`, "user_id: is a number that a spreadsheet has rounded"},
+		{"rounded with a comma", `{"user_id":"1,2E+05"}`, "user_id: is a number that a spreadsheet has rounded"},
+		{"like one", `{"user_id":"1E+x"}`, ""},
+		{"a bar", `{"user_id":"nan|none"}`, ""},
+		{"500 properties", `{"user_id":"u","metadata":{` + numbered(500) + `}}`, ""},
+		{"501 properties", `{"user_id":"u","metadata":{` + numbered(501) + `}}`, "metadata: has more than 500 properties"},
+		{"a name of 255", `{"user_id":"u","metadata":{"` + strings.Repeat("ü", 255) + `":1}}`, ""},
+		{"a name of 256", `{"user_id":"u","metadata":{"` + strings.Repeat("ü", 256) + `":1}}`, `metadata."` + strings.Repeat("ü", 64) + `": has a name of more than 255 characters`},
+		{"a value of 65,535", `{"user_id":"u","metadata":{"a":"` + strings.Repeat("ü", 65_535) + `"}}`, ""},
+		{"a value of 65,536", `{"user_id":"u","metadata":{"a":"` + strings.Repeat("ü", 65_536) + `"}}`, `metadata."a": is longer than 65535 characters`},
 		{"dirty name", `{"user_id":"u","a\u0000\n\"b` + strings.Repeat("x", 100) + `":1}`,
 			`"a  \"b` + strings.Repeat("x", 59) + `": is not a member of an identify (user_id, metadata, company)`},
 	} {
@@ -151,6 +173,15 @@ func TestCheckStrict(t *testing.T) {
 			}
 		})
 	}
+}
+
+// numbered is that many members of an object.
+func numbered(count int) string {
+	var b strings.Builder
+	for i := range count {
+		fmt.Fprintf(&b, `,"p%d":%d`, i, i)
+	}
+	return b.String()[1:]
 }
 
 // errorText returns the text of an *InvalidError, and a complaint for any other error.

@@ -3,7 +3,6 @@ package userpilot
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -33,6 +32,7 @@ const (
 type pool struct {
 	transport       *http.Transport
 	scheme, address string
+	proxy           string // its address, for errors; "" if there is none
 	maxIdle         int
 
 	mu       sync.Mutex
@@ -90,13 +90,13 @@ func (p *pool) reserve(ctx context.Context, call *Call) error {
 		return err
 	case <-ctx.Done():
 		p.abandon(granted)
-		return context.Cause(ctx)
+		return ended(ctx)
 	case <-call.Stop:
 		p.abandon(granted)
 		return errStopped
 	case <-expired:
 		p.abandon(granted)
-		return fmt.Errorf("no connection within %v: %w", call.Timeout, context.DeadlineExceeded)
+		return late("no connection", call.Timeout)
 	}
 }
 
@@ -168,6 +168,24 @@ func (p *pool) release(c *conn) {
 	}
 }
 
+// closeMisdirected closes a connection whose server says that it is not the one for our calls, and
+// all idle connections that are not reserved: they probably lead to the same server.
+func (p *pool) closeMisdirected(c *conn) {
+	_ = c.Close()
+	p.mu.Lock()
+	old := p.takeUnreserved()
+	p.mu.Unlock()
+	closeAll(old)
+}
+
+// takeUnreserved removes the idle connections that are not reserved. p.mu must be held.
+func (p *pool) takeUnreserved() []*conn {
+	n := max(0, len(p.idle)-p.reserved)
+	old := slices.Clone(p.idle[:n])
+	p.idle = slices.Delete(p.idle, 0, n)
+	return old
+}
+
 // keep makes c an idle connection if there is room. p.mu must be held.
 func (p *pool) keep(c *conn) bool {
 	room := p.reserved
@@ -223,7 +241,7 @@ func (p *pool) connect(life context.Context, used time.Time) {
 	defer cancel()
 	cc, err := p.transport.NewClientConn(ctx, p.scheme, p.address)
 	if err != nil {
-		p.failed(life, err)
+		p.failed(life, explainConnection(err, p.proxy))
 		return
 	}
 	c := &conn{ClientConn: cc, made: time.Now(), used: used}
@@ -246,7 +264,7 @@ func (p *pool) failed(life context.Context, err error) {
 	}
 }
 
-var errClosedAtOnce = errors.New("the connection was closed as soon as it was established")
+var errClosedAtOnce = &noAnswer{cause: CauseConnection, text: "the connection was closed as soon as it was established"}
 
 func (p *pool) connected(life context.Context, c *conn) {
 	p.mu.Lock()
@@ -341,9 +359,7 @@ func (p *pool) closeIdle() {
 		p.dials = 0
 		p.life, p.endLife = context.WithCancel(context.Background())
 	}
-	n := max(0, len(p.idle)-p.reserved)
-	old := slices.Clone(p.idle[:n])
-	p.idle = slices.Delete(p.idle, 0, n)
+	old := p.takeUnreserved()
 	p.mu.Unlock()
 	closeAll(old)
 }

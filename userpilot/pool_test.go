@@ -602,3 +602,78 @@ func TestCloseIdleConnections(t *testing.T) {
 		}
 	})
 }
+
+// A server that says that it is the wrong one is not asked again on the same connection, nor on
+// others that lead to it.
+func TestPoolAfterMisdirection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var misdirected atomic.Bool
+		n, client := newNetwork(t, time.Millisecond, serving(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			if misdirected.Load() {
+				w.WriteHeader(http.StatusMisdirectedRequest)
+				return
+			}
+			time.Sleep(time.Second) // fake time, so that both calls need a connection
+			w.WriteHeader(http.StatusAccepted)
+		}))
+		var calls sync.WaitGroup
+		for range 2 {
+			calls.Go(func() {
+				if err := client.Identify(t.Context(), sample); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		misdirected.Store(true)
+		if dials, open := n.made(); dials != 2 || open != 2 {
+			t.Fatalf("%d dials, %d open", dials, open)
+		}
+		for i := range 3 {
+			if f := failureOf(t, client.Identify(t.Context(), sample)); f.Status != http.StatusMisdirectedRequest || !f.Sent {
+				t.Errorf("%+v", f)
+			}
+			time.Sleep(time.Second)
+			if dials, open := n.made(); dials != 3+i || open != 1 {
+				t.Errorf("after %d: %d dials, %d open", i+1, dials, open)
+			}
+		}
+		misdirected.Store(false)
+		if err := client.Identify(t.Context(), sample); err != nil {
+			t.Error(err)
+		}
+		if dials, open := n.made(); dials != 5 || open != 1 {
+			t.Errorf("at the end: %d dials, %d open", dials, open)
+		}
+		client.CloseIdleConnections()
+	})
+}
+
+// What does not come in time is told with the time.
+func TestPoolLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, client := newNetwork(t, time.Millisecond, serving(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Minute) }))
+		call := userpilot.Call{Body: sample, Timeout: 3 * time.Second}
+		expect := func(ctx context.Context, want string) {
+			t.Helper()
+			_, err := client.Attempt(ctx, call)
+			if f := failureOf(t, err); f.Error() != "identify: no answer: "+want || userpilot.Cause(f) != userpilot.CauseTimeout || !errors.Is(f, context.DeadlineExceeded) {
+				t.Errorf("got %v, cause %q", f, userpilot.Cause(f))
+			}
+		}
+		expect(t.Context(), "no answer within 3s")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		expect(ctx, "no answer in time")
+		expect(ctx, "no answer in time") // it has ended before
+		client.CloseIdleConnections()
+		synctest.Wait() // a connection is being replaced
+		n.setup = time.Minute
+		expect(t.Context(), "no connection within 3s")
+		client.CloseIdleConnections()
+		time.Sleep(2 * time.Minute) // until the handlers have ended
+	})
+}

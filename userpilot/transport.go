@@ -1,13 +1,14 @@
 package userpilot
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -44,24 +45,44 @@ func newTransport(maxConns int, policy addrPolicy, proxy *url.URL) *http.Transpo
 	if proxy != nil && policy != loopbackOnly {
 		dialer.Control = nil // the dialer connects only to the proxy, which the operator has named
 		t.Proxy = http.ProxyURL(proxy)
-		t.OnProxyConnectResponse = checkTunnel
 	}
 	t.DialContext = dialer.DialContext
 	return t
 }
 
 // checkTunnel returns an error for a proxy's refusal that contains none of the proxy's words.
-func checkTunnel(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+func (p proxy) checkTunnel(_ context.Context, _ *url.URL, asked *http.Request, answer *http.Response) error {
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("the proxy answered CONNECT with %d", answer.StatusCode)
+		return refusedTunnel(p.address, p.withPassword, asked.Host, answer.StatusCode)
 	}
 	return nil
+}
+
+// proxy is what is known about the proxy that a client connects through; zero if there is none.
+type proxy struct {
+	address      string // with its port
+	withPassword bool
+	tunnels      bool // the calls go through it encrypted
+}
+
+// newProxy describes the proxy at u, or none if that is nil, for calls to endpoint.
+func newProxy(u *url.URL, endpoint endpoint) proxy {
+	if u == nil || endpoint.policy == loopbackOnly {
+		return proxy{}
+	}
+	port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	return proxy{address: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)), withPassword: u.User != nil, tunnels: endpoint.url.Scheme == "https"}
 }
 
 // parseProxy parses a proxy's URL; "" is none. Its errors do not contain the URL.
 func parseProxy(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, nil
+	}
+	_, rest, _ := strings.Cut(text, "://")
+	if at := strings.LastIndex(rest, "@"); at >= 0 && strings.ContainsAny(rest[:at], "/?#@") {
+		// What follows the character would be dialled, and shown, as a host.
+		return nil, errors.New("proxy: a user or password with one of / ? # and @ must be percent-encoded (%2F %3F %23 %40)")
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || canonicalHost(u.Hostname()) == "" || !isPort(u.Port()) {

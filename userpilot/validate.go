@@ -10,9 +10,15 @@ import (
 
 // Validation is the result of [Client.Validate], partly filled in if that returns an error.
 type Validation struct {
-	// Status is the answer's status, 0 if there was none. A 2xx means that the key is valid,
-	// 401 and 403 that it is not; any other status says nothing about the key.
+	// Status is the answer's status, 0 if there was none. A 2xx means that the key is valid, unless
+	// Page is set; 401 and 403 that it is not, if FromAPI is set; any other status says nothing
+	// about the key.
 	Status int
+	// FromAPI reports whether the body of a refusal is JSON, as Userpilot's are.
+	FromAPI bool
+	// Page reports that a 2xx has a web page for a body, so that something else than Userpilot
+	// answered.
+	Page bool
 	// Address is the address of the endpoint or the proxy that the client connected to; ""
 	// if no connection could be made.
 	Address string
@@ -39,7 +45,8 @@ func (c *Client) Validate(ctx context.Context) (Validation, error) {
 		GotConn:      p.got,
 		WroteHeaders: p.wrote,
 	}))
-	request.Header = c.key.Load().header
+	key := c.key.Load()
+	request.Header = key.header
 	resp, err := c.transport.RoundTrip(request)
 	address, connected, sent := p.seen()
 	v := Validation{Address: address, Took: time.Since(begun)}
@@ -47,7 +54,7 @@ func (c *Client) Validate(ctx context.Context) (Validation, error) {
 		v.Connected = connected.Sub(begun)
 	}
 	if err != nil {
-		return v, transportError(ctx, err, sent || c.pool == nil)
+		return v, c.transportError(ctx, err, sent || c.pool == nil)
 	}
 	v.Status = resp.StatusCode
 	if resp.TLS != nil {
@@ -58,7 +65,11 @@ func (c *Client) Validate(ctx context.Context) (Validation, error) {
 			}
 		}
 	}
-	discard(resp)
+	if isSuccess(v.Status) {
+		v.Page = accepted(resp) != nil
+	} else {
+		v.FromAPI = refusal(resp, key.key).FromAPI
+	}
 	return v, nil
 }
 

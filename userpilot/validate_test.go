@@ -9,8 +9,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
+// newTestClient returns a client that gives a busy machine time for a handshake.
 func newTestClient(t *testing.T, cfg ClientConfig) *Client {
 	t.Helper()
 	key, err := NewKey("sk-very-secret")
@@ -23,6 +25,9 @@ func newTestClient(t *testing.T, cfg ClientConfig) *Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.CloseIdleConnections)
+	if own, ok := c.transport.(*http.Transport); ok {
+		own.TLSHandshakeTimeout = time.Minute
+	}
 	return c
 }
 
@@ -49,6 +54,21 @@ func TestValidate(t *testing.T) {
 		if v, err = client.Validate(t.Context()); err == nil || v.Status != 0 || v.Address != "" || v.Connected != 0 || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("nobody there: %+v, %v", v, err)
 		}
+	}
+}
+
+// A server without a valid certificate gets nothing, least of all the key.
+func TestIdentifyUnknownCertificate(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("a request arrived")
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	f := attemptErr(t, newTestClient(t, ClientConfig{Endpoint: server.URL}))
+	if f.Sent || !strings.Contains(f.Error(), "certificate") {
+		t.Errorf("got %+v", f)
 	}
 }
 

@@ -17,7 +17,7 @@ const (
 // answer handles a request to the API. The caller need not close the request's body.
 func (s *Server) answer(r *http.Request) answer {
 	a := s.route(r)
-	if !a.cut {
+	if !a.cut && a.header["X-Request-Id"] == nil {
 		a.header.Set("X-Request-Id", "stand-in-"+strconv.FormatInt(s.requests.Add(1), 10))
 	}
 	return a
@@ -85,7 +85,7 @@ func (s *Server) identify(r *http.Request) answer {
 	}
 	switch {
 	case fault.refuses():
-		return s.finish(call, fault.alter(refuse(fault.status(), "scripted_fault", "this fault was asked for")), nil)
+		return s.finish(call, fault.alter(fault.refusal()), nil)
 	case over:
 		return s.finish(call, s.overLimit(), nil)
 	case bad != nil:

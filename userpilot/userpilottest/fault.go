@@ -3,21 +3,26 @@ package userpilottest
 import (
 	"cmp"
 	"net/http"
+	"slices"
 	"time"
 )
 
 // Fault is what goes wrong with one identify. The zero value is no fault. A call with
 // a fault counts towards the limit like any other. The server still refuses calls for
-// their key, the limit or their body, unless the fault cuts the connection or has a
-// Status that is not a 2xx.
+// their key, the limit or their body, unless the fault cuts the connection or answers
+// instead of the API: with a Status that is not a 2xx, or with Instead. Even then it
+// refuses a wrong key.
 type Fault struct {
 	// Delay delays everything else. If the client has gone by then, the call is not
 	// applied.
 	Delay time.Duration
-	// Status is the status of the answer. With a 2xx the server handles the call as
-	// usual and answers an accepted call with this status; with any other status it does
-	// not look at the call.
+	// Status is the status of the answer, from 200 to 999. With a 2xx the server handles the
+	// call as usual and answers an accepted call with this status, unless Instead is set;
+	// with any other status it does not look at the call.
 	Status int
+	// Instead answers without looking at the call even with a 2xx, as a captive portal does:
+	// the call is not applied. Without a Status, the status is then 200.
+	Instead bool
 	// RetryAfter is sent if positive, in whole seconds rounded up. Without a Status, the
 	// status is then 429.
 	RetryAfter time.Duration
@@ -25,11 +30,14 @@ type Fault struct {
 	Cut bool
 	// CutAfterApply closes the connection after the call was applied: the answer is lost.
 	CutAfterApply bool
-	// HTML answers with a web page, as a load balancer does. Without a Status, the status
-	// is 502.
+	// HTML answers with a web page, as a load balancer does. Without a Status and Instead,
+	// the status is 502.
 	HTML bool
-	// Body, if not nil, is the answer's body.
+	// Body, if not nil, is the answer's body. Its Content-Type stays JSON unless Header has
+	// another.
 	Body []byte
+	// Header is added to the answer, in the place of what has the same name.
+	Header http.Header
 	// CutBody closes the connection in the middle of the answer's body.
 	CutBody bool
 	// Endless sends an answer's body without end, as fast as the client reads it.
@@ -44,6 +52,8 @@ func (f Fault) status() int {
 	switch {
 	case f.Status != 0:
 		return f.Status
+	case f.Instead:
+		return http.StatusOK
 	case f.HTML:
 		return http.StatusBadGateway
 	case f.RetryAfter > 0:
@@ -55,7 +65,15 @@ func (f Fault) status() int {
 // refuses reports whether the fault answers instead of the API.
 func (f Fault) refuses() bool {
 	status := f.status()
-	return status != 0 && !isSuccess(status)
+	return f.Instead || status != 0 && !isSuccess(status)
+}
+
+// refusal is the answer instead of the API's, before it is altered.
+func (f Fault) refusal() answer {
+	if status := f.status(); !isSuccess(status) {
+		return refuse(status, "scripted_fault", "this fault was asked for")
+	}
+	return newAnswer(f.status(), nil)
 }
 
 func isSuccess(status int) bool { return status >= 200 && status <= 299 }
@@ -74,6 +92,13 @@ func (f Fault) alter(a answer) answer {
 	}
 	if f.Body != nil {
 		a.body = f.Body
+	}
+	for name, values := range f.Header {
+		a.header[http.CanonicalHeaderKey(name)] = slices.Clone(values)
+	}
+	if a.status == http.StatusNoContent || a.status == http.StatusNotModified {
+		a.body = nil // HTTP has none
+		return a
 	}
 	switch {
 	case f.CutBody:

@@ -40,6 +40,16 @@ func TestFaults(t *testing.T) {
 		{"cut after apply", userpilottest.Fault{CutAfterApply: true}, 0, "", false, 1},
 		{"HTML", userpilottest.Fault{HTML: true}, 502, "<h1>", false, 0},
 		{"own body", userpilottest.Fault{Status: 422, Body: []byte("own")}, 422, "own", false, 0},
+		{"instead", userpilottest.Fault{Instead: true}, 200, "", false, 0},
+		{"instead, with a status", userpilottest.Fault{Status: 204, Instead: true}, 204, "", false, 0},
+		{"instead, with a refusal", userpilottest.Fault{Status: 404, Instead: true}, 404, "scripted_fault", false, 0},
+		{"a captive portal", userpilottest.Fault{HTML: true, Instead: true}, 200, "<h1>", false, 0},
+		{"a page of the API's", userpilottest.Fault{HTML: true, Status: 200}, 200, "<h1>", false, 1},
+		{"own body, accepted", userpilottest.Fault{Body: []byte("own")}, 202, "own", false, 1},
+		{"own body, instead", userpilottest.Fault{Status: 202, Body: []byte("own"), Instead: true}, 202, "own", false, 0},
+		{"no status of HTTP", userpilottest.Fault{Status: 999}, 999, "scripted_fault", false, 0},
+		{"no body allowed", userpilottest.Fault{Status: 304, Body: []byte("own")}, 304, "", false, 0},
+		{"own header", userpilottest.Fault{Status: 421, Header: http.Header{"X-Own": {"a"}}}, 421, "scripted_fault", false, 0},
 		{"cut body", userpilottest.Fault{Status: 500, Body: []byte("12345678"), CutBody: true}, 500, "1234", true, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -69,11 +79,37 @@ func TestFaults(t *testing.T) {
 				if resp.StatusCode != test.status || !strings.Contains(body, test.body) {
 					t.Errorf("%s: answered %d %q", name, resp.StatusCode, body)
 				}
+				if got := resp.Header.Get("X-Own"); got != test.fault.Header.Get("X-Own") {
+					t.Errorf("%s: X-Own %q", name, got)
+				}
+				if test.body == "" && body != "" {
+					t.Errorf("%s: body %q", name, body)
+				}
 				if got := resp.Header.Get("Retry-After"); (got == "1") != (test.fault.RetryAfter > 0) {
 					t.Errorf("%s: Retry-After %q", name, got)
 				}
 			}
 		})
+	}
+}
+
+// A fault's header takes the place of the stand-in's own.
+func TestFaultHeader(t *testing.T) {
+	t.Parallel()
+	header := http.Header{
+		"content-type": {"text/plain"}, "X-Request-Id": {"own"}, "Date": {"Fri, 02 Jan 2026 03:04:05 GMT"}, "Retry-After": {"1.5"}, "X-Two": {"a", "b"},
+	}
+	s, socket := start(t, userpilottest.Options{Faults: always(userpilottest.Fault{RetryAfter: time.Minute, Header: header})})
+	for name, rt := range map[string]http.RoundTripper{"socket": socket, "memory": s.Transport()} {
+		resp, _, err := identify(t, rt, s.URL(), `{"user_id":"u"}`, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key, want := range header {
+			if got := resp.Header.Values(key); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%s: %s is %q, want %q", name, key, got, want)
+			}
+		}
 	}
 }
 
@@ -152,12 +188,17 @@ func TestParseFault(t *testing.T) {
 		{"endless", userpilottest.Rule{Fault: userpilottest.Fault{Endless: true}}, ""},
 		{"trickle=100ms", userpilottest.Rule{Fault: userpilottest.Fault{Trickle: 100 * time.Millisecond}}, ""},
 
+		{"instead,html,user=abc", userpilottest.Rule{Fault: userpilottest.Fault{Instead: true, HTML: true}, User: "abc"}, ""},
+		{"status=999,body={\"error\":\"a = b\"}", userpilottest.Rule{Fault: userpilottest.Fault{Status: 999, Body: []byte(`{"error":"a = b"}`)}}, ""},
+		{"body=", userpilottest.Rule{Fault: userpilottest.Fault{Body: []byte{}}}, ""},
+		{"header=x-one: a:b, header=X-One:c,header=X-Two:", userpilottest.Rule{Fault: userpilottest.Fault{Header: http.Header{"X-One": {"a:b", "c"}, "X-Two": {""}}}}, ""},
+
 		{"", userpilottest.Rule{}, `fault: "" is not a field; the fields are `},
 		{"stats=500", userpilottest.Rule{}, `fault: "stats" is not a field; the fields are `},
 		{"every=10", userpilottest.Rule{}, "fault: has conditions, but no fault"},
-		{"status", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 599`},
-		{"status=hidden", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 599`},
-		{"status=600", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 599`},
+		{"status", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 999`},
+		{"status=hidden", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 999`},
+		{"status=1000", userpilottest.Rule{}, `fault: "status" must be a whole number from 200 to 999`},
 		{"status=500,status=501", userpilottest.Rule{}, `fault: "status" appears twice`},
 		{"cut=yes", userpilottest.Rule{}, `fault: "cut" takes no value`},
 		{"cut,cut-after-apply", userpilottest.Rule{}, `fault: "cut" and "cut-after-apply" exclude each other`},
@@ -167,6 +208,12 @@ func TestParseFault(t *testing.T) {
 		{"cut,p=NaN", userpilottest.Rule{}, `fault: "p" must be above 0 and at most 1`},
 		{"cut,seed=-1", userpilottest.Rule{}, `fault: "seed" must be a whole number from 0`},
 		{"cut,user=", userpilottest.Rule{}, `fault: "user" is empty`},
+		{"instead=yes", userpilottest.Rule{}, `fault: "instead" takes no value`},
+		{"instead,cut-after-apply", userpilottest.Rule{}, `fault: "instead" and "cut-after-apply" exclude each other`},
+		{"body", userpilottest.Rule{}, `fault: "body" takes a text`},
+		{"header", userpilottest.Rule{}, `fault: "header" must be a name and a text such as Content-Type: text/plain`},
+		{"header=X hidden: a", userpilottest.Rule{}, `fault: "header" must be a name and a text`},
+		{"header=X: hidden\r\nY: a", userpilottest.Rule{}, `fault: "header" must be a name and a text`},
 		{"delay=3", userpilottest.Rule{}, `fault: "delay" must be a positive duration such as 500ms`},
 		{"delay=-3s", userpilottest.Rule{}, `fault: "delay" must be a positive duration such as 500ms`},
 	} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -62,14 +63,17 @@ func (r Rules) Fault(q Request) Fault {
 }
 
 // ParseFault parses a rule as given on a command line: fields separated by commas, in
-// any order, each at most once.
+// any order, each at most once, except for header.
 //
-//	status=500           Fault.Status, 200 to 599
+//	status=500           Fault.Status, 200 to 999
+//	instead              Fault.Instead
 //	delay=3s             Fault.Delay
 //	retry-after=2s       Fault.RetryAfter
 //	cut                  Fault.Cut
 //	cut-after-apply      Fault.CutAfterApply
 //	html                 Fault.HTML
+//	body=text            Fault.Body; it cannot contain a comma
+//	header=Name: text    Fault.Header; nor can this
 //	cut-body             Fault.CutBody
 //	endless              Fault.Endless
 //	trickle=100ms        Fault.Trickle
@@ -79,13 +83,13 @@ func (r Rules) Fault(q Request) Fault {
 //	p=0.01, seed=7       Rule.P, Rule.Seed
 //
 // For example: "status=500,every=10"; "status=429,retry-after=2s,from=100,to=120";
-// "cut,p=0.01". The error names the field but not its value.
+// "cut,p=0.01"; "instead,html,user=abc". The error names the field but not its value.
 func ParseFault(text string) (Rule, error) {
 	var r Rule
 	seen := make(map[string]bool)
 	for field := range strings.SplitSeq(text, ",") {
 		name, value, hasValue := strings.Cut(strings.TrimSpace(field), "=")
-		if seen[name] {
+		if seen[name] && name != "header" {
 			return Rule{}, fmt.Errorf("fault: %q appears twice", name)
 		}
 		seen[name] = true
@@ -107,21 +111,23 @@ func (r *Rule) set(name, value string, hasValue bool) (err error) {
 		*flag = true
 		return nil
 	}
+	if d := r.duration(name); d != nil {
+		*d, err = parseDuration(value)
+		return err
+	}
+	if n := r.number(name); n != nil {
+		*n, err = parseNumber(value, 1, math.MaxInt)
+		return err
+	}
 	switch name {
 	case "status":
-		r.Status, err = parseNumber(value, 200, 599)
-	case "delay":
-		r.Delay, err = parseDuration(value)
-	case "retry-after":
-		r.RetryAfter, err = parseDuration(value)
-	case "trickle":
-		r.Trickle, err = parseDuration(value)
-	case "every":
-		r.Every, err = parseNumber(value, 1, math.MaxInt)
-	case "from":
-		r.From, err = parseNumber(value, 1, math.MaxInt)
-	case "to":
-		r.To, err = parseNumber(value, 1, math.MaxInt)
+		r.Status, err = parseNumber(value, 200, 999)
+	case "body":
+		if r.Body = []byte(value); !hasValue {
+			err = errors.New("takes a text")
+		}
+	case "header":
+		err = r.addHeader(value)
 	case "p":
 		r.P, err = parseProbability(value)
 	case "seed":
@@ -131,10 +137,25 @@ func (r *Rule) set(name, value string, hasValue bool) (err error) {
 			err = errors.New("is empty")
 		}
 	default:
-		err = errors.New("is not a field; the fields are status, delay, retry-after, cut, cut-after-apply," +
-			" html, cut-body, endless, trickle, every, from, to, user, p, seed")
+		err = errors.New("is not a field; the fields are status, instead, delay, retry-after, cut, cut-after-apply," +
+			" html, body, header, cut-body, endless, trickle, every, from, to, user, p, seed")
 	}
 	return err
+}
+
+// addHeader adds a header as it stands in an answer. Both halves must be what an answer may contain.
+func (r *Rule) addHeader(text string) error {
+	name, value, ok := strings.Cut(text, ":")
+	value = strings.TrimSpace(value)
+	printable := strings.IndexFunc(value, func(c rune) bool { return c < ' ' || c > '~' }) < 0
+	if !ok || name == "" || strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" || !printable {
+		return errors.New("must be a name and a text such as Content-Type: text/plain")
+	}
+	if r.Header == nil {
+		r.Header = make(http.Header)
+	}
+	r.Header.Add(name, value)
+	return nil
 }
 
 // flag returns the field for a name that takes no value, or nil for other names.
@@ -148,23 +169,57 @@ func (r *Rule) flag(name string) *bool {
 		return &r.CutBody
 	case "html":
 		return &r.HTML
+	case "instead":
+		return &r.Instead
 	case "endless":
 		return &r.Endless
 	}
 	return nil
 }
 
+// duration returns the field for a name that takes a duration, or nil for other names.
+func (r *Rule) duration(name string) *time.Duration {
+	switch name {
+	case "delay":
+		return &r.Delay
+	case "retry-after":
+		return &r.RetryAfter
+	case "trickle":
+		return &r.Trickle
+	}
+	return nil
+}
+
+// number returns the field of a number from 1, or nil.
+func (r *Rule) number(name string) *int {
+	switch name {
+	case "every":
+		return &r.Every
+	case "from":
+		return &r.From
+	case "to":
+		return &r.To
+	}
+	return nil
+}
+
+// isNothing reports whether the fault does nothing.
+func (f Fault) isNothing() bool {
+	return f.status() == 0 && f.Delay == 0 && f.Trickle == 0 && f.Body == nil && f.Header == nil &&
+		!f.Cut && !f.CutAfterApply && !f.CutBody && !f.Endless
+}
+
 func (r *Rule) check() error {
 	f := r.Fault
-	nothing := f.status() == 0 && f.Delay == 0 && f.Trickle == 0 &&
-		!f.Cut && !f.CutAfterApply && !f.CutBody && !f.Endless
 	switch {
-	case nothing:
+	case f.isNothing():
 		return errors.New("has conditions, but no fault")
 	case r.To != 0 && r.To < r.From:
 		return errors.New(`"to" is before "from"`)
 	case f.Cut && f.CutAfterApply:
 		return errors.New(`"cut" and "cut-after-apply" exclude each other`)
+	case f.Instead && f.CutAfterApply:
+		return errors.New(`"instead" and "cut-after-apply" exclude each other`)
 	}
 	return nil
 }

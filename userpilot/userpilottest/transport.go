@@ -41,7 +41,9 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if a.cut {
 		return nil, &net.OpError{Op: "read", Net: "memory", Err: syscall.ECONNRESET}
 	}
-	a.header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	if a.header["Date"] == nil {
+		a.header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	}
 	return &http.Response{
 		Status:        strconv.Itoa(a.status) + " " + http.StatusText(a.status),
 		StatusCode:    a.status,
