@@ -16,7 +16,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nkeys"
 
 	"github.com/identify-worker/identify-worker/queue/asynclog"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
@@ -33,12 +32,22 @@ const (
 
 // ConnectConfig says where NATS is and how to authenticate. Empty fields are ignored.
 type ConnectConfig struct {
-	URL   string // one or more, separated by commas; default nats://127.0.0.1:4222
-	Creds string // file with the user's JWT and key
-	CA    string // PEM file with the certificates to trust
-	Cert  string // PEM file with the client certificate; requires Key
-	Key   string // PEM file with the key of the client certificate
-	Name  string // shown in the server's list of connections
+	URL  string // one or more, separated by commas; default nats://127.0.0.1:4222
+	CA   string // PEM file with the certificates to trust
+	Cert string // PEM file with the client certificate; requires Key
+	Key  string // PEM file with the key of the client certificate
+	Name string // shown in the server's list of connections
+	// TLSFirst begins TLS before the server's greeting, as servers with handshake_first require.
+	TLSFirst bool
+
+	// At most one way to authenticate can be used: a user and a password, or a token, in URL, or
+	// one of these. The files are read again at each connect.
+	Creds        string // file with the user's JWT and key
+	NKey         string // file with the seed of the user's nkey; another user's needs a new connection
+	User         string // name of the user; requires PasswordFile
+	PasswordFile string // file with the user's password, in one line
+	TokenFile    string // file with a token, in one line
+
 	// InboxPrefix is the prefix of the subjects that receive replies; default [DefaultInboxPrefix].
 	// If each role has its own prefix and may subscribe only to that, no role can read another
 	// role's replies.
@@ -70,7 +79,10 @@ func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
 		c.URL = nats.DefaultURL
 	}
 	c.Log = asynclog.Wrap(c.Log)
-	hosts, err := hosts(c.URL)
+	shown, err := hosts(c.URL)
+	if errors.Is(err, errUnencoded) {
+		err = fmt.Errorf("%w, or use %s and %s", err, c.name("User"), c.name("PasswordFile"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.name("URL"), err)
 	}
@@ -78,27 +90,27 @@ func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.dial(ctx, hosts, options)
+	return c.dial(ctx, shown, options)
 }
 
-// dial retries until it has a connection or c.Wait has passed.
-func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Option) (*nats.Conn, error) {
+// dial retries until it has a connection or c.Wait has passed. shown is the URL for texts.
+func (c ConnectConfig) dial(ctx context.Context, shown string, options []nats.Option) (*nats.Conn, error) {
 	began := time.Now()
 	for waited := false; ; waited = true {
 		nc, err := nats.Connect(c.URL, options...)
 		hint, fatal := c.hintFor(err)
 		switch {
 		case err == nil && waited:
-			c.Log.Info("connected to NATS", "url", hosts)
+			c.Log.Info("connected to NATS", "url", shown)
 			return nc, nil
 		case err == nil:
 			return nc, nil
 		case fatal:
-			return nil, fmt.Errorf("connect to NATS at %s: %w (%s)", hosts, err, hint)
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%s)", shown, err, hint)
 		case c.Wait >= 0 && time.Since(began) >= c.Wait:
-			return nil, fmt.Errorf("connect to NATS at %s: %w (%s; %s says how long to wait)", hosts, err, cmp.Or(hint, "see "+c.name("URL")), c.name("Wait"))
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%s; %s says how long to wait)", shown, err, cmp.Or(hint, "see "+c.name("URL")), c.name("Wait"))
 		case !waited:
-			c.Log.Warn("waiting for NATS", "url", hosts, "error", err)
+			c.Log.Warn("waiting for NATS", "url", shown, "error", err)
 		}
 		if c.Wait < 0 {
 			jsapi.Pause(ctx, reconnectWait)
@@ -106,20 +118,19 @@ func (c ConnectConfig) dial(ctx context.Context, hosts string, options []nats.Op
 			jsapi.Pause(ctx, min(reconnectWait, c.Wait-time.Since(began)))
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("wait for NATS at %s: %w", hosts, context.Cause(ctx))
+			return nil, fmt.Errorf("wait for NATS at %s: %w", shown, context.Cause(ctx))
 		}
 	}
 }
 
 // hosts checks the URLs and returns the parts that may be shown: without user, password and token.
 func hosts(urls string) (string, error) {
+	if hasUnencoded(urls) {
+		return "", errUnencoded
+	}
 	var shown []string
 	for text := range strings.SplitSeq(urls, ",") {
-		text = strings.TrimSpace(text)
-		if !strings.Contains(text, "://") {
-			text = "nats://" + text
-		}
-		u, err := url.Parse(text)
+		u, err := url.Parse(withScheme(text))
 		if err != nil || u.Hostname() == "" {
 			return "", errors.New("is not a URL such as nats://127.0.0.1:4222")
 		}
@@ -131,6 +142,36 @@ func hosts(urls string) (string, error) {
 		shown = append(shown, u.Scheme+"://"+u.Host)
 	}
 	return strings.Join(shown, ","), nil
+}
+
+// errUnencoded says that a URL would be misread: what follows the character in a password would be
+// dialled, and shown, as a host.
+var errUnencoded = errors.New("a user or password with one of / ? # @ and , must be percent-encoded (%2F %3F %23 %40 %2C)")
+
+// hasUnencoded reports whether the user or password in one of the URLs has a character that ends it
+// too early. A path, query or fragment of ours never has an @.
+func hasUnencoded(urls string) bool {
+	user := false
+	for i, text := range strings.Split(urls, ",") {
+		_, rest, _ := strings.Cut(withScheme(text), "://")
+		at := strings.LastIndex(rest, "@")
+		switch {
+		case at >= 0 && strings.ContainsAny(rest[:at], "/?#@"):
+			return true
+		case at >= 0 && i > 0 && !user && !strings.Contains(text, "://"):
+			return true // the comma may be the password's
+		}
+		user = at >= 0
+	}
+	return false
+}
+
+// withScheme adds the scheme to a URL that has none, as nats.go does.
+func withScheme(text string) string {
+	if text = strings.TrimSpace(text); strings.Contains(text, "://") {
+		return text
+	}
+	return "nats://" + text
 }
 
 func (c ConnectConfig) options() ([]nats.Option, error) {
@@ -149,11 +190,24 @@ func (c ConnectConfig) options() ([]nats.Option, error) {
 		}
 		options = append(options, nats.CustomInboxPrefix(c.InboxPrefix))
 	}
-	if c.Creds != "" {
-		if err := checkCreds(c.Creds); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name("Creds"), err)
+	way, err := c.authentication()
+	if err != nil {
+		return nil, err
+	}
+	if way != nil {
+		auth, err := way.options()
+		if err != nil {
+			return nil, err
 		}
-		options = append(options, nats.UserCredentials(c.Creds))
+		options = append(options, auth...)
+	}
+	return c.addTLS(options)
+}
+
+// addTLS adds the options for TLS.
+func (c ConnectConfig) addTLS(options []nats.Option) ([]nats.Option, error) {
+	if c.TLSFirst {
+		options = append(options, nats.TLSHandshakeFirst())
 	}
 	if c.CA != "" {
 		if err := checkCA(c.CA); err != nil {
@@ -187,22 +241,7 @@ func checkInboxPrefix(prefix string) error {
 	return nil
 }
 
-// nats.go reads the files again at each connect. We check them before the first one, when a broken
-// file would look like a server that is not ready.
-
-func checkCreds(path string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	_, errJWT := nkeys.ParseDecoratedJWT(text)
-	_, errKey := nkeys.ParseDecoratedUserNKey(text)
-	if errJWT != nil || errKey != nil {
-		return errors.New("the file does not hold a NATS user's credentials")
-	}
-	return nil
-}
-
+// checkCA rejects a file that nats.go would read only when it connects.
 func checkCA(path string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -294,6 +333,13 @@ type ConnInfo struct {
 	Inboxes string
 }
 
+// ServerURL is the URL of the connected server, without user and password; empty without a
+// connection. It does not block.
+func (q *Queue) ServerURL() string {
+	shown, _ := hosts(q.api.NATS.ConnectedUrl()) // Connect has accepted it
+	return shown
+}
+
 // ConnInfo returns details of the connection. It blocks for five round trips.
 func (q *Queue) ConnInfo() (ConnInfo, error) {
 	var trips []time.Duration
@@ -305,8 +351,7 @@ func (q *Queue) ConnInfo() (ConnInfo, error) {
 		trips = append(trips, time.Since(sent))
 	}
 	slices.Sort(trips)
-	l := ConnInfo{Version: q.api.NATS.ConnectedServerVersion(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.api.NATS.MaxPayload()), Inboxes: q.api.Inboxes()}
-	l.URL, _ = hosts(q.api.NATS.ConnectedUrl()) // Connect has accepted it
+	l := ConnInfo{Version: q.api.NATS.ConnectedServerVersion(), URL: q.ServerURL(), Trip: trips[len(trips)/2], MaxEvent: maxEvent(q.api.NATS.MaxPayload()), Inboxes: q.api.Inboxes()}
 	if state, err := q.api.NATS.TLSConnectionState(); err == nil {
 		l.TLS = tls.VersionName(state.Version)
 		for i, cert := range state.PeerCertificates {

@@ -16,7 +16,7 @@ import (
 func (c *ConnectConfig) hintFor(err error) (hint string, fatal bool) {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
-		return fmt.Sprintf("see %s, or user and password in %s", c.name("Creds"), c.name("URL")), true
+		return c.authHint(), true
 	case errors.Is(err, nats.ErrSecureConnWanted):
 		return fmt.Sprintf("the server does not support TLS: see %s and %s, which require it, and tls:// in %s", c.name("CA"), c.name("Cert"), c.name("URL")), true
 	case errors.Is(err, nats.ErrSecureConnRequired):
@@ -26,6 +26,9 @@ func (c *ConnectConfig) hintFor(err error) (hint string, fatal bool) {
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return c.certificateHint(err), true
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok && c.TLSFirst {
+		return "the server does not begin with TLS: see " + c.name("TLSFirst"), true
 	}
 	if errors.Is(err, nats.ErrTLS) {
 		// The server closed the connection before an alert reached us. It may also be restarting.

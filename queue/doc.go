@@ -9,6 +9,10 @@
 //	defer publisher.Close(ctx)
 //	receipt, err := publisher.Publish(ctx, []byte(`{"user_id":"ann","metadata":{"plan":"pro"}}`))
 //
+// Events are live, or backfill if they are published with [AsBackfill]. Workers call for live events
+// first, and backfill gets every call that these leave. The order of both is that of their
+// publication: a property that a newer event has set stays, whichever of the two that was.
+//
 // Workers create the streams, as does the command identify-worker setup. A program that starts
 // before them calls [Queue.Setup].
 //
@@ -17,6 +21,7 @@
 //   - [Publisher] stores an event once, however often it sends it, and stores a user's events in
 //     the order of the calls. [Publisher] lists the exceptions.
 //   - [Publisher] refuses an event that no worker could deliver, before it sends anything.
+//   - A user's live events and backfill are in the same partition.
 //   - [Queue.Setup] never changes an existing stream unless its caller asks for that, and changes
 //     the number of partitions only while no event waits and no replica runs.
 //   - An operation that the server's permissions forbid ends within a second with a

@@ -81,3 +81,24 @@ func ExamplePublisher_PublishAsync() {
 	// 2 <nil>
 	// 3 <nil>
 }
+
+func ExampleAsBackfill() {
+	ctx := context.Background()
+	q, stop := exampleQueue(ctx)
+	defer stop()
+	publisher := q.NewPublisher(queue.PublisherConfig{})
+	defer publisher.Close(ctx)
+
+	// An import of all users: it delays no event that an app publishes meanwhile.
+	for i := range 3 {
+		_, err := publisher.PublishAsync(ctx, fmt.Appendf(nil, `{"user_id":"user%d","metadata":{"plan":"basic"}}`, i), queue.AsBackfill())
+		check(err)
+	}
+	check(publisher.Flush(ctx))
+
+	// An app's event of one of these users. The worker calls for it first, and the plan stays "pro".
+	receipt, err := publisher.Publish(ctx, []byte(`{"user_id":"user1","metadata":{"plan":"pro"}}`))
+	fmt.Println(receipt.Sequence, err)
+	// Output:
+	// 4 <nil>
+}

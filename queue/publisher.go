@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,18 +21,31 @@ import (
 
 // The errors of a publisher.
 var (
-	// ErrNoStream says that no stream stores these events. A worker or [Queue.Setup] creates it.
+	// ErrNoStream says that no stream stores these events. A worker or [Queue.Setup] creates it. To
+	// find that out, the publisher's user needs the permission to publish to
+	// $JS.API.STREAM.INFO.<stream>; see [PublisherConfig].Retry.
 	ErrNoStream = jsapi.ErrNoStream
 	// ErrStreamFull says that the stream or the server's storage is at its limit.
 	ErrStreamFull = jsapi.ErrStreamFull
+	// ErrForeignStream says that another stream took the event. The error is a
+	// [*ForeignStreamError] that names it.
+	ErrForeignStream = jsapi.ErrForeignStream
 	// ErrEventTooLarge says that the stream or the server accepts no event of this size.
 	ErrEventTooLarge = jsapi.ErrEventTooLarge
 	// ErrNoAnswer says that the server did not acknowledge in time. It may have stored the event
 	// all the same; publishing again with the same message id stores it only once.
 	ErrNoAnswer = errors.New("the server did not acknowledge in time")
+	// ErrUnreachable says that the connection to NATS was down. Alone, without [ErrNoAnswer], it
+	// says that the event was not sent.
+	ErrUnreachable = errors.New("NATS cannot be reached: the connection is down and is being restored")
 	// ErrPublisherClosed says that the publisher has been closed.
 	ErrPublisherClosed = errors.New("the publisher is closed")
 )
+
+// ForeignStreamError says that a stream that is none of the pipeline's took a message. It is also
+// an [ErrForeignStream]. The pipeline does not have the message, and publishing it again would end
+// the same way.
+type ForeignStreamError = jsapi.ForeignStreamError
 
 const (
 	// unacknowledgedBytes bounds the memory that a publisher's window uses.
@@ -51,8 +65,18 @@ type PublisherConfig struct {
 	Window int
 	// Retry is how long the publisher retries an event, always under the same message id, while the
 	// server does not answer. It counts from the call, or, if the event waits for its user's
-	// previous event, from the answer to that one. Default 30 s.
+	// previous event, from the answer to that one. Default 30 s. A missing stream ends an event
+	// sooner, with an [ErrNoStream]; but if the user may not ask for the stream, only after this
+	// time, with an [ErrNoAnswer].
 	Retry time.Duration
+	// FailFast refuses an event with an [ErrUnreachable] if the connection is down when it is
+	// published, for callers that would rather try elsewhere than wait. Events that were published
+	// before the connection broke are still retried: the server may have stored them. NATS is found
+	// to be down after some 15 s without a sign of life.
+	FailFast bool
+	// Strict also refuses events that Userpilot is not known to accept, or that are surely a mistake,
+	// with a [*userpilot.InvalidError]: see [userpilot.Event.CheckStrict].
+	Strict bool
 	// Tracer creates a span per publication, which the event's headers propagate. Without it, the
 	// publisher creates a span only if the context has one, with that span's provider.
 	Tracer trace.Tracer
@@ -75,6 +99,8 @@ type PublisherConfig struct {
 type Publisher struct {
 	q         *Queue
 	retry     time.Duration
+	failFast  bool
+	strict    bool
 	minWeight int64 // the least that an event takes of the window
 	capacity  int64
 	window    *semaphore.Weighted
@@ -97,6 +123,8 @@ type Publisher struct {
 	retryTimer     *time.Timer
 	retryScheduled bool
 	reconnects     uint64
+	asked          time.Time // when the server was last asked whether the stream exists
+	mayNotAsk      bool      // the server denies that
 }
 
 // NewPublisher returns a publisher. It sends nothing. The caller must close the publisher.
@@ -110,9 +138,11 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 	p := &Publisher{
 		q:         q,
 		retry:     c.Retry,
+		failFast:  c.FailFast,
+		strict:    c.Strict,
 		minWeight: max(1, unacknowledgedBytes/int64(c.Window)),
 		inbox:     q.api.NATS.NewInbox() + ".",
-		receipt:   fmt.Sprintf(`{"stream":%q,"seq":`, q.topology.StreamName()),
+		receipt:   usualReceipt(q.topology.StreamName(), cmp.Or(q.topology.Domain, q.api.NATS.ConnectedDomain())),
 		tracer:    c.Tracer,
 		spanName:  "publish " + q.topology.PlainSubject(),
 		header:    nats.Header{nats.MsgIdHdr: {""}},
@@ -133,6 +163,7 @@ type publication struct {
 	bare   bool        // without an id
 	header nats.Header // in addition to the id
 	plain  bool        // use the plain subject, whatever the user
+	later  bool        // use the backfill subject
 	alone  bool        // do not order it with the user's other events
 }
 
@@ -162,6 +193,14 @@ func WithoutKey() PublishOption {
 	return func(p *publication) { p.plain = true }
 }
 
+// AsBackfill publishes an event that need not be delivered soon, such as one of a large import: it
+// never delays a live event, and gets every call that live events leave. A property that a newer live
+// event has set stays as it is. The event needs a key: with [WithoutKey], and for a user id above
+// 1,024 bytes, it is published as a live event.
+func AsBackfill() PublishOption {
+	return func(p *publication) { p.later = true }
+}
+
 // WithoutOrder publishes without waiting for the acknowledgement of the user's previous event,
 // which may then be stored after this one.
 func WithoutOrder() PublishOption {
@@ -182,7 +221,13 @@ type Result struct {
 	done    chan struct{}
 	receipt Receipt
 	err     error
+	begun   time.Time // when it was first sent
+	took    time.Duration
 }
+
+// Took returns how long the server took to acknowledge the event, with all attempts. The time in which
+// the event waited for its user's previous one does not count. It may be called once Done is closed.
+func (r *Result) Took() time.Duration { return r.took }
 
 // Done is closed when the event has been acknowledged or the publisher has given it up.
 func (r *Result) Done() <-chan struct{} { return r.done }
@@ -222,6 +267,11 @@ func (p *Publisher) PublishAsync(ctx context.Context, body []byte, options ...Pu
 
 // PublishEvent is [Publisher.PublishAsync] for a parsed body.
 func (p *Publisher) PublishEvent(ctx context.Context, event userpilot.Event, options ...PublishOption) (*Result, error) {
+	if p.strict {
+		if err := event.CheckStrict(); err != nil {
+			return nil, err
+		}
+	}
 	f, err := p.newInflight(event, options)
 	if err != nil {
 		return nil, err
@@ -286,7 +336,7 @@ func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) 
 	f := &inflight{
 		result:   Result{done: make(chan struct{})},
 		user:     event.UserID(),
-		subject:  p.subject(event.UserID()),
+		subject:  p.subject(event.UserID(), o),
 		id:       o.id,
 		header:   o.header,
 		body:     event.Body(),
@@ -297,9 +347,6 @@ func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) 
 	if f.fresh && !o.bare {
 		f.id = nuid.Next()
 	}
-	if o.plain {
-		f.subject = p.q.topology.PlainSubject()
-	}
 	if o.alone {
 		f.user = ""
 	}
@@ -309,20 +356,27 @@ func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) 
 // notInHeader reports whether the name of a header may not contain a character.
 func notInHeader(r rune) bool { return r <= ' ' || r > '~' || r == ':' }
 
-// subject returns the plain subject for all events of users with very long ids.
-func (p *Publisher) subject(user string) string {
-	if len(user) > maxKeyBytes {
+// subject returns the subject of a user's event: the plain one for all events of users with very
+// long ids.
+func (p *Publisher) subject(user string, o publication) string {
+	switch {
+	case o.plain, len(user) > maxKeyBytes:
 		return p.q.topology.PlainSubject()
+	case o.later:
+		return p.q.topology.BackfillSubject(user)
 	}
 	return p.q.topology.Subject(user)
 }
 
-// toPublish is the permission to publish keyed events, or, for the plain subject, those without a
-// key.
+// toPublish is the permission to publish on a subject: to all that differ only in the key.
 func (t Topology) toPublish(subject string) jsapi.Permission {
-	r := jsapi.Permission{Subject: t.PlainSubject() + ".*", Probe: subject, Overheard: true}
-	if subject == t.PlainSubject() {
-		r.Subject = subject
+	return jsapi.Permission{Subject: withKey(subject, "*"), Probe: subject, Overheard: true}
+}
+
+// withKey replaces the key of a subject, if it has one.
+func withKey(subject, key string) string {
+	if strings.Count(subject, ".") < 2 {
+		return subject
 	}
-	return r
+	return subject[:strings.LastIndexByte(subject, '.')+1] + key
 }

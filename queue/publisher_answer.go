@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -76,6 +77,7 @@ func (p *Publisher) readAnswer(m *nats.Msg) (Receipt, error) {
 	var answer struct {
 		Error     *jetstream.APIError `json:"error"`
 		Stream    string              `json:"stream"`
+		Domain    string              `json:"domain"`
 		Sequence  uint64              `json:"seq"`
 		Duplicate bool                `json:"duplicate"`
 	}
@@ -85,7 +87,18 @@ func (p *Publisher) readAnswer(m *nats.Msg) (Receipt, error) {
 	if answer.Error != nil {
 		return Receipt{}, jsapi.Refusal(answer.Error)
 	}
+	if err := p.q.api.CheckSource(p.q.topology.StreamName(), answer.Stream, answer.Domain); err != nil {
+		return Receipt{}, fmt.Errorf("publish: %w", err)
+	}
 	return Receipt{Sequence: answer.Sequence, Duplicate: answer.Duplicate}, nil
+}
+
+// usualReceipt is the prefix of the usual acknowledgement of a stream.
+func usualReceipt(stream, domain string) string {
+	if domain == "" {
+		return fmt.Sprintf(`{"stream":%q,"seq":`, stream)
+	}
+	return fmt.Sprintf(`{"stream":%q,"domain":%q,"seq":`, stream, domain)
 }
 
 // plainReceipt parses the usual acknowledgement as the server writes it. Decoding it as JSON would
@@ -116,26 +129,49 @@ func isTemporary(err error) bool {
 	return false
 }
 
-// streamMissing reports whether some event got "no responders" and the server confirms that the
-// stream does not exist. It asks the server only then, and blocks for the answer.
+// silence is how long an event may go unanswered until the server is asked whether the stream
+// exists, and how long that may take.
+const silence = time.Second
+
+// streamMissing reports whether the server confirms that the stream does not exist. It asks only
+// while some event's answer, or lack of one, suggests that, and blocks for the answer. It asks no
+// more once the server has denied it: a user who only publishes need not have the permission, and
+// the server logs each denial.
 func (p *Publisher) streamMissing() bool {
-	if !p.anyNoResponders() {
+	if !p.q.Connected() || !p.mustAsk() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), jsapi.CallTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), silence)
 	defer cancel()
 	_, err := p.q.api.Stream(ctx, p.q.topology.StreamName())
+	if jsapi.AsPermissionError(err) != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.mayNotAsk = true
+	}
 	return errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
-// anyNoResponders reports whether some event got "no responders".
-func (p *Publisher) anyNoResponders() bool {
+// mustAsk reports whether it is time to ask whether the stream exists: after "no responders" at
+// once, else once per [silence].
+func (p *Publisher) mustAsk() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.mayNotAsk {
+		return false
+	}
+	now := time.Now()
 	for _, f := range p.inflight {
-		if errors.Is(f.trouble, nats.ErrNoResponders) {
+		if errors.Is(f.trouble, nats.ErrNoResponders) || f.mayLackStream(now) && now.Sub(p.asked) > silence {
+			p.asked = now
 			return true
 		}
 	}
 	return false
+}
+
+// mayLackStream reports whether nothing may store f: the server knows of no subscriber of its
+// subject, or the subscribers there are do not answer. Publisher.mu must be held.
+func (f *inflight) mayLackStream(now time.Time) bool {
+	return errors.Is(f.trouble, nats.ErrNoResponders) || f.trouble == nil && now.Sub(f.sent) > silence
 }

@@ -47,8 +47,11 @@ type inflight struct {
 func (p *Publisher) admit(f *inflight) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	switch {
+	case p.closed:
 		return ErrPublisherClosed
+	case p.failFast && !p.q.Connected():
+		return fmt.Errorf("publish: %w", ErrUnreachable)
 	}
 	p.tries++
 	f.number = p.tries
@@ -83,10 +86,12 @@ func (p *Publisher) start(f *inflight) {
 func (p *Publisher) send(f *inflight) error {
 	now := time.Now()
 	if now.After(f.deadline) {
-		return f.expired()
+		return p.expired(f)
 	}
 	f.sent, f.trouble = now, nil
-	f.tries++
+	if f.tries++; f.tries == 1 {
+		f.result.begun = now
+	}
 	switch err := p.transmit(f); {
 	case err == nil:
 		return nil
@@ -120,9 +125,12 @@ func (p *Publisher) transmit(f *inflight) error {
 	})
 }
 
-// expired is the error of an event whose deadline has passed. Publisher.mu must be held.
-func (f *inflight) expired() error {
-	if f.trouble != nil {
+// expired is the error of an event whose deadline has passed. p.mu must be held.
+func (p *Publisher) expired(f *inflight) error {
+	switch {
+	case !p.q.Connected():
+		return fmt.Errorf("publish: %w (%w)", ErrNoAnswer, ErrUnreachable)
+	case f.trouble != nil:
 		return fmt.Errorf("publish: %w (%w)", ErrNoAnswer, f.trouble)
 	}
 	return fmt.Errorf("publish: %w", ErrNoAnswer)
@@ -138,6 +146,9 @@ func (p *Publisher) complete(f *inflight, receipt Receipt, err error) (next *inf
 	f.body, f.header, f.user, f.subject, f.id = nil, nil, "", "", "" // the caller may keep the result for long
 	f.endTrace(err)
 	f.result.receipt, f.result.err = receipt, err
+	if f.tries > 0 {
+		f.result.took = time.Since(f.result.begun)
+	}
 	close(f.result.done)
 	p.release(f.weight)
 	if f.next != nil && !errors.Is(err, ErrNoAnswer) { // the server answers: the next event's time begins only now
@@ -184,8 +195,8 @@ func (p *Publisher) retryUnanswered() {
 		var end error
 		switch waited := now.Sub(f.sent); {
 		case now.After(f.deadline):
-			end = f.expired()
-		case missing && errors.Is(f.trouble, nats.ErrNoResponders):
+			end = p.expired(f)
+		case missing && f.mayLackStream(now):
 			end = fmt.Errorf("publish: %w", ErrNoStream)
 		case denied != nil && f.isUnanswered() && denied(f.subject) != nil:
 			end = fmt.Errorf("publish: %w", denied(f.subject))
@@ -229,10 +240,11 @@ func (p *Publisher) denied() func(subject string) error {
 		return nil
 	}
 	// Usually this holds for all users, and their subjects cannot be probed one by one.
-	anybody := t.toPublish(t.PlainSubject() + "." + jsapi.UnknownName)
-	all := asked != t.PlainSubject() && jsapi.AsPermissionError(p.q.api.Require(ctx, anybody)) != nil
+	kind := withKey(asked, "*")
+	anybody := t.toPublish(withKey(asked, jsapi.UnknownName))
+	all := asked != kind && anybody.Probe != asked && jsapi.AsPermissionError(p.q.api.Require(ctx, anybody)) != nil
 	return func(subject string) error {
-		if subject == asked || all && subject != t.PlainSubject() {
+		if subject == asked || all && withKey(subject, "*") == kind {
 			return err
 		}
 		return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"pgregory.net/rapid"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -49,7 +50,21 @@ func (s *lossyStream) take(m *nats.Msg) {
 		s.bodies = append(s.bodies, string(m.Data))
 	}
 	if lost != theAnswer {
-		_ = m.Respond(fmt.Appendf(nil, `{"stream":"S","seq":%d,"duplicate":%v}`, len(s.bodies), duplicate))
+		_ = m.Respond(fmt.Appendf(nil, `{"stream":"USERPILOT_IDENTIFY","seq":%d,"duplicate":%v}`, len(s.bodies), duplicate))
+	}
+}
+
+// standIn creates a stream of the pipeline's name that stores nothing, for the publisher asks whether
+// it exists.
+func standIn(t *testing.T, nc *nats.Conn) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: queue.Topology{}.StreamName(), Subjects: []string{"nothing"}})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -76,6 +91,7 @@ func TestOrderHoldsWhateverIsLost(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			standIn(t, nc)
 			p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Window: 64, Retry: time.Hour})
 			const users, each = 10, 15
 			want := map[string][]string{}

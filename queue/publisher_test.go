@@ -159,6 +159,28 @@ func TestPublishRefusesWhatNoWorkerCouldDeliver(t *testing.T) {
 	})
 }
 
+// A strict publisher also refuses what is surely a mistake; another one leaves that to Userpilot.
+func TestStrictPublisher(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		q := setUp(t, nc)
+		body := []byte(`{"user_id":"undefined"}`)
+		if _, err := newPublisher(t, q, queue.PublisherConfig{}).Publish(t.Context(), body); err != nil {
+			t.Fatal(err)
+		}
+		strict := newPublisher(t, q, queue.PublisherConfig{Strict: true})
+		_, err := strict.Publish(t.Context(), body)
+		if invalid, ok := errors.AsType[*userpilot.InvalidError](err); !ok || invalid.Field != "user_id" {
+			t.Fatalf("got %v", err)
+		}
+		if _, err := strict.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); err != nil {
+			t.Fatal(err)
+		}
+		if _, bodies := stored(t, nc); len(bodies) != 2 {
+			t.Fatalf("stored %q", bodies)
+		}
+	})
+}
+
 func TestAMessageIDIsStoredOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
 		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
@@ -270,14 +292,75 @@ func limitStream(t *testing.T, nc *nats.Conn, messages int64) {
 
 func TestNoAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		q := setUp(t, nc)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := q.Topology().WorkStream(1 << 20)
+		c.Subjects = []string{"elsewhere.*"}
+		if _, err := js.UpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
 		noReply(t, nc)
 		began := time.Now()
-		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Retry: 20 * time.Second})
-		_, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
-		if waited := time.Since(began); !errors.Is(err, queue.ErrNoAnswer) || waited < 20*time.Second || waited > 21*time.Second {
+		p := newPublisher(t, q, queue.PublisherConfig{Retry: 20 * time.Second})
+		_, err = p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
+		if waited := time.Since(began); !errors.Is(err, queue.ErrNoAnswer) || errors.Is(err, queue.ErrUnreachable) || waited < 20*time.Second || waited > 21*time.Second {
 			t.Fatalf("got %v after %v", err, waited)
 		}
 	})
+}
+
+// Where another client listens on the subject, the server reports no "no responders".
+func TestSilenceWithoutAStream(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		noReply(t, nc)
+		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{})
+		for _, user := range []string{"ann", "bob"} {
+			began := time.Now()
+			_, err := p.Publish(t.Context(), fmt.Appendf(nil, `{"user_id":%q}`, user))
+			if waited := time.Since(began); !errors.Is(err, queue.ErrNoStream) || waited > 2*time.Second {
+				t.Errorf("got %v after %v", err, waited)
+			}
+		}
+	})
+}
+
+func TestPublishWhileDisconnected(t *testing.T) {
+	for name, test := range map[string]struct {
+		config queue.PublisherConfig
+		after  time.Duration
+		sent   bool
+	}{
+		"retries":    {queue.PublisherConfig{Retry: 5 * time.Second}, 5 * time.Second, true},
+		"fails fast": {queue.PublisherConfig{Retry: 5 * time.Second, FailFast: true}, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ats.Register()
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				var address moving
+				s := boot(t, dir)
+				address.to(s)
+				p := newPublisher(t, setUp(t, connect(t, &address)), test.config)
+				if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); err != nil {
+					t.Fatal(err)
+				}
+				address.to(nil)
+				s.Shutdown()
+				synctest.Wait()
+				began := time.Now()
+				_, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
+				if !errors.Is(err, queue.ErrUnreachable) || errors.Is(err, queue.ErrNoAnswer) != test.sent {
+					t.Errorf("got %v", err)
+				}
+				if waited := time.Since(began); waited < test.after || waited > test.after+time.Second {
+					t.Errorf("it took %v", waited)
+				}
+			})
+		})
+	}
 }
 
 // silence receives all events and answers none.

@@ -45,14 +45,18 @@ func (e *MismatchError) Error() string {
 	return strings.Join(lines, "; ")
 }
 
-// Setup creates missing streams. If an existing stream differs, Setup changes nothing and returns a
-// [*MismatchError], unless update is true; then it updates the stream. It returns the changes it
-// made. It does not touch limits that a platform team may set (bytes, number and age of dead
-// letters and of the audit trail). It refuses to change the number of partitions while events wait
-// or replicas run.
+// Setup creates missing streams. It returns an [*OldServerError] if the server is too old. If an
+// existing stream differs, Setup changes nothing and returns a [*MismatchError], unless update is
+// true; then it updates the stream. It returns the changes it made. It does not touch limits that a
+// platform team may set (bytes, unless [Topology.Limits] has them, number and age of dead letters
+// and of the audit trail). It refuses to change the number of partitions while events wait or
+// replicas run.
 //
 // Setup blocks until the server has answered or ctx ends. Several replicas may run it at once.
 func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
+	if err := q.checkServer(); err != nil {
+		return nil, err
+	}
 	var changes []Change
 	var mismatch MismatchError
 	for _, want := range q.topology.StreamConfigs(q.api.NATS.MaxPayload()) {
@@ -80,7 +84,7 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 			return q.setupStream(ctx, want, update)
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, q.explainRefusal(ctx, want, err)
 		}
 		return []Change{{Stream: want.Name}}, nil, nil
 	}
@@ -93,7 +97,7 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 		return nil, differences, nil
 	}
 	adapted := adapt(info.Config, want)
-	if slices.ContainsFunc(differences, func(c Change) bool { return c.Field == FieldPartitions || c.Field == fieldTransform }) {
+	if moves(info.Config, want) {
 		err = q.repartition(ctx, info.Config, adapted)
 	} else {
 		err = q.update(ctx, adapted)
@@ -102,6 +106,11 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 		return nil, nil, err
 	}
 	return differences, nil, nil
+}
+
+// moves reports whether a change of the work stream puts users into other partitions.
+func moves(have, want jetstream.StreamConfig) bool {
+	return transform(have) != transform(want) && partitionsOf(have) != partitionsOf(want)
 }
 
 func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
@@ -182,8 +191,8 @@ const (
 )
 
 // Compare lists the differences between a stream's configuration and the one that the pipeline
-// needs. It ignores settings that a platform team may choose (bytes, the age of dead letters,
-// placement).
+// needs. It ignores settings that a platform team may choose (bytes that the pipeline does not limit,
+// the age of dead letters, placement).
 func Compare(have, want jetstream.StreamConfig) []Change {
 	var changes []Change
 	check := func(field string, a, b any) {
@@ -208,6 +217,9 @@ func Compare(have, want jetstream.StreamConfig) []Change {
 	check("allow_msg_ttl", have.AllowMsgTTL, want.AllowMsgTTL)
 	check("allow_direct", have.AllowDirect, want.AllowDirect)
 	check("subject_delete_marker_ttl", have.SubjectDeleteMarkerTTL, want.SubjectDeleteMarkerTTL)
+	if want.MaxBytes > 0 {
+		check("max_bytes", limit(int(have.MaxBytes)), limit(int(want.MaxBytes)))
+	}
 	if want.MaxAge == 0 {
 		check("max_age", have.MaxAge, want.MaxAge) // messages that expire are lost
 	}
@@ -222,12 +234,16 @@ func limit(n int) string {
 	return strconv.Itoa(n)
 }
 
+// partitioned matches the destination of the transform: of the pipelines of today, and of those
+// that were set up before there was backfill. Both put a user into the same partition.
+var partitioned = regexp.MustCompile(`\.\{\{partition\((\d+),[12]\)\}\}$`)
+
 // partitionsOf reads the number of partitions from a work stream; 0 if it is hashed differently.
 func partitionsOf(c jetstream.StreamConfig) int {
 	if c.SubjectTransform == nil {
 		return 0
 	}
-	found := regexp.MustCompile(`\.\{\{partition\((\d+),1\)\}\}$`).FindStringSubmatch(c.SubjectTransform.Destination)
+	found := partitioned.FindStringSubmatch(c.SubjectTransform.Destination)
 	if found == nil {
 		return 0
 	}
@@ -262,6 +278,9 @@ func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
 	have.Replicas, have.MaxMsgsPerSubject, have.MaxMsgSize = want.Replicas, want.MaxMsgsPerSubject, want.MaxMsgSize
 	have.SubjectTransform, have.AllowMsgTTL, have.AllowDirect = want.SubjectTransform, want.AllowMsgTTL, want.AllowDirect
 	have.SubjectDeleteMarkerTTL = want.SubjectDeleteMarkerTTL
+	if want.MaxBytes > 0 {
+		have.MaxBytes = want.MaxBytes
+	}
 	if want.MaxAge == 0 {
 		have.MaxAge = 0
 	}

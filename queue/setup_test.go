@@ -95,6 +95,34 @@ func TestSetupIsIdempotent(t *testing.T) {
 	})
 }
 
+// Limits of bytes are set, changed by an update, and kept by a set-up that says nothing of them.
+func TestSetupLimits(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queueOf(nil, Topology{Name: "new", Limits: Limits{Work: 1 << 20, Dead: 2 << 20, Records: 3 << 20}})
+		_, err := q.Setup(t.Context(), false)
+		s.Must(err)
+		limits := func() (all []int64) {
+			for _, c := range q.topology.StreamConfigs(q.api.NATS.MaxPayload()) {
+				all = append(all, s.Info(q.api.JetStream, c.Name).Config.MaxBytes)
+			}
+			return all
+		}
+		if got := limits(); !slices.Equal(got, []int64{1 << 20, 2 << 20, 3 << 20, 3 << 20, 3 << 20}) {
+			t.Errorf("created with %v", got)
+		}
+		more := s.queueOf(nil, Topology{Name: "new", Limits: Limits{Work: 4 << 20}})
+		if changes, err := more.Setup(t.Context(), true); err != nil || len(changes) != 1 || changes[0].Field != "max_bytes" {
+			t.Errorf("an update: %v, %v", changes, err)
+		}
+		if changes, err := s.queueOf(nil, Topology{Name: "new"}).Setup(t.Context(), true); err != nil || len(changes) != 0 {
+			t.Errorf("an update without limits: %v, %v", changes, err)
+		}
+		if got := limits(); got[0] != 4<<20 || got[1] != 2<<20 {
+			t.Errorf("now they are %v", got)
+		}
+	})
+}
+
 func TestSetupAtTheSameTime(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var wg sync.WaitGroup
@@ -248,7 +276,7 @@ func TestTransform(t *testing.T) {
 		s.Must(err)
 		var want []string
 		for _, p := range q.topology.PartitionNames() {
-			want = append(want, q.topology.PartitionSubject(p))
+			want = append(want, q.topology.LiveSubject(p))
 		}
 		if got := slices.Sorted(maps.Keys(info.State.Subjects)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 			t.Errorf("the subjects are %v", got)

@@ -42,13 +42,34 @@ type Topology struct {
 	Partitions int
 	// Replicas is the number of replicas of each stream in the cluster, 1, 3 or 5. Default 1.
 	Replicas int
+	// Domain is the JetStream domain that has the streams. Default is that of the connected server;
+	// a server that is a leaf node can reach others. All requests, and the permissions that they
+	// need, then begin with $JS.<domain>.API. instead of $JS.API., and writes of keys with
+	// $JS.<domain>.API.$KV. instead of $KV.
+	Domain string
+	// Limits bound the bytes of the streams. Only [Queue.Setup] uses them.
+	Limits Limits
+}
+
+// Limits bound the bytes of the streams. 0 keeps the limit that a stream has; a new one has none.
+// Some accounts require limits.
+type Limits struct {
+	Work    int64 // of the work stream
+	Dead    int64 // of the dead-letter stream
+	Records int64 // of each bucket, and of the audit trail
 }
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
-// reservedName matches names that would collide with the dead letters, the audit trail or the
-// tracked users of another pipeline.
-var reservedName = regexp.MustCompile(`[-_](dlq|audit|newer)$`)
+// reservedName matches names that would collide with the dead letters, the audit trail, the tracked
+// users or the backfill of another pipeline.
+var reservedName = regexp.MustCompile(`[-_](dlq|audit|newer|backfill)$`)
+
+// validDomain matches domains; reservedDomain those that would be taken for requests.
+var (
+	validDomain    = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	reservedDomain = regexp.MustCompile(`^(API|ACK|FC|EVENT)$`)
+)
 
 // withDefaults replaces zero values and rejects invalid ones.
 func (t Topology) withDefaults() (Topology, error) {
@@ -65,7 +86,9 @@ func (t Topology) withDefaults() (Topology, error) {
 	case !validName.MatchString(t.Name):
 		return t, errors.New("name: must be lower-case letters, digits, - and _, at most 64")
 	case reservedName.MatchString(t.Name):
-		return t, errors.New("name: must not end in dlq, audit or newer after - or _: these are reserved for the parts of other pipelines")
+		return t, errors.New("name: must not end in dlq, audit, newer or backfill after - or _: these are reserved for the parts of other pipelines")
+	case t.Domain != "" && (!validDomain.MatchString(t.Domain) || reservedDomain.MatchString(t.Domain)):
+		return t, errors.New("domain: must be the JetStream domain of a NATS server: letters, digits, - and _")
 	case t.Partitions < 1 || t.Partitions > 256:
 		return t, fmt.Errorf("partitions: %d is not between 1 and 256", t.Partitions)
 	case t.Replicas != 1 && t.Replicas != 3 && t.Replicas != 5:
@@ -94,6 +117,33 @@ func (t Topology) AuditStreamName() string { return t.StreamName() + "_AUDIT" }
 // dead letters.
 func (t Topology) VersionsBucket() string { return t.Bucket() + "_versions" }
 
+// Part is what a stream of a pipeline is for.
+type Part string
+
+// The parts of a pipeline.
+const (
+	PartWork     Part = "work"         // the events
+	PartDead     Part = "dead_letters" // the dead letters
+	PartFleet    Part = "fleet"        // members, ledger, records of merged calls
+	PartVersions Part = "versions"     // version records of users who have dead letters
+	PartAudit    Part = "audit"        // actions on dead letters, and outcomes of replays
+)
+
+// PartOf tells what a stream is for, by its name.
+func PartOf(stream string) Part {
+	switch bucket := strings.HasPrefix(stream, "KV_"); {
+	case strings.HasSuffix(stream, "_DLQ"):
+		return PartDead
+	case strings.HasSuffix(stream, "_AUDIT"):
+		return PartAudit
+	case bucket && strings.HasSuffix(stream, "_versions"):
+		return PartVersions
+	case bucket:
+		return PartFleet
+	}
+	return PartWork
+}
+
 // Bucket is the name of the key-value bucket for members, the ledger and the records of merged
 // calls.
 func (t Topology) Bucket() string { return "userpilot_" + t.name() }
@@ -107,6 +157,16 @@ func (t Topology) PlainSubject() string { return "userpilot." + t.name() }
 func (t Topology) Subject(userID string) string {
 	return t.PlainSubject() + "." + base64.RawURLEncoding.EncodeToString([]byte(userID))
 }
+
+// BackfillSubject is the subject for this user's events if they need not be delivered soon:
+// userpilot.identify-backfill.<key>, with the key of [Topology.Subject]. Workers deliver live events
+// first, and for each property the event that was published last counts, on whichever subject.
+func (t Topology) BackfillSubject(userID string) string {
+	return t.backfill() + "." + base64.RawURLEncoding.EncodeToString([]byte(userID))
+}
+
+// backfill is the subject of backfill without the key.
+func (t Topology) backfill() string { return t.PlainSubject() + "-backfill" }
 
 func (t Topology) name() string {
 	if t.Name == "" {
@@ -128,12 +188,43 @@ func (t Topology) PartitionNames() []string {
 	return append(names, PlainPartition)
 }
 
-// PartitionSubject is the subject of a partition's events in the stream.
-func (t Topology) PartitionSubject(partition string) string {
+// LiveSubject is the subject of a partition's live events in the stream.
+func (t Topology) LiveSubject(partition string) string {
 	if partition == PlainPartition {
 		return t.PlainSubject()
 	}
 	return t.PlainSubject() + "." + partition
+}
+
+// BackfillFilter matches the subjects of all backfill in the stream; the last token is the
+// partition.
+func (t Topology) BackfillFilter() string { return t.backfill() + ".*" }
+
+// LiveFilters match the subjects of all live events in the stream.
+func (t Topology) LiveFilters() []string { return []string{t.PlainSubject(), t.PlainSubject() + ".*"} }
+
+// PartitionFilter matches the subjects of a partition's live events and backfill in the stream. The
+// plain partition has no backfill.
+func (t Topology) PartitionFilter(partition string) string {
+	if partition == PlainPartition {
+		return t.PlainSubject()
+	}
+	return "userpilot.*." + partition
+}
+
+// PartitionBackfill is the subject of a partition's backfill in the stream.
+func (t Topology) PartitionBackfill(partition string) string { return t.backfill() + "." + partition }
+
+// PartitionOf returns the partition of a subject in the stream, and whether the event is backfill. A
+// subject with a key that the server could not hash belongs to the plain partition.
+func (t Topology) PartitionOf(subject string) (partition string, backfill bool) {
+	rest := strings.TrimPrefix(strings.TrimPrefix(subject, "userpilot."), t.name())
+	rest, backfill = strings.CutPrefix(rest, "-backfill")
+	partition = strings.TrimPrefix(rest, ".")
+	if n, err := strconv.Atoi(partition); err != nil || n < 0 || n >= t.Partitions {
+		return PlainPartition, backfill
+	}
+	return partition, backfill
 }
 
 // maxEvent is the largest event that the work stream stores if the server accepts maxPayload.
@@ -142,21 +233,22 @@ func maxEvent(maxPayload int64) int64 { return min(MaxMessageBytes, maxPayload-h
 // WorkStream is the configuration of the work stream on a server that accepts messages of
 // maxPayload bytes. The Topology must have its defaults filled in: see [Queue.Topology].
 func (t Topology) WorkStream(maxPayload int64) jetstream.StreamConfig {
-	keyed := t.PlainSubject() + ".*"
 	return jetstream.StreamConfig{
 		Name:       t.StreamName(),
-		Subjects:   []string{t.PlainSubject(), keyed},
+		Subjects:   append(t.LiveFilters(), t.BackfillFilter()),
 		Retention:  jetstream.WorkQueuePolicy,
 		Storage:    jetstream.FileStorage,
 		Discard:    jetstream.DiscardNew,
 		Duplicates: dedupeWindow,
 		MaxMsgSize: int32(maxEvent(maxPayload)),
+		MaxBytes:   t.Limits.Work,
 		Replicas:   t.Replicas,
 		// For purges. Workers read only from the leader: a follower may lag.
 		AllowDirect: true,
+		// Of live events and of backfill: a user has the same partition in both.
 		SubjectTransform: &jetstream.SubjectTransformConfig{
-			Source:      keyed,
-			Destination: fmt.Sprintf("%s.{{partition(%d,1)}}", t.PlainSubject(), t.Partitions),
+			Source:      "userpilot.*.*",
+			Destination: fmt.Sprintf("userpilot.{{wildcard(1)}}.{{partition(%d,2)}}", t.Partitions),
 		},
 	}
 }
@@ -169,6 +261,7 @@ func (t Topology) deadStream() jetstream.StreamConfig {
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew,
 		MaxAge:      DeadLetterRetention,
+		MaxBytes:    t.Limits.Dead,
 		Replicas:    t.Replicas,
 		AllowDirect: true,
 	}
@@ -184,6 +277,7 @@ func (t Topology) bucketStream() jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Discard:           jetstream.DiscardNew,
 		MaxMsgsPerSubject: 1,
+		MaxBytes:          t.Limits.Records,
 		AllowRollup:       true,
 		DenyDelete:        true,
 		AllowMsgTTL:       true,
@@ -211,6 +305,7 @@ func (t Topology) auditStream() jetstream.StreamConfig {
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew,
 		MaxAge:      auditRetention,
+		MaxBytes:    t.Limits.Records,
 		AllowMsgTTL: true,
 		Replicas:    t.Replicas,
 		AllowDirect: true,

@@ -178,9 +178,11 @@ func errorType(err error) string {
 		name string
 	}{
 		{ErrNoStream, "no_stream"},
+		{ErrForeignStream, "foreign_stream"},
 		{jsapi.ErrStreamFull, "stream_full"},
 		{jsapi.ErrEventTooLarge, "event_too_large"},
 		{jsapi.ErrNotPermitted, "not_permitted"},
+		{ErrUnreachable, "unreachable"},
 		{ErrNoAnswer, "no_answer"},
 		{ErrPublisherClosed, "publisher_closed"},
 		{context.Canceled, "canceled"},

@@ -58,6 +58,12 @@ func (l *serverLog) Fatalf(format string, v ...any) {
 func (l *serverLog) Debugf(string, ...any) {}
 func (l *serverLog) Tracef(string, ...any) {}
 
+// line is the server's line up to the first quotation mark. Behind one it quotes what clients sent:
+// subjects, and parts of events.
 func line(format string, v []any) string {
-	return strings.TrimSpace(fmt.Sprintf(format, v...))
+	text := fmt.Sprintf(format, v...)
+	if quoted := strings.IndexAny(text, "\"'`"); quoted >= 0 {
+		text = text[:quoted] + "..."
+	}
+	return strings.TrimSpace(text)
 }

@@ -80,3 +80,10 @@ func (x *Auth) Change(u Users, inboxes string) {
 	next.Users = u.users(inboxes)
 	x.sim.Must(x.server.ReloadOptions(next))
 }
+
+// LimitConsumers bounds the consumers that each stream may have.
+func (x *Auth) LimitConsumers(n int) {
+	x.sim.T.Helper()
+	limits := natsserver.JetStreamAccountLimits{MaxMemory: -1, MaxStore: -1, MaxStreams: -1, MaxConsumers: n}
+	x.sim.Must(x.server.GlobalAccount().UpdateJetStreamLimits(map[string]natsserver.JetStreamAccountLimits{"": limits}))
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -56,11 +57,12 @@ func (b checkedBucket) Create(ctx context.Context, key string, value []byte, _ .
 }
 
 func (b checkedBucket) Update(ctx context.Context, key string, value []byte, last uint64) (revision uint64, err error) {
-	err = b.conn.WithPermissionCheck(ctx, func(ctx context.Context) error {
-		revision, err = b.KeyValue.Update(ctx, key, value, last)
-		return err
-	}, b.conn.ToWriteKey(key))
-	return revision, err
+	m := &nats.Msg{Subject: b.conn.KeySubject(key), Data: value}
+	ack, err := b.conn.StoreKey(ctx, b.conn.ToWriteKey(key), m, jetstream.WithExpectLastSequencePerSubject(last))
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
 }
 
 func (b checkedBucket) Delete(ctx context.Context, key string, options ...jetstream.KVDeleteOpt) error {

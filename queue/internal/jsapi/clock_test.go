@@ -31,7 +31,7 @@ func simulate(t *testing.T, f func(t *testing.T, open func(l *queuetest.Line, bu
 				t.Fatal(err)
 			}
 			t.Cleanup(nc.Close)
-			c, err := New(nc, bucket)
+			c, err := New(nc, bucket, "")
 			if err != nil {
 				t.Fatal(err)
 			}

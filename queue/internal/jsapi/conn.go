@@ -29,7 +29,7 @@ func lastNumber(h nats.Header, name string) (n uint64, ok bool) {
 func (c *Conn) Require(ctx context.Context, r Permission) error {
 	may, err := c.IsPermitted(ctx, r)
 	if err == nil && !may {
-		return r.Denied()
+		return c.in(r).Denied()
 	}
 	return err
 }
@@ -56,15 +56,29 @@ func (c *Conn) Stream(ctx context.Context, name string) (s jetstream.Stream, err
 	return s, err
 }
 
-// Store publishes a message and blocks until it is stored. to is the permission that it needs.
-// Store does not retry: without an answer, the message may have been stored.
-func (c *Conn) Store(ctx context.Context, to Permission, m *nats.Msg, options ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
+// Store publishes a message and blocks until the stream has stored it. to is the permission that it
+// needs. If another stream took the message, the error is a [*ForeignStreamError]. Store does not
+// retry: without an answer, the message may have been stored.
+func (c *Conn) Store(ctx context.Context, stream string, to Permission, m *nats.Msg, options ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
 	to.Probe = m.Subject
+	sent := *m
+	sent.Subject = c.Subject(m.Subject)
 	err = c.WithPermissionCheck(ctx, func(ctx context.Context) error {
-		ack, err = c.JetStream.PublishMsg(ctx, m, options...)
+		ack, err = c.JetStream.PublishMsg(ctx, &sent, options...)
 		return err
 	}, to)
-	return ack, err
+	if err != nil {
+		return nil, err
+	}
+	if err := c.CheckSource(stream, ack.Stream, ack.Domain); err != nil {
+		return nil, err
+	}
+	return ack, nil
+}
+
+// StoreKey is [Conn.Store] for a key of the fleet's bucket.
+func (c *Conn) StoreKey(ctx context.Context, to Permission, m *nats.Msg, options ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	return c.Store(ctx, c.BucketStream(), to, m, options...)
 }
 
 // ConsumerNames lists the names of a stream's consumers.
@@ -89,16 +103,24 @@ type Conn struct {
 	NATS      *nats.Conn
 	JetStream jetstream.JetStream // without permission checks: see WithPermissionCheck
 	bucket    string              // the name of the key-value bucket that the fleet shares
+	domain    string              // of the streams; empty is the connected server's
 	Clock     Clock               // the time of the server that leads the bucket
 }
 
-// New returns a Conn for the pipeline whose replicas share a bucket. It sends nothing.
-func New(nc *nats.Conn, bucket string) (*Conn, error) {
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(CallTimeout))
+// New returns a Conn for the pipeline whose replicas share a bucket, in a JetStream domain; empty
+// is that of the connected server. It sends nothing.
+func New(nc *nats.Conn, bucket, domain string) (*Conn, error) {
+	open := jetstream.New
+	if domain != "" {
+		open = func(nc *nats.Conn, options ...jetstream.JetStreamOpt) (jetstream.JetStream, error) {
+			return jetstream.NewWithDomain(nc, domain, options...)
+		}
+	}
+	js, err := open(nc, jetstream.WithDefaultTimeout(CallTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
-	c := &Conn{NATS: nc, JetStream: js, bucket: bucket}
+	c := &Conn{NATS: nc, JetStream: js, bucket: bucket, domain: domain}
 	c.Clock.conn = c
 	return c, nil
 }
@@ -131,6 +153,25 @@ func (c *Conn) ReadSequence(ctx context.Context, stream string, sequence uint64)
 // leader, or returns [jetstream.ErrMsgNotFound].
 func (c *Conn) ReadNext(ctx context.Context, stream string, sequence uint64, subject string) (*StoredMessage, error) {
 	return c.readLeader(ctx, stream, map[string]any{"seq": sequence, "next_by_subj": subject})
+}
+
+// ReadFirst reads the first message at or after a sequence that one of the subjects matches, from the
+// stream's leader. It blocks for a round trip for each.
+func (c *Conn) ReadFirst(ctx context.Context, stream string, sequence uint64, subjects ...string) (first *StoredMessage, err error) {
+	for _, subject := range subjects {
+		m, err := c.ReadNext(ctx, stream, sequence, subject)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+		case err != nil:
+			return nil, err
+		case first == nil || m.Sequence < first.Sequence:
+			first = m
+		}
+	}
+	if first == nil {
+		return nil, jetstream.ErrMsgNotFound
+	}
+	return first, nil
 }
 
 // ReadLast reads the last message whose subject matches, from the stream's leader, or returns
@@ -173,6 +214,7 @@ func (c *Conn) Request(ctx context.Context, subject string, request, answer any)
 
 // ask sends one request to JetStream's API.
 func (c *Conn) ask(ctx context.Context, subject string, body []byte) (answer []byte, err error) {
+	subject = c.Subject(subject)
 	brief, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	err = c.WithPermissionCheck(brief, func(ctx context.Context) error {
@@ -210,18 +252,12 @@ func SequenceOf(m *nats.Msg) uint64 {
 	return n
 }
 
-// DatedInfo is a stream's state with the server's time of the answer.
-type DatedInfo struct {
-	jetstream.StreamInfo
-	Time time.Time `json:"ts"` // by the server's clock
-}
-
-// StreamInfo reads a stream's state, and its subjects that match a filter; an empty filter matches
-// none.
-func (c *Conn) StreamInfo(ctx context.Context, stream, subjects string) (*DatedInfo, error) {
+// StreamInfo reads a stream's state, with the server's time of the answer, and its subjects that
+// match a filter; an empty filter matches none.
+func (c *Conn) StreamInfo(ctx context.Context, stream, subjects string) (*jetstream.StreamInfo, error) {
 	var answer struct {
 		Error *jetstream.APIError `json:"error"`
-		DatedInfo
+		jetstream.StreamInfo
 	}
 	request := map[string]string{}
 	if subjects != "" {
@@ -237,7 +273,7 @@ func (c *Conn) StreamInfo(ctx context.Context, stream, subjects string) (*DatedI
 	if err != nil {
 		return nil, fmt.Errorf("read the state of stream %s: %w", stream, err)
 	}
-	return &answer.DatedInfo, nil
+	return &answer.StreamInfo, nil
 }
 
 // bucketStream is the name of the stream behind a key-value bucket.
@@ -300,4 +336,21 @@ func Signal(ch chan<- struct{}) {
 	case ch <- struct{}{}:
 	default:
 	}
+}
+
+// AccountTier reads the usage and the limits of the account, for streams with so many replicas. It
+// blocks for a round trip or two.
+func (c *Conn) AccountTier(ctx context.Context, replicas int) (tier jetstream.Tier, err error) {
+	err = c.WithPermissionCheck(ctx, func(ctx context.Context) error {
+		info, err := c.JetStream.AccountInfo(ctx)
+		if err != nil {
+			return err
+		}
+		tier = info.Tier
+		if of, ok := info.Tiers[fmt.Sprintf("R%d", replicas)]; ok {
+			tier = of
+		}
+		return nil
+	}, ToRequest("INFO"))
+	return tier, err
 }

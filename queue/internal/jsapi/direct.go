@@ -53,7 +53,7 @@ func (c *Conn) doDirect(ctx context.Context, stream string, r DirectRequest, eac
 		return nil, err
 	}
 	defer func() { _ = subscription.Unsubscribe() }()
-	if err := c.NATS.PublishRequest(DirectGet(stream), subscription.Subject, request); err != nil {
+	if err := c.NATS.PublishRequest(c.Subject(DirectGet(stream)), subscription.Subject, request); err != nil {
 		return nil, err
 	}
 	a := answer{stream: stream, each: each, last: max(r.Sequence, 1) - 1}
@@ -67,7 +67,7 @@ func (c *Conn) doDirect(ctx context.Context, stream string, r DirectRequest, eac
 			}
 			patience.Reset(ScanWait)
 		case <-patience.C:
-			return nil, noReply(DirectGet(stream))
+			return nil, noReply(c.Subject(DirectGet(stream)))
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -104,10 +104,12 @@ func (c *Conn) Inboxes() string {
 	return cmp.Or(c.NATS.Opts.InboxPrefix, DefaultInboxPrefix) + ".>"
 }
 
-// Own replaces the default inboxes in a list of permissions by those of this connection.
+// Own replaces the default inboxes in a list of permissions by those of this connection, and
+// converts the requests to its domain.
 func (c *Conn) Own(permissions []Permission) []Permission {
 	permissions = slices.Clone(permissions)
 	for i, p := range permissions {
+		permissions[i] = c.in(p)
 		if p.Subscribe {
 			inbox := c.InboxRight()
 			permissions[i].Subject, permissions[i].Probe = inbox.Subject, inbox.Probe

@@ -29,7 +29,7 @@ func (c *Conn) WithPermissionCheck(ctx context.Context, ask func(context.Context
 		}
 		for _, r := range append(needed, c.InboxRight()) {
 			if may, err := c.IsPermitted(asking, r); err == nil && !may {
-				cancel(r.Denied())
+				cancel(c.in(r).Denied())
 				return
 			}
 		}
@@ -47,6 +47,7 @@ func (c *Conn) WithPermissionCheck(ctx context.Context, ask func(context.Context
 func (c *Conn) MissingPermissions(ctx context.Context, rights []Permission) (missing []Permission, err error) {
 	before, left := c.Violation(), []Permission(nil)
 	for _, r := range rights {
+		r = c.in(r)
 		if r.Overheard {
 			left = append(left, r)
 			continue
@@ -67,7 +68,7 @@ func (c *Conn) MissingPermissions(ctx context.Context, rights []Permission) (mis
 			return missing, fmt.Errorf("check the permission to %v: %w", r, err)
 		}
 		if !may {
-			missing = append(missing, r)
+			missing = append(missing, c.in(r))
 		}
 	}
 	return missing, nil
@@ -83,6 +84,7 @@ func (c *Conn) IsPermitted(ctx context.Context, r Permission) (bool, error) {
 	if !c.NATS.IsConnected() {
 		return false, nats.ErrDisconnected // otherwise nats.go would send it over the next connection
 	}
+	r = c.in(r)
 	for range maxProbes {
 		before := c.lastDenial()
 		err := c.probe(r)
@@ -101,10 +103,16 @@ func (c *Conn) IsPermitted(ctx context.Context, r Permission) (bool, error) {
 	return false, errors.New("too many permission errors at the same time")
 }
 
-// probe uses a permission in a way that has no effect: an empty request changes nothing, and the
-// header demands a stream of a name that does not exist. (A malformed request would work too, but
-// would log a warning on the server.) If others may listen on the subject, the server must not even
-// pass the message on: it rejects the reply subject, but only after it has checked the permission.
+// purgeNothing is the request to purge the messages on a subject that no stream of ours has. The
+// request to purge those below sequence 1, of which there are none, purges all on servers before
+// 2.12.10 and 2.14.2.
+const purgeNothing = `{"filter":"` + UnknownName + `"}`
+
+// probe uses a permission in a way that has no effect: an empty request changes nothing, except one
+// to purge a stream, which gets purgeNothing instead; and the header demands a stream of a name that
+// does not exist. (A malformed request would work too, but would log a warning on the server.) If
+// others may listen on the subject, the server must not even pass the message on: it rejects the
+// reply subject, but only after it has checked the permission.
 func (c *Conn) probe(r Permission) error {
 	if r.Subscribe {
 		sub, err := c.NATS.SubscribeSync(r.Probe)
@@ -116,6 +124,9 @@ func (c *Conn) probe(r Permission) error {
 	m := nats.NewMsg(r.Probe)
 	m.Header.Set("Nats-Expected-Stream", UnknownName)
 	m.Data = []byte("{}")
+	if strings.Contains(r.Probe, ".API.STREAM.PURGE.") { // an empty one purges the stream
+		m.Data = []byte(purgeNothing)
+	}
 	if r.Overheard {
 		m.Reply = refusedReply
 	}

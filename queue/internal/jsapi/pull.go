@@ -46,7 +46,7 @@ type Pull struct {
 // [Pull.End].
 func NewPull(api *Conn, stream, consumer string) (*Pull, error) {
 	p := &Pull{
-		nc: api.NATS, subject: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + consumer,
+		nc: api.NATS, subject: api.Subject("$JS.API.CONSUMER.MSG.NEXT." + stream + "." + consumer),
 		Messages: make(chan *nats.Msg, Prefetch+pullRoom), at: time.Now(),
 	}
 	var err error

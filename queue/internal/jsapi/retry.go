@@ -90,6 +90,20 @@ func (c *Conn) Remove(ctx context.Context, stream string, sequence uint64, erase
 // RemoveBelow deletes all messages of a stream with a lower sequence, and blocks until the server
 // has done so. found is their number, or MaxInt if an attempt was not answered.
 func (c *Conn) RemoveBelow(ctx context.Context, stream string, sequence uint64) (found int, err error) {
+	if sequence <= 1 { // a server would delete all
+		return 0, nil
+	}
+	return c.purge(ctx, stream, map[string]uint64{"seq": sequence})
+}
+
+// MayPurge returns an error if [Conn.RemoveBelow] cannot delete messages of a stream. It changes
+// nothing.
+func (c *Conn) MayPurge(ctx context.Context, stream string) error {
+	_, err := c.purge(ctx, stream, json.RawMessage(purgeNothing))
+	return err
+}
+
+func (c *Conn) purge(ctx context.Context, stream string, request any) (found int, err error) {
 	tries := 0
 	err = Retry(ctx, ElectionTimeout, func(ctx context.Context) error {
 		tries++
@@ -97,7 +111,7 @@ func (c *Conn) RemoveBelow(ctx context.Context, stream string, sequence uint64) 
 			Error  *jetstream.APIError `json:"error"`
 			Purged int                 `json:"purged"`
 		}
-		err := c.Request(ctx, "$JS.API.STREAM.PURGE."+stream, map[string]uint64{"seq": sequence}, &answer)
+		err := c.Request(ctx, "$JS.API.STREAM.PURGE."+stream, request, &answer)
 		if err == nil && answer.Error != nil {
 			err = answer.Error
 		}
