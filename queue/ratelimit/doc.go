@@ -13,6 +13,10 @@
 //     slots.
 //   - Each attempt to call takes a [Slot], and does not start once [Slot.Expired] reports true. A
 //     slot that was taken and not used is lost.
+//   - Live calls go first: while others have backfill, a replica reserves the next slot of a shard of
+//     theirs for a live call. The shard stays its owner's, who reads it again when its own reservation
+//     of that slot fails. Slots for backfill are therefore reserved late, and the shards' slots are
+//     spread evenly.
 //   - While replicas have different rates, all of them obey every rate.
 //   - A cooldown only becomes longer. It ends by itself, after [Cooldown.Start]'s 15 minutes at
 //     most.

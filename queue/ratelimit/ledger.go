@@ -108,19 +108,26 @@ func (s Slot) Expired() bool {
 	return now.After(s.until) || now.Round(0).After(s.wall)
 }
 
+// Demand is the calls that could be made now.
+type Demand struct {
+	Calls int
+	Live  int // those of them that go before all others in the fleet; the rest is backfill
+}
+
 // Take blocks until the time of the next slot and returns it. If ctx ends first, Take returns its
-// cause, and leaves the slot for the next Take. Without a limit the slot is the zero [Slot].
-// waiting is how many calls could be made now; Take reserves no more slots than that. It reserves
-// more in the background, for a round trip after it has returned. A slot that is taken but not used
-// is lost. Take and Close must not be called concurrently.
-func (l *Ledger) Take(ctx context.Context, waiting int) (Slot, error) {
+// cause, and leaves the slot for the next Take. Without a limit the slot is the zero [Slot]. Take
+// reserves no more slots than the demand. It reserves more in the background, for a round trip after
+// it has returned. For live calls it takes the next slot of a replica that has backfill. A slot
+// that is taken but not used is lost. Take and Close must not be called concurrently.
+func (l *Ledger) Take(ctx context.Context, demand Demand) (Slot, error) {
+	demand.Calls = max(demand.Calls, 1)
 	for ctx.Err() == nil {
 		l.collect()
 		if l.refresh(); l.schedule.unlimited() {
 			return Slot{}, nil
 		}
 		l.dropExpired()
-		wake := l.advance(ctx, max(waiting, 1))
+		wake := l.advance(ctx, demand)
 		if len(l.slots) > 0 {
 			first := l.slots[0]
 			if time.Until(first.begin) <= 0 {
@@ -207,7 +214,7 @@ func (l *Ledger) dropExpired() {
 
 // advance starts a round of requests if anything must be requested, and returns when to try again.
 // Take calls collect and await to process its result.
-func (l *Ledger) advance(ctx context.Context, waiting int) (again time.Time) {
+func (l *Ledger) advance(ctx context.Context, demand Demand) (again time.Time) {
 	again = time.Now().Add(recheckInterval)
 	if l.round != nil {
 		return again
@@ -218,7 +225,7 @@ func (l *Ledger) advance(ctx context.Context, waiting int) (again time.Time) {
 	if time.Until(l.retryAt) > 0 {
 		return l.retryAt
 	}
-	r, wake := l.plan(waiting)
+	r, wake := l.plan(demand)
 	if r == nil {
 		return earliest(again, wake)
 	}
@@ -318,7 +325,10 @@ func (l *Ledger) booked(b *booking, r *round) {
 		}
 		return
 	}
-	*s = shard{record: b.record, revision: b.revision, next: b.next, seen: r.begun, existed: true}
+	*s = shard{record: b.record, revision: b.revision, seen: r.begun, existed: true}
+	if !b.borrowed {
+		s.next = b.next
+	}
 	if r.pace != l.schedule {
 		l.lost.Add(uint64(len(b.slots)))
 		return

@@ -31,7 +31,7 @@ func moving(ctx context.Context, x *spending, ledgers []*Ledger) {
 		most := int(float64(time.Until(deadline)) / float64(ledgers[0].Interval()))
 		for i := range 3 {
 			for left := most / 3; left > 0; left-- {
-				slot, err := ledgers[i%len(ledgers)].Take(ctx, min(left, 64))
+				slot, err := ledgers[i%len(ledgers)].Take(ctx, Demand{Calls: min(left, 64), Live: 1})
 				if err != nil {
 					return
 				}

@@ -16,7 +16,7 @@ import (
 
 var (
 	ledgerSeed = flag.Uint64("ledger.seed", 0, "seed of the first storm over ledgers; 0 takes a new one each time")
-	ledgerRuns = flag.Int("ledger.runs", 5, "how many storms there are, each with the next seed")
+	ledgerRuns = flag.Int("ledger.runs", 2, "how many storms there are, each with the next seed")
 )
 
 // TestLedgerStorm runs a fleet of ledgers under faults: replicas join, stop normally, are killed
@@ -30,7 +30,7 @@ func TestLedgerStorm(t *testing.T) {
 	}
 	for i := range uint64(*ledgerRuns) {
 		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
-			t.Logf("again: go test ./queue -run TestLedgerStorm -ledger.runs 1 -ledger.seed %d", seed+i)
+			t.Logf("again: go test ./queue/ratelimit -run TestLedgerStorm -ledger.runs 1 -ledger.seed %d", seed+i)
 			simulateOutage(t, func(t *testing.T, s *sim) { newLedgerStorm(s, seed+i).run(t) })
 		})
 	}
@@ -180,7 +180,7 @@ func (x *ledgerStorm) work(ctx context.Context, r *stormed, busy float64, waitin
 	for ctx.Err() == nil {
 		some, cancel := context.WithTimeout(ctx, rand.N(4*time.Second))
 		for {
-			slot, err := r.Take(some, waiting)
+			slot, err := r.Take(some, Demand{Calls: waiting, Live: rand.IntN(waiting + 1)})
 			if err != nil {
 				break
 			}

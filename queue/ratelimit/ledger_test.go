@@ -41,10 +41,15 @@ func (x *spending) count() int {
 	return len(x.calls)
 }
 
-// spend takes slots until ctx ends.
+// spend takes slots for live calls until ctx ends.
 func (x *spending) spend(ctx context.Context, l *Ledger, waiting int) {
+	x.spendOn(ctx, l, Demand{Calls: waiting, Live: waiting})
+}
+
+// spendOn takes slots for a demand until ctx ends.
+func (x *spending) spendOn(ctx context.Context, l *Ledger, demand Demand) {
 	for {
-		slot, err := l.Take(ctx, waiting)
+		slot, err := l.Take(ctx, demand)
 		if err != nil {
 			return
 		}
@@ -231,7 +236,7 @@ func TestLedgerUnusedSlots(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		r := Rate{6000, time.Minute} // ten slots are reserved at once
 		l := s.queue(nil).NewLedger(r, 3)
-		if _, err := l.Take(t.Context(), 64); err != nil {
+		if _, err := l.Take(t.Context(), Demand{Calls: 64, Live: 64}); err != nil {
 			t.Fatal(err)
 		}
 		n := len(l.slots)
@@ -373,7 +378,7 @@ func TestTakeEndsWithContext(t *testing.T) {
 		why := errors.New("enough")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(why)
-		if _, err := l.Take(ctx, 1); !errors.Is(err, why) {
+		if _, err := l.Take(ctx, Demand{Calls: 1, Live: 1}); !errors.Is(err, why) {
 			t.Errorf("got %v", err)
 		}
 		if n := takes(l, 30*time.Minute); n != 1 {
@@ -461,7 +466,7 @@ func TestLedgerDropsSlots(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		l := q.NewLedger(Rate{6000, time.Minute}, 1) // ten slots are reserved at once
-		if _, err := l.Take(t.Context(), 64); err != nil || len(l.slots) < 8 {
+		if _, err := l.Take(t.Context(), Demand{Calls: 64, Live: 64}); err != nil || len(l.slots) < 8 {
 			t.Fatalf("%d slots reserved, %v", len(l.slots), err)
 		}
 		s.knows(q, Rate{1, time.Second})
@@ -476,7 +481,7 @@ func TestLedgerHeedsChanges(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		l := q.NewLedger(Rate{}, 0)
-		if slot, err := l.Take(t.Context(), 64); err != nil || slot != (Slot{}) {
+		if slot, err := l.Take(t.Context(), Demand{Calls: 64, Live: 64}); err != nil || slot != (Slot{}) {
 			t.Errorf("without a limit: %v, %v", slot, err)
 		}
 		s.knows(q, Rate{100, 10 * time.Second})
@@ -489,7 +494,7 @@ func TestLedgerHeedsChanges(t *testing.T) {
 		}
 		time.AfterFunc(time.Minute, func() { s.knows(q) })
 		begun := time.Now()
-		if _, err := l.Take(t.Context(), 64); err != nil || time.Since(begun) > time.Minute+recheckInterval {
+		if _, err := l.Take(t.Context(), Demand{Calls: 64, Live: 64}); err != nil || time.Since(begun) > time.Minute+recheckInterval {
 			t.Errorf("the limit is gone, noticed after %v, %v", time.Since(begun), err)
 		}
 	})
@@ -500,12 +505,12 @@ func TestLedgerAfterALostRequest(t *testing.T) {
 	simulateOutage(t, func(t *testing.T, s *sim) {
 		l := &queuetest.Line{}
 		ledger := s.queue(l).NewLedger(Rate{Calls: 100, Window: time.Second}, 1)
-		if _, err := ledger.Take(t.Context(), 1); err != nil {
+		if _, err := ledger.Take(t.Context(), Demand{Calls: 1, Live: 1}); err != nil {
 			t.Fatal(err)
 		}
 		l.Breaks.Store(true)
 		begun := time.Now()
-		if _, err := ledger.Take(t.Context(), 1); err != nil {
+		if _, err := ledger.Take(t.Context(), Demand{Calls: 1, Live: 1}); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(begun); took > time.Second {
@@ -577,7 +582,7 @@ func TestLedgerClose(t *testing.T) {
 		for range 20 {
 			l := q.NewLedger(r, 0)
 			for range 4 {
-				if slot, err := l.Take(t.Context(), 64); err == nil && !slot.Expired() {
+				if slot, err := l.Take(t.Context(), Demand{Calls: 64, Live: 64}); err == nil && !slot.Expired() {
 					x.note()
 				}
 			}

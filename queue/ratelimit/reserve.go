@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -39,6 +40,9 @@ const (
 	lookPauseEach = 500 * time.Millisecond // for each replica
 	// takesAtOnce bounds the shards taken over in one round.
 	takesAtOnce = shards / 2
+	// onGrid is the part of its interval by which a shard may be late, and moveBy the part by which it
+	// is moved for every slot.
+	onGrid, moveBy = 8, 256
 	// atOnce bounds the slots reserved in one round.
 	atOnce = 1000
 	// farAway is the longest round trip at which the limit can be used fully.
@@ -48,25 +52,28 @@ const (
 // looking schedules the looks at the other replicas' shards.
 type looking struct {
 	at     time.Time
+	last   time.Time
 	pause  time.Duration
 	rotate time.Time // when a shard may be taken from a replica that has only one more
 	ahead  bool      // the log has reported that the ledger was ahead
 }
 
 // plan decides what to request. If it returns no round, wake is when to plan again.
-func (l *Ledger) plan(waiting int) (r *round, wake time.Time) {
+func (l *Ledger) plan(demand Demand) (r *round, wake time.Time) {
 	m, exact := l.api.Clock.Exact(MaxAhead)
 	r = l.newRound(m)
 	r.read = !l.api.Clock.Fresh()
 	if l.kv == nil || !exact {
 		return r, wake
 	}
-	p := &plan{Ledger: l, round: r, now: time.Now(), want: min(waiting-len(l.slots), atOnce)}
+	p := &plan{Ledger: l, round: r, now: time.Now(), want: min(demand.Calls-len(l.slots), atOnce), live: demand.Live, backfill: demand.Live < demand.Calls}
 	p.survey()
+	mustLook := p.reserveForLive()
+	p.spread()
 	if wake = p.continued(); len(l.slots)+len(r.bookings) == 0 {
 		l.reportDistantSlot(wake)
 	}
-	if p.want > 0 {
+	if p.want > 0 && !mustLook {
 		p.takeAway()
 	}
 	wake = earliest(wake, p.lookAround())
@@ -88,11 +95,14 @@ type plan struct {
 	*Ledger
 	round  *round
 	now    time.Time
-	want   int
+	want   int // calls that have no slot yet
+	live   int // how many of the calls are live
 	state  [shards]state
 	starts [shards]time.Time
 	owned  int            // number of this replica's shards
 	owners map[string]int // number of shards in use, by other owner
+
+	backfill bool // some of the calls are backfill
 }
 
 type state int
@@ -102,6 +112,7 @@ const (
 	unknown              // must be read
 	away                 // another replica's when last read, perhaps long ago
 	taken                // another replica's, and in use
+	lends                // the same, but a live call may have its next slot
 	free                 // not in use by any replica
 	own
 )
@@ -109,6 +120,12 @@ const (
 // low is how long before its slot a reservation must begin: it may have to wait for another one,
 // and its answer may be late.
 func (l *Ledger) low() time.Duration { return min(l.rtt*5/2, 4*time.Second) + lowWater }
+
+// lendable is the first slot that another replica has not reserved before this one can. The
+// uncertainty of its clock tells how far away that replica is.
+func (p *plan) lendable(uncertainty time.Duration) time.Time {
+	return p.now.Add(p.typical/2 + 2*uncertainty + lowWater)
+}
 
 // soonest is the earliest slot that is still usable if it is reserved now.
 func (p *plan) soonest() time.Time {
@@ -135,10 +152,13 @@ func (p *plan) survey() {
 		case s.broken:
 			p.round.heal(i, *s)
 			p.state[i] = unused
-		case s.record.Owner == p.id, p.round.clock.Local(s.record.Next).Sub(p.now) < abandoned:
+		case p.round.clock.Local(s.record.Next).Sub(p.now) < abandoned:
 			p.state[i] = free
 		default:
 			p.state[i] = taken
+			if s.record.Backfill && p.starts[i].After(p.lendable(s.record.Uncertainty)) {
+				p.state[i] = lends
+			}
 			p.owners[s.record.Owner]++
 		}
 	}
@@ -159,7 +179,7 @@ func (p *plan) continued() (wake time.Time) {
 		switch {
 		case i < 0:
 			return wake
-		case first && at.After(p.now.Add(p.low())), at.After(p.now.Add(p.low() + reserveAhead)):
+		case first && at.After(p.now.Add(p.low())), at.After(p.now.Add(p.low() + p.ahead())):
 			return at.Add(-p.low())
 		}
 		if p.state[i] == free {
@@ -172,13 +192,58 @@ func (p *plan) continued() (wake time.Time) {
 	return wake
 }
 
+// ahead is how much is reserved at once. A live call waits for slots that are reserved for backfill,
+// so that these are reserved late, unless a shard has several of them.
+func (p *plan) ahead() time.Duration {
+	if p.backfill && shards*p.schedule.interval > reserveAhead {
+		return 0
+	}
+	return reserveAhead
+}
+
+// spread moves this replica's slots for backfill to where all shards' slots are evenly spread.
+// Otherwise there would be times without slots, and live calls would wait. A shard that has rested
+// moves at once; one in use by a small part of its interval, because that is lost.
+func (p *plan) spread() {
+	if !p.backfill || shards*p.schedule.interval > MaxAhead/2 {
+		return
+	}
+	for i, every := range p.schedule.every {
+		if p.state[i] < free || every == 0 {
+			continue
+		}
+		switch hasRested := p.starts[i].Before(p.now.Add(-every / 2)); {
+		case !hasRested:
+			if off := p.toGrid(i, p.starts[i]); off < every-every/onGrid {
+				p.starts[i] = p.starts[i].Add(min(off, every/moveBy))
+			}
+		case p.want > 0:
+			from := p.soonest()
+			p.reserve(i, from.Add(p.toGrid(i, from)))
+		}
+	}
+}
+
+// toGrid is the time until the next slot of a shard if all shards' slots are evenly spread.
+func (p *plan) toGrid(i int, from time.Time) time.Duration {
+	every := p.schedule.every[i]
+	_, phase := math.Modf(float64(i) * math.Phi) // spreads any number of consecutive shards
+	into := time.Duration(p.round.clock.Server(from).UnixNano()-int64(phase*float64(every))) % every
+	return (every - into) % every
+}
+
 // earliest returns the shard with the next slot.
 func (p *plan) earliest(offset int, smooth time.Time) (best int, at time.Time) {
+	return p.earliestOf(offset, smooth, free)
+}
+
+// earliestOf returns the shard with the next slot, of those at least in this state.
+func (p *plan) earliestOf(offset int, smooth time.Time, least state) (best int, at time.Time) {
 	best = -1
 	soonest := latest(p.soonest(), smooth.Add(-p.schedule.credit()))
 	for k := range shards {
 		i := (k + offset) % shards
-		if p.state[i] < free {
+		if p.state[i] < least {
 			continue
 		}
 		start := latest(p.starts[i], soonest)
@@ -189,19 +254,93 @@ func (p *plan) earliest(offset int, smooth time.Time) (best int, at time.Time) {
 	return best, at
 }
 
-// reserve adds the slot of a shard that begins at a local time.
+// reserveForLive reserves the next slots for live calls, if some of them are those of replicas with
+// backfill. The owner of such a shard keeps it. mustLook is whether others' shards must be read first.
+func (p *plan) reserveForLive() (mustLook bool) {
+	if p.live == 0 || !p.othersHaveBackfill() {
+		return false
+	}
+	for p.want > 0 {
+		useful := p.lastForLive().Add(-p.rtt - lowWater)
+		for i, state := range p.state {
+			if state == away && p.shards[i].record.Backfill && p.starts[i].Before(useful) {
+				p.look.at = earliest(p.look.at, latest(p.now, p.look.last.Add(lookPause)))
+				return true
+			}
+		}
+		smooth := latest(p.smooth, p.now)
+		i, at := p.earliestOf(rand.IntN(shards), smooth, lends)
+		switch {
+		case i < 0 || !at.Before(useful):
+			return false
+		case p.state[i] == lends:
+			p.borrow(i, at)
+		case at.After(p.now.Add(p.low())):
+			p.reserve(i, at)
+		default:
+			return false // it is reserved as for all calls
+		}
+		p.smooth = latest(smooth, at).Add(p.schedule.smooth())
+	}
+	return false
+}
+
+// othersHaveBackfill reports whether some shard was last seen with a replica that has backfill.
+func (p *plan) othersHaveBackfill() bool {
+	return slices.ContainsFunc(p.shards[:], func(s shard) bool { return !s.owned() && s.record.Backfill })
+}
+
+// lastForLive is when the last of the live calls could be made. A call without a slot counts as one with
+// a distant slot.
+func (p *plan) lastForLive() time.Time {
+	var begins []time.Time
+	for _, slot := range p.slots {
+		begins = append(begins, slot.begin)
+	}
+	for _, b := range p.round.bookings {
+		for _, slot := range b.slots {
+			begins = append(begins, slot.begin)
+		}
+	}
+	distant := p.now.Add(p.low() + takeAhead)
+	if len(begins) < p.live {
+		return distant
+	}
+	slices.SortFunc(begins, time.Time.Compare)
+	return earliest(distant, begins[p.live-1])
+}
+
+// reserve adds the slot of a shard that begins at a local time. The shard is this replica's from
+// then on.
 func (p *plan) reserve(i int, at time.Time) {
 	s := p.shards[i] // a copy: the reservation may fail
 	if p.state[i] != own {
 		s.record.Since = time.Time{}
-	} else if b := p.round.booking(i); b != nil {
+	}
+	b := p.slot(i, &s, at)
+	b.record.Backfill = p.backfill // the next slot is not for the live calls that wait now
+	p.state[i] = own
+}
+
+// borrow is reserve for a live call. The shard stays its owner's, who finds out when it reserves
+// the same slot.
+func (p *plan) borrow(i int, at time.Time) {
+	s := p.shards[i]
+	b := p.slot(i, &s, at)
+	b.record.Owner, b.record.Backfill, b.borrowed = s.record.Owner, true, true
+}
+
+// slot adds the slot of a shard that begins at a local time.
+func (p *plan) slot(i int, s *shard, at time.Time) *booking {
+	if b := p.round.booking(i); b != nil {
 		s.record = b.record
 	}
 	s.next = at.Add(p.schedule.every[i])
-	b := p.round.book(i, &s)
+	b := p.round.book(i, s)
 	b.slots = append(b.slots, reserved{Slot: slotUntil(at.Add(p.schedule.late)), begin: at, shard: i})
-	p.starts[i], p.state[i] = s.next, own
+	p.starts[i] = s.next
 	p.want--
+	return b
 }
 
 // takeAway takes shards from replicas that use more of them than this one, until the numbers are
@@ -227,7 +366,7 @@ func (p *plan) richest() int {
 	for k := range shards {
 		i := (k + offset) % shards
 		n := p.owners[p.shards[i].record.Owner]
-		if p.state[i] == taken && n > most && p.mayTake(i, n-p.owned) && !p.starts[i].After(p.now.Add(p.low()+takeAhead)) {
+		if (p.state[i] == taken || p.state[i] == lends) && n > most && p.mayTake(i, n-p.owned) && !p.starts[i].After(p.now.Add(p.low()+takeAhead)) {
 			best, most = i, n
 		}
 	}
@@ -261,14 +400,14 @@ func (p *plan) lookAround() (wake time.Time) {
 	}
 	due := !p.now.Before(p.look.at)
 	for i, state := range p.state {
-		if state == unknown || due && state == away || due && state == taken || due && state == free {
+		if state == unknown || due && (state == away || state == taken || state == lends || state == free) {
 			p.round.looks = append(p.round.looks, &shardRead{shard: i})
 		}
 	}
 	if due && len(p.round.looks) > 0 {
 		most := max(maxLookPause, lookPauseEach*time.Duration(p.peers.replicas.Load()))
 		p.look.pause = min(max(2*p.look.pause, lookPause), most)
-		p.look.at = p.now.Add(p.look.pause)
+		p.look.at, p.look.last = p.now.Add(p.look.pause), p.now
 	}
 	if p.look.at.After(p.now) {
 		wake = earliest(wake, p.look.at)
@@ -313,6 +452,7 @@ type booking struct {
 	revision uint64
 	next     time.Time
 	slots    []reserved
+	borrowed bool // the shard stays its owner's
 	err      error
 }
 
@@ -334,7 +474,7 @@ func (r *round) book(i int, s *shard) *booking {
 		b = &booking{shard: i, revision: s.revision}
 		r.bookings = append(r.bookings, b)
 	}
-	b.next = s.next
+	b.next, b.borrowed = s.next, false
 	b.record = shardRecord{
 		Next: r.clock.Server(s.next).UTC(), Owner: r.owner, Since: s.record.Since,
 		Uncertainty: r.clock.Late, Rate: r.rate,

@@ -23,9 +23,12 @@ type shardRecord struct {
 	Next  time.Time `json:"next"`  // when the owner's next slot is free, by its reading of the server's clock
 	Owner string    `json:"owner"` // the id of a ledger, in one process
 	Since time.Time `json:"since"` // when the owner took it
-	// Uncertainty is how much later than their slots the owner's calls may have been.
+	// Uncertainty is how much later than their slots the last writer's calls may have been.
 	Uncertainty time.Duration `json:"uncertainty"`
-	Rate        string        `json:"rate"` // the owner's, for operators
+	Rate        string        `json:"rate"` // the last writer's
+	// Backfill says that the owner had backfill to call when it reserved its last slot: live calls of
+	// other replicas may have the next one.
+	Backfill bool `json:"backfill,omitempty"`
 }
 
 // shard is the last known state of one part of the limit. The zero value is unknown.
@@ -71,10 +74,11 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 			slog.String("key", shardKey(g.shard)), slog.String("bucket", l.api.BucketName()))
 		return
 	}
-	if rate, err := ParseRate(x.Rate); err == nil && x.Owner != l.id {
+	if rate, err := ParseRate(x.Rate); err == nil && (x.Owner != l.id || x.Rate != l.rate.String()) {
 		l.heard = l.heard.strictest(rate.schedule(0))
 	}
-	if m, _ := l.api.Clock.Exact(MaxAhead); x.Next.After(m.Server(time.Now()).Add(l.schedule.span() + 2*MaxAhead)) {
+	m, _ := l.api.Clock.Exact(MaxAhead)
+	if x.Next.After(m.Server(time.Now()).Add(l.schedule.span() + 2*MaxAhead)) {
 		// No replica reserves this far ahead: the server's clock was wrong when this was written.
 		s.broken = true
 		if l.look.ahead {
@@ -82,6 +86,10 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 		}
 		l.look.ahead = true
 		l.log.Warn("the ledger was ahead of the server's clock, resetting it after one window")
+		return
+	}
+	if x.Owner == l.id { // another replica has borrowed a slot of it
+		s.next = l.start(g.shard, m)
 	}
 }
 
