@@ -40,6 +40,7 @@ type Death struct {
 	RequestID string // of the answer, for Userpilot's support
 	Attempts  int    // attempts that counted
 	User      string // the user id, if it could be read
+	Group     string // see [Store.Group], which the caller of [Store.Add] sets
 }
 
 // The headers of a dead letter. Its payload is the original bytes.
@@ -62,16 +63,16 @@ const (
 var ErrDeadLettersFull = errors.New("the dead-letter stream is full: make room there, or raise its limits")
 
 // Add archives an event: it stores the event's dead letter, and blocks until the server has it on
-// disk or ctx ends. If there is no room, the error is an [ErrDeadLettersFull]. Calling Add again
-// for the same event stores nothing more. The event may be settled only after Add has returned nil.
-// From then on the event's user, if known, is tracked: see [Store.Tracked]. If the event is a
-// replay, Add also records its outcome.
-func (s *Store) Add(ctx context.Context, e Event, body []byte, death Death) error {
+// disk or ctx ends. It returns the letter's ID. If there is no room, the error is an
+// [ErrDeadLettersFull]. Calling Add again for the same event stores nothing more. The event may be
+// settled only after Add has returned nil. From then on the event's user, if known, is tracked: see
+// [Store.Tracked]. If the event is a replay, Add also records its outcome.
+func (s *Store) Add(ctx context.Context, e Event, body []byte, death Death) (id uint64, err error) {
 	if death.User != "" {
 		// The version record comes first: a record too many does no harm, but a letter without one
 		// can only be replayed blindly.
 		if err := s.open(ctx, death.User, e); err != nil {
-			return fmt.Errorf("store a dead letter: %w", err)
+			return 0, fmt.Errorf("store a dead letter: %w", err)
 		}
 	}
 	msg := &nats.Msg{
@@ -82,18 +83,24 @@ func (s *Store) Add(ctx context.Context, e Event, body []byte, death Death) erro
 	// No message with this event's name may exist yet, whatever its reason: that makes storing
 	// idempotent however late it is retried. The server forgets a message id after two minutes.
 	letters := SubjectsOfEvent(s.topology, e.Name)
-	_, err := s.api.Store(ctx, toBury(s.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
+	ack, err := s.api.Store(ctx, s.topology.DeadStreamName(), toBury(s.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))
+	if err == nil {
+		id = ack.Sequence
+	}
 	if jsapi.IsWrongRevision(err) {
 		// It is there already. Verify that with a read: the event is about to be removed.
-		_, err = s.api.ReadLast(ctx, s.topology.DeadStreamName(), letters)
+		var m *jsapi.StoredMessage
+		if m, err = s.api.ReadLast(ctx, s.topology.DeadStreamName(), letters); err == nil {
+			id = m.Sequence
+		}
 	}
 	if errors.Is(jsapi.RefusalOf(err), jsapi.ErrStreamFull) {
 		err = fmt.Errorf("%w (%w)", ErrDeadLettersFull, err)
 	}
 	if err != nil {
-		return fmt.Errorf("store a dead letter: %w", err)
+		return 0, fmt.Errorf("store a dead letter: %w", err)
 	}
-	return s.RecordOutcome(ctx, e, OutcomeDead)
+	return id, s.RecordOutcome(ctx, e, OutcomeDead)
 }
 
 // SubjectUser returns the user if the body names this user and no other; the subject can then
@@ -125,6 +132,7 @@ func (x Death) Headers(e Event, now time.Time) nats.Header {
 	set(headerError, jsapi.Clean(x.Error))
 	set(headerRequestID, jsapi.Clean(x.RequestID))
 	number(headerAttempts, x.Attempts)
+	set(headerGroup, x.Group)
 	set(HeaderAt, now.UTC().Format(time.RFC3339Nano))
 	published := e.Published
 	if e.Replay != nil && !e.Replay.Published.IsZero() {

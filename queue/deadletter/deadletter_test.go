@@ -115,12 +115,14 @@ func TestBuryExactlyOnce(t *testing.T) {
 		for range 3 {
 			for _, by := range []*queue.Queue{q, s.queue(nil)} {
 				c := s.store(by)
-				s.Must(c.Add(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}))
+				if id, err := c.Add(t.Context(), d, body, Death{Reason: Rejected, Error: "x\r\nDead-User: eve"}); err != nil || id != 1 {
+					t.Errorf("its id is %d, %v", id, err)
+				}
 				time.Sleep(5 * time.Minute) // the server has long forgotten message ids
 			}
 		}
 		// Neither another reason nor another user makes a second letter.
-		s.Must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
+		s.added(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"bob"}`), Death{Reason: Invalid, User: "bob"}))
 		info := s.info(q, q.Topology().DeadStreamName())
 		if info.State.Msgs != 1 {
 			t.Fatalf("%d dead letters", info.State.Msgs)
@@ -137,7 +139,7 @@ func TestBuryExactlyOnce(t *testing.T) {
 		}
 		// The same sequence in a re-created stream is another event.
 		d.Name.Stream = made.Add(1)
-		s.Must(s.store(q).Add(t.Context(), d, body, Death{}))
+		s.added(s.store(q).Add(t.Context(), d, body, Death{}))
 		if n := s.info(q, info.Config.Name).State.Msgs; n != 2 {
 			t.Errorf("%d dead letters of two streams", n)
 		}
@@ -152,7 +154,7 @@ func TestBuryTheLargest(t *testing.T) {
 		_, err := q.API().JetStream.Publish(t.Context(), q.Topology().PlainSubject(), body)
 		s.Must(err)
 		long := strings.Repeat("x", 5000)
-		s.Must(s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, body,
+		s.added(s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, body,
 			Death{Reason: Invalid, Code: long, Error: long, RequestID: long, User: long[:1024]}))
 	})
 }
@@ -166,12 +168,12 @@ func TestBuryWithoutAnswer(t *testing.T) {
 		l.Silent.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := s.store(q).Add(ctx, Event{Name: Position{made, 1}}, nil, Death{User: "ann"}); err == nil || strings.Contains(err.Error(), "ann") {
+		if _, err := s.store(q).Add(ctx, Event{Name: Position{made, 1}}, nil, Death{User: "ann"}); err == nil || strings.Contains(err.Error(), "ann") {
 			t.Errorf("got %v", err)
 		}
 		l.Silent.Store(false)
 		s.Must(q.API().JetStream.DeleteStream(t.Context(), q.Topology().DeadStreamName()))
-		if err := s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, nil, Death{}); err == nil {
+		if _, err := s.store(q).Add(t.Context(), Event{Name: Position{made, 1}}, nil, Death{}); err == nil {
 			t.Error("stored without a stream")
 		}
 	})
@@ -190,7 +192,7 @@ func TestBuryLooksForTheLetter(t *testing.T) {
 		s.Must(err)
 		s.Must(server.API().NATS.FlushWithContext(s.Soon(time.Minute)))
 		c := s.store(q)
-		if err := c.Add(t.Context(), Event{Name: Position{made, 7}}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if _, err := c.Add(t.Context(), Event{Name: Position{made, 7}}, nil, Death{Reason: Rejected}); !errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("stored without a letter: %v", err)
 		}
 	})

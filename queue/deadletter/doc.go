@@ -11,6 +11,9 @@
 //     an event sets is recorded ([Store.RecordVersions]) before the event leaves the work stream,
 //     until no letter needs the record any more. So a replay can be reduced to the properties that
 //     no newer event has set.
+//   - The same record is kept for a user whose live event was called while older backfill may wait
+//     ([Store.RecordVersions]), until no backfill waits ([Store.EndBackfill]). So such backfill sets
+//     only what is left.
 //   - An event keeps the [Position] of its first publication, however often it dies and is
 //     replayed.
 //   - An event counts as a replay only if it is sealed with the pipeline's secret ([ReadSealed]).

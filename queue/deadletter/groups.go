@@ -13,8 +13,8 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// groups remembers which fingerprints of dead letters the fleet has seen, so that operators are
-// notified of a new one once. It is safe for concurrent use.
+// groups remembers which groups of dead letters the fleet has seen, so that operators are notified of
+// a new one once. It is safe for concurrent use.
 type groups struct {
 	mu   sync.Mutex
 	seen map[string]time.Time // when this replica last recorded it in the bucket
@@ -43,23 +43,20 @@ func (g *groups) learn(group string) {
 	g.seen[group] = time.Now()
 }
 
-// FirstOfGroup reports whether no replica of the fleet has seen a dead letter with this death's
-// fingerprint (see [Letter.Group]) for as long as dead letters are kept by default. It returns true
-// once, to one replica. It blocks for a round trip or two if this replica has not seen the
-// fingerprint for a day.
-func (s *Store) FirstOfGroup(ctx context.Context, death Death) (bool, error) {
-	letter := Letter{Death: Death{Reason: death.Reason, Status: death.Status, Error: jsapi.Clean(death.Error), User: death.User}}
-	group := letter.Group()
+// FirstOfGroup reports whether no replica of the fleet has seen a dead letter of this group (see
+// [Store.Group]) for as long as dead letters are kept by default. It returns true once, to one
+// replica. It blocks for a round trip or two if this replica has not seen the group for a day.
+func (s *Store) FirstOfGroup(ctx context.Context, group string) (bool, error) {
 	if s.groups.known(group) {
 		return false, nil
 	}
 	key := "group." + group
 	right := s.api.ToWriteKey(key)
 	note := func() *nats.Msg { return &nats.Msg{Subject: s.api.KeySubject(key), Data: []byte{'1'}} }
-	_, err := s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(queue.DeadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
+	_, err := s.api.StoreKey(ctx, right, note(), jetstream.WithMsgTTL(queue.DeadLetterRetention), jetstream.WithExpectLastSequencePerSubject(0))
 	first := err == nil
 	if jsapi.IsWrongRevision(err) {
-		_, err = s.api.Store(ctx, right, note(), jetstream.WithMsgTTL(queue.DeadLetterRetention))
+		_, err = s.api.StoreKey(ctx, right, note(), jetstream.WithMsgTTL(queue.DeadLetterRetention))
 	}
 	if err != nil {
 		return false, fmt.Errorf("record the group of a dead letter: %w", err)

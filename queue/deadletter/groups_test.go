@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// A fingerprint is new to one replica, once, and not again as long as it keeps occurring.
+// A group is new to one replica, once, and not again as long as it keeps occurring.
 func TestFirstOfGroup(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		a, b := NewStore(q), NewStore(s.queue(nil))
-		first := func(c *Store, x Death) bool {
+		first := func(c *Store, x string) bool {
 			t.Helper()
 			is, err := c.FirstOfGroup(t.Context(), x)
 			s.Must(err)
 			return is
 		}
-		x, y := Death{Reason: Rejected, Status: 422, Error: "no such plan"}, Death{Reason: Rejected, Status: 422, Error: "no such user"}
+		x, y := "4be1d07a", "1c02a9f3"
 		if !first(a, x) || first(a, x) || first(b, x) || !first(b, y) || first(a, y) {
 			t.Error("a group is not new once")
 		}

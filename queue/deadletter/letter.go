@@ -45,8 +45,6 @@ type Letter struct {
 	// its publisher's bytes.
 	Header map[string][]string
 	Body   []byte // not to be changed
-
-	known known
 }
 
 // Printable makes text fit to be shown: one line of printable characters, at most 1 KiB.
@@ -56,7 +54,7 @@ func Printable(text string) string { return jsapi.Clean(text) }
 const ClockError = time.Minute
 
 // ReadLetter parses the parts of a scanned message that filters and statistics need: ID, At,
-// Header, Body, and of the Death its Reason, Status, Error and User. [Letter.Complete] parses the
+// Header, Body, and of the Death its Reason, Status, Error, User and Group. [Letter.Complete] parses the
 // rest. Anyone with the permission may have stored the message, so unreadable fields stay zero.
 // Only a missing sequence is an error.
 func ReadLetter(m *nats.Msg) (*Letter, error) {
@@ -69,7 +67,7 @@ func ReadLetter(m *nats.Msg) (*Letter, error) {
 		ID: id, Header: h, Body: m.Data,
 		Death: Death{
 			Reason: Reason(jsapi.Clean(h.Get(HeaderReason))), Status: jsapi.Atoi(h.Get(headerStatus)),
-			Error: jsapi.Clean(h.Get(headerError)), User: h.Get(HeaderUser),
+			Error: jsapi.Clean(h.Get(headerError)), User: h.Get(HeaderUser), Group: readGroup(h.Get(headerGroup)),
 		},
 	}
 	if l.User == "" {

@@ -95,7 +95,7 @@ func (s *Store) RecordOutcome(ctx context.Context, e Event, outcome Outcome) err
 		return err
 	}
 	for before := uint64(0); ; {
-		_, err := s.api.Store(ctx, ToRecord(s.topology, "verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
+		_, err := s.api.Store(ctx, s.topology.AuditStreamName(), ToRecord(s.topology, "verdict"), m, jetstream.WithExpectLastSequencePerSubject(before))
 		if err == nil {
 			return nil
 		}

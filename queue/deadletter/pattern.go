@@ -11,10 +11,12 @@ const blank = '…'
 
 // Pattern replaces with "…" everything in a text that varies or may identify a person: the user id,
 // quoted text, e-mail addresses, the paths of URLs, and each word with a digit, be it a number, a
-// time, an address or an id. Personal data in plain words stays, because it looks like any other
-// word. Userpilot's errors are English, so the quotes are too: "a", 'a', `a` and “a”.
+// time, an address or an id. Only names of formats and protocols keep their digits, such as UTF-8.
+// Personal data in plain words stays, because it looks like any other word. Userpilot's errors are
+// English, so the quotes are too: "a", 'a', `a` and “a”.
 //
-// The rules are a contract: if they change, existing letters move to other groups.
+// The rules are a contract: if they change, the next letters of a cause are in another group than its
+// existing ones.
 func Pattern(text, user string) string {
 	p := patterner{text: blankUser(text, user), blanked: -1}
 	p.addresses = strings.Contains(p.text, "@")
@@ -135,14 +137,30 @@ func (p *patterner) word() {
 		shape.see(r)
 		end += size
 	}
-	if shape.varies() {
-		p.blank("", "", trimRight(p.text, p.at, end, ".:!?"))
+	if last := trimRight(p.text, p.at, end, ".:!?"); shape.varies() && !isTerm(p.text[p.at:last]) {
+		if last == end {
+			last = p.padding(end)
+		}
+		p.blank("", "", last)
 		return
 	}
 	if shape.letters > 0 {
 		p.blanked = -1
 	}
 	p.literal(end)
+}
+
+// padding returns the end of the padding of base64 that begins here, if there is any: whether an id
+// has padding depends on its length.
+func (p *patterner) padding(at int) int {
+	end := at
+	for end < len(p.text) && p.text[end] == '=' && end < at+2 {
+		end++
+	}
+	if next := p.text[end:]; next == "" || strings.IndexByte(" .,;:!?)]}", next[0]) >= 0 {
+		return end
+	}
+	return at
 }
 
 // address returns the end of an e-mail address that begins here, or 0. An address may contain
@@ -252,6 +270,15 @@ func (w *wordShape) see(r rune) {
 // varies is also true of a long id that happens to contain no digit. Such an id has about one hump
 // in four letters, CamelCase one in eight.
 func (w *wordShape) varies() bool { return w.odd || w.letters >= 16 && w.humps*6 > w.letters }
+
+// isTerm reports whether a word is no value, although it has a digit.
+func isTerm(word string) bool {
+	switch word {
+	case "UTF-8", "UTF-16", "ISO-8601", "ISO8601", "RFC3339", "E.164", "base64", "Base64", "IPv4", "IPv6", "OAuth2", "SHA-256", "HTTP/1.1", "HTTP/2":
+		return true
+	}
+	return false
+}
 
 func isWord(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsNumber(r) }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -56,6 +57,18 @@ func (p *ReplayInfo) Mark(s Seal, body []byte) string {
 	}
 	return s.Mark("replay", p.Letter.String(), strconv.FormatUint(p.ID, 10), p.Origin.String(), strconv.Itoa(p.Replays),
 		p.Run, strconv.FormatBool(p.Forced), untracked, string(body))
+}
+
+// Pseudonym is a short name for a user, always the same. Without the secret, nobody can find out
+// whose it is by trying ids; some users may share one.
+func (s Seal) Pseudonym(user string) string {
+	return s.short(3, "user", user)
+}
+
+// short is a mark of so many bytes, in hexadecimal.
+func (s Seal) short(bytes int, parts ...string) string {
+	sum := sha256.Sum256([]byte(s.Mark(parts...)))
+	return hex.EncodeToString(sum[:bytes])
 }
 
 // ReplayID is the message id of a letter's replay, the same for every replayer. If a producer could
@@ -134,7 +147,7 @@ func (s *Store) storeSeal(ctx context.Context, revision uint64) (Seal, error) {
 		_, _ = rand.Read(key) // it never fails
 	}
 	m := &nats.Msg{Subject: s.api.KeySubject(SealKey), Data: []byte(base64.RawURLEncoding.EncodeToString(key))}
-	_, err := s.api.Store(ctx, s.api.ToWriteKey(SealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
+	_, err := s.api.StoreKey(ctx, s.api.ToWriteKey(SealKey), m, jetstream.WithExpectLastSequencePerSubject(revision))
 	if jsapi.AsPermissionError(err) != nil {
 		err = fmt.Errorf("the bucket %s has no valid key %q: start or restart a worker, which creates it", s.topology.Bucket(), SealKey)
 	}

@@ -64,6 +64,12 @@ func (s *sim) store(q *queue.Queue) *Store {
 	return s.stores[q]
 }
 
+// added is for what [Store.Add] returns.
+func (s *sim) added(_ uint64, err error) {
+	s.T.Helper()
+	s.Must(err)
+}
+
 // info is a stream's current state.
 func (s *sim) info(q *queue.Queue, stream string) *jetstream.StreamInfo {
 	s.T.Helper()

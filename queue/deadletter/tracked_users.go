@@ -31,6 +31,7 @@ import (
 type trackedUsers struct {
 	s       *Store
 	some    atomic.Bool   // the set has ever had a user
+	waiting atomic.Bool   // there may be records that only waiting backfill needs
 	begun   atomic.Uint64 // number of readings started
 	reading chan struct{} // a semaphore: a mutex whose Lock a context can interrupt
 	ended   uint64        // the last reading that was completed; guarded by reading
@@ -193,36 +194,51 @@ func (g *trackedUsers) readToEnd(ctx context.Context) error {
 	}
 }
 
-// read reads up to a sequence, or up to the last message if that sequence is gone. It uses its own
-// consumer, which the server advances message by message. For each batch of a direct get, the
-// server would scan every subject of the bucket if any record was ever rewritten.
+// read reads up to a sequence, or up to the last message if that sequence is gone.
 func (g *trackedUsers) read(ctx context.Context, to uint64) error {
-	stream := VersionsStream(g.s.topology)
+	return g.s.readRecords(ctx, g.seen+1, to, func(m *nats.Msg, sequence uint64) {
+		if key, ok := userKeyOf(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]); ok {
+			size := m.Header.Get("Nats-Msg-Size")
+			g.learn(key, size != "" && size != "0")
+			if m.Header.Get(backfillHeader) != "" {
+				g.waiting.Store(true)
+			}
+		}
+		g.seen = max(g.seen, sequence)
+	})
+}
+
+// readRecords reads the headers of the bucket's messages from a sequence up to another, or up to the
+// last message if that is gone. It uses its own consumer, which the server advances message by
+// message. For each batch of a direct get, the server would scan every subject of the bucket if any
+// record was ever rewritten.
+func (s *Store) readRecords(ctx context.Context, from, to uint64, each func(m *nats.Msg, sequence uint64)) error {
+	stream := VersionsStream(s.topology)
 	config := jetstream.ConsumerConfig{
-		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: g.seen + 1,
+		Name: "guard-" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerLife,
 	}
 	var consumer jetstream.Consumer
-	err := g.s.api.WithPermissionCheck(ctx, func(ctx context.Context) (err error) {
-		consumer, err = g.s.api.JetStream.CreateConsumer(ctx, stream, config)
+	err := s.api.WithPermissionCheck(ctx, func(ctx context.Context) (err error) {
+		consumer, err = s.api.JetStream.CreateConsumer(ctx, stream, config)
 		return err
-	}, toReadVersions(g.s.topology))
+	}, toReadVersions(s.topology))
 	if err != nil {
 		return err
 	}
-	defer g.s.api.JetStream.DeleteConsumer(ctx, stream, config.Name) //nolint:errcheck // it ends by itself
+	defer s.api.JetStream.DeleteConsumer(ctx, stream, config.Name) //nolint:errcheck // it ends by itself
 	if consumer.CachedInfo().NumPending == 0 {
 		return nil
 	}
-	return g.receive(ctx, config.Name, to)
+	return s.receive(ctx, config.Name, to, each)
 }
 
 // readerLife is how long the server keeps an abandoned consumer.
 const readerLife = 30 * time.Second
 
 // receive handles the messages of a consumer on the bucket.
-func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) error {
-	p, err := jsapi.NewPull(g.s.api, VersionsStream(g.s.topology), consumer)
+func (s *Store) receive(ctx context.Context, consumer string, to uint64, each func(m *nats.Msg, sequence uint64)) error {
+	p, err := jsapi.NewPull(s.api, VersionsStream(s.topology), consumer)
 	if err != nil {
 		return err
 	}
@@ -252,30 +268,24 @@ func (g *trackedUsers) receive(ctx context.Context, consumer string, to uint64) 
 			case !event:
 				continue
 			}
-			if more, err = g.take(m, next, to); err != nil {
+			at, err := readPosition(m, next)
+			if err != nil {
 				return err
 			}
+			each(m, at.Stream)
+			more = at.Stream < to && at.Pending > 0
 			next++
 		}
 	}
 	return nil
 }
 
-// take records one message. It reports whether there are more.
-func (g *trackedUsers) take(m *nats.Msg, next, to uint64) (more bool, err error) {
-	at, err := jsapi.ParseReply(m.Reply)
-	if err != nil {
-		return false, err
+// readPosition reads where a message stands. It returns an error if the message is not the next.
+func readPosition(m *nats.Msg, next uint64) (at jsapi.Reply, err error) {
+	if at, err = jsapi.ParseReply(m.Reply); err == nil && at.Consumer != next {
+		err = errors.New("the server skipped a record")
 	}
-	if at.Consumer != next {
-		return false, errors.New("the server skipped a record")
-	}
-	if key, ok := userKeyOf(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]); ok {
-		size := m.Header.Get("Nats-Msg-Size")
-		g.learn(key, size != "" && size != "0")
-	}
-	g.seen = max(g.seen, at.Stream)
-	return at.Stream < to && at.Pending > 0, nil
+	return at, err
 }
 
 // Follow reads which users have version records by the time of the call, and retries until that has
@@ -292,15 +302,19 @@ func (s *Store) Tracked(userID string) bool { return s.tracked.knows(userID) }
 // the server has that on disk. n is the result of [Store.Versions]. The events may be settled only
 // after RecordVersions has returned nil.
 //
-// Once none of the user's dead letters needs the record any more, the next event deletes it, and
-// the user is no longer tracked.
-func (s *Store) RecordVersions(ctx context.Context, userID string, n *VersionRecord, sent []Sent) error {
+// Once nothing needs the record any more, the next event deletes it, and the user is no longer
+// tracked. If backfill is not empty, the record is created if necessary, and is needed until no more
+// backfill of that partition waits: see [Store.EndBackfill].
+func (s *Store) RecordVersions(ctx context.Context, userID string, n *VersionRecord, sent []Sent, backfill string) error {
 	replayed := false
 	for _, x := range sent {
 		replayed = replayed || x.Replay != nil
 	}
 	dropped := false
 	err := s.changeVersions(ctx, userID, n, func(r *storedVersions) versionsChange {
+		if backfill != "" {
+			r.keepFor(backfill, sent[0].Position())
+		}
 		known := VersionRecord{record: *r}
 		dropped = !known.Known() || r.spent() && !replayed
 		switch {
@@ -320,8 +334,13 @@ func (s *Store) RecordVersions(ctx context.Context, userID string, n *VersionRec
 		*r = known.record
 		return storeVersions
 	})
-	if err == nil && dropped {
+	switch {
+	case err != nil:
+	case dropped:
 		s.tracked.set(userKey(userID), false)
+	case backfill != "":
+		s.tracked.set(userKey(userID), true)
+		s.tracked.waiting.Store(true)
 	}
 	return err
 }

@@ -21,10 +21,11 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// VersionRecord is the version record of one user who has dead letters: which properties have been
-// set, and the position of the event that set each. The worker stores it before an event leaves the
-// stream, so it covers every event delivered since the first of the letters died. Other users have
-// none.
+// VersionRecord is the version record of one user who has dead letters, or for whom a live event was
+// called while backfill waited: which properties have been set, and the position of the event that
+// set each. The worker stores it before an event leaves the stream, so it covers every event
+// delivered since the first of the letters died, and every live event that backfill may be older
+// than. Other users have none.
 //
 // The zero value is an empty record. A VersionRecord is not safe for concurrent use.
 type VersionRecord struct {
@@ -47,6 +48,9 @@ type storedVersions struct {
 	Open []Position `json:"open"`
 	// Until is when the last of the letters will be too old to be replayed; zero is never.
 	Until time.Time `json:"until,omitzero"`
+	// Backfill is the partition whose waiting backfill needs the record, in addition to letters: a
+	// live event has been called before it. [Store.EndBackfill] clears it.
+	Backfill string `json:"backfill,omitempty"`
 }
 
 const (
@@ -62,6 +66,9 @@ const (
 
 // Known reports whether the user has a record.
 func (n *VersionRecord) Known() bool { return n.record.Set != nil }
+
+// Newest is the position of the newest event in the record; zero if there is none.
+func (n *VersionRecord) Newest() Position { return n.record.Set[pathHash("")] }
 
 // Reduce returns the event at this position without the properties that newer events have set; ok
 // is false if none is left. known is false if the event is older than the record covers, so that
@@ -140,6 +147,9 @@ func (r *storedVersions) open(letter Position, until time.Time) {
 	if r.Set == nil {
 		*r = storedVersions{Set: map[string]Position{}, Open: []Position{}, Floor: letter}
 	}
+	if r.Backfill != "" && letter.Compare(r.Floor) < 0 {
+		r.Floor = letter // whatever was called before this backfill was recorded
+	}
 	if r.Open != nil && !slices.ContainsFunc(r.Open, letter.Same) {
 		r.Open = append(r.Open, letter)
 	}
@@ -158,8 +168,19 @@ func (r *storedVersions) close(letter Position) {
 	}
 }
 
-// spent reports whether no letter needs the record any more.
-func (r *storedVersions) spent() bool { return r.Set != nil && r.Open != nil && len(r.Open) == 0 }
+// keepFor keeps the record as long as backfill of the partition waits. A new record begins at this
+// position.
+func (r *storedVersions) keepFor(backfill string, from Position) {
+	if r.Set == nil {
+		*r = storedVersions{Set: map[string]Position{}, Open: []Position{}, Floor: from}
+	}
+	r.Backfill = backfill
+}
+
+// spent reports whether neither a letter nor backfill needs the record any more.
+func (r *storedVersions) spent() bool {
+	return r.Set != nil && r.Open != nil && len(r.Open) == 0 && r.Backfill == ""
+}
 
 // pathHash is a short key for a property's path, which may be long.
 func pathHash(path string) string {
@@ -174,7 +195,12 @@ func VersionSubject(t queue.Topology, userID string) string {
 
 // Versions reads a user's version record. It blocks for a round trip.
 func (s *Store) Versions(ctx context.Context, userID string) (*VersionRecord, error) {
-	m, err := s.api.ReadLast(ctx, VersionsStream(s.topology), VersionSubject(s.topology, userID))
+	return s.versionsAt(ctx, VersionSubject(s.topology, userID))
+}
+
+// versionsAt reads the version record that is stored on a subject.
+func (s *Store) versionsAt(ctx context.Context, subject string) (*VersionRecord, error) {
+	m, err := s.api.ReadLast(ctx, VersionsStream(s.topology), subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return &VersionRecord{}, nil
 	}
@@ -191,27 +217,37 @@ func (s *Store) Versions(ctx context.Context, userID string) (*VersionRecord, er
 	return n, nil
 }
 
+// backfillRecordLife is how long a record stays that waiting backfill needs, after the last live
+// event of its user. It is deleted when no backfill waits.
+const backfillRecordLife = 90 * 24 * time.Hour
+
+// backfillHeader names the partition whose backfill needs a record, for readers without its body.
+const backfillHeader = "Backfill"
+
 // writeVersions writes a user's record unless it has changed since it was read.
-func (s *Store) writeVersions(ctx context.Context, userID string, n *VersionRecord) error {
+func (s *Store) writeVersions(ctx context.Context, subject string, n *VersionRecord) error {
 	n.record.trim()
-	msg := nats.NewMsg(VersionSubject(s.topology, userID))
+	msg := nats.NewMsg(subject)
 	var err error
 	if msg.Data, err = json.Marshal(n.record); err != nil {
 		return err
 	}
-	if left := n.record.Until.Sub(s.api.Clock.Now()); !n.record.Until.IsZero() {
+	if n.record.Backfill != "" {
+		msg.Header.Set(backfillHeader, n.record.Backfill)
+		msg.Header.Set(jetstream.MsgTTLHeader, backfillRecordLife.String())
+	} else if left := n.record.Until.Sub(s.api.Clock.Now()); !n.record.Until.IsZero() {
 		msg.Header.Set(jetstream.MsgTTLHeader, strconv.Itoa(max(1, int(left/time.Second)))+"s")
 	}
 	return s.publishVersions(ctx, msg, n)
 }
 
 // deleteVersions removes a user's record unless it has changed since it was read.
-func (s *Store) deleteVersions(ctx context.Context, userID string, n *VersionRecord) error {
-	return s.publishVersions(ctx, jsapi.Marker(VersionSubject(s.topology, userID), jsapi.MarkerTTL), n)
+func (s *Store) deleteVersions(ctx context.Context, subject string, n *VersionRecord) error {
+	return s.publishVersions(ctx, jsapi.Marker(subject, jsapi.MarkerTTL), n)
 }
 
 func (s *Store) publishVersions(ctx context.Context, msg *nats.Msg, n *VersionRecord) error {
-	ack, err := s.api.Store(ctx, toVersions(s.topology), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
+	ack, err := s.api.Store(ctx, VersionsStream(s.topology), toVersions(s.topology), msg, jetstream.WithExpectLastSequencePerSubject(n.revision))
 	if err != nil {
 		return err
 	}
@@ -222,10 +258,11 @@ func (s *Store) publishVersions(ctx context.Context, msg *nats.Msg, n *VersionRe
 // changeVersions reads, changes and writes a user's record, and repeats that while another writer
 // interferes. change returns what to do with the record. n may be the record as last read, or nil.
 func (s *Store) changeVersions(ctx context.Context, userID string, n *VersionRecord, change func(*storedVersions) versionsChange) error {
+	subject := VersionSubject(s.topology, userID)
 	for {
 		var err error
 		if n == nil {
-			if n, err = s.Versions(ctx, userID); err != nil {
+			if n, err = s.versionsAt(ctx, subject); err != nil {
 				return err
 			}
 		}
@@ -233,9 +270,9 @@ func (s *Store) changeVersions(ctx context.Context, userID string, n *VersionRec
 		case keepVersions:
 			return nil
 		case dropVersions:
-			err = s.deleteVersions(ctx, userID, n)
+			err = s.deleteVersions(ctx, subject, n)
 		case storeVersions:
-			err = s.writeVersions(ctx, userID, n)
+			err = s.writeVersions(ctx, subject, n)
 		}
 		switch {
 		case err == nil:
@@ -340,7 +377,7 @@ func (s *Store) EraseVersions(ctx context.Context, userID string, dry bool) (fou
 		if err := s.overwriteVersions(ctx, n); err != nil {
 			return found, err
 		}
-		if err := s.deleteVersions(ctx, userID, n); !jsapi.IsWrongRevision(err) {
+		if err := s.deleteVersions(ctx, VersionSubject(s.topology, userID), n); !jsapi.IsWrongRevision(err) {
 			return found, jsapi.AsNoReply(ctx, "$KV."+s.topology.VersionsBucket()+".>", err)
 		}
 	}

@@ -223,7 +223,7 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 		s.Must(q.API().Clock.Read(t.Context()))
 		c := s.store(q)
 		bury := func(seq uint64, past *ReplayInfo) {
-			s.Must(c.Add(t.Context(), Event{Name: Position{made, seq}, Replay: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.added(c.Add(t.Context(), Event{Name: Position{made, seq}, Replay: past}, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 		}
 		bury(1, nil)
 		bury(9, &ReplayInfo{Letter: aged(1), Origin: aged(1)})
@@ -233,8 +233,8 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 			t.Errorf("open are %v", n.record.Open)
 		}
 		replay := Event{Name: Position{made, 12}, Replay: &ReplayInfo{Letter: aged(9), Origin: aged(1)}}
-		s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: replay}}))
-		s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: Event{Name: Position{made, 13}}}}))
+		s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: replay}}, ""))
+		s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{Event: Event{Name: Position{made, 13}}}}, ""))
 		if c.Tracked("ann") {
 			t.Error("ann is tracked although she has no letters")
 		}
@@ -269,7 +269,7 @@ func TestGuardCatchesUp(t *testing.T) {
 		}
 		n, err := s.store(q).Versions(t.Context(), "user7")
 		s.Must(err)
-		s.Must(s.store(q).deleteVersions(t.Context(), "user7", n))
+		s.Must(s.store(q).deleteVersions(t.Context(), VersionSubject(q.Topology(), "user7"), n))
 		s.Must(s.store(other).tracked.catchUp(ctx))
 		if s.store(other).tracked.knows("user7") || !s.store(other).tracked.knows("user8") {
 			t.Error("a deletion is missed, or too many users are dropped")
@@ -293,12 +293,12 @@ func TestBuryKeepsTheRecord(t *testing.T) {
 			s.Must(q.API().Clock.Read(t.Context()))
 			c := s.store(q)
 			d := Event{Name: Position{made, uint64(10 * (seq + 1))}}
-			s.Must(c.Add(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
+			s.added(c.Add(t.Context(), d, []byte(`{"user_id":"ann"}`), Death{Reason: Rejected, User: "ann"}))
 			d.Name.Sequence++
 			n, err := s.store(q).Versions(t.Context(), "ann")
 			s.Must(err)
 			event := identify(t, fmt.Sprintf(`{"user_id":"ann","metadata":{"n%d":1}}`, seq))
-			s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{d, event}}))
+			s.Must(c.RecordVersions(t.Context(), "ann", n, []Sent{{d, event}}, ""))
 		}
 		n, err := s.store(s.queue(nil)).Versions(t.Context(), "ann")
 		s.Must(err)
