@@ -34,9 +34,9 @@ func TestFirstPullFindsNobody(t *testing.T) {
 				x := s.claimAll(q)
 				stream, err := q.api.JetStream.Stream(t.Context(), workName)
 				s.Must(err)
-				s.Must(stream.DeleteConsumer(t.Context(), x.consumer))
+				s.Must(stream.DeleteConsumer(t.Context(), x.feeds[0].consumer))
 				back := time.AfterFunc(test.away, func() {
-					_, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: x.consumer, AckPolicy: jetstream.AckExplicitPolicy})
+					_, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: x.feeds[0].consumer, AckPolicy: jetstream.AckExplicitPolicy})
 					s.Must(err)
 				})
 				defer back.Stop()

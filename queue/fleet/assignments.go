@@ -16,14 +16,14 @@ import (
 type assignments struct {
 	topology queue.Topology
 
-	mu         sync.Mutex
-	byConsumer map[string]*assignment
-	numbered   int
-	failures   map[failure]int // revoked claims since the last report, by reason
+	mu       sync.Mutex
+	all      map[*assignment]bool
+	numbered int
+	failures map[failure]int // revoked claims since the last report, by reason
 }
 
 func newAssignments(t queue.Topology) *assignments {
-	return &assignments{topology: t, byConsumer: map[string]*assignment{}, failures: map[failure]int{}}
+	return &assignments{topology: t, all: map[*assignment]bool{}, failures: map[failure]int{}}
 }
 
 // nextNumber returns a new number for a claim's consumer name.
@@ -37,13 +37,13 @@ func (h *assignments) nextNumber() int {
 func (h *assignments) add(t *assignment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.byConsumer[t.consumer] = t
+	h.all[t] = true
 }
 
 func (h *assignments) forget(t *assignment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.byConsumer, t.consumer)
+	delete(h.all, t)
 }
 
 // noteRevoked notes why claims were revoked.
@@ -75,20 +75,42 @@ func (h *assignments) reportFailures(log *slog.Logger) {
 	clear(h.failures)
 }
 
+// releaseIf releases the assignments for which may returns true.
+func (h *assignments) releaseIf(may func(*assignment) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for t := range h.all {
+		if !t.isEnding() && may(t) {
+			t.release()
+		}
+	}
+}
+
 // holds reports whether the consumer belongs to one of the assignments.
 func (h *assignments) holds(consumer string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.byConsumer[consumer] != nil
+	return h.of(consumer) != nil
+}
+
+// of is the assignment that has this consumer, or nil. h.mu must be held.
+func (h *assignments) of(consumer string) *assignment {
+	for t := range h.all {
+		for _, f := range t.feeds {
+			if f.consumer == consumer {
+				return t
+			}
+		}
+	}
+	return nil
 }
 
 // held reports whether a claim on the partition exists.
 func (h *assignments) held(partition string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	subject := h.topology.PartitionSubject(partition)
-	for _, t := range h.byConsumer {
-		if t.claims[subject] != nil {
+	for t := range h.all {
+		if t.claims[partition] != nil {
 			return true
 		}
 	}
@@ -100,9 +122,9 @@ func (h *assignments) partitions() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	claimed := map[string]bool{}
-	for _, t := range h.byConsumer {
-		for _, c := range t.claims {
-			claimed[c.partition] = true
+	for t := range h.all {
+		for p := range t.claims {
+			claimed[p] = true
 		}
 	}
 	return slices.DeleteFunc(h.topology.PartitionNames(), func(p string) bool { return !claimed[p] })
@@ -117,7 +139,7 @@ func (h *assignments) active() int { return h.count(func(t *assignment) bool { r
 func (h *assignments) count(counts func(*assignment) bool) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range h.byConsumer {
+	for t := range h.all {
 		if counts(t) {
 			n += len(t.claims)
 		}
@@ -130,7 +152,7 @@ func (h *assignments) count(counts func(*assignment) bool) (n int) {
 func (h *assignments) release(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range h.byConsumer {
+	for t := range h.all {
 		if n <= 0 {
 			return
 		}
@@ -147,7 +169,7 @@ func (h *assignments) releaseAll() { h.release(math.MaxInt) }
 func (h *assignments) revokeAll(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range h.byConsumer {
+	for t := range h.all {
 		t.revoke(err)
 	}
 }

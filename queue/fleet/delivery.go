@@ -10,6 +10,7 @@ import (
 type Delivery struct {
 	Sequence  uint64              // in the work stream
 	Published time.Time           // when the stream stored it
+	Backfill  bool                // it was published as backfill
 	Header    map[string][]string // of the message; anyone may have written it
 	Body      []byte              // the publisher's bytes; nil once the worker has released them
 
@@ -50,23 +51,29 @@ func (d Delivery) reply() string {
 // Stub is the part of a [Delivery] that every delivery has, in as little memory as possible.
 type Stub struct {
 	Sequence  uint64 // as in the Delivery
-	number    uint64
-	published int64 // in nanoseconds since 1970; 0 is the zero time
+	number    uint64 // shifted by one, and the lowest bit says whether it is backfill
+	published int64  // in nanoseconds since 1970; 0 is the zero time
 	acks      *acks
 }
 
 // Stub returns d without the header and the body.
 func (d Delivery) Stub() Stub {
-	s := Stub{Sequence: d.Sequence, number: d.number, acks: d.acks}
+	s := Stub{Sequence: d.Sequence, number: d.number << 1, acks: d.acks}
+	if d.Backfill {
+		s.number |= 1
+	}
 	if !d.Published.IsZero() {
 		s.published = d.Published.UnixNano()
 	}
 	return s
 }
 
+// Backfill reports whether the event was published as backfill.
+func (s Stub) Backfill() bool { return s.number&1 != 0 }
+
 // Delivery restores the delivery, without the header and the body. It can be settled.
 func (s Stub) Delivery() Delivery {
-	d := Delivery{Sequence: s.Sequence, number: s.number, acks: s.acks}
+	d := Delivery{Sequence: s.Sequence, Backfill: s.Backfill(), number: s.number >> 1, acks: s.acks}
 	if s.published != 0 {
 		d.Published = time.Unix(0, s.published)
 	}

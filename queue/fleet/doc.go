@@ -19,6 +19,12 @@
 //     if it is a replay that has its outcome already or that newer events have superseded.
 //     [Claim.Settle] removes a user's events oldest first, and reports only those that are
 //     certainly gone.
+//   - While much backfill waits, a claim is split ([Claim.IsSplit]): two consumers deliver live
+//     events and backfill apart. Backfill is handed over only after all older live events, and,
+//     after a takeover, after all that the previous holder may have called. So only one thing can
+//     be out of order: a live event may be called before older backfill of its user. Its holder
+//     records such a call before it is made ([Claim.BeginMerged]), and what it has set before it
+//     is settled.
 //   - A call for several events is recorded before it is made ([Claim.BeginMerged]). If the replica
 //     dies during the call, the next holder repeats it whole ([Claim.ResendThrough]): fewer of its
 //     events would take the user back to an older state.
@@ -30,6 +36,8 @@
 //     was seen to keep an expired key.
 //   - Shares move only after the claims on them have ended: a replica that releases a partition
 //     finishes its calls first ([Handler.Revoke]).
+//   - Where the server allows fewer consumers than there are partitions, the eldest member holds all
+//     partitions through one consumer, and the others stand by.
 //   - A function blocks only where its comment says so. For each partition, one goroutine calls the
 //     [Handler].
 package fleet

@@ -20,14 +20,16 @@ type Fleet struct {
 
 	held     atomic.Int32 // partitions claimed now
 	replicas atomic.Pointer[[]Replica]
+	standby  atomic.Bool // another member works all partitions
 	setbacks setbacks
 	lacks    atomic.Pointer[jsapi.PermissionError] // why Work cannot work; nil if it can
 	newAcks  atomic.Bool                           // an event has been seen that toNewAcks settles
+	changed  chan struct{}                         // wakes the reconciler: a claim has ended, or should be split
 }
 
 // New returns a pipeline's fleet, which this process has not joined yet. It sends nothing.
 func New(q *queue.Queue) *Fleet {
-	return &Fleet{api: q.API(), topology: q.Topology(), log: q.Logger(), cooldown: ratelimit.NewCooldown(q)}
+	return &Fleet{api: q.API(), topology: q.Topology(), log: q.Logger(), cooldown: ratelimit.NewCooldown(q), changed: make(chan struct{}, 1)}
 }
 
 // Cooldown is the fleet's stop of calls after a 429. It follows the other replicas only while
@@ -39,3 +41,7 @@ func (f *Fleet) Peers() *ratelimit.Peers { return &f.peers }
 
 // Held is the number of partitions that [Fleet.Work] holds now.
 func (f *Fleet) Held() int { return int(f.held.Load()) }
+
+// StandsBy reports whether this process owns nothing because another member works all partitions:
+// the server allows too few consumers to share them.
+func (f *Fleet) StandsBy() bool { return f.standby.Load() }

@@ -180,7 +180,7 @@ func TestFleetStuckKey(t *testing.T) {
 		dead := nuid.Next()
 		_, err := s.bucket(q).PutString(t.Context(), jsapi.MemberKey+dead, `{"ttl":5000000000}`)
 		s.Must(err)
-		s.claim(q, consumerName(dead, "3", 1), q.topology.PartitionSubject("3"))
+		s.claim(q, consumerName(dead, "3", 1), q.topology.LiveSubject("3"))
 		r := s.replica(MemberConfig{})
 		time.Sleep(8 * time.Second)
 		if n := r.Held(); n == 17 {
@@ -203,7 +203,7 @@ func TestFleetDeletesItsOrphans(t *testing.T) {
 		stream, err := r.api.JetStream.Stream(t.Context(), r.topology.StreamName())
 		s.Must(err)
 		orphan := consumerName(id, partition, 999_999)
-		config := jetstream.ConsumerConfig{Durable: orphan, FilterSubject: r.topology.PartitionSubject(partition), AckPolicy: jetstream.AckExplicitPolicy}
+		config := jetstream.ConsumerConfig{Durable: orphan, FilterSubject: r.topology.LiveSubject(partition), AckPolicy: jetstream.AckExplicitPolicy}
 		for name := names[0]; ; { // its holder re-claims it at once, and may be faster
 			s.Must(stream.DeleteConsumer(t.Context(), name))
 			if _, err := stream.CreateConsumer(t.Context(), config); err == nil {
@@ -223,7 +223,7 @@ func TestFleetForeignConsumer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
 				q := s.queue(nil)
-				s.claim(q, name, q.topology.PartitionSubject("3"))
+				s.claim(q, name, q.topology.LiveSubject("3"))
 				r := s.replica(MemberConfig{})
 				s.Await(10*time.Second, "explained", func() bool { return s.Logged("is not a worker's: delete it") && s.Logged(name) })
 				time.Sleep(time.Minute)

@@ -23,40 +23,38 @@ import (
 
 // fill hands over the events missing before the delivery at. It reports whether that delivery is
 // next; if not, the claim is ending.
-func (t *assignment) fill(h Handler, at jsapi.Reply) bool {
-	for !t.isEnding() {
-		stored, err := t.q.api.ReadNext(t.active, t.q.topology.StreamName(), t.last+1, t.subjects())
+func (f *feed) fill(h Handler, at jsapi.Reply) bool {
+	for !f.isEnding() {
+		stored, err := f.q.api.ReadFirst(f.active, f.q.topology.StreamName(), f.last+1, f.subjects()...)
 		switch {
-		case t.isEnding():
+		case f.isEnding():
 			return false
 		case errors.Is(err, jetstream.ErrMsgNotFound), err == nil && stored.Sequence >= at.Stream:
-			t.next = at.Consumer
+			f.next = at.Consumer
 			return true
 		case err != nil:
-			t.revoke(because(CauseGap, fmt.Errorf("read a missing event from the stream: %w", err)))
+			f.revoke(because(CauseGap, fmt.Errorf("read a missing event from the stream: %w", err)))
 			return false
 		}
-		if !t.filled {
-			t.filled = true
-			t.q.log.Warn("an event was missing from two claims in a row, reading it from the stream",
-				slog.String("consumer", t.consumer), slog.Uint64("sequence", stored.Sequence))
+		if !f.filled {
+			f.filled = true
+			f.q.log.Warn("an event was missing from two claims in a row, reading it from the stream",
+				slog.String("consumer", f.consumer), slog.Uint64("sequence", stored.Sequence))
 		}
 		// Its settlement uses the stream sequence; the consumer sequence is ignored.
-		missing := jsapi.Reply{Deliveries: 1, Stream: stored.Sequence, Consumer: t.next, Stored: stored.Time}
+		missing := jsapi.Reply{Deliveries: 1, Stream: stored.Sequence, Consumer: f.next, Stored: stored.Time}
 		header, _ := nats.DecodeHeadersMsg(stored.Header) // headers that cannot be parsed are dropped, as in a normal delivery
-		if !t.handOver(h, missing, &nats.Msg{Subject: stored.Subject, Header: header, Data: stored.Data}) {
+		if !f.handOver(h, missing, &nats.Msg{Subject: stored.Subject, Header: header, Data: stored.Data}) {
 			return false
 		}
 	}
 	return false
 }
 
-// subjects is the filter of the subjects that the consumer delivers.
-func (t *assignment) subjects() string {
-	if len(t.claims) == 1 {
-		for subject := range t.claims {
-			return subject
-		}
+// subjects match the events that the feed delivers.
+func (f *feed) subjects() []string {
+	if len(f.filters) == 0 {
+		return []string{">"}
 	}
-	return ">"
+	return f.filters
 }

@@ -71,14 +71,14 @@ func TestGapOfWhatIsGone(t *testing.T) {
 		stream, err := q.api.JetStream.Stream(t.Context(), workName)
 		s.Must(err)
 		x := s.claimAll(q)
-		x.scope, x.next = allPartitions, 2
-		x.last = 1
+		x.scope, x.feeds[0].next = allPartitions, 2
+		x.feeds[0].last = 1
 		q.setbacks.note(x.scope, because(CauseGap, jsapi.ErrReply), time.Now())
 		s.Must(stream.DeleteMsg(t.Context(), 2))
 		h := &taker{}
-		x.deliver(h, &nats.Msg{Subject: q.topology.PartitionSubject("0"), Data: []byte("b"), Reply: fmt.Sprintf("$JS.ACK.%s.%s.1.3.3.1700000000000000000.0", workName, x.consumer)})
-		if !slices.Equal(h.got, []uint64{3}) || x.err() != nil || x.next != 4 {
-			t.Errorf("got %v, %v; %d is next", h.got, x.err(), x.next)
+		x.feeds[0].deliver(h, &nats.Msg{Subject: q.topology.LiveSubject("0"), Data: []byte("b"), Reply: fmt.Sprintf("$JS.ACK.%s.%s.1.3.3.1700000000000000000.0", workName, x.feeds[0].consumer)})
+		if !slices.Equal(h.got, []uint64{3}) || x.err() != nil || x.feeds[0].next != 4 {
+			t.Errorf("got %v, %v; %d is next", h.got, x.err(), x.feeds[0].next)
 		}
 	})
 }

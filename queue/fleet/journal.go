@@ -32,7 +32,7 @@ type journal struct {
 	writing chan struct{} // holds one token: a mutex whose wait a context can interrupt
 
 	mu       sync.Mutex
-	open     map[string]uint64 // user's hash to the last event of the call
+	open     map[string]Extent // user's hash to the extent of the call
 	version  uint64            // counts changes of open
 	stored   uint64            // the version stored in the bucket
 	revision uint64            // of the key
@@ -41,7 +41,8 @@ type journal struct {
 // journalRecord is the stored form of a journal.
 type journalRecord struct {
 	Stream time.Time         `json:"stream"`
-	Open   map[string]uint64 `json:"open"`
+	Calls  map[string]Extent `json:"calls"`
+	Open   map[string]uint64 `json:"open,omitempty"` // before there was backfill: the calls' last events
 }
 
 // openJournal reads the record of the partition's previous holder. first is the oldest event in the
@@ -49,7 +50,7 @@ type journalRecord struct {
 // reported and replaced by an empty one: a partition that can never be claimed again would be worse
 // than a merged call that is repeated in part.
 func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, created time.Time, first uint64) (*journal, error) {
-	j := &journal{kv: kv, key: "merge." + partition, created: created, writing: make(chan struct{}, 1), open: map[string]uint64{}}
+	j := &journal{kv: kv, key: "merge." + partition, created: created, writing: make(chan struct{}, 1), open: map[string]Extent{}}
 	entry, err := kv.Get(ctx, j.key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return j, nil
@@ -63,33 +64,36 @@ func openJournal(ctx context.Context, kv jetstream.KeyValue, partition string, c
 		j.damage = fmt.Errorf("the record of merged calls in the key %s of bucket %s is damaged, starting a new one: the previous holder's calls in flight may be repeated in part", j.key, kv.Bucket())
 		return j, nil
 	}
-	if record.Stream.Equal(created) && record.Open != nil {
-		j.open = record.Open
-		maps.DeleteFunc(j.open, func(_ string, last uint64) bool { return last < first })
+	if record.Stream.Equal(created) {
+		for user, last := range record.Open {
+			j.open[user] = Extent{Live: last}
+		}
+		maps.Copy(j.open, record.Calls)
+		maps.DeleteFunc(j.open, func(_ string, e Extent) bool { return max(e.Live, e.Backfill) < first })
 	}
 	return j, nil
 }
 
-// resendThrough is the last event of an unsettled merged call of this user, or 0.
-func (j *journal) resendThrough(userID string) uint64 {
+// resendThrough is the extent of an unsettled merged call of this user.
+func (j *journal) resendThrough(userID string) Extent {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.open) == 0 {
-		return 0
+		return Extent{}
 	}
 	return j.open[jsapi.UserHash(userID)]
 }
 
 // begin records a merged call and blocks until the bucket has it. Calls that begin at the same time
 // share one write.
-func (j *journal) begin(ctx context.Context, userID string, last uint64) error {
+func (j *journal) begin(ctx context.Context, userID string, call Extent) error {
 	j.mu.Lock()
 	hash := jsapi.UserHash(userID)
-	// Also if last is smaller: then Userpilot refused the longer call, which changed nothing. If
+	// Also if it is smaller: then Userpilot refused the longer call, which changed nothing. If
 	// its record stayed, a successor would repeat it and start its bisection again, unaware of this
 	// call.
-	if j.open[hash] != last {
-		j.open[hash] = last
+	if j.open[hash] != call {
+		j.open[hash] = call
 		j.version++
 	}
 	mine := j.version
@@ -112,7 +116,7 @@ func (j *journal) write(ctx context.Context, version uint64) error {
 		return nil
 	}
 	version = j.version
-	record := journalRecord{Stream: j.created, Open: maps.Clone(j.open)}
+	record := journalRecord{Stream: j.created, Calls: maps.Clone(j.open)}
 	j.mu.Unlock()
 
 	value, err := json.Marshal(record)
@@ -133,13 +137,14 @@ func (j *journal) write(ctx context.Context, version uint64) error {
 
 // settled forgets a user's call. The key keeps it until the next write, which does no harm: the
 // events it names are gone.
-func (j *journal) settled(userID string, last uint64) {
+func (j *journal) settled(userID string, end Extent) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.open) == 0 {
 		return
 	}
-	if hash := jsapi.UserHash(userID); j.open[hash] != 0 && j.open[hash] <= last {
+	hash := jsapi.UserHash(userID)
+	if call, open := j.open[hash]; open && call.Union(end) == end {
 		delete(j.open, hash)
 	}
 }

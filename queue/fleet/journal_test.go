@@ -33,29 +33,29 @@ func TestJournalRemembers(t *testing.T) {
 		reaches := func(step string, created time.Time, ann, bob uint64) {
 			t.Helper()
 			j := s.journal(kv, created)
-			if a, b := j.resendThrough("ann"), j.resendThrough("bob"); a != ann || b != bob {
+			if a, b := j.resendThrough("ann").Live, j.resendThrough("bob").Live; a != ann || b != bob {
 				t.Errorf("%s: the successor waits for %d and %d, want %d and %d", step, a, b, ann, bob)
 			}
 		}
 		reaches("nothing yet", made, 0, 0)
 		j := s.journal(kv, made)
-		s.Must(j.begin(t.Context(), "ann", 5))
+		s.Must(j.begin(t.Context(), "ann", Extent{Live: 5}))
 		reaches("one", made, 5, 0)
-		s.Must(j.begin(t.Context(), "bob", 7))
+		s.Must(j.begin(t.Context(), "bob", Extent{Live: 7}))
 		reaches("two", made, 5, 7)
-		s.Must(j.begin(t.Context(), "ann", 4))
+		s.Must(j.begin(t.Context(), "ann", Extent{Live: 4}))
 		reaches("fewer, after a refusal", made, 4, 7)
-		s.Must(j.begin(t.Context(), "ann", 9))
+		s.Must(j.begin(t.Context(), "ann", Extent{Live: 9}))
 		reaches("more", made, 9, 7)
-		j.settled("ann", 8)
-		if j.resendThrough("ann") != 9 {
+		j.settled("ann", Extent{Live: 8})
+		if j.resendThrough("ann").Live != 9 {
 			t.Error("settled up to 8, and 9 is forgotten")
 		}
-		j.settled("ann", 9)
-		if j.resendThrough("ann") != 0 {
+		j.settled("ann", Extent{Live: 9})
+		if j.resendThrough("ann").Live != 0 {
 			t.Error("not forgotten after its settlement")
 		}
-		s.Must(j.begin(t.Context(), "bob", 11))
+		s.Must(j.begin(t.Context(), "bob", Extent{Live: 11}))
 		reaches("the next write forgets", made, 0, 11)
 		reaches("a stream made anew", made.Add(1), 0, 0)
 		s.oldest = 11
@@ -69,7 +69,7 @@ func TestJournalRemembers(t *testing.T) {
 func TestJournalHashesUsers(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		kv := s.bucket(s.queue(nil))
-		s.Must(s.journal(kv, made).begin(t.Context(), "ann@example.com", 5))
+		s.Must(s.journal(kv, made).begin(t.Context(), "ann@example.com", Extent{Live: 5}))
 		entry, err := kv.Get(t.Context(), "merge.3")
 		s.Must(err)
 		if strings.Contains(string(entry.Value()), "ann") {
@@ -89,7 +89,7 @@ func TestJournalGroupsWrites(t *testing.T) {
 		ctx := s.Soon(time.Minute)
 		for i := range 64 {
 			wg.Go(func() {
-				if err := j.begin(ctx, fmt.Sprint(i), 5); err != nil {
+				if err := j.begin(ctx, fmt.Sprint(i), Extent{Live: 5}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -99,8 +99,8 @@ func TestJournalGroupsWrites(t *testing.T) {
 			t.Errorf("%d writes for 64 calls that began together", n)
 		}
 		before = written()
-		s.Must(j.begin(t.Context(), "7", 5))
-		s.Must(j.begin(t.Context(), "7", 5))
+		s.Must(j.begin(t.Context(), "7", Extent{Live: 5}))
+		s.Must(j.begin(t.Context(), "7", Extent{Live: 5}))
 		if n := written() - before; n != 0 {
 			t.Errorf("%d writes for what is known", n)
 		}
@@ -113,11 +113,11 @@ func TestJournalOfTheLastHolder(t *testing.T) {
 		kv := s.bucket(s.queue(nil))
 		for last := range uint64(3) { // on an empty key, and on an existing one
 			old, next := s.journal(kv, made), s.journal(kv, made)
-			s.Must(next.begin(t.Context(), "ann", last+1))
-			if err := old.begin(t.Context(), "bob", 12); !jsapi.IsWrongRevision(err) {
+			s.Must(next.begin(t.Context(), "ann", Extent{Live: last + 1}))
+			if err := old.begin(t.Context(), "bob", Extent{Live: 12}); !jsapi.IsWrongRevision(err) {
 				t.Errorf("got %v", err)
 			}
-			if j := s.journal(kv, made); j.resendThrough("bob") != 0 || j.resendThrough("ann") != last+1 {
+			if j := s.journal(kv, made); j.resendThrough("bob").Live != 0 || j.resendThrough("ann").Live != last+1 {
 				t.Error("the old holder has written")
 			}
 		}
@@ -133,8 +133,8 @@ func TestJournalDamaged(t *testing.T) {
 		if j.damage == nil || !strings.Contains(j.damage.Error(), "merge.3") || strings.Contains(j.damage.Error(), "secret") {
 			t.Errorf("got %v", j.damage)
 		}
-		s.Must(j.begin(t.Context(), "ann", 5))
-		if again := s.journal(kv, made); again.damage != nil || again.resendThrough("ann") != 5 {
+		s.Must(j.begin(t.Context(), "ann", Extent{Live: 5}))
+		if again := s.journal(kv, made); again.damage != nil || again.resendThrough("ann").Live != 5 {
 			t.Errorf("after a new write: %v", again.damage)
 		}
 	})
@@ -179,7 +179,7 @@ func TestJournalBeginEndsWithContext(t *testing.T) {
 		var wg sync.WaitGroup
 		soon := s.Soon(time.Minute)
 		wg.Go(func() {
-			if err := j.begin(soon, "ann", 5); err == nil {
+			if err := j.begin(soon, "ann", Extent{Live: 5}); err == nil {
 				t.Error("recorded without an answer")
 			}
 		})
@@ -188,7 +188,7 @@ func TestJournalBeginEndsWithContext(t *testing.T) {
 		defer cancel()
 		begun := time.Now()
 		time.Sleep(time.Millisecond)
-		if err := j.begin(ctx, "bob", 5); !errors.Is(err, why) || time.Since(begun) > 2*time.Second {
+		if err := j.begin(ctx, "bob", Extent{Live: 5}); !errors.Is(err, why) || time.Since(begun) > 2*time.Second {
 			t.Errorf("got %v after %v", err, time.Since(begun))
 		}
 		wg.Wait()

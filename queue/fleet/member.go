@@ -130,6 +130,7 @@ func (f *Fleet) join(ctx context.Context, config MemberConfig) (*member, error) 
 	}
 	record, err := json.Marshal(m.record())
 	m.notify(record)
+	m.log.Info("joined the fleet")
 	return m, err
 }
 
@@ -139,7 +140,7 @@ func (m *member) notify(record []byte) {
 	news := nats.NewMsg(m.q.api.KeySubject(notifyKey + m.id))
 	news.Header.Set(jetstream.MsgTTLHeader, notifyTTL.String())
 	news.Data = record
-	_ = m.q.api.NATS.PublishMsg(news)
+	_ = m.q.api.Send(news)
 }
 
 // renew rewrites the key. kv.Update would drop its TTL, so renew publishes the message that the
@@ -159,7 +160,7 @@ func (m *member) renew(ctx context.Context) error {
 	defer cancel()
 	key := jsapi.MemberKey + m.id
 	msg := &nats.Msg{Subject: m.q.api.KeySubject(key), Data: record}
-	ack, err := m.q.api.Store(ctx, m.q.api.ToWriteKey(key), msg,
+	ack, err := m.q.api.StoreKey(ctx, m.q.api.ToWriteKey(key), msg,
 		jetstream.WithMsgTTL(m.config.TTL), jetstream.WithExpectLastSequencePerSubject(m.revision))
 	if err != nil {
 		return err
@@ -181,7 +182,7 @@ func (m *member) record() Replica {
 	if m.config.Report != nil {
 		r.Report = m.config.Report()
 		r.HoldSince, r.OutageSince, r.StallSince = m.q.serverTime(r.HoldSince), m.q.serverTime(r.OutageSince), m.q.serverTime(r.StallSince)
-		r.UnburiedSince = m.q.serverTime(r.UnburiedSince)
+		r.UnburiedSince, r.FailingSince = m.q.serverTime(r.UnburiedSince), m.q.serverTime(r.FailingSince)
 	}
 	return r
 }
@@ -243,11 +244,11 @@ func (m *member) resyncRevision(ctx context.Context) error {
 // revision, since the answer to the last renewal may have been lost. The server stores both
 // messages in this order, so the answer to the second also confirms the first.
 func (m *member) leave(ctx context.Context) error {
-	if err := m.q.api.NATS.PublishMsg(jsapi.Marker(m.q.api.KeySubject(jsapi.MemberKey+m.id), leaveTTL)); err != nil {
+	if err := m.q.api.Send(jsapi.Marker(m.q.api.KeySubject(jsapi.MemberKey+m.id), leaveTTL)); err != nil {
 		return err
 	}
 	key := notifyKey + m.id
-	_, err := m.q.api.Store(ctx, m.q.api.ToWriteKey(key), jsapi.Marker(m.q.api.KeySubject(key), notifyTTL))
+	_, err := m.q.api.StoreKey(ctx, m.q.api.ToWriteKey(key), jsapi.Marker(m.q.api.KeySubject(key), notifyTTL))
 	return err
 }
 

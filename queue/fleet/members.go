@@ -18,17 +18,17 @@ import (
 
 // memberInfo asks the bucket's leader which member keys exist: one request and one answer,
 // regardless of their number. It also reads the server's clock.
-func memberInfo(ctx context.Context, api *jsapi.Conn) (*jsapi.DatedInfo, error) {
+func memberInfo(ctx context.Context, api *jsapi.Conn) (*jetstream.StreamInfo, error) {
 	sent := time.Now()
 	info, err := api.StreamInfo(ctx, api.BucketStream(), api.KeySubject(jsapi.MemberKey+"*"))
 	if err == nil {
-		api.Clock.Heard(sent, info.Time)
+		api.Clock.Heard(sent, info.TimeStamp)
 	}
 	return info, err
 }
 
 // memberIDs lists the ids in an answer to memberInfo: all live members, and some that have left.
-func memberIDs(bucket *jsapi.DatedInfo) []string {
+func memberIDs(bucket *jetstream.StreamInfo) []string {
 	var ids []string
 	for subject := range bucket.State.Subjects {
 		ids = append(ids, memberID(subject))
@@ -106,10 +106,10 @@ func Read(ctx context.Context, q *queue.Queue) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the bucket %s: %w", q.Topology().Bucket(), err)
 	}
-	s := &State{Time: bucket.Time, Replicas: []Replica{}, CooldownUntil: ratelimit.CooldownEnd(keys[cooldown], bucket.Time)}
+	s := &State{Time: bucket.TimeStamp, Replicas: []Replica{}, CooldownUntil: ratelimit.CooldownEnd(keys[cooldown], bucket.TimeStamp)}
 	delete(keys, cooldown)
 	for subject, m := range keys {
-		if r := replicaOf(memberID(subject), m); r.expiry().After(bucket.Time) {
+		if r := replicaOf(memberID(subject), m); r.expiry().After(bucket.TimeStamp) {
 			s.Replicas = append(s.Replicas, r)
 		}
 	}

@@ -39,7 +39,7 @@ func newMembership(m *member) *membership {
 // refresh reads which members exist, and reports whether a member has joined or left. After an
 // error the view is unchanged: half a view could lack the slowest rate.
 func (r *membership) refresh(ctx context.Context) (changed bool, err error) {
-	bucket, err := within(ctx, askTimeout, func(ctx context.Context) (*jsapi.DatedInfo, error) { return memberInfo(ctx, r.m.q.api) })
+	bucket, err := within(ctx, askTimeout, func(ctx context.Context) (*jetstream.StreamInfo, error) { return memberInfo(ctx, r.m.q.api) })
 	if err != nil {
 		return false, err
 	}
@@ -126,7 +126,7 @@ func (r *membership) isLive(x Replica) bool { return x.expiry().After(r.m.q.api.
 func (r *membership) remove(id string, x Replica) {
 	m := jsapi.Marker(r.m.q.api.KeySubject(jsapi.MemberKey+id), leaveTTL)
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(x.revision, 10))
-	_ = r.m.q.api.NATS.PublishMsg(m)
+	_ = r.m.q.api.Send(m)
 }
 
 // notified applies a notification from one member.

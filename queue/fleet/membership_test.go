@@ -67,12 +67,12 @@ func TestLivingHolderWhomTheLastLookDidNotShow(t *testing.T) {
 			stream, err := q.api.Stream(t.Context(), workName)
 			s.Must(err)
 			for range 3 { // the first may see the new member, or still the marker of the one that left
-				s.Must(f.claimShare(t.Context(), stream, map[string]string{"0": consumer}, 17))
+				s.Must(f.claimShare(t.Context(), stream, map[string][]string{"0": {consumer}}, 17))
 				time.Sleep(2 * maxRebalanceDelay)
 			}
 			return !slices.Contains(s.consumers(q), consumer)
 		}
-		s.claim(q, consumer, q.topology.PartitionSubject("0"))
+		s.claim(q, consumer, q.topology.LiveSubject("0"))
 		if free() {
 			t.Error("taken from a live owner")
 		}

@@ -15,7 +15,7 @@ func toRead(stream string) jsapi.Permission {
 
 func toClaim(t queue.Topology) jsapi.Permission {
 	request := "$JS.API.CONSUMER.CREATE." + t.StreamName() + "."
-	return jsapi.Permission{Subject: request + ">", Probe: request + jsapi.UnknownName + "." + t.PartitionSubject("0")}
+	return jsapi.Permission{Subject: request + ">", Probe: request + jsapi.UnknownName + "." + t.LiveSubject("0")}
 }
 
 func toWatch(t queue.Topology) jsapi.Permission {
@@ -68,6 +68,7 @@ func Permissions(t queue.Topology) []jsapi.Permission {
 	add("read the replicas' records", jsapi.ToPublish(jsapi.DirectGet(bucket)))
 	optional("settle events on servers with js_ack_fc_v2", toNewAcks(t))
 	optional("watch a very large fleet", jsapi.Permission{Subject: "$JS.FC." + bucket + ".>", Probe: "$JS.FC." + bucket + "." + jsapi.UnknownName + ".0"})
-	optional("read the account's limits, for doctor", jsapi.ToRequest("INFO"))
+	optional("name paused consumers", toListConsumers(t))
+	optional("read the account's limits", jsapi.ToRequest("INFO"))
 	return rights
 }

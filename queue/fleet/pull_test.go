@@ -23,14 +23,15 @@ import (
 // claimAll makes a claim on all partitions without a fleet.
 func (s *sim) claimAll(q *pipeline) *assignment {
 	s.T.Helper()
-	x := &assignment{q: q.Fleet, consumer: consumerName(nuid.Next(), allPartitions, 1), claims: map[string]*Claim{}, ctx: s.T.Context(), next: 1, revoked: make(chan struct{})}
+	x := &assignment{q: q.Fleet, claims: map[string]*Claim{}, ctx: s.T.Context(), revoked: make(chan struct{})}
+	x.feeds = []*feed{newFeed(x, consumerName(nuid.Next(), allPartitions, 1), false)}
 	x.active, x.release = context.WithCancel(s.T.Context())
 	for _, p := range q.topology.PartitionNames() {
-		x.claims[q.topology.PartitionSubject(p)] = &Claim{assignment: x, partition: p}
+		x.claims[p] = &Claim{assignment: x, partition: p}
 	}
 	stream, err := q.api.JetStream.Stream(s.T.Context(), q.topology.StreamName())
 	s.Must(err)
-	_, err = stream.CreateConsumer(s.T.Context(), jetstream.ConsumerConfig{Durable: x.consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: forever, MaxAckPending: -1})
+	_, err = stream.CreateConsumer(s.T.Context(), jetstream.ConsumerConfig{Durable: x.feeds[0].consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: forever, MaxAckPending: -1})
 	s.Must(err)
 	return x
 }
@@ -107,7 +108,7 @@ func TestSentAhead(t *testing.T) {
 				end := s.consume(x, handler{func(Delivery) { <-goOn; got++ }})
 				defer end()
 				time.Sleep(3 * jsapi.PullExpiry)
-				consumer, err := q.api.JetStream.Consumer(t.Context(), workName, x.consumer)
+				consumer, err := q.api.JetStream.Consumer(t.Context(), workName, x.feeds[0].consumer)
 				s.Must(err)
 				if n := consumer.CachedInfo().NumAckPending; n < 2 || n > test.most {
 					t.Errorf("%d events are sent ahead, want %d at most", n, test.most)
@@ -150,7 +151,7 @@ func TestPullEndedByTheServer(t *testing.T) {
 		end := s.consume(x, handler{func(Delivery) {}})
 		defer end()
 		time.Sleep(time.Second)
-		s.Must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.consumer))
+		s.Must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.feeds[0].consumer))
 		synctest.Wait()
 		if err := x.err(); err == nil || !strings.Contains(err.Error(), "409 Consumer Deleted") {
 			t.Errorf("failed by %v", err)
@@ -188,16 +189,16 @@ func TestGapInTheConsumersSequence(t *testing.T) {
 			want                 bool
 		}{"next": {4, 1, true}, "gap": {5, 1, false}, "again": {3, 1, false}, "second delivery": {4, 2, false}} {
 			x := s.claimAll(q)
-			x.next = 4
+			x.feeds[0].next = 4
 			got := 0
-			x.deliver(handler{func(Delivery) { got++ }}, &nats.Msg{
+			x.feeds[0].deliver(handler{func(Delivery) { got++ }}, &nats.Msg{
 				Subject: q.topology.PlainSubject(), Data: []byte("{}"),
-				Reply: fmt.Sprintf("$JS.ACK.%s.%s.%d.7.%d.1700000000000000000.0", workName, x.consumer, test.deliveries, test.consumer),
+				Reply: fmt.Sprintf("$JS.ACK.%s.%s.%d.7.%d.1700000000000000000.0", workName, x.feeds[0].consumer, test.deliveries, test.consumer),
 			})
 			if (got == 1) != test.want || (x.err() == nil) != test.want {
 				t.Errorf("%s: delivered %d, %v", name, got, x.err())
 			}
-			s.Must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.consumer))
+			s.Must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.feeds[0].consumer))
 		}
 	})
 }

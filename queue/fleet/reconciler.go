@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -49,6 +50,10 @@ type reconciler struct {
 	dirty         bool      // something has changed: claims must be compared with the quota
 	syncedAt      time.Time // when the claims last matched the quota; zero if they did not at the last reconciliation
 	lastViolation error     // the last violation that was checked
+	room          room
+	backlog       backlog
+
+	noRoom atomic.Bool // the server has refused a consumer since all partitions were last claimed through one
 
 	*assignments
 }
@@ -101,6 +106,8 @@ func (f *reconciler) run(ctx context.Context) (err error) {
 			}
 			f.notified(entry)
 		case <-settled:
+			f.dirty = true
+		case <-f.q.changed:
 			f.dirty = true
 		case now := <-tick.C:
 			look, f.dirty = true, f.dirty || now.Sub(f.syncedAt) >= resyncInterval
@@ -247,17 +254,25 @@ func (f *reconciler) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := f.backlog.read(ctx, f, stream); err != nil {
+		return err
+	}
 	share := f.quota()
 	if surplus := f.active() - share; surplus > 0 {
 		f.release(surplus)
 		return nil
+	}
+	f.releaseIf(f.misfits)
+	if f.lacksRoomAlone(share) {
+		f.releaseAll() // and then claim all through one consumer
+		return errNoRoom
 	}
 	return f.claimShare(ctx, stream, holders, share)
 }
 
 // readState reads the state that a reconciliation needs: the server's time, the stream, and the
 // holder of each partition.
-func (f *reconciler) readState(ctx context.Context) (stream jetstream.Stream, holders map[string]string, err error) {
+func (f *reconciler) readState(ctx context.Context) (stream jetstream.Stream, holders map[string][]string, err error) {
 	reading, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if err := f.q.api.Clock.Read(reading); err != nil {
@@ -271,6 +286,9 @@ func (f *reconciler) readState(ctx context.Context) (stream jetstream.Stream, ho
 	}
 	if differences := queue.Compare(stream.CachedInfo().Config, f.q.topology.WorkStream(f.q.api.NATS.MaxPayload())); len(differences) > 0 {
 		return nil, nil, &queue.MismatchError{Differences: differences}
+	}
+	if err := f.readRoom(ctx, stream); err != nil {
+		return nil, nil, err
 	}
 	holders, err = f.holders(ctx, stream)
 	return stream, holders, err
@@ -286,7 +304,7 @@ const (
 )
 
 // claimShare claims free partitions, up to the quota.
-func (f *reconciler) claimShare(ctx context.Context, stream jetstream.Stream, holders map[string]string, share int) error {
+func (f *reconciler) claimShare(ctx context.Context, stream jetstream.Stream, holders map[string][]string, share int) error {
 	all := f.q.topology.PartitionNames()
 	if f.reserved() >= share {
 		return nil
@@ -308,15 +326,13 @@ func (f *reconciler) claimShare(ctx context.Context, stream jetstream.Stream, ho
 		if f.reserved() >= share || ctx.Err() != nil || time.Now().After(end) {
 			break
 		}
-		holder := holders[partition]
-		if f.held(partition) || !f.free(holder, alive) || !f.q.setbacks.mayClaim(partition, time.Now()) {
+		dead := holders[partition]
+		if f.held(partition) || !f.free(dead, alive) || !f.q.setbacks.mayClaim(partition, time.Now()) {
 			continue
 		}
 		t := f.reserve(stream, partition, partition)
 		group.Go(func() error {
-			if holder != "" {
-				f.fence(ctx, stream, holder)
-			}
+			f.fence(ctx, stream, dead...)
 			return f.claim(ctx, stream, t)
 		})
 	}
@@ -332,7 +348,7 @@ func (f *reconciler) rotate(partitions []string) []string {
 }
 
 // claimAll claims all partitions through one consumer, once all are free.
-func (f *reconciler) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string]string, alive []string) error {
+func (f *reconciler) claimAll(ctx context.Context, stream jetstream.Stream, holders map[string][]string, alive []string) error {
 	if !f.q.setbacks.mayClaim(allPartitions, time.Now()) {
 		return nil
 	}
@@ -342,14 +358,20 @@ func (f *reconciler) claimAll(ctx context.Context, stream jetstream.Stream, hold
 			return nil
 		}
 	}
-	f.fence(ctx, stream, slices.Compact(slices.Sorted(maps.Values(holders)))...)
-	return f.claim(ctx, stream, f.reserve(stream, allPartitions, all...))
+	consumers := slices.Concat(slices.Collect(maps.Values(holders))...)
+	slices.Sort(consumers)
+	f.fence(ctx, stream, slices.Compact(consumers)...)
+	err := f.claim(ctx, stream, f.reserve(stream, allPartitions, all...))
+	if err == nil {
+		f.noRoom.Store(false)
+	}
+	return err
 }
 
-// holders returns the consumer on each partition. It deletes consumers that bear this member's id
+// holders returns the consumers on each partition. It deletes consumers that bear this member's id
 // but are not among its claims: a creation or deletion without an answer left them behind.
-func (f *reconciler) holders(ctx context.Context, stream jetstream.Stream) (map[string]string, error) {
-	holders := map[string]string{}
+func (f *reconciler) holders(ctx context.Context, stream jetstream.Stream) (map[string][]string, error) {
+	holders := map[string][]string{}
 	var left []string
 	names, err := f.q.api.ConsumerNames(ctx, stream)
 	if err != nil {
@@ -364,21 +386,23 @@ func (f *reconciler) holders(ctx context.Context, stream jetstream.Stream) (map[
 			left = append(left, name)
 		case partition == allPartitions:
 			for _, p := range f.q.topology.PartitionNames() {
-				holders[p] = name
+				holders[p] = append(holders[p], name)
 			}
 		default:
-			holders[partition] = name
+			holders[partition] = append(holders[partition], name)
 		}
 	}
 	f.fence(ctx, stream, left...)
 	return holders, nil
 }
 
-// free reports whether the partition under this consumer can be claimed: it has no holder, or its
+// free reports whether the partition under these consumers can be claimed: it has no holder, or its
 // holder is dead.
-func (f *reconciler) free(consumer string, alive []string) bool {
-	id, _, _ := holder(f.q.topology, consumer)
-	return consumer == "" || !slices.Contains(alive, id)
+func (f *reconciler) free(consumers []string, alive []string) bool {
+	return !slices.ContainsFunc(consumers, func(consumer string) bool {
+		id, _, _ := holder(f.q.topology, consumer)
+		return slices.Contains(alive, id)
+	})
 }
 
 // fence deletes consumers that no member may serve any more. It ignores errors: the server's answer
@@ -414,12 +438,27 @@ func (f *Fleet) deleteConsumer(ctx context.Context, stream jetstream.Stream, nam
 // in the consumer's name.
 func (f *reconciler) reserve(stream jetstream.Stream, scope string, partitions ...string) *assignment {
 	t := &assignment{
-		q: f.q, scope: scope, consumer: consumerName(f.m.id, scope, f.nextNumber()), claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
-		reconnects: f.q.api.NATS.Stats().Reconnects, validity: f.m.validity, ctx: f.calls, next: 1, revoked: make(chan struct{}),
+		q: f.q, scope: scope, claims: map[string]*Claim{}, created: stream.CachedInfo().Created, oldest: stream.CachedInfo().State.FirstSeq,
+		reconnects: f.q.api.NATS.Stats().Reconnects, validity: f.m.validity, ctx: f.calls, revoked: make(chan struct{}),
 	}
 	t.active, t.release = context.WithCancel(f.calls)
 	for _, p := range partitions {
-		t.claims[f.q.topology.PartitionSubject(p)] = &Claim{assignment: t, partition: p}
+		t.claims[p] = &Claim{assignment: t, partition: p}
+	}
+	feed := func(backfill bool, filters ...string) {
+		t.feeds = append(t.feeds, newFeed(t, consumerName(f.m.id, scope, f.nextNumber()), backfill, filters...))
+	}
+	switch topology, split := f.q.topology, f.splits(scope, false); {
+	case split && scope == allPartitions:
+		feed(false, topology.LiveFilters()...)
+		feed(true, topology.BackfillFilter())
+	case split:
+		feed(false, topology.LiveSubject(scope))
+		feed(true, topology.PartitionBackfill(scope))
+	case scope == allPartitions:
+		feed(false)
+	default:
+		feed(false, topology.PartitionFilter(scope))
 	}
 	f.add(t)
 	return t
@@ -437,12 +476,22 @@ func (f *reconciler) claim(ctx context.Context, stream jetstream.Stream, t *assi
 	if err != nil {
 		t.revoke(err)
 		f.forget(t)
-		if refused := (*jetstream.APIError)(nil); errors.As(err, &refused) && (refused.ErrorCode == codeHeld || refused.ErrorCode == codeAllHeld) {
-			return nil // another replica was faster, as happens during a rebalance
+		if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
+			switch refused.ErrorCode {
+			case codeHeld, codeAllHeld:
+				return nil // another replica was faster, as happens during a rebalance
+			case codeNoRoom:
+				if t.isSplit() {
+					f.backlog.noRoom.Store(true)
+				} else {
+					f.noRoom.Store(true)
+				}
+				return errNoRoom
+			}
 		}
 		return err
 	}
-	f.m.log.Debug("claimed", slog.String("consumer", t.consumer))
+	f.m.log.Debug("claimed", slog.String("consumer", t.feeds[0].consumer), slog.Bool("split", t.isSplit()))
 	f.serving.Go(func() {
 		f.q.held.Add(int32(len(t.claims)))
 		jsapi.Signal(f.m.changed)
@@ -450,6 +499,7 @@ func (f *reconciler) claim(ctx context.Context, stream jetstream.Stream, t *assi
 		f.q.held.Add(-int32(len(t.claims)))
 		f.unclaim(stream, t)
 		jsapi.Signal(f.m.changed)
+		jsapi.Signal(f.q.changed)
 	})
 	return nil
 }
@@ -458,24 +508,10 @@ func (f *reconciler) claim(ctx context.Context, stream jetstream.Stream, t *assi
 // fenced. (The tracked users are read while events are served: see deadletter.Store.Follow.) There
 // may be hundreds of journals at a great distance, so they are read concurrently.
 func (f *reconciler) create(ctx context.Context, stream jetstream.Stream, t *assignment) error {
-	config := jetstream.ConsumerConfig{
-		Durable:       t.consumer,
-		DeliverPolicy: jetstream.DeliverAllPolicy,
-		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       forever,
-		MaxAckPending: -1, // this replica's memory limit bounds pending events
-	}
-	if len(t.claims) == 1 {
-		for subject := range t.claims {
-			config.FilterSubject = subject
+	for _, feed := range t.feeds {
+		if err := f.createConsumer(ctx, stream, feed); err != nil {
+			return fmt.Errorf("claim by the consumer %s: %w", feed.consumer, err)
 		}
-	}
-	err := f.q.api.WithPermissionCheck(ctx, func(ctx context.Context) error {
-		_, err := stream.CreateConsumer(ctx, config)
-		return err
-	}, toClaim(f.q.topology))
-	if err != nil {
-		return fmt.Errorf("claim by the consumer %s: %w", t.consumer, err)
 	}
 	group, reading := errgroup.WithContext(ctx)
 	group.SetLimit(readsAtOnce)
@@ -494,8 +530,29 @@ func (f *reconciler) create(ctx context.Context, stream jetstream.Stream, t *ass
 			f.m.log.Error(c.journal.damage.Error())
 		}
 	}
-	t.settler, err = f.q.newSettler(t.active, t.revoke)
+	var err error
+	t.settler, err = t.newSettler()
 	return err
+}
+
+// createConsumer creates the consumer of a feed.
+func (f *reconciler) createConsumer(ctx context.Context, stream jetstream.Stream, feed *feed) error {
+	config := jetstream.ConsumerConfig{
+		Durable:       feed.consumer,
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       forever,
+		MaxAckPending: -1, // this replica's memory limit bounds pending events
+	}
+	if len(feed.filters) == 1 {
+		config.FilterSubject = feed.filters[0]
+	} else {
+		config.FilterSubjects = feed.filters
+	}
+	return f.q.api.WithPermissionCheck(ctx, func(ctx context.Context) error {
+		_, err := stream.CreateConsumer(ctx, config)
+		return err
+	}, toClaim(f.q.topology))
 }
 
 // checkStream returns an error if the work stream is not the one created at that time. A stream
@@ -518,8 +575,10 @@ func (f *reconciler) unclaim(stream jetstream.Stream, t *assignment) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.calls), jsapi.CallTimeout)
 	defer cancel()
 	if f.q.api.NATS.Status() == nats.CONNECTED {
-		if err := f.q.deleteConsumer(ctx, stream, t.consumer); err != nil {
-			f.m.log.Debug("consumer not deleted yet", slog.Any("error", err))
+		for _, feed := range t.feeds {
+			if err := f.q.deleteConsumer(ctx, stream, feed.consumer); err != nil {
+				f.m.log.Debug("consumer not deleted yet", slog.Any("error", err))
+			}
 		}
 	}
 	f.forget(t)
@@ -532,8 +591,14 @@ func (f *reconciler) unclaim(stream jetstream.Stream, t *assignment) {
 }
 
 // quota is how many partitions this member should hold. The quotas of all members add up to all
-// partitions and differ by one at most.
+// partitions and differ by one at most, unless there are too few consumers to share them.
 func (f *reconciler) quota() int {
+	switch {
+	case f.standsBy():
+		return 0
+	case f.tooFewConsumers():
+		return len(f.q.topology.PartitionNames())
+	}
 	return quotaOf(len(f.q.topology.PartitionNames()), f.membership.liveIDs(), f.m.id)
 }
 

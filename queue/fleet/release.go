@@ -75,7 +75,7 @@ func (f *Fleet) requestRelease(ctx context.Context, consumers []string) error {
 		return err
 	}
 	m := &nats.Msg{Subject: f.api.KeySubject(recallKey), Data: record}
-	if _, err := f.api.Store(ctx, jsapi.ToPublish(m.Subject), m, jetstream.WithMsgTTL(releaseTimeout)); err != nil {
+	if _, err := f.api.StoreKey(ctx, jsapi.ToPublish(m.Subject), m, jetstream.WithMsgTTL(releaseTimeout)); err != nil {
 		return fmt.Errorf("ask replicas to release claims: %w", jsapi.AsNoReply(ctx, m.Subject, err))
 	}
 	return nil
@@ -133,7 +133,7 @@ func (h *assignments) releaseConsumers(consumers []string) (some bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, name := range consumers {
-		if t := h.byConsumer[name]; t != nil && !t.isEnding() {
+		if t := h.of(name); t != nil && !t.isEnding() {
 			t.release()
 			some = true
 		}

@@ -35,11 +35,22 @@ type Replica struct {
 type Report struct {
 	// Key is the fingerprint of the API key in use, never the key.
 	Key string `json:"key,omitempty"`
-	// Hold is why it makes no calls: its key or its address is wrong. Empty without a hold.
+	// Hold is why it makes no calls: they are refused, and nothing shows that it is the events' fault.
+	// Empty without a hold.
 	Hold      string    `json:"hold,omitempty"`
 	HoldSince time.Time `json:"hold_since,omitzero"` // zero without a hold
 	// OutageSince is since when it has considered Userpilot down; zero if it does not.
 	OutageSince time.Time `json:"outage_since,omitzero"`
+	// StopDetail is the last failure during the hold or the outage.
+	StopDetail string `json:"stop_detail,omitempty"`
+	// Failing is the number of users whose calls have failed for a minute, although calls are
+	// allowed. Their events wait. FailingDetail is the last failure of one.
+	Failing       int       `json:"failing,omitempty"`
+	FailingSince  time.Time `json:"failing_since,omitzero"`
+	FailingDetail string    `json:"failing_detail,omitempty"`
+	// StandsBy reports that it owns nothing, because another replica works all partitions: the server
+	// allows too few consumers to share them.
+	StandsBy bool `json:"stands_by,omitempty"`
 	// Stall is what prevents calls although it has work and may call: token, connection, ... Empty
 	// if it makes calls. StallDetail is the last related error, and may be empty.
 	Stall       string    `json:"stall,omitempty"`
@@ -56,6 +67,10 @@ type Report struct {
 	Advice string `json:"advice,omitempty"`
 	// GivenUp are the partitions whose claims it loses repeatedly.
 	GivenUp []GivenUp `json:"given_up,omitempty"`
+	// OldestLive and OldestBackfill are the ages of the oldest live event and of the oldest backfill
+	// in the stream, when it last looked; 0 if there is none, or it is not known.
+	OldestLive     time.Duration `json:"oldest_live,omitempty"`
+	OldestBackfill time.Duration `json:"oldest_backfill,omitempty"`
 	// Recent counts its work of the last minute.
 	Recent Recent `json:"recent,omitzero"`
 }
@@ -68,7 +83,15 @@ type Recent struct {
 	Merged    uint64        `json:"merged"`    // those of these events that shared another event's call
 	Dead      uint64        `json:"dead"`      // events
 	Calls     uint64        `json:"calls"`     // attempts
-	Load      float64       `json:"load"`      // the share of its capacity used, from 0 to 1
+	// Superseded are events that needed no call: nothing was left to set, or they were copies.
+	// Backfill are those of the delivered, dead and superseded events that were published as backfill.
+	Superseded uint64 `json:"superseded,omitempty"`
+	Backfill   uint64 `json:"backfill,omitempty"`
+	// Failed are the attempts that did not succeed, Refused those of them that were answered with a
+	// 3xx or a 4xx other than 429.
+	Failed  uint64  `json:"failed,omitempty"`
+	Refused uint64  `json:"refused,omitempty"`
+	Load    float64 `json:"load"` // the share of its capacity used, from 0 to 1
 }
 
 // readReplica decodes a member's key. A record that is damaged or of another version yields a
@@ -88,7 +111,7 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	}
 	r.ID, r.Heard = id, written
 	// Anyone who may write to the bucket must not control an operator's terminal.
-	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
+	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.StopDetail, &r.FailingDetail, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
 		*text = jsapi.Clean(*text)
 	}
 	for i, p := range r.Partitions {

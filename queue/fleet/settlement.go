@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,14 +34,19 @@ type settler interface {
 	close()
 }
 
-// newSettler returns the settler for the topology: in a cluster an acknowledgement is not enough.
-// active ends when the claim is being released.
-func (f *Fleet) newSettler(active context.Context, fail func(error)) (settler, error) {
-	unsettled := func(err error) { fail(because(CauseSettlement, err)) }
+// newSettler returns the settler of an assignment: in a cluster an acknowledgement is not enough.
+func (t *assignment) newSettler() (settler, error) {
+	f := t.q
+	unsettled := func(err error) { t.revoke(because(CauseSettlement, err)) }
 	if f.topology.Replicas > 1 {
-		return newDeleter(active, f.api.NATS, f.topology.StreamName(), unsettled)
+		return newDeleter(t.active, f.api.NATS, f.api.Subject("$JS.API.STREAM.MSG.DELETE."+f.topology.StreamName()), unsettled)
 	}
-	return newAcker(f.api.NATS, unsettled)
+	live, err := newAcker(f.api.NATS, unsettled)
+	if err != nil || !t.isSplit() {
+		return live, err
+	}
+	backfill, err := newAcker(f.api.NATS, unsettled)
+	return &ackers{live, backfill}, err
 }
 
 // settlement is the removal of one call's events from the stream.
@@ -151,6 +157,37 @@ func (a *acker) overdue(now time.Time) bool {
 
 func (a *acker) close() { _ = a.sub.Unsubscribe() }
 
+// ackers removes the events of a split assignment, whose two consumers confirm independently.
+type ackers struct{ live, backfill settler }
+
+func (a *ackers) settle(ds []Delivery, done func(gone int)) {
+	of := map[bool][]Delivery{}
+	for _, d := range ds {
+		of[d.Backfill] = append(of[d.Backfill], d)
+	}
+	var left atomic.Int32
+	left.Store(int32(len(of)))
+	part := func(int) { // an acker removes all
+		if left.Add(-1) == 0 {
+			done(len(ds))
+		}
+	}
+	for backfill, ds := range of {
+		if backfill {
+			a.backfill.settle(ds, part)
+		} else {
+			a.live.settle(ds, part)
+		}
+	}
+}
+
+func (a *ackers) overdue(now time.Time) bool { return a.live.overdue(now) || a.backfill.overdue(now) }
+
+func (a *ackers) close() {
+	a.live.close()
+	a.backfill.close()
+}
+
 // deleter removes events by sequence. In a cluster a confirmed ack is not yet a removal: the
 // stream's leader proposes that later, and it can be lost with the leader. The answer to a deletion
 // comes after the stream's commit, which also clears the event from the consumer's pending ones.
@@ -181,9 +218,10 @@ type deletion struct {
 	try int
 }
 
-func newDeleter(active context.Context, nc *nats.Conn, stream string, fail func(error)) (*deleter, error) {
+// newDeleter returns a deleter that sends its requests to a subject.
+func newDeleter(active context.Context, nc *nats.Conn, subject string, fail func(error)) (*deleter, error) {
 	d := &deleter{
-		active: active, nc: nc, subject: "$JS.API.STREAM.MSG.DELETE." + stream, inbox: nc.NewInbox(), fail: fail,
+		active: active, nc: nc, subject: subject, inbox: nc.NewInbox(), fail: fail,
 		open: map[uint64]*deletion{},
 	}
 	sub, err := subscribe(nc, d.inbox+".>", d.answered)

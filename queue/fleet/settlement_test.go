@@ -296,8 +296,14 @@ func TestSettlers(t *testing.T) {
 				q.topology.Replicas = replicas // chooses the settler; the stream still has one replica
 				s.publish(q, "ann", "bob", "ann", "bob", "cyd")
 				consumer, ds := s.deliveries(q)
-				x, err := q.newSettler(t.Context(), func(err error) { t.Error(err) })
+				a := &assignment{q: q.Fleet, active: t.Context(), release: func() {}, revoked: make(chan struct{}), feeds: make([]*feed, 1)}
+				x, err := a.newSettler()
 				s.Must(err)
+				defer func() {
+					if err := a.err(); err != nil {
+						t.Error(err)
+					}
+				}()
 				for _, batch := range [][]Delivery{ds[:3], ds[3:], ds[:1], ds[4:]} { // includes events that are gone already
 					done := false
 					x.settle(batch, func(gone int) { done = gone == len(batch) })
@@ -326,7 +332,7 @@ func TestSettlersFail(t *testing.T) {
 		fail := func(err error) { failed <- err }
 		done := func(int) { t.Error("settled") }
 
-		other, err := newDeleter(t.Context(), q.api.NATS, "OTHER", fail)
+		other, err := newDeleter(t.Context(), q.api.NATS, "$JS.API.STREAM.MSG.DELETE.OTHER", fail)
 		s.Must(err)
 		other.settle(ds, done)
 		if err := queuetest.Receive(s, "failed", failed); !strings.Contains(err.Error(), "stream not found") {
@@ -445,10 +451,10 @@ func TestCutSettlementStaysInTheJournal(t *testing.T) {
 			j, err := openJournal(t.Context(), s.bucket(q), fmt.Sprint(gone), time.Now(), 1)
 			s.Must(err)
 			c := &Claim{assignment: &assignment{settler: cutter(gone)}, journal: j}
-			s.Must(j.begin(t.Context(), "ann", 3))
+			s.Must(j.begin(t.Context(), "ann", Extent{Live: 3}))
 			settled := -1
 			c.Settle("ann", []Delivery{{Sequence: 2}, {Sequence: 3}}, func(n int) { settled = n })
-			if got := c.ResendThrough("ann"); got != reach || settled != gone {
+			if got := c.ResendThrough("ann").Live; got != reach || settled != gone {
 				t.Errorf("%d of 2 are gone, done got %d: ResendThrough is %d, want %d", gone, settled, got, reach)
 			}
 		}

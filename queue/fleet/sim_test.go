@@ -124,8 +124,13 @@ func (s *sim) replicaOf(topology queue.Topology, config MemberConfig) *replica {
 }
 
 func (s *sim) replicaOver(l *queuetest.Line, topology queue.Topology, config MemberConfig) *replica {
-	r := &replica{line: l, settling: map[*Claim]int{}}
-	r.pipeline = s.queueOf(r.line, topology)
+	r := s.replicaOn(s.queueOf(l, topology), config)
+	r.line = l
+	return r
+}
+
+func (s *sim) replicaOn(q *pipeline, config MemberConfig) *replica {
+	r := &replica{pipeline: q, settling: map[*Claim]int{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Work(ctx, config, r) }()

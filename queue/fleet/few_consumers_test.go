@@ -1,0 +1,112 @@
+//go:build !noembed
+
+package fleet
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
+)
+
+// fewConsumers publishes for a second replica's whole life, and checks that nothing is lost, and
+// that the first one has all partitions within seconds after the second has left.
+func (s *sim) fewConsumers(q *pipeline, replicaOn func() *replica, whileBoth func()) (first, second *replica) {
+	s.T.Helper()
+	users := make([]string, 40)
+	for i := range users {
+		users[i] = fmt.Sprint("u", i)
+	}
+	first = replicaOn()
+	s.Await(5*time.Second, "alone", func() bool { return first.Held() == 17 })
+	second = replicaOn()
+	for range 20 {
+		s.publish(q, users...)
+		time.Sleep(time.Second)
+		whileBoth()
+	}
+	s.Must(second.stop())
+	last := s.publish(q, users...)
+	if d := s.Await(30*time.Second, "alone again", func() bool { return first.Held() == 17 }); d > 5*time.Second {
+		s.T.Errorf("all partitions only after %v", d)
+	}
+	s.Await(10*time.Second, "drained", func() bool { return s.backlog(q) == 0 })
+	got := slices.Concat(first.received(), second.received())
+	slices.Sort(got)
+	if got = slices.Compact(got); len(got) != int(last) {
+		s.T.Errorf("%d events arrived, want %d", len(got), last)
+	}
+	return first, second
+}
+
+// Where a stream may have only few consumers, one replica works all partitions, and others stand by.
+func TestFleetFewConsumers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		topology := queue.Topology{Name: "few"}
+		q := s.queueOf(nil, topology)
+		config := q.topology.WorkStream(q.api.NATS.MaxPayload())
+		config.MaxConsumers = 4
+		_, err := q.api.JetStream.CreateStream(t.Context(), config)
+		s.Must(err)
+		_, err = q.Setup(t.Context(), false)
+		s.Must(err)
+		first, second := s.fewConsumers(q, func() *replica { return s.replicaOf(topology, MemberConfig{}) }, func() {
+			if n := s.backlog(q); n > 0 {
+				t.Errorf("%d events wait", n)
+			}
+		})
+		if len(second.received()) > 0 || len(first.received()) == 0 {
+			t.Error("the one that came later has worked")
+		}
+		// When the one that works leaves, the other takes over.
+		second = s.replicaOf(topology, MemberConfig{})
+		s.Await(5*time.Second, "standing by", func() bool { return len(second.Replicas()) == 2 && second.StandsBy() })
+		s.Must(first.stop())
+		if d := s.Await(30*time.Second, "taken over", func() bool { return second.Held() == 17 && !second.StandsBy() }); d > 5*time.Second {
+			t.Errorf("taken over after %v", d)
+		}
+		if n := strings.Count(s.Warnings(), "level=WARN"); n > 2 || !s.Logged("standing by while another replica") {
+			t.Errorf("%d warnings:\n%s", n, s.Warnings())
+		}
+	})
+}
+
+// The limit of an account is known only to users who may read it. Whether or not, the first replica
+// works again as soon as the second has left.
+func TestFleetFewConsumersOfTheAccount(t *testing.T) {
+	for name, may := range map[string]bool{"known": true, "not known": false} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				var allowed []string
+				for _, p := range Permissions(queue.Topology{}) {
+					if !p.Subscribe && (may || p.Subject != "$JS.API.INFO") {
+						allowed = append(allowed, p.Subject)
+					}
+				}
+				auth := s.ServeUsers(queuetest.Users{"all": {">"}, "few": allowed})
+				auth.LimitConsumers(4)
+				open := func(user string) *pipeline {
+					q, err := queue.New(auth.Connect(user), queue.Topology{}, s.Logger())
+					s.Must(err)
+					return open(q)
+				}
+				q := open("all")
+				first, second := s.fewConsumers(q, func() *replica { return s.replicaOn(open("few"), MemberConfig{}) }, func() {
+					if n := s.backlog(q); n > 0 && may {
+						t.Errorf("%d events wait", n)
+					}
+				})
+				if may && (len(first.received()) == 0 || len(second.received()) > 0) {
+					t.Error("the one that came later has worked")
+				}
+				if n := strings.Count(s.Warnings(), "level=WARN"); n > 2 {
+					t.Errorf("%d warnings:\n%s", n, s.Warnings())
+				}
+			})
+		})
+	}
+}
