@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ const (
 )
 
 // Action is one operation on dead letters, as recorded in the audit trail: once before anything
-// changes, and again when it ends.
+// changes, and again when it ends. A replay and a discard also record their counts while they run.
 type Action struct {
 	Run  string     `json:"run"` // names the action in the audit trail
 	Kind ActionKind `json:"kind"`
@@ -48,7 +49,8 @@ type Action struct {
 	Rate      ratelimit.Rate `json:"rate,omitzero"`   // [ReplayConfig.Rate]
 	Force     bool           `json:"force,omitempty"` // [SelectConfig.Force]
 
-	// Counts are the result's counts, by their JSON names.
+	// Counts are the result's counts, by their JSON names. If the action has not ended, they are
+	// some seconds old, and older if it had run for long.
 	Counts map[string]uint64 `json:"counts,omitempty"`
 	// Outcome is "done", or begins with "stopped", "canary died" or "failed". It is empty until the
 	// action ends.
@@ -57,6 +59,9 @@ type Action struct {
 
 func begunSubject(t queue.Topology, run string) string {
 	return deadletter.AuditSubject(t, "action", run, "begun")
+}
+func progressSubject(t queue.Topology, run string) string {
+	return deadletter.AuditSubject(t, "action", run, "progress")
 }
 func endedSubject(t queue.Topology, run string) string {
 	return deadletter.AuditSubject(t, "action", run, "ended")
@@ -75,6 +80,46 @@ func (i *Inspector) begin(ctx context.Context, a *Action) error {
 		return fmt.Errorf("record the action in the audit trail (nothing was done): %w", err)
 	}
 	return nil
+}
+
+// The counts of a running action are recorded after a second, then less and less often, since the
+// records are kept for a year. So a run of ten hours makes some two hundred, and one that is killed
+// loses the counts of its last twentieth.
+const (
+	minRecordInterval   = time.Second
+	recordIntervalShare = 20
+)
+
+// recordProgress records an action's counts as they grow, until stop is called: if the process is
+// killed, the history has them. A failure is ignored, because the end of the action is recorded
+// too.
+func (i *Inspector) recordProgress(ctx context.Context, a Action, counts func() map[string]uint64) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		begun := time.Now()
+		a.Counts = counts()
+		for {
+			jsapi.Pause(ctx, max(minRecordInterval, time.Since(begun)/recordIntervalShare))
+			if ctx.Err() != nil {
+				return
+			}
+			before := a.Counts
+			if a.Counts = counts(); maps.Equal(a.Counts, before) {
+				continue
+			}
+			if text, err := json.Marshal(a); err == nil {
+				brief, done := context.WithTimeout(ctx, jsapi.CallTimeout)
+				_, _ = i.api.Store(brief, i.topology.AuditStreamName(), deadletter.ToRecord(i.topology, "action"), &nats.Msg{Subject: progressSubject(i.topology, a.Run), Data: text})
+				done()
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // endTimeout limits how long recording the end of an action may take.
@@ -120,7 +165,7 @@ func (i *Inspector) audit(ctx context.Context, patience time.Duration, m *nats.M
 	err := jsapi.Retry(ctx, patience, func(ctx context.Context) error {
 		brief, cancel := context.WithTimeout(ctx, jsapi.CallTimeout)
 		defer cancel()
-		_, err := i.api.Store(brief, right, m, jetstream.WithExpectLastSequencePerSubject(0))
+		_, err := i.api.Store(brief, i.topology.AuditStreamName(), right, m, jetstream.WithExpectLastSequencePerSubject(0))
 		return jsapi.AsNoReply(ctx, right.Subject, err)
 	})
 	switch {

@@ -11,8 +11,8 @@ import (
 
 // Group is a set of dead letters with the same cause of death. Its JSON is stable.
 type Group struct {
-	// ID is the [deadletter.Letter.Group] of its letters. It is empty for the letters beyond the
-	// maximum number of groups: see [Inspector.DeadStats].
+	// ID is the [deadletter.Store.Group] of its letters. It is empty for the letters beyond the
+	// maximum number of groups (see [Inspector.DeadStats]), and for those that name no group.
 	ID     string            `json:"group"`
 	Reason deadletter.Reason `json:"reason"`
 	Status int               `json:"status"` // of Userpilot's answer, 0 if there was none
@@ -39,7 +39,7 @@ const maxGroups = 10_000
 // DeadStats groups the dead letters that match the filter by cause of death. The group with the
 // latest First comes first. Memory is bounded, at about 100 MiB: beyond 10,000 groups, the letters
 // of all other groups are combined into one last Group without an ID. Each of those letters still
-// has its own [deadletter.Letter.Group], and a narrower Filter separates them.
+// has its own group, and a narrower Filter separates them.
 //
 // It needs the permissions of [Inspector.DeadLetters], and blocks until all letters are read.
 func (i *Inspector) DeadStats(ctx context.Context, f Filter) ([]Group, error) {
@@ -55,8 +55,8 @@ func (i *Inspector) DeadStats(ctx context.Context, f Filter) ([]Group, error) {
 
 // tally counts dead letters by group.
 type tally struct {
-	groups map[uint32]*tallied
-	rest   *tallied // the letters of all other groups
+	groups map[string]*tallied
+	rest   *tallied // the letters of all other groups, and of none
 	room   int      // remaining number of users to remember, in all groups
 }
 
@@ -66,7 +66,7 @@ type tallied struct {
 }
 
 func newTally() *tally {
-	return &tally{groups: map[uint32]*tallied{}, rest: &tallied{users: newUserCount()}, room: maxUsers}
+	return &tally{groups: map[string]*tallied{}, rest: &tallied{users: newUserCount()}, room: maxUsers}
 }
 
 func (t *tally) add(l *deadletter.Letter) {
@@ -81,18 +81,17 @@ func (t *tally) add(l *deadletter.Letter) {
 
 // group returns the counter for a letter.
 func (t *tally) group(l *deadletter.Letter) *tallied {
-	id := l.Fingerprint()
-	if g := t.groups[id]; g != nil {
+	if g := t.groups[l.Group]; g != nil {
 		return g
 	}
-	if len(t.groups) == maxGroups {
+	if l.Group == "" || len(t.groups) == maxGroups {
 		return t.rest
 	}
 	g := &tallied{
-		Group: Group{ID: deadletter.GroupID(id), Reason: l.Reason, Status: l.Status, Error: l.Pattern()},
+		Group: Group{ID: l.Group, Reason: l.Reason, Status: l.Status, Error: l.Pattern()},
 		users: newUserCount(),
 	}
-	t.groups[id] = g
+	t.groups[l.Group] = g
 	return g
 }
 

@@ -54,7 +54,7 @@ func (i *Inspector) Discard(ctx context.Context, s *Selection, c DiscardConfig) 
 	if err := i.checkSelection(ctx, s); err != nil {
 		return d.snapshot(), err
 	}
-	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Note: jsapi.Clean(c.Note)}
+	a := &Action{Kind: ActionDiscard, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Note: jsapi.Clean(c.Note), Counts: d.result.counts()}
 	if err := i.begin(ctx, a); err != nil {
 		return d.snapshot(), err
 	}
@@ -63,7 +63,9 @@ func (i *Inspector) Discard(ctx context.Context, s *Selection, c DiscardConfig) 
 	if c.Progress != nil {
 		stop = every(func() { c.Progress(*d.snapshot()) })
 	}
+	recorded := i.recordProgress(ctx, *a, func() map[string]uint64 { return d.snapshot().counts() })
 	err := d.run(ctx)
+	recorded()
 	stop()
 	result := d.snapshot()
 	return result, i.end(ctx, a, result.counts(), err)

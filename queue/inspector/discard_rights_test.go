@@ -54,7 +54,7 @@ func TestDiscardRights(t *testing.T) {
 		c := s.store(admin)
 		for i, user := range []string{"ann", "ann", "bob"} { // these users are tracked
 			d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: uint64(i + 1)}}
-			s.Must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), deadletter.Death{Reason: deadletter.Rejected, User: user}))
+			s.added(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q}`, user), deadletter.Death{Reason: deadletter.Rejected, User: user}))
 		}
 		begun := time.Now()
 		selection, err := New(operator).Select(t.Context(), Filter{}, SelectConfig{})

@@ -122,7 +122,7 @@ func TestDiscardGuarded(t *testing.T) {
 					if user == "dave" {
 						body = []byte(`{"user_id":"dave","company":{}}`) // it could not be sent
 					}
-					s.Must(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: uint64(seq)}}, body, deadletter.Death{Reason: deadletter.Rejected, User: user}))
+					s.added(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: uint64(seq)}}, body, deadletter.Death{Reason: deadletter.Rejected, User: user}))
 				}
 				for i, user := range users {
 					bury(i+1, user)

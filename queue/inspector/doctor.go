@@ -20,12 +20,15 @@ type StreamState struct {
 	Err         error          // why reading failed; then nothing else is known
 	Missing     bool           // a worker creates it, if MayCreate
 	MayCreate   bool           // of a missing one
+	Refusal     error          // why the server would not create a missing one; nil if it would, or is not known
 	Differences []queue.Change // from the configuration that this pipeline needs
 
 	Messages, Bytes       uint64        // that it holds
 	MaxMessages, MaxBytes int64         // 0 is no limit
 	MaxAge                time.Duration // 0 is no limit
 	Oldest                time.Time     // zero without messages
+
+	Consumers, MaxConsumers int // 0 is no limit of the stream's own: see Account
 }
 
 // InspectStreams reads the state of each stream and changes nothing: first the work stream, then
@@ -50,6 +53,7 @@ func (i *Inspector) inspectStream(ctx context.Context, want jetstream.StreamConf
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.Missing = true
 		s.MayCreate, err = i.api.IsPermitted(ctx, jsapi.ToRequest("STREAM.CREATE."+want.Name))
+		s.Refusal = i.queue.CreateRefusal(ctx, want)
 		return s, err
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return s, errors.New("JetStream is not enabled for this account")
@@ -61,6 +65,7 @@ func (i *Inspector) inspectStream(ctx context.Context, want jetstream.StreamConf
 	}
 	s.Differences = queue.Compare(info.Config, want)
 	s.Messages, s.Bytes = info.State.Msgs, info.State.Bytes
+	s.Consumers, s.MaxConsumers = info.State.Consumers, max(0, info.Config.MaxConsumers)
 	s.MaxMessages, s.MaxBytes, s.MaxAge = max(0, info.Config.MaxMsgs), max(0, info.Config.MaxBytes), info.Config.MaxAge
 	if s.Messages > 0 {
 		s.Oldest = info.State.FirstTime
@@ -69,7 +74,7 @@ func (i *Inspector) inspectStream(ctx context.Context, want jetstream.StreamConf
 }
 
 // mayInspect is StreamInfo, but reports a missing permission at once.
-func (i *Inspector) mayInspect(ctx context.Context, stream string) (*jsapi.DatedInfo, error) {
+func (i *Inspector) mayInspect(ctx context.Context, stream string) (*jetstream.StreamInfo, error) {
 	if err := i.api.Require(ctx, jsapi.ToRequest("STREAM.INFO."+stream)); err != nil {
 		return nil, err
 	}
@@ -102,7 +107,7 @@ func (i *Inspector) ReadClock(ctx context.Context) (Clock, error) {
 			return Clock{}, err
 		}
 		trip := time.Since(sent)
-		c := Clock{Ahead: info.Time.Sub(sent.Add(trip / 2)), Trip: trip}
+		c := Clock{Ahead: info.TimeStamp.Sub(sent.Add(trip / 2)), Trip: trip}
 		if all = append(all, c); name == bucket && trip < best.Trip {
 			best = c
 		}
@@ -124,9 +129,10 @@ func apart(clocks []Clock) (least time.Duration) {
 
 // Account is the NATS account's JetStream usage and limits; a limit of 0 is none.
 type Account struct {
-	Bytes, MaxBytes         int64 // on disk
-	Streams, MaxStreams     int   // of all pipelines
-	Consumers, MaxConsumers int   // of all streams
+	Bytes, MaxBytes     int64 // on disk
+	Streams, MaxStreams int   // of all pipelines
+	MaxConsumers        int   // of each stream
+	LimitRequired       bool  // only streams with a limit of bytes can be created
 }
 
 // Account reads the account's usage and limits. It blocks for two round trips, and needs the
@@ -135,18 +141,14 @@ func (i *Inspector) Account(ctx context.Context) (Account, error) {
 	if err := i.api.Require(ctx, jsapi.ToRequest("INFO")); err != nil {
 		return Account{}, err
 	}
-	info, err := i.api.JetStream.AccountInfo(ctx)
+	tier, err := i.api.AccountTier(ctx, i.topology.Replicas)
 	if err != nil {
 		return Account{}, fmt.Errorf("read the account's usage: %w", err)
-	}
-	tier := info.Tier
-	if of, ok := info.Tiers[fmt.Sprintf("R%d", i.topology.Replicas)]; ok {
-		tier = of
 	}
 	return Account{
 		Bytes: int64(tier.Store), MaxBytes: max(0, tier.Limits.MaxStore),
 		Streams: tier.Streams, MaxStreams: max(0, tier.Limits.MaxStreams),
-		Consumers: tier.Consumers, MaxConsumers: max(0, tier.Limits.MaxConsumers),
+		MaxConsumers: max(0, tier.Limits.MaxConsumers), LimitRequired: tier.Limits.MaxBytesRequired,
 	}, nil
 }
 

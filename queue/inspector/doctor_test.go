@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -232,6 +233,69 @@ func TestAccount(t *testing.T) {
 			if a, err := New(q).Account(t.Context()); err != nil || a != test.want {
 				t.Errorf("got %+v, %v", a, err)
 			}
+		})
+	}
+}
+
+// What the server would refuse is told in words, before by InspectStreams and then by Setup.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		limits   natsserver.JetStreamAccountLimits
+		window   time.Duration
+		stranger string // the subject of a stream that is there already
+		topology queue.Topology
+		want     string // empty if nothing is refused
+	}{
+		"nothing":              {},
+		"a limit is required":  {limits: natsserver.JetStreamAccountLimits{MaxBytesRequired: true}, want: "the NATS account requires a limit of bytes for each stream"},
+		"and given":            {limits: natsserver.JetStreamAccountLimits{MaxBytesRequired: true}, topology: queue.Topology{Limits: queue.Limits{Work: 1 << 20, Dead: 1 << 20, Records: 1 << 20}}},
+		"a short window":       {window: time.Minute, want: "the NATS server limits duplicate windows to 1m0s, and publishers need 2m0s: raise duplicate_window"},
+		"a stranger":           {stranger: "userpilot.>", want: "its subjects belong to another stream: ORDERS has userpilot.identify: "},
+		"a stranger elsewhere": {stranger: "userpilot.other.>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			account := natsserver.NewAccount("A")
+			n := realServer(t, &natsserver.Options{
+				JetStream: true, StoreDir: t.TempDir(), Accounts: []*natsserver.Account{account}, JetStreamLimits: natsserver.JSLimitOpts{Duplicates: test.window},
+				Users: []*natsserver.User{{Username: "u", Password: "p", Account: account}},
+			})
+			account, err := n.LookupAccount("A") // another one
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.limits.MaxStore, test.limits.MaxMemory, test.limits.MaxStreams, test.limits.MaxConsumers = 1<<30, -1, -1, -1
+			if err := account.EnableJetStream(map[string]natsserver.JetStreamAccountLimits{"": test.limits}, nil); err != nil {
+				t.Fatal(err)
+			}
+			nc, err := nats.Connect(n.ClientURL(), nats.UserInfo("u", "p"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(nc.Close)
+			q, err := queue.New(nc, test.topology, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.stranger != "" {
+				if _, err := q.API().JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{test.stranger}, Duplicates: time.Second, MaxBytes: 1 << 20}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			is := func(who string, err error) {
+				t.Helper()
+				if got := fmt.Sprint(err); test.want == "" && err != nil || !strings.Contains(got, test.want) {
+					t.Errorf("%s: %s", who, got)
+				}
+			}
+			streams, err := New(q).InspectStreams(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			is("doctor", streams[0].Refusal)
+			_, err = q.Setup(t.Context(), false)
+			is("setup", err)
 		})
 	}
 }

@@ -108,7 +108,7 @@ func TestTraceOutlivesDeath(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 7}, Published: made, Trace: queue.ReadTrace(nats.Header{"Traceparent": {traceParent}, "Tracestate": {"a=1"}})}
-		s.Must(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"ann"}`), deadletter.Death{Reason: deadletter.Rejected, User: "ann"}))
+		s.added(s.store(q).Add(t.Context(), d, []byte(`{"user_id":"ann"}`), deadletter.Death{Reason: deadletter.Rejected, User: "ann"}))
 		letter := s.Stored(q.API().JetStream, q.Topology().DeadStreamName())[0]
 		letter.Header.Set(deadletter.HeaderSeal, "any")
 		options, err := WithExport(letter.Header)

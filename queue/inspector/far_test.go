@@ -27,7 +27,7 @@ func (s *sim) died(q *queue.Queue, user string, first, n int) {
 	s.Must(q.API().Clock.Read(s.T.Context()))
 	for i := range n {
 		body := fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d}}`, user, i)
-		s.Must(c.Add(s.T.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: uint64(first + i)}, Published: made}, body, deadletter.Death{Reason: deadletter.Rejected, User: user}))
+		s.added(c.Add(s.T.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: uint64(first + i)}, Published: made}, body, deadletter.Death{Reason: deadletter.Rejected, User: user}))
 	}
 }
 
@@ -160,7 +160,8 @@ func TestFarDeaths(t *testing.T) {
 		c := s.store(q)
 		bury := func(seq uint64, user string) func() error {
 			return func() error {
-				return c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq}}, []byte("{}"), deadletter.Death{Reason: deadletter.Rejected, User: user})
+				_, err := c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq}}, []byte("{}"), deadletter.Death{Reason: deadletter.Rejected, User: user})
+				return err
 			}
 		}
 		roundTrips(t, "the first death", 3, trip, 0, bury(1, "ann"))

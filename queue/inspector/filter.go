@@ -15,7 +15,7 @@ import (
 // Filter selects dead letters. A letter must match every field that is set; the zero Filter matches
 // all. A list matches a letter that equals any of its values, and an empty list matches all.
 type Filter struct {
-	Groups       []string            // fingerprints: see [deadletter.Letter.Group]
+	Groups       []string            // see [deadletter.Store.Group]
 	Reasons      []deadletter.Reason // of death
 	Statuses     []int               // of Userpilot's answer; 0 if there was none
 	Users        []string            // "" if the id could not be read
@@ -76,7 +76,7 @@ func (f Filter) compile() *compiledFilter {
 func (s *compiledFilter) matches(l *deadletter.Letter) bool {
 	return s.ids.admits(l.ID) && s.reasons.admits(l.Reason) && s.statuses.admits(l.Status) && s.users.admits(l.User) &&
 		(s.Since.IsZero() || !l.At.Before(s.Since)) && (s.Until.IsZero() || l.At.Before(s.Until)) &&
-		(len(s.groups) == 0 || s.groups.admits(l.Group()))
+		(len(s.groups) == 0 || s.groups.admits(l.Group))
 }
 
 // anyOf admits its values, or everything if it is empty.

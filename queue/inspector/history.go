@@ -45,6 +45,10 @@ func (i *Inspector) History(ctx context.Context) ([]Action, error) {
 func (a Action) learn(run, event string, m *nats.Msg) Action {
 	at, _ := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
 	begun := a.Begun
+	if event == "progress" && !a.Ended.IsZero() {
+		return a // it was stored late
+	}
+	a.Counts = nil // a count that is zero is left out of a record
 	if err := json.Unmarshal(m.Data, &a); err != nil {
 		a.Outcome = "unknown: the record cannot be read"
 	}

@@ -20,7 +20,7 @@ func TestLetter(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		q := s.queue(nil)
 		death := deadletter.Death{
-			Reason: deadletter.Rejected, Status: 422, Code: "E1", Error: `plan "x" is unknown`, RequestID: "r-1", Attempts: 3, User: "žofie",
+			Reason: deadletter.Rejected, Status: 422, Code: "E1", Error: `plan "x" is unknown`, RequestID: "r-1", Attempts: 3, User: "žofie", Group: "4be1d07a",
 		}
 		origin := deadletter.Position{Stream: made, Sequence: 5}
 		d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 7}, Partition: "3", Published: made, Replay: &deadletter.ReplayInfo{Origin: origin, Published: made.Add(-time.Hour), Replays: 2, History: []string{"a", "b"}}}

@@ -2,6 +2,7 @@ package inspector
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"slices"
 
@@ -37,38 +38,48 @@ func (c *SelectConfig) prepare(l *deadletter.Letter) (outgoing, error) {
 		return outgoing{}, errExhausted
 	}
 	event, err := userpilot.Parse(l.Body)
+	user := cmp.Or(event.UserID(), l.UserID())
 	if c.Edit == nil {
-		return outgoing{letter: l, event: event}, refused("", err)
+		return outgoing{letter: l, event: event}, invalid("", err)
 	}
 	after, errEdit := c.Edit(l)
 	if errEdit != nil {
-		return outgoing{}, refused("edit: ", errEdit)
+		return outgoing{}, skipReason("edit: " + jsapi.Clean(errEdit.Error()))
 	}
 	if bytes.Equal(after, l.Body) {
-		return outgoing{letter: l, event: event}, refused("", err)
-	}
-	user := event.UserID()
-	if user == "" {
-		user = l.UserID()
+		return outgoing{letter: l, event: event}, invalid("", err)
 	}
 	if event, err = userpilot.Parse(after); err != nil {
-		return outgoing{}, refused("after the edit: ", err)
+		return outgoing{}, invalid("after the edit: ", err)
 	}
-	switch {
-	case c.Force || event.UserID() == user:
-		return outgoing{letter: l, event: event, edited: true}, nil
-	case user == "":
-		return outgoing{}, skipReason("the edit adds a user to a dead letter without one: must be forced")
+	if !c.Force {
+		err = checkUser(l, user, event.UserID())
 	}
-	return outgoing{}, skipReason("the edit names another user: must be forced")
+	return outgoing{letter: l, event: event, edited: err == nil}, err
 }
 
-// refused turns err into a skipReason.
-func refused(prefix string, err error) error {
+// checkUser reports why an edit must be forced: if newer events of the user that it names are not
+// recorded since the letter's death, it could overwrite newer data. The user of a letter is its
+// string, or the number that stands for it. A letter is not Tracked if the worker that stored it
+// named no user: then a string in the body still says whose it is, a number does not.
+func checkUser(l *deadletter.Letter, before, after string) error {
+	switch {
+	case before == "":
+		return skipReason("the edit adds a user to a dead letter without one: must be forced")
+	case before != after:
+		return skipReason("the edit names another user: must be forced")
+	case !l.Tracked && !slices.Contains(deadletter.UserIDs(l.Body), after):
+		return skipReason("the edit adds a user whose newer data is not recorded: must be forced")
+	}
+	return nil
+}
+
+// invalid is the skipReason of an event that cannot be an identify: as in its group, without numbers.
+func invalid(prefix string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return skipReason(prefix + jsapi.Clean(err.Error()))
+	return skipReason(prefix + deadletter.Pattern(jsapi.Clean(err.Error()), ""))
 }
 
 // sealed is the replay metadata of an event, with its seal.

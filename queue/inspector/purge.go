@@ -18,7 +18,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
@@ -309,7 +308,8 @@ func (r *PurgeResult) of(user string, stream time.Time) *foundWaiting {
 
 func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	p.mu.Lock()
-	p.touched[partitionOf(p.q.topology, e.subject)] = true
+	partition, _ := p.q.topology.PartitionOf(e.subject)
+	p.touched[partition] = true
 	if p.dry {
 		p.result.found.events = append(p.result.found.events, e)
 	}
@@ -324,14 +324,6 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 		}
 	}
 	return p.erase(ctx, p.q.topology.StreamName(), e.sequence, &p.result.Waiting)
-}
-
-// partitionOf is the inverse of [queue.Topology.PartitionSubject].
-func partitionOf(t queue.Topology, subject string) string {
-	if partition, ok := strings.CutPrefix(subject, t.PlainSubject()+"."); ok {
-		return partition
-	}
-	return queue.PlainPartition
 }
 
 // nextStored reads the first message at or after a sequence from the stream's leader.

@@ -48,7 +48,7 @@ func TestPurgeUser(t *testing.T) {
 		s.Must(q.API().Clock.Read(t.Context()))
 		c := s.store(q)
 		bury := func(seq uint64, body string, death deadletter.Death) {
-			s.Must(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq}}, []byte(body), death))
+			s.added(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq}}, []byte(body), death))
 		}
 		bury(1, `{"user_id":"ann-7","metadata":{"n":1}}`, deadletter.Death{Reason: deadletter.Rejected, User: "ann-7"})
 		bury(2, `{"user_id":"ann-7","company":{}}`, deadletter.Death{Reason: deadletter.Invalid}) // identified by the payload alone
@@ -411,7 +411,7 @@ func TestPurgeRights(t *testing.T) {
 		s.Must(admin.API().Clock.Read(t.Context()))
 		c := s.store(admin)
 		for seq := range uint64(2) {
-			s.Must(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq + 1}}, []byte(`{"user_id":"ann"}`), deadletter.Death{Reason: deadletter.Rejected, User: "ann"}))
+			s.added(c.Add(t.Context(), deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq + 1}}, []byte(`{"user_id":"ann"}`), deadletter.Death{Reason: deadletter.Rejected, User: "ann"}))
 		}
 		_, err := New(admin).Replay(t.Context(), s.selected(admin, Filter{IDs: []uint64{1}}, SelectConfig{}), ReplayConfig{})
 		s.Must(err)

@@ -14,7 +14,8 @@ import (
 // ReplayConfig configures [Inspector.Replay]. The zero value replays the whole selection as fast as
 // possible and does not wait for outcomes.
 type ReplayConfig struct {
-	// Rate bounds the events published; zero means no limit. It starts without a burst.
+	// Rate bounds the events published; zero means no limit. It starts without a burst. Live events
+	// do not wait for replays, whatever the rate.
 	Rate ratelimit.Rate
 	// Canary is how many letters are replayed first. The others follow once these have outcomes; if
 	// one of them dies again, no other letter is touched. 0 means no canary.
@@ -45,12 +46,15 @@ type ReplayResult struct {
 	Skips    map[string]uint64 `json:"skips,omitempty"` // skipped letters by reason; without user data
 	Doubtful uint64            `json:"doubtful"`        // unknown: may still be dead letters and may be stored too; replaying again does no harm
 
-	// The outcomes of replays, including those of an earlier run. They are known for the canary,
-	// and with Wait.
+	// The outcomes of the events counted in Replayed and Already. They are known for the canary, with
+	// Wait, and for those of an earlier run that had one by then. Their sum with NotAwaited is
+	// Replayed + Already.
 	Delivered  uint64 `json:"delivered"`  // see deadletter.OutcomeDelivered
 	Superseded uint64 `json:"superseded"` // see deadletter.OutcomeSuperseded
 	Purged     uint64 `json:"purged"`     // see deadletter.OutcomePurged
 	Dead       uint64 `json:"dead"`       // see deadletter.OutcomeDead
+	// NotAwaited have no known outcome: the run did not wait for it, or did not wait to the end.
+	NotAwaited uint64 `json:"not_awaited"`
 	// DiedAgain lists the new dead letters of events that died again, at most 10.
 	DiedAgain []uint64 `json:"died_again,omitempty"`
 }
@@ -58,14 +62,14 @@ type ReplayResult struct {
 // ErrCanaryDied says that an event of the canary died again, so only the canary was replayed.
 var ErrCanaryDied = errors.New("the canary died again; nothing else was replayed")
 
-// Replay publishes the selection's events again, oldest first, and removes their letters from the
-// dead-letter stream. Each event is replayed once in effect and none is lost, however often Replay
+// Replay publishes the selection's events again as backfill, oldest first, and removes their letters
+// from the dead-letter stream. Only events without a key are published as live events. Each event is replayed once in effect and none is lost, however often Replay
 // is interrupted and run again, and even if others replay at the same time.
 //
 // It blocks until all is done. When ctx ends, it stops between two events, finishes those in
 // flight, and returns the counts with ctx's cause. After an error, too, the result is valid.
 //
-// It needs permission to publish to the subjects of events, to those of the audit trail's actions
+// It needs permission to publish to the subjects of backfill, to the plain subject, to those of the audit trail's actions
 // and originals, to $JS.API.STREAM.INFO, $JS.API.DIRECT.GET and $JS.API.STREAM.MSG.DELETE of the
 // dead-letter stream, for a selection of all letters to its $JS.API.STREAM.PURGE too, to
 // $JS.API.DIRECT.GET of the audit stream, and to $JS.API.STREAM.MSG.GET of the work stream and of
@@ -80,7 +84,7 @@ func (i *Inspector) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*
 	}
 	a := &Action{
 		Kind: ActionReplay, By: c.By, Host: c.Host, Selection: s.describe(c.Filter), Edit: c.EditText,
-		Rate: c.Rate, Force: s.config.Force,
+		Rate: c.Rate, Force: s.config.Force, Counts: r.result.counts(),
 	}
 	var err error
 	if r.seal, err = i.letters.LoadSeal(ctx); err != nil {
@@ -90,7 +94,9 @@ func (i *Inspector) Replay(ctx context.Context, s *Selection, c ReplayConfig) (*
 		return r.snapshot(), err
 	}
 	r.result.Run = a.Run
+	recorded := i.recordProgress(ctx, *a, func() map[string]uint64 { return r.snapshot().counts() })
 	err = r.run(ctx)
+	recorded()
 	result := r.snapshot()
 	return result, i.end(ctx, a, result.counts(), err)
 }
@@ -100,6 +106,7 @@ func (r *ReplayResult) counts() map[string]uint64 {
 	return nonzero(map[string]uint64{
 		"selected": r.Selected, "replayed": r.Replayed, "already": r.Already, "gone": r.Gone, "skipped": r.Skipped, "doubtful": r.Doubtful,
 		"delivered": r.Delivered, "superseded": r.Superseded, "purged": r.Purged, "dead": r.Dead,
+		"not_awaited": r.NotAwaited,
 	})
 }
 
@@ -122,7 +129,7 @@ func (i *Inspector) checkSelection(ctx context.Context, s *Selection) error {
 	}
 	_, err = i.api.Remove(ctx, i.topology.DeadStreamName(), 0, false) // no message has this sequence
 	if err == nil && s.all {
-		_, err = i.api.RemoveBelow(ctx, i.topology.DeadStreamName(), 1) // no message is below 1
+		err = i.api.MayPurge(ctx, i.topology.DeadStreamName())
 	}
 	return jsapi.Stopped(ctx, err)
 }

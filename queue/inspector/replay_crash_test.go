@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -212,4 +213,105 @@ func (c *crashes) checkTrail(k int, want map[string]string, first, next *ReplayR
 			c.T.Errorf("after %d messages: %d originals are kept of %s", k, n, letter)
 		}
 	}
+}
+
+// The counts of a run that was killed are in the history, as they were a moment before.
+func TestHistoryOfAKilledRun(t *testing.T) {
+	for kind, run := range map[ActionKind]func(context.Context, *Inspector, *Selection) error{
+		ActionReplay: func(ctx context.Context, i *Inspector, s *Selection) error {
+			_, err := i.Replay(ctx, s, ReplayConfig{Rate: ratelimit.Rate{Calls: 5, Window: time.Second}})
+			return err
+		},
+		ActionDiscard: func(ctx context.Context, i *Inspector, s *Selection) error {
+			_, err := i.Discard(ctx, s, DiscardConfig{Note: "x"})
+			return err
+		},
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				l, other := &queuetest.Line{}, s.queue(nil)
+				if kind == ActionDiscard { // which is too quick otherwise
+					l.Delay = func() time.Duration { return 70 * time.Millisecond }
+				}
+				q := s.queue(l)
+				s.letters(other, 100)
+				selection := s.selected(other, Filter{Statuses: []int{422}}, SelectConfig{})
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				ended := make(chan error, 1)
+				go func() { ended <- run(ctx, New(q), selection) }()
+				time.Sleep(5500 * time.Millisecond)
+				q.API().NATS.Close() // the process is gone
+				cancel()
+				queuetest.Receive(s, "the end of the run", ended)
+				actions, err := New(other).History(t.Context())
+				s.Must(err)
+				done := 100 - s.dead(other)
+				if len(actions) != 1 || actions[0].Outcome != "" || !actions[0].Ended.IsZero() || actions[0].Kind != kind {
+					t.Fatalf("the history is %+v", actions)
+				}
+				counts := actions[0].Counts
+				known := counts["replayed"] + counts["discarded"]
+				lags := kind == ActionReplay && known+5 < done // a discard sends many requests before the first answer
+				if known == 0 || known > done || lags || counts["selected"] != 100 {
+					t.Errorf("%d are done, the history has %v", done, counts)
+				}
+			})
+		})
+	}
+}
+
+// A record of progress that is stored after the end does not replace it, and counts that have gone
+// back to zero do not stay.
+func TestProgressOfAnAction(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		i := New(q)
+		a := &Action{Kind: ActionReplay, By: "eve"}
+		s.Must(i.begin(t.Context(), a))
+		tell := func(counts string) {
+			_, err := q.API().JetStream.Publish(t.Context(), progressSubject(q.Topology(), a.Run), []byte(`{"counts":`+counts+`}`))
+			s.Must(err)
+		}
+		shows := func(want map[string]uint64, outcome string) {
+			t.Helper()
+			actions, err := i.History(t.Context())
+			s.Must(err)
+			if got := actions[0]; !maps.Equal(got.Counts, want) || got.Outcome != outcome || got.By != "eve" {
+				t.Errorf("the history is %+v, want %v", got, want)
+			}
+		}
+		tell(`{"replayed":1,"not_awaited":1}`)
+		tell(`{"replayed":2}`)
+		shows(map[string]uint64{"replayed": 2}, "")
+		s.Must(i.end(t.Context(), a, map[string]uint64{"replayed": 3}, nil))
+		tell(`{"replayed":2}`)
+		shows(map[string]uint64{"replayed": 3}, "done")
+	})
+}
+
+// The outcome of an event that a killed run had sent may arrive while the next run has read its
+// letter, but has not sent it again. The next run counts it, and does not wait for another one.
+func TestReplayOfWhatAKilledRunHasSent(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 5)
+		killed := newReplaying(New(q), s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{})
+		killed.seal, killed.publisher = s.seal(q), q.NewPublisher(queue.PublisherConfig{})
+		for l, err := range New(q).DeadLetters(t.Context(), Filter{}) {
+			s.Must(err)
+			sent, err := killed.s.config.prepare(l)
+			s.Must(err)
+			s.Must(killed.sendOne(t.Context(), &sent))
+			_, err = sent.stored.Wait(t.Context())
+			s.Must(err)
+		}
+		time.AfterFunc(5*time.Second, func() { s.applier(nil) })
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		result, err := New(q).Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), ReplayConfig{Wait: true, Rate: ratelimit.Rate{Calls: 1, Window: 10 * time.Second}})
+		if err != nil || result.Already != 5 || result.Delivered != 5 || !result.adds() {
+			t.Errorf("%+v, %v", result, err)
+		}
+	})
 }

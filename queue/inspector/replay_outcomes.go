@@ -1,6 +1,7 @@
 package inspector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,28 +122,83 @@ func (r *ReplayResult) count(outcome deadletter.Outcome) {
 	}
 }
 
+// outcomes is how many outcomes were counted.
+func (r *ReplayResult) outcomes() uint64 { return r.Delivered + r.Superseded + r.Purged + r.Dead }
+
+// awaited is whether a run waits for the outcome of a letter. An outcome counts once its letter
+// counts as replayed, so that the counts add up; it may arrive before that.
+type awaited uint8
+
+const (
+	notAwaited awaited = iota // or the outcome has arrived
+	whenSent                  // the event was sent, and its letter may still be there
+	whenGone                  // the letter counts as replayed
+)
+
 // expect records that a letter's outcome is pending.
 func (r *replaying) expect(id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if place, _ := slices.BinarySearch(r.s.ids, id); r.awaiting != nil {
-		r.awaiting[place] = true
+	if place, _ := slices.BinarySearch(r.s.ids, id); r.awaiting != nil && r.early[id] == "" {
+		r.awaiting[place] = whenSent
 		r.expected++
 	}
 }
 
-// resolve records that a letter's outcome has arrived or will not come, and reports whether it was
-// pending.
-func (r *replaying) resolve(id uint64) bool {
+// arrived records a letter's outcome, and reports whether it was pending. The outcome of a letter
+// that is not sent yet belongs to an interrupted run, which had sent it.
+func (r *replaying) arrived(id uint64, outcome deadletter.Outcome) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	place, selected := slices.BinarySearch(r.s.ids, id)
-	if !selected || r.awaiting == nil || !r.awaiting[place] {
+	if !selected || r.awaiting == nil {
 		return false
 	}
-	r.awaiting[place] = false
-	r.expected--
-	return true
+	before := r.awaiting[place]
+	if before == whenGone {
+		r.result.count(outcome)
+	} else {
+		r.early[id] = outcome
+	}
+	r.drop(place)
+	return before != notAwaited
+}
+
+// conclude counts the outcome of a letter that counts as replayed now, if the outcome is known.
+// r.mu must be held.
+func (r *replaying) conclude(x removal) {
+	outcome := cmp.Or(x.outcome, r.early[x.id])
+	delete(r.early, x.id)
+	place, _ := slices.BinarySearch(r.s.ids, x.id)
+	switch {
+	case outcome != "":
+		r.result.count(outcome)
+	case place < len(r.awaiting) && r.awaiting[place] == whenSent:
+		r.awaiting[place] = whenGone
+	}
+}
+
+// resolve records that a letter's outcome will not come, or does not count.
+func (r *replaying) resolve(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forget(id)
+}
+
+// forget is resolve. r.mu must be held.
+func (r *replaying) forget(id uint64) {
+	delete(r.early, id)
+	if place, selected := slices.BinarySearch(r.s.ids, id); selected && r.awaiting != nil {
+		r.drop(place)
+	}
+}
+
+// drop ends the wait for an outcome. r.mu must be held.
+func (r *replaying) drop(place int) {
+	if r.awaiting[place] != notAwaited {
+		r.awaiting[place] = notAwaited
+		r.expected--
+	}
 }
 
 func (r *replaying) pending() int {
@@ -189,11 +245,7 @@ func (r *replaying) readOutcomes(ctx context.Context) error {
 			}
 			r.readThrough = jsapi.SequenceOf(m)
 			v, ok := deadletter.ReadOutcome(r.q.topology, m.Header.Get(jetstream.SubjectHeader), m.Data)
-			if !ok || !r.resolve(v.ID) {
-				continue // of another run
-			}
-			r.count(func(x *ReplayResult) { x.count(v.Outcome) })
-			if v.Outcome == deadletter.OutcomeDead {
+			if ok && r.arrived(v.ID, v.Outcome) && v.Outcome == deadletter.OutcomeDead { // else it is of another run
 				r.noteDeath(ctx, v.Next)
 			}
 		}

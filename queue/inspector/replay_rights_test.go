@@ -25,7 +25,7 @@ var replayRights = []string{
 	"$JS.API.STREAM.MSG.GET.USERPILOT_IDENTIFY",         // what an interrupted one has stored
 	"userpilot.identify-audit.action.>",
 	"userpilot.identify-audit.original.>",
-	"userpilot.identify.*",
+	"userpilot.identify-backfill.*",
 }
 
 // These permissions suffice for a replay, and each is necessary; a missing one is named.

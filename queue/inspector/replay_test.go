@@ -3,6 +3,7 @@
 package inspector
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // letter stores a dead letter as a worker would.
@@ -51,6 +53,34 @@ func (s *sim) selected(q *queue.Queue, f Filter, c SelectConfig) *Selection {
 	selection, err := New(q).Select(s.T.Context(), f, c)
 	s.Must(err)
 	return selection
+}
+
+// Replays are backfill, edited or not. An event without a key is replayed where it died.
+func TestReplaysAreBackfill(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.letters(q, 20)
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 21}, queue.PlainPartition, nil, `{"user_id":"p"}`, deadletter.Death{Reason: deadletter.Rejected, User: "p"})
+		s.publish(q, "u1")
+		_, err := replayEdited(t.Context(), q)
+		s.Must(err)
+		stream, err := q.API().JetStream.Stream(t.Context(), workName)
+		s.Must(err)
+		live, err := stream.GetMsg(t.Context(), 1)
+		s.Must(err)
+		partition, _ := q.Topology().PartitionOf(live.Subject)
+		for sequence := uint64(2); sequence <= 22; sequence++ {
+			m, err := stream.GetMsg(t.Context(), sequence)
+			s.Must(err)
+			of, backfill := q.Topology().PartitionOf(m.Subject)
+			if plain := bytes.Contains(m.Data, []byte(`"p"`)); plain != (of == queue.PlainPartition) || plain == backfill {
+				t.Errorf("%s is on %s", m.Data, m.Subject)
+			}
+			if bytes.Contains(m.Data, []byte(`"u1"`)) && of != partition {
+				t.Errorf("a live event of u1 is in partition %s, a replay in %s", partition, of)
+			}
+		}
+	})
 }
 
 // replayed selects all dead letters and replays them. A missing outcome is an error.
@@ -122,7 +152,7 @@ func (a *applier) Deliver(c *fleet.Claim, d fleet.Delivery) {
 			outcome = a.outcome(e)
 		}
 		if outcome == deadletter.OutcomeDead {
-			err = a.letters.Add(ctx, e, d.Body, deadletter.Death{Reason: deadletter.Rejected, Status: 422, User: "u"})
+			_, err = a.letters.Add(ctx, e, d.Body, deadletter.Death{Reason: deadletter.Rejected, Status: 422, User: "u"})
 		}
 		err = errors.Join(err, a.letters.RecordOutcome(ctx, e, outcome))
 	}
@@ -185,7 +215,7 @@ func TestReplay(t *testing.T) {
 		}
 		actions, err := New(q).History(t.Context())
 		s.Must(err)
-		if a := actions[0]; a.Run != result.Run || a.By != "eve" || a.Host != "laptop" || !maps.Equal(a.Counts, map[string]uint64{"selected": 4, "replayed": 4}) {
+		if a := actions[0]; a.Run != result.Run || a.By != "eve" || a.Host != "laptop" || !maps.Equal(a.Counts, map[string]uint64{"selected": 4, "replayed": 4, "not_awaited": 4}) {
 			t.Errorf("the audit trail is %+v", a)
 		}
 	})
@@ -257,5 +287,103 @@ func TestReplayCanary(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// adds reports whether the counts of a replay add up. NotAwaited would be huge if there were more
+// outcomes than events.
+func (r *ReplayResult) adds() bool {
+	return r.outcomes()+r.NotAwaited == r.Replayed+r.Already && r.NotAwaited <= r.Selected &&
+		r.Replayed+r.Already+r.Gone+r.Skipped+r.Doubtful <= r.Selected
+}
+
+// Each event that counts as replayed has one outcome, or counts as not awaited, at any time and
+// however the run ends.
+func TestReplayAddsUp(t *testing.T) {
+	errStop := errors.New("interrupted")
+	mixed := func(e deadletter.Event) deadletter.Outcome {
+		time.Sleep(time.Second) // for each, one after the other
+		return []deadletter.Outcome{deadletter.OutcomeDelivered, deadletter.OutcomeSuperseded, deadletter.OutcomePurged, deadletter.OutcomeDead}[e.Replay.ID%4]
+	}
+	slow := ratelimit.Rate{Calls: 2, Window: time.Second}
+	for name, test := range map[string]struct {
+		config ReplayConfig
+		stop   time.Duration // when it is interrupted; 0 is never
+		want   ReplayResult
+		err    error
+	}{
+		"without waiting":           {ReplayConfig{}, 0, ReplayResult{Replayed: 10, NotAwaited: 10}, nil},
+		"waiting":                   {ReplayConfig{Wait: true}, 0, ReplayResult{Replayed: 10, Delivered: 2, Superseded: 3, Purged: 3, Dead: 2}, nil},
+		"slowly":                    {ReplayConfig{Wait: true, Rate: slow}, 0, ReplayResult{Replayed: 10, Delivered: 2, Superseded: 3, Purged: 3, Dead: 2}, nil},
+		"canary":                    {ReplayConfig{Canary: 2}, 0, ReplayResult{Replayed: 10, Superseded: 1, Purged: 1, NotAwaited: 8}, nil},
+		"canary dies":               {ReplayConfig{Canary: 3, Wait: true}, 0, ReplayResult{Replayed: 3, Superseded: 1, Purged: 1, Dead: 1}, ErrCanaryDied},
+		"interrupted while waiting": {ReplayConfig{Wait: true}, 3500 * time.Millisecond, ReplayResult{Replayed: 10, Superseded: 1, Purged: 1, Dead: 1, NotAwaited: 7}, errStop},
+		"interrupted canary":        {ReplayConfig{Canary: 9}, 3500 * time.Millisecond, ReplayResult{Replayed: 9, Superseded: 1, Purged: 1, Dead: 1, NotAwaited: 6}, errStop},
+		"interrupted at work":       {ReplayConfig{Wait: true, Rate: slow}, 3700 * time.Millisecond, ReplayResult{Replayed: 7, Superseded: 1, Purged: 1, NotAwaited: 5}, errStop},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				s.letters(q, 10)
+				s.applier(mixed)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				if test.stop > 0 {
+					defer time.AfterFunc(test.stop, func() { cancel(errStop) }).Stop()
+				}
+				test.config.Progress = func(r ReplayResult) {
+					if !r.adds() {
+						t.Errorf("meanwhile %+v", r)
+					}
+				}
+				result, err := New(q).Replay(ctx, s.selected(q, Filter{}, SelectConfig{}), test.config)
+				if !errors.Is(err, test.err) || !result.adds() {
+					t.Errorf("%+v, %v", result, err)
+				}
+				got := *result
+				got.Run, got.Selected, got.Skips, got.DiedAgain = "", 0, nil, nil
+				if fmt.Sprint(got) != fmt.Sprint(test.want) {
+					t.Errorf("got  %+v\nwant %+v", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// An outcome may arrive before its letter is known to be gone, after that, or never; and the letter
+// may turn out not to count as replayed.
+func TestReplayAddsUpInAnyOrder(t *testing.T) {
+	t.Parallel()
+	unanswered := errors.New("no answer")
+	ends := map[string]struct {
+		end      func(*replaying)
+		replayed uint64
+	}{
+		"replayed":            {func(r *replaying) { r.removed(removal{id: 7}, true, nil) }, 1},
+		"by an earlier run":   {func(r *replaying) { r.removed(removal{id: 7, already: true}, true, nil) }, 1},
+		"gone":                {func(r *replaying) { r.removed(removal{id: 7, already: true}, false, nil) }, 0},
+		"in doubt, as stored": {func(r *replaying) { r.resolve(7) }, 0},
+		"in doubt, as gone":   {func(r *replaying) { r.removed(removal{id: 7}, false, unanswered) }, 0},
+	}
+	sent := func(r *replaying) { r.expect(7) }
+	outcome := func(r *replaying) { r.arrived(7, deadletter.OutcomeDelivered) }
+	for name, test := range ends {
+		for order, steps := range map[string][]func(*replaying){
+			"outcome first": {outcome, sent, test.end}, "outcome in between": {sent, outcome, test.end}, "outcome last": {sent, test.end, outcome}, "no outcome": {sent, test.end},
+		} {
+			r := newReplaying(nil, &Selection{Letters: 1, ids: []uint64{7}}, ReplayConfig{Wait: true})
+			for _, step := range steps {
+				if step(r); !r.snapshot().adds() {
+					t.Errorf("%s, %s: %+v", name, order, r.snapshot())
+				}
+			}
+			got, delivered := r.snapshot(), test.replayed
+			if order == "no outcome" {
+				delivered = 0
+			}
+			if got.Delivered != delivered || got.Replayed+got.Already != test.replayed || uint64(r.pending()) != test.replayed-delivered {
+				t.Errorf("%s, %s: %+v, %d to come", name, order, got, r.pending())
+			}
+		}
 	}
 }

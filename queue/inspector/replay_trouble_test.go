@@ -249,6 +249,11 @@ func TestReplayStreamTrouble(t *testing.T) {
 		"no work stream": {func(t *testing.T, s *sim, q *queue.Queue) {
 			s.Must(q.API().JetStream.DeleteStream(t.Context(), workName))
 		}, 0, []string{"the stream does not exist"}},
+		"another stream": {func(t *testing.T, s *sim, q *queue.Queue) {
+			s.Must(q.API().JetStream.DeleteStream(t.Context(), workName))
+			_, err := q.API().JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"userpilot.identify-backfill.*"}})
+			s.Must(err)
+		}, 0, []string{"ORDERS has it, not USERPILOT_IDENTIFY"}},
 		"full audit trail": {func(t *testing.T, s *sim, q *queue.Queue) {
 			s.Change(q.API().JetStream, q.Topology().AuditStreamName(), full)
 			_, err := q.API().JetStream.Publish(t.Context(), deadletter.AuditSubject(q.Topology(), "x"), nil)

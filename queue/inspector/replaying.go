@@ -57,9 +57,10 @@ type replaying struct {
 
 	mu       sync.Mutex // guards the fields below
 	result   ReplayResult
-	awaiting []bool // by index: replayed without an outcome yet; nil if the run does not wait
-	expected int    // how many are true
-	died     int    // events that died again
+	awaiting []awaited                     // by index; nil if the run does not wait
+	expected int                           // how many outcomes are still to come
+	early    map[uint64]deadletter.Outcome // outcomes of letters that do not count as replayed yet
+	died     int                           // events that died again
 }
 
 func newReplaying(q *Inspector, s *Selection, c ReplayConfig) *replaying {
@@ -68,7 +69,7 @@ func newReplaying(q *Inspector, s *Selection, c ReplayConfig) *replaying {
 		result: ReplayResult{Selected: s.Letters, Skips: skips{}},
 	}
 	if c.Wait || c.Canary > 0 {
-		r.awaiting = make([]bool, len(s.ids))
+		r.awaiting, r.early = make([]awaited, len(s.ids)), map[uint64]deadletter.Outcome{}
 	}
 	return r
 }
@@ -79,6 +80,7 @@ func (r *replaying) snapshot() *ReplayResult {
 	defer r.mu.Unlock()
 	result := r.result
 	result.Skips, result.DiedAgain = maps.Clone(result.Skips), slices.Clone(result.DiedAgain)
+	result.NotAwaited = result.Replayed + result.Already - result.outcomes()
 	return &result
 }
 
@@ -303,8 +305,8 @@ func (r *replaying) sendOne(ctx context.Context, s *outgoing) (err error) {
 	}
 	l := s.letter
 	r.expect(l.ID) // before an outcome can arrive
-	s.stored, err = r.publisher.PublishEvent(ctx, s.event,
-		append(s.sealed(r.seal, r.result.Run, r.s.config.Force).Options(l), queue.WithMessageID(r.seal.ReplayID(l.Name)))...)
+	options := s.sealed(r.seal, r.result.Run, r.s.config.Force).Options(l)
+	s.stored, err = r.publisher.PublishEvent(ctx, s.event, append(options, queue.AsBackfill(), queue.WithMessageID(r.seal.ReplayID(l.Name)))...)
 	if err != nil {
 		r.resolve(l.ID)
 	}
@@ -324,7 +326,7 @@ func (r *replaying) finish(ctx context.Context, b *batch) (failed error) {
 			r.removals = append(r.removals, removal{id: s.letter.ID, already: duplicate})
 			continue
 		case r.skip(err):
-		case errors.Is(err, queue.ErrNoStream), errors.Is(err, jsapi.ErrStreamFull), errors.Is(err, jsapi.ErrNotPermitted):
+		case errors.Is(err, queue.ErrNoStream), errors.Is(err, queue.ErrForeignStream), errors.Is(err, jsapi.ErrStreamFull), errors.Is(err, jsapi.ErrNotPermitted):
 			failed = cmp.Or(failed, err)
 		default:
 			r.count(func(x *ReplayResult) { x.Doubtful++ })
@@ -383,21 +385,22 @@ func (r *replaying) remove(ctx context.Context) error {
 
 // removed counts a letter whose deletion was attempted.
 func (r *replaying) removed(x removal, found bool, err error) {
-	r.count(func(result *ReplayResult) {
-		switch {
-		case err != nil:
-			result.Doubtful++
-		case !x.already:
-			result.Replayed++
-		case !found:
-			result.Gone++
-		default:
-			result.Already++
-			if r.c.Wait {
-				result.count(x.outcome)
-			}
-		}
-	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err != nil:
+		r.result.Doubtful++
+		r.forget(x.id)
+	case !x.already:
+		r.result.Replayed++
+		r.conclude(x)
+	case !found:
+		r.result.Gone++
+		r.forget(x.id)
+	default:
+		r.result.Already++
+		r.conclude(x)
+	}
 }
 
 // graceContext returns a context that ends some time after ctx.

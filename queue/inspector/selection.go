@@ -63,7 +63,7 @@ type Selection struct {
 
 // GroupCount is the number of letters with the same cause of death.
 type GroupCount struct {
-	Group  string            `json:"group"` // see [deadletter.Letter.Group]
+	Group  string            `json:"group"` // see [deadletter.Store.Group]
 	Reason deadletter.Reason `json:"reason"`
 	Status int               `json:"status,omitempty"` // of Userpilot's answer, 0 if there was none
 	Error  string            `json:"error,omitempty"`  // see [deadletter.Letter.Pattern]
@@ -74,6 +74,9 @@ type GroupCount struct {
 type Edited struct {
 	ID            uint64 // of the letter
 	Before, After []byte
+	// Newer is what newer events have done to the properties of After; nil if that is not known, or
+	// does not matter because of Force.
+	Newer []deadletter.PropertyStanding
 }
 
 // Sendable is the number of letters that a replay would publish.
@@ -180,7 +183,9 @@ func (x *selecting) add(ctx context.Context, l *deadletter.Letter) error {
 		return err
 	}
 	if s.edited && len(x.Edits) < maxEdits {
+		x.mu.Lock()
 		x.Edits = append(x.Edits, Edited{ID: l.ID, Before: bytes.Clone(l.Body), After: bytes.Clone(s.event.Body())})
+		x.mu.Unlock()
 	}
 	if !l.Tracked {
 		x.Untracked++
@@ -208,7 +213,7 @@ func (x *selecting) ask(ctx context.Context, l *deadletter.Letter, sent bool) er
 
 // count counts a letter by its cause of death.
 func (x *selecting) count(l *deadletter.Letter) {
-	group := l.Group()
+	group := l.Group
 	if x.groups[group] == nil {
 		if len(x.groups) >= maxCountedGroup {
 			return // rare ones, which would not be listed
@@ -225,7 +230,7 @@ func (x *selecting) largest() []GroupCount {
 		all = append(all, *g)
 	}
 	slices.SortFunc(all, func(a, b GroupCount) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Group, b.Group))
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Status, b.Status), cmp.Compare(a.Error, b.Error), cmp.Compare(a.Group, b.Group))
 	})
 	return all[:min(len(all), maxListedGroups)]
 }
@@ -276,7 +281,13 @@ func (x *selecting) note(p pendingLetter, records map[string]*deadletter.Version
 	if !p.sent {
 		return
 	}
-	switch s := n.Supersession(p.Letter); {
+	s := n.Supersession(p.Letter)
+	for i := range x.Edits {
+		if x.Edits[i].ID == p.ID {
+			x.Edits[i].Newer = s.Properties
+		}
+	}
+	switch {
 	case s.Wholly:
 		x.Superseded++
 	case s.Partly:

@@ -119,7 +119,8 @@ func TestPrepare(t *testing.T) {
 	to := func(body string) func(*deadletter.Letter) ([]byte, error) {
 		return func(*deadletter.Letter) ([]byte, error) { return []byte(body), nil }
 	}
-	const ann, bob, none = `{"user_id":"ann"}`, `{"user_id":"bob"}`, `{"user_id":7}`
+	const ann, bob, none = `{"user_id":"ann"}`, `{"user_id":"bob"}`, `{"user_id":true}`
+	const number, text = `{"user_id":7}`, `{"user_id":"7"}`
 	for name, test := range map[string]struct {
 		body, user string // from the header
 		config     SelectConfig
@@ -127,9 +128,9 @@ func TestPrepare(t *testing.T) {
 		edited     bool
 	}{
 		"as it is":                      {ann, "ann", SelectConfig{}, ann, false},
-		"no identify":                   {none, "", SelectConfig{}, "user_id: must be a string, not a number", false},
+		"no identify":                   {none, "", SelectConfig{}, "user_id: must be a string, not a boolean", false},
 		"an edit that changes nothing":  {ann, "ann", SelectConfig{Edit: to(ann)}, ann, false},
-		"nothing changed in a bad one":  {none, "", SelectConfig{Edit: to(none)}, "user_id: must be a string, not a number", false},
+		"nothing changed in a bad one":  {none, "", SelectConfig{Edit: to(none)}, "user_id: must be a string, not a boolean", false},
 		"edited":                        {ann, "ann", SelectConfig{Edit: to(ann + " ")}, ann + " ", true},
 		"edited to no identify":         {ann, "ann", SelectConfig{Edit: to(`[]`)}, "after the edit: body: must be a JSON object", false},
 		"edited to another user":        {ann, "ann", SelectConfig{Edit: to(bob)}, "the edit names another user: must be forced", false},
@@ -139,12 +140,16 @@ func TestPrepare(t *testing.T) {
 		"a user that the header knows":  {`{"user_id":"ann","company":{}}`, "ann", SelectConfig{Edit: to(ann)}, ann, true},
 		"a user that the body knows":    {`{"user_id":"ann","company":{}}`, "", SelectConfig{Edit: to(ann)}, ann, true},
 		"not the one that the body had": {`{"user_id":"bob","company":{}}`, "", SelectConfig{Edit: to(ann)}, "the edit names another user: must be forced", false},
+		"a number made a string":        {number, "7", SelectConfig{Edit: to(text)}, text, true},
+		"a number made another string":  {number, "7", SelectConfig{Edit: to(`{"user_id":"7.0"}`)}, "the edit names another user: must be forced", false},
+		"a number, not tracked":         {number, "", SelectConfig{Edit: to(text)}, "the edit adds a user whose newer data is not recorded: must be forced", false},
+		"a number, not tracked, forced": {number, "", SelectConfig{Edit: to(text), Force: true}, text, true},
 		"two in one body":               {`{"user_id":"bob","user_id":"ann"}`, "", SelectConfig{Edit: to(ann)}, "the edit adds a user to a dead letter without one: must be forced", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test.config.MaxReplays = 3
-			l := &deadletter.Letter{Name: deadletter.Position{Stream: made, Sequence: 1}, Body: []byte(test.body), Death: deadletter.Death{User: test.user}}
+			l := &deadletter.Letter{Name: deadletter.Position{Stream: made, Sequence: 1}, Body: []byte(test.body), Death: deadletter.Death{User: test.user}, Tracked: test.user != ""}
 			s, err := test.config.prepare(l)
 			got := string(s.event.Body())
 			if err != nil {
@@ -226,7 +231,7 @@ func TestSupersessions(t *testing.T) {
 		c := s.store(q)
 		bury := func(seq uint64, user, more string) {
 			d := deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: seq}}
-			s.Must(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), deadletter.Death{Reason: deadletter.Rejected, User: user}))
+			s.added(c.Add(t.Context(), d, fmt.Appendf(nil, `{"user_id":%q%s}`, user, more), deadletter.Death{Reason: deadletter.Rejected, User: user}))
 		}
 		bury(1, "ann", `,"metadata":{"a":1,"b":2}`)
 		bury(2, "ann", `,"metadata":{"a":1}`)
@@ -237,7 +242,7 @@ func TestSupersessions(t *testing.T) {
 		}
 		n, err := s.store(q).Versions(t.Context(), "ann")
 		s.Must(err)
-		s.Must(c.RecordVersions(t.Context(), "ann", n, []deadletter.Sent{{Event: deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 9}}, Remainder: parsed(t, `{"user_id":"ann","metadata":{"a":7}}`)}}))
+		s.Must(c.RecordVersions(t.Context(), "ann", n, []deadletter.Sent{{Event: deadletter.Event{Name: deadletter.Position{Stream: made, Sequence: 9}}, Remainder: parsed(t, `{"user_id":"ann","metadata":{"a":7}}`)}}, ""))
 		var letters []*deadletter.Letter
 		for l, err := range New(q).DeadLetters(t.Context(), Filter{}) {
 			s.Must(err)

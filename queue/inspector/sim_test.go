@@ -83,6 +83,12 @@ func (s *sim) store(q *queue.Queue) *deadletter.Store {
 	return s.stores[q]
 }
 
+// added is for what [deadletter.Store.Add] returns.
+func (s *sim) added(_ uint64, err error) {
+	s.T.Helper()
+	s.Must(err)
+}
+
 // seal is the pipeline's secret.
 func (s *sim) seal(q *queue.Queue) deadletter.Seal {
 	s.T.Helper()

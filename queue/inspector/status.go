@@ -2,7 +2,9 @@ package inspector
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,70 +18,24 @@ import (
 
 // Status is the state of a pipeline in NATS.
 type Status struct {
-	Time         time.Time       // the server's time of the reading
-	queue.Counts                 // of the streams
-	Replicas     []fleet.Replica // live members
-	Unclaimed    []string        // partitions without an owner
-	Rate         ratelimit.Rate  // the fleet's limit; zero means no limit
-	QuietUntil   time.Time       // end of the cooldown that Userpilot asked for; zero if there is none
+	Time         time.Time // the server's time of the reading
+	queue.Counts           // of the streams; what a missing one would tell is zero
+
+	NoBucket   bool            // the bucket is missing: replicas, rate and cooldown are unknown
+	Replicas   []fleet.Replica // live members
+	Unclaimed  []string        // partitions without an owner
+	Paused     []string        // partitions whose consumers are paused; read only if events wait for long
+	Rate       ratelimit.Rate  // the fleet's limit; zero means no limit
+	QuietUntil time.Time       // end of the cooldown that Userpilot asked for; zero if there is none
 
 	DeadReasons map[deadletter.Reason]uint64 // number of dead letters by reason
 }
 
-// Recent sums up the work of all replicas in the last minute.
-func (s *Status) Recent() (sum fleet.Recent) {
-	for _, r := range s.Replicas {
-		sum.Delivered += r.Recent.Delivered
-		sum.Merged += r.Recent.Merged
-		sum.Dead += r.Recent.Dead
-		sum.Calls += r.Recent.Calls
-		sum.Load += r.Recent.Load
-		sum.Span = max(sum.Span, r.Recent.Span)
-	}
-	return sum
-}
-
-// RateUsed is the current number of calls per minute, of all replicas.
-func (s *Status) RateUsed() float64 {
-	return s.perMinute(func(r fleet.Recent) uint64 { return r.Calls })
-}
-
-// RateAllowed is the allowed number of calls per minute: the fleet's limit plus those of replicas
-// with a limit of their own; 0 if there is none.
-func (s *Status) RateAllowed() float64 {
-	allowed := s.Rate.PerMinute()
-	for _, r := range s.Replicas {
-		allowed += r.OwnRate.PerMinute()
-	}
-	return allowed
-}
-
-// DrainTime is how long the backlog takes at the current rate. ok is false while nothing is
-// delivered.
-func (s *Status) DrainTime() (d time.Duration, ok bool) {
-	if s.Backlog == 0 {
-		return 0, true
-	}
-	settled := s.perMinute(func(r fleet.Recent) uint64 { return r.Delivered + r.Dead })
-	if settled == 0 {
-		return 0, false
-	}
-	return time.Duration(float64(s.Backlog) / settled * float64(time.Minute)), true
-}
-
-// perMinute sums up the replicas' work, each over its own span: some are younger than a minute.
-func (s *Status) perMinute(count func(fleet.Recent) uint64) (sum float64) {
-	for _, r := range s.Replicas {
-		if r.Recent.Span > 0 {
-			sum += float64(count(r.Recent)) / r.Recent.Span.Minutes()
-		}
-	}
-	return sum
-}
-
-// Status reads the state of the whole pipeline. It only needs permission to read the streams'
-// state, the bucket's messages and the dead letters. It shows the partitions that the work stream
-// has, whatever the Queue's topology says. It blocks for a few round trips.
+// Status reads the state of the whole pipeline, also while parts of it are missing. It returns an
+// error if all of it is. It only needs permission to read the state of the work stream, the
+// dead-letter stream and the bucket, the bucket's messages and the dead letters. It shows the
+// partitions that the work stream has, whatever the Queue's topology says. It blocks for a few round
+// trips.
 func (i *Inspector) Status(ctx context.Context) (*Status, error) {
 	s, err := i.progress(ctx)
 	if err == nil && s.DeadLetters > 0 {
@@ -92,20 +48,70 @@ func (i *Inspector) Status(ctx context.Context) (*Status, error) {
 }
 
 // progress reads a Status without the reasons of the dead letters.
-func (i *Inspector) progress(ctx context.Context) (s *Status, err error) {
-	counts, err := i.queue.Counts(ctx)
+func (i *Inspector) progress(ctx context.Context) (*Status, error) {
+	s := &Status{DeadReasons: map[deadletter.Reason]uint64{}, Replicas: []fleet.Replica{}, Unclaimed: []string{}}
+	counts, err := i.queue.Survey(ctx)
 	if err != nil {
 		return nil, err
 	}
+	s.Counts, s.Time = counts, counts.At
+	noWork, noDead := slices.Contains(s.Missing, i.topology.StreamName()), slices.Contains(s.Missing, i.topology.DeadStreamName())
 	state, err := fleet.Read(ctx, i.queue)
-	if err != nil {
+	switch bucket := i.api.BucketStream(); {
+	case errors.Is(err, queue.ErrNoStream) && noWork && noDead:
+		return nil, fmt.Errorf("%s: %w", i.topology.StreamName(), queue.ErrNoStream)
+	case errors.Is(err, queue.ErrNoStream):
+		if s.NoBucket = true; !slices.Contains(s.Missing, bucket) {
+			s.Missing = append(s.Missing, bucket)
+		}
+		return s, nil
+	case err != nil:
 		return nil, err
 	}
-	return &Status{
-		Time: state.Time, Counts: counts, DeadReasons: map[deadletter.Reason]uint64{},
-		Replicas: state.Replicas, QuietUntil: state.CooldownUntil,
-		Rate: fleet.LowestRate(state.Replicas), Unclaimed: fleet.Unclaimed(counts.Partitions, state.Replicas),
-	}, nil
+	s.addOldest(state.Replicas)
+	s.Time, s.Replicas, s.QuietUntil, s.Rate = state.Time, state.Replicas, state.CooldownUntil, fleet.LowestRate(state.Replicas)
+	if !noWork {
+		s.Unclaimed = fleet.Unclaimed(s.Partitions, s.Replicas)
+	}
+	if s.Backlog > 0 && s.Time.Sub(s.Oldest) > fleet.PausedAfter {
+		_ = i.optional("paused", func() (err error) { // Status does without it, whatever the reason
+			s.Paused, err = fleet.Paused(ctx, i.queue, s.Partitions)
+			return err
+		})
+	}
+	return s, nil
+}
+
+// addOldest takes the oldest event of each class from the replicas' reports, if both wait: only they
+// may read events.
+func (s *Status) addOldest(replicas []fleet.Replica) {
+	if s.Live.Events == 0 || s.Backfill.Events == 0 {
+		return
+	}
+	var live, backfill time.Duration
+	for _, r := range replicas {
+		live, backfill = max(live, r.OldestLive), max(backfill, r.OldestBackfill)
+	}
+	if live > 0 {
+		s.Live.Oldest = s.At.Add(-live)
+	}
+	if backfill > 0 {
+		s.Backfill.Oldest = s.At.Add(-backfill)
+	}
+}
+
+// optional asks for what Status can do without. A user who may not ask is not asked for it again:
+// each denial is a line in the server's log.
+func (i *Inspector) optional(what string, ask func() error) error {
+	if _, denied := i.denied.Load(what); denied {
+		return nil
+	}
+	err := ask()
+	if errors.Is(err, queue.ErrNotPermitted) {
+		i.denied.Store(what, true)
+		return nil
+	}
+	return err
 }
 
 // countDead counts dead letters by reason. The reason is in their subjects, so no letter is read.

@@ -49,15 +49,15 @@ func TestStatus(t *testing.T) {
 		if empty.Partitions != 16 || len(empty.Unclaimed) != 17 || len(empty.Replicas) != 0 || empty.Backlog != 0 || !empty.Rate.Unlimited() {
 			t.Errorf("of nothing: %+v", empty)
 		}
-		if left, ok := empty.DrainTime(); left != 0 || !ok {
-			t.Errorf("nothing drains in %v", left)
+		if drain := empty.Drain(); drain != (Drain{Basis: DrainEmpty}) {
+			t.Errorf("nothing: %+v", drain)
 		}
 		s.publish(q, "ann", "bob", "cleo")
 		s.bury(q, 3, deadletter.Rejected)
 		s.bury(q, 2, deadletter.Invalid)
 		time.Sleep(90 * time.Second)
-		if _, ok := s.status(q).DrainTime(); ok {
-			t.Error("drains without workers")
+		if drain := s.status(q).Drain(); drain != (Drain{Basis: DrainNoReplica}) {
+			t.Errorf("without workers: %+v", drain)
 		}
 		r := s.replica(fleet.MemberConfig{Host: "pod-1", Version: "v1", Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Report: func() fleet.Report {
 			return fleet.Report{Recent: fleet.Recent{Span: 30 * time.Second, Delivered: 40, Merged: 20, Dead: 5, Calls: 25}}
@@ -76,21 +76,270 @@ func TestStatus(t *testing.T) {
 		if left := got.QuietUntil.Sub(got.Time); left < 50*time.Second || left > time.Minute {
 			t.Errorf("a cooldown of %v", left)
 		}
-		if used := got.RateUsed(); used != 50 {
-			t.Errorf("%v calls a minute, want 50", used)
+		if used := got.RateUsed(); used != 25 || got.Window() != 30*time.Second {
+			t.Errorf("%v calls in %v, want 25 in 30s", used, got.Window())
 		}
 		if want := map[deadletter.Reason]uint64{deadletter.Rejected: 3, deadletter.Invalid: 2}; !maps.Equal(got.DeadReasons, want) || got.DeadLetters != 5 {
 			t.Errorf("the dead are %v", got.DeadReasons)
 		}
-		got.Backlog = 180
-		if left, ok := got.DrainTime(); !ok || left != 2*time.Minute {
-			t.Errorf("180 events at 90 a minute drain in %v", left)
+		got.Live.Events, got.QuietUntil = 180, time.Time{}
+		if drain := got.Drain(); drain != (Drain{DrainEstimated, 2 * time.Minute}) {
+			t.Errorf("180 events at 90 a minute: %+v", drain)
 		}
 		s.Must(r.stop())
 		if n := len(s.status(q).Replicas); n != 0 {
 			t.Errorf("%d replicas after it has left", n)
 		}
 	})
+}
+
+// Whatever is missing is named, and what is left is shown. Only if nothing is left it is an error.
+func TestStatusWithoutStreams(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.replica(fleet.MemberConfig{Host: "pod-1"})
+		s.Await(10*time.Second, "owned", func() bool { return len(s.status(q).Unclaimed) == 0 })
+		s.bury(q, 2, deadletter.Invalid)
+		missing := func(drop string, want ...string) *Status {
+			t.Helper()
+			s.Must(q.API().JetStream.DeleteStream(t.Context(), drop))
+			got := s.status(q)
+			if !slices.Equal(got.Missing, want) || got.Time.IsZero() {
+				t.Errorf("without %v: %+v", want, got)
+			}
+			return got
+		}
+		if got := missing(workName, workName); len(got.Replicas) != 1 || len(got.Unclaimed) != 0 || got.DeadLetters != 2 || got.DeadReasons[deadletter.Invalid] != 2 || got.NoBucket {
+			t.Errorf("without the work stream: %+v", got)
+		}
+		if got := missing("KV_userpilot_identify_versions", workName, "KV_userpilot_identify_versions"); len(got.Replicas) != 1 {
+			t.Errorf("without the version records: %+v", got)
+		}
+		if _, err := q.Setup(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		s.Must(q.API().JetStream.DeleteStream(t.Context(), workName))
+		if got := missing(deadName, workName, deadName); len(got.Replicas) != 1 || got.DeadLetters != 0 {
+			t.Errorf("without two: %+v", got)
+		}
+		s.Must(q.API().JetStream.DeleteStream(t.Context(), kvName))
+		if _, err := New(q).Status(t.Context()); !errors.Is(err, queue.ErrNoStream) {
+			t.Errorf("without all: %v", err)
+		}
+		if _, err := q.Setup(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		s.publish(q, "ann")
+		if got := missing(kvName, kvName); !got.NoBucket || got.Backlog != 1 || got.Drain() != (Drain{Basis: DrainUnknown}) {
+			t.Errorf("without the bucket: %+v", got)
+		}
+	})
+}
+
+// Consumers that somebody has paused are found when an event waits.
+func TestStatusPaused(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		r := s.replica(fleet.MemberConfig{})
+		s.Await(10*time.Second, "owned", func() bool { return r.Held() == 17 && len(s.consumers(q)) == 1 })
+		stream, err := q.API().JetStream.Stream(t.Context(), workName)
+		s.Must(err)
+		_, err = stream.PauseConsumer(t.Context(), s.consumers(q)[0], time.Now().Add(time.Hour))
+		s.Must(err)
+		s.publish(q, "ann")
+		time.Sleep(fleet.PausedAfter / 2)
+		if got := s.status(q).Paused; len(got) != 0 {
+			t.Errorf("asked too soon: %v", got)
+		}
+		time.Sleep(fleet.PausedAfter)
+		if got := s.status(q).Paused; len(got) != 17 {
+			t.Errorf("paused are %v", got)
+		}
+	})
+}
+
+// Without the permissions to find paused consumers and all missing streams, everything else is shown.
+func TestStatusWithFewRights(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		all, few := s.WithUsers([]string{
+			"$JS.API.STREAM.INFO." + workName, "$JS.API.STREAM.INFO." + deadName, "$JS.API.STREAM.INFO." + kvName, "$JS.API.DIRECT.GET.*",
+		})
+		q, err := queue.New(all, queue.Topology{}, nil)
+		s.Must(err)
+		s.publish(q, "ann")
+		time.Sleep(2 * fleet.PausedAfter)
+		q, err = queue.New(few, queue.Topology{}, nil)
+		s.Must(err)
+		if got := s.status(q); got.Backlog != 1 || len(got.Unclaimed) != 17 {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		usage queue.Usage
+		share float64
+		full  bool
+	}{
+		"no limit":         {queue.Usage{Messages: 5, Bytes: 500}, 0, false},
+		"empty":            {queue.Usage{MaxBytes: 100, MaxMessages: 10}, 0, false},
+		"half":             {queue.Usage{Messages: 5, MaxMessages: 10, Bytes: 100, MaxBytes: 1000}, 0.5, false},
+		"the nearer limit": {queue.Usage{Messages: 1, MaxMessages: 10, Bytes: 900, MaxBytes: 10_000}, 0.1, false},
+		"no more messages": {queue.Usage{Messages: 10, MaxMessages: 10}, 1, true},
+		"no more bytes":    {queue.Usage{Messages: 9, Bytes: 900, MaxBytes: 990}, 900.0 / 990, true},
+	} {
+		if test.usage.Share() != test.share || test.usage.Full() != test.full {
+			t.Errorf("%s: %v, full %v", name, test.usage.Share(), test.usage.Full())
+		}
+	}
+}
+
+// The time to drain is told only if it is known, and otherwise why it is not.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	limit := ratelimit.Rate{Calls: 600, Window: time.Minute}
+	of := func(span time.Duration, delivered, calls uint64) fleet.Replica {
+		return fleet.Replica{Rate: limit, Report: fleet.Report{Recent: fleet.Recent{Span: span, Delivered: delivered, Calls: calls}}}
+	}
+	held, down := of(time.Minute, 600, 600), of(time.Minute, 600, 600)
+	stalled := of(time.Minute, 600, 600)
+	held.Hold, down.OutageSince, stalled.Stall = "unauthorized", now, "dead_letter"
+	status := func(age time.Duration, replicas ...fleet.Replica) Status {
+		return Status{Time: now, Counts: queue.Counts{Live: queue.Waiting{Events: 1200, Oldest: now.Add(-age)}}, Replicas: replicas, Rate: fleet.LowestRate(replicas)}
+	}
+	unlimited := status(time.Hour, of(2*time.Second, 9, 9))
+	unlimited.Rate = ratelimit.Rate{}
+	quiet := status(time.Hour, of(time.Minute, 600, 600))
+	quiet.QuietUntil = now.Add(time.Second)
+	for name, test := range map[string]struct {
+		status Status
+		want   Drain
+	}{
+		"nobody":                    {status(time.Hour), Drain{Basis: DrainNoReplica}},
+		"a minute":                  {status(time.Hour, of(time.Minute, 600, 600)), Drain{DrainEstimated, 2 * time.Minute}},
+		"somewhat more":             {status(time.Hour, of(75*time.Second, 750, 750)), Drain{DrainEstimated, 2 * time.Minute}},
+		"half a minute":             {status(time.Hour, of(30*time.Second, 300, 300)), Drain{DrainEstimated, 2 * time.Minute}},
+		"one has just joined":       {status(time.Hour, of(time.Minute, 590, 590), of(2*time.Second, 10, 10)), Drain{DrainEstimated, 2 * time.Minute}},
+		"two seconds":               {status(time.Hour, of(2*time.Second, 40, 40)), Drain{DrainAtMost, 2 * time.Minute}},
+		"two seconds, no limit":     {unlimited, Drain{Basis: DrainUnknown}},
+		"nothing to do till now":    {status(22*time.Millisecond, of(time.Minute, 0, 0)), Drain{DrainAtMost, 2 * time.Minute}},
+		"the first call has failed": {status(22*time.Millisecond, of(time.Minute, 0, 1)), Drain{DrainAtMost, 2 * time.Minute}},
+		"all calls fail":            {status(time.Hour, of(time.Minute, 0, 600)), Drain{Basis: DrainNever}},
+		"a hold":                    {status(time.Hour, held, held), Drain{Basis: DrainHold}},
+		"a hold and one that works": {status(time.Hour, held, of(time.Minute, 0, 0)), Drain{DrainEstimated, 2 * time.Minute}},
+		"an outage":                 {status(time.Hour, down), Drain{Basis: DrainOutage}},
+		"a hold and an outage":      {status(time.Hour, down, held), Drain{Basis: DrainOutage}},
+		"a standstill":              {status(time.Hour, stalled, held), Drain{Basis: DrainStalled}},
+		"a cooldown":                {quiet, Drain{Basis: DrainCooldown}},
+	} {
+		if got := test.status.Drain(); got != test.want {
+			t.Errorf("%s: %+v, want %+v", name, got, test.want)
+		}
+	}
+}
+
+// Live events come first, and backfill takes what they leave of the limit.
+func TestDrainByClass(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	limit := ratelimit.Rate{Calls: 600, Window: time.Minute}
+	fleetOf := func(n fleet.Recent) Status {
+		r := fleet.Replica{Rate: limit, Report: fleet.Report{Recent: n}}
+		return Status{Time: now, Replicas: []fleet.Replica{r}, Rate: limit}
+	}
+	waiting := func(events uint64, age time.Duration) queue.Waiting {
+		return queue.Waiting{Events: events, Oldest: now.Add(-age)}
+	}
+	const minute = time.Minute
+	unlimited := fleetOf(fleet.Recent{Span: 5 * time.Second, Delivered: 9, Calls: 9})
+	unlimited.Rate, unlimited.Replicas[0].Rate = ratelimit.Rate{}, ratelimit.Rate{}
+	down := fleetOf(fleet.Recent{Span: minute, Delivered: 600, Calls: 600, Backfill: 480})
+	down.Replicas[0].OutageSince = now
+	for name, test := range map[string]struct {
+		status          Status
+		live, backfill  queue.Waiting
+		first, later    Drain
+		firstIsTheWhole bool
+	}{
+		"no backfill": {fleetOf(fleet.Recent{Span: minute, Delivered: 600, Calls: 600, Backfill: 480}), waiting(1200, minute), queue.Waiting{},
+			Drain{DrainEstimated, 2 * minute}, Drain{Basis: DrainEmpty}, true},
+		"backfill alone": {fleetOf(fleet.Recent{Span: minute, Delivered: 500, Dead: 50, Superseded: 50, Calls: 550, Backfill: 600}), queue.Waiting{}, waiting(6000, time.Hour),
+			Drain{Basis: DrainEmpty}, Drain{DrainEstimated, 10 * minute}, false},
+		"beside a steady load": {fleetOf(fleet.Recent{Span: minute, Delivered: 600, Calls: 600, Backfill: 480}), waiting(0, 0), waiting(4800, time.Hour),
+			Drain{Basis: DrainEmpty}, Drain{DrainEstimated, 10 * minute}, false},
+		"behind a live backlog": {fleetOf(fleet.Recent{Span: minute, Delivered: 600, Calls: 600, Backfill: 480}), waiting(1200, 2*minute), waiting(4800, time.Hour),
+			Drain{DrainEstimated, 2 * minute}, Drain{DrainEstimated, 12 * minute}, false},
+		"just published, beside a live load": {fleetOf(fleet.Recent{Span: minute, Delivered: 310, Calls: 310, Backfill: 10}), waiting(0, 0), waiting(3000, 2*time.Second),
+			Drain{Basis: DrainEmpty}, Drain{DrainAtMost, 10 * minute}, false},
+		"live events are merged": {fleetOf(fleet.Recent{Span: minute, Delivered: 6000, Merged: 5700, Calls: 300}), waiting(0, 0), waiting(3000, 2*time.Second),
+			Drain{Basis: DrainEmpty}, Drain{DrainAtMost, 10 * minute}, false},
+		"live events use the whole limit": {fleetOf(fleet.Recent{Span: minute, Delivered: 598, Calls: 598}), waiting(598, 5*minute), waiting(4800, time.Hour),
+			Drain{DrainEstimated, minute}, Drain{Basis: DrainBehind}, false},
+		"nothing is left to set": {fleetOf(fleet.Recent{Span: minute, Superseded: 600, Backfill: 300}), waiting(1200, minute), waiting(600, minute),
+			Drain{DrainEstimated, 2 * minute}, Drain{DrainEstimated, 4 * minute}, false},
+		"every call fails": {fleetOf(fleet.Recent{Span: minute, Calls: 600, Failed: 600}), queue.Waiting{}, waiting(4800, time.Hour),
+			Drain{Basis: DrainEmpty}, Drain{Basis: DrainNever}, false},
+		"too little was seen, and no limit": {unlimited, queue.Waiting{}, waiting(4800, time.Second),
+			Drain{Basis: DrainEmpty}, Drain{Basis: DrainUnknown}, false},
+		"an outage": {down, waiting(1, 0), waiting(4800, time.Hour), Drain{Basis: DrainOutage}, Drain{Basis: DrainOutage}, false},
+	} {
+		s := test.status
+		s.Live, s.Backfill, s.Backlog = test.live, test.backfill, test.live.Events+test.backfill.Events
+		whole := test.later
+		if test.firstIsTheWhole {
+			whole = test.first
+		}
+		if first, later, all := s.LiveDrain(), s.BackfillDrain(), s.Drain(); first != test.first || later != test.later || all != whole {
+			t.Errorf("%s: live %+v, backfill %+v, all %+v; want %+v, %+v, %+v", name, first, later, all, test.first, test.later, whole)
+		}
+	}
+}
+
+// A status reads no event: if both classes wait, the replicas tell how old the oldest of each is.
+func TestStatusByClass(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		all, few := s.WithUsers(statusRights)
+		admin, err := queue.New(all, queue.Topology{}, nil)
+		s.Must(err)
+		reader, err := queue.New(few, queue.Topology{}, nil)
+		s.Must(err)
+		backfill := func() {
+			_, err = admin.API().JetStream.Publish(t.Context(), admin.Topology().BackfillSubject("ann"), nil)
+			s.Must(err)
+		}
+		backfill()
+		time.Sleep(10 * time.Second)
+		if got := s.status(reader); got.Live != (queue.Waiting{}) || got.Backfill.Events != 1 || got.Time.Sub(got.Backfill.Oldest).Round(time.Second) != 10*time.Second {
+			t.Errorf("backfill alone: %+v", got.Counts)
+		}
+		s.publish(admin, "ann", "bob")
+		if got := s.status(reader); got.Live != (queue.Waiting{Events: 2}) || got.Backfill != (queue.Waiting{Events: 1}) || got.Backlog != 3 {
+			t.Errorf("both, and nobody knows the ages: %+v", got.Counts)
+		}
+		got := &Status{Counts: queue.Counts{At: time.Now(), Live: queue.Waiting{Events: 2}, Backfill: queue.Waiting{Events: 1}}}
+		got.addOldest([]fleet.Replica{{}, {Report: fleet.Report{OldestLive: time.Second, OldestBackfill: time.Minute}}, {Report: fleet.Report{OldestLive: 2 * time.Second}}})
+		if live, backfill := got.At.Sub(got.Live.Oldest), got.At.Sub(got.Backfill.Oldest); live != 2*time.Second || backfill != time.Minute {
+			t.Errorf("the oldest are %v and %v old", live, backfill)
+		}
+		alone := &Status{Counts: queue.Counts{At: time.Now(), Live: queue.Waiting{Events: 2, Oldest: time.Now()}}}
+		if alone.addOldest([]fleet.Replica{{Report: fleet.Report{OldestLive: time.Hour}}}); time.Since(alone.Live.Oldest) > time.Minute {
+			t.Error("a report overrides the stream's own word")
+		}
+	})
+}
+
+// Nobody knows the limit of a fleet without replicas.
+func TestRateAllowed(t *testing.T) {
+	t.Parallel()
+	if _, ok := (&Status{}).RateAllowed(); ok {
+		t.Error("it is known without replicas")
+	}
+	if allowed, ok := (&Status{Replicas: []fleet.Replica{{}}}).RateAllowed(); allowed != 0 || !ok {
+		t.Errorf("of one without a limit: %v, %v", allowed, ok)
+	}
 }
 
 // A scan sees every message once, in order, over gaps and many batches.
