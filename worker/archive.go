@@ -38,25 +38,26 @@ func (w *Worker) archiveHead(l *lane) {
 	p, x := l.partition, *l.head()
 	body, death, lacksBody := x.body(), *x.more().death, x.lacksBody()
 	w.mu.Unlock()
-	active, begun, first := p.claim.Active(), time.Now(), false
+	death.Group = w.letters.Group(death)
+	active, begun, id, first := p.claim.Active(), time.Now(), uint64(0), false
 	err := active.Err()
 	if err == nil && lacksBody {
 		body, err = p.claim.Load(active, x.Delivery())
 	}
 	if err == nil {
-		err = w.letters.Add(active, x.origin(p.claim), body, death)
+		id, err = w.letters.Add(active, x.origin(p.claim), body, death)
 	}
 	if err == nil {
 		if w.traces != nil {
 			w.traces.died(&x, p.claim, begun)
 		}
-		first = w.isFirstOfGroup(active, death)
+		first = w.isFirstOfGroup(active, death.Group)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p.ended(&p.busy)
 	if err == nil {
-		w.archived(l, &x, death, first)
+		w.archived(l, &x, death, id, first)
 	} else if !p.closed {
 		w.archiveFailed(active, l, err)
 	}
@@ -64,25 +65,25 @@ func (w *Worker) archiveHead(l *lane) {
 
 // isFirstOfGroup reports whether the fleet has not seen this cause of death before. It returns
 // false if the lookup fails, which must not hold up the dead letter.
-func (w *Worker) isFirstOfGroup(ctx context.Context, death deadletter.Death) bool {
-	first, err := w.letters.FirstOfGroup(ctx, death)
+func (w *Worker) isFirstOfGroup(ctx context.Context, group string) bool {
+	first, err := w.letters.FirstOfGroup(ctx, group)
 	if err != nil {
 		w.log.Debug("could not determine whether the dead letter is the first of its group", errAttr(err))
 	}
 	return first
 }
 
-// archived settles a lane's oldest event after its dead letter was stored; first means that it is
-// the first of its group. w.mu must be held.
-func (w *Worker) archived(l *lane, x *queuedEvent, death deadletter.Death, first bool) {
+// archived settles a lane's oldest event after its dead letter was stored with that id; first means
+// that it is the first of its group. w.mu must be held.
+func (w *Worker) archived(l *lane, x *queuedEvent, death deadletter.Death, id uint64, first bool) {
 	if w.archiveFailures.resolve(l) {
 		signal(w.reportChanged)
 		w.log.Info("storing dead letters again")
 	}
-	w.metrics.died(first)
+	w.metrics.died(x.Delivery(), first)
 	if w.deaths.add(&death) {
-		w.log.Info("dead letter", slog.Uint64("sequence", x.Sequence),
-			slog.String("reason", string(death.Reason)), slog.Int("status", death.Status))
+		w.log.Info("dead letter", slog.Uint64("id", id), slog.Uint64("sequence", x.Sequence),
+			slog.String("reason", string(death.Reason)), slog.Int("status", death.Status), slog.String("group", death.Group))
 	}
 	l.backoff = nil
 	l.tracked = l.user != ""

@@ -51,8 +51,8 @@ func TestMemoryAfterLateSettlement(t *testing.T) {
 		p.ended(&p.busy)
 		w.mu.Unlock()
 		<-revoked
-		if w.memory.used != rest.bytes || w.waiting != 4 {
-			t.Errorf("%d events of %d bytes are counted, 4 of %d wait", w.waiting, w.memory.used, rest.bytes)
+		if w.memory.used != rest.bytes || w.waiting.events != 4 {
+			t.Errorf("%d events of %d bytes are counted, 4 of %d wait", w.waiting.events, w.memory.used, rest.bytes)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -19,17 +20,21 @@ import (
 // The call takes its token last, so that the token is not wasted on another wait, and the guard at
 // the first byte has the final word.
 type call struct {
-	lane       *lane
-	events     []userpilot.Event
-	deliveries []fleet.Delivery
-	extras     []*extra                  // of the deliveries; nil if none has any
-	covers     []int                     // number of deliveries that each event covers; nil means one each
-	versions   *deadletter.VersionRecord // version record of a user who may have dead letters
-	probe      bool
-	popped     time.Time    // when the lane left the queue
-	stage      atomic.Int32 // what the call waits for before it is made
-	slot       ratelimit.Slot
-	begun      bool // it has taken a token
+	lane         *lane
+	events       []userpilot.Event
+	deliveries   []fleet.Delivery
+	extras       []*extra                  // of the deliveries; nil if none has any
+	covers       []int                     // number of deliveries that each event covers; nil means one each
+	versions     *deadletter.VersionRecord // version record of a user who may have dead letters
+	probe        bool
+	preparedLive bool         // it held a live event when it was prepared
+	late         bool         // older backfill may follow its events
+	popped       time.Time    // when the lane left the queue
+	stage        atomic.Int32 // what the call waits for before it is made
+	slot         ratelimit.Slot
+	begun        bool        // it has taken a token
+	live         bool        // it holds a live event, or one waits behind it; the worker's turn guards it
+	slow         *time.Timer // gives its sender back if the answer takes long; nil before it has begun
 
 	sentAt  time.Time     // when the gate let the request go; zero if it did not
 	took    time.Duration // until the answer
@@ -49,6 +54,7 @@ func newCall(l *lane, n int, probe bool) *call {
 	}
 	for i := range n {
 		c.deliveries[i] = l.events[i].Delivery()
+		c.live = c.live || !l.events[i].Backfill()
 		if x := l.events[i].extra; x != nil {
 			if c.extras == nil {
 				c.extras = make([]*extra, n)
@@ -56,6 +62,7 @@ func newCall(l *lane, n int, probe bool) *call {
 			c.extras[i] = x
 		}
 	}
+	c.preparedLive, c.late = c.live, l.late || l.partition.claim.IsSplit()
 	l.fold = max(l.fold, n) // these may be resent, unchanged
 	for i := 0; i < n; i += l.events[i].covers() {
 		c.events = append(c.events, l.events[i].remaining())
@@ -78,8 +85,8 @@ func (c *call) origin(i int) deadletter.Event {
 // n returns the number of events in the call; before merge it is an upper bound.
 func (c *call) n() int { return len(c.deliveries) }
 
-// last returns the sequence of the newest event.
-func (c *call) last() uint64 { return c.deliveries[c.n()-1].Sequence }
+// extent is how far the call reaches.
+func (c *call) extent() fleet.Extent { return fleet.ExtentOf(c.deliveries) }
 
 // merge returns the body of the call and drops the events that do not merge from it.
 func (c *call) merge() []byte {
@@ -98,6 +105,13 @@ func (c *call) merge() []byte {
 	return body
 }
 
+// overtakes reports whether the call holds a live event that older backfill may follow. A claim that is
+// not split has such calls too: it repeats those of a previous holder whose claim was.
+func (c *call) overtakes() bool { return c.late && c.extent().Live > 0 }
+
+// needsJournal reports whether the next holder must repeat the call as it is, if this one dies.
+func (c *call) needsJournal() bool { return c.n() > 1 || c.overtakes() }
+
 // send makes calls until w.calls is closed.
 func (w *Worker) send() {
 	for c := range w.calls {
@@ -112,7 +126,10 @@ func (w *Worker) send() {
 		w.mu.Lock()
 		w.ended(c, v, err)
 		w.mu.Unlock()
-		<-w.senders
+		if c.slow == nil || c.slow.Stop() {
+			<-w.senders
+		}
+		<-w.inFlight
 	}
 }
 
@@ -135,9 +152,8 @@ func (w *Worker) attempt(c *call) (err error) {
 		}
 	}()
 	body := c.merge()
-	if c.n() > 1 {
-		claim := c.lane.partition.claim
-		if err := claim.BeginMerged(claim.Active(), c.lane.user, c.last()); err != nil {
+	if claim := c.lane.partition.claim; c.needsJournal() {
+		if err := claim.BeginMerged(claim.Active(), c.lane.user, c.extent()); err != nil {
 			w.metrics.notMade(notRecorded)
 			return errGivenUp
 		}
@@ -194,10 +210,10 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	if c.begun {
 		w.sending.add(-1, now)
 	} else {
-		w.pending--
+		w.prepared(c, -1)
 	}
 	if c.probe {
-		w.gate.probing = false
+		w.gate.probing--
 	}
 	defer w.wakeUp()
 	failure, _ := errors.AsType[*userpilot.Error](err)
@@ -210,24 +226,17 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	}
 	switch v {
 	case delivered:
-		w.gate.succeeded()
+		w.gate.succeeded(l.user, c.sentAt, now)
 		w.delivered(c, now)
 	case rejected:
 		w.gate.answered()
-		w.refused(c, deadletter.Death{
-			Reason: deadletter.Rejected, Status: failure.Status, Code: failure.Code,
-			Error: explain(failure), RequestID: failure.RequestID, Attempts: l.attempts + 1, User: l.user,
-		})
+		w.rejected(c, death(deadletter.Rejected, failure, l, l.attempts+1))
 	case panicked:
-		w.refused(c, deadletter.Death{Reason: deadletter.Panicked, Error: err.Error(), Attempts: l.attempts + 1, User: l.user})
-	case retry:
-		w.failed(c, failure, now)
-	case held:
-		w.gate.hold.refused(holdReason(failure.Status), c.sentAt, now)
-		w.advance(l)
+		w.rejected(c, deadletter.Death{Reason: deadletter.Panicked, Error: err.Error(), Attempts: l.attempts + 1, User: l.user})
+	case refused, retry:
+		w.failed(c, v, failure, now)
 	case throttled:
-		w.throttled(w.gate.cooldown.throttled(c.sentAt, now, failure.RetryAfter))
-		w.advance(l)
+		w.throttled(c, failure, now)
 	case notSent:
 		w.advance(l)
 	}
@@ -239,7 +248,8 @@ func (w *Worker) delivered(c *call, now time.Time) {
 	l := c.lane
 	w.metrics.delivered(c.deliveries, now)
 	l.bisection.delivered(c.n())
-	l.recovered()
+	w.recovered(l)
+	l.tracked = l.tracked || c.versions != nil
 	w.settle(l, c.deliveries)
 }
 
@@ -258,20 +268,21 @@ func (w *Worker) settle(l *lane, ds []fleet.Delivery) {
 		}
 		w.lastProgress = time.Now()
 		before := l.bytes
+		w.waiting.add(l, -1)
 		l.drop(gone)
 		w.memory.add(l.bytes - before)
-		w.waiting -= gone
+		w.waiting.add(l, 1)
 		w.advance(l)
 	})
 }
 
-// refused starts a bisection if the call held several events; a single event becomes a dead letter.
+// rejected starts a bisection if the call held several events; a single event becomes a dead letter.
 // w.mu must be held.
-func (w *Worker) refused(c *call, death deadletter.Death) {
+func (w *Worker) rejected(c *call, death deadletter.Death) {
 	l := c.lane
 	if c.n() > 1 {
 		l.bisection.refused(c.n())
-		l.resendThrough = 0 // a refused call has not changed the profile
+		l.resendThrough = fleet.Extent{} // a rejected call has not changed the profile
 		w.advance(l)
 		return
 	}
@@ -282,32 +293,58 @@ func (w *Worker) refused(c *call, death deadletter.Death) {
 func (w *Worker) markDead(l *lane, death deadletter.Death) {
 	l.head().change().death = &death
 	l.bisection.died()
-	l.recovered()
+	w.recovered(l)
 	w.advance(l)
 }
 
-// failed makes a lane back off, or gives up on the call once the lane's attempts are exhausted.
+// fails records that a lane's call has failed. w.mu must be held.
+func (w *Worker) fails(l *lane, f *userpilot.Error, now time.Time) {
+	l.fails(now, f.Error())
+	if !l.partition.closed {
+		w.failing[l] = struct{}{}
+	}
+}
+
+// recovered clears a lane's past failures. w.mu must be held.
+func (w *Worker) recovered(l *lane) {
+	delete(w.failing, l)
+	l.recovered()
+}
+
+// failed makes a lane back off after a call that failed or was refused, or gives up on the call once
+// the lane's attempts are exhausted.
 //
-// Userpilot may have applied a call that it did not refuse. So the lane resends it whole: fewer of
-// its events would set the user back. Only when the attempts are exhausted does the lane halve it,
-// because nothing else is left to find the guilty event without killing the others.
+// Userpilot may have applied a call that failed. So the lane resends it whole: fewer of its events
+// would set the user back. Only when the attempts are exhausted does the lane halve it, because
+// nothing else is left to find the guilty event without killing the others. A call that was refused
+// was not applied, unless an earlier attempt was, and is halved at the first refusal that counts.
 //
 // w.mu must be held.
-func (w *Worker) failed(c *call, f *userpilot.Error, now time.Time) {
+func (w *Worker) failed(c *call, v verdict, f *userpilot.Error, now time.Time) {
 	l := c.lane
 	if f == nil {
 		f = &userpilot.Error{Sent: true}
 	}
-	if f.Sent {
-		l.resendThrough = max(l.resendThrough, c.last())
+	if v == retry && f.Sent {
+		l.resendThrough = l.resendThrough.Union(c.extent())
 	}
+	blame := w.blame(c, v, f, now)
+	w.fails(l, f, now)
+	l.keyRefused = f.Status == http.StatusUnauthorized || f.Status == http.StatusForbidden
 	// A failure before anything was sent is a sign of an outage and does not count as an attempt.
-	if w.gate.failed(l, c.probe, now) && (f.Sent || f.Status != 0) {
+	if blame != unknown && (f.Sent || f.Status != 0) {
 		l.attempts++
-		if l.attempts >= w.config.MaxAttempts {
-			w.exhausted(c, f)
+		if l.attempts >= w.config.MaxAttempts && blame == proven {
+			w.exhausted(c, v, f)
 			return
 		}
+		if v == refused && c.n() > 1 && l.resendThrough == (fleet.Extent{}) {
+			l.bisection.refused(c.n())
+		}
+	}
+	if v == refused && w.gate.stop.active() {
+		w.advance(l) // it may be probed
+		return
 	}
 	w.backOff(l, f.RetryAfter)
 }
@@ -317,19 +354,40 @@ func (w *Worker) failed(c *call, f *userpilot.Error, now time.Time) {
 const searchAttempts = 2
 
 // exhausted handles a call whose lane has used up its attempts. w.mu must be held.
-func (w *Worker) exhausted(c *call, f *userpilot.Error) {
+func (w *Worker) exhausted(c *call, v verdict, f *userpilot.Error) {
 	l := c.lane
 	if c.n() > 1 {
 		l.bisection.refused(c.n())
-		l.resendThrough = 0
+		l.resendThrough = fleet.Extent{}
 		l.attempts = max(0, w.config.MaxAttempts-searchAttempts)
 		w.backOff(l, f.RetryAfter)
 		return
 	}
-	w.markDead(l, deadletter.Death{
-		Reason: deadletter.RetriesExhausted, Status: f.Status, Code: f.Code, Error: explain(f),
-		RequestID: f.RequestID, Attempts: l.attempts, User: l.user,
+	reason := deadletter.RetriesExhausted
+	if v == refused {
+		reason = deadletter.Rejected
+	}
+	w.markDead(l, death(reason, f, l, l.attempts))
+}
+
+// blame asks the gate whose fault a failed call is, and counts a stop that begins. w.mu must be held.
+func (w *Worker) blame(c *call, v verdict, f *userpilot.Error, now time.Time) blame {
+	before := w.gate.stop.reason
+	blame := w.gate.failed(c.lane, ruleOf(v, f.Status), failure{
+		begun: c.sentAt, now: now, retryAfter: f.RetryAfter, detail: f.Error(), probe: c.probe,
 	})
+	if reason := w.gate.stop.reason; reason != before {
+		w.metrics.stops.WithLabelValues(reason).Inc()
+	}
+	return blame
+}
+
+// death describes the end of an event that Userpilot did not accept.
+func death(reason deadletter.Reason, f *userpilot.Error, l *lane, attempts int) deadletter.Death {
+	return deadletter.Death{
+		Reason: reason, Status: f.Status, Code: f.Code, Error: explain(f),
+		RequestID: f.RequestID, Attempts: attempts, User: l.user,
+	}
 }
 
 // explain returns the error text for a dead letter: Userpilot's message if there is one.
@@ -358,9 +416,21 @@ func (w *Worker) backOff(l *lane, retryAfter time.Duration) {
 // failingShare is how many bytes a lane that backs off keeps loaded when memory runs short.
 const failingShare = 16 << 10
 
-// throttled starts a cooldown of the fleet: in this replica at once, in the others in the
-// background.
-func (w *Worker) throttled(d time.Duration) {
+// throttled makes the fleet cool down after a 429; or the lane alone, if it alone is throttled again
+// and again. w.mu must be held.
+func (w *Worker) throttled(c *call, f *userpilot.Error, now time.Time) {
+	l := c.lane
+	if w.gate.throttledAlone(l, now) {
+		w.fails(l, f, now)
+		w.backOff(l, f.RetryAfter)
+		return
+	}
+	w.cooldown(w.gate.cooldown.throttled(c.sentAt, now, f.RetryAfter))
+	w.advance(l)
+}
+
+// cooldown starts a cooldown of the fleet: in this replica at once, in the others in the background.
+func (w *Worker) cooldown(d time.Duration) {
 	broadcast := w.fleet.Cooldown().Start(d)
 	w.background.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), w.config.Timeout)

@@ -279,13 +279,13 @@ func TestDeadLetterStreamFull(t *testing.T) {
 		if told := s.told(); told.Unburied != 19 || !told.UnburiedFull || told.UnburiedSince.IsZero() || told.UnburiedDetail == "" {
 			t.Errorf("the fleet is told %+v", told)
 		}
-		if remark := r.Warning(); r.Ready() != nil || !strings.HasPrefix(remark, "the dead-letter stream has been full since ") || !strings.HasSuffix(remark, "19 users of this replica wait for it") {
-			t.Errorf("it is ready (%v), and remarks %q", r.Ready(), remark)
+		if x := r.Snapshot(); r.Ready() != nil || !x.UnburiedFull || x.Unburied != 19 {
+			t.Errorf("it is ready (%v), and tells %+v", r.Ready(), x)
 		}
 		s.limitDeadLetters(-1)
 		s.drain(5 * time.Minute)
-		if told, n := s.told(), strings.Count(s.logs.String(), "storing dead letters again"); told.Unburied != 0 || told.UnburiedFull || r.Warning() != "" || n != 1 {
-			t.Errorf("then %+v, %q; said %d times", told, r.Warning(), n)
+		if told, n := s.told(), strings.Count(s.logs.String(), "storing dead letters again"); told.Unburied != 0 || told.UnburiedFull || trouble(r.Snapshot()) != "" || n != 1 {
+			t.Errorf("then %+v, %q; said %d times", told, trouble(r.Snapshot()), n)
 		}
 		r.stop()
 		s.check()
@@ -319,18 +319,22 @@ func TestDeadLettersHaveNoStream(t *testing.T) {
 		must(t, js.DeleteStream(t.Context(), "USERPILOT_IDENTIFY_DLQ"))
 		s.publish("bad", `,"bad":1`)
 		time.Sleep(time.Second)
-		if remark := r.Warning(); remark != "" {
+		if remark := trouble(r.Snapshot()); remark != "" {
 			t.Errorf("after a second it remarks %q", remark)
 		}
 		time.Sleep(10 * time.Second)
-		if x := r.Snapshot(); x.Unburied != 1 || x.UnburiedFull || !strings.HasPrefix(r.Warning(), "dead letters could not be stored since ") {
-			t.Errorf("got %+v, %q", x, r.Warning())
+		if x := r.Snapshot(); x.Unburied != 1 || x.UnburiedFull {
+			t.Errorf("got %+v", x)
+		}
+		if missing := r.View().Missing; len(missing) != 1 || queue.PartOf(missing[0]) != queue.PartDead || strings.Count(s.logs.String(), "streams of the pipeline do not exist") != 1 {
+			t.Errorf("it misses %v:\n%s", missing, s.logs.String())
 		}
 		_, err = s.queue.Setup(t.Context(), false)
 		must(t, err)
 		s.drain(5 * time.Minute)
-		if x := r.Snapshot(); x.Unburied != 0 {
-			t.Errorf("then %+v", x)
+		time.Sleep(15 * time.Second)
+		if x := r.Snapshot(); x.Unburied != 0 || len(r.View().Missing) > 0 || !strings.Contains(s.logs.String(), "all streams exist again") {
+			t.Errorf("then %+v, missing %v", x, r.View().Missing)
 		}
 		r.stop()
 	})
@@ -364,6 +368,33 @@ func TestDeathsAreCountedInTheLog(t *testing.T) {
 		}
 		if lines := strings.Count(said, `msg="dead letter`); sum != invalid+3 || lines > 5 {
 			t.Errorf("%d lines tell of %d deaths:\n%s", lines, sum, said)
+		}
+	})
+}
+
+// A dead letter's line in the log has the ID of the dead letter, and the group that its readers find.
+func TestDeathsAreNamedInTheLog(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Faults: refuse(`"bad"`)}, func(t *testing.T, s *sim) {
+		r := s.start(nil)
+		s.publish("u", `,"bad":1`)
+		s.drain(time.Minute)
+		s.publishRaw("userpilot.identify.a", []byte("no"))
+		s.drain(time.Minute)
+		r.stop()
+		letters := map[deadletter.Reason]*deadletter.Letter{}
+		for l, err := range inspector.New(s.queue).DeadLetters(t.Context(), inspector.Filter{}) {
+			must(t, err)
+			letters[l.Reason] = l
+		}
+		invalid, rejected := letters[deadletter.Invalid], letters[deadletter.Rejected]
+		for _, want := range []string{
+			fmt.Sprintf(`msg="dead letter" id=%d sequence=1 reason=rejected status=422 group=%s`, rejected.ID, rejected.Group),
+			fmt.Sprintf(`msg="dead letter" id=%d sequence=2 reason=invalid status=0 group=%s`, invalid.ID, invalid.Group),
+		} {
+			if said := s.logs.String(); strings.Count(said, want+"\n") != 1 {
+				t.Errorf("%s is not in\n%s", want, said)
+			}
 		}
 	})
 }

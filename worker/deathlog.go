@@ -19,8 +19,8 @@ const (
 	maxDeathKinds = 100
 )
 
-// deathKind is the key by which the log counts dead letters. (A dead letter's group would be more
-// precise, but includes Userpilot's message, which must not reach a log.)
+// deathKind is the key by which the log counts dead letters. (Their groups would be more precise, but
+// there may be as many as there are texts.)
 type deathKind struct {
 	reason deadletter.Reason
 	status int

@@ -38,8 +38,11 @@ func (w *Worker) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	defer w.mu.Unlock()
 	p := w.partition(c)
 	// While lanes are blocked, everything is admitted: the event that they wait for may be next.
-	for w.isFull() && len(w.blocked) == 0 {
+	for w.isFull(d.Backfill) && len(w.blocked) == 0 {
 		room := w.memory.room
+		if d.Backfill {
+			c.Split()
+		}
 		w.mu.Unlock()
 		select {
 		case <-room:
@@ -51,22 +54,39 @@ func (w *Worker) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	}
 	l := p.lane(user)
 	w.makeRoom(l)
-	before := l.bytes
+	before, late := l.bytes, d.Sequence < l.newest
 	l.push(x, w.memory.share())
 	w.memory.add(l.bytes - before)
-	w.waiting++
-	c.Arrived(d.Sequence)
+	w.waiting.events++
+	if !d.Backfill {
+		w.waiting.live++
+	} else if w.waiting.backfill() >= fleet.SplitAt {
+		c.Split()
+	}
+	c.Arrived(d)
 	w.unblock()
-	if l.state == parked {
+	switch l.state {
+	case parked:
 		w.advance(l)
+	case calling:
+		if !d.Backfill && l.call != nil && !l.call.begun {
+			w.turn.promote(l.call)
+		}
+	default:
+		w.reprioritize(l, late)
 	}
 }
 
-// isFull reports whether there is no room for another event: the memory is full, or more lanes are
-// ready than the senders can keep up with and there is no limit that would make it worth waiting to
-// merge them with later events. w.mu must be held.
-func (w *Worker) isFull() bool {
-	return w.memory.full() || w.config.Rate.Unlimited() && w.ready.len() >= w.highWater()
+// isFull reports whether there is no room for another live event, or for more backfill: the memory
+// is full, or more lanes are ready, without those that are failing, than the senders can keep up
+// with, and there is no limit that would make it worth waiting to merge them with later events.
+// w.mu must be held.
+func (w *Worker) isFull(backfill bool) bool {
+	ready := w.ready.live.well.n
+	if backfill {
+		ready = w.ready.lenWell()
+	}
+	return w.memory.full(backfill) || w.config.Rate.Unlimited() && ready >= w.highWater()
 }
 
 func (w *Worker) highWater() int { return 8 * w.config.Concurrency }
@@ -183,12 +203,13 @@ func (w *Worker) Revoke(c *fleet.Claim) {
 	w.mu.Lock()
 	p := w.partition(c)
 	p.closed = true
-	w.ready.remove(func(l *lane) bool { return l.partition == p })
+	w.ready.removeAll(func(l *lane) bool { return l.partition == p })
 	w.memory.signalRoom()
 	for _, l := range p.lanes {
 		w.memory.add(-l.bytes)
-		w.waiting -= len(l.events)
+		w.waiting.add(l, -1)
 		w.archiveFailures.resolve(l) // the partition's next owner counts it again if it lasts
+		delete(w.failing, l)
 		if l.timer != nil {
 			l.timer.Stop()
 		}

@@ -2,7 +2,6 @@ package worker_test
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -82,8 +81,8 @@ func TestOutageIsVisible(t *testing.T) {
 		if replicas := s.status().Replicas; len(replicas) != 1 || replicas[0].OutageSince.IsZero() {
 			t.Errorf("the replicas are %+v", replicas)
 		}
-		if r.Ready() != nil || !strings.Contains(r.Warning(), "down since") {
-			t.Errorf("ready: %v, %s", r.Ready(), r.Warning())
+		if r.Ready() != nil || trouble(r.Snapshot()) != "outage" {
+			t.Errorf("ready: %v, %s", r.Ready(), trouble(r.Snapshot()))
 		}
 		s.api.SetFaults(nil)
 		s.drain(time.Minute)

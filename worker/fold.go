@@ -1,6 +1,9 @@
 package worker
 
-import "github.com/identify-worker/identify-worker/userpilot"
+import (
+	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
 
 // When memory or a lane's share of it runs short, the lane folds events as they arrive: it merges
 // them and keeps the result instead of their bodies. So a call can hold more events than fit into
@@ -25,14 +28,14 @@ func (x *queuedEvent) plain() bool {
 
 // mayFold reports whether a lane may fold its events. w.mu must be held.
 func (w *Worker) mayFold(l *lane) bool {
-	return !w.config.NoCoalesce && !l.tracked && l.versions == nil && l.bisection == bisection{} &&
+	return !w.config.NoCoalesce && !l.tracked && !l.late && !l.recorded() && l.versions == nil && l.bisection == bisection{} &&
 		(len(l.events) == 0 || l.head().more().past == nil && l.head().more().death == nil)
 }
 
 // makeRoom folds some of a lane's events if the lane or the memory is half full. w.mu must be held.
 func (w *Worker) makeRoom(l *lane) {
 	tight := w.memory.used > w.memory.limit/2 || l.bodies > w.memory.share()/2
-	if !tight || l.failing || l.resendThrough != 0 || !w.mayFold(l) {
+	if !tight || l.failing() || l.resendThrough != (fleet.Extent{}) || !w.mayFold(l) {
 		return
 	}
 	before := l.bytes

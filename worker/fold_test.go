@@ -3,6 +3,7 @@ package worker
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
@@ -34,11 +35,12 @@ func TestFoldLeavesTheCallAlone(t *testing.T) {
 		l.arrive(w)
 		l.merge()
 	}
-	l.resendThrough, l.failing = c.last(), true
+	l.resendThrough = c.extent()
+	l.fails(time.Now(), "")
 	if n := l.take(true); n != 4 || l.head().covers() != 4 {
 		t.Errorf("the call is repeated with %d events, merged with those of %d, it had 4", n, l.head().covers())
 	}
-	l.resendThrough = 0
+	l.resendThrough = fleet.Extent{}
 	if n := l.take(true); n != 8 {
 		t.Errorf("the next call holds %d events of 8", n)
 	}
@@ -81,7 +83,7 @@ func TestMemoryHoldsMany(t *testing.T) {
 		p.lanes[user] = &lane{user: user, partition: p}
 	}
 	n := 0
-	for ; !w.memory.full(); n++ {
+	for ; !w.memory.full(false); n++ {
 		body := fmt.Appendf(nil, `{"user_id":"user-%d","metadata":{"plan":"pro","note":"%0200d"}}`, n%users, n)
 		w.Deliver(c, fleet.Delivery{Sequence: uint64(n + 1), Body: body})
 	}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// story plays scenes on a gate.
+// story plays scenes on a gate. A call takes a millisecond, and another one passes after it.
 type story struct {
 	t     *testing.T
 	gate  gate
@@ -23,13 +23,39 @@ func (s *story) lane(user string) *lane {
 	return l
 }
 
-// fail records a failure of a call that was no probe; it reports whether it counted.
-func (s *story) fail(user string) bool { return s.gate.failed(s.lane(user), false, s.now) }
+// call lets a call's time pass, and returns when it began.
+func (s *story) call() (begun time.Time) {
+	begun = s.now.Add(time.Millisecond)
+	s.now = begun.Add(time.Millisecond)
+	return begun
+}
 
-func (s *story) failProbe(user string) { s.gate.failed(s.lane(user), true, s.now) }
+// fail records a failure of a call that was no probe.
+func (s *story) fail(user string) blame { return s.refuse(user, 503) }
+
+// refuse records an answer to a call that was no probe.
+func (s *story) refuse(user string, status int) blame {
+	return s.failed(s.lane(user), ruleFor(status), failure{begun: s.call(), now: s.now})
+}
+
+// failed records a failure in the gate and in its lane.
+func (s *story) failed(l *lane, r rule, f failure) blame {
+	blame := s.gate.failed(l, r, f)
+	l.fails(f.now, "")
+	return blame
+}
+
+// ruleFor returns the rule for an answer without JSON.
+func ruleFor(status int) rule { return ruleOf(classifyAnswer(status, false), status) }
+
+func (s *story) failProbe(user string) { s.refuseProbe(user, 503) }
+
+func (s *story) refuseProbe(user string, status int) {
+	s.failed(s.lane(user), ruleFor(status), failure{begun: s.call(), now: s.now, probe: true})
+}
 
 func (s *story) succeed(user string) {
-	s.gate.succeeded()
+	s.gate.succeeded(user, s.call(), s.now)
 	s.lane(user).recovered()
 }
 
@@ -52,51 +78,118 @@ func (s *story) expectShut(least, most time.Duration) {
 	}
 }
 
-func (s *story) expectCounts(got, want bool) {
+// expectAnother checks how long the gate admits only users that have not failed.
+func (s *story) expectAnother(least, most time.Duration) {
+	s.t.Helper()
+	got, next := s.gate.admit(s.now)
+	if wait := next.Sub(s.now); got != probeAnother || wait < least || wait > most {
+		s.t.Errorf("admission is %d, for all in %v; want only other users for %v to %v", got, wait, least, most)
+	}
+}
+
+func (s *story) expectHold(reason string) {
+	s.t.Helper()
+	if got := s.gate.stop.hold(); got != reason {
+		s.t.Errorf("the hold is %q, want %q", got, reason)
+	}
+}
+
+func (s *story) expectBlame(got, want blame) {
 	s.t.Helper()
 	if got != want {
-		s.t.Errorf("the failure counts as an attempt: %v, want %v", got, want)
+		s.t.Errorf("the failure is blamed %d, want %d", got, want)
 	}
 }
 
-// outage opens the breaker: three users fail in a row.
+const usersOfOutage = 3
+
+// another lets a user that is not failing be probed.
+func (s *story) another() {
+	s.gate.probes(&lane{}, s.now)
+	s.gate.probing--
+}
+
+// outage stops the calls: three users fail in a row, and then another one that was probed at once.
 func (s *story) outage() {
-	for i := range breakerUsers {
+	for i := range usersOfOutage {
 		s.fail(fmt.Sprint("out", i))
 	}
+	s.another()
 }
 
+func (s *story) play(name string, play func(*story)) {
+	s.t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		play(&story{
+			t: t, gate: gate{stop: stop{initial: 500 * time.Millisecond, longest: time.Minute}},
+			now: time.Unix(1_000_000, 0), lanes: map[string]*lane{},
+		})
+	})
+}
+
+// Failures: 5xx, timeouts, broken connections.
 func TestGate(t *testing.T) {
 	t.Parallel()
 	for name, play := range map[string]func(*story){
 		"calm": func(s *story) { s.expect(free) },
 		"a first failure is no evidence": func(s *story) {
 			s.succeed("other")
-			s.expectCounts(s.fail("sick"), false)
+			s.expectBlame(s.fail("sick"), unknown)
 			s.expect(free)
 		},
 		"a failure counts after another's success": func(s *story) {
 			s.fail("sick")
 			s.succeed("other")
-			s.expectCounts(s.fail("sick"), true)
-			s.expectCounts(s.fail("sick"), true)
+			s.expectBlame(s.fail("sick"), proven)
+			s.expectBlame(s.fail("sick"), unknown) // it may have become everybody's since
+			s.succeed("other")
+			s.expectBlame(s.fail("sick"), proven)
+		},
+		"a success whose call began before the first failure is no evidence": func(s *story) {
+			begun := s.now
+			s.fail("sick")
+			s.gate.succeeded("other", begun, s.now)
+			s.expectBlame(s.fail("sick"), unknown)
+		},
+		"a success of long ago is proof for a user that has not failed since": func(s *story) {
+			s.fail("sick")
+			s.succeed("other")
+			s.pass(2 * evidenceLife)
+			s.expectBlame(s.fail("sick"), proven)
+		},
+		"an outage that begins gradually is one": func(s *story) {
+			for _, user := range []string{"a", "b", "c", "d"} {
+				s.fail(user)
+				s.succeed("other" + user)
+			}
+			for range 3 { // now all fail
+				for _, user := range []string{"a", "b", "c", "d"} {
+					s.fail(user)
+				}
+			}
+			if s.gate.stop.reason != outage {
+				s.t.Error("no outage")
+			}
+			for _, user := range []string{"a", "b", "c", "d"} {
+				s.expectBlame(s.fail(user), unknown)
+			}
 		},
 		"it does not count while one who was well begins to fail": func(s *story) {
 			s.fail("sick")
 			s.succeed("well")
-			s.expectCounts(s.fail("well"), false)
-			s.expectCounts(s.fail("sick"), false)
+			s.expectBlame(s.fail("well"), unknown)
+			s.expectBlame(s.fail("sick"), unknown)
 			s.succeed("other")
-			s.expectCounts(s.fail("sick"), true)
+			s.expectBlame(s.fail("sick"), proven)
 		},
 		"its own success is no evidence": func(s *story) {
 			s.fail("sick")
 			s.succeed("sick")
-			s.expectCounts(s.fail("sick"), false)
+			s.expectBlame(s.fail("sick"), unknown)
 		},
-		"one user alone never opens the breaker": func(s *story) {
+		"one user alone never stops the calls": func(s *story) {
 			for range 100 {
-				s.expectCounts(s.fail("sick"), false)
+				s.expectBlame(s.fail("sick"), unknown)
 			}
 			s.expect(free)
 		},
@@ -106,7 +199,8 @@ func TestGate(t *testing.T) {
 			s.fail("a")
 			s.expect(free)
 			s.fail("c")
-			s.expectShut(250*time.Millisecond, 750*time.Millisecond)
+			s.expectAnother(250*time.Millisecond, 750*time.Millisecond)
+			s.expectHold("")
 		},
 		"a success ends the streak": func(s *story) {
 			s.fail("a")
@@ -126,32 +220,79 @@ func TestGate(t *testing.T) {
 			}
 			s.expect(free)
 		},
-		"nothing counts while the breaker is open": func(s *story) {
+		"nothing counts during an outage": func(s *story) {
 			s.fail("sick")
 			s.outage()
-			s.gate.successes++ // regardless of the count
-			s.expectCounts(s.fail("sick"), false)
+			s.gate.successes.add("other", s.now, s.now) // regardless of successes
+			s.expectBlame(s.fail("sick"), unknown)
 		},
 		"a probe is one": func(s *story) {
 			s.outage()
 			s.pass(time.Second)
 			s.expect(probe)
-			s.gate.probing = true
+			s.gate.probes(s.lane("probed"), s.now)
 			s.expectShut(-1<<63, 1<<62) // until the probe ends
-			s.gate.probing = false
+			s.gate.probing = 0
 			s.expect(probe)
 		},
-		"a failed probe doubles the pause": func(s *story) {
+		"a failed probe doubles the delay": func(s *story) {
 			s.outage()
 			for i := range 12 {
 				s.pass(2 * time.Minute)
 				s.expect(probe)
 				s.failProbe("probed")
 				middle := min(500*time.Millisecond<<(i+1), time.Minute)
-				s.expectShut(middle/2, middle*3/2)
+				if wait := s.gate.stop.next.Sub(s.now); wait < middle/2 || wait > middle*3/2 {
+					s.t.Errorf("the next probe is in %v, want about %v", wait, middle)
+				}
 			}
 		},
-		"a success closes the breaker, and the pause begins anew": func(s *story) {
+		"users that are not failing are probed more often": func(s *story) {
+			s.outage()
+			for range 12 {
+				s.pass(2 * time.Minute)
+				s.failProbe("probed")
+			}
+			s.expect(probeAnother)
+			for range 5 {
+				s.another()
+				s.expectShut(time.Millisecond, outageProbe)
+				s.pass(outageProbe)
+				s.expect(probeAnother)
+			}
+		},
+		"a probe without an answer keeps nobody else from being probed": func(s *story) {
+			s.outage()
+			s.pass(time.Second)
+			s.gate.probes(s.lane("hangs"), s.now)
+			s.gate.probes(s.lane("out0"), s.now) // which is failing
+			s.expectShut(time.Millisecond, outageProbe)
+			s.pass(outageProbe)
+			s.expect(probeAnother)
+			s.gate.probing = 0
+			s.expect(probe)
+		},
+		"calls that hang while others succeed are no outage": func(s *story) {
+			begun := s.now
+			s.pass(6 * time.Second)
+			s.succeed("other")
+			s.pass(4 * time.Second)
+			for i := range 10 {
+				s.expectBlame(s.failed(s.lane(fmt.Sprint(i)), ruleFor(503), failure{begun: begun, now: s.now}), likely)
+			}
+			s.expect(free)
+		},
+		"those of calls that hung when others no longer succeeded are one": func(s *story) {
+			begun := s.now
+			s.pass(4 * time.Second)
+			s.succeed("other")
+			s.pass(6 * time.Second)
+			for i := range usersOfOutage {
+				s.expectBlame(s.failed(s.lane(fmt.Sprint(i)), ruleFor(503), failure{begun: begun, now: s.now}), unknown)
+			}
+			s.expect(probeAnother)
+		},
+		"a success ends the outage, and the delay begins anew": func(s *story) {
 			s.outage()
 			for range 5 {
 				s.failProbe("probed")
@@ -162,96 +303,209 @@ func TestGate(t *testing.T) {
 			s.outage()
 			s.expectShut(250*time.Millisecond, 750*time.Millisecond)
 		},
-		"a refusal does not close the breaker": func(s *story) {
+		"a refusal of a body does not end an outage": func(s *story) {
 			s.outage()
 			s.gate.answered()
 			s.pass(100 * time.Millisecond)
 			s.expectShut(0, time.Second)
 		},
-		"calls in flight when the breaker opens do not lengthen its pause": func(s *story) {
+		"calls in flight when the outage begins do not lengthen the delay": func(s *story) {
 			for i := range 64 {
 				s.fail(fmt.Sprint(i))
 			}
-			s.expectShut(250*time.Millisecond, 750*time.Millisecond)
+			s.expectAnother(0, 750*time.Millisecond)
 		},
-		"a hold tries every thirty seconds": func(s *story) {
-			s.gate.hold.refused("unauthorized", s.now, s.now)
-			since := s.now
-			for range 3 {
-				s.expectShut(holdProbe, holdProbe)
-				s.pass(holdProbe)
-				s.expect(probe)
-				s.gate.hold.refused("unauthorized", s.now, s.now)
+		"Retry-After is a floor for the next probe": func(s *story) {
+			s.outage()
+			s.failed(s.lane("probed"), ruleFor(503), failure{begun: s.call(), now: s.now, probe: true, retryAfter: 10 * time.Second})
+			s.expectShut(10*time.Second, 10*time.Second)
+		},
+	} {
+		(&story{t: t}).play(name, play)
+	}
+}
+
+// Refusals: whose fault one is, other users' calls show.
+func TestGateRefused(t *testing.T) {
+	t.Parallel()
+	for name, play := range map[string]func(*story){
+		"with another's success in the last minute it is the event's": func(s *story) {
+			s.succeed("other")
+			s.pass(evidenceLife / 2)
+			s.expectBlame(s.refuse("odd", 403), likely)
+			s.expectBlame(s.refuse("odd", 403), unknown) // it may have become everybody's since
+			s.expect(free)
+			s.succeed("other")
+			s.expectBlame(s.refuse("odd", 403), proven)
+		},
+		"so many of them stop nobody": func(s *story) {
+			for i := range 100 {
+				s.succeed("other")
+				s.expectBlame(s.refuse(fmt.Sprint(i), 404), likely)
+				s.expectBlame(s.refuse(fmt.Sprint(i), 404), unknown)
 			}
-			if s.gate.hold.since != since {
+			s.expect(free)
+		},
+		"its own success in the last minute is no evidence": func(s *story) {
+			s.succeed("odd")
+			s.expectBlame(s.refuse("odd", 403), unknown)
+		},
+		"the last success but one may be another's": func(s *story) {
+			s.succeed("other")
+			s.succeed("odd")
+			s.succeed("odd")
+			s.expectBlame(s.refuse("odd", 403), likely)
+		},
+		"one user alone stops nobody": func(s *story) {
+			for range 100 {
+				s.expectBlame(s.refuse("odd", 403), unknown)
+			}
+			s.expect(free)
+		},
+		"three users without evidence are a hold": func(s *story) {
+			s.succeed("other")
+			s.pass(2 * evidenceLife)
+			s.refuse("a", 403)
+			s.refuse("b", 403)
+			s.expect(free)
+			s.refuse("c", 403)
+			s.expectHold("forbidden")
+			s.expectAnother(250*time.Millisecond, 750*time.Millisecond)
+		},
+		"the first 401 is a hold, whatever was before": func(s *story) {
+			s.succeed("other")
+			s.expectBlame(s.refuse("a", 401), unknown)
+			s.expectHold("unauthorized")
+			s.expectAnother(250*time.Millisecond, 750*time.Millisecond)
+		},
+		"another user is probed at once, but only one": func(s *story) {
+			s.refuse("a", 401)
+			s.gate.probes(s.lane("a"), s.now)
+			s.gate.probing = 0
+			s.refuseProbe("a", 401)
+			s.expect(probeAnother)
+			s.gate.probes(s.lane("b"), s.now)
+			s.gate.probing = 0
+			s.refuseProbe("b", 401)
+			s.expectShut(time.Millisecond, 4*time.Second)
+		},
+		"a success ends the hold, which was that lane's matter": func(s *story) {
+			s.refuse("a", 401)
+			s.succeed("b")
+			s.expect(free)
+			s.expectBlame(s.refuse("a", 401), proven)
+			s.expect(free)
+		},
+		"what never is an event's never counts": func(s *story) {
+			for _, status := range []int{402, 407, 421, 426, 451, 495, 499, 511} {
+				s.refuse("a", status)
+				if s.gate.stop.hold() == "" {
+					s.t.Errorf("no hold after a %d", status)
+				}
+				s.succeed("b")
+				s.expectBlame(s.refuse("a", status), unknown)
+				s.expect(free)
+				s.lane("a").recovered()
+			}
+		},
+		"probes of a hold come at a growing pace, up to thirty seconds": func(s *story) {
+			s.refuse("a", 401)
+			since := s.now
+			for i := range 12 {
+				s.pass(time.Minute)
+				s.expect(probe)
+				s.refuseProbe("a", 401)
+				middle := 500 * time.Millisecond << (i + 1)
+				s.another()
+				s.expectShut(min(middle/2, holdProbe), min(middle*3/2, holdProbe))
+			}
+			if s.gate.stop.since != since {
 				s.t.Error("the hold's begin has moved")
 			}
 		},
-		"a hold ends with any answer": func(s *story) {
-			s.gate.hold.refused("forbidden", s.now, s.now)
+		"a hold ends with any answer of the API": func(s *story) {
+			s.refuse("a", 401)
 			s.gate.answered()
-			s.expect(free)
-			s.gate.hold.refused("forbidden", s.now, s.now)
-			s.gate.succeeded()
 			s.expect(free)
 		},
 		"a second hold begins by itself": func(s *story) {
-			s.gate.hold.refused("forbidden", s.now, s.now)
-			s.gate.succeeded()
+			s.refuse("a", 401)
+			s.succeed("a")
 			s.pass(time.Hour)
-			s.gate.hold.refused("forbidden", s.now, s.now)
-			if s.gate.hold.since != s.now {
+			s.refuse("a", 401)
+			if s.gate.stop.since != s.now {
 				s.t.Error("the hold began earlier than it did")
 			}
 		},
-		"a new key is tried at once": func(s *story) {
-			s.gate.hold.refused("unauthorized", s.now, s.now)
-			s.pass(time.Second)
-			s.gate.hold.keyChanged(s.now)
+		"a new key is probed at once": func(s *story) {
+			s.refuse("a", 401)
+			s.another()
+			s.gate.stop.keyChanged(s.now)
 			s.expect(probe)
 		},
 		"the old key's late answer does not delay the new one": func(s *story) {
 			begun := s.now
-			s.gate.hold.refused("unauthorized", begun, s.now)
+			s.refuse("a", 401)
 			s.pass(time.Second)
-			s.gate.hold.keyChanged(s.now)
+			s.gate.stop.keyChanged(s.now)
 			s.pass(time.Second)
-			s.gate.hold.refused("unauthorized", begun, s.now)
+			s.failed(s.lane("b"), ruleFor(401), failure{begun: begun, now: s.now, probe: true})
 			s.expect(probe)
-			s.gate.hold.refused("unauthorized", s.now, s.now)
-			s.expectShut(holdProbe, holdProbe)
+			s.another()
+			s.refuseProbe("b", 401)
+			s.expectShut(time.Millisecond, holdProbe)
 		},
 		"the old key's first answer comes after the change": func(s *story) {
 			begun := s.now
 			s.pass(time.Second)
-			s.gate.hold.keyChanged(s.now)
+			s.gate.stop.keyChanged(s.now)
 			s.pass(time.Second)
-			s.gate.hold.refused("unauthorized", begun, s.now)
+			s.failed(s.lane("a"), ruleFor(401), failure{begun: begun, now: s.now})
 			s.expect(probe)
 		},
-		"an outage under a hold is not hammered": func(s *story) {
-			s.gate.hold.refused("unauthorized", s.now, s.now)
-			s.pass(holdProbe)
-			s.outage()
-			s.expectShut(250*time.Millisecond, 750*time.Millisecond)
-		},
-		"a failed probe under a hold waits": func(s *story) {
-			s.gate.hold.refused("unauthorized", s.now, s.now)
-			for i := range breakerUsers + 1 {
-				s.pass(holdProbe)
-				s.expect(probe)
-				s.failProbe(fmt.Sprint(i))
-			}
-			s.expectShut(time.Millisecond, holdProbe)
+		"the last probe says why": func(s *story) {
+			s.refuse("a", 401)
+			s.refuseProbe("b", 503)
+			s.expectHold("")
+			s.refuseProbe("c", 511)
+			s.expectHold("network_login")
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			play(&story{
-				t: t, gate: gate{breaker: breaker{initial: 500 * time.Millisecond, longest: time.Minute}},
-				now: time.Unix(1_000_000, 0), lanes: map[string]*lane{},
-			})
-		})
+		(&story{t: t}).play(name, play)
+	}
+}
+
+func TestThrottledAlone(t *testing.T) {
+	t.Parallel()
+	for name, play := range map[string]func(*story, *lane){
+		"the fleet, if nobody succeeds in between": func(s *story, l *lane) {
+			for range 20 {
+				s.call()
+				if s.gate.throttledAlone(l, s.now) {
+					s.t.Error("the lane alone")
+				}
+			}
+		},
+		"the lane, if others succeed after each": func(s *story, l *lane) {
+			for i := range 6 {
+				s.call()
+				if alone := s.gate.throttledAlone(l, s.now); alone != (i >= ownThrottles) {
+					s.t.Errorf("429 number %d: alone is %v", i+1, alone)
+				}
+				s.succeed("other")
+			}
+		},
+		"its own success begins anew": func(s *story, l *lane) {
+			for range 20 {
+				s.call()
+				if s.gate.throttledAlone(l, s.now) {
+					s.t.Error("the lane alone")
+				}
+				s.succeed(l.user)
+			}
+		},
+	} {
+		(&story{t: t}).play(name, func(s *story) { play(s, s.lane("u")) })
 	}
 }
 
@@ -294,7 +548,7 @@ func TestThrottledForDays(t *testing.T) {
 			t.Fatalf("cooldown of %v", d)
 		}
 	}
-	g.succeeded()
+	g.succeeded("u", now, now)
 	if d := g.cooldown.throttled(now.Add(time.Hour), now.Add(time.Hour), 0); d != firstCooldown {
 		t.Errorf("after a success the cooldown is %v, want %v", d, firstCooldown)
 	}

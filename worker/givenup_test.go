@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
@@ -18,10 +16,7 @@ func TestGivenUpIsTold(t *testing.T) {
 	t.Parallel()
 	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
 		r := s.start(at600)
-		js, err := jetstream.New(s.publishing)
-		must(t, err)
-		stream, err := js.Stream(t.Context(), s.queue.Topology().StreamName())
-		must(t, err)
+		stream := s.stream()
 		for range 6 { // another client deletes the consumers
 			time.Sleep(6 * time.Second)
 			names := stream.ConsumerNames(t.Context())
@@ -31,8 +26,8 @@ func TestGivenUpIsTold(t *testing.T) {
 			must(t, names.Err())
 		}
 		time.Sleep(3 * time.Second)
-		if remark := r.Warning(); r.Ready() != nil || !strings.Contains(remark, "the claims on the partitions 0 1 2") || !strings.Contains(remark, "Consumer Deleted") {
-			t.Errorf("the remark is %q, %v", remark, r.Ready())
+		if told := r.View().Replicas; r.Ready() != nil || len(told) != 1 || len(told[0].GivenUp) != 1 || !strings.Contains(told[0].GivenUp[0].Reason, "Consumer Deleted") {
+			t.Errorf("it tells %+v, %v", told, r.Ready())
 		}
 		if got := r.scrape(t); got["partitions_given_up/pull"] != 17 || got["claims_given_up_total/pull"] < 4 {
 			t.Errorf("the metrics are %v", got)
@@ -43,8 +38,8 @@ func TestGivenUpIsTold(t *testing.T) {
 			t.Errorf("the status says %+v", status.Replicas)
 		}
 		time.Sleep(2 * time.Minute)
-		if remark := r.Warning(); remark != "" {
-			t.Errorf("two minutes later the remark is %q", remark)
+		if told := r.View().Replicas; len(told) != 1 || len(told[0].GivenUp) > 0 {
+			t.Errorf("two minutes later it tells %+v", told)
 		}
 		s.publish("ann", "")
 		s.drain(time.Second)

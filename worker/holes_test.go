@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/identify-worker/identify-worker/userpilot"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -164,10 +162,7 @@ func TestBodyIsGone(t *testing.T) {
 		}
 		s.start(func(c *worker.Config) { c.Memory = 1 << 20 })
 		time.Sleep(1500 * time.Millisecond)
-		js, err := jetstream.New(s.publishing)
-		must(t, err)
-		stream, err := js.Stream(t.Context(), "USERPILOT_IDENTIFY")
-		must(t, err)
+		stream := s.stream()
 		must(t, stream.DeleteMsg(t.Context(), events-1))
 		s.oracle.Removed("u", events-1)
 		s.drain(10 * time.Minute)
@@ -193,7 +188,7 @@ func TestLapseIsNoFailure(t *testing.T) {
 		if n := s.way.calls(); n != 20 {
 			t.Errorf("%d calls, want 20 that are cut off", n)
 		}
-		if r.Snapshot().BreakerOpen {
+		if !r.Snapshot().OutageSince.IsZero() {
 			t.Error("the worker believes that Userpilot is down")
 		}
 	})
@@ -224,5 +219,47 @@ func TestBarredUsersFillTheMemory(t *testing.T) {
 		s.drain(5 * time.Minute)
 		r.stop()
 		s.check()
+	})
+}
+
+// A firewall refuses what one of a user's events contains. While others succeed, the merged call is
+// halved until that event is alone, and only it dies.
+func TestFirewallRefusesOneEvent(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Latency: 10 * time.Millisecond}, func(t *testing.T, s *sim) {
+		s.api.SetFaults(func(q userpilottest.Request) userpilottest.Fault {
+			if strings.Contains(string(q.Body), `"bad"`) {
+				return userpilottest.Fault{Status: http.StatusForbidden, HTML: true}
+			}
+			return userpilottest.Fault{}
+		})
+		for i := range 100 {
+			more := ""
+			if i == 50 {
+				more = `,"bad":1`
+			}
+			s.publish("u", more)
+		}
+		r := s.start(nil)
+		for range 600 {
+			s.publish("other", "")
+			time.Sleep(time.Second)
+		}
+		s.drain(time.Minute)
+		r.stop()
+		s.checkOrder()
+		calls := 0
+		for _, c := range s.api.Calls() {
+			if c.User == "u" {
+				calls++
+			}
+		}
+		if calls > 40 {
+			t.Errorf("%d calls for one guilty event of a hundred", calls)
+		}
+		dead := s.dead()
+		if len(dead) != 1 || dead[0].Header.Get("Dead-Reason") != "rejected" || dead[0].Header.Get("Dead-Status") != "403" || !strings.Contains(string(dead[0].Data), `"bad"`) {
+			t.Errorf("%d dead letters, want one", len(dead))
+		}
 	})
 }

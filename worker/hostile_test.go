@@ -18,6 +18,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/embedded"
 	"github.com/identify-worker/identify-worker/userpilot"
+	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
 )
 
@@ -253,8 +254,8 @@ func (x *town) live(t *testing.T) {
 	for cause, n := range x.worker.GiveUps() {
 		t.Fatalf("%d claims were given up: %s", n, cause)
 	}
-	if err := x.worker.Ready(); err != nil || x.worker.Warning() != "" {
-		t.Fatalf("ready: %v, %s", err, x.worker.Warning())
+	if err := x.worker.Ready(); err != nil || trouble(x.worker.Snapshot()) != "" {
+		t.Fatalf("ready: %v, %s", err, trouble(x.worker.Snapshot()))
 	}
 }
 
@@ -334,5 +335,37 @@ func FuzzHostileEvents(f *testing.F) {
 		header := first + "\r\n" + block + picked(picks)
 		e.publish(subject, hostileReplies[int(reply)%len(hostileReplies)], header, body)
 		x.live(t)
+	})
+}
+
+// The server takes an event whose key is a wildcard and hashes it into no partition. It is worked all
+// the same, and the replica keeps its partitions.
+func TestKeyIsAWildcard(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		r := s.start(nil)
+		s.publish("before", "")
+		s.drain(time.Minute)
+		raw, err := s.InProcessConn()
+		must(t, err)
+		defer func() { _ = raw.Close() }()
+		body := `{"user_id":"*","metadata":{"n":1}}`
+		lines := bufio.NewScanner(raw)
+		lines.Scan() // INFO
+		go func() {
+			_, _ = fmt.Fprintf(raw, "CONNECT {\"verbose\":false}\r\nPUB userpilot.identify.* %d\r\n%s\r\nPING\r\n", len(body), body)
+		}()
+		for lines.Scan() && lines.Text() != "PONG" {
+			t.Log(lines.Text())
+		}
+		s.publish("after", "")
+		s.drain(time.Minute)
+		r.stop()
+		if _, found := s.api.Profile("*"); !found {
+			t.Error("the event was not delivered")
+		}
+		if strings.Contains(s.logs.String(), "WARN") {
+			t.Error(s.logs.String())
+		}
 	})
 }

@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -87,28 +89,39 @@ type lane struct {
 	state     state // only transition changes it
 	call      *call // while state is calling
 
-	events []queuedEvent
-	loaded int   // number of first events with their bodies in memory, or folded into an earlier one
-	fold   int   // events from this index on may be folded: see fold.go
-	folded bool  // some events are folded
-	bytes  int64 // memory used by the lane
-	bodies int64 // memory used by its loaded events, part of bytes
+	list       *laneList // that it waits in while state is ready
+	prev, next *lane     // in that list
 
-	attempts           int
-	failing            bool
-	successesAtFailure uint64 // the gate's count of successes at the first failure
-	backoff            *backoff.ExponentialBackOff
-	timer              *time.Timer // of the last wait; nil before
+	events []queuedEvent
+	live   int    // number of live events; the others are backfill
+	newest uint64 // the highest sequence of an event that it has held
+	late   bool   // an event may be behind a newer one: see Claim.IsSplit
+	loaded int    // number of first events with their bodies in memory, or folded into an earlier one
+	fold   int    // events from this index on may be folded: see fold.go
+	folded bool   // some events are folded
+	bytes  int64  // memory used by the lane
+	bodies int64  // memory used by its loaded events, part of bytes
+
+	attempts     int
+	failedAt     time.Time // its first failure since its last success; zero without any
+	lastFailedAt time.Time // its last one
+	failure      string    // what that was; fit for a log
+	keyRefused   bool      // it was a 401 or a 403
+	throttles    int       // 429s since its last success, each after another user's success
+	throttledAt  time.Time // its last 429 since its last success
+	backoff      *backoff.ExponentialBackOff
+	timer        *time.Timer // of the last wait; nil before
 
 	first [1]queuedEvent // most lanes hold one event and need no slice
 
 	bisection     bisection
-	resendThrough uint64 // the next call must hold all events up to this sequence
+	resendThrough fleet.Extent // the next call must hold all events up to here
 
 	unarchived bool // its dead letter could not be stored
 
 	tracked  bool                      // the user may have dead letters, so versions must be recorded
 	versions *deadletter.VersionRecord // version record, after it was compared with the first events
+	recordTo deadletter.Position       // the newest event in it
 	checked  int                       // number of first events that the comparison allows to send
 	mixed    bool                      // there may be replays or dead events among the events
 }
@@ -120,7 +133,12 @@ func (l *lane) head() *queuedEvent { return &l.events[0] }
 // allows it.
 func (l *lane) push(x queuedEvent, share int64) {
 	keep := l.loaded == len(l.events) &&
-		(l.loaded == 0 || l.bodies+int64(x.length) <= share || x.Sequence <= l.resendThrough)
+		(l.loaded == 0 || l.bodies+int64(x.length) <= share || l.mustResend(&x))
+	late := x.Sequence < l.newest
+	l.late, l.newest = l.late || late, max(l.newest, x.Sequence)
+	if !x.Backfill() {
+		l.live++
+	}
 	l.bytes += x.stub()
 	if keep {
 		l.loaded++
@@ -130,8 +148,8 @@ func (l *lane) push(x queuedEvent, share int64) {
 	}
 	if x.more().past != nil || x.more().death != nil || !keep {
 		l.mixed = true
-	} else if l.versions != nil && l.checked == len(l.events) {
-		l.checked++ // it is newer than all events in the version record
+	} else if l.versions != nil && l.checked == len(l.events) && !late && l.exceedsRecord(&x) {
+		l.checked++
 	}
 	if l.events == nil {
 		l.events = l.first[:0]
@@ -140,11 +158,30 @@ func (l *lane) push(x queuedEvent, share int64) {
 }
 
 // clearVersions marks events as checked that arrived while the ones before them were being
-// compared: they are newer than all of those.
+// compared, as far as they are newer than all of those and all in the record.
 func (l *lane) clearVersions() {
-	for l.checked < l.loaded && l.events[l.checked].plain() && l.events[l.checked].covers() == 1 {
+	newest := uint64(0)
+	for i := range l.events[:l.checked] {
+		newest = max(newest, l.events[i].Sequence)
+	}
+	for l.checked < l.loaded {
+		x := &l.events[l.checked]
+		if !x.plain() || x.covers() != 1 || x.Sequence < newest || !l.exceedsRecord(x) {
+			return
+		}
+		newest = x.Sequence
 		l.checked++
 	}
+}
+
+// exceedsRecord reports whether an event is newer than all events in the version record.
+func (l *lane) exceedsRecord(x *queuedEvent) bool {
+	return l.recordTo.IsZero() || l.recordTo.Compare(x.origin(l.partition.claim).Position()) < 0
+}
+
+// mustResend reports whether the next call must hold an event.
+func (l *lane) mustResend(x *queuedEvent) bool {
+	return l.resendThrough.Includes(x.Sequence, x.Backfill())
 }
 
 // account adds the bytes of a loaded event.
@@ -159,11 +196,17 @@ func (l *lane) drop(n int) {
 	for i := range l.events[:n] {
 		l.release(&l.events[i])
 		l.bytes -= l.events[i].stub()
+		if !l.events[i].Backfill() {
+			l.live--
+		}
 	}
 	clear(l.events[:n])
 	l.events = l.events[n:]
 	if len(l.events) == 0 {
 		l.events = nil
+	}
+	if l.late {
+		l.late = !l.isSorted()
 	}
 	l.loaded -= min(n, l.loaded)
 	l.fold -= min(n, l.fold)
@@ -171,6 +214,29 @@ func (l *lane) drop(n int) {
 	if l.loaded > 0 && !l.head().inMemory() { // the event that it was folded into is gone
 		l.unload(0)
 	}
+}
+
+// isSorted reports whether no event is behind a newer one.
+func (l *lane) isSorted() bool {
+	return slices.IsSortedFunc(l.events, func(a, b queuedEvent) int { return cmp.Compare(a.Sequence, b.Sequence) })
+}
+
+// gather moves the events that the next call must hold to the front. In the call of a previous
+// holder, a live event may have overtaken backfill that now stands before it.
+func (l *lane) gather() {
+	rank := func(x *queuedEvent) int {
+		if l.mustResend(x) {
+			return 0
+		}
+		return 1
+	}
+	order := func(a, b queuedEvent) int { return rank(&a) - rank(&b) }
+	if slices.IsSortedFunc(l.events, order) {
+		return
+	}
+	l.unload(0)
+	slices.SortStableFunc(l.events, order)
+	l.late = !l.isSorted()
 }
 
 // release drops an event's body.
@@ -267,7 +333,26 @@ func (x *queuedEvent) lacksBody() bool { return x.length > 0 && x.event == nil &
 // needsCheck reports whether the first events must be compared with the version record before they
 // are sent: they may be outdated, or their versions must be recorded.
 func (l *lane) needsCheck() bool {
-	return l.versions == nil && (l.tracked || l.mixed && l.head().more().past != nil)
+	return l.versions == nil && (l.tracked || l.late || l.recorded() || l.mixed && l.head().more().past != nil)
+}
+
+// recorded reports whether the lane's next call must be recorded because older backfill may come.
+func (l *lane) recorded() bool { return l.live > 0 && l.partition.claim.IsSplit() }
+
+// ordered returns how many of the first n events are in the order of the stream. Others do not go into
+// the same call: what newer live events leave of backfill may merge with them, while the events as
+// they are do not, for example because they name different companies. So if the call has no answer,
+// the next holder, which gets them in the order of the stream, could not repeat it.
+func (l *lane) ordered(n int) int {
+	if !l.late {
+		return n
+	}
+	for i := 1; i < n; i++ {
+		if l.events[i].Sequence < l.events[i-1].Sequence {
+			return i
+		}
+	}
+	return n
 }
 
 // callable returns how many of the first events can be sent now.
@@ -291,7 +376,7 @@ func (l *lane) needsLoad() bool {
 	if l.loaded == len(l.events) {
 		return false
 	}
-	return l.loaded == 0 || l.events[l.loaded].Sequence <= l.resendThrough
+	return l.loaded == 0 || l.mustResend(&l.events[l.loaded])
 }
 
 // nextLoad returns the events whose bodies to reload next: as many as the share allows, but at
@@ -300,7 +385,7 @@ func (l *lane) nextLoad(share int64) (events []fleet.Delivery) {
 	size := int64(0)
 	for _, x := range l.events[l.loaded:min(len(l.events), l.loaded+maxMerge)] {
 		size += int64(x.length) + loadedBytes
-		if len(events) > 0 && size > share && x.Sequence > l.resendThrough {
+		if len(events) > 0 && size > share && !l.mustResend(&x) {
 			break
 		}
 		events = append(events, x.Delivery())
@@ -314,14 +399,14 @@ func (l *lane) nextLoad(share int64) (events []fleet.Delivery) {
 // user back.
 func (l *lane) take(coalesce bool) int {
 	again, n := 0, l.callable()
-	for again < n && l.events[again].Sequence <= l.resendThrough {
+	for again < n && l.mustResend(&l.events[again]) {
 		again++
 	}
 	switch {
 	case again > 1:
 		return again
 	case coalesce:
-		return l.whole(min(n, maxMerge, l.bisection.size()))
+		return l.whole(l.ordered(min(n, maxMerge, l.bisection.size())))
 	}
 	return 1
 }
@@ -340,9 +425,20 @@ func (l *lane) delay(initial, longest, retryAfter time.Duration) time.Duration {
 	return max(l.backoff.NextBackOff(), retryAfter)
 }
 
+// failing reports whether the lane's calls have failed since its last success.
+func (l *lane) failing() bool { return !l.failedAt.IsZero() }
+
+// fails records that the lane's call has failed.
+func (l *lane) fails(now time.Time, failure string) {
+	if !l.failing() {
+		l.failedAt = now
+	}
+	l.lastFailedAt, l.failure = now, failure
+}
+
 // recovered clears past failures after a success, or after the guilty event was marked dead.
 func (l *lane) recovered() {
-	l.failing, l.backoff, l.resendThrough = false, nil, 0
+	l.failedAt, l.failure, l.keyRefused, l.throttles, l.throttledAt, l.backoff, l.resendThrough = time.Time{}, "", false, 0, time.Time{}, nil, fleet.Extent{}
 	if !l.bisection.searching() {
 		l.attempts = 0
 	}

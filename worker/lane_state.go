@@ -3,6 +3,9 @@ package worker
 import (
 	"fmt"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // state is what a lane is doing.
@@ -65,10 +68,8 @@ func (l *lane) transition(to state) {
 func (w *Worker) advance(l *lane) {
 	p := l.partition
 	l.tracked = l.tracked && p.tracked(l.user) // until the set is loaded every user counts as tracked
-	if l.folded && !p.closed && !w.mayFold(l) {
-		before := l.bytes
-		l.unfold()
-		w.memory.add(l.bytes - before)
+	if !p.closed {
+		w.prepare(l)
 	}
 	switch {
 	case p.closed:
@@ -76,16 +77,59 @@ func (w *Worker) advance(l *lane) {
 	case len(l.events) == 0:
 		l.transition(parked)
 		delete(p.lanes, l.user)
-	case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):
+		delete(w.failing, l)
+	case l.resendThrough != (fleet.Extent{}) && !p.claim.DeliveredThrough(l.resendThrough):
 		w.block(l)
 	case l.needsLoad():
 		w.load(l)
 	case l.head().more().death != nil:
 		w.startArchive(l)
-	case l.needsCheck():
+	case l.needsCheck() && !w.mayAssumeNoRecord(l):
 		w.check(l)
 	default:
 		l.transition(ready)
+		w.ready.push(l)
+		w.wakeUp()
+	}
+}
+
+// prepare brings the events of a lane into the shape that its next call needs. w.mu must be held.
+func (w *Worker) prepare(l *lane) {
+	before := l.bytes
+	if l.folded && !w.mayFold(l) {
+		l.unfold()
+	}
+	if mixed := l.live > 0 && l.live < len(l.events); mixed && l.resendThrough != (fleet.Extent{}) {
+		l.gather()
+	}
+	w.memory.add(l.bytes - before)
+}
+
+// mayAssumeNoRecord prepares the call of a user who certainly has no version record, so that it need
+// not be read: the call will create it. w.mu must be held.
+func (w *Worker) mayAssumeNoRecord(l *lane) bool {
+	if l.tracked || l.late || !l.head().plain() || l.head().covers() != 1 || l.partition.tracked(l.user) {
+		return false
+	}
+	l.versions, l.recordTo = &deadletter.VersionRecord{}, deadletter.Position{}
+	l.clearVersions()
+	return true
+}
+
+// reprioritize moves a lane that is ready after an event has arrived: its first live event, or one
+// that is late, which means older than another. w.mu must be held.
+func (w *Worker) reprioritize(l *lane, late bool) {
+	if l.state != ready {
+		return
+	}
+	switch {
+	case late, l.needsCheck():
+		w.ready.remove(l)
+		l.versions, l.checked = nil, 0
+		l.transition(parked)
+		w.advance(l)
+	case l.list != w.ready.listFor(l):
+		w.ready.remove(l)
 		w.ready.push(l)
 		w.wakeUp()
 	}
@@ -99,7 +143,7 @@ func (w *Worker) block(l *lane) {
 	w.blocked = append(w.blocked, l)
 	p.busy++
 	w.errands.send(&w.mu, &w.background, func() {
-		exists, err := p.claim.Exists(p.claim.Active(), through)
+		exists, err := existing(p.claim, through)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		p.ended(&p.busy)
@@ -107,11 +151,29 @@ func (w *Worker) block(l *lane) {
 		case p.closed, p.claim.Active().Err() != nil:
 		case err != nil:
 			p.claim.Fail(err)
-		case !exists && l.state == blocked:
-			l.resendThrough = 0
+		case exists != through && l.state == blocked:
+			l.resendThrough = exists
 			w.unblock()
 		}
 	})
+}
+
+// existing is the extent without those of its ends that have left the stream. It blocks for a round
+// trip or two.
+func existing(c *fleet.Claim, e fleet.Extent) (left fleet.Extent, err error) {
+	for from, to := range map[uint64]*uint64{e.Live: &left.Live, e.Backfill: &left.Backfill} {
+		if from == 0 {
+			continue
+		}
+		exists, err := c.Exists(c.Active(), from)
+		if err != nil {
+			return e, err
+		}
+		if exists {
+			*to = from
+		}
+	}
+	return left, nil
 }
 
 // unblock advances the blocked lanes whose events have arrived. It checks all partitions: they may

@@ -68,7 +68,7 @@ func (m *laneModel) push(t *rapid.T) {
 	}
 	m.l.push(x, m.share)
 	m.bodies = append(m.bodies, body)
-	if m.l.loaded > kept && before > 0 && before+int64(len(body)) > m.share && m.next > m.l.resendThrough {
+	if m.l.loaded > kept && before > 0 && before+int64(len(body)) > m.share && m.next > m.l.resendThrough.Live {
 		t.Fatal("a body was kept beyond the share")
 	}
 }
@@ -76,8 +76,8 @@ func (m *laneModel) push(t *rapid.T) {
 func (m *laneModel) drop(t *rapid.T) {
 	n := rapid.IntRange(0, len(m.bodies)).Draw(t, "n")
 	m.l.drop(n)
-	if m.bodies = m.bodies[n:]; len(m.bodies) > 0 && m.l.head().Sequence > m.l.resendThrough {
-		m.l.resendThrough = 0
+	if m.bodies = m.bodies[n:]; len(m.bodies) > 0 && m.l.head().Sequence > m.l.resendThrough.Live {
+		m.l.resendThrough = fleet.Extent{}
 	}
 }
 
@@ -104,7 +104,7 @@ func (m *laneModel) load(t *rapid.T) {
 	before := m.l.bytes
 	m.l.state = loading
 	reach, newer := m.l.resendThrough, m.l.versions
-	m.l.resendThrough, m.l.versions = 0, &deadletter.VersionRecord{} // otherwise the lane would ask its claim
+	m.l.resendThrough, m.l.versions = fleet.Extent{}, &deadletter.VersionRecord{} // otherwise the lane would ask its claim
 	m.w.loaded(m.l, m.bodies[m.l.loaded:m.l.loaded+n], nil)
 	m.l.resendThrough, m.l.versions = reach, newer
 	if m.w.memory.used-used != m.l.bytes-before {
@@ -115,7 +115,7 @@ func (m *laneModel) load(t *rapid.T) {
 
 // merge folds events, as the worker does when memory is short.
 func (m *laneModel) merge(*rapid.T) {
-	if m.l.resendThrough == 0 && m.w.mayFold(m.l) {
+	if m.l.resendThrough == (fleet.Extent{}) && m.w.mayFold(m.l) {
 		m.l.merge()
 	}
 }
@@ -177,7 +177,7 @@ func (m *laneModel) take(t *rapid.T) {
 		t.Fatalf("a call of %d events, %d are loaded", n, m.l.loaded)
 	}
 	must := 0 // loaded events that must be in the call
-	for must < m.l.loaded && m.l.events[must].Sequence <= m.l.resendThrough && m.mayCall(must) && (m.l.versions == nil || must < m.l.checked) {
+	for must < m.l.loaded && m.l.events[must].Sequence <= m.l.resendThrough.Live && m.mayCall(must) && (m.l.versions == nil || must < m.l.checked) {
 		must++
 	}
 	for i := range n {
@@ -275,14 +275,14 @@ func (m *laneModel) called(t *rapid.T, n int) {
 		t.Fatalf("a call of %d events holds %d, want %d", n, c.n(), held)
 	}
 	if rapid.Bool().Draw(t, "failed") {
-		m.l.resendThrough = max(m.l.resendThrough, c.last())
+		m.l.resendThrough = m.l.resendThrough.Union(c.extent())
 	}
 }
 
 func (m *laneModel) mustLoad() bool {
 	for i := range m.l.events {
 		x := &m.l.events[i]
-		if i >= m.l.loaded && (i == 0 || x.Sequence <= m.l.resendThrough) {
+		if i >= m.l.loaded && (i == 0 || x.Sequence <= m.l.resendThrough.Live) {
 			return true
 		}
 	}
@@ -298,7 +298,7 @@ func TestLaneModel(t *testing.T) {
 		m := &laneModel{share: rapid.Int64Range(0, 20_000).Draw(t, "share"), w: idle(t, Config{})}
 		m.l = &lane{user: user, partition: newPartition(&fleet.Claim{}, deadletter.NewStore(&queue.Queue{}))}
 		if user != "" {
-			m.l.resendThrough = rapid.Uint64Range(0, 30).Draw(t, "reach")
+			m.l.resendThrough.Live = rapid.Uint64Range(0, 30).Draw(t, "reach")
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"push": m.push, "merge": m.merge, "drop": m.drop, "shrink": m.shrink, "load": m.load, "take": m.take, "compared": m.compared, "": m.check,
@@ -336,7 +336,7 @@ func stocked(w *Worker, p *partition, user string, events int) *lane {
 		l.push(x, 1<<40)
 	}
 	w.memory.add(l.bytes)
-	w.waiting += events
+	w.waiting.add(l, 1)
 	return l
 }
 
@@ -429,8 +429,8 @@ func TestMemoryAfterRevoke(t *testing.T) {
 		w.ended(newCall(l, 1, false), retry, fmt.Errorf("down"))
 		w.mu.Unlock()
 		receive(t, "revoked", revoked)
-		if w.memory.used != rest.bytes || w.waiting != 400 {
-			t.Errorf("%d events of %d bytes are counted, 400 of %d wait", w.waiting, w.memory.used, rest.bytes)
+		if w.memory.used != rest.bytes || w.waiting.events != 400 {
+			t.Errorf("%d events of %d bytes are counted, 400 of %d wait", w.waiting.events, w.memory.used, rest.bytes)
 		}
 	})
 }
@@ -481,12 +481,12 @@ func TestOutageDuringSearch(t *testing.T) {
 		}
 		for range 4 { // the first has no evidence
 			fail(2)
-			w.gate.succeeded() // another user's call
+			w.gate.succeeded("other", time.Now(), time.Now())
 		}
 		if n := l.take(true); n != 1 {
 			t.Fatalf("the spent call was not halved: %d events", n)
 		}
-		w.gate.failed(&lane{user: "well"}, false, time.Now()) // the outage begins
+		w.gate.failed(&lane{user: "well"}, ruleOf(retry, 0), failure{now: time.Now()}) // the outage begins
 		for range 10 {
 			fail(1)
 		}

@@ -12,9 +12,9 @@ import (
 // limiter hands out tokens: from the fleet's ledger, or from a bucket of this replica. All methods
 // but Take and Close are safe for concurrent use and do not block.
 type limiter interface {
-	// Take blocks until there is a token or ctx ends; in the latter case no token is lost. waiting
-	// is the number of calls that could be made now.
-	Take(ctx context.Context, waiting int) (ratelimit.Slot, error)
+	// Take blocks until there is a token or ctx ends; in the latter case no token is lost. demand is
+	// the calls that could be made now.
+	Take(ctx context.Context, demand ratelimit.Demand) (ratelimit.Slot, error)
 	// Interval returns the time between two calls at the limit; 0 without a limit.
 	Interval() time.Duration
 	// Trouble returns why there are no tokens now, fit for a log, or "".
@@ -37,7 +37,7 @@ type bucket struct {
 func newBucket(r ratelimit.Rate, burst int) bucket { return bucket{rate: r, tokens: r.Limiter(burst)} }
 
 // Take implements limiter.
-func (b bucket) Take(ctx context.Context, _ int) (ratelimit.Slot, error) {
+func (b bucket) Take(ctx context.Context, _ ratelimit.Demand) (ratelimit.Slot, error) {
 	token := b.tokens.Reserve()
 	due := time.NewTimer(token.Delay())
 	defer due.Stop()
@@ -59,7 +59,7 @@ func (b bucket) Interval() time.Duration {
 type unlimited struct{ local }
 
 // Take implements limiter.
-func (unlimited) Take(ctx context.Context, _ int) (ratelimit.Slot, error) {
+func (unlimited) Take(ctx context.Context, _ ratelimit.Demand) (ratelimit.Slot, error) {
 	return ratelimit.Slot{}, context.Cause(ctx)
 }
 

@@ -21,18 +21,18 @@ func TestBucketKeepsItsTokens(t *testing.T) {
 		why := errors.New("enough")
 		for range 50 {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Millisecond, why)
-			if _, err := b.Take(ctx, 1); err == nil {
+			if _, err := b.Take(ctx, ratelimit.Demand{Calls: 1}); err == nil {
 				t.Fatal("a token too early")
 			} else if !errors.Is(err, why) {
 				t.Fatal(err)
 			}
 			cancel()
-			if _, err := b.Take(ctx, 1); !errors.Is(err, why) {
+			if _, err := b.Take(ctx, ratelimit.Demand{Calls: 1}); !errors.Is(err, why) {
 				t.Fatal(err)
 			}
 		}
 		begun := time.Now()
-		if slot, err := b.Take(t.Context(), 1); err != nil || slot.Expired() {
+		if slot, err := b.Take(t.Context(), ratelimit.Demand{Calls: 1}); err != nil || slot.Expired() {
 			t.Fatal(err)
 		}
 		if d := time.Since(begun); d > time.Millisecond {

@@ -1,12 +1,13 @@
 package worker
 
 import (
-	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
@@ -17,14 +18,17 @@ type metrics struct {
 	calls           *prometheus.CounterVec
 	ok              prometheus.Counter
 	duration        prometheus.Histogram
-	latency         prometheus.Histogram
+	latency         *prometheus.HistogramVec
+	latencyOf       map[bool]prometheus.Observer // by whether it is backfill
 	coalesced       prometheus.Counter
 	groups          prometheus.Counter
 	archiveFailures prometheus.Counter
 	unmade          *prometheus.CounterVec
+	stops           *prometheus.CounterVec
 
 	// The same counts for Snapshot: client_golang has no cheap way to read its counters.
-	deliveredEvents, mergedEvents, deadEvents, madeCalls atomic.Uint64
+	deliveredEvents, mergedEvents, deadEvents, supersededEvents, madeCalls, failedCalls, refusedCalls atomic.Uint64
+	backfillEvents                                                                                    atomic.Uint64 // delivered, dead or superseded
 }
 
 func newMetrics() *metrics {
@@ -33,16 +37,16 @@ func newMetrics() *metrics {
 			Name: "identify_events_total", Help: "Events by outcome: delivered at the 2xx, dead when the dead letter is stored, superseded if newer events had set everything that a late event sets.",
 		}, []string{"outcome"}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "identify_calls_total", Help: "Attempts by result; error is an attempt without an answer.",
+			Name: "identify_calls_total", Help: "Attempts by result; error is an attempt without an answer, or with a web page for one.",
 		}, []string{"result"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "identify_call_duration_seconds", Help: "Time of one attempt.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 2, 12),
 		}),
-		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "identify_delivery_latency_seconds", Help: "Time from an event's publication to its delivery.",
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "identify_delivery_latency_seconds", Help: "Time from an event's publication to its delivery, by class: live or backfill.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 4, 12),
-		}),
+		}, []string{"class"}),
 		coalesced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "identify_coalesced_events_total", Help: "Events that were delivered in another event's call.",
 		}),
@@ -56,10 +60,17 @@ func newMetrics() *metrics {
 	for _, reason := range unmadeReasons() {
 		m.unmade.WithLabelValues(reason)
 	}
+	m.stops = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "identify_stops_total", Help: "How often this replica stopped all calls, by reason: a hold's, or outage. One that ends within a second counts, too.",
+	}, []string{"reason"})
+	for _, r := range rules() {
+		m.stops.WithLabelValues(r.reason)
+	}
 	m.groups = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "identify_dead_letter_groups_total", Help: "Fingerprints of dead letters that are new to the fleet: see identify-worker dlq stats.",
 	})
 	m.deliver, m.ok = m.outcomes.WithLabelValues("delivered"), m.calls.WithLabelValues("2xx")
+	m.latencyOf = map[bool]prometheus.Observer{false: m.latency.WithLabelValues(classLive), true: m.latency.WithLabelValues(classBackfill)}
 	m.outcomes.WithLabelValues("dead")
 	m.outcomes.WithLabelValues("superseded")
 	for _, result := range []string{"4xx", "429", "5xx", "error"} {
@@ -67,6 +78,12 @@ func newMetrics() *metrics {
 	}
 	return m
 }
+
+// The classes of events, as labels.
+const (
+	classLive     = "live"
+	classBackfill = "backfill"
+)
 
 // notMade counts a call that was prepared but not made.
 func (m *metrics) notMade(reason string) { m.unmade.WithLabelValues(reason).Inc() }
@@ -82,7 +99,12 @@ func (m *metrics) called(err error, d time.Duration) {
 		m.ok.Inc()
 		return
 	}
-	m.calls.WithLabelValues(result(err)).Inc()
+	result := result(err)
+	m.calls.WithLabelValues(result).Inc()
+	m.failedCalls.Add(1)
+	if result == "4xx" {
+		m.refusedCalls.Add(1)
+	}
 }
 
 func (m *metrics) delivered(ds []fleet.Delivery, now time.Time) {
@@ -93,11 +115,22 @@ func (m *metrics) delivered(ds []fleet.Delivery, now time.Time) {
 		m.mergedEvents.Add(uint64(merged))
 	}
 	for _, d := range ds {
-		m.latency.Observe(now.Sub(d.Published).Seconds())
+		m.latencyOf[d.Backfill].Observe(now.Sub(d.Published).Seconds())
+	}
+	m.left(ds)
+}
+
+// left counts the backfill among events that leave the stream.
+func (m *metrics) left(ds []fleet.Delivery) {
+	for _, d := range ds {
+		if d.Backfill {
+			m.backfillEvents.Add(1)
+		}
 	}
 }
 
-func (m *metrics) died(first bool) {
+func (m *metrics) died(d fleet.Delivery, first bool) {
+	m.left([]fleet.Delivery{d})
 	if first {
 		m.groups.Inc()
 	}
@@ -105,15 +138,20 @@ func (m *metrics) died(first bool) {
 	m.deadEvents.Add(1)
 }
 
-func (m *metrics) superseded(n int) { m.outcomes.WithLabelValues("superseded").Add(float64(n)) }
+// superseded counts events that needed no call; n of them are no copies of others.
+func (m *metrics) superseded(ds []fleet.Delivery, n int) {
+	m.left(ds)
+	m.supersededEvents.Add(uint64(len(ds)))
+	m.outcomes.WithLabelValues("superseded").Add(float64(n))
+}
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups, m.archiveFailures, m.unmade}
+	return []prometheus.Collector{m.outcomes, m.calls, m.duration, m.latency, m.coalesced, m.groups, m.archiveFailures, m.unmade, m.stops}
 }
 
 // gauges describes the metrics whose values Collect reads on each scrape.
 type gauges struct {
-	backlog, oldest, deadLetters, oldestDead, hold, stalled, pause, partitions, held, givenUp, giveUps, waiting, lost, limit, load, replicas, wanted *prometheus.Desc
+	backlog, oldest, bytes, used, deadLetters, oldestDead, hold, failing, stalled, pause, partitions, held, givenUp, giveUps, waiting, lost, limit, load, replicas, wanted *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -121,11 +159,14 @@ func newGauges() gauges {
 		return prometheus.NewDesc("identify_"+name, help, labels, nil)
 	}
 	return gauges{
-		backlog:     desc("backlog_events", "Events in the stream, read a few seconds ago."),
-		oldest:      desc("backlog_oldest_seconds", "Age of the oldest event in the stream."),
+		backlog:     desc("backlog_events", "Events in the stream, read a few seconds ago, by class: live, or backfill, which takes the calls that live events leave.", "class"),
+		oldest:      desc("backlog_oldest_seconds", "Age of the oldest event in the stream, read a few seconds ago, by class; 0 if none waits.", "class"),
+		bytes:       desc("stream_bytes", "Bytes that a stream of the pipeline holds.", "stream"),
+		used:        desc("stream_used_ratio", "Share of its limits that a stream of the pipeline uses, of the limit that is nearer; 0 without a limit. A full work stream refuses publishers.", "stream"),
 		deadLetters: desc("dead_letters", "Dead letters in the dead-letter stream."),
 		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent if there is none."),
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
+		failing:     desc("failing_users", "Users of this replica whose calls have failed for a minute while calls are allowed. Their events wait, the others continue."),
 		stalled:     desc("stalled", "1 while this replica makes no calls although it has work and calls are allowed, by what most of its users wait for.", "reason"),
 		pause:       desc("pause_seconds", "Remaining time of the cooldown that Userpilot asked for (429)."),
 		partitions:  desc("partitions", "Partitions of the pipeline, including the partition of plain events."),
@@ -147,7 +188,7 @@ func (w *Worker) Describe(ch chan<- *prometheus.Desc) {
 		c.Describe(ch)
 	}
 	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.deadLetters, g.oldestDead, g.hold, g.stalled, g.pause, g.partitions, g.held, g.givenUp, g.giveUps, g.waiting, g.lost, g.limit, g.load, g.replicas, g.wanted} {
+	for _, d := range []*prometheus.Desc{g.backlog, g.oldest, g.bytes, g.used, g.deadLetters, g.oldestDead, g.hold, g.failing, g.stalled, g.pause, g.partitions, g.held, g.givenUp, g.giveUps, g.waiting, g.lost, g.limit, g.load, g.replicas, g.wanted} {
 		ch <- d
 	}
 }
@@ -183,24 +224,55 @@ func (w *Worker) Collect(ch chan<- prometheus.Metric) {
 	if s.Hold != "" {
 		gauge(w.gauges.hold, 1, s.Hold)
 	}
-	if s.BreakerOpen {
-		gauge(w.gauges.hold, 1, "outage")
+	if !s.OutageSince.IsZero() {
+		gauge(w.gauges.hold, 1, outage)
 	}
+	gauge(w.gauges.failing, float64(s.Failing))
 	if s.Stall != "" {
 		gauge(w.gauges.stalled, 1, s.Stall)
 	}
 	if counts := w.counts.Load(); counts != nil {
-		gauge(w.gauges.backlog, float64(counts.Backlog))
+		w.collectStreams(counts, gauge)
+	}
+}
+
+// collectStreams reports the streams' state. Of a missing stream it reports nothing: no data is not an
+// empty stream.
+func (w *Worker) collectStreams(counts *queue.Counts, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	usage := func(stream string, u queue.Usage) {
+		gauge(w.gauges.bytes, float64(u.Bytes), stream)
+		gauge(w.gauges.used, u.Share(), stream)
+	}
+	if t := w.queue.Topology(); !slices.Contains(counts.Missing, t.StreamName()) {
+		ages := agesOf(counts)
+		gauge(w.gauges.backlog, float64(counts.Live.Events), classLive)
+		gauge(w.gauges.backlog, float64(counts.Backfill.Events), classBackfill)
+		gauge(w.gauges.oldest, ages.live.Seconds(), classLive)
+		gauge(w.gauges.oldest, ages.backfill.Seconds(), classBackfill)
+		usage("work", counts.Work)
+	}
+	if t := w.queue.Topology(); !slices.Contains(counts.Missing, t.DeadStreamName()) {
 		gauge(w.gauges.deadLetters, float64(counts.DeadLetters))
-		age := 0.0
-		if !counts.Oldest.IsZero() {
-			age = time.Since(counts.Oldest).Seconds()
-		}
-		gauge(w.gauges.oldest, age)
+		usage("dead_letters", counts.Dead)
 		if !counts.OldestDead.IsZero() {
 			gauge(w.gauges.oldestDead, time.Since(counts.OldestDead).Seconds())
 		}
 	}
+}
+
+// ages are those of the oldest live event and of the oldest backfill; 0 if there is none.
+type ages struct{ live, backfill time.Duration }
+
+// agesOf takes the ages at the time of the reading: by now the events may be gone. counts may be
+// nil.
+func agesOf(counts *queue.Counts) (a ages) {
+	if counts != nil && !counts.Live.Oldest.IsZero() {
+		a.live = max(0, counts.At.Sub(counts.Live.Oldest))
+	}
+	if counts != nil && !counts.Backfill.Oldest.IsZero() {
+		a.backfill = max(0, counts.At.Sub(counts.Backfill.Oldest))
+	}
+	return a
 }
 
 // limit returns how many calls per second the whole fleet may make.
@@ -214,34 +286,4 @@ func (w *Worker) limit() float64 {
 		perMinute += r.OwnRate.PerMinute()
 	}
 	return perMinute / 60
-}
-
-const (
-	// countsInterval is how often the worker reads the streams' state.
-	countsInterval = 5 * time.Second
-	// countsLife is how long the metrics show the last state while reads fail. Afterwards they show
-	// none: an old backlog must not look like one that does not move.
-	countsLife = 30 * time.Second
-)
-
-// watchStreams reads the streams' state for the metrics. It blocks until ctx ends.
-func (w *Worker) watchStreams(ctx context.Context) {
-	tick := time.NewTicker(countsInterval)
-	defer tick.Stop()
-	var read time.Time
-	for {
-		counts, err := w.queue.Counts(ctx)
-		switch {
-		case err == nil:
-			w.counts.Store(&counts)
-			read = time.Now()
-		case time.Since(read) >= countsLife:
-			w.counts.Store(nil)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
 }

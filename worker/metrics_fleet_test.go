@@ -2,12 +2,14 @@ package worker_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -42,17 +44,17 @@ func TestMetricsWithoutNATS(t *testing.T) {
 		s.publish("u", "")
 		s.drain(time.Minute)
 		time.Sleep(10 * time.Second)
-		if got, known := r.scrape(t)["backlog_events"]; !known || got != 0 {
+		if got, known := r.scrape(t)["backlog_events/live"]; !known || got != 0 {
 			t.Errorf("a backlog of %v (%v) while connected to NATS", got, known)
 		}
 		s.Stop()
 		time.Sleep(20 * time.Second)
-		if _, known := r.scrape(t)["backlog_events"]; !known {
+		if _, known := r.scrape(t)["backlog_events/live"]; !known {
 			t.Error("an election makes the backlog unknown")
 		}
 		time.Sleep(40 * time.Second)
 		got := r.scrape(t)
-		for _, name := range []string{"backlog_events", "backlog_oldest_seconds", "dead_letters"} {
+		for _, name := range []string{"backlog_events/live", "backlog_events/backfill", "backlog_oldest_seconds/live", "dead_letters"} {
 			if value, known := got[name]; known {
 				t.Errorf("%s is %v while NATS has been away for a minute", name, value)
 			}
@@ -65,6 +67,52 @@ func TestMetricsWithoutNATS(t *testing.T) {
 		if got := r.scrape(t); got["partitions_held"] != 17 || got["partitions"] != 17 {
 			t.Errorf("%v of %v partitions are held after NATS is back", got["partitions_held"], got["partitions"])
 		}
+		r.stop()
+	})
+}
+
+// Metrics and status tell live events and backfill apart, and the drain time counts what live events
+// leave of the limit.
+func TestClassesAreVisible(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Limit: 600, Window: time.Minute, Latency: 80 * time.Millisecond}, func(t *testing.T, s *sim) {
+		random := rand.New(rand.NewPCG(3, 4))
+		r := s.start(at600)
+		time.Sleep(5 * time.Second)
+		s.flood(names(1600), random)
+		live := func() { // 240 a minute, of users without backfill
+			for i := range 4 {
+				s.put(fmt.Sprintf("live-%d", i), random, false)
+				time.Sleep(250 * time.Millisecond)
+			}
+		}
+		for range 60 {
+			live()
+		}
+		s.put("live-0", random, false)
+		got, values := s.status(), r.scrape(t)
+		left := got.Backfill.Events
+		if left < 1000 || left > 1500 || got.Live.Events > 5 || got.Backlog != left+got.Live.Events {
+			t.Errorf("the backlog is %+v", got.Counts)
+		}
+		if age := got.Time.Sub(got.Backfill.Oldest); age < 50*time.Second || age > 75*time.Second {
+			t.Errorf("the oldest backfill is %v old", age)
+		}
+		if events, age := values["backlog_events/backfill"], values["backlog_oldest_seconds/backfill"]; events < float64(left) || events > float64(left)+100 || age < 50 {
+			t.Errorf("the metrics say %v events of the backfill, the oldest %v s old", events, age)
+		}
+		if events, age := values["backlog_events/live"], values["backlog_oldest_seconds/live"]; events > 5 || age > 1 {
+			t.Errorf("the metrics say %v live events, the oldest %v s old", events, age)
+		}
+		drain, begun := got.BackfillDrain(), time.Now()
+		for s.status().Backfill.Events > 0 {
+			live()
+		}
+		if took := time.Since(begun); drain.Basis != inspector.DrainEstimated || (took-drain.Left).Abs() > took/10 {
+			t.Errorf("it said %+v, and the backfill took %v", drain, took)
+		}
+		s.drain(time.Minute)
+		s.check()
 		r.stop()
 	})
 }

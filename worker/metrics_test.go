@@ -24,14 +24,14 @@ var contract = map[string]map[string][]string{
 	"identify_events_total":                {"outcome": {"dead", "delivered", "superseded"}},
 	"identify_calls_total":                 {"result": {"2xx", "429", "4xx", "5xx", "error"}},
 	"identify_call_duration_seconds":       nil,
-	"identify_delivery_latency_seconds":    nil,
+	"identify_delivery_latency_seconds":    {"class": {"backfill", "live"}},
 	"identify_coalesced_events_total":      nil,
-	"identify_backlog_events":              nil,
-	"identify_backlog_oldest_seconds":      nil,
+	"identify_backlog_events":              {"class": {"backfill", "live"}},
+	"identify_backlog_oldest_seconds":      {"class": {"backfill", "live"}},
 	"identify_dead_letters":                nil,
 	"identify_dead_letters_oldest_seconds": nil,
 	"identify_dead_letter_groups_total":    nil,
-	"identify_hold":                        {"reason": {"outage", "unauthorized"}},
+	"identify_hold":                        {"reason": {"unauthorized"}},
 	"identify_stalled":                     {"reason": {"token"}},
 	"identify_unmade_calls_total":          {"reason": {"gate", "given_up", "journal", "lost_connection", "membership", "no_connection", "slot_void"}},
 	"identify_rate_slots_lost_total":       nil,
@@ -39,6 +39,10 @@ var contract = map[string]map[string][]string{
 	"identify_pause_seconds":               nil,
 	"identify_partitions":                  nil,
 	"identify_partitions_held":             nil,
+	"identify_failing_users":               nil,
+	"identify_stops_total":                 {"reason": {"forbidden", "method_not_allowed", "network_login", "not_found", "not_the_api", "outage", "proxy", "redirect", "refused", "unauthorized"}},
+	"identify_stream_bytes":                {"stream": {"dead_letters", "work"}},
+	"identify_stream_used_ratio":           {"stream": {"dead_letters", "work"}},
 	"identify_rate_limit":                  nil,
 	"identify_rate_waiting":                nil,
 	"identify_load":                        nil,
@@ -49,16 +53,20 @@ var contract = map[string]map[string][]string{
 func busy(t *testing.T) *Worker {
 	t.Helper()
 	w := idle(t, Config{Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}})
-	w.counts.Store(&queue.Counts{Backlog: 3, Oldest: time.Now().Add(-time.Minute), DeadLetters: 2, OldestDead: time.Now().Add(-time.Hour)})
-	w.gate.hold.refused("unauthorized", time.Now(), time.Now())
-	w.gate.breaker.open = true
+	now := time.Now()
+	w.counts.Store(&queue.Counts{
+		At: now, Backlog: 10, Live: queue.Waiting{Events: 3, Oldest: now.Add(-time.Minute)}, Backfill: queue.Waiting{Events: 7, Oldest: now.Add(-time.Hour)},
+		DeadLetters: 2, OldestDead: now.Add(-time.Hour), Work: queue.Usage{Bytes: 30, MaxBytes: 40},
+	})
+	w.gate.stop.failed("u", ruleOf(refused, 401), failure{now: time.Now()})
 	w.stall.reason = stalledPacing
+	w.metrics.stops.WithLabelValues("unauthorized").Inc()
 	for _, err := range []error{nil, errors.New("odd"), &userpilot.Error{Err: errSlotExpired}, &userpilot.Error{Sent: true}, &userpilot.Error{Status: 302},
 		&userpilot.Error{Status: 400}, &userpilot.Error{Status: 429}, &userpilot.Error{Status: 503}} {
 		w.metrics.called(err, time.Second)
 	}
-	w.metrics.delivered(make([]fleet.Delivery, 3), time.Now())
-	w.metrics.died(true)
+	w.metrics.delivered([]fleet.Delivery{{}, {Backfill: true}, {}}, time.Now())
+	w.metrics.died(fleet.Delivery{Backfill: true}, true)
 	w.metrics.archiveFailures.Inc()
 	w.metrics.notMade(slotExpired)
 	return w
@@ -137,10 +145,13 @@ func TestMetricsBeforeTheFirstReading(t *testing.T) {
 	want := map[string]float64{
 		"calls_total/2xx": 0, "calls_total/429": 0, "calls_total/4xx": 0, "calls_total/5xx": 0, "calls_total/error": 0,
 		"events_total/dead": 0, "events_total/delivered": 0, "events_total/superseded": 0, "coalesced_events_total": 0, "dead_letter_groups_total": 0,
-		"dead_letter_failures_total": 0, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "rate_slots_lost_total": 0, "load": 0,
+		"dead_letter_failures_total": 0, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 0, "rate_waiting": 0, "rate_slots_lost_total": 0, "load": 0, "failing_users": 0, "stops_total/outage": 0,
 	}
 	for _, reason := range unmadeReasons() {
 		want["unmade_calls_total/"+reason] = 0
+	}
+	for _, r := range rules() {
+		want["stops_total/"+r.reason] = 0
 	}
 	for _, cause := range fleet.Causes() {
 		want["claims_given_up_total/"+string(cause)] = 0
@@ -168,31 +179,43 @@ func TestMetricsCount(t *testing.T) {
 	t.Parallel()
 	w := busy(t)
 	got := series(t, w)
-	if age := got["backlog_oldest_seconds"]; age < 60 || age > 120 {
-		t.Errorf("the oldest event is %v seconds old, want 60", age)
-	}
 	if age := got["dead_letters_oldest_seconds"]; age < 3600 || age > 3660 {
 		t.Errorf("the oldest dead letter is %v s old", age)
 	}
-	delete(got, "backlog_oldest_seconds")
 	delete(got, "dead_letters_oldest_seconds")
 	want := map[string]float64{
 		"calls_total/2xx": 1, "calls_total/429": 1, "calls_total/4xx": 2, "calls_total/5xx": 1, "calls_total/error": 2,
 		"events_total/dead": 1, "events_total/delivered": 3, "events_total/superseded": 0, "coalesced_events_total": 2, "dead_letter_groups_total": 1,
-		"backlog_events": 3, "dead_letters": 2, "hold/unauthorized": 1, "hold/outage": 1,
 		"dead_letter_failures_total": 1, "pause_seconds": 0, "partitions": 1, "partitions_held": 0, "rate_limit": 10, "rate_waiting": 0, "rate_slots_lost_total": 0, "load": 0, "stalled/token": 1,
+		"backlog_events/live": 3, "backlog_oldest_seconds/live": 60, "backlog_events/backfill": 7, "backlog_oldest_seconds/backfill": 3600, "dead_letters": 2, "hold/unauthorized": 1, "failing_users": 0,
+		"stops_total/outage": 0, "stream_bytes/work": 30, "stream_bytes/dead_letters": 0, "stream_used_ratio/work": 0.75, "stream_used_ratio/dead_letters": 0,
 	}
 	for _, reason := range unmadeReasons() {
 		want["unmade_calls_total/"+reason] = 0
 	}
 	want["unmade_calls_total/slot_void"] = 1
+	for _, r := range rules() {
+		want["stops_total/"+r.reason] = 0
+	}
+	want["stops_total/unauthorized"] = 1
 	for _, cause := range fleet.Causes() {
 		want["claims_given_up_total/"+string(cause)] = 0
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("the metrics are %v, want %v", got, want)
 	}
-	if s := w.Snapshot(); s.Delivered != 3 || s.Merged != 2 || s.Dead != 1 || s.Calls != 7 || s.HoldSince.IsZero() || !s.BreakerOpen {
+	latencies := map[string]uint64{}
+	for _, family := range gather(t, w) {
+		if family.GetName() == "identify_delivery_latency_seconds" {
+			for _, m := range family.GetMetric() {
+				latencies[m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	if want := map[string]uint64{"live": 2, "backfill": 1}; !maps.Equal(latencies, want) {
+		t.Errorf("the latencies are of %v, want %v", latencies, want)
+	}
+	if s := w.Snapshot(); s.Delivered != 3 || s.Merged != 2 || s.Dead != 1 || s.Calls != 7 || s.HoldSince.IsZero() || !s.OutageSince.IsZero() {
 		t.Errorf("the snapshot says %+v", s)
 	}
 }

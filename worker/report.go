@@ -13,15 +13,18 @@ func (w *Worker) report() fleet.Report {
 	w.mu.Lock()
 	w.history.add(w.counters())
 	w.mu.Unlock()
-	s, recent := w.Snapshot(), w.recent()
+	s, recent, ages := w.Snapshot(), w.recent(), agesOf(w.counts.Load())
 	return fleet.Report{
-		Key: w.config.Key(), Hold: s.Hold, HoldSince: s.HoldSince, OutageSince: s.OutageSince,
+		Key: w.config.Key(), Hold: s.Hold, HoldSince: s.HoldSince, OutageSince: s.OutageSince, StopDetail: s.StopDetail,
+		Failing: s.Failing, FailingSince: s.FailingSince, FailingDetail: s.FailingDetail,
 		Advice: w.limiter.Advice(), Stall: s.Stall, StallDetail: s.StallDetail, StallSince: s.StallSince,
 		Unburied: s.Unburied, UnburiedSince: s.UnburiedSince, UnburiedFull: s.UnburiedFull, UnburiedDetail: s.UnburiedDetail,
-		GivenUp: w.fleet.GivenUp(),
+		GivenUp: w.fleet.GivenUp(), StandsBy: w.fleet.StandsBy(),
+		OldestLive: ages.live, OldestBackfill: ages.backfill,
 		Recent: fleet.Recent{
 			Span:      recent.span,
 			Delivered: recent.delivered, Merged: recent.merged, Dead: recent.dead, Calls: recent.calls,
+			Failed: recent.failed, Refused: recent.refused, Superseded: recent.superseded, Backfill: recent.backfill,
 			Load: recent.load(w.config.Concurrency),
 		},
 	}
@@ -40,6 +43,8 @@ func (w *Worker) counters() counters {
 	return counters{
 		at:        now,
 		delivered: m.deliveredEvents.Load(), merged: m.mergedEvents.Load(), dead: m.deadEvents.Load(), calls: m.madeCalls.Load(),
+		failed: m.failedCalls.Load(), refused: m.refusedCalls.Load(),
+		superseded: m.supersededEvents.Load(), backfill: m.backfillEvents.Load(),
 		sending: w.sending.total(now), idle: w.idle.total(now),
 	}
 }
@@ -52,6 +57,8 @@ type counters struct {
 	at                             time.Time
 	span                           time.Duration // of a difference
 	delivered, merged, dead, calls uint64
+	failed, refused                uint64        // calls that did not succeed; those of them with a 3xx or a 4xx but 429
+	superseded, backfill           uint64        // events; backfill counts those that were delivered, died or were superseded
 	sending                        time.Duration // of all senders together
 	idle                           time.Duration // of the dispatcher
 }
@@ -92,6 +99,8 @@ func (t counters) since(before counters) counters {
 		span:      t.at.Sub(before.at),
 		delivered: t.delivered - before.delivered, merged: t.merged - before.merged,
 		dead: t.dead - before.dead, calls: t.calls - before.calls,
+		failed: t.failed - before.failed, refused: t.refused - before.refused,
+		superseded: t.superseded - before.superseded, backfill: t.backfill - before.backfill,
 		sending: t.sending - before.sending, idle: t.idle - before.idle,
 	}
 }
@@ -113,13 +122,18 @@ func (t counters) load(senders int) float64 {
 const targetLoad = 0.8
 
 // wanted returns how many replicas the fleet's work would keep at targetLoad. A backlog caused only
-// by the limit asks for none. More replicas than partitions would have nothing to do.
+// by the limit asks for none. A replica on hold or in an outage is wanted, although it has no load:
+// its work waits. More replicas than partitions would have nothing to do.
 func wanted(replicas []fleet.Replica, partitions int) int {
-	load := 0.0
+	load, stopped := 0.0, 0
 	for _, r := range replicas {
-		load += r.Recent.Load
+		if r.Hold != "" || !r.OutageSince.IsZero() {
+			stopped++
+		} else {
+			load += r.Recent.Load
+		}
 	}
-	return min(max(1, int(math.Ceil(load/targetLoad))), partitions)
+	return min(max(1, stopped+int(math.Ceil(load/targetLoad))), partitions)
 }
 
 // integral accumulates a count over time. The worker's mutex guards it.

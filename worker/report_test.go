@@ -6,8 +6,32 @@ import (
 	"testing"
 	"time"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/fleet"
 )
+
+// The fleet hears how old the oldest event of each class was, and how much of the work was backfill.
+func TestReportByClass(t *testing.T) {
+	t.Parallel()
+	w := idle(t, Config{})
+	if r := w.report(); r.OldestLive != 0 || r.OldestBackfill != 0 {
+		t.Errorf("before the first reading: %+v", r)
+	}
+	now := time.Now().Add(-time.Hour) // the server's clock is another
+	w.counts.Store(&queue.Counts{At: now, Live: queue.Waiting{Events: 1, Oldest: now.Add(-time.Second)}, Backfill: queue.Waiting{Events: 2, Oldest: now.Add(-time.Minute)}})
+	live, backfill := fleet.Delivery{}, fleet.Delivery{Backfill: true}
+	w.metrics.delivered([]fleet.Delivery{live, backfill, backfill}, now)
+	w.metrics.died(live, false)
+	w.metrics.died(backfill, false)
+	w.metrics.superseded([]fleet.Delivery{backfill, live}, 1)
+	r := w.report()
+	if r.OldestLive != time.Second || r.OldestBackfill != time.Minute {
+		t.Errorf("the oldest are %v and %v old", r.OldestLive, r.OldestBackfill)
+	}
+	if n := r.Recent; n.Delivered != 3 || n.Dead != 2 || n.Superseded != 2 || n.Backfill != 4 {
+		t.Errorf("the work is %+v", n)
+	}
+}
 
 func TestHistoryForgets(t *testing.T) {
 	t.Parallel()
@@ -81,6 +105,11 @@ func TestWanted(t *testing.T) {
 		if got := wanted(replicas, 17); got != test.want {
 			t.Errorf("%v: %d, want %d", test.loads, got, test.want)
 		}
+	}
+	// Those that make no calls are needed as soon as calls are allowed again.
+	stopped := []fleet.Replica{{Report: fleet.Report{Hold: "forbidden"}}, {Report: fleet.Report{OutageSince: time.Now()}}, {Report: fleet.Report{Recent: fleet.Recent{Load: 1}}}}
+	if got := wanted(stopped, 17); got != 4 {
+		t.Errorf("two stopped and a busy replica: %d, want 4", got)
 	}
 }
 

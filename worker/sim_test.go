@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
@@ -233,6 +234,21 @@ func (s *sim) startWithKey(apiKey string, change func(*worker.Config)) *replica 
 	return r
 }
 
+// trouble is what the replica tells of itself, although it is ready.
+func trouble(s worker.Snapshot) string {
+	switch {
+	case !s.OutageSince.IsZero():
+		return "outage"
+	case s.Unburied > 0:
+		return "unburied"
+	case s.Failing > 0:
+		return "failing"
+	case s.Stall != "":
+		return "stall: " + worker.StallText(s.Stall)
+	}
+	return ""
+}
+
 // stop is SIGTERM.
 func (r *replica) stop() {
 	r.sim.t.Helper()
@@ -267,6 +283,14 @@ func (r *replica) kill() {
 	r.cancel()
 	r.nc.Close()
 	_ = r.wait()
+}
+
+// stream is the stream of events.
+func (s *sim) stream() jetstream.Stream {
+	s.t.Helper()
+	stream, err := s.queue.API().JetStream.Stream(s.t.Context(), s.queue.Topology().StreamName())
+	must(s.t, err)
+	return stream
 }
 
 // publish publishes the user's next event.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/queuetest"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -34,7 +35,7 @@ func TestSimulation(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	runs := cmp.Or(*simRuns, 3)
-	if *simRuns == 0 && raceDetector {
+	if *simRuns == 0 && queuetest.RaceDetector {
 		runs = 1
 	}
 	for i := range uint64(runs) {
@@ -222,12 +223,12 @@ func (c *chaos) fault() {
 	}
 }
 
-// apiFault chooses how the API fails, always or now and then. Refusals by a wrong key or by the
-// limit come before anything else, as they do at Userpilot.
+// apiFault chooses how the API, or something in front of it, fails, always or now and then. Refusals
+// by a wrong key or by the limit come before anything else, as they do at Userpilot.
 func (c *chaos) apiFault() func(userpilottest.Request) userpilottest.Fault {
 	kinds := []userpilottest.Fault{
 		{Status: 500}, {Status: 503, RetryAfter: 7 * time.Second}, {Status: 429}, {Status: 429, RetryAfter: 5 * time.Second},
-		{Status: 401}, {Status: 302}, {Cut: true}, {CutAfterApply: true}, {CutBody: true}, {Delay: 30 * time.Second}, {Delay: 2 * time.Second}, {Delay: 300 * time.Millisecond}, {HTML: true},
+		{Status: 401}, {Status: 302}, {Status: 400, HTML: true}, {Status: 403, HTML: true}, {Status: 404}, {Status: 451}, {Status: 511, HTML: true}, {Instead: true, HTML: true}, {Cut: true}, {CutAfterApply: true}, {CutBody: true}, {Delay: 30 * time.Second}, {Delay: 2 * time.Second}, {Delay: 300 * time.Millisecond}, {HTML: true},
 	}
 	kind, share := kinds[c.random.IntN(len(kinds))], 1+c.random.IntN(4)
 	return func(q userpilottest.Request) userpilottest.Fault {

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 )
 
 // Snapshot describes what a worker is doing now, for operators.
@@ -22,9 +24,13 @@ type Snapshot struct {
 
 	Hold        string        // why this replica makes no calls: unauthorized, ...; or empty
 	HoldSince   time.Time     // zero without a hold
-	BreakerOpen bool          // Userpilot seems to be down, as seen from here
-	OutageSince time.Time     // zero while the breaker is closed
+	OutageSince time.Time     // since when Userpilot seems to be down, as seen from here; zero if it does not
+	StopDetail  string        // the last failure during the hold or the outage
 	Quiet       time.Duration // remaining cooldown (429)
+
+	Failing       int       // users whose calls have failed for a minute, although calls are allowed
+	FailingSince  time.Time // zero if there are none
+	FailingDetail string    // the last failure of the user that has failed longest
 
 	Stall       string    // what keeps this replica from calling although it has work and may call: token, ...; or empty
 	StallDetail string    // the last error that explains the stall; may be empty
@@ -45,22 +51,40 @@ func (w *Worker) Snapshot() Snapshot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := Snapshot{
-		Waiting: w.waiting, Ready: w.ready.len() + w.pending, Partitions: w.fleet.Held(),
+		Waiting: w.waiting.events, Ready: w.ready.len() + w.pending, Partitions: w.fleet.Held(),
 		Delivered: w.metrics.deliveredEvents.Load(), Merged: w.metrics.mergedEvents.Load(),
 		Dead: w.metrics.deadEvents.Load(), Calls: w.metrics.madeCalls.Load(),
 		Stall: w.stall.reason, StallDetail: w.stall.detail, StallSince: w.stall.since,
-		Hold: w.gate.hold.reason, BreakerOpen: w.gate.breaker.open, Quiet: max(0, time.Until(cooldown)),
+		Hold: w.gate.stop.hold(), StopDetail: w.gate.stop.detail, Quiet: max(0, time.Until(cooldown)),
 	}
 	if g := w.archiveFailures; g.users > 0 && time.Since(g.since) >= archiveFailureDelay {
 		s.Unburied, s.UnburiedSince, s.UnburiedFull, s.UnburiedDetail = g.users, g.since, g.full, g.last
 	}
-	if s.Hold != "" {
-		s.HoldSince = w.gate.hold.since
-	}
-	if s.BreakerOpen {
-		s.OutageSince = w.gate.breaker.since
+	switch {
+	case s.Hold != "":
+		s.HoldSince = w.gate.stop.since
+	case w.gate.stop.active():
+		s.OutageSince = w.gate.stop.since
+	default:
+		w.addFailing(&s)
 	}
 	return s
+}
+
+// failingDelay is how long a user's calls must have failed before Snapshot shows it.
+const failingDelay = time.Minute
+
+// addFailing adds the users whose calls have failed for long. w.mu must be held.
+func (w *Worker) addFailing(s *Snapshot) {
+	for l := range w.failing {
+		if time.Since(l.failedAt) < failingDelay {
+			continue
+		}
+		s.Failing++
+		if s.FailingSince.IsZero() || l.failedAt.Before(s.FailingSince) {
+			s.FailingSince, s.FailingDetail = l.failedAt, l.failure
+		}
+	}
 }
 
 // Ready returns nil if the worker can deliver, and otherwise the reason why it cannot.
@@ -71,66 +95,77 @@ func (w *Worker) Ready() error {
 		return errors.New("NATS cannot be reached")
 	case lacking != nil:
 		return lacking
-	case w.fleet.Held() == 0:
+	case w.fleet.Held() == 0 && !w.fleet.StandsBy():
 		return errors.New("this replica owns no partition yet")
 	case s.Hold != "":
-		return fmt.Errorf("on hold since %s: Userpilot answers %s to the key %s: check the API key and the endpoint", s.HoldSince.UTC().Format(time.RFC3339), s.Hold, w.config.Key())
+		return fmt.Errorf("on hold since %s: %s, with the key %s: %s", s.HoldSince.UTC().Format(time.RFC3339), HoldText(s.Hold), w.config.Key(), s.StopDetail)
 	}
 	return nil
 }
 
-// Warning returns a warning about a worker that is ready, or "". Restarting or replacing the worker
-// helps against none of these.
-func (w *Worker) Warning() string {
-	s := w.Snapshot()
-	switch {
-	case s.BreakerOpen:
-		return fmt.Sprintf("Userpilot seems to have been down since %s", s.OutageSince.UTC().Format(time.RFC3339))
-	case s.UnburiedFull:
-		return fmt.Sprintf("the dead-letter stream has been full since %s: make room there, or raise its limits; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.Unburied)
-	case s.Unburied > 0:
-		return fmt.Sprintf("dead letters could not be stored since %s: %s; %d users of this replica wait for it", s.UnburiedSince.UTC().Format(time.RFC3339), s.UnburiedDetail, s.Unburied)
-	case s.Stall != "":
-		return fmt.Sprintf("no calls have been made since %s: %s", s.StallSince.UTC().Format(time.RFC3339), StallText(s.Stall))
+// View is what a worker knows of its whole pipeline.
+type View struct {
+	Time         time.Time // by the server's clock, as its other times
+	queue.Counts           // of the streams, a few seconds old; zero while they are not known
+	Replicas     []fleet.Replica
+	QuietUntil   time.Time // end of the cooldown; zero without one
+	Paused       []string  // partitions whose consumers are paused; looked for while events wait for long
+}
+
+// View returns what the worker knows of its pipeline, in which it is one of the replicas. It has none
+// while the worker has not joined the fleet. It does not block on NATS.
+func (w *Worker) View() View {
+	v := View{Replicas: w.fleet.Replicas()}
+	if counts := w.counts.Load(); counts != nil {
+		v.Counts = *counts
 	}
-	for _, g := range w.fleet.GivenUp() {
-		return fmt.Sprintf("the claims on the partitions %s have been lost repeatedly since %s: %s",
-			strings.Join(g.Partitions, " "), g.Since.UTC().Format(time.RFC3339), g.Reason)
+	if paused := w.paused.Load(); paused != nil {
+		v.Paused = *paused
 	}
-	return ""
+	if len(v.Replicas) == 0 {
+		return v
+	}
+	v.Time = w.queue.API().Clock.Now()
+	if cooldown, _ := w.fleet.Cooldown().Until(); time.Until(cooldown) > 0 {
+		v.QuietUntil = v.Time.Add(time.Until(cooldown))
+	}
+	return v
 }
 
 // gateState is the state of the gate that was logged last.
 type gateState struct {
-	hold     string
-	open     bool
+	reason   string // why calls are stopped
 	cooldown bool
 }
 
 // logTransitions logs each change of the gate once. w.mu must be held.
 func (w *Worker) logTransitions(now time.Time, cooldownUntil time.Time) {
-	is, was := gateState{hold: w.gate.hold.reason, open: w.gate.breaker.open, cooldown: now.Before(cooldownUntil)}, w.logged
+	is, was := gateState{reason: w.gate.stop.reason, cooldown: now.Before(cooldownUntil)}, w.logged
 	w.logged = is
-	if is.hold != was.hold || is.open != was.open {
+	if is.reason != was.reason {
 		signal(w.reportChanged)
-	}
-	switch {
-	case is.hold != was.hold && is.hold != "":
-		w.log.Error("on hold: Userpilot rejects our key or endpoint; nothing is lost, retrying one event every 30s and when the key changes",
-			slog.String("reason", is.hold), slog.String("key", w.config.Key()))
-	case is.hold != was.hold:
-		w.log.Info("hold ended")
-	}
-	switch {
-	case is.open && !was.open:
-		w.log.Warn("Userpilot seems to be down: nothing is lost, retrying with one call at a time")
-	case was.open && !is.open:
-		w.log.Info("Userpilot responds again")
+		w.logStop(is.reason, was.reason)
 	}
 	switch {
 	case is.cooldown && !was.cooldown:
 		w.log.Warn("Userpilot asked for a cooldown (429)", slog.Duration("for", cooldownUntil.Sub(now).Round(time.Millisecond)))
 	case was.cooldown && !is.cooldown:
 		w.log.Info("cooldown ended")
+	}
+}
+
+// logStop logs that calls are stopped for another reason than before, or allowed again.
+func (w *Worker) logStop(is, was string) {
+	detail := slog.String("error", w.gate.stop.detail)
+	switch {
+	case is == outage:
+		w.log.Warn("Userpilot seems to be down: nothing is lost, retrying with one call at a time", detail)
+	case is != "":
+		w.log.Error("on hold: "+HoldText(is)+"; nothing is lost, retrying with one call at a time, and when the key changes",
+			slog.String("reason", is), slog.String("key", w.config.Key()), detail)
+	case was == outage:
+		w.log.Info("Userpilot responds again")
+	default:
+		w.log.Info("hold ended")
 	}
 }

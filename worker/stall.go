@@ -85,7 +85,7 @@ func (w *Worker) findStall(now time.Time) (was, is stall) {
 	defer w.mu.Unlock()
 	was = w.stall
 	cooldown, _ := w.fleet.Cooldown().Until()
-	if w.waiting == 0 || w.sending.count > 0 || w.gate.hold.active() || w.gate.breaker.open || now.Before(cooldown) {
+	if w.waiting.events == 0 || w.sending.count > 0 || w.gate.stop.active() || now.Before(cooldown) {
 		w.lastProgress = now
 	}
 	if now.Sub(w.lastProgress) < patience {

@@ -56,7 +56,7 @@ func TestStall(t *testing.T) {
 		if is.Stall != "connection" || time.Since(is.StallSince) < 11*time.Second {
 			t.Errorf("after twelve seconds: %+v", is)
 		}
-		if remark := r.Warning(); !strings.Contains(remark, "not connected to Userpilot") {
+		if remark := trouble(r.Snapshot()); remark != "stall: not connected to Userpilot" {
 			t.Errorf("the remark is %q", remark)
 		}
 		time.Sleep(2 * time.Second) // a heartbeat

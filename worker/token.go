@@ -1,7 +1,18 @@
 package worker
 
 import (
+	"errors"
 	"time"
+
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
+)
+
+// A call that has waited slowCall for its answer no longer counts as one of the Concurrency: users
+// whose calls hang must not make the others wait for a sender. With all of them, at most
+// slowCalls times as many calls are in flight.
+const (
+	slowCall  = time.Second
+	slowCalls = 4
 )
 
 // The stages of a call until it is made.
@@ -23,35 +34,54 @@ func (w *Worker) begin(c *call) error {
 		return w.start(c, lead)
 	}
 	c.stage.Store(pacing)
-	active := c.lane.partition.claim.Active()
-	select {
-	case w.tokenTurn <- struct{}{}:
-		defer func() { <-w.tokenTurn }()
-	case <-active.Done():
-		return errGivenUp
+	err := errYield
+	for errors.Is(err, errYield) {
+		err = w.takeToken(c)
 	}
-	waiting, err := w.due(c)
 	if err != nil {
 		return err
-	}
-	if c.slot, err = w.limiter.Take(active, waiting); err != nil {
-		if active.Err() == nil {
-			w.log.Error("rate limiter failed", errAttr(err))
-		}
-		return errGivenUp
 	}
 	return w.start(c, lead)
 }
 
-// due returns how many calls could be made now, including this one. It returns errGateClosed if the
+// takeToken blocks until the call has its turn and a token. It returns errYield if a live call goes
+// first.
+func (w *Worker) takeToken(c *call) error {
+	active := c.lane.partition.claim.Active()
+	own, err := w.turn.take(active, c)
+	if err != nil {
+		return errGivenUp
+	}
+	defer w.turn.end()
+	demand, err := w.due(c)
+	if err != nil {
+		return err
+	}
+	if c.slot, err = w.limiter.Take(own, demand); err != nil {
+		if active.Err() == nil {
+			if errors.Is(err, errYield) {
+				return errYield
+			}
+			w.log.Error("rate limiter failed", errAttr(err))
+		}
+		return errGivenUp
+	}
+	return nil
+}
+
+// due returns the calls that could be made now, including this one. It returns errGateClosed if the
 // gate is closed for this one.
-func (w *Worker) due(c *call) (waiting int, err error) {
+func (w *Worker) due(c *call) (demand ratelimit.Demand, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.gateClosed(c, time.Now()) {
-		return 0, errGateClosed
+		return demand, errGateClosed
 	}
-	return w.ready.len() + max(1, w.pending), nil
+	pendingLive := w.pendingLive
+	if w.turn.isLive(c) {
+		pendingLive = max(1, pendingLive)
+	}
+	return ratelimit.Demand{Calls: w.ready.len() + max(1, w.pending), Live: w.ready.live.len() + pendingLive}, nil
 }
 
 // start marks the call as made, if the gate is still open for it.
@@ -64,7 +94,8 @@ func (w *Worker) start(c *call, lead time.Duration) error {
 	}
 	if !c.begun {
 		c.begun = true
-		w.pending--
+		c.slow = time.AfterFunc(slowCall, func() { <-w.senders })
+		w.prepared(c, -1)
 		w.sending.add(1, now)
 		w.lead = max(lead, w.lead-w.lead/128)
 		w.wakeUp()
@@ -77,5 +108,5 @@ func (w *Worker) start(c *call, lead time.Duration) error {
 // gateClosed reports whether the gate has closed for a call since it was popped. w.mu must be held.
 func (w *Worker) gateClosed(c *call, now time.Time) bool {
 	cooldown, _ := w.fleet.Cooldown().Until()
-	return now.Before(cooldown) || !c.probe && (w.gate.hold.active() || w.gate.breaker.open)
+	return now.Before(cooldown) || !c.probe && w.gate.stop.active()
 }

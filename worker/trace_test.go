@@ -137,11 +137,11 @@ func TestTraceOfAMergedCall(t *testing.T) {
 		r.stop()
 		calls, waits := spans.named("POST"), spans.named("wait")
 		last := calls[len(calls)-1]
-		if len(waits) != 300 || len(calls) != 2 {
+		if len(waits) != 300 || len(calls) < 2 {
 			t.Fatalf("%d waits, %d calls", len(waits), len(calls))
 		}
 		if attributeOf(last, "messaging.batch.message_count") != "300" || len(last.Links()) != 128 || last.DroppedLinks() != 0 ||
-			attributeOf(last, "http.request.resend_count") != "1" || attributeOf(calls[0], "identify.verdict") != "held" {
+			attributeOf(last, "http.request.resend_count") != fmt.Sprint(len(calls)-1) || attributeOf(calls[0], "identify.verdict") != "refused" {
 			t.Errorf("the call has %d links and %v, that before it %v", len(last.Links()), last.Attributes(), calls[0].Attributes())
 		}
 		named := map[trace.SpanID]bool{last.Parent().SpanID(): true}

@@ -1,11 +1,12 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/identify-worker/identify-worker/userpilot"
@@ -16,17 +17,17 @@ type verdict int
 
 const (
 	delivered verdict = iota
-	rejected          // the events are at fault: resending them cannot help
+	rejected          // Userpilot itself refuses the body: the events are at fault
+	refused           // the call was refused; whose fault that is, other users' calls show
 	retry             // the API is failing, for all users or just for this one
 	throttled         // the fleet called too often
-	held              // our key or our address is wrong: no event is at fault
 	notSent           // nothing was sent, so nothing is known about the events
 	panicked          // the worker panicked on the events
 )
 
 // String returns the name for spans.
 func (v verdict) String() string {
-	return [...]string{"delivered", "rejected", "retry", "throttled", "held", "cut_off", "panic"}[v]
+	return [...]string{"delivered", "rejected", "refused", "retry", "throttled", "cut_off", "panic"}[v]
 }
 
 // classify maps the error of a Caller to a verdict.
@@ -40,49 +41,95 @@ func classify(err error) verdict {
 	failure, ok := errors.AsType[*userpilot.Error](err)
 	switch {
 	case ok && failure.Status != 0:
-		return classifyStatus(failure.Status)
+		return classifyAnswer(failure.Status, failure.FromAPI)
 	case errors.Is(err, errNotNow) && !(ok && failure.Sent):
 		return notSent
+	case userpilot.Cause(err) == userpilot.CauseProxy:
+		return refused
 	default:
 		return retry
 	}
 }
 
-func classifyStatus(status int) verdict {
+// classifyAnswer maps an answer that did not accept the call to a verdict.
+func classifyAnswer(status int, fromAPI bool) verdict {
 	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
-		return held
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+		if fromAPI {
+			return rejected
+		}
+		return refused
 	case http.StatusTooManyRequests:
 		return throttled
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusLocked:
 		return retry
+	case http.StatusNetworkAuthenticationRequired:
+		return refused
 	}
-	switch {
-	case status >= 200 && status < 300:
-		return delivered
-	case status >= 300 && status < 400:
-		return held
-	case status >= 400 && status < 500:
-		return rejected
-	default: // 5xx, and numbers that are no HTTP status
-		return retry
+	if status >= 200 && status < 500 {
+		return refused
+	}
+	return retry // 5xx, and numbers that are no HTTP status
+}
+
+// rule tells what the gate does with a call that failed or was refused.
+type rule struct {
+	reason string // why calls stop, if they do: for logs, reports and metrics
+	text   string // the same for readers
+	users  int    // so many users in a row, without evidence, stop all calls, whatever the others met
+	recent bool   // another user's success in the last minute is evidence, not only one since
+	slow   bool   // another user's success while the call waited for its answer is evidence
+	never  bool   // it is never the event's fault: it never counts as an attempt
+	of     func(status int) bool
+}
+
+// outage is the reason of a stop while the API is failing. All other reasons are holds.
+const outage = "outage"
+
+// rules has the rule for a verdict of retry, and then those for refused: the first one counts that is
+// of the answer's status, 0 if there was none.
+func rules() []rule {
+	is := func(statuses ...int) func(int) bool {
+		return func(status int) bool { return slices.Contains(statuses, status) }
+	}
+	from := func(least, most int) func(int) bool {
+		return func(status int) bool { return status >= least && status <= most }
+	}
+	const proxy, refused = "the proxy does not let the calls through", "the calls are refused"
+	return []rule{
+		{reason: outage, text: "Userpilot seems to be down", users: 3, slow: true, of: is()},
+		{reason: "unauthorized", text: "Userpilot does not accept the API key (401)", users: 1, of: is(401)},
+		{reason: "forbidden", text: "the calls are forbidden (403)", users: 3, recent: true, of: is(403)},
+		{reason: "not_found", text: "the endpoint is not found (404)", users: 3, recent: true, of: is(404)},
+		{reason: "method_not_allowed", text: "the endpoint does not allow the calls (405)", users: 3, recent: true, of: is(405)},
+		{reason: "redirect", text: "the endpoint redirects elsewhere (3xx)", users: 3, recent: true, of: from(300, 399)},
+		{reason: "not_the_api", text: "a web page answers instead of Userpilot", users: 1, of: from(200, 299)},
+		{reason: "proxy", text: proxy, users: 1, never: true, of: is(407)},
+		{reason: "proxy", text: proxy, users: 3, never: true, of: is(0)}, // it connects us to nothing
+		{reason: "network_login", text: "the network asks for a login (511)", users: 1, never: true, of: is(511)},
+		{reason: "refused", text: refused, users: 1, never: true, of: is(402, 421, 426, 451, 495, 496, 497, 498, 499)}, // the last five are nginx's
+		{reason: "refused", text: refused, users: 3, recent: true, of: func(int) bool { return true }},
 	}
 }
 
-// holdReason returns the name of a hold for logs and metrics.
-func holdReason(status int) string {
-	switch status {
-	case http.StatusUnauthorized:
-		return "unauthorized"
-	case http.StatusForbidden:
-		return "forbidden"
-	case http.StatusNotFound:
-		return "not_found"
-	case http.StatusMethodNotAllowed:
-		return "method_not_allowed"
-	default:
-		return "redirect"
+// ruleOf returns the rule for a verdict of refused or retry, and the answer's status.
+func ruleOf(v verdict, status int) rule {
+	all := rules()
+	if v == retry {
+		return all[0]
 	}
+	return all[slices.IndexFunc(all, func(r rule) bool { return r.of(status) })]
+}
+
+// HoldText returns a readable text for the Hold of a [fleet.Report]. It returns an unknown reason as
+// it is: the replica runs another version.
+func HoldText(reason string) string {
+	for _, r := range rules() {
+		if r.reason == reason {
+			return r.text
+		}
+	}
+	return reason
 }
 
 // errNotNow ends an attempt before anything was sent; it says nothing about the events. The other
@@ -133,11 +180,13 @@ func unmade(err error) string {
 }
 
 // result returns the metric's label for the error of an attempt that was made. Labels group by
-// status, not by verdict: a 403 is a 4xx, although it holds all calls and rejects no event.
+// status, not by verdict: a 403 is a 4xx, although it may reject no event.
 func result(err error) string {
 	f, ok := errors.AsType[*userpilot.Error](err)
 	switch {
 	case !ok || f.Status == 0:
+		return "error"
+	case f.Status >= 200 && f.Status < 300: // a web page
 		return "error"
 	case f.Status == http.StatusTooManyRequests:
 		return "429"
@@ -157,12 +206,8 @@ func errorType(err error) string {
 		return strconv.Itoa(f.Status)
 	case errors.As(err, new(*panicError)):
 		return "panic"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "timeout"
-	case errors.As(err, new(*net.DNSError)):
-		return "dns"
 	case errors.Is(err, context.Canceled):
 		return "canceled"
 	}
-	return "connection"
+	return cmp.Or(userpilot.Cause(err), userpilot.CauseConnection)
 }

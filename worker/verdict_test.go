@@ -11,27 +11,33 @@ import (
 
 // The table of answers, written a second time: families of statuses, and the exceptions.
 var (
-	families = [10]verdict{2: delivered, 3: held, 4: rejected, 0: retry, 1: retry, 5: retry, 6: retry, 7: retry, 8: retry, 9: retry}
-	outliers = map[int]verdict{401: held, 403: held, 404: held, 405: held, 408: retry, 423: retry, 425: retry, 429: throttled}
+	families = [10]verdict{2: refused, 3: refused, 4: refused, 0: retry, 1: retry, 5: retry, 6: retry, 7: retry, 8: retry, 9: retry}
+	outliers = map[int]verdict{408: retry, 423: retry, 425: retry, 429: throttled, 511: refused}
+	ofBodies = map[int]bool{400: true, 413: true, 415: true, 422: true}
 )
 
-func TestJudgeEveryStatus(t *testing.T) {
+func TestClassifyEveryStatus(t *testing.T) {
 	t.Parallel()
 	for status := range 1000 {
-		want, ok := outliers[status]
-		if !ok {
-			want = families[status/100]
-		}
-		failure := &userpilot.Error{Status: status, Sent: true}
-		for _, err := range []error{failure, fmt.Errorf("attempt: %w", failure)} {
-			if got := classify(err); got != want {
-				t.Errorf("status %d: verdict %d, want %d", status, got, want)
+		for _, fromAPI := range []bool{false, true} {
+			want, ok := outliers[status]
+			if !ok {
+				want = families[status/100]
+			}
+			if fromAPI && ofBodies[status] {
+				want = rejected
+			}
+			failure := &userpilot.Error{Status: status, FromAPI: fromAPI, Sent: true}
+			for _, err := range []error{failure, fmt.Errorf("attempt: %w", failure)} {
+				if status != 0 && classify(err) != want {
+					t.Errorf("status %d, from the API %v: verdict %v, want %v", status, fromAPI, classify(err), want)
+				}
 			}
 		}
 	}
 }
 
-func TestJudgeWithoutAStatus(t *testing.T) {
+func TestClassifyWithoutAStatus(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		err  error
@@ -63,22 +69,21 @@ func TestPanicTellsNoValue(t *testing.T) {
 	}
 }
 
-// Hold reasons become a metric's label, so they must be a closed set.
+// Reasons become a metric's label, so they must be a closed set, and each has a text.
 func TestHoldReasonsAreFew(t *testing.T) {
 	t.Parallel()
-	want := map[string]bool{"unauthorized": true, "forbidden": true, "not_found": true, "method_not_allowed": true, "redirect": true}
-	got := map[string]bool{}
-	for status := range 1000 {
-		if classifyStatus(status) == held {
-			got[holdReason(status)] = true
+	reasons := map[string]bool{}
+	for status := 1; status < 1000; status++ {
+		if v := classifyAnswer(status, false); v == refused {
+			reasons[ruleOf(v, status).reason] = true
 		}
 	}
-	if len(got) != len(want) {
-		t.Errorf("%d reasons, want %d", len(got), len(want))
+	if len(reasons) != 9 {
+		t.Errorf("%d reasons", len(reasons))
 	}
-	for reason := range got {
-		if !want[reason] {
-			t.Errorf("reason %q", reason)
+	for reason := range reasons {
+		if HoldText(reason) == reason {
+			t.Errorf("no text for %q", reason)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (w *Worker) check(l *lane) {
 func (w *Worker) checked(l *lane, found checkResult, n int) {
 	switch {
 	case len(found.done) > 0:
-		w.metrics.superseded(found.superseded)
+		w.metrics.superseded(found.done, found.superseded)
 		if l.bisection.searching() {
 			l.bisection.delivered(len(found.done))
 		}
@@ -84,7 +84,7 @@ func (w *Worker) checked(l *lane, found checkResult, n int) {
 		l.setRemainder(&l.events[i], rest)
 	}
 	w.memory.add(l.bytes - before)
-	l.versions, l.checked = found.versions, len(found.remainders)
+	l.versions, l.recordTo, l.checked = found.versions, found.versions.Newest(), len(found.remainders)
 	if l.checked == n {
 		l.clearVersions()
 	}
@@ -132,7 +132,7 @@ func compare(ctx context.Context, letters *deadletter.Store, c *fleet.Claim, use
 	}
 	found.superseded = len(superseded)
 	if len(superseded) > 0 {
-		err = record(ctx, letters, user, found.versions, superseded, deadletter.OutcomeSuperseded)
+		err = record(ctx, letters, user, found.versions, superseded, "", deadletter.OutcomeSuperseded)
 	}
 	return found, err
 }
@@ -175,9 +175,12 @@ func (w *Worker) recordDelivered(c *call) error {
 	for i := range sent {
 		sent[i] = deadletter.Sent{Event: c.origin(i), Remainder: c.events[i]}
 	}
-	newer := c.versions
+	newer, backfill := c.versions, ""
+	if c.overtakes() {
+		backfill = claim.Partition()
+	}
 	for {
-		err := record(ctx, w.letters, c.lane.user, newer, sent, deadletter.OutcomeDelivered)
+		err := record(ctx, w.letters, c.lane.user, newer, sent, backfill, deadletter.OutcomeDelivered)
 		if err == nil {
 			return nil
 		}
@@ -195,9 +198,9 @@ func (w *Worker) recordDelivered(c *call) error {
 }
 
 // record updates the user's version record, and then records the outcome of the events that are
-// replays.
-func record(ctx context.Context, letters *deadletter.Store, user string, newer *deadletter.VersionRecord, sent []deadletter.Sent, outcome deadletter.Outcome) error {
-	if err := letters.RecordVersions(ctx, user, newer, sent); err != nil {
+// replays. backfill is the partition whose waiting backfill needs the record, or empty.
+func record(ctx context.Context, letters *deadletter.Store, user string, newer *deadletter.VersionRecord, sent []deadletter.Sent, backfill string, outcome deadletter.Outcome) error {
+	if err := letters.RecordVersions(ctx, user, newer, sent, backfill); err != nil {
 		return err
 	}
 	return forEach(ctx, len(sent), func(ctx context.Context, i int) error { return letters.RecordOutcome(ctx, sent[i].Event, outcome) })

@@ -37,7 +37,7 @@ type Config struct {
 	Burst          int            // calls that may be made back to back after idle time; default: see [ratelimit.Rate.DefaultBurst]
 	RatePerReplica bool           // Rate applies to this replica alone; no ledger is used
 
-	Concurrency int           // maximum number of calls in flight, default 64
+	Concurrency int           // maximum number of calls in flight, default 64; of those that take longer than a second, four times as many
 	NoCoalesce  bool          // make one call per event
 	MaxAttempts int           // counted attempts before an event becomes a dead letter, default 10
 	Timeout     time.Duration // of one attempt, default 10s
@@ -45,6 +45,7 @@ type Config struct {
 	BackoffInitial time.Duration // first backoff of a failing lane and of the breaker, default 500ms
 	BackoffMax     time.Duration // default 1m
 	Memory         int64         // limit for waiting events in bytes, default 64 MiB
+	BackfillShare  float64       // part of the calls that backfill gets even if live events would use all of them, 0 (the default) to 1
 
 	Member     fleet.MemberConfig // New fills in the fields that report on this worker
 	Key        func() string      // returns the fingerprint of the API key in use, for operators; must not block
@@ -74,6 +75,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("worker: numbers and times must not be negative")
 	case c.BackoffMax < c.BackoffInitial:
 		return c, errors.New("backoff-max: must not be below backoff-initial")
+	case c.BackfillShare < 0 || c.BackfillShare > 1:
+		return c, errors.New("backfill-share: must be from 0 to 1")
 	case c.Memory < 1<<20:
 		return c, errors.New("memory: must be 1 MiB or more")
 	case !c.Rate.Unlimited() && c.Burst > c.Rate.Calls:
@@ -101,12 +104,14 @@ type Worker struct {
 	gauges  gauges
 	traces  *traces                      // nil without a tracer
 	counts  atomic.Pointer[queue.Counts] // nil while unknown
+	paused  atomic.Pointer[[]string]     // partitions whose consumers are paused; nil while unknown
 	idle    stopwatch                    // time that the dispatcher waits for work, for the gate or for a token
 	log     *slog.Logger
 
-	senders       chan struct{} // semaphore: one slot for each call that is prepared or in flight
+	senders       chan struct{} // semaphore: one slot for each call that is prepared or in flight, but slow ones
+	inFlight      chan struct{} // the same with slow ones
 	calls         chan *call
-	tokenTurn     chan struct{} // semaphore of size one: the call that takes the next token
+	turn          turn          // of the call that takes the next token
 	wake          chan struct{} // wakes the dispatcher after a change
 	reportChanged chan struct{} // makes the member publish its report
 
@@ -120,9 +125,11 @@ type Worker struct {
 	reloadingArchivers crew // for dead letters whose bodies must be reloaded
 	memory             memory
 	gate               gate
-	waiting            int           // events in all lanes
+	failing            map[*lane]struct{} // the lanes that are failing: those that operators are told
+	waiting            waiting
 	blocked            []*lane       // in all partitions
 	pending            int           // calls without a token
+	pendingLive        int           // those of them that were live when they were prepared
 	lead               time.Duration // time from pop until ready for a token, of the slowest recent call
 	invalidUntil       time.Time     // no call begins before: the membership was not valid
 	sending            integral      // calls in flight
@@ -144,12 +151,14 @@ func New(config Config) (*Worker, error) {
 	}
 	w := &Worker{
 		config: config, queue: config.Queue, fleet: fleet.New(config.Queue), letters: deadletter.NewStore(config.Queue), log: config.Log, metrics: newMetrics(), gauges: newGauges(), traces: newTraces(&config), idle: newStopwatch(),
-		senders: make(chan struct{}, config.Concurrency), calls: make(chan *call), tokenTurn: make(chan struct{}, 1),
+		senders: make(chan struct{}, config.Concurrency), inFlight: make(chan struct{}, slowCalls*config.Concurrency), calls: make(chan *call),
 		wake: make(chan struct{}, 1), reportChanged: make(chan struct{}, 1),
 		errands: crew{size: errandsAtOnce}, archivers: crew{size: archiversAtOnce}, reloadingArchivers: crew{size: reloadingArchiversAtOnce},
 		partitions:      map[*fleet.Claim]*partition{},
+		failing:         map[*lane]struct{}{},
 		memory:          newMemory(config.Memory),
-		gate:            gate{breaker: breaker{initial: config.BackoffInitial, longest: config.BackoffMax}},
+		ready:           laneQueue{share: config.BackfillShare},
+		gate:            gate{stop: stop{initial: config.BackoffInitial, longest: config.BackoffMax}},
 		versionsTrouble: transitionLog{begun: "property versions cannot be read, users with dead letters wait", over: "property versions can be read again"},
 	}
 	member := &w.config.Member
@@ -182,10 +191,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.lastProgress = time.Now()
 	w.mu.Unlock()
 	var wg sync.WaitGroup
-	wg.Go(func() { w.dispatch(dispatching) })
-	for range w.config.Concurrency {
-		wg.Go(w.send)
-	}
+	wg.Go(func() { w.dispatch(dispatching, &wg) })
 	wg.Go(func() { w.watchStreams(dispatching) })
 	wg.Go(func() { w.watchStall(dispatching) })
 	wg.Go(func() { w.watchDeaths(dispatching) })
