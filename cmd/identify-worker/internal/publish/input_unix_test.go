@@ -26,7 +26,7 @@ func TestPublishFromPipeEnds(t *testing.T) {
 	defer cancel()
 	failed := make(chan error, 1)
 	go func() {
-		_, err := openInputs(ctx, &flags.Env{}, &settings{format: "auto"}, []string{name})
+		_, err := openInputs(ctx, &flags.Env{}, []string{name})
 		failed <- err
 	}()
 	select {

@@ -10,33 +10,40 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 )
 
-// byteOrderMark begins many files that were written on Windows.
-const byteOrderMark = "\xef\xbb\xbf"
-
-// ndjson reads one event from each line. It skips empty lines.
+// ndjson reads one event from each line, or from each text of a JSON sequence. It skips empty ones.
 type ndjson struct {
 	lines *bufio.Reader
+	end   byte // of a line: '\n', '\r', or '\x1e' before each text of a sequence
 	line  int
 }
 
-func newNDJSON(r io.Reader) *ndjson {
-	return &ndjson{lines: bufio.NewReaderSize(r, 64<<10)}
-}
-
-func (n *ndjson) next() (line int, body []byte, bad error, err error) {
+func (n *ndjson) next() (record, error) {
 	for {
+		line := n.line
+		if n.end != '\x1e' {
+			line++
+		}
 		text, err := n.readLine()
+		r := record{position: position{line: line}}
 		switch {
 		case errors.Is(err, errLongLine):
-			return n.line, nil, err, nil
+			r.err = err
+			return r, nil
 		case err != nil:
-			return n.line, nil, nil, err
+			return r, err
 		}
-		if n.line == 1 {
-			text = bytes.TrimPrefix(text, []byte(byteOrderMark))
+		n.line += bytes.Count(text, []byte{'\n'})
+		if n.end == '\r' {
+			n.line++
+		} else if n.end == '\n' && (len(text) == 0 || text[len(text)-1] != '\n') {
+			n.line++
 		}
-		if text = bytes.TrimSpace(text); len(text) > 0 {
-			return n.line, text, nil, nil
+		text = bytes.TrimSuffix(text, []byte{'\x1e'})
+		// A byte order mark stands where files were put together.
+		text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte(byteOrderMark)))
+		if len(text) > 0 {
+			r.body = text
+			return r, nil
 		}
 	}
 }
@@ -46,13 +53,14 @@ var errLongLine = fmt.Errorf("line: is longer than %s", flags.FormatSize(maxLine
 // readLine returns a copy of the next line. It skips a line that is too long, and never holds more
 // of it than the limit.
 func (n *ndjson) readLine() ([]byte, error) {
-	n.line++
 	var line []byte
 	long := false
 	for {
-		piece, err := n.lines.ReadSlice('\n')
+		piece, err := n.lines.ReadSlice(n.end)
 		if long = long || len(line)+len(piece) > maxLineBytes; !long {
 			line = append(line, piece...)
+		} else {
+			n.line += bytes.Count(piece, []byte{'\n'})
 		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):

@@ -7,25 +7,28 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/userpilot"
 )
-
-// publishWindow is how many events may be unacknowledged at a time. Far from NATS it determines
-// how many are published per second.
-const publishWindow = 16384
 
 // sender publishes without waiting for each acknowledgement. A goroutine of its own
 // collects them in order, and the first failure stops the run.
 type sender struct {
 	publisher *queue.Publisher
+	window    *window
 	bare      bool // events have no ids
 	pending   chan pendingEvent
 	failed    chan struct{}
 	collector sync.WaitGroup
 
+	bad          *badLines     // takes events that the server refuses by themselves
+	acknowledged atomic.Uint64 // so far
+
 	// The collector's, to be read after it has ended.
 	sent, duplicates int
+	unsure           position // the first event that may not be stored; no line if there is none
 	err              error
 }
 
@@ -34,29 +37,35 @@ type pendingEvent struct {
 	result *queue.Result
 }
 
-func newSender(p *queue.Publisher, bare bool) *sender {
-	s := &sender{publisher: p, bare: bare, pending: make(chan pendingEvent, publishWindow), failed: make(chan struct{})}
+func newSender(p *queue.Publisher, bare bool, bad *badLines) *sender {
+	s := &sender{publisher: p, window: newWindow(), bare: bare, bad: bad, pending: make(chan pendingEvent, maxWindow), failed: make(chan struct{})}
 	s.collector.Go(s.collect)
 	return s
 }
 
 var errSendingStopped = errors.New("an earlier event could not be published")
 
-func (s *sender) send(ctx context.Context, r record, id string) error {
-	select {
-	case <-s.failed:
-		return errSendingStopped
+// send publishes an event. An event that the server or the stream cannot take whatever happens is a
+// bad line.
+func (s *sender) send(ctx context.Context, at position, e userpilot.Event, id string, options []queue.PublishOption) error {
+	if err := s.window.begin(ctx, s.failed); err != nil {
+		return err
+	}
+	result, err := s.publisher.PublishEvent(ctx, e, append([]queue.PublishOption{s.option(id)}, options...)...)
+	switch {
+	case isOwn(err):
+		s.window.open.Add(-1)
+		s.bad.reportLate(at, err)
+	case err != nil:
+		return fmt.Errorf("%s: %w", at, err)
 	default:
+		s.pending <- pendingEvent{at, result} // the collector takes all, also after a failure
 	}
-	options := []queue.PublishOption{s.option(id)}
-	options = append(options, r.options...)
-	result, err := s.publisher.PublishAsync(ctx, r.body, options...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", r.position, err)
-	}
-	s.pending <- pendingEvent{r.position, result} // the collector takes all, also after a failure
 	return nil
 }
+
+// isOwn reports whether an error is the event's own, and others may well be stored.
+func isOwn(err error) bool { return errors.Is(err, queue.ErrEventTooLarge) }
 
 // option is the event's id, or that it has none.
 func (s *sender) option(id string) queue.PublishOption {
@@ -70,27 +79,33 @@ func (s *sender) collect() {
 	for e := range s.pending {
 		<-e.result.Done()
 		receipt, err := e.result.Wait(context.Background())
+		s.window.end(e.result.Took())
 		switch {
+		case isOwn(err):
+			s.bad.reportLate(e.position, err)
 		case err != nil && s.err == nil:
+			s.unsure = e.position
 			s.err = fmt.Errorf("%s: %w", e.position, err)
 			close(s.failed)
 		case err != nil:
 		case receipt.Duplicate:
 			s.duplicates++
+			s.acknowledged.Add(1)
 		default:
 			s.sent++
+			s.acknowledged.Add(1)
 		}
 	}
 }
 
-func (s *sender) finish(ctx context.Context) (sent, duplicates int, err error) {
+func (s *sender) finish(ctx context.Context) (sent, duplicates int, unsure position, err error) {
 	errClose := s.publisher.Close(ctx) // after this, every result is done
 	close(s.pending)
 	s.collector.Wait()
 	if s.err != nil {
-		return s.sent, s.duplicates, s.err
+		return s.sent, s.duplicates, s.unsure, s.err
 	}
-	return s.sent, s.duplicates, errClose
+	return s.sent, s.duplicates, s.unsure, errClose
 }
 
 // contentIDs makes message ids from the content. An id covers all lines of its file so far, not
@@ -100,13 +115,13 @@ type contentIDs struct {
 	chain [sha256.Size]byte
 }
 
-func (c *contentIDs) next(r record) string {
-	if r.file != c.file {
-		*c = contentIDs{file: r.file}
+func (c *contentIDs) next(file string, body []byte) string {
+	if file != c.file {
+		*c = contentIDs{file: file}
 	}
 	hash := sha256.New()
 	hash.Write(c.chain[:])
-	hash.Write(r.body)
+	hash.Write(body)
 	hash.Sum(c.chain[:0])
 	return hex.EncodeToString(c.chain[:])
 }

@@ -42,6 +42,16 @@ func Visible(text string, limit int) string {
 	return b.String()
 }
 
+// Cut cuts text above the limit of characters, as [Visible] does, and escapes nothing: it is for
+// strings that become part of JSON.
+func Cut(text string, limit int) string {
+	short := Truncate(text, limit)
+	if short == text {
+		return text
+	}
+	return short + " (" + Counted(len(text), "byte") + ")"
+}
+
 // escaped is a rune as Go and JSON write it: \n, \x1b, \u202e.
 func escaped(r rune) string {
 	quoted := strconv.QuoteRuneToASCII(r)

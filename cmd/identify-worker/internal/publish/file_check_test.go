@@ -1,0 +1,51 @@
+package publish
+
+import (
+	"strings"
+	"testing"
+)
+
+// A file of which all lines are wrong in the same way is one error; others have one for each line.
+func TestOneErrorForAFile(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		file, text, want string
+		lines            int // that are reported
+	}{
+		"another shape":   {"a.ndjson", strings.Repeat(`{"id":1}`+"\n", 1000), "FILE: none of its 1,000 lines can be published, from line 1 on: user_id: is missing\n", 0},
+		"all the same":    {"a.csv", "user_id,n:number\na,x\nb,y\nc,z\n", `FILE: none of its 3 lines can be published, from line 2 on: column "n:number": is not a number`, 0},
+		"only two":        {"a.ndjson", "{}\n{}\n", "2 bad lines: user_id: is missing\n", 2},
+		"one is good":     {"a.ndjson", "{}\n{}\n{}\n{}\n" + `{"user_id":"a"}`, "4 bad lines: user_id: is missing\n", 4},
+		"the first good":  {"a.ndjson", `{"user_id":"a"}` + "\n{}\n{}\n{}\n{}\n", "4 bad lines: user_id: is missing\n", 4},
+		"different":       {"a.ndjson", "{}\n{}\n{}\n" + `{"user_id":""}`, "3 bad lines: user_id: is missing\n", 4},
+		"numbers differ":  {"a.ndjson", "x\n xx\n {]\n", "FILE: none of its 3 lines can be published, from line 1 on: body: is not JSON: it breaks after byte …\n", 0},
+		"many, then good": {"a.ndjson", strings.Repeat("{}\n", 50) + `{"user_id":"a"}`, "and 30 bad lines more", 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			args := []string{"--format", "ndjson"}
+			if strings.HasSuffix(test.file, ".csv") {
+				args = nil
+			}
+			got := dryRun(t, test.file, test.text, args...)
+			if lines := strings.Count(got, "FILE:"); !strings.Contains(got, test.want) || lines != max(test.lines+1, 1+1) && test.lines > 0 || test.lines == 0 && lines != 1 {
+				t.Errorf("%d lines, want %q:\n%s", lines, test.want, got)
+			}
+			if whole := strings.Contains(got, "nothing would be published"); whole != (test.lines == 0) {
+				t.Errorf("refused as a whole: %v\n%s", whole, got)
+			}
+		})
+	}
+}
+
+// Two columns of the users' name would be a guess.
+func TestTwoColumnsOfUsers(t *testing.T) {
+	t.Parallel()
+	got := dryRun(t, "a.csv", "user_id,user_id\n1,2\n")
+	if !strings.Contains(got, `FILE: line 1: column "user_id": appears twice: columns 1 and 2, and only one can have the users' ids`) {
+		t.Error(got)
+	}
+	if got := dryRun(t, "a.csv", "USER_ID\n1\n"); !strings.Contains(got, `if column 1 has the users' ids, give --user-id "USER_ID"`) {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,220 @@
+package publish
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
+	"github.com/identify-worker/identify-worker/userpilot"
+)
+
+// summary is what a first look at the inputs has found.
+type summary struct {
+	events    int
+	segment   int // of these in Segment's shape
+	letters   int // of these exported dead letters
+	refused   int // files of which nothing can be published
+	users     *distinct
+	companies *distinct
+	kinds     map[string]int // bad lines
+	first     []byte         // the first event
+}
+
+func newSummary() *summary {
+	return &summary{users: newDistinct(), companies: newDistinct(), kinds: map[string]int{}}
+}
+
+func (s *summary) add(e userpilot.Event) {
+	if s.events++; s.events == 1 {
+		s.first = e.Body()
+	}
+	s.users.add(e.UserID())
+	if id := e.CompanyID(); id != "" {
+		s.companies.add(id)
+	}
+}
+
+// maxKinds bounds what is kept of bad lines.
+const maxKinds = 100
+
+// numbers match what differs between errors of a kind.
+var numbers = regexp.MustCompile(`\b(line|byte|has) \d+`)
+
+// addBad counts a bad line by what is wrong, whatever the numbers in it, and returns that.
+func (s *summary) addBad(err error) string {
+	kind := numbers.ReplaceAllString(err.Error(), "$1 …")
+	if _, ok := s.kinds[kind]; !ok && len(s.kinds) >= maxKinds {
+		kind = "other"
+	}
+	s.kinds[kind]++
+	return kind
+}
+
+// pace is how fast the fleet calls, and who says so.
+type pace struct {
+	rate     ratelimit.Rate
+	basis    string
+	backfill bool // live events go first
+}
+
+// maxShownColumns is how many columns the summary lists.
+const maxShownColumns = 100
+
+// show writes the summary. Without reveal it holds no value.
+func (s *summary) show(out io.Writer, sources []namedSource, p pace, o *columnOptions, reveal bool) {
+	for _, f := range sources {
+		f.show(out, reveal)
+	}
+	if s.events > 0 {
+		fmt.Fprintf(out, "first event: %s\n", maskJSON(s.first, reveal))
+	}
+	fmt.Fprintf(out, "%s of %s", render.Counted(s.events, "event"), s.users.describe("user", "users"))
+	if s.companies.added > 0 {
+		fmt.Fprintf(out, " in %s", s.companies.describe("company", "companies"))
+	}
+	if s.segment > 0 {
+		fmt.Fprintf(out, ", %s in the shape of Segment's calls", render.Thousands(s.segment))
+	}
+	if s.letters > 0 {
+		fmt.Fprintf(out, ", %s exported", render.Counted(s.letters, "dead letter"))
+	}
+	fmt.Fprintln(out)
+	s.printKinds(out)
+	if s.events > 0 {
+		fmt.Fprintf(out, "at most %s%s\n", render.Counted(s.events, "call"), p.describe(s.events))
+	}
+	if o.null == "" && slices.ContainsFunc(sources, func(f namedSource) bool { return f.table != nil }) {
+		fmt.Fprintln(out, "an empty cell leaves the property as it is (see --null)")
+	}
+}
+
+// show says what a file is, and what a table's columns become.
+func (f namedSource) show(out io.Writer, reveal bool) {
+	what := f.what
+	isTable := f.table != nil && f.table.mapping != nil
+	if isTable && f.table.segment {
+		what += ", with the columns of Segment"
+	}
+	fmt.Fprintf(out, "%s: %s\n", render.Visible(f.name, render.MaxText), what)
+	if isTable {
+		f.table.show(out, reveal)
+	}
+}
+
+// showTables shows what the tables were that could be read only once.
+func showTables(out io.Writer, sources []namedSource, reveal bool) {
+	for _, f := range sources {
+		if f.table != nil {
+			f.show(out, reveal)
+		}
+	}
+}
+
+func (s *summary) printKinds(out io.Writer) {
+	kinds := slices.SortedFunc(maps.Keys(s.kinds), func(a, b string) int {
+		return cmp.Or(cmp.Compare(s.kinds[b], s.kinds[a]), cmp.Compare(a, b))
+	})
+	for _, kind := range kinds {
+		fmt.Fprintf(out, "%s: %s\n", render.Counted(s.kinds[kind], "bad line"), kind)
+	}
+}
+
+func (p pace) describe(calls int) string {
+	if p.rate.Unlimited() {
+		return ", without a limit (" + p.basis + ")"
+	}
+	basis := p.basis
+	if p.backfill {
+		basis += ", less what live events use"
+	}
+	took := time.Duration(float64(calls) / float64(p.rate.Calls) * float64(p.rate.Window))
+	return fmt.Sprintf(", %s at %s (%s)", render.Duration(took), p.rate, basis)
+}
+
+// show lists the columns.
+func (t *table) show(out io.Writer, reveal bool) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "  COLUMN\tBECOMES\tTYPE\tFILLED\tEXAMPLES")
+	for i, c := range t.columns {
+		if i == maxShownColumns {
+			break
+		}
+		kind := cmp.Or(c.kind, "string")
+		if c.layout != "" {
+			kind += " (" + c.layout + ")"
+		}
+		examples := make([]string, len(c.examples))
+		for i, e := range c.examples {
+			examples[i] = maskText(e, reveal)
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", render.Visible(c.name, 64), render.Visible(c.target(), 80), render.Visible(kind, 40),
+			render.Thousands(c.filled), strings.Join(examples, ", "))
+	}
+	_ = w.Flush()
+	if hidden := len(t.columns) - maxShownColumns; hidden > 0 {
+		fmt.Fprintf(out, "  and %s more\n", render.Counted(hidden, "column"))
+	}
+	for _, i := range t.dropped[:min(len(t.dropped), maxShownColumns)] {
+		fmt.Fprintf(out, "  column %d %s is left out\n", i+1, quoteName(t.header[i]))
+	}
+	if len(t.unnamed) > 0 {
+		fmt.Fprintf(out, "  %s without a name, which must be empty\n", render.Counted(len(t.unnamed), "column"))
+	}
+}
+
+// maskText tells what a value is, and not what it says.
+func maskText(text string, reveal bool) string {
+	if reveal {
+		return render.Visible(text, 40)
+	}
+	count := utf8.RuneCountInString(text)
+	switch {
+	case strings.ContainsRune(text, '@'):
+		return "<e-mail>"
+	case strings.IndexFunc(text, func(r rune) bool { return !unicode.IsDigit(r) }) < 0:
+		return "<" + render.Counted(count, "digit") + ">"
+	}
+	return "<" + render.Counted(count, "character") + ">"
+}
+
+// maskJSON is an event with its values masked.
+func maskJSON(body []byte, reveal bool) string {
+	if reveal {
+		return string(render.Printable(body))
+	}
+	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true))
+	var out bytes.Buffer
+	e := jsontext.NewEncoder(&out, jsontext.AllowDuplicateNames(true))
+	for {
+		token, err := d.ReadToken()
+		if err != nil {
+			break
+		}
+		parent, n := d.StackIndex(d.StackDepth())
+		isName := parent == '{' && n%2 == 1
+		if kind := token.Kind(); !isName && (kind == '"' || kind == '0') {
+			text := maskText(token.String(), false)
+			if kind == '0' {
+				text = "<number>"
+			}
+			token = jsontext.String(text)
+		}
+		if err := e.WriteToken(token); err != nil {
+			break
+		}
+	}
+	return string(render.Printable(bytes.TrimSpace(out.Bytes())))
+}

@@ -1,0 +1,201 @@
+package publish
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// valueType is what the cells of a column become.
+type valueType struct {
+	kind    string // number, bool, date, or string, which is the same as empty
+	layout  string // of dates; empty for ISO 8601
+	decimal byte
+}
+
+const typeNames = ":string, :number, :bool, :date or :date(02/01/2006)"
+
+// cutType cuts the type off a column's name: seats:number, born:date(02/01/2006). It is what follows
+// the last colon, if that is a word; "Note: internal" has none.
+func cutType(name string) (base, suffix string) {
+	end := len(name)
+	if strings.HasSuffix(name, ")") {
+		if i := strings.LastIndex(name, ":date("); i >= 0 {
+			return name[:i], name[i+1:]
+		}
+	}
+	i := strings.LastIndexByte(name[:end], ':')
+	if i <= 0 || i+1 == end {
+		return name, ""
+	}
+	for _, r := range name[i+1:] {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') {
+			return name, ""
+		}
+	}
+	return name[:i], name[i+1:]
+}
+
+func baseName(name string) string {
+	base, _ := cutType(name)
+	return base
+}
+
+func parseType(suffix string, decimal byte) (valueType, error) {
+	t := valueType{kind: suffix, decimal: decimal}
+	if layout, ok := strings.CutPrefix(suffix, "date("); ok {
+		t.kind, t.layout = "date", strings.TrimSuffix(layout, ")")
+		return t, checkLayout(t.layout)
+	}
+	switch suffix {
+	case "", "string", "number", "bool", "date":
+		return t, nil
+	}
+	return t, errors.New("ends in an unknown type: the types are " + typeNames + "; add :string if the colon is part of the name")
+}
+
+// checkLayout finds layouts that lose the day, such as dd/mm/yyyy, which are other tools' own.
+func checkLayout(layout string) error {
+	if layout == "excel" || layout == "unix" {
+		return nil
+	}
+	day := time.Date(1987, time.November, 28, 0, 0, 0, 0, time.UTC)
+	got, err := time.Parse(layout, day.Format(layout))
+	if err != nil || got.Year() != day.Year() || got.YearDay() != day.YearDay() {
+		return errors.New("is not a layout: write 2 January 2006 as the file would, such as :date(02/01/2006), :date(1/2/06) or :date(2006-01-02 15:04); or :date(excel) for serial numbers, :date(unix) for seconds since 1970")
+	}
+	return nil
+}
+
+// append appends a cell as JSON. Errors never hold its text.
+func (t *valueType) append(body, text []byte) ([]byte, error) {
+	switch t.kind {
+	case "number":
+		return t.appendNumber(body, bytes.TrimSpace(text))
+	case "bool":
+		return appendBool(body, bytes.TrimSpace(text))
+	case "date":
+		return t.appendDate(body, strings.TrimSpace(string(text)))
+	}
+	body, err := jsontext.AppendQuote(body, text)
+	if err != nil {
+		return nil, errNotUTF8
+	}
+	return body, nil
+}
+
+var errNotUTF8 = errors.New("is not UTF-8 (see --encoding)")
+
+func appendBool(body, text []byte) ([]byte, error) {
+	for _, yes := range []string{"true", "t", "yes", "y", "1"} {
+		if len(text) == len(yes) && strings.EqualFold(string(text), yes) {
+			return append(body, "true"...), nil
+		}
+	}
+	for _, no := range []string{"false", "f", "no", "n", "0"} {
+		if len(text) == len(no) && strings.EqualFold(string(text), no) {
+			return append(body, "false"...), nil
+		}
+	}
+	return nil, errors.New("is not true or false")
+}
+
+func (t *valueType) appendNumber(body, text []byte) ([]byte, error) {
+	if t.decimal != 0 {
+		text = plainNumber(text, t.decimal)
+	}
+	if number := jsontext.Value(text); isInteger(text) || number.Kind() == '0' && number.IsValid() {
+		return append(body, number...), nil
+	}
+	if t.decimal == ',' {
+		return nil, errors.New("is not a number such as 12 or 1.234,50")
+	}
+	if t.decimal == '.' {
+		return nil, errors.New("is not a number such as 12 or 1,234.50")
+	}
+	return nil, errors.New("is not a number such as 12 or 1.5 (see --decimal for 1.234,50)")
+}
+
+// isInteger reports whether a text is only digits, as most numbers are, and one that JSON allows. It
+// spares these the general check, which is slower.
+func isInteger(text []byte) bool {
+	for _, c := range text {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return len(text) == 1 || len(text) > 1 && text[0] != '0'
+}
+
+// plainNumber removes the marks between thousands and makes the decimal mark a point. It returns nil
+// if the marks are not where they belong, as then the number may be meant otherwise.
+func plainNumber(text []byte, decimal byte) []byte {
+	whole, fraction, found := bytes.Cut(text, []byte{decimal})
+	digits := bytes.TrimPrefix(whole, []byte{'-'})
+	plain := append([]byte(nil), whole[:len(whole)-len(digits)]...)
+	groups := strings.FieldsFunc(string(digits), func(r rune) bool {
+		return r == ' ' || r == '\u00a0' || r == '\u202f' || r == '\'' || r != rune(decimal) && (r == '.' || r == ',')
+	})
+	for i, group := range groups {
+		if len(groups) > 1 && (i > 0 && len(group) != 3 || len(group) > 3) {
+			return nil
+		}
+		plain = append(plain, group...)
+	}
+	if found {
+		plain = append(append(plain, '.'), fraction...)
+	}
+	return plain
+}
+
+// appendDate appends a date as ISO 8601. A time without a zone is UTC.
+func (t *valueType) appendDate(body []byte, text string) ([]byte, error) {
+	at, layout, err := t.parseDate(text)
+	if err != nil {
+		return nil, err
+	}
+	body = append(body, '"')
+	if strings.Contains(layout, "15") || strings.Contains(layout, "3") && strings.Contains(layout, "4") {
+		body = at.AppendFormat(body, time.RFC3339Nano)
+	} else {
+		body = at.AppendFormat(body, time.DateOnly)
+	}
+	return append(body, '"'), nil
+}
+
+func (t *valueType) parseDate(text string) (time.Time, string, error) {
+	switch t.layout {
+	case "":
+		for _, layout := range []string{
+			"2006-01-02", "2006-01-02T15:04:05Z07:00", "2006-01-02 15:04:05Z07:00", "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02 15:04",
+		} {
+			if at, err := time.Parse(layout, text); err == nil {
+				return at, layout, nil
+			}
+		}
+		return time.Time{}, "", errors.New("is not a date such as 2026-01-31 or 2026-01-31T15:04:05Z; tell how the file writes them, such as :date(02/01/2006)")
+	case "excel", "unix":
+		number, err := strconv.ParseFloat(text, 64)
+		if err != nil || number < 0 || number > 1e11 {
+			return time.Time{}, "", errors.New("is not a number of " + map[string]string{"excel": "days", "unix": "seconds"}[t.layout])
+		}
+		if t.layout == "unix" {
+			return time.UnixMilli(int64(number * 1000)).UTC(), time.DateTime, nil
+		}
+		at := time.Date(1899, time.December, 30, 0, 0, 0, 0, time.UTC).Add(time.Duration(min(number, 80_000) * 24 * float64(time.Hour))).Round(time.Second)
+		if number == float64(int(number)) {
+			return at, time.DateOnly, nil
+		}
+		return at, time.DateTime, nil
+	}
+	at, err := time.Parse(t.layout, text)
+	if err != nil {
+		return at, "", fmt.Errorf("is not a date as %s is", quoteName(t.layout))
+	}
+	return at, t.layout, nil
+}
