@@ -22,9 +22,22 @@ import (
 // "go install", which knows the module's version by itself.
 var version string
 
+// stopSignals are the signals that end the command cleanly: a terminal that is closed sends
+// SIGHUP. nohup has it ignored, and it must stay so.
+func stopSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
+}
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // but a lost terminal sends it twice, by the shell and by itself
+	}
 	os.Exit(cli.Run(ctx, os.Args[1:], flags.Env{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version,
 	}))

@@ -43,6 +43,35 @@ func TestConfigurationListsFlags(t *testing.T) {
 	}
 }
 
+// A variable means the same to all commands that read it: they may share an environment. How its
+// values are written out may differ, after the first comma, colon or semicolon of the help.
+func TestVariablesMeanOneThing(t *testing.T) {
+	t.Parallel()
+	type meaning struct{ kind, help, preset string }
+	known, where := map[string]meaning{flags.KeyVariable: {}}, map[string]string{flags.KeyVariable: "the API key"}
+	root := newRoot(&flags.Env{Getenv: func(string) string { return "" }}, new(bool))
+	visitAllCommands(root, func(c *cobra.Command) {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			variable := flags.Variable(f)
+			if variable == "" {
+				return // --help
+			}
+			help := strings.TrimSuffix(f.Usage, " [$"+variable+"]")
+			if end := strings.IndexAny(help, ",:;"); end >= 0 {
+				help = help[:end]
+			}
+			m, name := meaning{f.Value.Type(), help, f.DefValue}, c.CommandPath()+" --"+f.Name
+			if had, ok := known[variable]; ok && had != m {
+				t.Errorf("%s is %q for %s and %q for %s: flags that differ need variables that differ", variable, had, where[variable], m, name)
+			}
+			known[variable], where[variable] = m, name
+		})
+	})
+	if len(known) < 50 {
+		t.Errorf("only %d variables were found", len(known))
+	}
+}
+
 // flagRow is a flag that is the same for all its commands.
 type flagRow struct {
 	name, variable, preset, help string
@@ -78,12 +107,17 @@ func flagTable(root *cobra.Command) string {
 }
 
 func visitCommands(c *cobra.Command, visit func(*cobra.Command)) {
-	if c.Name() == "fake-userpilot" {
-		return
-	}
+	visitAllCommands(c, func(c *cobra.Command) {
+		if c.Name() != "fake-userpilot" {
+			visit(c)
+		}
+	})
+}
+
+func visitAllCommands(c *cobra.Command, visit func(*cobra.Command)) {
 	visit(c)
 	for _, child := range c.Commands() {
-		visitCommands(child, visit)
+		visitAllCommands(child, visit)
 	}
 }
 

@@ -18,7 +18,7 @@ func TestDoctorNamesMissingRights(t *testing.T) {
 	t.Parallel()
 	var allowed []string
 	for _, r := range worker.Permissions(queue.Topology{}) {
-		if r.Use != "store dead letters" && r.Use != "read the account's limits, for doctor" && r.Subject != "$JS.API.STREAM.INFO.USERPILOT_IDENTIFY" {
+		if r.Use != "store dead letters" && r.Use != "read the account's limits" && r.Subject != "$JS.API.STREAM.INFO.USERPILOT_IDENTIFY" {
 			allowed = append(allowed, r.Subject)
 		}
 	}
@@ -50,7 +50,7 @@ func TestDoctorNamesMissingRights(t *testing.T) {
 	for _, want := range []string{
 		"FAIL  rights       the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (read the stream's state): allow it on the NATS server; SECURITY.md lists everything that a worker needs",
 		"FAIL  rights       the user may not publish to userpilot.identify-dlq.*.*.*.* (store dead letters): allow it on the NATS server; SECURITY.md lists everything that a worker needs",
-		"warn  rights       the user may not publish to $JS.API.INFO (read the account's limits, for doctor)",
+		"warn  rights       the user may not publish to $JS.API.INFO (read the account's limits)",
 		"FAIL  streams      not permitted: allow this NATS user to publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY; SECURITY.md lists the permissions of each role",
 		"warn  storage      unknown: not permitted: allow this NATS user to publish to $JS.API.INFO; SECURITY.md lists the permissions of each role",
 		"warn  workers      skipped until rights and streams pass",

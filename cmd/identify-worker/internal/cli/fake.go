@@ -30,11 +30,13 @@ and fails on demand. It keeps everything in memory, logs each rejected call and 
 summary on exit.
 
 A fault is a comma-separated list of fields: what happens (status=500, delay=3s,
-retry-after=2s, cut, cut-after-apply, html, cut-body, endless, trickle=100ms) and to
-which calls (every=10, from=100, to=120, user=ID, p=0.01 with seed=7). The first
---fault that matches a call applies.`,
+retry-after=2s, cut, cut-after-apply, html, body=TEXT, "header=NAME: TEXT", cut-body,
+endless, trickle=100ms) and to which calls (every=10, from=100, to=120, user=ID, p=0.01
+with seed=7). With a 2xx the call is still handled; with instead it is not, as if a
+captive portal had answered. The first --fault that matches a call applies.`,
 		Example: `  identify-worker fake-userpilot --rate 600/1m
   identify-worker fake-userpilot --fault status=500,every=10 --fault cut,p=0.01
+  identify-worker fake-userpilot --fault instead,html,user=ann
   USERPILOT_API_KEY=x identify-worker work --endpoint http://127.0.0.1:8090`,
 		Args: cobra.NoArgs,
 	}

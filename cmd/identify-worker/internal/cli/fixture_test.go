@@ -51,6 +51,7 @@ func newFixtureAt(t *testing.T, env map[string]string) *fixture {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.WriteHeader(f.status(body))
+		_, _ = io.WriteString(w, `{}`) // JSON, as from Userpilot
 		f.called <- r.Header
 	}))
 	t.Cleanup(api.Close)

@@ -14,13 +14,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/health"
+	"github.com/identify-worker/identify-worker/worker"
 )
 
 // observed is what the HTTP listener shows.
 type observed interface {
 	prometheus.Collector
-	Ready() error    // nil, or why it cannot deliver
-	Warning() string // what else should be known
+	Ready() error      // nil, or why it cannot deliver
+	View() worker.View // what it knows of the pipeline
 }
 
 // listener serves /metrics, /livez and /readyz. It also does so while the worker waits for NATS,
@@ -53,7 +56,8 @@ func listen(address, version string, log *slog.Logger) (*listener, error) {
 
 // show adds the worker to what is served. It is called once.
 func (l *listener) show(o observed) {
-	l.registry.MustRegister(o)
+	l.registry.MustRegister(o, problems{o, prometheus.NewDesc("identify_problem",
+		"1 while the pipeline has a problem of this kind, as this replica knows: what identify-worker status says.", []string{"code"}, nil)})
 	l.worker.Store(&o)
 }
 
@@ -63,11 +67,35 @@ func (l *listener) ready(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "waiting for NATS", http.StatusServiceUnavailable)
 		return
 	}
+	var problems strings.Builder
+	for _, p := range health.OfWorker((*o).View()) {
+		fmt.Fprintf(&problems, "\n! %s: %s", p.Code, p)
+	}
 	if err := (*o).Ready(); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		http.Error(w, err.Error()+problems.String(), http.StatusServiceUnavailable)
 		return
 	}
-	fmt.Fprintln(w, strings.TrimSpace("ok "+(*o).Warning()))
+	fmt.Fprintf(w, "ok%s\n", &problems)
+}
+
+// problems is the metric of a worker's problems.
+type problems struct {
+	worker observed
+	desc   *prometheus.Desc
+}
+
+// Describe implements [prometheus.Collector].
+func (p problems) Describe(ch chan<- *prometheus.Desc) { ch <- p.desc }
+
+// Collect implements [prometheus.Collector].
+func (p problems) Collect(ch chan<- prometheus.Metric) {
+	is := map[string]float64{}
+	for _, problem := range health.OfWorker(p.worker.View()) {
+		is[problem.Code] = 1
+	}
+	for _, code := range health.Codes() {
+		ch <- prometheus.MustNewConstMetric(p.desc, prometheus.GaugeValue, is[code], code)
+	}
 }
 
 // url is where it listens, with the actual port.

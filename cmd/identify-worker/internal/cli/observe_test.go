@@ -79,9 +79,12 @@ func scrape(t *testing.T) metricSet {
 			}
 		}
 	}
-	// No hold is there to be scraped.
-	all["identify_hold"]["reason"] = []string{"outage", "unauthorized", "forbidden", "not_found", "method_not_allowed", "redirect"}
+	// No hold is there to be scraped, but how often there was one.
+	all["identify_hold"]["reason"] = all["identify_stops_total"]["reason"]
 	all["identify_stalled"]["reason"] = []string{"token"}
+	for _, name := range []string{"identify_backlog_events", "identify_backlog_oldest_seconds"} {
+		all[name]["class"] = all["identify_delivery_latency_seconds_count"]["class"]
+	}
 	all["identify_partitions_given_up"]["reason"] = []string{"gap"}
 	return all
 }

@@ -28,7 +28,7 @@ const (
 
 // Run runs the whole command. It blocks until the command is done or ctx has ended and the
 // command has stopped cleanly, and returns the exit status. An error is one line on
-// stderr. The version is the linker's, or empty.
+// stderr, or in the log. The version is the linker's, or empty.
 func Run(ctx context.Context, args []string, env flags.Env) int {
 	env.Version = buildVersion(env.Version)
 	started := false
@@ -42,7 +42,9 @@ func Run(ctx context.Context, args []string, env flags.Env) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(env.Stderr, "identify-worker:", render.OneLine(flags.Explained(err)))
+	if _, logged := errors.AsType[flags.LoggedError](err); !logged {
+		fmt.Fprintln(env.Stderr, "identify-worker:", render.OneLine(flags.Explained(err)))
+	}
 	if _, ok := errors.AsType[*flags.UsageError](err); ok || !started {
 		return exitUsage
 	}

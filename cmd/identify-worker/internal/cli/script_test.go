@@ -26,6 +26,7 @@ import (
 //	finish NAME                        waits until it ends by itself
 //	watch REGEXP ARGS...               runs a command again and again until its output matches
 //	steady                             takes out of stdout what differs from run to run
+//	sameMask FILE...                   checks that a user's name is in all of them, and the same
 //	fetch URL [REGEXP]                 gets a page, again until it matches; with ! it must not be a 200
 //
 // quit and finish expect status 0, with ! another one. What was printed or fetched is
@@ -40,7 +41,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "await": await, "quit": quit, "finish": finish, "fetch": fetch, "watch": watch, "steady": steady,
+			"start": start, "await": await, "quit": quit, "finish": finish, "fetch": fetch, "watch": watch, "steady": steady, "sameMask": sameMask,
 		},
 	})
 }
@@ -181,6 +182,7 @@ func steady(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, rule := range [][2]string{
 		{`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ`, "20##-##-##T##:##:##Z"},
 		{`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z`, "TIME"},
+		{`("(?:group|Dead-Group)": ?"|of group |(?m:^ *))[0-9a-f]{8}("|\n|  )`, "$1########$2"},
 		{`"Dead-Seal":"[\w-]{43}"`, `"Dead-Seal":"SEAL"`},
 		{`, died (at|from) .*`, ", died THEN"},
 		{`, [0-9.]+m?s later`, ", SOON later"},
@@ -198,6 +200,17 @@ func steady(ts *testscript.TestScript, _ bool, _ []string) {
 	_, _ = io.WriteString(ts.Stderr(), ts.ReadFile("stderr"))
 }
 
+func sameMask(ts *testscript.TestScript, _ bool, files []string) {
+	first := ""
+	for _, file := range files {
+		mask := regexp.MustCompile(`<e-mail [0-9a-f]{6}>`).FindString(ts.ReadFile(file))
+		if mask == "" || first != "" && mask != first {
+			ts.Fatalf("%s has %q, not %q", file, mask, first)
+		}
+		first = mask
+	}
+}
+
 func fetch(ts *testscript.TestScript, neg bool, args []string) {
 	pattern := regexp.MustCompile(strings.Join(args[1:], ""))
 	var page []byte
@@ -213,6 +226,29 @@ func fetch(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s answers: %s", args[0], page)
+}
+
+// The reason why a worker ends is one line of its log if that is JSON, with the same exit status.
+func TestTheEndIsInTheLog(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args   string
+		status int
+		want   string
+	}{
+		{"work", 2, "set USERPILOT_API_KEY"},
+		{"up", 2, "set USERPILOT_API_KEY"},
+		{"up --demo --listen 127.0.0.1:0 --store /dev/null", 1, "/dev/null"},
+	} {
+		for format, begin := range map[string]string{"json": `{"time":`, "text": "identify-worker: "} {
+			var stdout, stderr strings.Builder
+			args := append(strings.Fields(test.args), "--log-format", format, "--log-level", "error")
+			status := run(t.Context(), args, strings.NewReader(""), &stdout, &stderr, func(string) string { return "" })
+			if text := stderr.String(); status != test.status || strings.Count(text, "\n") != 1 || !strings.HasPrefix(text, begin) || !strings.Contains(text, test.want) {
+				t.Errorf("%v: status %d\n%s", args, status, text)
+			}
+		}
+	}
 }
 
 // TestOneLineOnWrongUsage is the promise to scripts: one line that names what is wrong, and
@@ -252,6 +288,8 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{key, "work --endpoint https://u:secret@example.com", "--endpoint: must not contain a user name or a password"},
 		{key, "work --endpoint https://example.com", "--endpoint: the host is neither under userpilot.io nor one that the operator has allowed (see --allow-endpoint)"},
 		{key, "work --endpoint https://example.com --insecure-endpoint", "--endpoint: the host is neither under"},
+		{key, "work --endpoint https://analytex.userpilot.io/v1/identify", "--endpoint: leave /v1/identify out: the client adds it"},
+		{"USERPILOT_API_KEY=MY_KEY=secret", "work", "USERPILOT_API_KEY: API key: has the name of a variable before it"},
 		{key, "work --allow-endpoint example.com/path", "--allow-endpoint: \"example.com/path\" is not a host"},
 		{key + ",IDENTIFY_PROXY=u:secret@proxy", "work", "--proxy: is not a URL such as http://proxy.example:3128"},
 		{"", "doctor extra", `unknown command "extra"`},
@@ -262,7 +300,7 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{"IDENTIFY_DOCTOR_WAIT=soon", "doctor", "IDENTIFY_DOCTOR_WAIT: must be a duration such as 10s, 0 or forever"},
 		{key, "work --log-format xml", "--log-format: must be text or json"},
 		{"IDENTIFY_LOG_LEVEL=loud", "setup", "IDENTIFY_LOG_LEVEL: must be debug or info or warn or error"},
-		{"", "publish --format xml", "--format: must be auto or ndjson or csv"},
+		{"", "publish --format xml", "--format: must be auto or ndjson or json or csv"},
 		{"", "publish --message-id line", "--message-id: must be fresh or content or none"},
 		{"", "dlq nope", `unknown command "nope"`},
 		{"", "dlq stats extra", `unknown command "extra"`},
@@ -279,6 +317,9 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{"", "dlq ls --user=", "--user: must be a user's id"},
 		{"", "dlq show", "give the number of a dead letter"},
 		{"", "dlq show x", `"x": must be the number of a dead letter`},
+		{"", "dlq replay x", `"x": must be the number of a dead letter`},
+		{"", "dlq discard --note y 0", `"0": must be the number of a dead letter`},
+		{"", "dlq export 1,2", `"1,2": must be the number of a dead letter`},
 		{"", "dlq replay --set plan=pro", "--set: must be a path and a value, such as .metadata.plan=pro"},
 		{"", "dlq replay --set .plan==pro", "--set: must have one equals sign"},
 		{"", "dlq replay --delete plan", "--delete: must be a path such as .metadata.plan"},

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -18,9 +17,14 @@ const setupHelp = `Create the streams that are missing, and report what was done
 differs from the flags, nothing is changed unless --update is given. Workers create missing
 streams themselves; they never change a stream.
 
+Streams have no limit of bytes unless these flags set one; --update also changes it. At the
+limit of the work stream, publishers are refused; at that of the dead letters, users with a
+dead event wait; at that of the records, deliveries stop. Some NATS accounts require limits.
+
 Changing the number of partitions must not reorder a user's events. It is refused while
 events wait or workers run: stop publishing, wait until the backlog is empty, stop the
-workers, run setup --update --partitions N, and start the workers with --partitions N.
+workers, run setup --update --partitions N, and start the workers with --partitions N. All
+other changes are made in place, such as the subjects of backfill for an older pipeline.
 
 It needs permission to publish to:
   $JS.API.STREAM.INFO.* and
@@ -35,13 +39,17 @@ func newSetup(env *flags.Env) *cobra.Command {
 		Long:  setupHelp,
 		Example: `  identify-worker setup
   identify-worker setup --nats-url nats://nats:4222 --replicas 3
-  identify-worker setup --update --partitions 32`,
+  identify-worker setup --update --partitions 32
+  identify-worker setup --max-bytes 10GiB --dlq-max-bytes 1GiB --records-max-bytes 256MiB`,
 		Args: cobra.NoArgs,
 	}
 	f := flags.Set{Cmd: cmd}
-	conn := flags.NewWaitingConnection(f, 10*time.Second)
+	conn := flags.NewCommandConnection(f, "wait")
 	topology := flags.NewTopology(f)
 	logs := flags.NewLogSettings(f)
+	f.Size(&topology.Limits.Work, 0, "max-bytes", "most `bytes` of the work stream; 0 leaves it as it is")
+	f.Size(&topology.Limits.Dead, 0, "dlq-max-bytes", "most `bytes` of the dead-letter stream; 0 leaves it as it is")
+	f.Size(&topology.Limits.Records, 0, "records-max-bytes", "most `bytes` of each bucket and of the audit trail; 0 leaves it as it is")
 	var update bool
 	f.Toggle(&update, "update", "change streams that differ")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
-	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/terminal"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/tracing"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/embedded"
@@ -51,6 +51,7 @@ it chooses free ports unless they are given.`,
 		}
 		return runUp(cmd.Context(), env, s)
 	}
+	flags.EndInLog(cmd, env, s.logs)
 	return cmd
 }
 
@@ -83,16 +84,14 @@ func runUp(ctx context.Context, env *flags.Env, s *upSettings) error {
 	if err != nil {
 		return err
 	}
+	r.nats = b.server.ClientURL()
 	report := &reporter{queue: b.queue, rate: s.replica.Config.Rate, line: line, log: log}
 	return r.run(ctx, s.key, report.run)
 }
 
-// screen returns the logger of up. On a terminal it logs above a live line.
-func screen(env *flags.Env, s *flags.LogSettings) (*liveLine, *slog.Logger) {
-	if !render.IsTerminal(env.Stderr) {
-		return nil, env.Logger(s, env.Stderr)
-	}
-	line := &liveLine{out: env.Stderr}
+// screen returns the logger of up, which logs above the live line if there is one.
+func screen(env *flags.Env, s *flags.LogSettings) (*terminal.Line, *slog.Logger) {
+	line := terminal.NewLine(env.Stderr, env.Getenv)
 	return line, env.Logger(s, line)
 }
 

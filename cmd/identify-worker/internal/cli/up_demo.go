@@ -47,6 +47,7 @@ func runDemo(ctx context.Context, env *flags.Env, s *upSettings) error {
 	if err != nil {
 		return err
 	}
+	r.nats = b.server.ClientURL()
 	d.Announce(env.Stdout)
 	report := &reporter{queue: b.queue, rate: s.replica.Config.Rate, line: line, log: log}
 	deliver := func(ctx context.Context) error { return r.run(ctx, s.key, report.run) }

@@ -24,7 +24,7 @@ from the flags, the worker reports the differences and stops.
 If OTEL_EXPORTER_OTLP_ENDPOINT names a collector, the worker exports a trace of each event
 by OTLP over http/protobuf. OpenTelemetry's other variables are honoured.
 
-On SIGTERM or SIGINT the worker finishes the calls in flight, hands over its partitions
+On SIGTERM, SIGINT or SIGHUP the worker finishes the calls in flight, hands over its partitions
 and exits with status 0.`
 
 func newWork(env *flags.Env) *cobra.Command {
@@ -39,7 +39,8 @@ func newWork(env *flags.Env) *cobra.Command {
 	}
 	f := flags.Set{Cmd: cmd}
 	key := flags.NewKeySource(f, env.Getenv)
-	conn := flags.NewWaitingConnection(f, -1)
+	conn := flags.NewConnection(f)
+	conn.AddWait(f, "wait", -1)
 	topology := flags.NewTopology(f)
 	s := flags.NewReplica(f)
 	logs := flags.NewLogSettings(f)
@@ -75,6 +76,7 @@ func newWork(env *flags.Env) *cobra.Command {
 		}
 		return r.run(cmd.Context(), key, noReport)
 	}
+	flags.EndInLog(cmd, env, logs)
 	return cmd
 }
 
@@ -101,6 +103,9 @@ type replica struct {
 	worker  *worker.Worker
 	client  *userpilot.Client
 	http    *listener
+	nats    string // the server's URL, which may be shown
+	name    string // of the pipeline
+	host    string
 	changed chan struct{}
 	log     *slog.Logger
 }
@@ -108,10 +113,11 @@ type replica struct {
 // startReplica makes a worker of that version, and shows it on the HTTP listener. It delivers
 // nothing before run.
 func startReplica(c worker.Config, version string, q *queue.Queue, client *userpilot.Client, http *listener, log *slog.Logger) (*replica, error) {
-	r := &replica{client: client, http: http, changed: make(chan struct{}, 1), log: log}
+	r := &replica{client: client, http: http, nats: q.ServerURL(), name: q.Topology().Name, changed: make(chan struct{}, 1), log: log}
 	c.Queue, c.Client, c.URL, c.Log, c.KeyChanged = q, client, client.URL(), log, r.changed
 	c.Key, c.Member.Version = client.KeyFingerprint, version
-	c.Member.Host, _ = os.Hostname() // shown to operators only
+	c.Member.Host, _ = os.Hostname() // shown to operators only, with the end of the member's id
+	r.host = c.Member.Host
 	w, err := worker.New(c)
 	if err != nil {
 		return nil, err
@@ -124,11 +130,12 @@ func startReplica(c worker.Config, version string, q *queue.Queue, client *userp
 // run delivers until ctx ends and the partitions are handed over. report runs in parallel, until
 // its own context ends.
 func (r *replica) run(ctx context.Context, key *flags.KeySource, report func(context.Context, *worker.Worker)) error {
-	r.log.Info("working", "metrics", r.http.url()+"/metrics", "key", r.client.KeyFingerprint())
+	r.log.Info("working", "nats", r.nats, "pipeline", r.name, "host", r.host, "metrics", r.http.url()+"/metrics", "key", r.client.KeyFingerprint())
 	beside, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { key.Watch(beside, r.client, r.changed, r.log) })
 	wg.Go(func() { report(beside, r.worker) })
+	wg.Go(func() { r.logStop(beside) })
 	err := r.worker.Run(ctx)
 	stop()
 	wg.Wait()
@@ -138,6 +145,15 @@ func (r *replica) run(ctx context.Context, key *flags.KeySource, report func(con
 	}
 	r.log.Info("stopped")
 	return nil
+}
+
+// logStop logs the signal that ends the command. It blocks until ctx ends. A plain cancellation is
+// the end of a demo.
+func (r *replica) logStop(ctx context.Context) {
+	<-ctx.Done()
+	if cause := context.Cause(ctx); cause != context.Canceled { //nolint:errorlint // a signal's cause is one too
+		r.log.Info("stopping: finishing the calls in flight", "reason", cause)
+	}
 }
 
 func noReport(context.Context, *worker.Worker) {}

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
-	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/terminal"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
@@ -61,7 +61,7 @@ func checkAll(q inspector.Filter, all bool) error {
 
 // ask asks a question on the terminal, and returns nil if the answer is yes.
 func ask(ctx context.Context, env *flags.Env, question string) error {
-	if !render.IsTerminal(env.Stdin) {
+	if !terminal.Is(env.Stdin) {
 		return errors.New("nothing was changed: no terminal to ask for confirmation; --yes skips it")
 	}
 	fmt.Fprintf(env.Stderr, "%s [y/N] ", question)
@@ -105,14 +105,14 @@ func (c *confirmation) outcome() string {
 // endOf is the outcome of a run that did something.
 func endOf(ctx context.Context, err error) string {
 	switch {
+	case err == nil:
+		return "done"
 	case errors.Is(err, inspector.ErrCanaryDied):
 		return "canary died"
 	case ctx.Err() != nil:
 		return "stopped"
-	case err != nil:
-		return "failed"
 	}
-	return "done"
+	return "failed"
 }
 
 // stoppedEarly replaces the error of a command that was interrupted before it did anything.

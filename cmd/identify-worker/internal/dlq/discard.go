@@ -1,21 +1,24 @@
 package dlq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/terminal"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 func newDiscard(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "discard --note TEXT",
+		Use:   "discard --note TEXT [ID...]",
 		Short: "Delete dead letters permanently",
 		Long: `Delete dead letters permanently, together with their events. The command first shows how many
 there are and in which groups, and asks for confirmation. --note records the reason in the
@@ -34,15 +37,20 @@ With --json it prints one object; messages and prompts go to standard error:
   run, outcome (done, nothing, dry run, stopped or failed), selected, discarded,
   gone (handled by someone else in the meantime), doubtful`,
 		Example: `  identify-worker dlq discard --group 4be1d07a --note "the old app, see the incident"
+  identify-worker dlq discard 12 13 --note "test data"
   identify-worker dlq discard --reason invalid --until 7d --note "reviewed" --yes`,
-		Args: cobra.NoArgs,
 	}
 	c := newCommand(cmd, env)
 	c.addJSON(cmd, "print JSON, one object")
 	c.addReveal(cmd)
 	d := &discarding{command: c, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), all: newAll(cmd)}
 	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&d.note, "note", "text", "`text` with the reason, for the history; required")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := d.filter.take(args); err != nil {
+			return err
+		}
+		return d.run(cmd.Context())
+	}
 	return cmd
 }
 
@@ -75,38 +83,37 @@ func (d *discarding) run(ctx context.Context) error {
 	if err != nil {
 		return stoppedEarly(ctx, err)
 	}
+	without := &discardView{Outcome: d.confirmation.outcome(), DiscardResult: inspector.DiscardResult{Selected: s.Letters}}
+	if s.Letters == 0 {
+		return cmp.Or(d.report(without), noMatch(query))
+	}
 	goOn, err := d.present(ctx, s)
 	if err != nil {
 		return err
 	}
 	if !goOn {
-		return d.report(&discardView{Outcome: d.confirmation.outcome(), DiscardResult: inspector.DiscardResult{Selected: s.Letters}})
+		return d.report(without)
 	}
 	return d.discard(ctx, q, s)
 }
 
 func (d *discarding) present(ctx context.Context, s *inspector.Selection) (bool, error) {
 	out := d.messages()
-	if s.Letters == 0 {
-		fmt.Fprintln(out, "no dead letters match")
-		return false, nil
-	}
 	printSelection(out, s, newMask(d.reveal, false))
 	fmt.Fprintln(out)
 	return d.confirmation.confirm(ctx, d.env, fmt.Sprintf("permanently delete %s?", render.Counted(s.Letters, "dead letter")))
 }
 
 func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *inspector.Selection) error {
-	bar := render.NewCountBar(d.env.Stderr, int64(s.Letters))
+	line, began := terminal.NewLine(d.env.Stderr, d.env.Getenv), time.Now()
 	name, host := d.confirmation.by(d.env)
 	result, err := inspector.New(q).Discard(ctx, s, inspector.DiscardConfig{
 		Note: address.ReplaceAllString(d.note, hidden), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r inspector.DiscardResult) {
-			bar.Describe(render.Thousands(r.Discarded) + " discarded")
-			bar.Set(int64(r.Discarded + r.Gone + r.Doubtful))
+			line.Show(append([]string{countOf(r.Doubtful, "in doubt")}, terminal.Progress("discarded", r.Discarded, s.Letters-min(r.Gone, s.Letters), time.Since(began))...)...)
 		},
 	})
-	bar.Clear()
+	line.Show()
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)
 	}
@@ -142,12 +149,12 @@ func (d *discarding) report(v *discardView) error {
 func (v *discardView) conclude(ctx context.Context, err error) error {
 	left := v.Selected - min(v.Selected, v.Discarded+v.Gone)
 	switch {
-	case ctx.Err() != nil:
-		err = errors.New("stopped")
 	case err == nil && v.Doubtful > 0:
 		err = errors.New("the server did not answer in time")
 	case err == nil:
 		return nil
+	case ctx.Err() != nil:
+		err = errors.New("stopped")
 	}
 	return fmt.Errorf("%w: %s discarded, %s left; run the command again to continue", err, render.Thousands(v.Discarded), render.Thousands(left))
 }

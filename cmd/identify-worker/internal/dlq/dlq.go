@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,12 +25,17 @@ valid identify events. Fix the cause, then replay or discard them.
 
 Dead letters with the same cause form a group. All commands except purge and history take the
 same filters. A dead letter must match every filter that is given; a filter that is given
-several times matches any of its values.
+several times matches any of its values. show, export, replay and discard also take the
+numbers of dead letters as arguments, like --id.
   --group, --reason, --status, --user, --id   equal
   --since, --until                            when it died: a time, or an age such as 2h
   --match                                     a jq expression over {headers, event}
 The headers are those of the dead letter, such as .headers["Dead-Code"]; the event is null if
 it is not JSON. jq sees numbers exactly as they were written.
+
+If no dead letter matches, show, export, replay and discard say so and end with exit status 1;
+so does replay if none of them can be replayed.
+An empty list of ls, stats or history is no failure.
 
 Personal data is masked in text and in --json output unless --reveal is given: the values of
 properties; in errors, quoted text, e-mail addresses and words with digits; user ids that
@@ -63,8 +67,7 @@ type command struct {
 func newCommand(cmd *cobra.Command, env *flags.Env) *command {
 	c := &command{env: env}
 	f := flags.Set{Cmd: cmd}
-	c.conn = flags.NewConnection(f)
-	c.conn.AddWait(f, "connect-wait", 10*time.Second)
+	c.conn = flags.NewCommandConnection(f, "connect-wait")
 	c.pipeline = flags.NewPipeline(f)
 	c.logs = flags.NewLogSettings(f)
 	return c

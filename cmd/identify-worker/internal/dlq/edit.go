@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -15,9 +17,11 @@ import (
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
-// edits changes events. Its steps run in the order in which they were given.
+// edits changes events. First comes the replacement of what is not UTF-8, then its steps in the order
+// in which they were given.
 type edits struct {
-	steps []editStep
+	replaceInvalid bool
+	steps          []editStep
 	// literals are the values that were given, as JSON. Who gave them may see them.
 	literals map[string]bool
 }
@@ -29,17 +33,20 @@ type editStep struct {
 	values []any // of the expression's variables
 }
 
-func (e *edits) empty() bool { return len(e.steps) == 0 }
+func (e *edits) empty() bool { return len(e.steps) == 0 && !e.replaceInvalid }
 
 // newEdits adds the flags that change events.
 func newEdits(cmd *cobra.Command) *edits {
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	e := &edits{literals: map[string]bool{}}
-	f.Add(step(e.set), "set", "`path=value` of a property to set, such as .metadata.plan=pro; the value is JSON, or else a string")
-	f.Add(step(e.remove), "delete", "`path` of a property to remove, such as .metadata.plan")
+	f.Add(step(e.set), "set", "`path=value` to set, such as metadata.plan=pro or user_id='\"42\"'; the value is JSON, or else a string")
+	f.Add(step(e.remove), "delete", "`path` of a property to remove, such as metadata.plan")
 	f.Add(step(e.edit), "edit", "jq `expression` that turns the old event into the new one")
+	f.Toggle(&e.replaceInvalid, replaceInvalidFlag, "first replace bytes that are not UTF-8, and half surrogate pairs, by U+FFFD")
 	return e
 }
+
+const replaceInvalidFlag = "replace-invalid"
 
 // step is a flag that may be given several times. Each adds a step.
 type step func(text string) error
@@ -51,6 +58,9 @@ func (s step) Set(text string) error { return s(text) }
 // String lists all steps for the history, without the values in them.
 func (e *edits) String() string {
 	var all []string
+	if e.replaceInvalid {
+		all = append(all, "--"+replaceInvalidFlag)
+	}
 	for _, s := range e.steps {
 		all = append(all, s.flag+" "+s.text)
 	}
@@ -83,6 +93,7 @@ func (e *edits) set(text string) error {
 
 // remove reads PATH.
 func (e *edits) remove(path string) error {
+	path = withDot(path)
 	if !isPath(path) {
 		return errors.New("must be a path such as .metadata.plan")
 	}
@@ -106,6 +117,7 @@ func (e *edits) edit(text string) error {
 
 // splitAssignment finds the equals sign after the path. An earlier one may be part of a name.
 func splitAssignment(text string) (path, value string, err error) {
+	text = withDot(text)
 	for at := range text {
 		if text[at] != '=' || !isPath(text[:at]) {
 			continue
@@ -116,6 +128,18 @@ func splitAssignment(text string) (path, value string, err error) {
 		return strings.TrimSpace(text[:at]), text[at+1:], nil
 	}
 	return "", "", errors.New("must be a path and a value, such as .metadata.plan=pro")
+}
+
+// memberOfEvent matches a path, or an assignment to one, that lacks its leading dot. Other words are
+// no members of an event: that of plan=pro is probably .metadata.plan.
+var memberOfEvent = regexp.MustCompile(`^\s*(user_id|metadata|company)\s*($|[.[=])`)
+
+// withDot adds a path's leading dot if it is missing.
+func withDot(text string) string {
+	if memberOfEvent.MatchString(text) {
+		return "." + strings.TrimLeft(text, " \t\r\n")
+	}
+	return text
 }
 
 // isPath reports whether the text is a jq path, such as .metadata.plan, .metadata["a b"] or
@@ -146,11 +170,33 @@ func (e *edits) editFunc(ctx context.Context) func(*deadletter.Letter) ([]byte, 
 	return func(l *deadletter.Letter) ([]byte, error) { return e.apply(ctx, l.Body) }
 }
 
-// apply returns the edited event. Its members are sorted by name.
+// apply returns the edited event. Steps sort its members by name.
 func (e *edits) apply(ctx context.Context, body []byte) ([]byte, error) {
-	// A name that is there twice would be lost, and so would what is not UTF-8.
-	if !jsontext.Value(body).IsValid() {
-		return nil, errors.New("is not UTF-8 JSON, or has a duplicate name: export it, correct it by hand, and publish the result")
+	repaired, replaced := deadletter.ReplaceInvalid(body)
+	if len(replaced) > 0 && !e.replaceInvalid {
+		return nil, errors.New("has text that is not UTF-8")
+	}
+	result, err := e.applySteps(ctx, repaired)
+	if err != nil {
+		return nil, err
+	}
+	// Two users' ids may be the same after a replacement.
+	if slices.ContainsFunc(replaced, isUser) && slices.Equal(deadletter.UserIDs(result), deadletter.UserIDs(repaired)) {
+		return nil, errors.New("its user_id is not UTF-8, so its user is unknown: --set user_id=ID and --force name one")
+	}
+	return result, nil
+}
+
+func isUser(r deadletter.Replacement) bool { return r.Path == "/user_id" }
+
+func (e *edits) applySteps(ctx context.Context, body []byte) ([]byte, error) {
+	switch {
+	case len(e.steps) == 0:
+		return body, nil
+	case !jsontext.Value(body).IsValid(jsontext.AllowDuplicateNames(true)):
+		return nil, errors.New("is not JSON: export it, correct it by hand, and publish the result")
+	case !jsontext.Value(body).IsValid(): // it would be lost
+		return nil, errors.New("has a duplicate name: export it, correct it by hand, and publish the result")
 	}
 	event, err := decodeJSON(body)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 func newExport(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "export",
+		Use:   "export [ID...]",
 		Short: "Write dead letters to standard output, to archive or edit them",
 		Long: `Write dead letters to standard output as NDJSON, oldest first, one per line:
   {"id": "12", "headers": {...}, "event": {...}}
@@ -33,11 +33,13 @@ This command only reads from NATS and changes nothing. It needs permission to pu
   $JS.API.STREAM.MSG.GET.KV_<bucket>   to seal the positions of the events`,
 		Example: `  identify-worker dlq export --group 4be1d07a > letters.ndjson
   jq -c '.event.metadata.plan = "pro"' letters.ndjson | identify-worker publish`,
-		Args: cobra.NoArgs,
 	}
 	c := newCommand(cmd, env)
 	filter := newLetterFilter(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := filter.take(args); err != nil {
+			return err
+		}
 		return c.read(cmd.Context(), filter, true, func(q *queue.Queue, query inspector.Filter) error {
 			return exportLetters(cmd.Context(), env.Stdout, q, query)
 		})
@@ -46,6 +48,7 @@ This command only reads from NATS and changes nothing. It needs permission to pu
 }
 
 func exportLetters(ctx context.Context, out io.Writer, q *queue.Queue, f inspector.Filter) error {
+	none := true
 	for letter, err := range inspector.New(q).DeadLetters(ctx, f) {
 		if err != nil {
 			return err
@@ -61,6 +64,10 @@ func exportLetters(ctx context.Context, out io.Writer, q *queue.Queue, f inspect
 		if _, err := out.Write(line); err != nil {
 			return err
 		}
+		none = false
+	}
+	if none {
+		return noMatch(f)
 	}
 	return nil
 }

@@ -43,6 +43,26 @@ func newLetterFilter(cmd *cobra.Command) *letterFilter {
 	return l
 }
 
+// take adds the numbers of dead letters that are given as arguments.
+func (l *letterFilter) take(args []string) error {
+	for _, arg := range args {
+		id, ok := parseID(arg)
+		if !ok {
+			return flags.Usagef("%q: must be the number of a dead letter, as shown by identify-worker dlq ls", arg)
+		}
+		l.filter.IDs = append(l.filter.IDs, id)
+	}
+	return nil
+}
+
+// noMatch is the error of a command for which the filter selects nothing.
+func noMatch(f inspector.Filter) error {
+	if only := (inspector.Filter{IDs: f.IDs}); !only.IsZero() && only.String() == f.String() {
+		return inspector.ErrNoDeadLetter
+	}
+	return errors.New("no dead letters match")
+}
+
 func (l *letterFilter) parseMatch(text string) (string, error) {
 	match, err := compileJQ(text)
 	if err != nil {

@@ -24,8 +24,9 @@ func newHistory(env *flags.Env) *cobra.Command {
 		Short: "Show what was done with dead letters, and by whom",
 		Long: `Show the replays, discards and purges of the last year, newest last: who ran them, on which
 dead letters and why, and how they ended. A run that has not ended and is not in progress
-was killed. The values of edits and filters are not recorded: they appear as …. Possible
-personal data in notes is masked unless --reveal is given.
+was killed; its counts are those of a moment before. The values of edits and filters are not
+recorded: they appear as …. Possible personal data in notes is masked unless --reveal is
+given.
 
 This command only reads from NATS and changes nothing. It needs permission to publish to:
   $JS.API.DIRECT.GET.<stream>_AUDIT
@@ -41,7 +42,7 @@ With --json it prints one object per line:
 	c.addJSON(cmd, "print JSON, one object per line")
 	c.addReveal(cmd)
 	var since time.Time
-	moment(flags.Set{Cmd: cmd, Prefix: envPrefix}, &since, "since", "began at or after this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	moment(flags.Set{Cmd: cmd, Prefix: envPrefix + "HISTORY_"}, &since, "since", "began at or after this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		q, shut, err := c.open(cmd.Context())
 		if err != nil {

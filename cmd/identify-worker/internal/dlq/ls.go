@@ -28,6 +28,7 @@ its properties. Personal data is masked unless --reveal is given.
 This command only reads from NATS and changes nothing. It needs permission to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ          for the dead letters
   $JS.API.DIRECT.GET.KV_<bucket>_versions  for the version records
+  $JS.API.STREAM.MSG.GET.KV_<bucket>       for the key of masked users, or their masks vary
 
 With --json it prints one object per line:
   id, group, reason, status (0 means no answer), error, user, at, replays,
@@ -43,8 +44,8 @@ With --json it prints one object per line:
 	c.addReveal(cmd)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		l := &letterList{out: env.Stdout, mask: newMask(c.reveal, c.json), json: c.json}
 		return c.read(cmd.Context(), filter, c.reveal, func(q *queue.Queue, query inspector.Filter) error {
+			l := &letterList{out: env.Stdout, mask: c.maskFor(cmd.Context(), q, c.json), json: c.json}
 			return l.all(cmd.Context(), q, query)
 		})
 	}
@@ -68,7 +69,7 @@ type letterView struct {
 
 func newLetterView(l letterWithNewer, m *mask) letterView {
 	return letterView{
-		ID: letterID(l.ID), Group: l.Group(), Reason: deadletter.Reason(m.fit(string(l.Reason))), Status: l.Status,
+		ID: letterID(l.ID), Group: l.Group, Reason: deadletter.Reason(m.fit(string(l.Reason))), Status: l.Status,
 		Error: m.text(l.Error), User: m.user(l.User), At: l.At.UTC(), Replays: l.Replays,
 		Superseded: l.newer.Wholly, SupersededInPart: l.newer.Partly,
 		NewerKnown: l.newer.Known,

@@ -2,12 +2,14 @@ package dlq
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
-	"fmt"
-	"hash/maphash"
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -15,7 +17,9 @@ import (
 	"github.com/itchyny/gojq"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // mask hides personal data unless --reveal is given: the values of properties, user ids that look
@@ -24,13 +28,32 @@ import (
 type mask struct {
 	reveal bool
 	screen bool
-	seed   maphash.Seed
+	// pseudonym names a user whose id is hidden.
+	pseudonym func(user string) string
 	// literals are values, as JSON, that are shown all the same: see edits.
 	literals map[string]bool
 }
 
 func newMask(reveal, json bool) *mask {
-	return &mask{reveal: reveal, screen: !json, seed: maphash.MakeSeed()}
+	key := make([]byte, deadletter.SealBytes)
+	_, _ = rand.Read(key) // it never fails
+	return &mask{reveal: reveal, screen: !json, pseudonym: deadletter.Seal(key).Pseudonym}
+}
+
+// maskFor is newMask with names of users that are the same in all commands. They take the
+// pipeline's secret, which is read when the first is needed. Without the right to read it, they are
+// the same within one output only.
+func (c *command) maskFor(ctx context.Context, q *queue.Queue, json bool) *mask {
+	m := newMask(c.reveal, json)
+	random := m.pseudonym
+	named := sync.OnceValue(func() func(string) string {
+		if named, err := inspector.New(q).Pseudonyms(ctx); err == nil {
+			return named
+		}
+		return random
+	})
+	m.pseudonym = func(user string) string { return named()(user) }
+	return m
 }
 
 // fit makes text safe for the screen, if that is where it goes.
@@ -52,13 +75,15 @@ var quoted = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*(?:"|\\?$)`)
 // longDigits matches phone numbers and the like.
 var longDigits = regexp.MustCompile(`\pN([ .\-/()]{0,2}\pN){6,}`)
 
-// user shows a user id. An e-mail address becomes a name that is the same within one output only:
-// a permanent hash could be guessed.
-func (m *mask) user(id string) string {
+// user shows a user id.
+func (m *mask) user(id string) string { return m.fit(m.hiddenUser(id)) }
+
+// hiddenUser replaces an id that is an e-mail address. A hash without a secret could be guessed.
+func (m *mask) hiddenUser(id string) string {
 	if !m.reveal && looksLikeEmail(id) {
-		return fmt.Sprintf("<e-mail %06x>", maphash.String(m.seed, id)&0xffffff)
+		return "<e-mail " + m.pseudonym(id) + ">"
 	}
-	return m.fit(id)
+	return id
 }
 
 // looksLikeEmail errs on the side of hiding.
@@ -97,13 +122,21 @@ func (m *mask) when(text string) string {
 	return m.note(text)
 }
 
-// name shows the name of a property. It is rarely personal, but can be somebody's address or
-// number.
+// cut shortens a string of JSON for the screen. JSON escapes it, which fit would do once more.
+func (m *mask) cut(text string) string {
+	if m.screen {
+		return render.Cut(text, render.MaxText)
+	}
+	return text
+}
+
+// name shows the name of a property as a string of JSON. It is rarely personal, but can be
+// somebody's address or number.
 func (m *mask) name(text string) string {
 	if !m.reveal {
 		text = hiddenName(text)
 	}
-	return m.fit(text)
+	return m.cut(text)
 }
 
 func hiddenName(text string) string {
@@ -120,14 +153,34 @@ func (m *mask) value(v any) string {
 		return "?"
 	}
 	if !m.reveal && !m.literals[string(text)] {
-		if text, err = gojq.Marshal(hide(v)); err != nil {
-			return "?"
-		}
-		if s, ok := hide(v).(string); ok {
+		shape := hide(v)
+		if s, ok := shape.(string); ok {
 			return s // no quotes: it is no string of the event
 		}
+		if text, err = gojq.Marshal(shape); err != nil {
+			return "?"
+		}
 	}
-	return render.Visible(string(text), render.MaxText)
+	return render.Cut(string(render.Printable(text)), render.MaxText)
+}
+
+// valueAt shows the value at a place in an event: a user's id as everywhere else.
+func (m *mask) valueAt(place string, v any) string {
+	if place == "/user_id" {
+		switch v := v.(type) {
+		case string:
+			return quote(m.cut(m.hiddenUser(v)))
+		case json.Number:
+			return v.String()
+		}
+	}
+	return m.value(v)
+}
+
+// quote writes a string as JSON, on one line of printable characters.
+func quote(text string) string {
+	quoted, _ := jsontext.AppendQuote(nil, text) // an error says that it was not UTF-8
+	return string(render.Printable(quoted))
 }
 
 // hide keeps the shape of a value and hides the rest.
@@ -228,9 +281,11 @@ func (m *mask) token(in *jsontext.Decoder, token jsontext.Token) jsontext.Token 
 	case within == '{' && length%2 == 1: // a name
 		return jsontext.String(m.name(token.String()))
 	case kind == '"' && in.StackDepth() == 1 && in.StackPointer() == "/user_id":
-		return jsontext.String(m.user(token.String()))
+		return jsontext.String(m.cut(m.hiddenUser(token.String())))
+	case kind == '0' && in.StackDepth() == 1 && in.StackPointer() == "/user_id":
+		return token // it counts as a user's id
 	case m.reveal && kind == '"':
-		return jsontext.String(m.fit(token.String()))
+		return jsontext.String(m.cut(token.String()))
 	case m.reveal:
 		return token
 	case kind == '"':

@@ -3,7 +3,6 @@ package dlq
 import (
 	"context"
 	"iter"
-	"slices"
 	"strings"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -79,15 +78,8 @@ func (m *mask) property(path string) string {
 	if path == "" {
 		return ".user_id"
 	}
-	steps := strings.Split(path, "/")[1:]
-	switch {
-	case path == "/company":
-		steps = []string{"company", "id"}
-	case strings.HasPrefix(path, "/company/") && len(steps) > 2:
-		steps = slices.Delete(steps, 1, 2)
-	}
 	var place strings.Builder
-	for _, step := range steps {
+	for _, step := range strings.Split(placesOf(path)[0], "/")[1:] {
 		place.WriteString(m.step(strings.NewReplacer("~1", "/", "~0", "~").Replace(step)))
 	}
 	return place.String()

@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
+	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
@@ -31,7 +35,7 @@ func printSelection(out io.Writer, s *inspector.Selection, m *mask) {
 			break
 		}
 		shown += g.Count
-		fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%s\n", g.Group, render.Thousands(g.Count), render.OrDash(render.Visible(string(g.Reason), render.MaxText)),
+		fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%s\n", render.OrDash(g.Group), render.Thousands(g.Count), render.OrDash(render.Visible(string(g.Reason), render.MaxText)),
 			statusOrDash(g.Status), render.OrDash(render.Truncate(m.text(g.Error), 100)))
 	}
 	_ = table.Flush()
@@ -48,32 +52,45 @@ func between(first, last time.Time) string {
 	return "from " + from + " to " + to
 }
 
-// pace is the rate of a replay, and the reason for it.
+// pace is how fast replayed events are called. They are backfill, so live events go first.
 type pace struct {
-	rate ratelimit.Rate
-	why  string
+	most    ratelimit.Rate // that is published; see --rate
+	replica bool           // at least one replica runs, so the next two are known
+	allowed float64        // calls of the fleet per minute; 0 if there is no limit
+	used    float64        // calls of the fleet for live events in the last minute
 }
 
-// tenth is the default pace, a tenth of the fleet's limit.
-func tenth(fleet ratelimit.Rate, replicas int) pace {
-	switch {
-	case replicas == 0:
-		return pace{ratelimit.Rate{Calls: 60, Window: time.Minute}, "no worker is running, so the fleet's limit is unknown"}
-	case fleet.Unlimited():
-		return pace{ratelimit.Rate{}, "the fleet has no limit"}
-	case fleet.Calls >= 10:
-		return pace{ratelimit.Rate{Calls: fleet.Calls / 10, Window: fleet.Window}, "a tenth of the fleet's " + fleet.String()}
+// describe says how fast n events are called.
+func (p pace) describe(n uint64) string {
+	text := "what live events leave"
+	if !p.most.Unlimited() {
+		text = "at most " + p.most.String() + " of " + text
 	}
-	return pace{ratelimit.Rate{Calls: 1, Window: fleet.Window * 10 / time.Duration(fleet.Calls)}, "a tenth of the fleet's " + fleet.String()}
+	perMinute := p.most.PerMinute() // 0 if nothing limits it, or nothing is known
+	switch free := p.allowed - p.used; {
+	case !p.replica:
+	case p.allowed == 0:
+		text += ", without a limit"
+	case free < p.allowed*asGoodAsNothing:
+		return text + fmt.Sprintf(" of %g calls a minute, which live events all used in the last minute", p.allowed)
+	default:
+		text += fmt.Sprintf(" of %g calls a minute", p.allowed)
+		if perMinute == 0 || free < perMinute {
+			perMinute = free
+		}
+	}
+	if perMinute == 0 {
+		return text
+	}
+	seconds := math.Ceil(min(float64(n)/perMinute*60, maxSeconds))
+	return fmt.Sprintf("%s: this takes %s", text, render.Duration(time.Duration(seconds)*time.Second))
 }
 
-// takes is how long n events take.
-func (p pace) takes(n uint64) time.Duration {
-	if p.rate.Unlimited() {
-		return 0
-	}
-	return time.Duration(float64(n) / p.rate.PerMinute() * float64(time.Minute))
-}
+const (
+	// asGoodAsNothing is the part of the limit that a fleet with too much to do may leave unused.
+	asGoodAsNothing = 0.02
+	maxSeconds      = 1e9 // 31 years
+)
 
 // replayPlan is what a replay would do.
 type replayPlan struct {
@@ -93,7 +110,7 @@ func (r *replayPlan) print(out io.Writer, m *mask) {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(table, name+"\t"+format+"\n", args...) }
 	line("replay", "%s%s", render.Thousands(s.Sendable()), r.describeCanary())
-	line("rate", "%s", r.describePace())
+	line("rate", "%s", r.pace.describe(s.Sendable()))
 	if r.force {
 		line("newer data", "is overwritten because of --force")
 	} else {
@@ -103,12 +120,22 @@ func (r *replayPlan) print(out io.Writer, m *mask) {
 		line("skip", "%s: already replayed %s, see --max-replays", render.Thousands(s.Exhausted), times(r.maxReplays))
 	}
 	for _, why := range sortedByCount(s.Skips) {
-		line("skip", "%s: %s", render.Thousands(s.Skips[why]), render.Visible(why, render.MaxText))
+		line("skip", "%s: %s%s", render.Thousands(s.Skips[why]), render.Visible(why, render.MaxText), wayOut(why))
 	}
 	if r.replicas == 0 {
 		line("workers", "none is running: replayed events will wait")
 	}
 	_ = table.Flush()
+}
+
+// wayOut names the flag that repairs events which are skipped for a reason.
+func wayOut(why string) string {
+	for _, text := range []string{"not valid UTF-8", "text that is not UTF-8", "half a surrogate pair"} {
+		if strings.Contains(why, text) {
+			return "; --" + replaceInvalidFlag + " repairs it"
+		}
+	}
+	return ""
 }
 
 func times(n int) string {
@@ -135,17 +162,6 @@ func (r *replayPlan) describeCanary() string {
 	return fmt.Sprintf(", of which %s first: if one of these dies again, the replay stops", render.Thousands(first))
 }
 
-func (r *replayPlan) describePace() string {
-	why := ""
-	if r.pace.why != "" {
-		why = " (" + r.pace.why + ")"
-	}
-	if r.pace.rate.Unlimited() {
-		return "no limit" + why
-	}
-	return fmt.Sprintf("%s%s: this takes %s", r.pace.rate, why, render.Duration(r.pace.takes(r.selection.Sendable())))
-}
-
 func (r *replayPlan) describeNewer() string {
 	s := r.selection
 	if s.Superseded+s.Partly+s.Untracked == 0 {
@@ -167,35 +183,52 @@ func printEdits(out io.Writer, edits []inspector.Edited, m *mask) {
 	fmt.Fprintln(out, "\nthe edit changes events, for example")
 	for _, e := range edits {
 		fmt.Fprintf(out, "  dead letter %d\n", e.ID)
-		before, errBefore := decodeJSON(e.Before)
-		after, errAfter := decodeJSON(e.After)
-		if errBefore != nil || errAfter != nil {
-			continue // an edit takes and makes JSON
-		}
-		for i, d := range m.differences("", before, after) {
+		repaired, replaced := deadletter.ReplaceInvalid(e.Before)
+		for i, r := range replaced {
 			if i == maxShownChanges {
 				fmt.Fprintln(out, "    …")
 				break
 			}
-			fmt.Fprintln(out, "   ", d.describe(m))
+			fmt.Fprintln(out, "    "+m.describeReplacement(r))
+		}
+		before, errBefore := decodeJSON(repaired)
+		after, errAfter := decodeJSON(e.After)
+		if errBefore != nil || errAfter != nil {
+			continue // an edit takes and makes JSON
+		}
+		for i, d := range m.differences(before, after) {
+			if i == maxShownChanges {
+				fmt.Fprintln(out, "    …")
+				break
+			}
+			line := "    " + d.describe(m)
+			if d.stays(e.Newer) {
+				line += " (stays, newer)"
+			}
+			fmt.Fprintln(out, line)
 		}
 	}
 }
 
-// readPace returns the given rate, or the default. It reads the status, which needs more rights,
-// only for the default or if the command waits for workers.
-func readPace(ctx context.Context, q *queue.Queue, given *ratelimit.Rate, wait bool) (p pace, replicas int, err error) {
-	if given != nil && !wait {
-		return pace{rate: *given}, -1, nil
-	}
+// readPace reads how much of its limit the fleet uses, and how many replicas are alive. A user who
+// may not read that can replay all the same.
+func readPace(ctx context.Context, q *queue.Queue, most ratelimit.Rate) (p pace, replicas int) {
+	p.most = most
 	status, err := inspector.New(q).Status(ctx)
-	switch {
-	case err != nil && given == nil:
-		return p, 0, fmt.Errorf("--rate defaults to a tenth of the fleet's limit, which cannot be read; give --rate: %w", err)
-	case err != nil:
-		return pace{rate: *given}, -1, nil
-	case given != nil:
-		return pace{rate: *given}, len(status.Replicas), nil
+	if err != nil {
+		return p, -1
 	}
-	return tenth(status.Rate, len(status.Replicas)), len(status.Replicas), nil
+	p.allowed, p.replica = status.RateAllowed()
+	p.used = status.RateUsed() * liveShare(status.Recent())
+	return p, len(status.Replicas)
+}
+
+// liveShare is the part of the last minute's calls that were for live events, estimated by the events:
+// nobody counts calls by class. A replay shares the rest with other backfill, which may end any time.
+func liveShare(r fleet.Recent) float64 {
+	events := r.Delivered + r.Dead + r.Superseded
+	if events == 0 {
+		return 1
+	}
+	return 1 - min(1, float64(r.Backfill)/float64(events))
 }

@@ -47,7 +47,7 @@ With --json it prints one object; messages and prompts go to standard error:
 	c := newCommand(cmd, env)
 	c.addJSON(cmd, "print JSON, one object")
 	u := &purging{command: c, confirmation: newConfirmation(cmd)}
-	flags.Set{Cmd: cmd, Prefix: envPrefix}.Text(&u.user, "user", "id", "the user's `id`; required")
+	flags.Set{Cmd: cmd, Prefix: envPrefix + "PURGE_"}.Text(&u.user, "user", "id", "the user's `id`; required")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return u.run(cmd.Context()) }
 	return cmd
 }
@@ -90,10 +90,10 @@ func (u *purging) run(ctx context.Context) error {
 		err = errReport
 	}
 	switch {
-	case ctx.Err() != nil:
-		err = errors.New("stopped")
 	case err == nil:
 		return nil
+	case ctx.Err() != nil:
+		err = errors.New("stopped")
 	}
 	return fmt.Errorf("%w; erased so far: %s; run the command again for the rest", err, newPurgeView("", result).describe())
 }

@@ -1,16 +1,19 @@
 package dlq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/terminal"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
@@ -23,19 +26,28 @@ and an event with no properties left is superseded without a call. If there is n
 of what newer events have set, the event becomes a dead letter again, with the reason
 untracked, unless --force is given.
 
+Replays are backfill: workers call for them only when no live event waits, so they delay no
+live event and need no --rate. Events that were published without a key are the exception.
+
 Each event is published once, however often the command is interrupted and run again. Dead
 letters that have been replayed --max-replays times are skipped.
 
 --set, --delete and --edit change the events, in the order in which they are given. The
-result must be a valid event of the same user, or the dead letter is skipped. The history
-records them and --match without the values in them, which may be a user's data.
+result must be a valid event of the same user, or the dead letter is skipped. A number as
+user_id counts as the user with that id: --set user_id='"42"' or --edit '.user_id |= tostring'
+repairs it. --replace-invalid repairs an event with bytes that are not UTF-8, or with half a
+surrogate pair such as \ud83d: each becomes U+FFFD, the replacement character, and all other
+bytes stay. A user_id is never repaired so, as it would name another user. The history
+records edits and --match without the values in them, which may be a user's data.
 
 --canary N replays N events first and waits for their outcomes; if one dies again, the
-command stops with exit status 1. --wait waits for all outcomes. The outcomes delivered,
-superseded and dead are reported for the canary, and with --wait for all.
+command stops with exit status 1. --wait waits for all outcomes. What the command reports
+adds up: each replayed event was delivered, superseded, purged or dead again, or its outcome
+was not waited for.
 
 It needs permission to publish to:
-  userpilot.<name>.*, userpilot.<name>        for the events
+  userpilot.<name>-backfill.*                 for the events
+  userpilot.<name>                            for events that were published without a key
   userpilot.<name>-audit.action.>             for the history
   userpilot.<name>-audit.original.>           for the originals of edited events
   $JS.API.STREAM.INFO.<stream>_DLQ, $JS.API.DIRECT.GET.<stream>_DLQ and
@@ -45,25 +57,28 @@ It needs permission to publish to:
   $JS.API.DIRECT.GET.KV_<bucket>_versions     for the version records
   $JS.API.STREAM.MSG.GET.KV_<bucket>          for the key that seals replays
   $JS.API.STREAM.MSG.GET.<stream>             for events that an interrupted replay has stored
-  the subjects of identify-worker status      for the fleet's limit, unless --rate is given
+  the subjects of identify-worker status      for the time in the plan; the command does without
 
 With --json it prints one object; messages and prompts go to standard error:
   run, outcome (done, nothing, dry run, stopped, canary died or failed), selected, replayed,
   already (by an interrupted run), gone (handled by someone else in the meantime), skipped,
   skips {why: count}, doubtful, delivered, superseded, purged (erased
-  for its user before it was delivered), dead, died_again [id]
-In a dry run, skipped, skips and superseded say what would happen.`
+  for its user before it was delivered), dead, not_awaited (the outcome is not known),
+  died_again [id]
+delivered, superseded, purged, dead and not_awaited add up to replayed and already. In a dry
+run, skipped, skips and superseded say what would happen.`
 
 func newReplay(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "replay",
+		Use:   "replay [ID...]",
 		Short: "Publish dead letters again",
 		Long:  replayHelp,
 		Example: `  identify-worker dlq replay --group 4be1d07a --dry-run
+  identify-worker dlq replay 12 --wait
   identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5
   identify-worker dlq replay --status 400 --edit '.metadata.seats |= tonumber' --wait
-  identify-worker dlq replay --all --rate 50/1m --yes --json`,
-		Args: cobra.NoArgs,
+  identify-worker dlq replay 12 --replace-invalid --dry-run
+  identify-worker dlq replay --all --yes --json`,
 	}
 	c := newCommand(cmd, env)
 	c.addJSON(cmd, "print JSON, one object")
@@ -71,14 +86,14 @@ func newReplay(env *flags.Env) *cobra.Command {
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	r := &replaying{command: c, filter: newLetterFilter(cmd), confirmation: newConfirmation(cmd), edits: newEdits(cmd), maxReplays: 3}
 	r.all = newAll(cmd)
-	f.Rate(&r.rate, "rate", "maximum events per window; a tenth of the fleet's limit by default; 0 means no limit")
+	f.Rate(&r.rate, "rate", "maximum events per window, besides giving way to live events; 0 means no limit")
 	f.Number(&r.canary, 0, 1_000_000, "canary", "`number` of dead letters to replay first, waiting for their outcomes")
 	f.Number(&r.maxReplays, 0, 1_000_000, "max-replays", "`times` a dead letter may be replayed before it is skipped; 0 means no limit")
 	f.Toggle(&r.force, "force", "overwrite newer data, and allow edits that change the user")
 	f.Toggle(&r.wait, "wait", "wait for the outcome of each event")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if cmd.Flags().Changed("rate") {
-			r.given = &r.rate
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := r.filter.take(args); err != nil {
+			return err
 		}
 		return r.run(cmd.Context())
 	}
@@ -93,7 +108,6 @@ type replaying struct {
 	edits              *edits
 	all                *bool
 	rate               ratelimit.Rate
-	given              *ratelimit.Rate // nil: the default
 	canary, maxReplays int
 	force, wait        bool
 }
@@ -115,12 +129,19 @@ func (r *replaying) run(ctx context.Context) error {
 	if err != nil {
 		return stoppedEarly(ctx, err)
 	}
-	goOn, err := r.present(ctx, plan)
+	if plan.selection.Letters == 0 {
+		return cmp.Or(r.report(plan.withoutRun(r.confirmation.outcome())), noMatch(query))
+	}
+	goOn, err := r.present(ctx, q, plan)
 	if err != nil {
 		return err
 	}
 	if !goOn {
-		return r.report(plan.withoutRun(r.confirmation.outcome()))
+		err := r.report(plan.withoutRun(r.confirmation.outcome()))
+		if plan.selection.Sendable() == 0 {
+			err = cmp.Or(err, errors.New("none of them can be replayed"))
+		}
+		return err
 	}
 	return r.replay(ctx, q, plan)
 }
@@ -135,43 +156,37 @@ func (r *replaying) plan(ctx context.Context, q *queue.Queue, f inspector.Filter
 		return nil, err
 	}
 	plan := &replayPlan{selection: selection, canary: r.canary, maxReplays: r.maxReplays, force: r.force}
-	plan.pace, plan.replicas, err = readPace(ctx, q, r.given, r.wait || r.canary > 0)
-	return plan, err
+	plan.pace, plan.replicas = readPace(ctx, q, r.rate)
+	return plan, nil
 }
 
 // present prints the plan, and reports whether to go on.
-func (r *replaying) present(ctx context.Context, plan *replayPlan) (bool, error) {
+func (r *replaying) present(ctx context.Context, q *queue.Queue, plan *replayPlan) (bool, error) {
 	out, s := r.messages(), plan.selection
-	if s.Letters == 0 {
-		fmt.Fprintln(out, "no dead letters match")
-		return false, nil
-	}
-	m := newMask(r.reveal, false)
+	m := r.maskFor(ctx, q, false)
 	m.literals = r.edits.literals
 	plan.print(out, m)
-	if !r.edits.empty() {
+	if !r.edits.empty() && s.Sendable() > 0 {
 		printEdits(out, s.Edits, m)
 	}
 	fmt.Fprintln(out)
 	if s.Sendable() == 0 {
-		fmt.Fprintln(out, "none of them can be replayed")
 		return false, nil
 	}
 	return r.confirmation.confirm(ctx, r.env, fmt.Sprintf("replay %s?", render.Counted(s.Sendable(), "dead letter")))
 }
 
 func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan) error {
-	bar := render.NewCountBar(r.env.Stderr, int64(plan.selection.Letters))
+	line, began := terminal.NewLine(r.env.Stderr, r.env.Getenv), time.Now()
 	name, host := r.confirmation.by(r.env)
 	result, err := inspector.New(q).Replay(ctx, plan.selection, inspector.ReplayConfig{
-		Rate: plan.pace.rate, Canary: r.canary, Wait: r.wait,
+		Rate: r.rate, Canary: r.canary, Wait: r.wait,
 		By: name, Host: host, Filter: r.filter.words, EditText: r.edits.String(),
 		Progress: func(p inspector.ReplayResult) {
-			bar.Describe(describeProgress(&p))
-			bar.Set(int64(settledLetters(&p)))
+			line.Show(describeProgress(&p, time.Since(began))...)
 		},
 	})
-	bar.Clear()
+	line.Show()
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)
 	}
@@ -183,17 +198,20 @@ func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan
 	return v.conclude(ctx, err)
 }
 
-// settledLetters counts the letters that are finished.
-func settledLetters(r *inspector.ReplayResult) uint64 {
-	return r.Replayed + r.Already + r.Gone + r.Skipped + r.Doubtful
+// describeProgress tells what is wrong, if anything is, and then how far a replay is.
+func describeProgress(r *inspector.ReplayResult, took time.Duration) []string {
+	left := r.Gone + r.Skipped + r.Doubtful // will not be replayed
+	return append(append([]string{countOf(r.Dead, "dead again"), countOf(r.Doubtful, "in doubt")},
+		terminal.Progress("replayed", r.Replayed+r.Already, r.Selected-min(left, r.Selected), took)...),
+		countOf(r.Delivered+r.Superseded, "delivered"), countOf(r.Skipped, "skipped"))
 }
 
-func describeProgress(r *inspector.ReplayResult) string {
-	text := render.Thousands(r.Replayed) + " replayed"
-	if verdicts := r.Delivered + r.Superseded + r.Purged + r.Dead; verdicts > 0 {
-		text += fmt.Sprintf(", %s delivered, %s dead", render.Thousands(r.Delivered+r.Superseded), render.Thousands(r.Dead))
+// countOf is a part of a line, or nothing if the count is 0.
+func countOf(n uint64, what string) string {
+	if n == 0 {
+		return ""
 	}
-	return text
+	return render.Thousands(n) + " " + what
 }
 
 // replayView is what replay reports. Scripts rely on its JSON: see the command's help.
@@ -211,13 +229,14 @@ type replayView struct {
 	Superseded uint64            `json:"superseded"`
 	Purged     uint64            `json:"purged"`
 	Dead       uint64            `json:"dead"`
+	NotAwaited uint64            `json:"not_awaited"`
 	DiedAgain  []string          `json:"died_again"`
 }
 
 func newReplayView(r *inspector.ReplayResult) *replayView {
 	v := &replayView{
 		Run: r.Run, Selected: r.Selected, Replayed: r.Replayed, Already: r.Already, Gone: r.Gone, Skipped: r.Skipped,
-		Skips: notNil(r.Skips), Doubtful: r.Doubtful, Delivered: r.Delivered, Superseded: r.Superseded, Purged: r.Purged, Dead: r.Dead,
+		Skips: notNil(r.Skips), Doubtful: r.Doubtful, Delivered: r.Delivered, Superseded: r.Superseded, Purged: r.Purged, Dead: r.Dead, NotAwaited: r.NotAwaited,
 		DiedAgain: []string{},
 	}
 	for _, id := range r.DiedAgain {
@@ -258,30 +277,43 @@ func (r *replaying) report(v *replayView) error {
 	return err
 }
 
-// describe sums up a run in one line or two.
+// describe sums up a run in two lines. The numbers of the second add up to what was replayed.
 func (v *replayView) describe() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "replayed %s of %s", render.Thousands(v.Replayed), render.Counted(v.Selected, "dead letter"))
-	for _, part := range []struct {
-		n    uint64
-		what string
-	}{
-		{v.Already, "by an earlier run"}, {v.Gone, "gone in the meantime"}, {v.Skipped, "skipped"}, {v.Doubtful, "in doubt"},
-	} {
-		if part.n > 0 {
-			fmt.Fprintf(&b, ", %s %s", render.Thousands(part.n), part.what)
-		}
-	}
+	replayed := v.Replayed + v.Already
+	fmt.Fprintf(&b, "replayed %s of %s", render.Thousands(replayed), render.Counted(v.Selected, "dead letter"))
+	b.WriteString(parts(part{v.Already, "of them by an earlier run"}, part{v.Gone, "gone in the meantime"}, part{v.Skipped, "skipped"}, part{v.Doubtful, "in doubt"}))
 	fmt.Fprintf(&b, " (run %s)\n", v.Run)
-	if v.Delivered+v.Superseded+v.Purged+v.Dead > 0 {
-		fmt.Fprintf(&b, "outcomes: %s delivered, %s superseded, %s dead again", render.Thousands(v.Delivered), render.Thousands(v.Superseded), render.Thousands(v.Dead))
-		if v.Purged > 0 {
-			fmt.Fprintf(&b, ", %s purged", render.Thousands(v.Purged))
+	if replayed == 0 {
+		return b.String()
+	}
+	b.WriteString("outcomes: ")
+	if v.NotAwaited < replayed {
+		fmt.Fprintf(&b, "%s delivered, %s superseded, %s dead again", render.Thousands(v.Delivered), render.Thousands(v.Superseded), render.Thousands(v.Dead))
+		b.WriteString(parts(part{v.Purged, "purged"}, part{v.NotAwaited, "not waited for"}))
+	} else {
+		fmt.Fprintf(&b, "%s not waited for", render.Thousands(v.NotAwaited))
+	}
+	if len(v.DiedAgain) > 0 {
+		fmt.Fprintf(&b, "; see identify-worker dlq show %s", strings.Join(v.DiedAgain, " "))
+	}
+	b.WriteByte('\n')
+	return b.String()
+}
+
+// part is a count in a line.
+type part struct {
+	n    uint64
+	what string
+}
+
+// parts lists the counts that are not zero, each after a comma.
+func parts(all ...part) string {
+	var b strings.Builder
+	for _, p := range all {
+		if p.n > 0 {
+			b.WriteString(", " + render.Thousands(p.n) + " " + p.what)
 		}
-		if len(v.DiedAgain) > 0 {
-			fmt.Fprintf(&b, "; see identify-worker dlq show %s", strings.Join(v.DiedAgain, " "))
-		}
-		b.WriteByte('\n')
 	}
 	return b.String()
 }
@@ -292,14 +324,14 @@ func (v *replayView) conclude(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, inspector.ErrCanaryDied):
 		return inspector.ErrCanaryDied // which ones is said already
+	case err == nil && v.Doubtful > 0:
+		return fmt.Errorf("it is unknown whether %s were replayed: run the command again, it is safe to repeat", render.Counted(v.Doubtful, "dead letter"))
+	case err == nil:
+		return nil
 	case ctx.Err() != nil && left == 0:
-		return errors.New("stopped: all are replayed, but not all outcomes are known")
+		return fmt.Errorf("stopped: none is left to replay, but the outcomes of %s are not known", render.Thousands(v.NotAwaited))
 	case ctx.Err() != nil:
 		return fmt.Errorf("stopped: %s replayed, %s not replayed; run the command again to continue", render.Thousands(v.Replayed+v.Already), render.Thousands(left))
-	case err != nil:
-		return fmt.Errorf("%w; %s replayed, %s not replayed; run the command again to continue", err, render.Thousands(v.Replayed+v.Already), render.Thousands(left))
-	case v.Doubtful > 0:
-		return fmt.Errorf("it is unknown whether %s were replayed: run the command again, it is safe to repeat", render.Counted(v.Doubtful, "dead letter"))
 	}
-	return nil
+	return fmt.Errorf("%w; %s replayed, %s not replayed; run the command again to continue", err, render.Thousands(v.Replayed+v.Already), render.Thousands(left))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
@@ -23,17 +25,23 @@ died and what Userpilot answered, when it was published and when it died, its ea
 replays, and the event. Then, for each property, whether a newer event of the user has
 set it since: a replay does not touch those.
 
+Of the dead letters that filters select, it shows the newest and says how many more there
+are; with --json, or by their numbers, it shows all.
+
 Personal data is masked unless --reveal is given. Very long texts and events are truncated,
 except in JSON; export writes them byte for byte.
 
 This command only reads from NATS and changes nothing. It needs permission to publish to:
   $JS.API.DIRECT.GET.<stream>_DLQ          for the dead letters
   $JS.API.DIRECT.GET.KV_<bucket>_versions  for the version records
+  $JS.API.STREAM.MSG.GET.KV_<bucket>       for the key of masked users, or their masks vary
 
 With --json it prints one object per line: all fields of ls, and
   code, request_id, attempts, published, partition, sequence (of the event when it was first stored),
   tracked (there is a version record), history (one text for each earlier death),
-  properties [{property, superseded}], event (null if it is not JSON), bytes`
+  properties [{property, superseded}], event (null if it is not JSON), bytes,
+  replaced [{byte, bytes, path}]: text that is not UTF-8, or half a surrogate pair, for which
+  the event shown has U+FFFD, the replacement character; see --replace-invalid of replay`
 
 func newShow(env *flags.Env) *cobra.Command {
 	cmd := &cobra.Command{
@@ -49,12 +57,8 @@ func newShow(env *flags.Env) *cobra.Command {
 	c.addReveal(cmd)
 	filter := newLetterFilter(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		for _, arg := range args {
-			id, ok := parseID(arg)
-			if !ok {
-				return flags.Usagef("%q: must be the number of a dead letter, as shown by identify-worker dlq ls", arg)
-			}
-			filter.filter.IDs = append(filter.filter.IDs, id)
+		if err := filter.take(args); err != nil {
+			return err
 		}
 		query, err := filter.query(cmd.Context(), c.reveal)
 		if err != nil {
@@ -68,8 +72,11 @@ func newShow(env *flags.Env) *cobra.Command {
 			return err
 		}
 		defer shut()
-		s := &detail{out: env.Stdout, mask: newMask(c.reveal, c.json), json: c.json}
-		return stoppedReading(cmd.Context(), s.all(cmd.Context(), q, query))
+		s := &detail{out: env.Stdout, mask: c.maskFor(cmd.Context(), q, c.json), json: c.json}
+		if c.json || len(query.IDs) > 0 {
+			return stoppedReading(cmd.Context(), s.all(cmd.Context(), q, query))
+		}
+		return stoppedReading(cmd.Context(), s.newest(cmd.Context(), q, query))
 	}
 	return cmd
 }
@@ -88,6 +95,14 @@ type detailView struct {
 	Properties []propertyView  `json:"properties"`
 	Event      json.RawMessage `json:"event"`
 	Bytes      int             `json:"bytes"`
+	Replaced   []replacedView  `json:"replaced"`
+}
+
+// replacedView is where the event that is shown differs from the stored one.
+type replacedView struct {
+	Byte  int    `json:"byte"`
+	Bytes int    `json:"bytes"`
+	Path  string `json:"path"`
 }
 
 // detail prints all that is known about dead letters.
@@ -115,9 +130,42 @@ func (s *detail) all(ctx context.Context, q *queue.Queue, f inspector.Filter) er
 		s.told++
 	}
 	if s.told == 0 {
-		return inspector.ErrNoDeadLetter
+		return noMatch(f)
 	}
 	return nil
+}
+
+// newest prints the newest dead letter that matches, and how many more there are.
+func (s *detail) newest(ctx context.Context, q *queue.Queue, f inspector.Filter) error {
+	var last *deadletter.Letter
+	more := -1
+	for l, err := range inspector.New(q).DeadLetters(ctx, f) {
+		if err != nil {
+			return err
+		}
+		last = l
+		more++
+	}
+	if last == nil {
+		return noMatch(f)
+	}
+	newer, err := inspector.New(q).Supersessions(ctx, []*deadletter.Letter{last})
+	if err != nil {
+		return err
+	}
+	if err := s.print(last.Body, s.view(letterWithNewer{last, newer[0]})); err != nil || more == 0 {
+		return err
+	}
+	_, err = fmt.Fprintf(s.out, "\n%s more: list them with identify-worker dlq ls %s\n", render.Thousands(more), sameFilter(f))
+	return err
+}
+
+// sameFilter is how to give the filter to another command.
+func sameFilter(f inspector.Filter) string {
+	if only := (inspector.Filter{Groups: f.Groups}); only.String() == f.String() {
+		return "--group " + strings.Join(f.Groups, ",")
+	}
+	return "and the same filters"
 }
 
 func (s *detail) view(l letterWithNewer) *detailView {
@@ -142,6 +190,11 @@ func (s *detail) printJSON(body []byte, v *detailView) error {
 	if text, err := s.mask.event(body, "", 0); err == nil {
 		v.Event = json.RawMessage(text)
 	}
+	v.Replaced = []replacedView{}
+	_, replaced := deadletter.ReplaceInvalid(body)
+	for _, r := range replaced {
+		v.Replaced = append(v.Replaced, replacedView{r.Byte, r.Bytes, s.mask.pathOf(r.Path)})
+	}
 	return render.JSON(s.out, v, "")
 }
 
@@ -149,7 +202,7 @@ func (s *detail) print(body []byte, v *detailView) error {
 	if s.told > 0 {
 		fmt.Fprintln(s.out)
 	}
-	fmt.Fprintf(s.out, "dead letter %s of group %s\n\n", v.ID, v.Group)
+	fmt.Fprintf(s.out, "dead letter %s of group %s\n\n", v.ID, render.OrDash(v.Group))
 	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	line := func(name, text string) {
 		if text != "" {
@@ -269,6 +322,10 @@ func (s *detail) printEvent(body []byte, id string) error {
 		fmt.Fprintf(s.out, "\nevent, %s, not JSON\n%s\n", size, render.Visible(string(body), 10*render.MaxText))
 	default:
 		fmt.Fprintf(s.out, "\nevent, %s, not JSON: --reveal shows it\n", size)
+	}
+	if _, replaced := deadletter.ReplaceInvalid(body); len(replaced) > 0 && (err == nil || errors.Is(err, errCut)) {
+		fmt.Fprintf(s.out, "\ntext that is not UTF-8 is shown as \ufffd, first at byte %d, in %s: identify-worker dlq replay %s --replace-invalid sends it so\n",
+			replaced[0].Byte, s.mask.pathOf(replaced[0].Path), id)
 	}
 	if !s.mask.reveal {
 		_, err = fmt.Fprintln(s.out, "\npersonal data is masked; --reveal shows it")

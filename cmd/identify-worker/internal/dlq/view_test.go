@@ -153,29 +153,33 @@ func TestProperty(t *testing.T) {
 	}
 }
 
-func TestTenth(t *testing.T) {
+func TestPace(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		fleet    string
-		replicas int
-		want     string
-		minute   time.Duration // for 60 events
+		most          string
+		replica       bool
+		allowed, used float64
+		want          string // for 60 events
 	}{
-		{"600/1m", 3, "60/1m", time.Minute},
-		{"10/1s", 1, "1/1s", time.Minute},
-		{"105/1m", 1, "10/1m", 6 * time.Minute},
-		{"5/1s", 1, "1/2s", 2 * time.Minute},
-		{"1/1m", 1, "1/10m", 10 * time.Hour},
-		{"0", 2, "0", 0},
-		{"0", 0, "60/1m", time.Minute},
+		{"0", true, 600, 0, "what live events leave of 600 calls a minute: this takes 6s"},
+		{"0", true, 600, 540, "what live events leave of 600 calls a minute: this takes 1m0s"},
+		{"0", true, 600, 597, "what live events leave of 600 calls a minute, which live events all used in the last minute"},
+		{"0", true, 600, 605, "what live events leave of 600 calls a minute, which live events all used in the last minute"},
+		{"0", true, 0.1, 0, "what live events leave of 0.1 calls a minute: this takes 10h0m"},
+		{"0", true, 0, 5000, "what live events leave, without a limit"},
+		{"0", false, 0, 0, "what live events leave"},
+		{"60/1m", true, 600, 100, "at most 60/1m of what live events leave of 600 calls a minute: this takes 1m0s"},
+		{"60/1m", true, 600, 570, "at most 60/1m of what live events leave of 600 calls a minute: this takes 2m0s"},
+		{"1/1s", true, 0, 5000, "at most 1/1s of what live events leave, without a limit: this takes 1m0s"},
+		{"1/1s", false, 0, 0, "at most 1/1s of what live events leave: this takes 1m0s"},
 	} {
-		fleet, err := ratelimit.ParseRate(test.fleet)
+		most, err := ratelimit.ParseRate(test.most)
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := tenth(fleet, test.replicas)
-		if p.rate.String() != test.want || p.takes(60) != test.minute {
-			t.Errorf("a tenth of %s is %s, 60 take %v", test.fleet, p.rate, p.takes(60))
+		p := pace{most, test.replica, test.allowed, test.used}
+		if got := p.describe(60); got != test.want {
+			t.Errorf("%+v: %s\nwant %s", p, got, test.want)
 		}
 	}
 }
@@ -202,9 +206,9 @@ func TestPlan(t *testing.T) {
 		plan replayPlan
 		want string
 	}{
-		"all of it": {replayPlan{selection: many, pace: tenth(ratelimit.Rate{Calls: 600, Window: time.Minute}, 1), canary: 5, maxReplays: 3, replicas: 1}, `
+		"all of it": {replayPlan{selection: many, pace: pace{replica: true, allowed: 600, used: 540}, canary: 5, maxReplays: 3, replicas: 1}, `
 replay      1,200, of which 5 first: if one of these dies again, the replay stops
-rate        60/1m (a tenth of the fleet's 600/1m): this takes 20m0s
+rate        what live events leave of 600 calls a minute: this takes 20m0s
 newer data  supersedes 20, which need no call, and 5 in part, whose newer properties are kept; unknown for 7, which have no version record
 skip        30: already replayed 3 times, see --max-replays
 skip        3: user_id: is missing
@@ -212,14 +216,14 @@ skip        1: edit: --edit fails on it
 `},
 		"by force": {replayPlan{selection: &inspector.Selection{Letters: 1, Exhausted: 1, Groups: many.Groups[:1]}, maxReplays: 1, canary: 1, force: true}, `
 replay      0
-rate        no limit
+rate        what live events leave
 newer data  is overwritten because of --force
 skip        1: already replayed once, see --max-replays
 workers     none is running: replayed events will wait
 `},
 		"a canary of all": {replayPlan{selection: &inspector.Selection{Letters: 2, Groups: many.Groups[:1]}, canary: 9, replicas: -1}, `
 replay      2, waiting for their outcomes
-rate        no limit
+rate        what live events leave
 newer data  none was delivered after they died
 `},
 	} {
@@ -245,15 +249,19 @@ func TestReplayEnds(t *testing.T) {
 		text   string
 		end    string
 	}{
-		"done": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 3, Replayed: 3}, nil, "replayed 3 of 3 dead letters (run r)\n", ""},
+		"done": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 3, Replayed: 3, NotAwaited: 3}, nil, "replayed 3 of 3 dead letters (run r)\noutcomes: 3 not waited for\n", ""},
 		"all kinds": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 9, Replayed: 3, Already: 1, Gone: 2, Skipped: 1, Doubtful: 2, Delivered: 1, Superseded: 1, Purged: 1, Dead: 1, DiedAgain: []uint64{12}}, nil,
-			"replayed 3 of 9 dead letters, 1 by an earlier run, 2 gone in the meantime, 1 skipped, 2 in doubt (run r)\noutcomes: 1 delivered, 1 superseded, 1 dead again, 1 purged; see identify-worker dlq show 12\n",
+			"replayed 4 of 9 dead letters, 1 of them by an earlier run, 2 gone in the meantime, 1 skipped, 2 in doubt (run r)\noutcomes: 1 delivered, 1 superseded, 1 dead again, 1 purged; see identify-worker dlq show 12\n",
 			"it is unknown whether 2 dead letters were replayed: run the command again, it is safe to repeat"},
-		"interrupted": {interrupted, inspector.ReplayResult{Run: "r", Selected: 1000, Replayed: 300, Skipped: 1}, context.Canceled, "replayed 300 of 1,000 dead letters, 1 skipped (run r)\n",
+		"some outcomes": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 2000, Replayed: 2000, Delivered: 5, NotAwaited: 1995}, nil,
+			"replayed 2,000 of 2,000 dead letters (run r)\noutcomes: 5 delivered, 0 superseded, 0 dead again, 1,995 not waited for\n", ""},
+		"nothing": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 2, Gone: 2}, nil, "replayed 0 of 2 dead letters, 2 gone in the meantime (run r)\n", ""},
+		"interrupted": {interrupted, inspector.ReplayResult{Run: "r", Selected: 1000, Replayed: 300, Skipped: 1, NotAwaited: 300}, context.Canceled, "replayed 300 of 1,000 dead letters, 1 skipped (run r)\noutcomes: 300 not waited for\n",
 			"stopped: 300 replayed, 699 not replayed; run the command again to continue"},
-		"interrupted while waiting": {interrupted, inspector.ReplayResult{Run: "r", Selected: 1, Replayed: 1}, context.Canceled, "replayed 1 of 1 dead letter (run r)\n",
-			"stopped: all are replayed, but not all outcomes are known"},
-		"failed": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 2, Replayed: 1}, errors.New("no stream"), "replayed 1 of 2 dead letters (run r)\n",
+		"interrupted while waiting": {interrupted, inspector.ReplayResult{Run: "r", Selected: 3, Replayed: 2, Skipped: 1, Delivered: 1, NotAwaited: 1}, context.Canceled, "replayed 2 of 3 dead letters, 1 skipped (run r)\noutcomes: 1 delivered, 0 superseded, 0 dead again, 1 not waited for\n",
+			"stopped: none is left to replay, but the outcomes of 1 are not known"},
+		"interrupted at the end": {interrupted, inspector.ReplayResult{Run: "r", Selected: 1, Replayed: 1, Delivered: 1}, nil, "replayed 1 of 1 dead letter (run r)\noutcomes: 1 delivered, 0 superseded, 0 dead again\n", ""},
+		"failed": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 2, Replayed: 1, NotAwaited: 1}, errors.New("no stream"), "replayed 1 of 2 dead letters (run r)\noutcomes: 1 not waited for\n",
 			"no stream; 1 replayed, 1 not replayed; run the command again to continue"},
 		"canary": {t.Context(), inspector.ReplayResult{Run: "r", Selected: 2, Replayed: 1, Dead: 1}, inspector.ErrCanaryDied, "replayed 1 of 2 dead letters (run r)\noutcomes: 0 delivered, 0 superseded, 1 dead again\n",
 			"the canary died again; nothing else was replayed"},

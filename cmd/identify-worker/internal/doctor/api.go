@@ -2,9 +2,6 @@ package doctor
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
-	"net"
 	"net/http"
 	"time"
 
@@ -49,7 +46,7 @@ func (d *doctor) askAPI(ctx context.Context, e *examination, client *userpilot.C
 	v, err := client.Validate(ctx)
 	e.checkAPI(d.replica.Endpoint, v, err)
 	if err == nil {
-		e.checkKey(v.Status, client.KeyFingerprint())
+		e.checkKey(v, client.KeyFingerprint())
 	}
 }
 
@@ -78,27 +75,36 @@ func (e *examination) checkAPI(endpoint string, v userpilot.Validation, err erro
 
 // hint says what to do about an API that cannot be reached.
 func hint(err error) string {
-	var (
-		dns     *net.DNSError
-		unknown *tls.CertificateVerificationError
-	)
-	switch {
-	case errors.As(err, &dns):
+	switch userpilot.Cause(err) {
+	case userpilot.CauseDNS:
 		return "is the name in --endpoint correct, and does this machine's DNS resolve it?"
-	case errors.As(err, &unknown):
+	case userpilot.CausePrivateAddress:
+		return "see --allow-endpoint"
+	case userpilot.CauseCertificate:
 		return "does a proxy replace certificates? Are this machine's clock and root certificates correct?"
-	case errors.Is(err, context.DeadlineExceeded):
+	case userpilot.CauseTLS:
+		return "are the scheme and the port in --endpoint correct?"
+	case userpilot.CauseProxy:
+		return "see --proxy"
+	case userpilot.CauseTimeout:
 		return "no answer within --timeout: does a firewall block it? See --proxy"
 	}
 	return "see --endpoint and --proxy"
 }
 
-func (e *examination) checkKey(status int, fingerprint string) {
+func (e *examination) checkKey(v userpilot.Validation, fingerprint string) {
+	status := v.Status
 	switch {
+	case v.Page:
+		e.fail("key", "cannot tell whether %s is valid, GET /v1/validate answered %d with a web page, which is not Userpilot's answer: does a captive portal or a proxy stand in between (see --proxy), or is --endpoint the wrong host?", fingerprint, status)
 	case status >= 200 && status <= 299:
 		e.ok("key", "%s is valid", fingerprint)
+	case (status == http.StatusUnauthorized || status == http.StatusForbidden) && !v.FromAPI:
+		e.fail("key", "cannot tell whether %s is valid, GET /v1/validate answered %d without JSON, as Userpilot does not: does a proxy or a firewall refuse it (see --proxy)? If not, see %s", fingerprint, status, flags.KeyVariable)
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		e.fail("key", "%s is not valid, GET /v1/validate answered %d: see %s and --api-key-file; an app token (NX-…) is not an API key", fingerprint, status, flags.KeyVariable)
+	case status == http.StatusProxyAuthRequired:
+		e.fail("key", "cannot tell whether %s is valid, a proxy answered 407: it asks for a user and a password, see --proxy", fingerprint)
 	default:
 		e.warn("key", "cannot tell whether %s is valid, GET /v1/validate answered %d: is --endpoint Userpilot's API? The first call will show", fingerprint, status)
 	}

@@ -99,7 +99,7 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 	if err := flags.CheckTopology(d.topology); err != nil {
 		return err
 	}
-	client, errKey, err := d.client()
+	client, errKey, err := d.client(e)
 	if err != nil {
 		return err
 	}
@@ -132,12 +132,15 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 
 // client makes the client that a worker would use. If there is no key, errKey says so: the other
 // settings have been checked, but the client is of no use.
-func (d *doctor) client() (client *userpilot.Client, errKey, err error) {
+func (d *doctor) client(e *examination) (client *userpilot.Client, errKey, err error) {
 	key, errKey := d.key.Read()
 	if errKey != nil {
 		if key, err = userpilot.NewKey("none"); err != nil {
 			return nil, errKey, err
 		}
+	}
+	if key.LooksLikeAppToken() {
+		e.warn("key", "%s %s: see %s and --api-key-file", key.Fingerprint(), flags.AppTokenHint, flags.KeyVariable)
 	}
 	client, err = d.replica.ClientWith(key)
 	return client, errKey, err
@@ -146,7 +149,7 @@ func (d *doctor) client() (client *userpilot.Client, errKey, err error) {
 // natsFindings is what later checks need to know about NATS.
 type natsFindings struct {
 	trip     time.Duration // to NATS and back; 0 if it is not known
-	readable bool          // the streams can be read
+	readable bool          // the streams can be read, or those that are not missing
 }
 
 // askNATS makes the checks that need only NATS.
@@ -158,6 +161,9 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 	}
 	n.trip = link.Trip
 	e.checkLink(link)
+	if e.failed("nats") {
+		return n // an old server has streams that differ, whatever is done about them
+	}
 	denied, err := inspector.New(q).MissingPermissions(ctx, worker.Permissions(*d.topology))
 	e.checkRights(denied, len(worker.Permissions(*d.topology)), err)
 	streams, err := inspector.New(q).InspectStreams(ctx)
@@ -177,7 +183,10 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 		}
 	}
 	account, err := inspector.New(q).Account(ctx)
+	e.checkConsumers(streams, account.MaxConsumers, len(q.Topology().PartitionNames()))
 	e.checkAccount(account, missing, err)
+	// What is left of the streams is enough to tell how the workers are.
+	n.readable = missing < len(streams) && unread == 0 && !e.failed("rights")
 	if missing+unread > 0 {
 		return n
 	}
@@ -189,7 +198,7 @@ func (d *doctor) askNATS(ctx context.Context, e *examination, q *queue.Queue) (n
 		return n
 	}
 	e.checkClock(clock)
-	return natsFindings{trip: link.Trip, readable: !e.failed("rights")}
+	return n
 }
 
 // askFleet checks the live workers.

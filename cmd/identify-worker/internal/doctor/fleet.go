@@ -15,10 +15,11 @@ import (
 func (e *examination) checkFleet(s *inspector.Status, own fleet.Replica) {
 	for _, p := range health.Problems(s) {
 		switch p.Code {
-		case "hold", "outage", "stalled":
-			e.fail("workers", "%s", p.Text)
+		case "stream_missing", "stream_full", "stream_nearly_full", "deadletters_nearly_full": // the checks of the streams have said so
+		case "hold", "outage", "stalled", "consumers_paused", "deadletters_full", "deadletters_unstored":
+			e.fail("workers", "%s", p)
 		default:
-			e.warn("workers", "%s", p.Text)
+			e.warn("workers", "%s", p)
 		}
 	}
 	if versions := health.Distinct(s.Replicas, func(r fleet.Replica) string { return r.Version }); len(versions) > 1 {
@@ -27,7 +28,7 @@ func (e *examination) checkFleet(s *inspector.Status, own fleet.Replica) {
 	e.compareToFleet(s.Replicas, own, "version", "this program is", func(r fleet.Replica) string { return r.Version })
 	e.compareToFleet(s.Replicas, own, "rate", "these flags say", health.RateOf)
 	e.compareToFleet(s.Replicas, own, "key", "the key here is", health.KeyOf)
-	if !e.failed("workers") && !e.warned("workers") {
+	if !e.failed("workers") && !e.warned("workers") && !s.NoBucket {
 		e.ok("workers", "%s, all partitions have an owner", render.Counted(len(s.Replicas), "replica"))
 	}
 }

@@ -3,6 +3,7 @@ package doctor
 import (
 	"net"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
@@ -28,7 +29,11 @@ func (e *examination) checkLink(l queue.ConnInfo) {
 	if l.Inboxes != queue.DefaultInboxPrefix+".>" {
 		who += ", replies on " + l.Inboxes
 	}
-	e.ok("nats", "%s, %v away", who, round(l.Trip))
+	if err := queue.CheckServerVersion(l.Version); err != nil {
+		e.fail("nats", "%s: %v", who, err)
+	} else {
+		e.ok("nats", "%s, %v away", who, round(l.Trip))
+	}
 	switch {
 	case l.TLS != "":
 		e.checkCertificate("nats_tls", l.TLS+", the server's certificate", l.Expires)
@@ -83,16 +88,22 @@ func (e *examination) checkRights(denied []queue.Permission, of int, err error) 
 	}
 }
 
+// checkStreams reports what is wrong with the streams. Where there is none at all, the first worker
+// creates them. A running worker creates none that somebody has deleted.
 func (e *examination) checkStreams(streams []inspector.StreamState) {
-	sound := 0
+	refused := "" // why the one before is refused
+	sound, fresh := 0, !slices.ContainsFunc(streams, func(s inspector.StreamState) bool { return !s.Missing })
 	for _, s := range streams {
 		switch {
 		case s.Err != nil:
 			e.fail("streams", "%v", s.Err)
-		case s.Missing && s.MayCreate:
-			e.warn("streams", "%s is missing: the first worker creates it, or identify-worker setup", s.Name)
+		case s.Missing && s.Refusal != nil && s.Refusal.Error() == refused:
+			e.fail("streams", "%s is missing, and cannot be created either", s.Name)
+		case s.Missing && s.Refusal != nil:
+			refused = s.Refusal.Error()
+			e.fail("streams", "%s is missing, and cannot be created: %v", s.Name, flags.Explained(s.Refusal))
 		case s.Missing:
-			e.fail("streams", "%s is missing, and the user may not create it: run identify-worker setup as a user who may", s.Name)
+			e.checkMissing(s, fresh)
 		case len(s.Differences) > 0:
 			e.fail("streams", "%v", flags.Explained(&queue.MismatchError{Differences: s.Differences}))
 		default:
@@ -104,6 +115,18 @@ func (e *examination) checkStreams(streams []inspector.StreamState) {
 	}
 }
 
+// checkMissing reports a missing stream that could be created; fresh means that there is none at all.
+func (e *examination) checkMissing(s inspector.StreamState, fresh bool) {
+	switch {
+	case !s.MayCreate:
+		e.fail("streams", "%s is missing, and the user may not create it: run identify-worker setup as a user who may", s.Name)
+	case fresh:
+		e.warn("streams", "%s is missing: the first worker creates it, or identify-worker setup", s.Name)
+	default:
+		e.fail("streams", "%s is missing, although others exist: run identify-worker setup; workers may run meanwhile", s.Name)
+	}
+}
+
 func (e *examination) checkStrict(strict bool, err error) {
 	switch {
 	case err != nil:
@@ -111,7 +134,7 @@ func (e *examination) checkStrict(strict bool, err error) {
 	case strict:
 		e.ok("strict", "requests with unknown fields are rejected")
 	default:
-		e.warn("strict", "requests with unknown fields are executed, so anyone who publishes in the same NATS account can purge streams: remove strict: false from the servers' jetstream block")
+		e.warn("strict", "requests with unknown fields are executed, so anyone who publishes in the same NATS account can purge streams: set strict: true in the servers' jetstream block")
 	}
 }
 
@@ -122,15 +145,20 @@ func (e *examination) checkLimits(streams []inspector.StreamState) {
 		if s.Missing || s.Err != nil {
 			continue
 		}
-		end := "then deliveries stop: raise the limit"
+		end := "deliveries stop: raise the limit"
 		switch i {
 		case 0:
-			end = "then publishers are rejected: let it drain, or raise the limit"
+			end = "publishers are rejected: let it drain, or raise the limit"
 		case 1:
-			end = "then dead letters cannot be stored and hold up their users: replay or discard some, or raise the limit"
+			end = "dead letters cannot be stored and hold up their users: raise the limit, or replay or discard some"
 		}
-		e.checkUse("limits", s.Name+": messages", float64(s.Messages), float64(s.MaxMessages), end)
-		e.checkUse("limits", s.Name+": bytes", float64(s.Bytes), float64(s.MaxBytes), end)
+		usage := queue.Usage{Messages: s.Messages, MaxMessages: uint64(s.MaxMessages), Bytes: s.Bytes, MaxBytes: uint64(s.MaxBytes)}
+		if usage.Full() {
+			e.fail("limits", "%s is full: %s", s.Name, end)
+		} else {
+			e.checkUse("limits", s.Name+": messages", float64(s.Messages), float64(s.MaxMessages), "at the limit, "+end)
+			e.checkUse("limits", s.Name+": bytes", float64(s.Bytes), float64(s.MaxBytes), "at the limit, "+end)
+		}
 		if left := time.Until(s.Oldest.Add(s.MaxAge)); i == 1 && s.MaxAge > 0 && s.Messages > 0 && left < min(deadSoon, s.MaxAge/5) {
 			e.warn("limits", "%s: the oldest dead letter is deleted in %s: replay or export it", s.Name, render.Duration(left))
 		}
@@ -151,6 +179,22 @@ func (e *examination) checkUse(check, what string, use, limit float64, end strin
 	}
 }
 
+// checkConsumers reports which streams have no room for a fleet's consumers. The server counts them
+// for each stream: a replica that is alone needs one on the work stream, the first one, and several
+// replicas need one for each partition.
+func (e *examination) checkConsumers(streams []inspector.StreamState, account, partitions int) {
+	for i, s := range streams {
+		limit := queue.ConsumerLimit(s.MaxConsumers, account)
+		switch {
+		case limit == 0 || s.Missing || s.Err != nil:
+		case i == 0 && limit < partitions:
+			e.warn("storage", "%s: %d consumers are allowed, and several replicas need %d, one for each partition: so one replica works, and the others stand by: raise max_consumers of the account or of the stream to share the work", s.Name, limit, partitions)
+		case i > 0 && s.Consumers >= limit:
+			e.fail("storage", "%s: all of the %d consumers that are allowed are in use: another replica cannot work: raise max_consumers of the account or of the stream", s.Name, limit)
+		}
+	}
+}
+
 // checkAccount reports how near the account is to its limits. missing is the number of streams
 // that are still to be created.
 func (e *examination) checkAccount(a inspector.Account, missing int, err error) {
@@ -158,9 +202,11 @@ func (e *examination) checkAccount(a inspector.Account, missing int, err error) 
 		e.warn("storage", "unknown: %v", err)
 		return
 	}
+	if a.LimitRequired && missing > 0 {
+		e.fail("storage", "%v", flags.Explained(queue.ErrLimitRequired))
+	}
 	const end = "raise the account's limit"
 	e.checkUse("storage", "bytes on disk", float64(a.Bytes), float64(a.MaxBytes), "then publishers are rejected and dead letters cannot be stored: "+end)
-	e.checkUse("storage", "consumers", float64(a.Consumers), float64(a.MaxConsumers), "then partitions cannot be claimed: "+end)
 	if a.MaxStreams > 0 && a.Streams+missing > a.MaxStreams {
 		e.fail("storage", "%d streams are missing, and the account has %d of %d: %s", missing, a.Streams, a.MaxStreams, end)
 	}

@@ -12,43 +12,52 @@ import (
 
 // Connection has the settings of the connection to NATS.
 type Connection struct {
-	url, creds, ca, cert, key string
-	inbox                     string
-	Wait                      time.Duration
-	waitFlag                  string
+	queue    queue.ConnectConfig // without what this package fills in when it connects
+	domain   string
+	Wait     time.Duration
+	waitFlag string
 }
 
-// NewWaitingConnection adds the flags of [NewConnection], and --wait with the given default.
-func NewWaitingConnection(f Set, wait time.Duration) *Connection {
+// connectWait is how long a command waits for NATS by default, unlike a worker.
+const connectWait = 10 * time.Second
+
+// NewCommandConnection adds the flags of [NewConnection], and one for how long to wait for NATS. Its
+// name is --wait, except in commands whose --wait waits for something else.
+func NewCommandConnection(f Set, waitFlag string) *Connection {
 	c := NewConnection(f)
-	c.AddWait(f, "wait", wait)
+	f.Variable = "IDENTIFY_CONNECT_WAIT" // IDENTIFY_WAIT is a worker's
+	c.AddWait(f, waitFlag, connectWait)
 	return c
 }
 
 // NewConnection adds the flags for the NATS server and our credentials.
 func NewConnection(f Set) *Connection {
-	c := &Connection{url: nats.DefaultURL}
-	f.Text(&c.url, "nats-url", "url", "NATS `server`, or several separated by commas")
-	f.Text(&c.creds, "nats-creds", "file", "`file` with NATS credentials")
-	f.Text(&c.inbox, "nats-inbox-prefix", "subject", "`subject` prefix for replies; default _INBOX")
-	f.Text(&c.ca, "nats-ca", "file", "`file` with the CA certificates to trust, PEM")
-	f.Text(&c.cert, "nats-cert", "file", "`file` with the client certificate, PEM; needs --nats-key")
-	f.Text(&c.key, "nats-key", "file", "`file` with the client certificate's key, PEM")
+	c := &Connection{queue: queue.ConnectConfig{URL: nats.DefaultURL}}
+	f.Text(&c.queue.URL, "nats-url", "url", "NATS `server`, or several separated by commas")
+	f.Text(&c.queue.Creds, "nats-creds", "file", "`file` with NATS credentials")
+	f.Text(&c.queue.NKey, "nats-nkey", "file", "`file` with the seed of the NATS user's nkey")
+	f.Text(&c.queue.User, "nats-user", "name", "`name` of the NATS user; needs --nats-password-file")
+	f.Text(&c.queue.PasswordFile, "nats-password-file", "file", "`file` with the NATS user's password")
+	f.Text(&c.queue.TokenFile, "nats-token-file", "file", "`file` with the NATS server's token")
+	f.Text(&c.queue.InboxPrefix, "nats-inbox-prefix", "subject", "`subject` prefix for replies; default _INBOX")
+	f.Text(&c.domain, "nats-domain", "domain", "JetStream `domain` of the streams; default is the server's own")
+	f.Text(&c.queue.CA, "nats-ca", "file", "`file` with the CA certificates to trust, PEM")
+	f.Text(&c.queue.Cert, "nats-cert", "file", "`file` with the client certificate, PEM; needs --nats-key")
+	f.Text(&c.queue.Key, "nats-key", "file", "`file` with the client certificate's key, PEM")
+	f.Toggle(&c.queue.TLSFirst, "nats-tls-first", "begin TLS before the server's greeting (handshake_first)")
 	return c
 }
 
-// AddWait adds the flag for how long to wait for NATS. It has another name in commands whose
-// --wait waits for something else.
+// AddWait adds the flag for how long to wait for NATS.
 func (c *Connection) AddWait(f Set, flag string, wait time.Duration) {
 	c.Wait, c.waitFlag = wait, flag
 	f.Wait(&c.Wait, flag, "how long to wait for NATS at startup; 0 fails immediately, forever never gives up")
 }
 
 func (c *Connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {
-	return queue.Connect(ctx, queue.ConnectConfig{
-		URL: c.url, Creds: c.creds, InboxPrefix: c.inbox, CA: c.ca, Cert: c.cert, Key: c.key,
-		Name: "identify-worker", Wait: c.Wait, FieldName: c.flagOf, Log: log,
-	})
+	config := c.queue
+	config.Name, config.Wait, config.FieldName, config.Log = "identify-worker", c.Wait, c.flagOf, log
+	return queue.Connect(ctx, config)
 }
 
 // flagOf is the flag that sets a field of [queue.ConnectConfig].
@@ -58,6 +67,16 @@ func (c *Connection) flagOf(field string) string {
 		return "--nats-url"
 	case "Creds":
 		return "--nats-creds"
+	case "NKey":
+		return "--nats-nkey"
+	case "User":
+		return "--nats-user"
+	case "PasswordFile":
+		return "--nats-password-file"
+	case "TokenFile":
+		return "--nats-token-file"
+	case "TLSFirst":
+		return "--nats-tls-first"
 	case "InboxPrefix":
 		return "--nats-inbox-prefix"
 	case "CA":
@@ -72,8 +91,16 @@ func (c *Connection) flagOf(field string) string {
 	return field
 }
 
-// Open connects and returns the pipeline on that connection. The caller closes the connection.
+// Open connects and returns the pipeline on that connection, in the domain of its flag. The caller
+// closes the connection.
 func (c *Connection) Open(ctx context.Context, t queue.Topology, log *slog.Logger) (*queue.Queue, *nats.Conn, error) {
+	if err := CheckTopology(&t); err != nil {
+		return nil, nil, err
+	}
+	t.Domain = c.domain
+	if err := t.Validate(); err != nil { // about the domain, which all else has been without
+		return nil, nil, Usagef("--nats-%w", err)
+	}
 	nc, err := c.connect(ctx, log)
 	if err != nil {
 		return nil, nil, err

@@ -25,7 +25,7 @@ type Env struct {
 func (e *Env) Logger(s *LogSettings, w io.Writer) *slog.Logger {
 	logger := asynclog.Wrap(slog.New(s.handler(w)))
 	e.loggers = append(e.loggers, logger)
-	if w == io.Writer(os.Stderr) { // the process's own, and no test's
+	if e.Stderr == io.Writer(os.Stderr) { // the process's own, and no test's; w may be a screen on it
 		log.SetOutput(&libraryLog{log: logger})
 	}
 	return logger

@@ -24,9 +24,13 @@ const envAnnotation = "identify-worker/env"
 // Set adds flags to one command, each with its environment variable: IDENTIFY_, the
 // prefix and the flag's name in capitals, or a name that others use too. A flag's
 // default is what its target holds when it is added.
+//
+// A variable means one thing to all commands, since they may share an environment: flags that mean
+// different things have a Prefix or a Variable.
 type Set struct {
-	Cmd    *cobra.Command
-	Prefix string
+	Cmd      *cobra.Command
+	Prefix   string
+	Variable string // if set, the whole name of the variable, for a single flag
 }
 
 // conventionalEnv is the name of a variable that other tools read as well, or empty.
@@ -47,6 +51,9 @@ func conventionalEnv(flag string) string {
 }
 
 func (f Set) env(name string) string {
+	if f.Variable != "" {
+		return f.Variable
+	}
 	if env := conventionalEnv(name); env != "" {
 		return env
 	}
@@ -162,6 +169,19 @@ func (f Set) Number(target *int, lowest, highest int, name, usage string) {
 		return n, nil
 	}
 	f.Add(value[int]{target, "int", parse, strconv.Itoa}, name, usage)
+}
+
+// Part adds a flag for a part of a whole, from 0 to 1.
+func (f Set) Part(target *float64, name, usage string) {
+	parse := func(text string) (float64, error) {
+		part, err := strconv.ParseFloat(text, 64)
+		if err != nil || !(part >= 0 && part <= 1) {
+			return 0, errors.New("must be a number from 0 to 1, such as 0.1")
+		}
+		return part, nil
+	}
+	format := func(part float64) string { return strconv.FormatFloat(part, 'f', -1, 64) }
+	f.Add(value[float64]{target, "part", parse, format}, name, usage)
 }
 
 // Choice adds a flag that takes one of several words, with shell completion.

@@ -2,6 +2,8 @@ package flags
 
 import (
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 func TestParseSize(t *testing.T) {
@@ -19,6 +21,22 @@ func TestParseSize(t *testing.T) {
 		}
 		if back, _ := parseSize(FormatSize(max(0, want))); ok && back != want {
 			t.Errorf("%s reads as %d", FormatSize(want), back)
+		}
+	}
+}
+
+func TestPart(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"0": "0", "1": "1", "0.25": "0.25", ".5": "0.5", "1e-3": "0.001",
+		"": "", "-0.1": "", "1.1": "", "NaN": "", "Inf": "", "10%": "", "a": "",
+	} {
+		var part float64
+		cmd := &cobra.Command{}
+		Set{Cmd: cmd}.Part(&part, "part", "a part")
+		flag := cmd.Flags().Lookup("part")
+		if err := flag.Value.Set(text); (err == nil) != (want != "") || err == nil && flag.Value.String() != want {
+			t.Errorf("%q: %v, %s", text, err, flag.Value)
 		}
 	}
 }

@@ -39,10 +39,18 @@ func hint(err error) string {
 		return "see --nats-listen"
 	}
 	switch {
+	case errors.Is(err, queue.ErrLimitRequired):
+		return "run: identify-worker setup --max-bytes 10GiB --dlq-max-bytes 1GiB --records-max-bytes 256MiB, with sizes that suit you"
+	case errors.Is(err, queue.ErrSubjectsTaken):
+		return "see --name"
 	case errors.Is(err, queue.ErrNoStream):
 		return "start a worker, or run identify-worker setup; see --name"
+	case errors.Is(err, queue.ErrForeignStream):
+		return "a worker or identify-worker setup creates it; see --name"
 	case errors.Is(err, userpilot.ErrHostNotAllowed), errors.Is(err, userpilot.ErrNotPublic):
 		return "see --allow-endpoint"
+	case userpilot.Cause(err) == userpilot.CauseProxy:
+		return "see --proxy"
 	}
 	return ""
 }

@@ -82,8 +82,12 @@ type keyed interface {
 }
 
 // Watch gives the client each new key that appears in the file, and signals changed. It blocks
-// until ctx ends. If the file cannot be read, the key stays as it is.
+// until ctx ends. If the file cannot be read, the key stays as it is. Watch warns of a key that
+// looks like an app token.
 func (k *KeySource) Watch(ctx context.Context, client keyed, changed chan<- struct{}, log *slog.Logger) {
+	if key, err := k.Read(); err == nil {
+		warnOfAppToken(key, log)
+	}
 	if k.file == "" {
 		return
 	}
@@ -105,9 +109,19 @@ func (k *KeySource) Watch(ctx context.Context, client keyed, changed chan<- stru
 		}
 		client.SetKey(key)
 		log.Info("the API key has changed", "fingerprint", key.Fingerprint())
+		warnOfAppToken(key, log)
 		select {
 		case changed <- struct{}{}:
 		default: // the last change has not been noticed yet
 		}
+	}
+}
+
+// AppTokenHint says what is wrong with a key that looks like an app token.
+const AppTokenHint = "begins with NX-, as an app token does, and Userpilot takes only an API key"
+
+func warnOfAppToken(key userpilot.Key, log *slog.Logger) {
+	if key.LooksLikeAppToken() {
+		log.Warn("the API key "+AppTokenHint, "fingerprint", key.Fingerprint())
 	}
 }

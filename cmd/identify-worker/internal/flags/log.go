@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // LogSettings say how to log. Logs go to stderr and never hold a user's data.
@@ -21,11 +23,42 @@ func NewLogSettings(f Set) *LogSettings {
 func (s *LogSettings) handler(w io.Writer) slog.Handler {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(s.level)) // one of the choices
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: explain}
-	if s.format == "json" {
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readable}
+	if s.json() {
 		return slog.NewJSONHandler(w, options)
 	}
 	return slog.NewTextHandler(w, options)
+}
+
+func (s *LogSettings) json() bool { return s.format == "json" }
+
+// readable is a slog.HandlerOptions.ReplaceAttr. It explains errors, and writes durations as text:
+// slog's JSON has them as nanoseconds.
+func readable(groups []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.String(a.Key, a.Value.Duration().String())
+	}
+	return explain(groups, a)
+}
+
+// LoggedError is an error that is in the log already.
+type LoggedError struct{ error }
+
+// Unwrap returns the error.
+func (e LoggedError) Unwrap() error { return e.error }
+
+// EndInLog makes the last error of a command that runs for long a line of its log if the log is
+// JSON, for whoever collects it: the error is then a [LoggedError].
+func EndInLog(cmd *cobra.Command, env *Env, logs *LogSettings) {
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		err := run(cmd, args)
+		if err == nil || !logs.json() {
+			return err
+		}
+		env.Logger(logs, env.Stderr).Error("the worker has ended", slog.Any("error", err))
+		return LoggedError{err}
+	}
 }
 
 // libraryLog replaces the output of Go's standard logger. It reports that a library wrote

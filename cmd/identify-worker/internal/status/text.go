@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/health"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 )
 
 // print writes the view for people.
@@ -22,19 +24,22 @@ func (v *view) print(out io.Writer) {
 		fmt.Fprintf(out, "%s: %s\n", v.Stream, render.Counted(n, "problem"))
 	}
 	for _, p := range v.Problems {
-		fmt.Fprintln(out, "  !", p.Text)
+		printProblem(out, p)
 	}
 	fmt.Fprintln(out)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, line := range [][2]string{
-		{"backlog", v.describeBacklog()},
+		{"backlog", unless(v.noBacklog, v.describeBacklog())},
 		{"last minute", v.LastMinute.describe()},
 		{"rate", v.Rate.describe()},
-		{"drains in", v.describeDrain()},
-		{"dead letters", v.DeadLetters.describe()},
-		{"partitions", v.Partitions.describe()},
+		{"drains in", unless(v.noBacklog, v.Live.describeDrain("if the whole limit is used"))},
+		{"backfill", v.describeBackfill()},
+		{"dead letters", unless(v.noDead, v.DeadLetters.describe())},
+		{"partitions", unless(v.noPartitions, v.Partitions.describe())},
 	} {
-		fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
+		if line[1] != "" {
+			fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
+		}
 	}
 	_ = table.Flush()
 	if len(v.Replicas) > 0 {
@@ -42,33 +47,101 @@ func (v *view) print(out io.Writer) {
 	}
 }
 
-func (v *view) describeBacklog() string {
-	if v.Backlog == 0 {
-		return "none"
+func unless(unknown bool, text string) string {
+	if unknown {
+		return "unknown"
 	}
-	return fmt.Sprintf("%s, the oldest is %s old", render.Counted(v.Backlog, "event"), render.Duration(fromSeconds(v.OldestSeconds)))
+	return text
+}
+
+func printProblem(out io.Writer, p health.Problem) {
+	text := p.Text
+	if p.Why != "" {
+		text += ": " + p.Why
+	}
+	fmt.Fprintf(out, "  ! %s\n    users: %s\n    do:    %s\n", text, p.Users, p.Do)
+}
+
+// describeBacklog tells of the live events; these are all if no backfill waits.
+func (v *view) describeBacklog() string {
+	switch {
+	case v.Backlog == 0:
+		return "none"
+	case v.Backfill.Events == 0:
+		return v.Live.describe("event")
+	case v.Live.Events == 0:
+		return "no live event"
+	default:
+		return v.Live.describe("live event")
+	}
+}
+
+// describeBackfill is empty if none waits.
+func (v *view) describeBackfill() string {
+	if v.Backfill.Events == 0 {
+		return ""
+	}
+	return v.Backfill.describe("event") + "; drains in: " + v.Backfill.describeDrain("if all calls are used that live events leave")
+}
+
+func (c classView) describe(noun string) string {
+	text := render.Counted(c.Events, noun)
+	if c.OldestSeconds != nil {
+		text += fmt.Sprintf(", the oldest is %s old", render.Duration(fromSeconds(*c.OldestSeconds)))
+	}
+	return text
 }
 
 func (c countsView) describe() string {
-	return fmt.Sprintf("%s delivered, %s of them merged into another call, %s dead, in %s",
+	text := fmt.Sprintf("%s delivered, %s of them merged into another call, %s dead, in %s",
 		render.Counted(c.Delivered, "event"), render.Thousands(c.Merged), render.Thousands(c.Dead), render.Counted(c.Calls, "call"))
+	if c.Backfill > 0 {
+		text += fmt.Sprintf("; %s of the events were backfill", render.Thousands(c.Backfill))
+	}
+	return text
 }
 
 func (r rateView) describe() string {
-	if r.Allowed == 0 {
-		return fmt.Sprintf("%.0f calls a minute, no limit", r.Used)
+	calls := render.Counted(uint64(math.Round(r.Used)), "call")
+	switch window := fromSeconds(r.Window); {
+	case r.Allowed == nil:
+		return "unknown"
+	case window < time.Minute && *r.Allowed == 0:
+		return fmt.Sprintf("%s in the last %s, no limit", calls, render.Duration(window))
+	case window < time.Minute:
+		return fmt.Sprintf("%s in the last %s, of %.0f a minute", calls, render.Duration(window), *r.Allowed)
+	case *r.Allowed == 0:
+		return calls + " in the last minute, no limit"
+	default:
+		return fmt.Sprintf("%.0f of %.0f calls a minute used, %.0f%%", r.Used, *r.Allowed, 100*r.Used / *r.Allowed)
 	}
-	return fmt.Sprintf("%.0f of %.0f calls a minute used, %.0f%%", r.Used, r.Allowed, 100*r.Used/r.Allowed)
 }
 
-func (v *view) describeDrain() string {
-	switch {
-	case v.Backlog == 0:
+// describeDrain tells how long it takes; most is what the longest time takes for granted.
+func (v drainView) describeDrain(most string) string {
+	switch v.DrainBasis {
+	case inspector.DrainEmpty:
 		return "-"
-	case v.DrainSeconds == nil:
-		return "never, because nothing is being delivered"
+	case inspector.DrainEstimated:
+		return render.Duration(fromSeconds(*v.DrainSeconds)) + ", at the speed of the last minute"
+	case inspector.DrainAtMost:
+		return fmt.Sprintf("not known yet; at most %s %s", render.Duration(fromSeconds(*v.DrainSeconds)), most)
+	case inspector.DrainNever:
+		return "never, because no call of the last minute succeeded"
+	case inspector.DrainBehind:
+		return "not before live events use less of the limit"
+	case inspector.DrainNoReplica:
+		return "not before a worker runs"
+	case inspector.DrainHold:
+		return "not before the hold ends"
+	case inspector.DrainOutage:
+		return "not before Userpilot is back"
+	case inspector.DrainCooldown:
+		return "not before the cooldown ends"
+	case inspector.DrainStalled:
+		return "not before calls are made again"
 	default:
-		return render.Duration(fromSeconds(*v.DrainSeconds)) + ", at the current rate"
+		return "not known yet"
 	}
 }
 
