@@ -29,7 +29,7 @@ type deadEvent struct {
 func invalid() []deadEvent {
 	user := "unlucky" + userDomain
 	of := func(body, user string) deadEvent {
-		headers := map[string]string{"Dead-Reason": "invalid", "Dead-Error": "*"}
+		headers := map[string]string{"Dead-Reason": "invalid", "Dead-Error": "*", "Dead-Group": "*"}
 		if user != "" {
 			headers["Dead-User"], headers["Dead-Origin"] = user, "*"
 		}
@@ -44,7 +44,7 @@ func invalid() []deadEvent {
 		of("{\"user_id\":\"\xff\"}", ""),
 		of(`{}`, ""),
 		of(`{"user_id":""}`, ""),
-		of(`{"user_id":7}`, ""),
+		of(`{"user_id":7}`, "7"),
 		of(fmt.Sprintf(`{"user_id":%q,"company":{"name":"Acme"}}`, user), user),
 		of(fmt.Sprintf(`{"user_id":%q,"metadata":{"x":%q}}`, user, strings.Repeat("x", 600<<10)), user),
 	}
@@ -58,7 +58,7 @@ func refused(status int, reason, attempts string, n int) deadEvent {
 		body: fmt.Appendf(nil, `{"user_id":%q,"metadata":{"refuse":%d}}`, user, status),
 		headers: map[string]string{
 			"Dead-Reason": reason, "Dead-Status": strconv.Itoa(status), "Dead-Code": "scripted_fault", "Dead-Error": "*",
-			"Dead-Request-Id": "*", "Dead-Attempts": attempts, "Dead-User": user, "Dead-Origin": "*",
+			"Dead-Request-Id": "*", "Dead-Attempts": attempts, "Dead-User": user, "Dead-Origin": "*", "Dead-Group": "*",
 		},
 	}
 }
@@ -94,14 +94,14 @@ func TestDeadLetters(t *testing.T) {
 
 	flags := []string{"--max-attempts=3", "--backoff-initial=100ms", "--backoff-max=200ms"}
 	first := s.startWorker(flags...)
-	within(t, 30*time.Second, "some dead letters", func() bool { return s.dead() > 0 })
+	within(t, time.Minute, "some dead letters", func() bool { return s.dead() > 0 })
 	first.kill()
 	s.startWorker(flags...)
 	// Failures count only while other calls succeed, so good events go on until all bad ones are
 	// dead.
 	for i := 0; s.dead() < len(events) && i < 1000; i++ {
 		s.publish(names[i%len(names)])
-		within(t, 30*time.Second, "the backlog to shrink", func() bool { return s.backlog() < 20 })
+		within(t, time.Minute, "the backlog to shrink", func() bool { return s.backlog() < 20 })
 	}
 	s.drain()
 	s.check()

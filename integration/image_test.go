@@ -24,12 +24,15 @@ type blueprint struct {
 	flags            []string // further flags for go build
 	files            []string // in addition to the program
 	args             map[string]string
+	version          string // of the program's module; empty is what go.mod pins
 }
 
-// natsServer is the server from the module that go.mod pins.
+// natsServer is the server from the module that go.mod pins, or of the version that
+// NATS_SERVER_VERSION names, such as v2.11.0.
 func natsServer() blueprint {
 	return blueprint{
-		name: "nats", dockerfile: "testdata/nats.Dockerfile", program: "nats-server", pkg: "github.com/nats-io/nats-server/v2",
+		version: os.Getenv("NATS_SERVER_VERSION"),
+		name:    "nats", dockerfile: "testdata/nats.Dockerfile", program: "nats-server", pkg: "github.com/nats-io/nats-server/v2",
 		files: []string{"testdata/nats.conf", "testdata/cluster.conf"},
 	}
 }
@@ -66,7 +69,12 @@ func (b blueprint) build(ctx context.Context) (tag string, err error) {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := compile(ctx, filepath.Join(dir, b.program), b.pkg, b.flags...); err != nil {
+	if b.version != "" {
+		err = install(ctx, dir, b.pkg+"@"+b.version)
+	} else {
+		err = compile(ctx, filepath.Join(dir, b.program), b.pkg, b.flags...)
+	}
+	if err != nil {
 		return "", err
 	}
 	for _, file := range append(b.files, b.dockerfile) {
@@ -101,6 +109,16 @@ func compile(ctx context.Context, output, pkg string, flags ...string) error {
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build %s: %w\n%s", pkg, err, said)
+	}
+	return nil
+}
+
+// install builds a static program of another version than go.mod's into a folder.
+func install(ctx context.Context, dir, pkg string) error {
+	cmd := exec.CommandContext(ctx, "go", "install", pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOBIN="+dir)
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go install %s: %w\n%s", pkg, err, said)
 	}
 	return nil
 }

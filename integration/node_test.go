@@ -89,7 +89,7 @@ func (n *node) cut(network string) (heal func()) {
 // wait blocks until the process has ended, and returns its exit status.
 func (n *node) wait() (status int) {
 	n.t.Helper()
-	within(n.t, 10*time.Second, "the process to end", func() bool {
+	within(n.t, time.Minute, "the process to end", func() bool {
 		state, err := n.State(n.t.Context())
 		must(n.t, err)
 		status = state.ExitCode

@@ -23,6 +23,11 @@ func (s *system) next(user string) []byte {
 	return s.oracle.Next(user, oracle.Event{Varied: true})
 }
 
+// nextBackfill returns the user's next event, which is backfill.
+func (s *system) nextBackfill(user string) []byte {
+	return s.oracle.Next(user, oracle.Event{Varied: true, Backfill: true})
+}
+
 // judge returns the oracle's findings. All events must have drained.
 func (s *system) judge() []oracle.Finding {
 	s.t.Helper()

@@ -43,7 +43,7 @@ func TestPoisonStorm(t *testing.T) {
 			publish(user, fmt.Sprintf(`"plan":"legacy","old":%d,"only%d":true`, n, n))
 		}
 	}
-	within(t, 30*time.Second, "all poison to be dead", func() bool { return s.dead() == deadEach*len(names) })
+	within(t, time.Minute, "all poison to be dead", func() bool { return s.dead() == deadEach*len(names) })
 	for _, user := range names {
 		publish(user, `"plan":"pro"`)
 	}
@@ -70,7 +70,7 @@ func TestPoisonStorm(t *testing.T) {
 	if !errors.Is(err, inspector.ErrCanaryDied) || result.Replayed != 5 || result.Dead == 0 {
 		t.Fatalf("the canary: %+v, %v", result, err)
 	}
-	within(t, 30*time.Second, "the canary to be dead", func() bool { return s.letters() == deadEach*len(names) })
+	within(t, time.Minute, "the canary to be dead", func() bool { return s.letters() == deadEach*len(names) })
 
 	s.api.SetFaults(nil)
 	selected, replayed := choose(), make(chan error, 1)
@@ -82,7 +82,7 @@ func TestPoisonStorm(t *testing.T) {
 	for _, user := range names {
 		publish(user, `"live":1`)
 	}
-	within(t, 30*time.Second, "some replays", func() bool { return s.letters() < 2*len(names) })
+	within(t, time.Minute, "some replays", func() bool { return s.letters() < 2*len(names) })
 	s.workers[0].kill()
 	must(t, <-replayed)
 	if n := deadEach * uint64(len(names)); result.Replayed != n || result.Delivered+result.Superseded != n || result.Dead != 0 || result.Skipped != 0 {
@@ -101,7 +101,7 @@ func TestPoisonStorm(t *testing.T) {
 			}
 		}
 	}
-	s.checkLimit()
+	s.checkLimit(limitCalls, limitWindow)
 	for _, w := range s.workers {
 		if log := w.log(t.Context()); strings.Contains(log, userDomain) || strings.Contains(log, "legacy") {
 			t.Error("a worker's log contains a user's data")

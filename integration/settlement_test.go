@@ -46,7 +46,7 @@ func acknowledgingWorker(t *testing.T) string {
 	source, err := os.ReadFile(file)
 	must(t, err)
 	const deletes = `	if f.topology.Replicas > 1 {
-		return newDeleter(active, f.api.NATS, f.topology.StreamName(), unsettled)
+		return newDeleter(t.active, f.api.NATS, f.api.Subject("$JS.API.STREAM.MSG.DELETE."+f.topology.StreamName()), unsettled)
 	}
 `
 	if n := strings.Count(string(source), deletes); n != 1 {
@@ -135,7 +135,7 @@ func (c *cluster) name(server *node) string {
 func (c *cluster) leadBut(others ...string) *node {
 	c.t.Helper()
 	var leader *node
-	within(c.t, 30*time.Second, "the stream to be led by another server", func() bool {
+	within(c.t, time.Minute, "the stream to be led by another server", func() bool {
 		leader = c.streamLeader()
 		for name := range c.servers {
 			if name == others[0] || name == others[1] {

@@ -107,7 +107,7 @@ func (s *site) letter(i, users int) *nats.Msg {
 	m := nats.NewMsg("userpilot.identify-dlq.rejected." + age.String() + "." + base64.RawURLEncoding.EncodeToString(hash[:12]))
 	m.Data = event(user, letterBytes)
 	for name, value := range map[string]string{
-		"Dead-Reason": "rejected", "Dead-Status": "422", "Dead-Error": "no such plan", "Dead-Attempts": "1",
+		"Dead-Reason": "rejected", "Dead-Status": "422", "Dead-Error": "no such plan", "Dead-Group": "4be1d07a", "Dead-Attempts": "1",
 		"Dead-At": s.opened.UTC().Format(time.RFC3339Nano), "Dead-Published-At": s.opened.UTC().Format(time.RFC3339Nano),
 		"Dead-Sequence": strconv.Itoa(i + 1), "Dead-Partition": "3", "Dead-User": user, "Dead-Origin": age.String(),
 	} {

@@ -79,6 +79,7 @@ func parts() []part {
 		{"calls", calls},
 		{"failing", failing},
 		{"publish", publish},
+		{"import", importFiles},
 		{"rate", rate},
 		{"pair", pair},
 		{"takeover", takeover},

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/identify-worker/identify-worker/queue"
 )
 
 // memory watches a worker with its default bound and the default rate while a large backlog waits:
@@ -27,6 +29,13 @@ func memory(ctx context.Context, b *bench) ([]row, error) {
 		measured: fmt.Sprintf("peak %s in %v, %s in the first third of that", mib(most), b.memoryTime, mib(early)),
 		pass:     most < 200<<20 && most-early < 20<<20,
 	}}
+	for _, live := range []int{0, b.backlog / 4} {
+		row, err := b.watchBackfill(ctx, live)
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, row)
+	}
 	for _, shape := range hostileShapes() {
 		row, err := b.watchShape(ctx, shape)
 		if err != nil {
@@ -35,6 +44,47 @@ func memory(ctx context.Context, b *bench) ([]row, error) {
 		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+// liveInterval is the time between two live events that are published beside backfill.
+const liveInterval = 500 * time.Millisecond
+
+// watchBackfill watches a worker's memory while backfill and this many live events wait, and live
+// events keep coming.
+func (b *bench) watchBackfill(ctx context.Context, live int) (r row, err error) {
+	b.say("memory: publishing %d events of backfill and %d live ones", b.backlog, live)
+	ctx, s, err := open(ctx, nil, nil)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.fill(ctx, b.backlog, userEvent, queue.AsBackfill()); err != nil {
+		return r, err
+	}
+	if err := s.fill(ctx, live, userEvent); err != nil {
+		return r, err
+	}
+	worker, err := s.consumer(ctx, "work", "-rate", "600/1m")
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, worker.stop()) }()
+	p := s.queue.NewPublisher(queue.PublisherConfig{})
+	for i := range int(b.memoryTime / liveInterval) {
+		if _, err := p.Publish(ctx, userEvent(b.backlog-1-i)); err != nil {
+			return r, err
+		}
+		if err := watch(ctx, liveInterval); err != nil {
+			return r, err
+		}
+	}
+	most, err := worker.peak()
+	return row{
+		what:     fmt.Sprintf("memory of a worker at a backfill of %d events of 1 KiB, %d live ones, and 2 more a second", b.backlog, live),
+		goal:     "under 200 MiB resident",
+		measured: fmt.Sprintf("peak %s in %v", mib(most), b.memoryTime),
+		pass:     most < 200<<20,
+	}, err
 }
 
 // shape is a backlog that only a hostile publisher makes.

@@ -118,10 +118,10 @@ func (s *site) consumer(ctx context.Context, role string, args ...string) (*proc
 }
 
 // fill publishes n events, the i-th of which is event(i), and waits until all are stored.
-func (s *site) fill(ctx context.Context, n int, event func(i int) []byte) error {
+func (s *site) fill(ctx context.Context, n int, event func(i int) []byte, options ...queue.PublishOption) error {
 	p := s.queue.NewPublisher(queue.PublisherConfig{})
 	for i := range n {
-		if _, err := p.PublishAsync(ctx, event(i)); err != nil {
+		if _, err := p.PublishAsync(ctx, event(i), options...); err != nil {
 			return errors.Join(err, p.Close(ctx))
 		}
 	}

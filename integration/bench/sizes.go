@@ -13,6 +13,9 @@ type sizes struct {
 	warmUp  int // events before the clock of publish starts
 	senders int
 
+	importRows   int // of a file
+	importRounds int
+
 	backlog    int           // waiting events while memory is watched
 	memoryTime time.Duration // how long memory is watched
 	hostile    int           // events of a hostile shape
@@ -47,6 +50,7 @@ type sizes struct {
 func full() sizes {
 	return sizes{
 		rounds: 5, events: 60_000, warmUp: 5_000, senders: 64,
+		importRows: 1_000_000, importRounds: 3,
 		backlog: 1_000_000, memoryTime: 30 * time.Second, hostile: 6_000,
 		callEvents: 100_000, callUsers: 1_000, callRate: ratelimit.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 150 << 20, sickEvent: 16 << 10, healthy: 300, sickTime: 10 * time.Second,
@@ -62,6 +66,7 @@ func full() sizes {
 func quick() sizes {
 	return sizes{
 		rounds: 1, events: 3_000, warmUp: 500, senders: 64,
+		importRows: 2_000, importRounds: 1,
 		backlog: 5_000, memoryTime: time.Second, hostile: 200,
 		callEvents: 2_000, callUsers: 100, callRate: ratelimit.Rate{Calls: 100, Window: time.Second},
 		sickBytes: 4 << 20, sickEvent: 16 << 10, healthy: 30, sickTime: time.Second,

@@ -56,6 +56,7 @@ type apiFault struct {
 	cut        bool
 	cutAfter   bool // the answer is cut off after the call took effect
 	delay      time.Duration
+	page       bool // a proxy answers with a web page, and the call does not reach the API
 }
 
 // apiFaults lists all ways to fail.
@@ -68,6 +69,9 @@ func apiFaults() []apiFault {
 		{name: "calls are cut off before they take effect", cut: true, share: 2},
 		{name: "answers are cut off", cutAfter: true, share: 2},
 		{name: "slow answers", delay: 300 * time.Millisecond},
+		{name: "a firewall refuses all calls (403)", status: 403, page: true},
+		{name: "a proxy does not find some calls' host (404)", status: 404, page: true, share: 3},
+		{name: "a portal answers all calls with a web page (200)", status: 200, page: true},
 		{name: "some answers take too long", delay: 3 * time.Second, share: 5},
 	}
 }
@@ -155,7 +159,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", fmt.Sprint(f.retryAfter))
 	}
 	w.WriteHeader(c.Status)
-	if c.Status >= 400 {
+	switch {
+	case f.page:
+		fmt.Fprint(w, "<!DOCTYPE html><html><body>no</body></html>")
+	case c.Status >= 400:
 		fmt.Fprint(w, `{"errors":[{"details":"no","error":"no","error_code":"chaos","message":"no"}]}`)
 	}
 }

@@ -26,6 +26,7 @@ func (r *round) injectFaults(ctx context.Context) {
 		{r.faults.far, r.moveAway},
 		{r.faults.starve, r.starve},
 		{r.faults.hostile, r.sendHostile},
+		{r.faults.flood, r.publisher.rise},
 	}
 	var running sync.WaitGroup
 	for i, k := range kinds {

@@ -39,6 +39,7 @@ type judge struct {
 	cooldownUntil time.Time
 	crashes       int // of the server so far
 	acked         int // events acknowledged
+	backfill      int // those of them that are backfill
 	doomed        int // those of them that must die
 	sum           summary
 }
@@ -127,6 +128,9 @@ func (j *judge) stored(name string, e oracle.Event, body []byte, crashes int) {
 	u.acknowledged = j.oracle.Events(name)
 	u.published.newest().acked = time.Now()
 	j.acked++
+	if e.Backfill {
+		j.backfill++
+	}
 	if u.waiting.IsZero() && j.oracle.Due(name) <= u.acknowledged {
 		u.waiting = time.Now()
 	}
@@ -175,7 +179,7 @@ func (j *judge) receive(c *call) (forget bool) {
 	j.count(c)
 	j.checkCooldown(c)
 	u := j.users[c.User]
-	repeats, wrong := j.oracle.Receive(c.Call)
+	repeated, wrong := j.oracle.Receive(c.Call)
 	switch {
 	case u == nil:
 		j.report(fmt.Sprintf("%s: %q", wrong, c.User))
@@ -189,11 +193,11 @@ func (j *judge) receive(c *call) (forget bool) {
 		j.report(j.story(u, wrong))
 		return true
 	}
-	if repeats {
-		j.checkRepeat(u, c)
-	}
+	j.checkRepeat(u, c, repeated)
 	if c.Applied {
-		u.last = c
+		for _, n := range c.Numbers {
+			u.last[j.class(u, n)] = c
+		}
 	}
 	if stood := u.stoodUntil(c.At, j.oracle.Due(u.name)); stood > j.sum.standstill {
 		j.sum.standstill = stood
@@ -257,16 +261,28 @@ func (j *judge) cooldown(d time.Duration) {
 	}
 }
 
+// class is the index in user.last of an event's class.
+func (j *judge) class(u *user, n int) int {
+	if j.oracle.IsBackfill(u.name, n) {
+		return 1
+	}
+	return 0
+}
+
 // checkRepeat looks for a reason why a call holds events that have taken effect already: the last
 // answer may have been lost, or something was done to the replica that got it. j.mu must be held.
-func (j *judge) checkRepeat(u *user, c *call) {
-	j.sum.repeats++
-	last := u.last
-	unanswered := !last.answered && c.At.Sub(last.At) > patience-lateness
-	if last.lost || unanswered || j.faults.violent(last.At.Add(-time.Second), c.At, last.replica) {
-		return
+func (j *judge) checkRepeat(u *user, c *call, repeated []int) {
+	if len(repeated) > 0 {
+		j.sum.repeats++
 	}
-	j.report(j.story(u, fmt.Sprintf("event %d was repeated, and nothing explains why", c.Low())))
+	for _, n := range repeated {
+		last := u.last[j.class(u, n)]
+		unanswered := !last.answered && c.At.Sub(last.At) > patience-lateness
+		if !last.lost && !unanswered && !j.faults.violent(last.At.Add(-time.Second), c.At, last.replica) {
+			j.report(j.story(u, fmt.Sprintf("event %d was repeated, and nothing explains why", n)))
+			return
+		}
+	}
 }
 
 // answered records whether a call's answer was lost.
@@ -333,6 +349,6 @@ func (j *judge) result() *summary {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s := j.sum
-	s.events, s.limit = j.acked, j.rate.String()
+	s.events, s.backfill, s.overtook, s.limit = j.acked, j.backfill, j.oracle.Overtook(), j.rate.String()
 	return &s
 }

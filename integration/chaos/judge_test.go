@@ -56,6 +56,19 @@ func (x *trial) repeat(between func()) {
 	x.call(202, 1)
 }
 
+// repeatBackfill delivers backfill, calls between, and delivers a live event and the backfill again.
+func (x *trial) repeatBackfill(between func()) {
+	backfill := oracle.Event{Backfill: true}
+	body, _ := x.intend(ann, backfill)
+	x.stored(ann, backfill, body, 0)
+	x.call(202, 1)
+	between()
+	<-time.After(2 * time.Second)
+	x.publish(1)
+	x.call(202, 2)
+	x.receive(&call{Call: oracle.Call{Applied: true, Identify: oracle.Identify{User: ann, Numbers: []int{1}}}})
+}
+
 // accuses fails unless the first violation contains this text; an empty text means no violation.
 func (x *trial) accuses(want string) {
 	x.t.Helper()
@@ -106,13 +119,14 @@ func TestJudge(t *testing.T) {
 		"lost":                   {"event 2 is not delivered, and has left the stream", func(x *trial) { x.publish(2); x.call(202, 1); x.lost() }},
 		"stuck":                  {"event 2 is not delivered within 5s after", func(x *trial) { x.publish(2); x.call(202, 1); x.stuck(5 * time.Second) }},
 		"stuck, without user":    {"the stream was not empty", func(x *trial) { x.publish(1); x.call(202, 1); x.stuck(5 * time.Second) }},
-		"a profile that is wrong": {"the profile is not", func(x *trial) {
+		"a property too many": {"a call sets more", func(x *trial) {
 			x.publish(1)
 			x.receive(&call{Call: oracle.Call{Applied: true, Identify: oracle.Identify{
 				User: ann, Numbers: []int{1}, Metadata: oracle.Properties{"n": []byte("1"), "more": []byte("1")},
 			}}})
-			x.settled(nil)
 		}},
+		"backfill repeated after a kill, behind a live event": {"", func(x *trial) { x.repeatBackfill(func() { x.faults.happened("kill -9", 0) }) }},
+		"backfill repeated for no reason":                     {"event 1 was repeated, and nothing explains why", func(x *trial) { x.repeatBackfill(func() {}) }},
 		"a dead letter of a user": {"event 1: an unexpected dead letter", func(x *trial) {
 			x.publish(1)
 			x.call(202, 1)

@@ -13,7 +13,7 @@
 //     older event overwrites a newer one.
 //   - Every run is drawn from a seed, which is printed. The machine's timing is not part of it, so
 //     the same seed gives the same kinds of faults, but not the same run.
-//   - The state kept for each user is bounded: a run may be as long as you like.
+//   - The state kept for each event is some words: a round may last for hours.
 //
 // It uses signals that exist only on Unix, and Linux's parent-death signal.
 package main

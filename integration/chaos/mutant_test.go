@@ -33,13 +33,13 @@ func mutants() []mutant {
 		}},
 		{"a takeover reuses the dead replica's consumer", "kills", []edit{
 			{"queue/fleet/reconciler.go", "\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {", "\t\t\tif id, _, _ := holder(f.q.topology, name); id != f.m.id {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\tif err := f.q.deleteConsumer(ctx, stream, name); err != nil {"},
-			{"queue/fleet/reconciler.go", "\t}, toClaim(f.q.topology))", "\t}, toClaim(f.q.topology))\n\tfor subject := range t.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := holder(f.q.topology, name); err != nil && len(t.claims) == 1 && held == t.claims[subject].partition {\n\t\t\t\tt.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}"},
-			{"queue/fleet/assignment.go", "if at.Consumer != t.next || at.Deliveries != 1 {", "if t.next = at.Consumer; false {"},
+			{"queue/fleet/reconciler.go", "\treturn f.q.api.WithPermissionCheck(ctx, func(ctx context.Context) error {\n\t\t_, err := stream.CreateConsumer(ctx, config)\n\t\treturn err\n\t}, toClaim(f.q.topology))", "\t_, err := stream.CreateConsumer(ctx, config)\n\tfor partition := range feed.claims {\n\t\tnames := stream.ConsumerNames(ctx)\n\t\tfor name := range names.Name() {\n\t\t\tif _, held, _ := holder(f.q.topology, name); err != nil && len(feed.claims) == 1 && held == partition {\n\t\t\t\tfeed.consumer, err = name, nil\n\t\t\t}\n\t\t}\n\t}\n\treturn err"},
+			{"queue/fleet/feed.go", "if at.Consumer != f.next || at.Deliveries != 1 {", "if f.next = at.Consumer; false {"},
 		}},
 		{"a failed event is handed back with a delay", "failures", []edit{
-			{"worker/call.go", "\tw.backOff(l, f.RetryAfter)\n}\n\n// searchAttempts", "\tl.partition.claim.Nak(c.deliveries)\n\tl.resendThrough = 0\n\tl.drop(c.n())\n\tw.waiting -= c.n()\n\tw.advance(l)\n}\n\n// searchAttempts"},
+			{"worker/call.go", "\tw.backOff(l, f.RetryAfter)\n}\n\n// searchAttempts", "\tl.partition.claim.Nak(c.deliveries)\n\tl.resendThrough = fleet.Extent{}\n\tl.drop(c.n())\n\tw.waiting.events -= c.n()\n\tw.advance(l)\n}\n\n// searchAttempts"},
 			{"queue/fleet/claim.go", "// Settle removes one", "func (c *Claim) Nak(ds []Delivery) {\n\tfor _, d := range ds {\n\t\t_ = c.q.api.NATS.Publish(d.reply(), []byte(`-NAK {\"delay\": 300000000}`))\n\t}\n}\n\n// Settle removes one"},
-			{"queue/fleet/assignment.go", "at.Deliveries != 1 {", "false {"},
+			{"queue/fleet/feed.go", "at.Deliveries != 1 {", "false {"},
 		}},
 		{"a retry takes no token", "saturated", []edit{
 			{"worker/call.go", "\tw.metrics.called(c.failure, c.took)", "\tif c.failure != nil {\n\t\t_, c.failure = w.config.Client.Attempt(c.lane.partition.claim.Context(), userpilot.Call{Body: body, Timeout: w.config.Timeout, Guard: c.lane.partition.claim.Valid})\n\t}\n\tw.metrics.called(c.failure, c.took)"},
@@ -49,10 +49,10 @@ func mutants() []mutant {
 			{"queue/ratelimit/ledger.go", "\tfor ctx.Err() == nil {\n\t\tl.collect()\n", "\tif l.begun++; l.begun <= l.own.burst {\n\t\treturn Slot{}, nil\n\t}\n\tfor ctx.Err() == nil {\n\t\tl.collect()\n"},
 		}},
 		{"settled before the dead letter is stored", "kills", []edit{
-			{"queue/deadletter/deadletter.go", "_, err := s.api.Store(ctx, toBury(s.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "var err error\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = s.api.JetStream.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters)) })"},
+			{"queue/deadletter/deadletter.go", "ack, err := s.api.Store(ctx, s.topology.DeadStreamName(), toBury(s.topology), msg, jetstream.WithExpectLastSequenceForSubject(0, letters))", "ack := &jetstream.PubAck{}\n\ttime.AfterFunc(100*time.Millisecond, func() { _, _ = s.api.JetStream.PublishMsg(context.Background(), msg, jetstream.WithExpectLastSequenceForSubject(0, letters)) })"},
 		}},
 		{"a 429 counts as an attempt", "429", []edit{
-			{"worker/call.go", "failure.RetryAfter))\n\t\tw.advance(l)", "failure.RetryAfter))\n\t\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\t\tw.exhausted(c, failure)\n\t\t\treturn\n\t\t}\n\t\tw.advance(l)"},
+			{"worker/call.go", "f.RetryAfter))\n\tw.advance(l)", "f.RetryAfter))\n\tif l.attempts++; l.attempts >= w.config.MaxAttempts {\n\t\tw.exhausted(c, retry, f)\n\t\treturn\n\t}\n\tw.advance(l)"},
 		}},
 		{"the other replicas ignore a 429", "429", []edit{
 			{"queue/ratelimit/cooldown.go", "c.extend(local)", "_ = local"},
@@ -65,22 +65,22 @@ func mutants() []mutant {
 			{"queue/fleet/validity.go", "return c.ttl - c.age() }", "return c.ttl }"},
 		}},
 		{"a merged call is not recorded in the journal", "kills", []edit{
-			{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim := ", "\tif false {\n\t\tclaim := "},
+			{"worker/call.go", "if claim := c.lane.partition.claim; c.needsJournal() {", "if claim := c.lane.partition.claim; false {"},
 		}},
 		{"a partition is released with calls in flight", "scale", []edit{
 			{"worker/deliver.go", "for p.busy > 0 || p.leaving > 0 && lost != nil {", "for false {"},
 		}},
 		{"a wrong key makes dead letters", "keys", []edit{
-			{"worker/verdict.go", "http.StatusMethodNotAllowed:\n\t\treturn held", "http.StatusMethodNotAllowed:\n\t\treturn rejected"},
+			{"worker/verdict.go", "if status >= 200 && status < 500 {\n\t\treturn refused", "if status >= 200 && status < 500 {\n\t\treturn rejected"},
 		}},
 		{"a merged call without an answer grows", "growing", []edit{
 			{"worker/lane.go", "case again > 1:", "case false:"},
 		}},
 		{"a merged call's last event is not waited for", "large", []edit{
-			{"worker/lane_state.go", "case l.resendThrough != 0 && !p.claim.DeliveredThrough(l.resendThrough):", "case false:"},
+			{"worker/lane_state.go", "case l.resendThrough != (fleet.Extent{}) && !p.claim.DeliveredThrough(l.resendThrough):", "case false:"},
 		}},
 		{"the journal of the last holder is not read", "large", []edit{
-			{"queue/fleet/journal.go", "if record.Stream.Equal(created) && record.Open != nil {", "if false {"},
+			{"queue/fleet/journal.go", "if record.Stream.Equal(created) {", "if false {"},
 		}},
 		{"a call that was cut off is repeated with its token", "saturated", []edit{
 			{"worker/verdict.go", "case err == nil, ok && (failure.Sent || failure.Status != 0):", "case err == nil, ok && failure.Status != 0:"},
@@ -97,8 +97,20 @@ func mutants() []mutant {
 		{"an event with a status header is taken for a status of the server", "hostile", []edit{
 			{"queue/internal/jsapi/pull.go", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") {", "if strings.HasPrefix(m.Reply, \"$JS.ACK.\") && (len(m.Data) > 0 || m.Header.Get(\"Status\") == \"\") {"},
 		}},
+		{"a web page counts as a delivery", "pages", []edit{
+			{"userpilot/answer.go", "\tif page {", "\tif page && false {"},
+		}},
+		{"backfill overtakes live events", "backfill", []edit{
+			{"queue/fleet/feed.go", "if f.backfill && !f.awaitLive(at.Stream) {", "if f.backfill && f.isEnding() {"},
+		}},
+		{"late backfill overwrites newer properties", "backfill", []edit{
+			{"worker/versions.go", "\treduced, ok, known := newer.Reduce(*x.event, x.origin(c).Position())", "\tif x.Backfill() {\n\t\treturn nil, true, true\n\t}\n\treduced, ok, known := newer.Reduce(*x.event, x.origin(c).Position())"},
+		}},
+		{"the version records are dropped while backfill waits", "backfill", []edit{
+			{"queue/deadletter/backfill.go", "if waiting := err != nil || len(work.State.Subjects) > 0; waiting {", "if _ = work; err != nil {"},
+		}},
 		{"the log names a user", "failures", []edit{
-			{"worker/archive.go", "slog.Int(\"status\", death.Status))", "slog.Int(\"status\", death.Status), slog.String(\"user\", l.user))"},
+			{"worker/archive.go", "slog.String(\"group\", death.Group))", "slog.String(\"group\", death.Group), slog.String(\"user\", l.user))"},
 		}},
 	}
 }

@@ -71,7 +71,7 @@ func TestRecordGrows(t *testing.T) {
 		t.Errorf("the record is\n%s", text)
 	}
 	for _, line := range lines {
-		if strings.Count(line, "|") != 21 {
+		if strings.Count(line, "|") != 23 {
 			t.Errorf("a line with %d bars: %s", strings.Count(line, "|"), line)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,6 +28,8 @@ type publisher struct {
 	js     jetstream.JetStream
 	keyed  *queue.Publisher
 	pace   *rate.Limiter
+	flood  atomic.Int64 // events of the flood that are still to be published
+	pad    string
 	random *rand.Rand // for the seeds of the publishing goroutines
 }
 
@@ -51,11 +54,23 @@ func newPublisher(s settings, j *judge, nc *nats.Conn, random *rand.Rand) (*publ
 	if err != nil {
 		return nil, err
 	}
-	return &publisher{
+	p := &publisher{
 		s: s, judge: j, nc: nc, js: js, keyed: q.NewPublisher(queue.PublisherConfig{}),
 		pace: rate.NewLimiter(rate.Limit(s.pace), max(publishing, s.series)), random: random,
-	}, nil
+		pad: `,"pad":"` + strings.Repeat(`\u00e9`, s.large) + `"`,
+	}
+	p.flood.Store(int64(s.flood))
+	return p, nil
 }
+
+// rise begins a flood of backfill.
+func (p *publisher) rise(context.Context, *rand.Rand) { p.flood.Store(int64(p.s.flood)) }
+
+// The publisher of some users cannot encode a key, and so has no backfill; others have live events only;
+// and some of the rest take part in floods.
+func isPlain(user int) bool     { return user%8 == 0 }
+func hasBackfill(user int) bool { return user%8 > 1 }
+func takesFloods(user int) bool { return hasBackfill(user) && user%2 == 0 }
 
 // run publishes until the context until ends. It blocks until all its events are acknowledged, or
 // ctx ends.
@@ -74,21 +89,26 @@ func (p *publisher) run(ctx, until context.Context) {
 
 // series publishes some consecutive events of one of the i-th goroutine's users.
 func (p *publisher) series(ctx, until context.Context, random *rand.Rand, i int) {
-	if p.judge.backlog() > p.s.waiting {
-		pause(until, 50*time.Millisecond)
-		return
-	}
 	mine := (p.s.users - i + publishing - 1) / publishing
 	if mine <= 0 {
 		pause(until, time.Hour)
 		return
 	}
 	user := i + publishing*random.IntN(mine)
+	if takesFloods(user) && p.flood.Add(-1) >= 0 {
+		p.next(ctx, random, user, true)
+		return
+	}
+	if p.judge.backlog() > p.s.waiting+p.s.flood {
+		pause(until, 50*time.Millisecond)
+		return
+	}
+	backfill := hasBackfill(user) && p.s.backfill > 0 && random.IntN(p.s.backfill) == 0
 	for range 1 + random.IntN(p.s.series) {
 		if p.pace.Wait(until) != nil {
 			return
 		}
-		p.next(ctx, random, user)
+		p.next(ctx, random, user, backfill)
 		if p.s.invalid > 0 && random.IntN(p.s.invalid) == 0 {
 			p.nonsense(ctx, random)
 		}
@@ -102,24 +122,29 @@ func (p *publisher) farewell(ctx context.Context) {
 		random := rand.New(rand.NewPCG(p.s.seed, uint64(i)))
 		wg.Go(func() {
 			for user := i; user < p.s.users && ctx.Err() == nil; user += publishing {
-				p.next(ctx, random, user)
+				p.next(ctx, random, user, false)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// next publishes a user's next event. Every eighth user's publisher cannot encode a key.
-func (p *publisher) next(ctx context.Context, random *rand.Rand, user int) {
+// next publishes a user's next event.
+func (p *publisher) next(ctx context.Context, random *rand.Rand, user int, backfill bool) {
 	name := userName(user)
 	event := p.event(random)
+	event.Backfill = backfill
 	body, n := p.judge.intend(name, event)
 	id := fmt.Sprintf("%s/%d", name, n)
+	options := []queue.PublishOption{queue.WithMessageID(id)}
+	if backfill {
+		options = append(options, queue.AsBackfill())
+	}
 	send := func() error {
-		_, err := p.keyed.Publish(ctx, body, queue.WithMessageID(id))
+		_, err := p.keyed.Publish(ctx, body, options...)
 		return err
 	}
-	if user%8 == 0 {
+	if isPlain(user) {
 		header := p.header(random)
 		send = func() error { return p.plain(ctx, id, header, body) }
 	}
@@ -135,7 +160,7 @@ func (p *publisher) event(random *rand.Rand) oracle.Event {
 		e.Dies, e.More = deadletter.Rejected, `,"bad":true`
 	}
 	if p.s.large > 0 && random.IntN(4) == 0 {
-		e.More += `,"pad":"` + strings.Repeat(`\u00e9`, p.s.large) + `"`
+		e.More += p.pad
 	}
 	return e
 }

@@ -24,6 +24,13 @@ func schedules() map[string]settings {
 				{name: "calls are cut off", cut: true, share: 2},
 			}}
 		}),
+		"pages": short(func(s *settings) {
+			s.poison = 12
+			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
+				{name: "a portal answers with a web page (200)", status: 200, page: true, share: 2},
+				{name: "a firewall refuses all calls (403)", status: 403, page: true},
+			}}
+		}),
 		"growing": short(func(s *settings) {
 			s.poison, s.users, s.replicas = 20, 25, 2
 			s.faults = faults{api: 100 * time.Millisecond, apiKinds: []apiFault{
@@ -95,7 +102,7 @@ func schedules() map[string]settings {
 			}}
 		}),
 		"hand-overs": short(func(s *settings) {
-			s.away.nats = link.RoundTrip(60*time.Millisecond, 20*time.Millisecond)
+			s.away.nats = link.RoundTrip(150*time.Millisecond, 20*time.Millisecond)
 			s.faults = faults{term: 300 * time.Millisecond, scale: time.Second}
 		}),
 		"far": short(func(s *settings) {
@@ -107,6 +114,15 @@ func schedules() map[string]settings {
 		"distances": short(func(s *settings) {
 			s.faults = faults{far: 500 * time.Millisecond, starve: 1500 * time.Millisecond, kill: 2 * time.Second}
 		}),
+		"backfill": short(func(s *settings) {
+			// Live events overtake the backfill of their users, while the claims are taken over.
+			s.backfill, s.flood, s.replicas, s.duration = 4, 4000, 2, 12*time.Second
+			s.rate = ratelimit.Rate{Calls: 400, Window: 4 * time.Second}
+			s.faults = faults{kill: 2 * time.Second, flood: 6 * time.Second, api: time.Second, apiKinds: []apiFault{
+				{name: "calls are cut off", cut: true, share: 3},
+				{name: "answers are cut off", cutAfter: true, share: 3},
+			}}
+		}),
 		"hostile": short(func(s *settings) { s.faults = faults{hostile: 200 * time.Millisecond, kill: 2 * time.Second} }),
 		"keys":    short(func(s *settings) { s.faults = faults{key: 2 * time.Second} }),
 	}
@@ -115,11 +131,11 @@ func schedules() map[string]settings {
 // short returns the settings of a round of seconds.
 func short(change func(*settings)) settings {
 	s := standard()
-	s.duration, s.drain = 8*time.Second, 45*time.Second
+	s.duration, s.drain = 8*time.Second, 75*time.Second
 	s.replicas, s.users, s.pace, s.series, s.waiting = 3, 150, 300, 8, 2000
 	// The window is so long that the ledger allows for a busy machine's delays.
 	s.rate = ratelimit.Rate{Calls: 800, Window: 4 * time.Second}
-	s.invalid = 100
+	s.invalid, s.backfill, s.flood = 100, 0, 0
 	change(&s)
 	return s
 }

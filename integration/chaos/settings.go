@@ -25,13 +25,15 @@ type settings struct {
 	concurrency int
 	memory      int // bytes of waiting events that a replica keeps
 
-	users   int
-	pace    int // events a second
-	waiting int // waiting events that make the publisher wait
-	series  int // most consecutive events of one user
-	poison  int // the API always refuses one event in this many
-	invalid int // one event in this many is not an identify
-	large   int // escaped letters that pad one event in four
+	users    int
+	pace     int // events a second
+	waiting  int // waiting events that make the publisher wait
+	series   int // most consecutive events of one user
+	backfill int // one series of events in this many is backfill; 0 is none
+	flood    int // events of a flood of backfill: so many that claims are split
+	poison   int // the API always refuses one event in this many
+	invalid  int // one event in this many is not an identify
+	large    int // escaped letters that pad one event in four
 
 	faults  faults
 	verbose bool
@@ -52,6 +54,7 @@ type faults struct {
 	far     time.Duration // NATS or the API is far away, for one replica or all
 	starve  time.Duration // a replica gets a tenth of a CPU
 	hostile time.Duration // a publisher imitates the server's own messages
+	flood   time.Duration // a flood of backfill, besides the one that a round begins with
 
 	longFreezes bool // all freezes are longer than the TTL
 
@@ -62,13 +65,13 @@ type faults struct {
 // standard returns the default settings of a round.
 func standard() settings {
 	return settings{
-		duration: 60 * time.Second, drain: 60 * time.Second,
+		duration: 60 * time.Second, drain: 2 * time.Minute,
 		replicas: 6, ttl: 2 * time.Second, maxAttempts: 10, concurrency: 16, memory: 16 << 20,
-		users: 300, pace: 250, waiting: 4000, series: 12, poison: 80, invalid: 160,
+		users: 300, pace: 250, waiting: 4000, series: 12, backfill: 4, flood: 6000, poison: 80, invalid: 160,
 		faults: faults{
 			kill: 700 * time.Millisecond, term: 3 * time.Second, freeze: 2 * time.Second, scale: 5 * time.Second,
 			server: 5 * time.Second, halt: 20 * time.Second, links: 1500 * time.Millisecond,
-			api: 4 * time.Second, key: 20 * time.Second, far: 6 * time.Second, starve: 8 * time.Second, hostile: 3 * time.Second,
+			api: 4 * time.Second, key: 20 * time.Second, far: 6 * time.Second, starve: 8 * time.Second, hostile: 3 * time.Second, flood: 25 * time.Second,
 		},
 	}
 }

@@ -16,6 +16,8 @@ type summary struct {
 	kills, terms, freezes, serverKills, cuts, distances, starved, volleys int
 
 	events, calls, letters int
+	backfill               int // of the events
+	overtook               int // live events that took effect before older backfill of their users
 	most                   int // calls in one window
 	repeats                int // calls that repeated delivered events
 	late                   int // calls of a thawed replica, which no worker can prevent
@@ -42,6 +44,8 @@ func (s *summary) add(o *summary) {
 	s.events += o.events
 	s.calls += o.calls
 	s.letters += o.letters
+	s.backfill += o.backfill
+	s.overtook += o.overtook
 	s.repeats += o.repeats
 	s.late += o.late
 	s.broughtBack += o.broughtBack
@@ -68,6 +72,7 @@ func (s summary) String() string {
 	fmt.Fprintf(&b, "  %d replica kills, %d server kills, %d freezes, %d SIGTERMs, %d connection faults, %d distances, %d tenths of a CPU, %d hostile volleys\n",
 		s.kills, s.serverKills, s.freezes, s.terms, s.cuts, s.distances, s.starved, s.volleys)
 	fmt.Fprintf(&b, "  %d events, %d calls, %d dead letters, %d calls repeated, longest stand-still %v\n", s.events, s.calls, s.letters, s.repeats, s.standstill.Round(10*time.Millisecond))
+	fmt.Fprintf(&b, "  %d of the events were backfill, %d live events overtook older backfill of their users\n", s.backfill, s.overtook)
 	if s.rounds == 0 {
 		fmt.Fprintf(&b, "  at most %d calls in a window, the limit is %s\n", s.most, s.limit)
 	}
@@ -85,13 +90,13 @@ func (s summary) String() string {
 
 // heading returns the record's first lines.
 func heading() string {
-	return "| seed | seconds | replica kills | server kills | freezes | SIGTERMs | connection faults | distances | tenths of a CPU | hostile volleys | events | calls | dead letters | limit | most in a window | repeats | late at a thaw | brought back | longest stand-still | promises |\n" +
-		"|" + strings.Repeat("---|", 20) + "\n"
+	return "| seed | seconds | replica kills | server kills | freezes | SIGTERMs | connection faults | distances | tenths of a CPU | hostile volleys | events | backfill | overtaken by live | calls | dead letters | limit | most in a window | repeats | late at a thaw | brought back | longest stand-still | promises |\n" +
+		"|" + strings.Repeat("---|", 22) + "\n"
 }
 
 // line returns a round's line in the record.
 func (s *summary) line() string {
-	return fmt.Sprintf("| %d | %.0f | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %s | %d | %d | %d | %d | %.1f s | %s |",
+	return fmt.Sprintf("| %d | %.0f | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %s | %d | %d | %d | %d | %.1f s | %s |",
 		s.seed, s.elapsed.Seconds(), s.kills, s.serverKills, s.freezes, s.terms, s.cuts, s.distances, s.starved, s.volleys,
-		s.events, s.calls, s.letters, s.limit, s.most, s.repeats, s.late, s.broughtBack, s.standstill.Seconds(), s.verdict())
+		s.events, s.backfill, s.overtook, s.calls, s.letters, s.limit, s.most, s.repeats, s.late, s.broughtBack, s.standstill.Seconds(), s.verdict())
 }

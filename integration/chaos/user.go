@@ -24,7 +24,7 @@ func (c *call) left() time.Time { return c.At.Add(-c.transit) }
 type user struct {
 	name         string
 	acknowledged int       // events that the server has acknowledged
-	last         *call     // the last call that took effect
+	last         [2]*call  // the last call that took effect with a live event, and with backfill
 	waiting      time.Time // since when an event has been waiting without a call
 
 	recent    ring[*call]

@@ -27,7 +27,7 @@ func deadLetterMutants() []mutant {
 	return []mutant{
 		{
 			"a dead letter is believed to be stored without a look", "nothing accepted is lost",
-			[]edit{{"queue/deadletter/deadletter.go", "_, err = s.api.ReadLast(ctx, s.topology.DeadStreamName(), letters)", "err = nil"}},
+			[]edit{{"queue/deadletter/deadletter.go", "if m, err = s.api.ReadLast(ctx, s.topology.DeadStreamName(), letters); err == nil {", "if m, err = (&jsapi.StoredMessage{}), nil; err == nil {"}},
 			"queue/deadletter", "TestBuryLooksForTheLetter",
 		},
 		{
@@ -86,6 +86,11 @@ func deadLetterMutants() []mutant {
 			"queue/inspector", "TestReplayTwoAtOnce",
 		},
 		{
+			"a replay is published as live events", "live first",
+			[]edit{{"queue/inspector/replaying.go", "queue.AsBackfill(), ", ""}},
+			"queue/inspector", "TestReplaysAreBackfill",
+		},
+		{
 			"a dead letter that was left out is deleted with later ones", "nothing accepted is lost",
 			[]edit{{"queue/inspector/replaying.go", "r.whole = r.whole && !b.left", ""}},
 			"queue/inspector", "TestReplayOfAllLeavesSome",
@@ -130,6 +135,11 @@ func fleetMutants() []mutant {
 			[]edit{{"queue/setup.go", "case replicas > 0:", "case false:"}},
 			"queue", "TestPartitionsAreKept",
 		},
+		{
+			"backfill of a user is in another partition", "order for each user",
+			[]edit{{"queue/topology.go", "{{partition(%d,2)}}", "{{partition(%d,1,2)}}"}},
+			"queue", "TestBackfillIsAdded",
+		},
 	}
 }
 
@@ -158,7 +168,7 @@ func stuckMutants() []mutant {
 		},
 		{
 			"the tracked users forget how far they have read", "a replay never overwrites newer data",
-			[]edit{{"queue/deadletter/tracked_users.go", "g.seen = max(g.seen, at.Stream)", ""}},
+			[]edit{{"queue/deadletter/tracked_users.go", "g.seen = max(g.seen, sequence)", ""}},
 			"queue/deadletter", "TestGuardCatchesUp",
 		},
 		{
@@ -178,7 +188,7 @@ func stuckMutants() []mutant {
 		},
 		{
 			"a replay waits for an outcome that it has read", "a replay ends when its events have outcomes",
-			[]edit{{"queue/inspector/replay_outcomes.go", "r.expected--\n\treturn true", "return true"}},
+			[]edit{{"queue/inspector/replay_outcomes.go", "\t\tr.awaiting[place] = notAwaited\n\t\tr.expected--\n", "\t\tr.awaiting[place] = notAwaited\n"}},
 			"queue/inspector", "TestReplayWaits",
 		},
 		{

@@ -45,7 +45,7 @@ func claimMutants() []mutant {
 		},
 		{
 			"a member joins without announcing its rate", "no window holds more calls than the limit",
-			[]edit{{"queue/fleet/member.go", "\tm.notify(record)\n\treturn m, err", "\t_ = record\n\treturn m, err"}},
+			[]edit{{"queue/fleet/member.go", "\tm.notify(record)\n\tm.log.Info(", "\t_ = record\n\tm.log.Info("}},
 			"queue/fleet", "TestLowerRateIsHeardAtOnce",
 		},
 		{
@@ -61,7 +61,7 @@ func eventMutants() []mutant {
 	return []mutant{
 		{
 			"a gap in the consumer's sequence is not noticed", "nothing accepted is lost",
-			[]edit{{"queue/fleet/assignment.go", "if at.Consumer != t.next || at.Deliveries != 1 {", "if at.Deliveries != 1 {"}},
+			[]edit{{"queue/fleet/feed.go", "if at.Consumer != f.next || at.Deliveries != 1 {", "if at.Deliveries != 1 {"}},
 			"queue/fleet", "TestGapInTheConsumersSequence",
 		},
 		{
@@ -71,12 +71,12 @@ func eventMutants() []mutant {
 		},
 		{
 			"a claim waits forever for an event that never comes", "one bad event harms no other user",
-			[]edit{{"queue/fleet/assignment.go", "t.q.setbacks.hadGap(t.scope) && !t.fill", "false && !t.fill"}},
+			[]edit{{"queue/fleet/feed.go", "f.q.setbacks.hadGap(f.scope) && !f.fill", "false && !f.fill"}},
 			"queue/fleet", "TestEventThatNeverComes/one",
 		},
 		{
 			"missing events count as requested", "nothing waits forever",
-			[]edit{{"queue/fleet/assignment.go", "p.Missed(t.next - due)", "_ = due"}},
+			[]edit{{"queue/fleet/feed.go", "p.Missed(f.next - due)", "_ = due"}},
 			"queue/fleet", "TestPullAfterManyGaps",
 		},
 		{
@@ -88,6 +88,11 @@ func eventMutants() []mutant {
 			"one failing partition stops all", "one bad event harms no other user",
 			[]edit{{"queue/fleet/reconciler.go", "f.reserved() == 0 && !f.q.setbacks.stuck(allPartitions)", "f.reserved() == 0"}},
 			"queue/fleet", "TestClaimThatNeverLasts",
+		},
+		{
+			"a second replica makes the first share what only one consumer can hold", "nothing waits forever",
+			[]edit{{"queue/fleet/reconciler.go", "case f.tooFewConsumers():", "case false:"}},
+			"queue/fleet", "TestFleetFewConsumers",
 		},
 		{
 			"a pull without heartbeats goes on", "nothing waits forever",
@@ -106,8 +111,13 @@ func eventMutants() []mutant {
 		},
 		{
 			"an event counts as arrived before it is in its lane", "order for each user",
-			[]edit{{"queue/fleet/assignment.go", "\th.Deliver(c, Delivery{", "\tc.Arrived(at.Stream)\n\th.Deliver(c, Delivery{"}},
+			[]edit{{"queue/fleet/feed.go", "\th.Deliver(c, Delivery{", "\tc.Arrived(Delivery{Sequence: at.Stream, Backfill: backfill})\n\th.Deliver(c, Delivery{"}},
 			"worker", "TestReachIsInItsLane",
+		},
+		{
+			"a foreign acknowledgement counts", "nothing accepted is lost",
+			[]edit{{"queue/internal/jsapi/foreign.go", "case gotStream != stream:", "case gotStream == \"\":"}},
+			"queue/inspector", "TestReplayStreamTrouble/another_stream",
 		},
 		{
 			"a recreated bucket of version records is not noticed", "a replay never overwrites newer data",

@@ -44,16 +44,36 @@ func callMutants() []mutant {
 		},
 		{
 			"a try without a connection counts as an attempt", "only Userpilot's failures make dead letters",
-			[]edit{{"worker/call.go", "if w.gate.failed(l, c.probe, now) && (f.Sent || f.Status != 0) {", "if w.gate.failed(l, c.probe, now) {"}},
+			[]edit{{"worker/call.go", "if blame != unknown && (f.Sent || f.Status != 0) {", "if blame != unknown {"}},
 			"worker", "TestNoConnectionIsNoAttempt",
+		},
+		{
+			"calls that hang keep their senders", "one bad event harms no other user",
+			[]edit{{"worker/token.go", "time.AfterFunc(slowCall, ", "time.AfterFunc(time.Hour, "}},
+			"worker", "TestHangingUsers",
+		},
+		{
+			"failing users take turns like the others", "one bad event harms no other user",
+			[]edit{{"worker/lanequeue.go", "\tif l.failing() {", "\tif false && l.failing() {"}},
+			"worker", "TestLaneQueueProbesAll",
+		},
+		{
+			"a refusal without evidence kills", "only Userpilot's own refusals, and proven faults, make dead letters",
+			[]edit{{"worker/gate.go", "\tcase !evidence:\n", "\tcase !evidence && r.reason == outage:\n"}, {"worker/gate.go", "\tcase proof:\n", "\tcase proof || r.reason != outage:\n"}},
+			"worker", "TestVerdicts/key_and_address",
+		},
+		{
+			"a web page counts as a delivery", "nothing accepted is lost",
+			[]edit{{"userpilot/answer.go", "\tif page {", "\tif page && false {"}},
+			"worker", "TestVerdicts/web_page",
 		},
 		{
 			"a merged call takes its token before it is in the journal", "the limit is used",
 			[]edit{
-				{"worker/call.go", "\tif c.n() > 1 {\n\t\tclaim :=", "\tif false {\n\t\tclaim :="},
+				{"worker/call.go", "if claim := c.lane.partition.claim; c.needsJournal() {", "if claim := c.lane.partition.claim; false {"},
 				{
 					"worker/call.go", "Begin: func() error { return w.begin(c) },",
-					"Begin: func() error {\n\t\t\tif err := w.begin(c); err != nil || c.n() == 1 {\n\t\t\t\treturn err\n\t\t\t}\n\t\t\treturn claim.BeginMerged(claim.Active(), c.lane.user, c.last())\n\t\t},",
+					"Begin: func() error {\n\t\t\tif err := w.begin(c); err != nil || !c.needsJournal() {\n\t\t\t\treturn err\n\t\t\t}\n\t\t\treturn claim.BeginMerged(claim.Active(), c.lane.user, c.extent())\n\t\t},",
 				},
 			},
 			"worker", "TestFarJournal",
@@ -91,7 +111,7 @@ func handOverMutants() []mutant {
 		},
 		{
 			"a dead letter is stored without a claim", "a dead letter is made exactly once",
-			[]edit{{"worker/archive.go", "active, begun, first := p.claim.Active(), time.Now(), false", "active, begun, first := context.Background(), time.Now(), false"}},
+			[]edit{{"worker/archive.go", "active, begun, id, first := p.claim.Active(), ", "active, begun, id, first := context.Background(), "}},
 			"worker", "TestNoBurialWithoutClaim",
 		},
 		{
@@ -109,8 +129,23 @@ func handOverMutants() []mutant {
 		},
 		{
 			"no events are let in while users are blocked", "nothing waits forever",
-			[]edit{{"worker/deliver.go", "for w.isFull() && len(w.blocked) == 0 {", "for w.isFull() {"}},
+			[]edit{{"worker/deliver.go", "for w.isFull(d.Backfill) && len(w.blocked) == 0 {", "for w.isFull(d.Backfill) {"}},
 			"worker", "TestBarredUsersFillTheMemory",
+		},
+		{
+			"backfill overtakes live events", "live events first",
+			[]edit{{"worker/lanequeue.go", "case both && q.due >= 1:", "case both:"}},
+			"worker", "TestLateBackfill",
+		},
+		{
+			"late backfill overwrites a newer property", "live events first",
+			[]edit{{"worker/versions.go", "backfill = claim.Partition()", "_ = claim"}},
+			"worker", "TestLateBackfill",
+		},
+		{
+			"the record is dropped while backfill waits", "live events first",
+			[]edit{{"queue/deadletter/backfill.go", "waiting := err != nil || len(work.State.Subjects) > 0; waiting", "err != nil || len(work.State.Subjects) > 1e9"}},
+			"worker", "TestLateBackfill",
 		},
 		{
 			"a stop waits until all bodies are reloaded", "a handover takes less than a second",

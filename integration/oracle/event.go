@@ -3,6 +3,7 @@ package oracle
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,17 +14,22 @@ import (
 
 // Event describes a user's next event.
 type Event struct {
-	More   string            // further members of the metadata as JSON, each after a comma
-	Varied bool              // includes everything that merging could get wrong
-	Dies   deadletter.Reason // reason of the dead letter it must become; empty if it must be delivered
+	More     string            // further members of the metadata as JSON, each after a comma
+	Company  string            // the company as JSON; empty for none
+	Varied   bool              // includes everything that merging could get wrong, and a Company of its own
+	Backfill bool              // the caller publishes it as backfill
+	Dies     deadletter.Reason // reason of the dead letter it must become; empty if it must be delivered
 }
 
 // body returns the body of a user's n-th event.
 func (e Event) body(user string, n int) []byte {
-	more, company := e.More, ""
+	more, company := e.More, e.Company
 	if e.Varied {
 		more, company = vary(user, n)
 		more += e.More
+	}
+	if company != "" {
+		company = `,"company":` + company
 	}
 	return fmt.Appendf(nil, `{"user_id":%q,"metadata":{"n":%d,"e%d":true%s}%s}`, user, n, n, more, company)
 }
@@ -36,7 +42,7 @@ func vary(user string, n int) (more, company string) {
 		note = "null"
 	}
 	if n%2 == 0 {
-		company = fmt.Sprintf(`,"company":{"id":"company-%d-of-%s","seats":%d,"s%d":%d}`, n/8%3, user, n, n%5, n)
+		company = fmt.Sprintf(`{"id":"company-%d-of-%s","seats":%d,"s%d":%d}`, n/8%3, user, n, n%5, n)
 	}
 	return fmt.Sprintf(`,"amount":98765432109876543210.%d,"plan":"p%d","note":%s`, n, n%7, note), company
 }
@@ -82,6 +88,14 @@ func (c Call) Low() int { return c.Numbers[0] }
 // High returns the number of the newest event in the call. The call must hold one.
 func (c Call) High() int { return c.Numbers[len(c.Numbers)-1] }
 
-// refused reports whether the answer says that nothing was done. After any other answer only the
-// API knows.
-func (c Call) refused() bool { return c.Status >= 300 && c.Status < 500 && c.Status != 408 }
+// refused reports whether the answer says that nothing was done: also a 2xx that is a web page, and
+// not the API's. After any other answer only the API knows.
+func (c Call) refused() bool {
+	switch {
+	case c.Status == http.StatusNetworkAuthenticationRequired: // by what stands in front of every server
+		return true
+	case c.Status >= 200 && c.Status < 300:
+		return !c.Applied
+	}
+	return c.Status >= 300 && c.Status < 500 && c.Status != http.StatusRequestTimeout
+}

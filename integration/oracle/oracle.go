@@ -9,9 +9,14 @@
 // It judges:
 //
 //   - Order: no call takes its user back, whatever the API answers. An event is repeated only with
-//     the call that was the user's current one; no event is skipped, or missing within a call.
+//     the call that was the user's current one; no event is skipped, or missing within a call. All
+//     this holds among a user's live events, and among the user's backfill. A live event may be
+//     called before older backfill, but never the reverse.
+//   - Settings: a call sets what its events set, except for what newer events have set since. So for
+//     each property the newest publication wins, whichever class it came by.
 //   - Fates: each event is delivered, or becomes a dead letter exactly once; none is lost or invented.
-//   - Profiles: they are what one call for each event, in order, would have made.
+//   - Profiles: they are what one call for each event, in order, would have made. The company of
+//     backfill is not set if a newer live event has put the user into another one.
 //   - The limit: [Busiest] counts the calls of the fullest sliding window.
 //
 // An event's fate is known when it is published. A harness must report the damage that it does
@@ -44,6 +49,7 @@ type Oracle struct {
 	received  int              // calls that Order has judged
 	delivered int
 	repeats   int
+	overtook  int
 }
 
 // New returns an Oracle that knows no events yet.
@@ -70,21 +76,13 @@ func (o *Oracle) Next(name string, e Event) []byte {
 	defer o.mu.Unlock()
 	u := o.users[name]
 	if u == nil {
-		u = &user{want: profile{}, have: profile{}}
+		u = &user{name: name, newest: map[string]int{}, set: map[string]setting{}, companies: map[string]int{}, want: profile{}, have: profile{}}
 		o.users[name] = u
 	}
-	u.published++
-	body := e.body(name, u.published)
+	body := u.next(e)
 	if e.Dies != "" {
-		u.removed = append(u.removed, u.published)
 		o.dooms[string(body)] = &doom{reason: e.Dies, times: 1}
-		return body
 	}
-	i, err := Parse(body)
-	if err != nil {
-		panic(fmt.Sprintf("event %d of %s: %v", u.published, name, err))
-	}
-	u.want.apply(i)
 	return body
 }
 
@@ -92,9 +90,7 @@ func (o *Oracle) Next(name string, e Event) []byte {
 func (o *Oracle) Removed(name string, n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	u := o.users[name]
-	u.removed = append(u.removed, n)
-	slices.Sort(u.removed)
+	o.users[name].events[n-1].removed = true
 }
 
 // Events returns how many events of a user have been made.
@@ -102,7 +98,7 @@ func (o *Oracle) Events(name string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if u := o.users[name]; u != nil {
-		return u.published
+		return len(u.events)
 	}
 	return 0
 }
@@ -115,6 +111,20 @@ func (o *Oracle) Due(name string) int {
 	return o.users[name].due()
 }
 
+// IsBackfill reports whether a user's event is backfill.
+func (o *Oracle) IsBackfill(name string, n int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.users[name].isBackfill(n)
+}
+
+// Overtook returns how many live events took effect before older backfill of their users.
+func (o *Oracle) Overtook() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.overtook
+}
+
 // Counts returns how many different events have taken effect, and how many calls repeated some that
 // had already.
 func (o *Oracle) Counts() (delivered, repeats int) {
@@ -124,27 +134,29 @@ func (o *Oracle) Counts() (delivered, repeats int) {
 }
 
 // Receive judges a call when the API receives it. If something is wrong with the call, Receive
-// returns that and otherwise ignores the call. repeats reports whether the call holds events that
-// had taken effect already.
-func (o *Oracle) Receive(c Call) (repeats bool, wrong string) {
+// returns that and otherwise ignores the call. repeated are the call's events that had taken effect
+// already.
+func (o *Oracle) Receive(c Call) (repeated []int, wrong string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.receive(c)
 }
 
-func (o *Oracle) receive(c Call) (repeats bool, wrong string) {
+func (o *Oracle) receive(c Call) (repeated []int, wrong string) {
 	u := o.users[c.User]
 	if u == nil {
-		return false, "a call for an unknown user"
+		return nil, "a call for an unknown user"
 	}
 	if wrong := u.check(c, o.BroughtBack); wrong != "" {
-		return false, wrong
+		return nil, wrong
 	}
-	if repeats = c.Low() <= u.done; repeats {
+	t := u.take(c)
+	o.delivered += t.delivered
+	o.overtook += t.overtook
+	if len(t.repeated) > 0 {
 		o.repeats++
 	}
-	o.delivered += u.take(c)
-	return repeats, ""
+	return t.repeated, ""
 }
 
 // Order judges the calls that a stand-in has answered, oldest first. It may be called again with
@@ -177,7 +189,7 @@ func (o *Oracle) Order(calls []userpilottest.Call) (found []Finding) {
 // been. It names the oldest.
 func (o *Oracle) Lost() []Finding {
 	return o.each(func(u *user) string {
-		if n := u.due(); n <= u.published {
+		if n := u.due(); n <= len(u.events) {
 			return fmt.Sprintf("event %d is not delivered", n)
 		}
 		return ""
@@ -188,7 +200,7 @@ func (o *Oracle) Lost() []Finding {
 // order, would have made. It skips users with undelivered events.
 func (o *Oracle) Profiles() []Finding {
 	return o.each(func(u *user) string {
-		if d := u.have.difference(u.want); d != "" && u.due() > u.published {
+		if d := u.have.difference(u.want); d != "" && u.due() > len(u.events) {
 			return "the profile is not what one call for each event makes: " + d
 		}
 		return ""

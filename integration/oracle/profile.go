@@ -6,26 +6,42 @@ import (
 	"slices"
 )
 
-// profile is what the API knows about a user and the user's companies; no company has more than one
-// user. A company's properties have its id as a prefix.
+// profile is what the API knows about a user and the user's companies, or what an identify sets; no
+// company has more than one user. A company's properties have its id as a prefix.
 type profile map[string]string
 
-// apply applies one call to the profile.
-func (p profile) apply(i Identify) {
-	p.merge("", i.Metadata)
-	if id := string(i.Company["id"]); id != "" {
-		p["its company"] = id
-		p.merge("company "+id+": ", i.Company)
+// itsCompany is the property that says which company the user is in.
+const itsCompany = "its company"
+
+// companyID returns the id of the company, as it was written; empty without one.
+func (i Identify) companyID() string { return string(i.Company["id"]) }
+
+// settings returns what an identify sets. The value of a property that it removes is null.
+func (i Identify) settings() profile {
+	p := profile{}
+	for name, value := range i.Metadata {
+		p[name] = string(value)
 	}
+	id := i.companyID()
+	if id == "" {
+		return p
+	}
+	p[itsCompany] = id
+	for name, value := range i.Company {
+		if name != "id" {
+			p["company "+id+": "+name] = string(value)
+		}
+	}
+	return p
 }
 
-// merge sets the sent properties, removes those that are null, and keeps the rest.
-func (p profile) merge(prefix string, sent Properties) {
+// apply sets the sent properties, removes those that are null, and keeps the rest.
+func (p profile) apply(sent profile) {
 	for name, value := range sent {
-		if string(value) == "null" {
-			delete(p, prefix+name)
+		if value == "null" {
+			delete(p, name)
 		} else {
-			p[prefix+name] = string(value)
+			p[name] = value
 		}
 	}
 }
