@@ -13,6 +13,8 @@ PROMTOOL      := .bin/promtool
 PROM_VERSION  := v0.316.0
 CRANE         := .bin/crane
 CRANE_VERSION := v0.22.1
+# The last of the oldest minor version that is supported: see queue.MinServerVersion.
+OLDEST_NATS   ?= v2.11.17
 FUZZTIME      ?= 10s
 CHAOS_TIME    ?= 60s
 
@@ -57,16 +59,24 @@ TEST := env CGO_ENABLED=0 go test -vet=off -tags $(TAGS) -trimpath
 # number of processors: one works, and the longest should begin at once.
 CONTAINED = $(TEST) -v -timeout 15m -artifacts -outputdir $(CURDIR)/bin
 
-# By default the race detector lets each process wait for a second before it exits, and the scripts run
-# more than a hundred.
+# By default the race detector lets each process wait for a second before it exits.
 RACED = env GORACE=atexit_sleep_ms=10 go test $(RACE) -vet=off
 
 # Long simulations: tables of ledgers and whole workers at many distances, minutes or hours at a limit,
-# in an outage or on hold, and crashes at every step. With the race detector they would take many
-# minutes, and it checks the same code in the other tests.
+# in an outage or on hold, backlogs beyond the memory, and crashes at every step. With the race detector
+# they would take many minutes, and it checks the same code in the other tests.
 LONG := FarAway|FarAwayFleet|FarLetters|FleetFarFromNATS|LedgersFarAway|LedgersAtADistance|StopWhileReadingAgain
 LONG := $(LONG)|RateUsed|RateOfFleet|RateLoweredInRollingUpdate|RateAcrossRestarts|ReplicasWanted|ManyReplaysOfAUser
-LONG := $(LONG)|Outage|OutageWithFewUsers|Hold|Stall|SickUser|Throttled|LedgerStorm|LedgerWhenTheServersClockIsSet|ReplayCrashes
+LONG := $(LONG)|Outage|OutageWithFewUsers|Hold|Stall|SickUser|Throttled|LedgerStorm|LedgerWhenTheServersClockIsSet|ReplayCrashes|Verdicts
+LONG := $(LONG)|LedgersCrowd|LedgerSlowReading|LedgerWrites|ShardsHoldInEveryWindow|FarPublish|FarReads|DiscardStops
+LONG := $(LONG)|LiveFirst|LiveTakesTheSlotsOfBackfill|ClassesSimulation|HugeFailingBacklog|MergedBeyondMemory|BacklogBeyondMemory|FirewallRefusesOneEvent|MetricsOfAFullDeadLetterStream
+# The scripts run the command as its users do, most of them in a process for each line. With the race
+# detector a process takes four times the time to start, and other tests of the package run the same
+# verbs with it: setup, publish, work, up, status, doctor and dlq.
+LONG := $(LONG)|Scripts
+# Four servers and two workers in one process: with the race detector on a busy machine, no answer of
+# theirs is in time.
+LONG := $(LONG)|Domain
 # Random runs, few of which run with the race detector.
 RANDOM := Simulation|NewerWins
 # The packages that have any of them.
@@ -154,11 +164,17 @@ test-campaign: test-far
 test-containers: test-far
 	$(CONTAINED) -parallel 4 -skip '^TestFarAway$$' $(CONTAINERS)
 
+.PHONY: test-oldest
+test-oldest: ## test a cluster of the oldest NATS server that is supported; needs Docker; takes five minutes
+	@mkdir -p bin
+	NATS_SERVER_VERSION=$(OLDEST_NATS) $(CONTAINED) -run '^TestCluster$$' $(CONTAINERS)
+
+# With the flags of "make build", which has then compiled what the fuzzer does not instrument.
 .PHONY: fuzz
 fuzz: ## fuzz each target for FUZZTIME (10s)
 	@for package in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n 1 dirname | sort -u); do \
 		program=$(CURDIR)/bin/fuzz/$${package##*/}.test found=$$(go env GOCACHE)/fuzz/$$(go list $$package) && \
-		go test -c -fuzz . -o $$program $$package && targets=$$($$program -test.list '^Fuzz') || exit 1; \
+		CGO_ENABLED=0 go test -c -fuzz . -tags $(TAGS) -trimpath -o $$program $$package && targets=$$($$program -test.list '^Fuzz') || exit 1; \
 		for target in $$targets; do \
 			echo "$$package $$target" && (cd $$package && $$program -test.run '^$$' -test.fuzz "^$$target$$" -test.fuzztime $(FUZZTIME) -test.fuzzcachedir $$found) || exit 1; \
 		done; \
@@ -175,8 +191,9 @@ chaos: ## kill and cut off a fleet of real processes for CHAOS_TIME (60s), and j
 # Not part of "make test": each planted bug needs a build of a package's tests, which takes some
 # minutes in all, and it judges the tests. These check that each bug still fits the sources.
 .PHONY: mutants
-mutants: ## plant bugs one after another, and check that the packages' tests find each; takes some minutes
+mutants: ## plant bugs one after another, and check that the packages' tests or the campaign find each; takes long
 	go run ./integration/mutants
+	$(TEST) -timeout 30m -parallel 3 -run '^TestMutantsAreFound$$' $(CAMPAIGN) -planted
 
 .PHONY: alerts
 alerts: $(PROMTOOL) ## check the alert rules, and test when they fire

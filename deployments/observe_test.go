@@ -161,7 +161,8 @@ func TestRunbookLinks(t *testing.T) {
 				t.Errorf("there is no heading for %s", link[1])
 			}
 		default:
-			if _, err := os.Stat(link[1]); err != nil {
+			path, _, _ := strings.Cut(link[1], "#")
+			if _, err := os.Stat(path); err != nil {
 				t.Errorf("%v", err)
 			}
 		}
@@ -232,6 +233,25 @@ func TestDashboard(t *testing.T) {
 	for _, a := range d.Annotations.List {
 		if a.Datasource != chosen() {
 			t.Errorf("annotations have the data source %v", a.Datasource)
+		}
+	}
+}
+
+// The dashboard shows each metric that an alert looks at: whoever is alerted looks there next.
+func TestDashboardShowsWhatAlertsLookAt(t *testing.T) {
+	t.Parallel()
+	var shown []string
+	metric := regexp.MustCompile(`\bidentify_\w+`)
+	for _, p := range readDashboard(t).Panels {
+		for _, q := range p.Targets {
+			shown = append(shown, metric.FindAllString(q.Expr, -1)...)
+		}
+	}
+	for _, a := range alerts(t) {
+		for _, m := range metric.FindAllString(a.Expr, -1) {
+			if !slices.Contains(shown, m) {
+				t.Errorf("%s looks at %s, which no panel shows", a.Alert, m)
+			}
 		}
 	}
 }

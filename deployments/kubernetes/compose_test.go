@@ -59,14 +59,26 @@ func TestComposeImages(t *testing.T) {
 
 func TestComposeSettings(t *testing.T) {
 	t.Parallel()
-	known := help(t)
-	for variable := range compose(t).Services["worker"].Environment {
-		stands := "[$" + variable + "]" // in the help of a flag
-		if strings.HasPrefix(variable, "OTEL_") {
-			stands = variable
+	for service, command := range map[string]string{"worker": "work", "userpilot": "fake-userpilot"} {
+		known := help(t, command)
+		for variable := range compose(t).Services[service].Environment {
+			stands := "[$" + variable + "]" // in the help of a flag
+			if strings.HasPrefix(variable, "OTEL_") {
+				stands = variable
+			}
+			if variable != "USERPILOT_API_KEY" && !strings.Contains(known, stands) {
+				t.Errorf("no flag of %s has the variable %s", command, variable)
+			}
 		}
-		if variable != "USERPILOT_API_KEY" && !strings.Contains(known, stands) {
-			t.Errorf("no flag has the variable %s", variable)
+	}
+}
+
+// The server of 2.11 is strict only if its configuration says so.
+func TestServersAreStrict(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"../nats/server.conf", "../nats/cluster.conf"} {
+		if !regexp.MustCompile(`(?m)^jetstream \{\n(.*\n)*?  strict: true\b`).Match(file(t, path)) {
+			t.Errorf("%s: JetStream is not strict", path)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
@@ -32,7 +35,9 @@ type manifests struct {
 	deployment *appsv1.Deployment
 	budget     *policyv1.PodDisruptionBudget
 	policy     *networkingv1.NetworkPolicy
-	scaling    *scaledObject // or nil
+	scaling    *scaledObject // or nil, as the next ones
+	monitor    *podMonitor
+	rules      *prometheusRule
 }
 
 // overlays renders all overlays that are shipped.
@@ -119,6 +124,10 @@ func (m *manifests) add(version, kind string, text []byte) error {
 		return read(&m.policy, text)
 	case "keda.sh/v1alpha1 ScaledObject":
 		return read(&m.scaling, text)
+	case "monitoring.coreos.com/v1 PodMonitor":
+		return read(&m.monitor, text)
+	case "monitoring.coreos.com/v1 PrometheusRule":
+		return read(&m.rules, text)
 	}
 	return fmt.Errorf("%s %s is of no known kind", version, kind)
 }
@@ -263,11 +272,81 @@ func TestNetworkPolicy(t *testing.T) {
 				}
 			}
 		}
-		if want := []string{"53", "53", "4222", "443"}; !slices.Equal(reached, want) {
+		if want := []string{"53", "53", "5353", "5353", "4222", "443"}; !slices.Equal(reached, want) {
 			t.Errorf("%s: the ports %v can be reached, want %v", name, reached, want)
 		}
 		if len(p.Ingress) != 1 || len(p.Ingress[0].From) != 1 || len(p.Ingress[0].Ports) != 1 || p.Ingress[0].Ports[0].Port.String() != "http" {
 			t.Errorf("%s: it is reached by %+v", name, p.Ingress)
+		}
+	}
+}
+
+// destination is where a worker wants to connect to: an address, or a pod in a namespace.
+type destination struct {
+	address, namespace, app string
+	port                    string
+	protocol                corev1.Protocol
+}
+
+// allowed reports whether a rule of a policy allows the traffic, as a network plugin would decide.
+func (d destination) allowed(t *testing.T, rule networkingv1.NetworkPolicyEgressRule) bool {
+	t.Helper()
+	port := func(p networkingv1.NetworkPolicyPort) bool {
+		return p.Port.String() == d.port && (p.Protocol == nil && d.protocol == corev1.ProtocolTCP || p.Protocol != nil && *p.Protocol == d.protocol)
+	}
+	peer := func(p networkingv1.NetworkPolicyPeer) bool {
+		if p.IPBlock != nil {
+			within := func(block string) bool {
+				return netip.MustParsePrefix(block).Contains(netip.MustParseAddr(d.address))
+			}
+			return d.address != "" && within(p.IPBlock.CIDR) && !slices.ContainsFunc(p.IPBlock.Except, within)
+		}
+		return d.address == "" && selects(t, p.NamespaceSelector, map[string]string{corev1.LabelMetadataName: d.namespace}) &&
+			(p.PodSelector == nil || selects(t, p.PodSelector, map[string]string{"app.kubernetes.io/name": d.app}))
+	}
+	return slices.ContainsFunc(rule.To, peer) && slices.ContainsFunc(rule.Ports, port)
+}
+
+func selects(t *testing.T, selector *metav1.LabelSelector, set labels.Set) bool {
+	t.Helper()
+	s, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Matches(set)
+}
+
+// TestEgress checks what a worker reaches: each kind of DNS, NATS and Userpilot, and no more.
+func TestEgress(t *testing.T) {
+	t.Parallel()
+	const udp, tcp = corev1.ProtocolUDP, corev1.ProtocolTCP
+	for name, m := range overlays(t) {
+		for _, test := range []struct {
+			to      destination
+			allowed bool
+		}{
+			{destination{namespace: "kube-system", port: "53", protocol: udp}, true},
+			{destination{namespace: "kube-system", port: "53", protocol: tcp}, true},
+			{destination{address: "169.254.20.10", port: "53", protocol: udp}, true},
+			{destination{address: "169.254.20.10", port: "53", protocol: tcp}, true},
+			{destination{namespace: "openshift-dns", port: "5353", protocol: udp}, true},
+			{destination{namespace: "openshift-dns", port: "5353", protocol: tcp}, true},
+			{destination{namespace: "nats", app: "nats", port: "4222", protocol: tcp}, true},
+			{destination{address: "203.0.113.1", port: "443", protocol: tcp}, true},
+			{destination{address: "2001:db8::1", port: "443", protocol: tcp}, true},
+
+			{destination{namespace: "elsewhere", port: "53", protocol: udp}, false},
+			{destination{namespace: "elsewhere", port: "5353", protocol: udp}, false},
+			{destination{address: "203.0.113.1", port: "53", protocol: udp}, false},
+			{destination{address: "169.254.20.10", port: "443", protocol: tcp}, false},
+			{destination{address: "169.254.169.254", port: "53", protocol: udp}, false}, // a cloud's metadata and DNS
+			{destination{address: "169.254.169.254", port: "80", protocol: tcp}, false},
+			{destination{address: "10.0.0.1", port: "443", protocol: tcp}, false},
+			{destination{namespace: "nats", app: "other", port: "4222", protocol: tcp}, false},
+		} {
+			if is := slices.ContainsFunc(m.policy.Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) bool { return test.to.allowed(t, r) }); is != test.allowed {
+				t.Errorf("%s: %+v is allowed: %v, want %v", name, test.to, is, test.allowed)
+			}
 		}
 	}
 }

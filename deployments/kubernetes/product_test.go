@@ -42,24 +42,24 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// help returns the output of "identify-worker work --help".
-func help(t *testing.T) string {
+// help returns what a command prints with --help.
+func help(t *testing.T, command string) string {
 	t.Helper()
 	path, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := exec.CommandContext(t.Context(), path, "work", "--help").Output()
+	text, err := exec.CommandContext(t.Context(), path, command, "--help").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
 }
 
-// byDefault returns the default of a flag.
+// byDefault returns the default of a flag of "work".
 func byDefault(t *testing.T, flag string) string {
 	t.Helper()
-	m := regexp.MustCompile(`(?m)^\s+--` + flag + ` .*\(default ([^)]+)\)$`).FindStringSubmatch(help(t))
+	m := regexp.MustCompile(`(?m)^\s+--` + flag + ` .*\(default ([^)]+)\)$`).FindStringSubmatch(help(t, "work"))
 	if m == nil {
 		t.Fatalf("--%s has no default", flag)
 	}
@@ -83,7 +83,7 @@ func TestSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := help(t)
+	known := help(t, "work")
 	key := filepath.Join(t.TempDir(), "api-key")
 	if err := os.WriteFile(key, []byte("k"), 0o600); err != nil {
 		t.Fatal(err)
@@ -219,22 +219,14 @@ func TestProbes(t *testing.T) {
 
 // scaledObject is KEDA's ScaledObject, keda.sh/v1alpha1, with the fields used here.
 type scaledObject struct {
-	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
-	Metadata   struct {
-		Name, Namespace string
-		Labels          map[string]string
-	} `json:"metadata"`
+	custom
 	Spec struct {
 		ScaleTargetRef  struct{ Name string } `json:"scaleTargetRef"`
 		MinReplicaCount int                   `json:"minReplicaCount"`
 		MaxReplicaCount int                   `json:"maxReplicaCount"`
 		PollingInterval int                   `json:"pollingInterval"`
-		Fallback        struct {
-			FailureThreshold int `json:"failureThreshold"`
-			Replicas         int `json:"replicas"`
-		} `json:"fallback"`
-		Advanced struct {
+		Fallback        any                   `json:"fallback"`
+		Advanced        struct {
 			Config struct {
 				Behavior autoscalingv2.HorizontalPodAutoscalerBehavior `json:"behavior"`
 			} `json:"horizontalPodAutoscalerConfig"`
@@ -264,7 +256,7 @@ func TestScaling(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.ScaleTargetRef.Name != ha.deployment.Name || s.MinReplicaCount != 2 || s.MaxReplicaCount != partitions+1 || s.Fallback.Replicas < s.MinReplicaCount {
+	if s.ScaleTargetRef.Name != ha.deployment.Name || s.MinReplicaCount != 2 || s.MaxReplicaCount != partitions+1 {
 		t.Errorf("it scales %+v", s)
 	}
 	if len(s.Triggers) != 1 {
@@ -273,6 +265,11 @@ func TestScaling(t *testing.T) {
 	trigger := s.Triggers[0]
 	if trigger.Type != "prometheus" || trigger.MetricType != "AverageValue" || trigger.Metadata["threshold"] != "1" || trigger.Metadata["query"] != "max(identify_replicas_wanted)" {
 		t.Errorf("the trigger is %+v", trigger)
+	}
+	// No data is not zero work. Without a fallback, KEDA passes the error on, and the autoscaler of
+	// Kubernetes changes nothing.
+	if trigger.Metadata["ignoreNullValues"] != "false" || s.Fallback != nil {
+		t.Errorf("without data, it scales: ignoreNullValues is %q, and the fallback %v", trigger.Metadata["ignoreNullValues"], s.Fallback)
 	}
 	if !bytes.Contains(file(t, "../../worker/metrics.go"), []byte(`desc("replicas_wanted"`)) {
 		t.Error("the worker has no metric identify_replicas_wanted")

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,7 +54,10 @@ func TestConfinement(t *testing.T) {
 func TestSecrets(t *testing.T) {
 	t.Parallel()
 	all := overlays(t)
-	all["credentials"] = withComponent(t, "nats-credentials")
+	components := []string{"nats-credentials", "nats-password"}
+	for _, component := range components {
+		all[component] = withComponent(t, component)
+	}
 	for name, m := range all {
 		env := m.environment(t)
 		if env["USERPILOT_API_KEY"] != "" || env["USERPILOT_API_KEY_FILE"] == "" {
@@ -78,8 +82,8 @@ func TestSecrets(t *testing.T) {
 				t.Errorf("%s: %s is %s, where nothing is mounted", name, variable, file)
 			}
 		}
-		if name == "credentials" && (env["NATS_CREDS"] == "" || len(volumes) != 2) {
-			t.Errorf("the component adds %v to %v", volumes, env)
+		if slices.Contains(components, name) && (env["NATS_CREDS"]+env["IDENTIFY_NATS_PASSWORD_FILE"] == "" || len(volumes) != 2) {
+			t.Errorf("%s adds %v to %v", name, volumes, env)
 		}
 	}
 }
