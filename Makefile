@@ -75,8 +75,8 @@ LONG := $(LONG)|LiveFirst|LiveTakesTheSlotsOfBackfill|ClassesSimulation|HugeFail
 # verbs with it: setup, publish, work, up, status, doctor and dlq.
 LONG := $(LONG)|Scripts
 # Four servers and two workers in one process: with the race detector on a busy machine, no answer of
-# theirs is in time.
-LONG := $(LONG)|Domain
+# theirs is in time. The same goes for a worker that has to deliver many files, one after another.
+LONG := $(LONG)|Domain|FilesBecomeProfiles
 # Random runs, few of which run with the race detector.
 RANDOM := Simulation|NewerWins
 # The packages that have any of them.

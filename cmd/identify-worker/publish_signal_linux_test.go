@@ -100,7 +100,9 @@ func startPublish(t *testing.T) *stopped {
 	s.screen.Start(t, s.cmd)
 	_ = s.screen.Slave.Close() // the command has its own
 	s.screen.Await(t, "1 of 3 acknowledged · 33%")
-	for deadline := time.Now().Add(terminaltest.Patience); ; {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(terminaltest.Patience); ; <-tick.C {
 		counts, err := q.Counts(t.Context())
 		if err != nil || time.Now().After(deadline) {
 			t.Fatal("the event is not stored: ", err)

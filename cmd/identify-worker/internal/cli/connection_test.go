@@ -8,12 +8,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -194,10 +192,8 @@ func serveLeaf(t *testing.T, hubs int) *natsserver.Server {
 		t.Fatal(err)
 	}
 	leaf := server("leaf", fmt.Sprintf(`remotes: [ { url: "nats-leaf://127.0.0.1:%d" } ]`, v.LeafNode.Port))
-	for deadline := time.Now().Add(patience); hub.NumLeafNodes() == 0; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatal("the leaf is not connected to the hub")
-		}
+	if !poll(func() bool { return hub.NumLeafNodes() > 0 }) {
+		t.Fatal("the leaf is not connected to the hub")
 	}
 	return leaf
 }
@@ -220,10 +216,8 @@ func serveHub(t *testing.T, n int) *natsserver.Server {
 		all = append(all, s)
 	}
 	whole := func(s *natsserver.Server) bool { return s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == n }
-	for deadline := time.Now().Add(patience); n > 1 && !slices.ContainsFunc(all, whole); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the cluster has no leader")
-		}
+	if n > 1 && !poll(func() bool { return slices.ContainsFunc(all, whole) }) {
+		t.Fatal("the cluster has no leader")
 	}
 	return all[0]
 }

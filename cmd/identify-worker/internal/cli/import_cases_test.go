@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -145,14 +144,16 @@ func lineAt(text string, n int) string {
 
 func (i *importing) awaitEmpty() {
 	i.t.Helper()
-	for deadline := time.Now().Add(patience); ; {
-		counts, err := i.queue.Counts(i.t.Context())
-		if err != nil || time.Now().After(deadline) {
-			i.t.Fatalf("%d events wait: %v\n%s", counts.Backlog, err, i.log.String())
+	var counts queue.Counts
+	empty := poll(func() bool {
+		var err error
+		if counts, err = i.queue.Counts(i.t.Context()); err != nil {
+			i.t.Fatal(err)
 		}
-		if counts.Backlog == 0 {
-			return
-		}
+		return counts.Backlog == 0
+	})
+	if !empty {
+		i.t.Fatalf("%d events wait\n%s", counts.Backlog, i.log.String())
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
 )
@@ -65,16 +64,15 @@ func (f *fixture) awaitDead(letters uint64) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	for began := time.Now(); ; {
-		counts, err := q.Counts(f.t.Context())
-		switch {
-		case err != nil:
+	var counts queue.Counts
+	stored := poll(func() bool {
+		if counts, err = q.Counts(f.t.Context()); err != nil {
 			f.t.Fatal(err)
-		case counts.DeadLetters == letters:
-			return
-		case time.Since(began) > patience:
-			f.t.Fatalf("%d dead letters\n%s", counts.DeadLetters, f.log.String())
 		}
+		return counts.DeadLetters == letters
+	})
+	if !stored {
+		f.t.Fatalf("%d dead letters\n%s", counts.DeadLetters, f.log.String())
 	}
 }
 

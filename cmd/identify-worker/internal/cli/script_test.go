@@ -54,6 +54,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 // patience is for a machine that is busy; nothing takes as long where all is well.
 const patience = time.Minute
 
+// poll asks until the answer is yes, or for no longer than patience. Between two questions it leaves the
+// processors to those that are to make it so.
+func poll(ask func() (yes bool)) (yes bool) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !ask(); <-tick.C {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
 type processesKey struct{}
 
 // process is a command in the background of a script.
@@ -167,13 +180,13 @@ func finish(ts *testscript.TestScript, neg bool, args []string) {
 
 func watch(ts *testscript.TestScript, _ bool, args []string) {
 	pattern := regexp.MustCompile("(?m)" + args[0])
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	printed := poll(func() bool {
 		ts.Check(ts.Exec(args[1], args[2:]...))
-		if pattern.MatchString(ts.ReadFile("stdout")) {
-			return
-		}
+		return pattern.MatchString(ts.ReadFile("stdout"))
+	})
+	if !printed {
+		ts.Fatalf("%s does not print %q:\n%s", args[1], args[0], ts.ReadFile("stdout"))
 	}
-	ts.Fatalf("%s does not print %q:\n%s", args[1], args[0], ts.ReadFile("stdout"))
 }
 
 // steady writes times, random names and the like as one that has the same width.
@@ -214,18 +227,18 @@ func sameMask(ts *testscript.TestScript, _ bool, files []string) {
 func fetch(ts *testscript.TestScript, neg bool, args []string) {
 	pattern := regexp.MustCompile(strings.Join(args[1:], ""))
 	var page []byte
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	matches := poll(func() bool {
 		answer, err := http.Get(args[0])
 		ts.Check(err)
 		page, err = io.ReadAll(answer.Body)
 		ts.Check(err)
 		ts.Check(answer.Body.Close())
-		if (answer.StatusCode == http.StatusOK) != neg && pattern.Match(page) {
-			_, _ = ts.Stdout().Write(page)
-			return
-		}
+		return (answer.StatusCode == http.StatusOK) != neg && pattern.Match(page)
+	})
+	if !matches {
+		ts.Fatalf("%s answers: %s", args[0], page)
 	}
-	ts.Fatalf("%s answers: %s", args[0], page)
+	_, _ = ts.Stdout().Write(page)
 }
 
 // The reason why a worker ends is one line of its log if that is JSON, with the same exit status.
