@@ -75,23 +75,29 @@ func (f *fixture) run(stdin string, args ...string) (logged string) {
 // work runs a worker until done returns, and returns what it has logged.
 func (f *fixture) work(done func()) (logged string) {
 	f.t.Helper()
+	return f.background("work", done)
+}
+
+// background runs a command until done returns, and returns what it has logged.
+func (f *fixture) background(command string, done func()) (logged string) {
+	f.t.Helper()
 	ctx, stop := context.WithCancel(f.t.Context())
 	defer stop()
 	f.logged = make(chan struct{}, 1)
 	f.log = &printed{changed: f.logged}
 	env, ended := maps.Clone(f.env), make(chan int, 1)
 	go func() {
-		ended <- run(ctx, []string{"work"}, strings.NewReader(""), io.Discard, f.log, func(name string) string { return env[name] })
+		ended <- run(ctx, []string{command}, strings.NewReader(""), io.Discard, f.log, func(name string) string { return env[name] })
 	}()
 	done()
 	stop()
 	select {
 	case status := <-ended:
 		if status != 0 {
-			f.t.Fatalf("work: status %d\n%s", status, f.log.String())
+			f.t.Fatalf("%s: status %d\n%s", command, status, f.log.String())
 		}
 	case <-time.After(patience):
-		f.t.Fatalf("work does not end\n%s", f.log.String())
+		f.t.Fatalf("%s does not end\n%s", command, f.log.String())
 	}
 	return f.log.String()
 }

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/nats-io/nats.go"
@@ -131,6 +133,13 @@ func (b *localServer) open(ctx context.Context, t queue.Topology, log *slog.Logg
 		return err
 	}
 	_, err = b.queue.Setup(ctx, false)
+	if mismatch, ok := errors.AsType[*queue.MismatchError](err); ok {
+		// Nobody else can update the streams: the store is this process's alone.
+		if _, err = b.queue.Setup(ctx, true); err != nil {
+			return fmt.Errorf("%w: %w", mismatch, err)
+		}
+		log.Info("updated the streams", "differences", mismatch.Error())
+	}
 	return err
 }
 
