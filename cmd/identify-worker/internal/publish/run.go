@@ -313,6 +313,7 @@ func (r *publishing) each(ctx context.Context, f *feed) error {
 		limiter.SetLimit(rate.Limit(float64(limit.Calls) / limit.Window.Seconds()))
 	}
 	var ids contentIDs
+	var last position // where the last record began that could be read
 	for {
 		record, ok := f.next(ctx)
 		if !ok {
@@ -320,8 +321,10 @@ func (r *publishing) each(ctx context.Context, f *feed) error {
 		}
 		event, _, options, err := r.check(record)
 		if record.whole {
+			r.resume = last
 			return fmt.Errorf("%s: %w", record.position, err)
 		}
+		last = record.position
 		id := ""
 		if err == nil && r.settings.messageID == "content" {
 			id = ids.next(record.file, event.Body())

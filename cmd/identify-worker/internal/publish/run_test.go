@@ -137,18 +137,28 @@ func TestFullStreamAndFromLine(t *testing.T) {
 	}
 }
 
-// A file that breaks in its middle publishes nothing; a stream that does stops there.
+// A file that breaks in its middle publishes nothing. A stream that does stops there, and says where
+// another run goes on.
 func TestBrokenInTheMiddle(t *testing.T) {
 	t.Parallel()
-	p := newPipeline(t, 0)
-	const text = `[{"user_id":"ann"},` + "\n" + `{"user_id":"bob"} {"user_id":"cy"}]`
-	shown, err := p.publish(t, "", file(t, "users.json", text))
-	if err == nil || !strings.Contains(err.Error(), "nothing was published") || !strings.Contains(shown, "users.json: line 2: is not JSON: a comma is missing") || len(p.bodies(t)) != 0 {
-		t.Errorf("%v\n%s", err, shown)
-	}
-	shown, err = p.publish(t, text, "-")
-	if err == nil || !strings.Contains(err.Error(), "standard input: line 2: is not JSON: a comma is missing") || !strings.Contains(shown, "published 2 events") || len(p.bodies(t)) != 2 {
-		t.Errorf("%v\n%s", err, shown)
+	for name, test := range map[string]struct{ text, fault string }{
+		"no comma":  {`[{"user_id":"ann"},` + "\n" + `{"user_id":"bob"} {"user_id":"cy"}]`, "line 2: is not JSON: a comma is missing before an object"},
+		"cut short": {"[{\"user_id\":\"ann\"},\n{\"user_id\":\"bob\"},\n{\n\"user_id\":", "line 4: is not JSON: the object that begins in line 3 does not end"},
+		"no end":    {"[{\"user_id\":\"ann\"},\n{\"user_id\":\"bob\"}", "line 2: is not JSON: the array does not end"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPipeline(t, 0)
+			shown, err := p.publish(t, "", file(t, "users", test.text))
+			if err == nil || !strings.Contains(err.Error(), "nothing was published") || !strings.Contains(shown, "users: "+test.fault) || len(p.bodies(t)) != 0 {
+				t.Errorf("%v\n%s", err, shown)
+			}
+			shown, err = p.publish(t, test.text, "-")
+			want := "standard input: " + test.fault + "; all before standard input:2 was stored: --from-line 2 goes on there"
+			if err == nil || err.Error() != want || !strings.Contains(shown, "published 2 events") || len(p.bodies(t)) != 2 {
+				t.Errorf("%v\nwant %s\n%s", err, want, shown)
+			}
+		})
 	}
 }
 
