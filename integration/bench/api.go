@@ -25,13 +25,14 @@ import (
 // serveAPI is the role of Userpilot. Its first two lines are its URL and its URL over TLS; it
 // writes the certificate to the file -trusted. It is as cheap as net/http allows: it accepts every
 // call, each after -latency. With -stand-in it is the product's stand-in, and with -order an
-// [order].
+// [order]. With -delays it has [arrivals].
 func serveAPI(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("serve-api", flag.ContinueOnError)
 	standIn := flags.Bool("stand-in", false, "serve the stand-in API")
 	fault := flags.String("fault", "", "fault of the stand-in")
 	window := flags.Duration("window", time.Minute, "window in which the stand-in counts calls")
 	watchOrder := flags.Bool("order", false, "watch the order of large events of each user")
+	withDelays := flags.Bool("delays", false, "note the delays of live events")
 	trusted := flags.String("trusted", "", "file to write the certificate to")
 	latency := flags.Duration("latency", 0, "duration of each call, without the stand-in")
 	if err := flags.Parse(args); err != nil {
@@ -57,6 +58,11 @@ func serveAPI(ctx context.Context, args []string) error {
 		o := newOrder()
 		identify = o
 		mux.HandleFunc("GET /order", func(w http.ResponseWriter, _ *http.Request) { reply(w, o.seen()) })
+	}
+	if *withDelays {
+		a := &arrivals{}
+		identify = a.note(identify)
+		mux.HandleFunc("GET /delays", a.serve)
 	}
 	mux.Handle("POST /v1/identify", tally.count(identify))
 	return serveBoth(ctx, mux, l, *trusted)

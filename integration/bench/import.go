@@ -135,9 +135,9 @@ func (f *importing) previews(ctx context.Context) ([]row, error) {
 	whole, fifth, wide, one := all["users.csv"], all["fifth.csv"], all["wide.csv"], all["one.csv"]
 	return []row{{
 		what:     fmt.Sprintf("`publish --dry-run` of %d rows of 10 columns", f.importRows),
-		goal:     "under 3 s of processor time, memory under 128 MiB",
+		goal:     "under 3 s of processor time; memory under 64 MiB, and at most 1.25 times that of a fifth of the rows",
 		measured: fmt.Sprintf("%.1f s (elapsed %.1f s), %d MiB; a fifth of it: %d MiB", whole.processor.Seconds(), whole.elapsed.Seconds(), whole.peak>>20, fifth.peak>>20),
-		pass:     whole.processor < 3*time.Second && whole.peak < 128<<20,
+		pass:     whole.processor < 3*time.Second && whole.peak < 64<<20 && 4*whole.peak <= 5*fifth.peak,
 	}, {
 		what:     fmt.Sprintf("the same of %d columns, half of them filled, above a table of two", wideColumns),
 		goal:     "under 500 ms of processor time",
@@ -146,9 +146,11 @@ func (f *importing) previews(ctx context.Context) ([]row, error) {
 	}}, nil
 }
 
-// publishes compares the speed of both kinds of files.
+// publishes compares the speed of both kinds of files. It judges by processor time, which other
+// processes change the least.
 func (f *importing) publishes(ctx context.Context) (row, error) {
 	var ratios, processors []float64
+	var peak int64
 	disturbed, err := f.repeat(ctx, min(f.rounds, f.importRounds), func(round int) (others float64, keep func(), err error) {
 		turns := map[string]ran{}
 		for turn := range 2 {
@@ -163,6 +165,7 @@ func (f *importing) publishes(ctx context.Context) (row, error) {
 		}
 		table, lines := turns["users.csv"], turns["users.ndjson"]
 		f.say("import, round %d: the table in %v (%v), NDJSON in %v (%v)", round+1, table.elapsed, table.processor, lines.elapsed, lines.processor)
+		peak = max(peak, table.peak)
 		return others, func() {
 			ratios = append(ratios, ratio(lines.elapsed, table.elapsed))
 			processors = append(processors, ratio(lines.processor, table.processor))
@@ -173,9 +176,9 @@ func (f *importing) publishes(ctx context.Context) (row, error) {
 	}
 	return row{
 		what:     fmt.Sprintf("`publish` of %d rows of 10 columns, against the same events as NDJSON", f.importRows),
-		goal:     "at least 0.90",
-		measured: fmt.Sprintf("%.2f (by processor time of both sides %.2f; median of %d rounds%s)", median(ratios), median(processors), len(ratios), disturbed),
-		pass:     median(ratios) >= 0.90,
+		goal:     "at least 0.90 by processor time of both sides, memory under 128 MiB",
+		measured: fmt.Sprintf("%.2f (elapsed %.2f; median of %d rounds%s), %d MiB", median(processors), median(ratios), len(ratios), disturbed, peak>>20),
+		pass:     median(processors) >= 0.90 && peak < 128<<20,
 	}, nil
 }
 

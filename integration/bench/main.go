@@ -81,6 +81,7 @@ func parts() []part {
 		{"publish", publish},
 		{"import", importFiles},
 		{"rate", rate},
+		{"live", live},
 		{"pair", pair},
 		{"takeover", takeover},
 		{"far", far},

@@ -43,6 +43,12 @@ type sizes struct {
 	replayPatience time.Duration // time limit for these replays
 	large          int           // users with a large event
 
+	liveRate      ratelimit.Rate
+	liveTime      time.Duration // how long live events are published to each fleet
+	backfill      int           // users that wait meanwhile
+	plainWaiting  int           // users that wait as live events
+	unlimitedLive int           // live events, and as many of backfill, without a limit
+
 	growthScale float64 // scales the sizes of growth
 }
 
@@ -58,7 +64,9 @@ func full() sizes {
 		pairTime: 4 * time.Second, pairDelay: 50 * time.Millisecond,
 		takeovers: 3,
 		farTime:   20 * time.Second, laneEvents: 6_000, letters: 1_000, replayPatience: time.Minute, large: 40,
-		growthScale: 1,
+		liveRate: ratelimit.Rate{Calls: 600, Window: 6 * time.Second}, liveTime: time.Minute, backfill: 100_000, plainWaiting: 3_000,
+		unlimitedLive: 20_000,
+		growthScale:   1,
 	}
 }
 
@@ -74,6 +82,8 @@ func quick() sizes {
 		pairTime: time.Second / 2, pairDelay: 50 * time.Millisecond,
 		takeovers: 1,
 		farTime:   2 * time.Second, laneEvents: 2_000, letters: 50, replayPatience: 20 * time.Second, large: 4,
-		growthScale: 0.001,
+		liveRate: ratelimit.Rate{Calls: 60, Window: time.Second}, liveTime: 2 * time.Second, backfill: 1_000, plainWaiting: 100,
+		unlimitedLive: 500,
+		growthScale:   0.001,
 	}
 }
