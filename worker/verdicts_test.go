@@ -202,8 +202,17 @@ type verdictRun struct {
 	logged    int                    // length of the log before the row
 }
 
-// toldAfter is when an operator is asked what he was told.
-const toldAfter = 100 * time.Second
+// toldAfter is when an operator is asked what he was told: before the faults end, or else when users
+// whose calls always fail have had time to use up their attempts. How long that takes depends on how
+// many of their events were merged.
+func (row verdictRow) toldAfter() time.Duration {
+	for _, step := range row.steps {
+		if step.lasts < span {
+			return 100 * time.Second
+		}
+	}
+	return span - 15*time.Second
+}
 
 func (row verdictRow) play(s *sim, w *replica) {
 	name := strings.Map(func(r rune) rune {
@@ -286,7 +295,7 @@ func (r *verdictRun) publishOthers() {
 func (r *verdictRun) watch(w *replica) {
 	for time.Since(r.begun) < span {
 		r.publishOthers()
-		if r.told == "" && time.Since(r.begun) >= toldAfter {
+		if r.told == "" && time.Since(r.begun) >= r.row.toldAfter() {
 			r.told = operatorHears(w)
 		}
 		time.Sleep(6 * time.Second)
