@@ -62,8 +62,12 @@ type verdictStep struct {
 	lasts time.Duration
 }
 
-// span is how long a row is played. The faults of a step that lasts for ever end with it.
-const span = 150 * time.Second
+const (
+	// span is how long a row is played.
+	span = 150 * time.Second
+	// ever is how long a step lasts that ends with its row.
+	ever = time.Hour
+)
 
 func readVerdicts(t *testing.T) (sections []*verdictSection) {
 	t.Helper()
@@ -124,7 +128,7 @@ func parseStep(text string) (s verdictStep, err error) {
 	if len(fields) != 4 {
 		return s, fmt.Errorf("has %d fields, want an answer, its body, to whom and how long", len(fields))
 	}
-	s.whom, s.lasts = fields[2], span
+	s.whom, s.lasts = fields[2], ever
 	if fields[3] != "ever" {
 		if s.lasts, err = time.ParseDuration(fields[3]); err != nil {
 			return s, err
@@ -202,16 +206,17 @@ type verdictRun struct {
 	logged    int                    // length of the log before the row
 }
 
-// toldAfter is when an operator is asked what he was told: before the faults end, or else when users
-// whose calls always fail have had time to use up their attempts. How long that takes depends on how
-// many of their events were merged.
-func (row verdictRow) toldAfter() time.Duration {
-	for _, step := range row.steps {
-		if step.lasts < span {
-			return 100 * time.Second
-		}
-	}
-	return span - 15*time.Second
+// toldAfter is when an operator is asked what he was told.
+const toldAfter = 100 * time.Second
+
+// endless reports whether the last answer does not change.
+func (row verdictRow) endless() bool { return row.steps[len(row.steps)-1].lasts == ever }
+
+// meets reports whether the row wants this.
+func (row verdictRow) meets(what, got string) bool {
+	want := row.want[what]
+	least, more := strings.CutSuffix(want, "+")
+	return want == got || more && slices.Contains(strings.Split(got, "+"), least)
 }
 
 func (row verdictRow) play(s *sim, w *replica) {
@@ -242,7 +247,7 @@ func (row verdictRow) play(s *sim, w *replica) {
 	s.api.SetFaults(nil)
 	s.drain(5 * time.Minute)
 	for what, want := range row.want {
-		if least, more := strings.CutSuffix(want, "+"); want != got[what] && !(more && slices.Contains(strings.Split(got[what], "+"), least)) {
+		if !row.meets(what, got[what]) {
 			s.t.Errorf("%s: %s: %s, want %s", row.name, what, got[what], want)
 		}
 	}
@@ -291,11 +296,14 @@ func (r *verdictRun) publishOthers() {
 	}
 }
 
-// watch lets the others publish until the row's end, and asks the replica what is wrong.
+// watch lets the others publish until the row's end, and asks the replica what is wrong. Users whose calls
+// always fail are told of while they have attempts left, and how long that is depends on how many of their
+// events are merged: so what does not change is asked for again, for as long as three rows take.
 func (r *verdictRun) watch(w *replica) {
-	for time.Since(r.begun) < span {
+	settled := func() bool { return !r.row.endless() || r.row.meets("told", r.told) }
+	for time.Since(r.begun) < span || !settled() && time.Since(r.begun) < 3*span {
 		r.publishOthers()
-		if r.told == "" && time.Since(r.begun) >= r.row.toldAfter() {
+		if time.Since(r.begun) >= toldAfter && (r.told == "" || !settled()) {
 			r.told = operatorHears(w)
 		}
 		time.Sleep(6 * time.Second)
