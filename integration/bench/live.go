@@ -196,7 +196,7 @@ func (b *bench) liveRow(f fleet, alone, behind delays) row {
 // takes, and grows with it.
 func (b *bench) plainRow(ctx context.Context) (row, error) {
 	f := fleet{replicas: 1, rate: b.liveRate}
-	d, err := f.delays(ctx, b.liveTime/10, b.plainWaiting)
+	d, err := f.delays(ctx, max(b.liveTime/10, 2*liveInterval), b.plainWaiting)
 	if err != nil {
 		return row{}, err
 	}
