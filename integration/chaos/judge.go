@@ -131,7 +131,7 @@ func (j *judge) stored(name string, e oracle.Event, body []byte, crashes int) {
 	if e.Backfill {
 		j.backfill++
 	}
-	if u.waiting.IsZero() && j.oracle.Due(name) <= u.acknowledged {
+	if u.waiting.IsZero() && j.oracle.DueLive(name) <= u.acknowledged {
 		u.waiting = time.Now()
 	}
 	if e.Dies != "" {
@@ -199,13 +199,23 @@ func (j *judge) receive(c *call) (forget bool) {
 			u.last[j.class(u, n)] = c
 		}
 	}
-	if stood := u.stoodUntil(c.At, j.oracle.Due(u.name)); stood > j.sum.standstill {
-		j.sum.standstill = stood
-		if j.slow != nil && stood > 3*time.Second {
-			j.slow(j.story(u, fmt.Sprintf("stood still for %v", stood.Round(time.Millisecond))))
-		}
+	if slices.ContainsFunc(c.Numbers, func(n int) bool { return !j.oracle.IsBackfill(u.name, n) }) {
+		j.checkStandstill(u, c)
 	}
 	return false
+}
+
+// checkStandstill notes how long live events of a user had waited for a call. Backfill waits for as long as
+// live events take all calls. j.mu must be held.
+func (j *judge) checkStandstill(u *user, c *call) {
+	stood := u.stoodUntil(c.At, j.oracle.DueLive(u.name))
+	if stood <= j.sum.standstill {
+		return
+	}
+	j.sum.standstill = stood
+	if j.slow != nil && stood > 3*time.Second {
+		j.slow(j.story(u, fmt.Sprintf("stood still for %v", stood.Round(time.Millisecond))))
+	}
 }
 
 // broughtBack attributes repeated events to a server that was killed. j.mu must be held.

@@ -71,7 +71,7 @@ func (s summary) String() string {
 	fmt.Fprintf(&b, ", %v: every promise %s\n", s.elapsed.Round(time.Second), s.verdict())
 	fmt.Fprintf(&b, "  %d replica kills, %d server kills, %d freezes, %d SIGTERMs, %d connection faults, %d distances, %d tenths of a CPU, %d hostile volleys\n",
 		s.kills, s.serverKills, s.freezes, s.terms, s.cuts, s.distances, s.starved, s.volleys)
-	fmt.Fprintf(&b, "  %d events, %d calls, %d dead letters, %d calls repeated, longest stand-still %v\n", s.events, s.calls, s.letters, s.repeats, s.standstill.Round(10*time.Millisecond))
+	fmt.Fprintf(&b, "  %d events, %d calls, %d dead letters, %d calls repeated, longest stand-still of live events %v\n", s.events, s.calls, s.letters, s.repeats, s.standstill.Round(10*time.Millisecond))
 	fmt.Fprintf(&b, "  %d of the events were backfill, %d live events overtook older backfill of their users\n", s.backfill, s.overtook)
 	if s.rounds == 0 {
 		fmt.Fprintf(&b, "  at most %d calls in a window, the limit is %s\n", s.most, s.limit)

@@ -25,7 +25,7 @@ type user struct {
 	name         string
 	acknowledged int       // events that the server has acknowledged
 	last         [2]*call  // the last call that took effect with a live event, and with backfill
-	waiting      time.Time // since when an event has been waiting without a call
+	waiting      time.Time // since when a live event has been waiting without a call
 
 	recent    ring[*call]
 	published ring[publication]
@@ -37,8 +37,8 @@ type publication struct {
 	at, acked time.Time
 }
 
-// stoodUntil returns how long the user had waited for a call that comes now. due is the oldest
-// event that has not taken effect.
+// stoodUntil returns how long the user's live events had waited for the call that comes now. due is the
+// oldest of them that has not taken effect.
 func (u *user) stoodUntil(now time.Time, due int) (stood time.Duration) {
 	if !u.waiting.IsZero() {
 		stood = now.Sub(u.waiting)

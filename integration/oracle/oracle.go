@@ -111,6 +111,13 @@ func (o *Oracle) Due(name string) int {
 	return o.users[name].due()
 }
 
+// DueLive is Due among live events.
+func (o *Oracle) DueLive(name string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.users[name].dueOf(false)
+}
+
 // IsBackfill reports whether a user's event is backfill.
 func (o *Oracle) IsBackfill(name string, n int) bool {
 	o.mu.Lock()
