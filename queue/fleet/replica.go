@@ -25,6 +25,8 @@ type Replica struct {
 	Partitions []string `json:"partitions"` // claimed
 	Report
 
+	Read time.Time `json:"-"` // when this was read from the server
+
 	stray    bool   // the key's value is not a replica's record
 	left     bool   // the key is a marker: the member has left
 	revision uint64 // of the key
@@ -97,7 +99,7 @@ type Recent struct {
 // readReplica decodes a member's key. A record that is damaged or of another version yields a
 // replica with only its TTL. JSON without a TTL is not a replica's record at all: a server writes
 // its acknowledgement into any key that a publisher names as the reply subject.
-func readReplica(id string, value []byte, written time.Time) Replica {
+func readReplica(id string, value []byte, written, read time.Time) Replica {
 	var r Replica
 	if err := json.Unmarshal(value, &r); err != nil {
 		r = Replica{}
@@ -109,7 +111,7 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	if least.TTL != nil {
 		r.TTL = *least.TTL
 	}
-	r.ID, r.Heard = id, written
+	r.ID, r.Heard, r.Read = id, written, read
 	// Anyone who may write to the bucket must not control an operator's terminal.
 	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.StopDetail, &r.FailingDetail, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
 		*text = jsapi.Clean(*text)
@@ -122,6 +124,10 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	}
 	return r
 }
+
+// Silence is how long the replica had not been heard of when its record was read. A record that
+// waits here until it is read again does not make the replica silent.
+func (r Replica) Silence() time.Duration { return r.Read.Sub(r.Heard) }
 
 // forgetReplicas ends what Replicas knows.
 func (f *Fleet) forgetReplicas() {

@@ -275,7 +275,7 @@ func TestCheckFleet(t *testing.T) {
 	now := time.Now()
 	replica := func(version, key string, calls int) fleet.Replica {
 		return fleet.Replica{
-			ID: "abcdefgh", Version: version, TTL: 5 * time.Second, Heard: now,
+			ID: "abcdefgh", Version: version, TTL: 5 * time.Second, Heard: now, Read: now,
 			Rate: ratelimit.Rate{Calls: calls, Window: time.Minute}, Report: fleet.Report{Key: key},
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
+	"github.com/identify-worker/identify-worker/worker"
 )
 
 func TestPartitionList(t *testing.T) {
@@ -32,7 +33,7 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	replica := func(change func(*fleet.Replica)) fleet.Replica {
-		r := fleet.Replica{ID: "abcdefgh", Host: "pod", Partitions: []string{"0"}, TTL: 5 * time.Second, Heard: now, Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Report: fleet.Report{Key: "aaaa"}}
+		r := fleet.Replica{ID: "abcdefgh", Host: "pod", Partitions: []string{"0"}, TTL: 5 * time.Second, Heard: now, Read: now, Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Report: fleet.Report{Key: "aaaa"}}
 		if change != nil {
 			change(&r)
 		}
@@ -135,6 +136,20 @@ func TestProblems(t *testing.T) {
 		if strings.Join(codes, " ") != test.want || !strings.Contains(strings.Join(texts, "\n"), test.text) {
 			t.Errorf("%s: %v: %v", name, codes, texts)
 		}
+	}
+}
+
+// A worker reads the others' records in turn. A replica is not silent because its record is old.
+func TestRecordThatWaitsToBeReadAgain(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	r := fleet.Replica{ID: "abcdefgh", Partitions: []string{"0"}, TTL: 5 * time.Second, Heard: now.Add(-21 * time.Second), Read: now.Add(-20 * time.Second)}
+	if found := OfWorker(worker.View{Time: now, Replicas: []fleet.Replica{r}}); len(found) > 0 {
+		t.Error(found)
+	}
+	r.Read = r.Heard.Add(3 * time.Second)
+	if found := OfWorker(worker.View{Time: now, Replicas: []fleet.Replica{r}}); len(found) != 1 || found[0].Code != "silent" {
+		t.Error(found)
 	}
 }
 

@@ -275,7 +275,7 @@ func (found *problems) ownership(s *inspector.Status) {
 			found.add("given_up", g.Since, g.Reason, "replica %s keeps losing ownership of partitions %s, %d times in a row within %s",
 				nameOf(r), PartitionList(g.Partitions), g.Times, render.Duration(s.Time.Sub(g.Since)))
 		}
-		if silent := s.Time.Sub(r.Heard); silent > r.TTL/2 {
+		if silent := r.Silence(); silent > r.TTL/2 {
 			found.add("silent", r.Heard, "", "replica %s last sent a heartbeat %s ago; it is replaced after %s", nameOf(r), render.Duration(silent), r.TTL)
 		}
 	}

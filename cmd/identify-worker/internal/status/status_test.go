@@ -22,7 +22,7 @@ func TestStatusText(t *testing.T) {
 		Rate:        ratelimit.Rate{Calls: 600, Window: time.Minute},
 		DeadReasons: map[deadletter.Reason]uint64{deadletter.Rejected: 99_000, deadletter.Invalid: 1000},
 		Replicas: []fleet.Replica{{
-			ID: "0123456789abcdefghijkl", Host: "pod-1", Version: "v1.2.3", Joined: now.Add(-2 * time.Hour), Heard: now, TTL: 5 * time.Second,
+			ID: "0123456789abcdefghijkl", Host: "pod-1", Version: "v1.2.3", Joined: now.Add(-2 * time.Hour), Heard: now, Read: now, TTL: 5 * time.Second,
 			Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Partitions: []string{"0", "1", "2", "plain"},
 			Report: fleet.Report{Key: "1a2b3c4d", Recent: fleet.Recent{Span: time.Minute, Delivered: 5980, Merged: 5380, Calls: 594, Load: 0.25}},
 		}},
@@ -78,7 +78,7 @@ func TestStatusTextByClass(t *testing.T) {
 	} {
 		s := &inspector.Status{
 			Time: now, Counts: queue.Counts{Backlog: test.live.Events + test.backfill.Events, Live: test.live, Backfill: test.backfill},
-			Rate: limit, Replicas: []fleet.Replica{{ID: "01234567", Heard: now, TTL: time.Minute, Rate: limit, Report: fleet.Report{Recent: test.recent}}},
+			Rate: limit, Replicas: []fleet.Replica{{ID: "01234567", Heard: now, Read: now, TTL: time.Minute, Rate: limit, Report: fleet.Report{Recent: test.recent}}},
 		}
 		var out bytes.Buffer
 		newView(queue.Topology{}, s).print(&out)
