@@ -166,7 +166,7 @@ func newGauges() gauges {
 		deadLetters: desc("dead_letters", "Dead letters in the dead-letter stream."),
 		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent if there is none."),
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
-		failing:     desc("failing_users", "Users of this replica whose calls have failed for a minute while calls are allowed. Their events wait, the others continue."),
+		failing:     desc("failing_users", "Users of this replica whose calls keep failing while calls are allowed. Their events wait, the others continue."),
 		stalled:     desc("stalled", "1 while this replica makes no calls although it has work and calls are allowed, by what most of its users wait for.", "reason"),
 		pause:       desc("pause_seconds", "Remaining time of the cooldown that Userpilot asked for (429)."),
 		partitions:  desc("partitions", "Partitions of the pipeline, including the partition of plain events."),

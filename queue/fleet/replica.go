@@ -45,8 +45,8 @@ type Report struct {
 	OutageSince time.Time `json:"outage_since,omitzero"`
 	// StopDetail is the last failure during the hold or the outage.
 	StopDetail string `json:"stop_detail,omitempty"`
-	// Failing is the number of users whose calls have failed for a minute, although calls are
-	// allowed. Their events wait. FailingDetail is the last failure of one.
+	// Failing is the number of users whose calls keep failing, although calls are allowed.
+	// Their events wait. FailingDetail is the last failure of one.
 	Failing       int       `json:"failing,omitempty"`
 	FailingSince  time.Time `json:"failing_since,omitzero"`
 	FailingDetail string    `json:"failing_detail,omitempty"`
