@@ -212,6 +212,11 @@ func TestDrain(t *testing.T) {
 	}
 	unlimited := status(time.Hour, of(2*time.Second, 9, 9))
 	unlimited.Rate = ratelimit.Rate{}
+	unreached := func(span time.Duration) fleet.Replica { // calls that do not come to be count as none
+		r := of(span, 0, 0)
+		r.Failing = 1
+		return r
+	}
 	quiet := status(time.Hour, of(time.Minute, 600, 600))
 	quiet.QuietUntil = now.Add(time.Second)
 	for name, test := range map[string]struct {
@@ -228,6 +233,9 @@ func TestDrain(t *testing.T) {
 		"nothing to do till now":    {status(22*time.Millisecond, of(time.Minute, 0, 0)), Drain{DrainAtMost, 2 * time.Minute}},
 		"the first call has failed": {status(22*time.Millisecond, of(time.Minute, 0, 1)), Drain{DrainAtMost, 2 * time.Minute}},
 		"all calls fail":            {status(time.Hour, of(time.Minute, 0, 600)), Drain{Basis: DrainNever}},
+		"a minute without a way":    {status(time.Hour, unreached(time.Minute)), Drain{Basis: DrainNever}},
+		"seconds without a way":     {status(10*time.Second, unreached(10*time.Second)), Drain{Basis: DrainUnknown}},
+		"another one succeeds":      {status(10*time.Second, unreached(10*time.Second), of(10*time.Second, 9, 9)), Drain{DrainAtMost, 2 * time.Minute}},
 		"a hold":                    {status(time.Hour, held, held), Drain{Basis: DrainHold}},
 		"a hold and one that works": {status(time.Hour, held, of(time.Minute, 0, 0)), Drain{DrainEstimated, 2 * time.Minute}},
 		"an outage":                 {status(time.Hour, down), Drain{Basis: DrainOutage}},
@@ -256,6 +264,8 @@ func TestDrainByClass(t *testing.T) {
 	const minute = time.Minute
 	unlimited := fleetOf(fleet.Recent{Span: 5 * time.Second, Delivered: 9, Calls: 9})
 	unlimited.Rate, unlimited.Replicas[0].Rate = ratelimit.Rate{}, ratelimit.Rate{}
+	unreached := fleetOf(fleet.Recent{Span: 10 * time.Second})
+	unreached.Replicas[0].Failing = 1
 	down := fleetOf(fleet.Recent{Span: minute, Delivered: 600, Calls: 600, Backfill: 480})
 	down.Replicas[0].OutageSince = now
 	for name, test := range map[string]struct {
@@ -282,6 +292,8 @@ func TestDrainByClass(t *testing.T) {
 			Drain{DrainEstimated, 2 * minute}, Drain{DrainEstimated, 4 * minute}, false},
 		"every call fails": {fleetOf(fleet.Recent{Span: minute, Calls: 600, Failed: 600}), queue.Waiting{}, waiting(4800, time.Hour),
 			Drain{Basis: DrainEmpty}, Drain{Basis: DrainNever}, false},
+		"no call gets through": {unreached, waiting(1, 10*time.Second), waiting(4800, 10*time.Second),
+			Drain{Basis: DrainUnknown}, Drain{Basis: DrainUnknown}, false},
 		"too little was seen, and no limit": {unlimited, queue.Waiting{}, waiting(4800, time.Second),
 			Drain{Basis: DrainEmpty}, Drain{Basis: DrainUnknown}, false},
 		"an outage": {down, waiting(1, 0), waiting(4800, time.Hour), Drain{Basis: DrainOutage}, Drain{Basis: DrainOutage}, false},

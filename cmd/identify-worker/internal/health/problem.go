@@ -50,7 +50,7 @@ func advice() map[string][2]string {
 	return map[string][2]string{
 		"no_replica":              {"nothing changes any more; events wait", "start identify-worker work"},
 		"hold":                    {"those in these replicas' partitions see no changes; nothing is lost", "see identify-worker doctor; correct the key, --endpoint or --proxy"},
-		"users_failing":           {"these users see no changes", "see the last answer: what fails for an event's data ends as a dead letter, once others' calls succeed"},
+		"users_failing":           {"these users see no changes", "see the last answer: what fails for an event's data ends as a dead letter, once others' calls succeed; if none succeeds, see identify-worker doctor"},
 		"outage":                  {"nothing changes any more; nothing is lost", "see identify-worker doctor; the workers go on by themselves"},
 		"stalled":                 {"those in these replicas' partitions see no changes", "see identify-worker doctor, and these replicas' logs"},
 		"stream_full":             {"publishers are refused: their events are not accepted", "let it drain, or raise its limits"},
@@ -61,7 +61,7 @@ func advice() map[string][2]string {
 		"consumers_paused":        {"those in these partitions see no changes", "nats consumer resume, for each consumer that is paused"},
 		"oldest_stuck":            {"at least one of them sees no changes", "see the workers' logs for calls that fail again and again"},
 		"backfill_stuck":          {"those in the backfill see their old changes late; live events are not affected", "see the workers' logs for calls that fail again and again"},
-		"calls_failing":           {"some of their changes come late or not at all", "see identify-worker dlq stats for the reasons"},
+		"calls_failing":           {"some of their changes come late or not at all", "see identify-worker dlq stats for what died of it; if no call succeeds, see identify-worker doctor"},
 		"events_dying":            {"the changes in the dead events are missing", "see identify-worker dlq stats; correct the cause, then replay"},
 		"cooldown":                {"their changes come that much later", "if it comes again: does another use the key? Then lower --rate"},
 		"unclaimed":               {"those in these partitions see no changes", "wait some seconds; if it stays, see the workers' logs"},
@@ -104,7 +104,7 @@ func Problems(s *inspector.Status) []Problem {
 	found.stopped(s)
 	found.room(s)
 	found.stuck(s)
-	found.failing(s.Replicas)
+	found.failing(s)
 	found.outcomes(s)
 	found.ownership(s)
 	found.differences(s.Replicas)
@@ -206,9 +206,9 @@ func isOld(s *inspector.Status, w queue.Waiting) bool {
 }
 
 // failing adds the users whose calls fail while others succeed.
-func (found *problems) failing(replicas []fleet.Replica) {
+func (found *problems) failing(s *inspector.Status) {
 	users, since, why := 0, time.Time{}, ""
-	for _, r := range replicas {
+	for _, r := range s.Replicas {
 		if r.Failing == 0 {
 			continue
 		}
@@ -217,7 +217,8 @@ func (found *problems) failing(replicas []fleet.Replica) {
 		}
 	}
 	if users > 0 {
-		found.add("users_failing", since, why, "calls of %s keep failing, although calls are allowed", render.Counted(users, "user"))
+		found.add("users_failing", since, why, "calls of %s have failed for up to %s, although calls are allowed",
+			render.Counted(users, "user"), render.Duration(s.Time.Sub(since)))
 	}
 }
 
@@ -237,8 +238,16 @@ func hasRoom(s *inspector.Status) bool {
 	return working > 0 && s.Window() >= time.Minute && s.QuietUntil.IsZero() && (allowed == 0 || s.RateUsed() < busy*allowed)
 }
 
-// fewest is the number of calls or deaths from which on a share of them says something.
-const fewest = 10
+// From so many calls or deaths on a share of them says something: that most of them failed, or all.
+const (
+	fewest      = 10
+	fewestOfAll = 3
+)
+
+// isMost reports whether so many of a number are most of it, as far as that says something.
+func isMost(part, all uint64) bool {
+	return part >= fewest && 2*part > all || part >= fewestOfAll && part == all
+}
 
 // outcomes adds a last minute in which most calls failed or most events died. While nothing can be
 // delivered, that is said already.
@@ -247,17 +256,20 @@ func (found *problems) outcomes(s *inspector.Status) {
 		return
 	}
 	r := s.Recent()
-	if r.Failed >= fewest && 2*r.Failed > r.Calls {
+	if isMost(r.Failed, r.Calls) {
 		why := ""
-		if 2*r.Refused > r.Failed {
+		switch {
+		case 2*r.Refused > r.Failed:
 			why = "most were refused (3xx or 4xx)"
+		case !s.QuietUntil.IsZero():
+			why = "the last answer was 429"
 		}
 		if i := slices.IndexFunc(s.Replicas, func(r fleet.Replica) bool { return r.FailingDetail != "" }); i >= 0 {
 			why = s.Replicas[i].FailingDetail
 		}
 		found.add("calls_failing", time.Time{}, why, "%s of %s in the last minute failed", render.Thousands(r.Failed), render.Counted(r.Calls, "call"))
 	}
-	if r.Dead >= fewest && r.Dead > r.Delivered {
+	if isMost(r.Dead, r.Dead+r.Delivered) {
 		found.add("events_dying", time.Time{}, "", "%s of %s in the last minute died", render.Thousands(r.Dead), render.Counted(r.Dead+r.Delivered, "event"))
 	}
 }
