@@ -87,7 +87,7 @@ func TestEveryProblemIsTold(t *testing.T) {
 		l.close()
 	}
 	readyz, metrics := readyzText.String(), metricsText.String()
-	if !strings.HasPrefix(readyz, "it cannot deliver\n! stream_missing: KV_userpilot_identify does not exist: run identify-worker setup") || !strings.Contains(readyz, "\nok\n! ") {
+	if !strings.HasPrefix(readyz, "it cannot deliver\n! stream_missing: KV_userpilot_identify does not exist: run identify-worker setup") || !strings.Contains(readyz, "\nready, but not all is well\n! ") {
 		t.Errorf("/readyz says\n%s", readyz)
 	}
 	for _, code := range health.Codes() {
