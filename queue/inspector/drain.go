@@ -202,6 +202,8 @@ func (s *Status) drainStopped(w queue.Waiting) DrainBasis {
 		return DrainCooldown
 	case held+down+stalled == all:
 		return DrainStalled
+	case len(s.Paused) > 0: // what the others' events take says nothing of these partitions'
+		return DrainUnknown
 	}
 	return ""
 }

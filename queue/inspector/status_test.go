@@ -219,6 +219,8 @@ func TestDrain(t *testing.T) {
 	}
 	quiet := status(time.Hour, of(time.Minute, 600, 600))
 	quiet.QuietUntil = now.Add(time.Second)
+	paused := status(time.Hour, of(time.Minute, 600, 600))
+	paused.Paused = []string{"3"}
 	for name, test := range map[string]struct {
 		status Status
 		want   Drain
@@ -241,6 +243,7 @@ func TestDrain(t *testing.T) {
 		"an outage":                 {status(time.Hour, down), Drain{Basis: DrainOutage}},
 		"a hold and an outage":      {status(time.Hour, down, held), Drain{Basis: DrainOutage}},
 		"a standstill":              {status(time.Hour, stalled, held), Drain{Basis: DrainStalled}},
+		"a paused consumer":         {paused, Drain{Basis: DrainUnknown}},
 		"a cooldown":                {quiet, Drain{Basis: DrainCooldown}},
 	} {
 		if got := test.status.Drain(); got != test.want {
