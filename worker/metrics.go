@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // metrics holds the worker's counters and histograms. No label ever carries a user.
@@ -29,6 +31,8 @@ type metrics struct {
 	// The same counts for Snapshot: client_golang has no cheap way to read its counters.
 	deliveredEvents, mergedEvents, deadEvents, supersededEvents, madeCalls, failedCalls, refusedCalls atomic.Uint64
 	backfillEvents                                                                                    atomic.Uint64 // delivered, dead or superseded
+
+	lastFailure atomic.Pointer[string] // of a call; fit for a log
 }
 
 func newMetrics() *metrics {
@@ -102,6 +106,10 @@ func (m *metrics) called(err error, d time.Duration) {
 	result := result(err)
 	m.calls.WithLabelValues(result).Inc()
 	m.failedCalls.Add(1)
+	if f, ok := errors.AsType[*userpilot.Error](err); ok {
+		text := f.Error()
+		m.lastFailure.Store(&text)
+	}
 	if result == "4xx" {
 		m.refusedCalls.Add(1)
 	}

@@ -50,6 +50,8 @@ type Report struct {
 	Failing       int       `json:"failing,omitempty"`
 	FailingSince  time.Time `json:"failing_since,omitzero"`
 	FailingDetail string    `json:"failing_detail,omitempty"`
+	// LastFailure is the last failure of a call in the last minute. Empty if none has failed.
+	LastFailure string `json:"last_failure,omitempty"`
 	// StandsBy reports that it owns nothing, because another replica works all partitions: the server
 	// allows too few consumers to share them.
 	StandsBy bool `json:"stands_by,omitempty"`
@@ -113,7 +115,7 @@ func readReplica(id string, value []byte, written, read time.Time) Replica {
 	}
 	r.ID, r.Heard, r.Read = id, written, read
 	// Anyone who may write to the bucket must not control an operator's terminal.
-	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.StopDetail, &r.FailingDetail, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
+	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.StopDetail, &r.FailingDetail, &r.LastFailure, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
 		*text = jsapi.Clean(*text)
 	}
 	for i, p := range r.Partitions {

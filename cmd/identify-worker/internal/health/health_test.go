@@ -113,8 +113,9 @@ func TestProblems(t *testing.T) {
 		"most of few calls": {counted(fleet.Recent{Calls: 10, Failed: 9, Dead: 9, Delivered: 1}), "", ""},
 		"all of few calls":  {counted(fleet.Recent{Calls: 3, Failed: 3, Dead: 3}), "calls_failing events_dying", "3 of 3 calls in the last minute failed"},
 		"two calls":         {counted(fleet.Recent{Calls: 2, Failed: 2, Dead: 2}), "", ""},
-		"calls are throttled": {inspector.Status{QuietUntil: now.Add(time.Minute), Replicas: counted(fleet.Recent{Calls: 5, Failed: 5}).Replicas},
-			"cooldown calls_failing", "5 of 5 calls in the last minute failed: the last answer was 429"},
+		"the last failure": {inspector.Status{Replicas: []fleet.Replica{well, replica(func(r *fleet.Replica) {
+			r.LastFailure, r.Recent = "identify: answered 400", fleet.Recent{Calls: 5, Failed: 5, Refused: 3}
+		})}}, "calls_failing", "5 of 5 calls in the last minute failed: most were refused (3xx or 4xx): identify: answered 400: see"},
 		"events die":         {counted(fleet.Recent{Calls: 100, Delivered: 40, Dead: 41}), "events_dying", "41 of 81 events in the last minute died"},
 		"some events die":    {counted(fleet.Recent{Calls: 100, Delivered: 40, Dead: 40}), "", ""},
 		"a distance":         {inspector.Status{Replicas: []fleet.Replica{well, replica(func(r *fleet.Replica) { r.Advice = "the round trip to NATS takes 2s" })}}, "far", "the round trip to NATS takes 2s (1)"},

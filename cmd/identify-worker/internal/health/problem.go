@@ -257,17 +257,14 @@ func (found *problems) outcomes(s *inspector.Status) {
 	}
 	r := s.Recent()
 	if isMost(r.Failed, r.Calls) {
-		why := ""
-		switch {
-		case 2*r.Refused > r.Failed:
-			why = "most were refused (3xx or 4xx)"
-		case !s.QuietUntil.IsZero():
-			why = "the last answer was 429"
+		var why []string
+		if 2*r.Refused > r.Failed {
+			why = append(why, "most were refused (3xx or 4xx)")
 		}
-		if i := slices.IndexFunc(s.Replicas, func(r fleet.Replica) bool { return r.FailingDetail != "" }); i >= 0 {
-			why = s.Replicas[i].FailingDetail
+		if i := slices.IndexFunc(s.Replicas, func(r fleet.Replica) bool { return r.LastFailure != "" }); i >= 0 {
+			why = append(why, s.Replicas[i].LastFailure)
 		}
-		found.add("calls_failing", time.Time{}, why, "%s of %s in the last minute failed", render.Thousands(r.Failed), render.Counted(r.Calls, "call"))
+		found.add("calls_failing", time.Time{}, strings.Join(why, ": "), "%s of %s in the last minute failed", render.Thousands(r.Failed), render.Counted(r.Calls, "call"))
 	}
 	if isMost(r.Dead, r.Dead+r.Delivered) {
 		found.add("events_dying", time.Time{}, "", "%s of %s in the last minute died", render.Thousands(r.Dead), render.Counted(r.Dead+r.Delivered, "event"))
