@@ -136,6 +136,30 @@ func TestStatusTextUnknown(t *testing.T) {
 	}
 }
 
+// A replica that makes no calls is not said to work.
+func TestReplicaState(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for want, change := range map[string]func(*inspector.Status, *fleet.Replica){
+		"working":            func(*inspector.Status, *fleet.Replica) {},
+		"cooldown":           func(s *inspector.Status, _ *fleet.Replica) { s.QuietUntil = now.Add(time.Minute) },
+		"no partition":       func(_ *inspector.Status, r *fleet.Replica) { r.Partitions = nil },
+		"outage":             func(_ *inspector.Status, r *fleet.Replica) { r.OutageSince = now },
+		"hold: unauthorized": func(_ *inspector.Status, r *fleet.Replica) { r.Hold = "unauthorized" },
+		"stalled: token":     func(_ *inspector.Status, r *fleet.Replica) { r.Stall = "token" },
+	} {
+		s, r := inspector.Status{Time: now}, fleet.Replica{ID: "01234567", Partitions: []string{"0"}}
+		change(&s, &r)
+		s.Replicas = []fleet.Replica{r}
+		v := newView(queue.Topology{}, &s)
+		var out bytes.Buffer
+		v.printReplicas(&out)
+		if !strings.Contains(out.String(), "  "+want+"  ") {
+			t.Errorf("not %s:%s", want, out.String())
+		}
+	}
+}
+
 // Nothing is claimed of a stream that does not exist.
 func TestStatusTextMissing(t *testing.T) {
 	t.Parallel()
