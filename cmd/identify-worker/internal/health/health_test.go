@@ -158,6 +158,24 @@ func TestRecordThatWaitsToBeReadAgain(t *testing.T) {
 	}
 }
 
+// A hold of another reason asks for another thing.
+func TestHoldAdvice(t *testing.T) {
+	t.Parallel()
+	for reason, want := range map[string]string{
+		"unauthorized": "correct the key;", "forbidden": "firewall", "not_found": "--endpoint", "method_not_allowed": "--endpoint", "redirect": "--endpoint",
+		"not_the_api": "login of the network", "proxy": "--proxy", "network_login": "log in", "refused": "who refuses", "of a later version": "correct the key, --endpoint or --proxy",
+	} {
+		r := fleet.Replica{ID: "abcdefgh", Report: fleet.Report{Hold: reason, HoldSince: time.Now()}}
+		found := Problems(&inspector.Status{Time: time.Now(), Replicas: []fleet.Replica{r}})
+		if len(found) != 1 || !strings.Contains(found[0].Do, want) || !strings.Contains(found[0].Do, "see identify-worker doctor") {
+			t.Errorf("%s: %v", reason, found)
+		}
+		if known := worker.HoldText(reason) != reason; known != (holdAdvice()[reason] != "") {
+			t.Errorf("%s: known %v", reason, known)
+		}
+	}
+}
+
 // What users notice of a missing stream depends on what it is for.
 func TestMissingStreams(t *testing.T) {
 	t.Parallel()

@@ -51,7 +51,7 @@ func advice() map[string][2]string {
 		"no_replica":              {"nothing changes any more; events wait", "start identify-worker work"},
 		"hold":                    {"those in these replicas' partitions see no changes; nothing is lost", "see identify-worker doctor; correct the key, --endpoint or --proxy"},
 		"users_failing":           {"these users see no changes", "see the last answer: what fails for an event's data ends as a dead letter, once others' calls succeed; if none succeeds, see identify-worker doctor"},
-		"outage":                  {"nothing changes any more; nothing is lost", "see identify-worker doctor; the workers go on by themselves"},
+		"outage":                  {"nothing changes any more; nothing is lost", "see identify-worker doctor for what is in the way; once calls succeed, the workers go on by themselves"},
 		"stalled":                 {"those in these replicas' partitions see no changes", "see identify-worker doctor, and these replicas' logs"},
 		"stream_full":             {"publishers are refused: their events are not accepted", "let it drain, or raise its limits"},
 		"stream_nearly_full":      {"nothing yet; when it is full, publishers are refused", "let it drain, or raise its limits"},
@@ -73,6 +73,21 @@ func advice() map[string][2]string {
 		"keys_differ":             {"nothing, as long as all keys are valid", "wait for the end of a rollout; otherwise give all the same key"},
 
 		"stream_missing": {"", "run identify-worker setup: workers may go on; first restore a backup"}, // see missed
+	}
+}
+
+// holdAdvice is what to do about a hold, for each reason of it.
+func holdAdvice() map[string]string {
+	return map[string]string{
+		"unauthorized":       "correct the key",
+		"forbidden":          "correct the key, or find the firewall that forbids the calls",
+		"not_found":          "correct --endpoint",
+		"method_not_allowed": "correct --endpoint",
+		"redirect":           "correct --endpoint",
+		"not_the_api":        "find the proxy or the login of the network that answers, or correct --endpoint",
+		"proxy":              "correct --proxy",
+		"network_login":      "log in to the network, or give --proxy",
+		"refused":            "find out from the answer who refuses: a proxy, a firewall, or Userpilot for your account (402)",
 	}
 }
 
@@ -131,6 +146,9 @@ func (found *problems) stopped(s *inspector.Status) {
 	for _, h := range holds(s.Replicas) {
 		found.add("hold", h.since, fmt.Sprintf("%s, with the key %s", h.why(), h.key),
 			"%s of %d on hold for %s", render.Counted(h.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(h.since)))
+		if do := holdAdvice()[h.code]; do != "" {
+			(*found)[len(*found)-1].Do = do + "; see identify-worker doctor"
+		}
 	}
 	if down := outages(s.Replicas); down.replicas > 0 {
 		found.add("outage", down.since, down.detail, "%s of %d: Userpilot has seemed down for %s",
@@ -305,6 +323,7 @@ func (found *problems) differences(replicas []fleet.Replica) {
 
 // stoppedReplicas counts the replicas that make no calls, for one reason.
 type stoppedReplicas struct {
+	code        string // of a hold
 	reason, key string
 	detail      string // one replica's last failure; may be empty
 	replicas    int
@@ -332,7 +351,7 @@ func holds(replicas []fleet.Replica) []*stoppedReplicas {
 		if r.Hold == "" {
 			return stoppedReplicas{}, time.Time{}
 		}
-		return stoppedReplicas{reason: worker.HoldText(r.Hold), key: r.Key, detail: r.StopDetail}, r.HoldSince
+		return stoppedReplicas{code: r.Hold, reason: worker.HoldText(r.Hold), key: r.Key, detail: r.StopDetail}, r.HoldSince
 	})
 }
 
