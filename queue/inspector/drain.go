@@ -103,7 +103,7 @@ func (s *Status) LiveDrain() Drain {
 		return Drain{DrainEstimated, timeFor(s.Live.Events, settled, window)}
 	case s.noneSucceeds(s.Live.Oldest):
 		return Drain{Basis: DrainNever}
-	case allowed > 0 && !s.keepsFailing():
+	case allowed > 0 && s.mayUseLimit():
 		return Drain{DrainAtMost, timeFor(s.Live.Events, allowed, time.Minute)}
 	}
 	return Drain{Basis: DrainUnknown}
@@ -132,7 +132,7 @@ func (s *Status) BackfillDrain() Drain {
 		return Drain{Basis: DrainNever}
 	case allowed > 0 && left < leftover*allowed:
 		return Drain{Basis: DrainBehind}
-	case allowed > 0 && !s.keepsFailing():
+	case allowed > 0 && s.mayUseLimit():
 		return Drain{DrainAtMost, boundedTime(float64(live) + float64(timeFor(s.Backfill.Events, left, time.Minute)))}
 	}
 	return Drain{Basis: DrainUnknown}
@@ -141,6 +141,13 @@ func (s *Status) BackfillDrain() Drain {
 // settled is the number of events of the last minute that have left the stream.
 func (s *Status) settled() float64 {
 	return s.lastMinute(func(r fleet.Recent) uint64 { return r.Delivered + r.Dead + r.Superseded })
+}
+
+// mayUseLimit reports whether nothing is known that keeps some of the events from using the limit.
+func (s *Status) mayUseLimit() bool {
+	return !s.keepsFailing() && !slices.ContainsFunc(s.Replicas, func(r fleet.Replica) bool {
+		return r.Hold != "" || !r.OutageSince.IsZero() || r.Stall != ""
+	})
 }
 
 // keepsFailing reports whether users' calls fail again and again, and no event was settled: then the

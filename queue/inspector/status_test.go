@@ -207,6 +207,8 @@ func TestDrain(t *testing.T) {
 	held, down := of(time.Minute, 600, 600), of(time.Minute, 600, 600)
 	stalled := of(time.Minute, 600, 600)
 	held.Hold, down.OutageSince, stalled.Stall = "unauthorized", now, "dead_letter"
+	young := of(10*time.Second, 0, 1)
+	young.Hold = "unauthorized"
 	status := func(age time.Duration, replicas ...fleet.Replica) Status {
 		return Status{Time: now, Counts: queue.Counts{Live: queue.Waiting{Events: 1200, Oldest: now.Add(-age)}}, Replicas: replicas, Rate: fleet.LowestRate(replicas)}
 	}
@@ -240,6 +242,7 @@ func TestDrain(t *testing.T) {
 		"another one succeeds":      {status(10*time.Second, unreached(10*time.Second), of(10*time.Second, 9, 9)), Drain{DrainAtMost, 2 * time.Minute}},
 		"a hold":                    {status(time.Hour, held, held), Drain{Basis: DrainHold}},
 		"a hold and one that works": {status(time.Hour, held, of(time.Minute, 0, 0)), Drain{DrainEstimated, 2 * time.Minute}},
+		"a hold of a young fleet":   {status(10*time.Second, young, of(10*time.Second, 9, 9)), Drain{Basis: DrainUnknown}},
 		"an outage":                 {status(time.Hour, down), Drain{Basis: DrainOutage}},
 		"a hold and an outage":      {status(time.Hour, down, held), Drain{Basis: DrainOutage}},
 		"a standstill":              {status(time.Hour, stalled, held), Drain{Basis: DrainStalled}},
