@@ -332,8 +332,14 @@ func TestOutageWithOneUser(t *testing.T) {
 		}
 		s.api.SetFaults(nil)
 		s.drain(time.Minute)
+		time.Sleep(2 * time.Second)
 		if n := r.Snapshot().Failing; n != 0 {
 			t.Errorf("%d users fail in the end", n)
+		}
+		for _, line := range []string{"calls of some users keep failing", "answered 500", "no user's calls fail any more"} {
+			if n := strings.Count(s.logs.String(), line); n != 1 {
+				t.Errorf("%d lines of the log say %q", n, line)
+			}
 		}
 		r.stop()
 	})

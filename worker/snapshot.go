@@ -96,6 +96,25 @@ func (w *Worker) addFailing(s *Snapshot) {
 	}
 }
 
+// logFailing logs once that users' calls keep failing, and once that all of them succeed again. It
+// takes and returns which of these was logged last.
+func (w *Worker) logFailing(was bool) (is bool) {
+	s := w.Snapshot()
+	w.mu.Lock()
+	over := len(w.failing) == 0
+	w.mu.Unlock()
+	switch {
+	case s.Failing > 0 && !was:
+		w.log.Warn("calls of some users keep failing although calls are allowed: their events wait", slog.Int("users", s.Failing),
+			slog.Duration("for", time.Since(s.FailingSince).Round(time.Second)), slog.String("error", s.FailingDetail))
+		return true
+	case over && was:
+		w.log.Info("no user's calls fail any more")
+		return false
+	}
+	return was
+}
+
 // Ready returns nil if the worker can deliver, and otherwise the reason why it cannot.
 func (w *Worker) Ready() error {
 	s, lacking := w.Snapshot(), w.fleet.MissingPermission()
