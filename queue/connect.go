@@ -93,11 +93,17 @@ func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
 	return c.dial(ctx, shown, options)
 }
 
+// errRefused replaces an error of nats.go that hides what has happened.
+var errRefused = errors.New("connection refused: no server listens there")
+
 // dial retries until it has a connection or c.Wait has passed. shown is the URL for texts.
 func (c ConnectConfig) dial(ctx context.Context, shown string, options []nats.Option) (*nats.Conn, error) {
 	began := time.Now()
 	for waited := false; ; waited = true {
 		nc, err := nats.Connect(c.URL, options...)
+		if errors.Is(err, nats.ErrNoServers) {
+			err = errRefused
+		}
 		hint, fatal := c.hintFor(err)
 		switch {
 		case err == nil && waited:

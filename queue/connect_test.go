@@ -57,7 +57,7 @@ func TestConnectNamesTheFlag(t *testing.T) {
 		"no token in it":       {queue.ConnectConfig{TokenFile: empty}, "TokenFile: the file must hold one line"},
 		"two ways":             {queue.ConnectConfig{Creds: missing, NKey: missing}, "Creds and NKey: only one way to authenticate"},
 		"two ways, one in URL": {queue.ConnectConfig{URL: "nats://a,nats://u:secret@host", TokenFile: missing}, "URL and TokenFile: only one way"},
-		"nobody there":         {queue.ConnectConfig{URL: "u:secret@127.0.0.1:1"}, "connect to NATS at nats://127.0.0.1:1: "},
+		"nobody there":         {queue.ConnectConfig{URL: "u:secret@127.0.0.1:1"}, "connect to NATS at nats://127.0.0.1:1: connection refused: no server listens there (see URL; Wait says"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -115,7 +115,7 @@ func refusal(resp *http.Response, key Key) *Error {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxErrorBytes)
 	code, message, fromAPI := readWords(body, resp.Header.Get("Content-Type"), len(body) < maxErrorBytes)
-	return &Error{
+	f := &Error{
 		Status:     resp.StatusCode,
 		Code:       cleanAnswer(code, key, maxCodeRunes),
 		Message:    cleanAnswer(message, key, maxMessageRunes),
@@ -124,6 +124,17 @@ func refusal(resp *http.Response, key Key) *Error {
 		FromAPI:    fromAPI,
 		Sent:       true,
 	}
+	if f.Status == http.StatusBadRequest && !fromAPI && expectsTLS(body) {
+		f.Err = &noAnswer{cause: CauseTLS, text: "the server expects TLS and not plain HTTP"}
+	}
+	return f
+}
+
+// expectsTLS reports whether a refusal is that of a port for TLS which was spoken to in plain HTTP: of
+// nginx, Apache or Go.
+func expectsTLS(body []byte) bool {
+	return slices.ContainsFunc([]string{"sent to HTTPS port", "plain HTTP to an SSL-enabled server port", "HTTP request to an HTTPS server"},
+		func(words string) bool { return bytes.Contains(body, []byte(words)) })
 }
 
 // cleanAnswer cleans and cuts text from an answer. It redacts the key before it cuts,

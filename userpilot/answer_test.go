@@ -57,9 +57,9 @@ func TestFailure(t *testing.T) {
 			"identify: answered 400, code " + strings.Repeat("c", 64) + ", request " + strings.Repeat("r", 64),
 		},
 		{"longer than is read", 400, nil, `{"errors":[{"message":"` + strings.Repeat("x", 64<<10) + `"}]}`, userpilot.Error{FromAPI: true, Message: "the answer is not the documented error"}, "identify: answered 400"},
-		{"plain text", 413, http.Header{"Content-Type": {"text/plain"}}, "too much\nof " + testKey, userpilot.Error{Message: "too much of [redacted]"}, "identify: answered 413"},
-		{"deep", 400, nil, strings.Repeat("[", 60_000), userpilot.Error{Message: "the answer is not JSON"}, "identify: answered 400"},
-		{"retry after", 429, http.Header{"Retry-After": {"7"}}, "", userpilot.Error{RetryAfter: 7 * time.Second}, "identify: answered 429"},
+		{"plain text", 413, http.Header{"Content-Type": {"text/plain"}}, "too much\nof " + testKey, userpilot.Error{Message: "too much of [redacted]"}, "identify: answered 413 without JSON"},
+		{"deep", 400, nil, strings.Repeat("[", 60_000), userpilot.Error{Message: "the answer is not JSON"}, "identify: answered 400 without JSON"},
+		{"retry after", 429, http.Header{"Retry-After": {"7"}}, "", userpilot.Error{RetryAfter: 7 * time.Second}, "identify: answered 429 without JSON"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -95,7 +95,7 @@ func TestHostileAnswers(t *testing.T) {
 		{"accepted, bad chunk", "HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\nno\r\n", ""},
 		{"accepted until the end", "HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("x", 1<<20), ""},
 		{"accepted after an interim", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", ""},
-		{"refused, cut in the body", "HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\n{\"err", "identify: answered 400"},
+		{"refused, cut in the body", "HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\n{\"err", "identify: answered 400 without JSON"},
 		{"switched", "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nxxx", "identify: answered 101"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -215,6 +215,28 @@ func TestProxyAnswersCall(t *testing.T) {
 	expectCause(t, "behind ours", attemptErr(t, client), CauseProxy, "identify: answered 407: a proxy before Userpilot asks for a user and a password")
 }
 
+// A port for TLS answers plain HTTP with a 400, and says why.
+func TestPlainHTTPToTLS(t *testing.T) {
+	t.Parallel()
+	const want = "identify: answered 400: the server expects TLS and not plain HTTP"
+	for _, words := range []string{
+		"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
+		"<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, words, http.StatusBadRequest) }))
+		t.Cleanup(server.Close)
+		expectCause(t, words, attemptErr(t, newTestClient(t, ClientConfig{Endpoint: server.URL})), CauseTLS, want)
+	}
+	secure := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(secure.Close)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	client := newTestClient(t, ClientConfig{Endpoint: "http" + strings.TrimPrefix(secure.URL, "https")})
+	expectCause(t, "Go", attemptErr(t, client), CauseTLS, want)
+	if v, err := client.Validate(t.Context()); err != nil || v.Status != 400 || Cause(v.Err) != CauseTLS {
+		t.Errorf("Validate: %+v, %v", v, err)
+	}
+}
+
 func TestCauseOfOtherErrors(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{nil, errors.New("odd"), context.Canceled, &Error{Status: 500}, &Error{Err: errStopped}, &Error{Err: errors.New("the guard's")}} {

@@ -25,7 +25,8 @@ type Error struct {
 	FromAPI bool
 	// Err is why there was no answer: the error of Begin or Guard, the cause of the
 	// context, or a transport error, which may contain hosts and addresses but nothing that
-	// was sent or answered. [Cause] sorts them. With a 407, Err says whose it is.
+	// was sent or answered. [Cause] sorts them. With a 407, Err says whose it is;
+	// with a 400, that the server expects TLS, if the answer says so.
 	Err error
 	// Sent reports whether anything may have reached Userpilot. It is false only if that
 	// is impossible: there was no connection, or nothing was written to it.
@@ -35,7 +36,7 @@ type Error struct {
 	Unconnected bool
 }
 
-// Error returns the status, and the code and the request id if they look like plain
+// Error returns the status, whether a refusal is not Userpilot's own for want of JSON, and the code and the request id if they look like plain
 // identifiers. It never contains Message.
 func (f *Error) Error() string {
 	if f.Status == 0 {
@@ -44,6 +45,9 @@ func (f *Error) Error() string {
 	text := fmt.Sprintf("identify: answered %d", f.Status)
 	if isSuccess(f.Status) {
 		text += " with a web page, which is not Userpilot's answer"
+	}
+	if f.Status >= 400 && f.Status <= 499 && !f.FromAPI && f.Err == nil {
+		text += " without JSON"
 	}
 	if isIdentifier(f.Code) {
 		text += ", code " + f.Code

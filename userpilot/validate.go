@@ -16,6 +16,8 @@ type Validation struct {
 	Status int
 	// FromAPI reports whether the body of a refusal is JSON, as Userpilot's are.
 	FromAPI bool
+	// Err is what the answer of another server tells of the reason, or nil: that it expects TLS.
+	Err error
 	// Page reports that a 2xx has a web page for a body, so that something else than Userpilot
 	// answered.
 	Page bool
@@ -68,7 +70,8 @@ func (c *Client) Validate(ctx context.Context) (Validation, error) {
 	if isSuccess(v.Status) {
 		v.Page = accepted(resp) != nil
 	} else {
-		v.FromAPI = refusal(resp, key.key).FromAPI
+		f := refusal(resp, key.key)
+		v.FromAPI, v.Err = f.FromAPI, f.Err
 	}
 	return v, nil
 }

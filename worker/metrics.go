@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // metrics holds the worker's counters and histograms. No label ever carries a user.
@@ -29,6 +31,8 @@ type metrics struct {
 	// The same counts for Snapshot: client_golang has no cheap way to read its counters.
 	deliveredEvents, mergedEvents, deadEvents, supersededEvents, madeCalls, failedCalls, refusedCalls atomic.Uint64
 	backfillEvents                                                                                    atomic.Uint64 // delivered, dead or superseded
+
+	lastFailure atomic.Pointer[string] // of a call; fit for a log
 }
 
 func newMetrics() *metrics {
@@ -102,6 +106,10 @@ func (m *metrics) called(err error, d time.Duration) {
 	result := result(err)
 	m.calls.WithLabelValues(result).Inc()
 	m.failedCalls.Add(1)
+	if f, ok := errors.AsType[*userpilot.Error](err); ok {
+		text := f.Error()
+		m.lastFailure.Store(&text)
+	}
 	if result == "4xx" {
 		m.refusedCalls.Add(1)
 	}
@@ -166,7 +174,7 @@ func newGauges() gauges {
 		deadLetters: desc("dead_letters", "Dead letters in the dead-letter stream."),
 		oldestDead:  desc("dead_letters_oldest_seconds", "Age of the oldest dead letter; absent if there is none."),
 		hold:        desc("hold", "1 while this replica makes no calls, by reason.", "reason"),
-		failing:     desc("failing_users", "Users of this replica whose calls have failed for a minute while calls are allowed. Their events wait, the others continue."),
+		failing:     desc("failing_users", "Users of this replica whose calls keep failing while calls are allowed. Their events wait, the others continue."),
 		stalled:     desc("stalled", "1 while this replica makes no calls although it has work and calls are allowed, by what most of its users wait for.", "reason"),
 		pause:       desc("pause_seconds", "Remaining time of the cooldown that Userpilot asked for (429)."),
 		partitions:  desc("partitions", "Partitions of the pipeline, including the partition of plain events."),

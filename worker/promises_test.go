@@ -315,6 +315,36 @@ func TestOutageWithFewUsers(t *testing.T) {
 	})
 }
 
+// An outage of which only one user knows is told within seconds; a single failure is not.
+func TestOutageWithOneUser(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		r := s.start(func(c *worker.Config) { c.BackoffInitial = 20 * time.Second })
+		s.api.SetFaults(func(userpilottest.Request) userpilottest.Fault { return userpilottest.Fault{Status: 500} })
+		s.publish("a", "")
+		time.Sleep(8 * time.Second)
+		if calls, failing := s.api.Stats().Calls, r.Snapshot().Failing; calls != 1 || failing != 0 {
+			t.Errorf("after %d calls: %d users fail", calls, failing)
+		}
+		time.Sleep(25 * time.Second)
+		if told := r.Snapshot(); told.Failing != 1 || !strings.Contains(told.FailingDetail, "answered 500") {
+			t.Errorf("after %d calls: %d users fail: %s", s.api.Stats().Calls, told.Failing, told.FailingDetail)
+		}
+		s.api.SetFaults(nil)
+		s.drain(time.Minute)
+		time.Sleep(2 * time.Second)
+		if n := r.Snapshot().Failing; n != 0 {
+			t.Errorf("%d users fail in the end", n)
+		}
+		for _, line := range []string{"calls of some users keep failing", "answered 500", "no user's calls fail any more"} {
+			if n := strings.Count(s.logs.String(), line); n != 1 {
+				t.Errorf("%d lines of the log say %q", n, line)
+			}
+		}
+		r.stop()
+	})
+}
+
 // A storm of 429s: the fleet observes the cooldown, nothing dies, no attempt counts.
 func TestThrottled(t *testing.T) {
 	t.Parallel()

@@ -14,9 +14,13 @@ func (w *Worker) report() fleet.Report {
 	w.history.add(w.counters())
 	w.mu.Unlock()
 	s, recent, ages := w.Snapshot(), w.recent(), agesOf(w.counts.Load())
+	lastFailure := ""
+	if last := w.metrics.lastFailure.Load(); last != nil && recent.failed > 0 {
+		lastFailure = *last
+	}
 	return fleet.Report{
 		Key: w.config.Key(), Hold: s.Hold, HoldSince: s.HoldSince, OutageSince: s.OutageSince, StopDetail: s.StopDetail,
-		Failing: s.Failing, FailingSince: s.FailingSince, FailingDetail: s.FailingDetail,
+		Failing: s.Failing, FailingSince: s.FailingSince, FailingDetail: s.FailingDetail, LastFailure: lastFailure,
 		Advice: w.limiter.Advice(), Stall: s.Stall, StallDetail: s.StallDetail, StallSince: s.StallSince,
 		Unburied: s.Unburied, UnburiedSince: s.UnburiedSince, UnburiedFull: s.UnburiedFull, UnburiedDetail: s.UnburiedDetail,
 		GivenUp: w.fleet.GivenUp(), StandsBy: w.fleet.StandsBy(),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/userpilot"
 )
 
 // The fleet hears how old the oldest event of each class was, and how much of the work was backfill.
@@ -30,6 +31,24 @@ func TestReportByClass(t *testing.T) {
 	}
 	if n := r.Recent; n.Delivered != 3 || n.Dead != 2 || n.Superseded != 2 || n.Backfill != 4 {
 		t.Errorf("the work is %+v", n)
+	}
+}
+
+// The last failure is told while it counts.
+func TestLastFailure(t *testing.T) {
+	t.Parallel()
+	w := idle(t, Config{})
+	if r := w.report(); r.LastFailure != "" {
+		t.Errorf("before any call: %s", r.LastFailure)
+	}
+	w.metrics.called(&userpilot.Error{Status: 503, Sent: true, Message: "sarah"}, 0)
+	w.metrics.called(nil, 0)
+	if r := w.report(); r.LastFailure != "identify: answered 503" {
+		t.Errorf("after a failure: %s", r.LastFailure)
+	}
+	w.history = nil // it was long ago
+	if r := w.report(); r.LastFailure != "" {
+		t.Errorf("later: %s", r.LastFailure)
 	}
 }
 

@@ -28,7 +28,7 @@ type Snapshot struct {
 	StopDetail  string        // the last failure during the hold or the outage
 	Quiet       time.Duration // remaining cooldown (429)
 
-	Failing       int       // users whose calls have failed for a minute, although calls are allowed
+	Failing       int       // users whose calls keep failing, although calls are allowed
 	FailingSince  time.Time // zero if there are none
 	FailingDetail string    // the last failure of the user that has failed longest
 
@@ -71,13 +71,22 @@ func (w *Worker) Snapshot() Snapshot {
 	return s
 }
 
-// failingDelay is how long a user's calls must have failed before Snapshot shows it.
-const failingDelay = time.Minute
+// How long a user's calls must have failed before Snapshot shows it: while other users' calls succeed;
+// and if none has succeeded since, and they have failed again. That may be an outage which too few
+// users have met.
+const (
+	failingDelay  = time.Minute
+	allFailsDelay = 5 * time.Second
+)
 
 // addFailing adds the users whose calls have failed for long. w.mu must be held.
 func (w *Worker) addFailing(s *Snapshot) {
 	for l := range w.failing {
-		if time.Since(l.failedAt) < failingDelay {
+		delay := failingDelay
+		if w.gate.successes.last.at.Before(l.failedAt) && l.lastFailedAt.After(l.failedAt) {
+			delay = allFailsDelay
+		}
+		if time.Since(l.failedAt) < delay {
 			continue
 		}
 		s.Failing++
@@ -85,6 +94,25 @@ func (w *Worker) addFailing(s *Snapshot) {
 			s.FailingSince, s.FailingDetail = l.failedAt, l.failure
 		}
 	}
+}
+
+// logFailing logs once that users' calls keep failing, and once that all of them succeed again. It
+// takes and returns which of these was logged last.
+func (w *Worker) logFailing(was bool) (is bool) {
+	s := w.Snapshot()
+	w.mu.Lock()
+	over := len(w.failing) == 0
+	w.mu.Unlock()
+	switch {
+	case s.Failing > 0 && !was:
+		w.log.Warn("calls of some users keep failing although calls are allowed: their events wait", slog.Int("users", s.Failing),
+			slog.Duration("for", time.Since(s.FailingSince).Round(time.Second)), slog.String("error", s.FailingDetail))
+		return true
+	case over && was:
+		w.log.Info("no user's calls fail any more")
+		return false
+	}
+	return was
 }
 
 // Ready returns nil if the worker can deliver, and otherwise the reason why it cannot.

@@ -55,8 +55,10 @@ func StallText(reason string) string {
 	return text
 }
 
-// watchStall checks for a stall every second and logs it. It blocks until ctx ends.
+// watchStall checks every second for a stall, and for users whose calls keep failing, and logs both. It
+// blocks until ctx ends.
 func (w *Worker) watchStall(ctx context.Context) {
+	failing := false
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -64,6 +66,7 @@ func (w *Worker) watchStall(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
+			failing = w.logFailing(failing)
 			was, is := w.findStall(now)
 			switch {
 			case is.reason != "" && is.reason != was.reason:

@@ -5,6 +5,7 @@ package embedded
 import (
 	"fmt"
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync"
 )
@@ -58,10 +59,13 @@ func (l *serverLog) Fatalf(format string, v ...any) {
 func (l *serverLog) Debugf(string, ...any) {}
 func (l *serverLog) Tracef(string, ...any) {}
 
-// line is the server's line up to the first quotation mark. Behind one it quotes what clients sent:
-// subjects, and parts of events.
+// clientName is the name of a client, which the server quotes before what it says about the client.
+var clientName = regexp.MustCompile(`^(\S+ - \w+:\d+ - )"(?:[^"\\]|\\.)*" - `)
+
+// line is the server's line up to the first quotation mark, without a client's name. Behind one it
+// quotes what clients sent: subjects, and parts of events.
 func line(format string, v []any) string {
-	text := fmt.Sprintf(format, v...)
+	text := clientName.ReplaceAllString(fmt.Sprintf(format, v...), "$1")
 	if quoted := strings.IndexAny(text, "\"'`"); quoted >= 0 {
 		text = text[:quoted] + "..."
 	}

@@ -177,6 +177,30 @@ func TestOpenToOtherMachinesIsSaid(t *testing.T) {
 	}
 }
 
+// What the server says about a client is logged, without the client's name and what it sent.
+func TestWhatIsSaidOfClient(t *testing.T) {
+	t.Parallel()
+	var written strings.Builder
+	log := asynclog.Wrap(slog.New(slog.NewTextHandler(&written, nil)))
+	s, _ := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: log})
+	nc, err := nats.Connect(s.ClientURL(), nats.Name(`sarah "s" - x`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := nc.PublishRequest("x", "_R_.sarah", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.FlushTimeout(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s.Shutdown()
+	asynclog.Flush(t.Context(), log)
+	if text := written.String(); !strings.Contains(text, " - Publish Violation - Reply ...") || strings.Contains(text, "sarah") {
+		t.Error(text)
+	}
+}
+
 func TestRunsInFakeTime(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -50,7 +50,7 @@ func readMember(ctx context.Context, api *jsapi.Conn, id string) (Replica, error
 	if err != nil {
 		return Replica{}, err
 	}
-	return replicaOf(id, m), nil
+	return replicaOf(id, m, api.Clock.Now()), nil
 }
 
 // readMembers reads the records of these members in few requests. Any replica of the bucket may
@@ -67,7 +67,7 @@ func readMembers(ctx context.Context, api *jsapi.Conn, ids []string, now time.Ti
 	members := map[string]Replica{}
 	for i, id := range ids {
 		if m := keys[subjects[i]]; m != nil {
-			members[id] = replicaOf(id, m)
+			members[id] = replicaOf(id, m, now)
 		}
 		if members[id].expiry().After(now) {
 			continue
@@ -80,8 +80,8 @@ func readMembers(ctx context.Context, api *jsapi.Conn, ids []string, now time.Ti
 }
 
 // replicaOf decodes the record of a member.
-func replicaOf(id string, m *jsapi.StoredMessage) Replica {
-	r := readReplica(id, m.Data, m.Time)
+func replicaOf(id string, m *jsapi.StoredMessage, read time.Time) Replica {
+	r := readReplica(id, m.Data, m.Time, read)
 	r.revision, r.left = m.Sequence, m.IsMarker()
 	return r
 }
@@ -109,7 +109,7 @@ func Read(ctx context.Context, q *queue.Queue) (*State, error) {
 	s := &State{Time: bucket.TimeStamp, Replicas: []Replica{}, CooldownUntil: ratelimit.CooldownEnd(keys[cooldown], bucket.TimeStamp)}
 	delete(keys, cooldown)
 	for subject, m := range keys {
-		if r := replicaOf(memberID(subject), m); r.expiry().After(bucket.TimeStamp) {
+		if r := replicaOf(memberID(subject), m, bucket.TimeStamp); r.expiry().After(bucket.TimeStamp) {
 			s.Replicas = append(s.Replicas, r)
 		}
 	}

@@ -132,7 +132,7 @@ func (r *membership) remove(id string, x Replica) {
 // notified applies a notification from one member.
 func (r *membership) notified(entry jetstream.KeyValueEntry) {
 	id := strings.TrimPrefix(entry.Key(), notifyKey)
-	x := readReplica(id, entry.Value(), entry.Created())
+	x := readReplica(id, entry.Value(), entry.Created(), r.m.q.api.Clock.Now())
 	_, before := r.members[id]
 	switch {
 	case entry.Operation() != jetstream.KeyValuePut:

@@ -136,6 +136,11 @@ func TestIdleFleet(t *testing.T) {
 		if each := float64(messages()-before) / 60 / float64(len(fleet)); each > 8 {
 			t.Errorf("%.1f messages a second and replica", each)
 		}
+		for _, r := range fleet[0].Replicas() {
+			if silence := r.Silence(); silence < 0 || silence > r.TTL/2 {
+				t.Errorf("%s was silent for %v", r.ID, silence)
+			}
+		}
 		fleet[0].kill()
 		s.Await(7*time.Second, "known to be dead", func() bool {
 			return !slices.ContainsFunc(fleet[1:], func(r *replica) bool { return len(r.Replicas()) != len(fleet)-1 })

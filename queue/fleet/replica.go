@@ -25,6 +25,8 @@ type Replica struct {
 	Partitions []string `json:"partitions"` // claimed
 	Report
 
+	Read time.Time `json:"-"` // when this was read from the server
+
 	stray    bool   // the key's value is not a replica's record
 	left     bool   // the key is a marker: the member has left
 	revision uint64 // of the key
@@ -43,11 +45,13 @@ type Report struct {
 	OutageSince time.Time `json:"outage_since,omitzero"`
 	// StopDetail is the last failure during the hold or the outage.
 	StopDetail string `json:"stop_detail,omitempty"`
-	// Failing is the number of users whose calls have failed for a minute, although calls are
-	// allowed. Their events wait. FailingDetail is the last failure of one.
+	// Failing is the number of users whose calls keep failing, although calls are allowed.
+	// Their events wait. FailingDetail is the last failure of one.
 	Failing       int       `json:"failing,omitempty"`
 	FailingSince  time.Time `json:"failing_since,omitzero"`
 	FailingDetail string    `json:"failing_detail,omitempty"`
+	// LastFailure is the last failure of a call in the last minute. Empty if none has failed.
+	LastFailure string `json:"last_failure,omitempty"`
 	// StandsBy reports that it owns nothing, because another replica works all partitions: the server
 	// allows too few consumers to share them.
 	StandsBy bool `json:"stands_by,omitempty"`
@@ -97,7 +101,7 @@ type Recent struct {
 // readReplica decodes a member's key. A record that is damaged or of another version yields a
 // replica with only its TTL. JSON without a TTL is not a replica's record at all: a server writes
 // its acknowledgement into any key that a publisher names as the reply subject.
-func readReplica(id string, value []byte, written time.Time) Replica {
+func readReplica(id string, value []byte, written, read time.Time) Replica {
 	var r Replica
 	if err := json.Unmarshal(value, &r); err != nil {
 		r = Replica{}
@@ -109,9 +113,9 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	if least.TTL != nil {
 		r.TTL = *least.TTL
 	}
-	r.ID, r.Heard = id, written
+	r.ID, r.Heard, r.Read = id, written, read
 	// Anyone who may write to the bucket must not control an operator's terminal.
-	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.StopDetail, &r.FailingDetail, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
+	for _, text := range []*string{&r.ID, &r.Host, &r.Version, &r.Key, &r.Hold, &r.StopDetail, &r.FailingDetail, &r.LastFailure, &r.Stall, &r.StallDetail, &r.UnburiedDetail, &r.Advice} {
 		*text = jsapi.Clean(*text)
 	}
 	for i, p := range r.Partitions {
@@ -122,6 +126,10 @@ func readReplica(id string, value []byte, written time.Time) Replica {
 	}
 	return r
 }
+
+// Silence is how long the replica had not been heard of when its record was read. A record that
+// waits here until it is read again does not make the replica silent.
+func (r Replica) Silence() time.Duration { return r.Read.Sub(r.Heard) }
 
 // forgetReplicas ends what Replicas knows.
 func (f *Fleet) forgetReplicas() {

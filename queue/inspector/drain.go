@@ -2,6 +2,7 @@ package inspector
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
@@ -102,7 +103,7 @@ func (s *Status) LiveDrain() Drain {
 		return Drain{DrainEstimated, timeFor(s.Live.Events, settled, window)}
 	case s.noneSucceeds(s.Live.Oldest):
 		return Drain{Basis: DrainNever}
-	case allowed > 0:
+	case allowed > 0 && s.mayUseLimit():
 		return Drain{DrainAtMost, timeFor(s.Live.Events, allowed, time.Minute)}
 	}
 	return Drain{Basis: DrainUnknown}
@@ -131,7 +132,7 @@ func (s *Status) BackfillDrain() Drain {
 		return Drain{Basis: DrainNever}
 	case allowed > 0 && left < leftover*allowed:
 		return Drain{Basis: DrainBehind}
-	case allowed > 0:
+	case allowed > 0 && s.mayUseLimit():
 		return Drain{DrainAtMost, boundedTime(float64(live) + float64(timeFor(s.Backfill.Events, left, time.Minute)))}
 	}
 	return Drain{Basis: DrainUnknown}
@@ -142,10 +143,23 @@ func (s *Status) settled() float64 {
 	return s.lastMinute(func(r fleet.Recent) uint64 { return r.Delivered + r.Dead + r.Superseded })
 }
 
+// mayUseLimit reports whether nothing is known that keeps some of the events from using the limit.
+func (s *Status) mayUseLimit() bool {
+	return !s.keepsFailing() && !slices.ContainsFunc(s.Replicas, func(r fleet.Replica) bool {
+		return r.Hold != "" || !r.OutageSince.IsZero() || r.Stall != ""
+	})
+}
+
+// keepsFailing reports whether users' calls fail again and again, and no event was settled: then the
+// whole limit is of no use.
+func (s *Status) keepsFailing() bool {
+	return s.settled() == 0 && slices.ContainsFunc(s.Replicas, func(r fleet.Replica) bool { return r.Failing > 0 })
+}
+
 // noneSucceeds reports whether calls were made for a minute in which the oldest event waited, and
 // none succeeded.
 func (s *Status) noneSucceeds(oldest time.Time) bool {
-	return s.settled() == 0 && s.Window() >= time.Minute && s.RateUsed() > 0 && s.Time.Sub(oldest) >= time.Minute
+	return s.settled() == 0 && s.Window() >= time.Minute && (s.RateUsed() > 0 || s.keepsFailing()) && s.Time.Sub(oldest) >= time.Minute
 }
 
 // timeFor is the time that events take if so many are settled in a window.
@@ -195,6 +209,8 @@ func (s *Status) drainStopped(w queue.Waiting) DrainBasis {
 		return DrainCooldown
 	case held+down+stalled == all:
 		return DrainStalled
+	case len(s.Paused) > 0: // what the others' events take says nothing of these partitions'
+		return DrainUnknown
 	}
 	return ""
 }

@@ -207,13 +207,22 @@ func TestDrain(t *testing.T) {
 	held, down := of(time.Minute, 600, 600), of(time.Minute, 600, 600)
 	stalled := of(time.Minute, 600, 600)
 	held.Hold, down.OutageSince, stalled.Stall = "unauthorized", now, "dead_letter"
+	young := of(10*time.Second, 0, 1)
+	young.Hold = "unauthorized"
 	status := func(age time.Duration, replicas ...fleet.Replica) Status {
 		return Status{Time: now, Counts: queue.Counts{Live: queue.Waiting{Events: 1200, Oldest: now.Add(-age)}}, Replicas: replicas, Rate: fleet.LowestRate(replicas)}
 	}
 	unlimited := status(time.Hour, of(2*time.Second, 9, 9))
 	unlimited.Rate = ratelimit.Rate{}
+	unreached := func(span time.Duration) fleet.Replica { // calls that do not come to be count as none
+		r := of(span, 0, 0)
+		r.Failing = 1
+		return r
+	}
 	quiet := status(time.Hour, of(time.Minute, 600, 600))
 	quiet.QuietUntil = now.Add(time.Second)
+	paused := status(time.Hour, of(time.Minute, 600, 600))
+	paused.Paused = []string{"3"}
 	for name, test := range map[string]struct {
 		status Status
 		want   Drain
@@ -228,11 +237,16 @@ func TestDrain(t *testing.T) {
 		"nothing to do till now":    {status(22*time.Millisecond, of(time.Minute, 0, 0)), Drain{DrainAtMost, 2 * time.Minute}},
 		"the first call has failed": {status(22*time.Millisecond, of(time.Minute, 0, 1)), Drain{DrainAtMost, 2 * time.Minute}},
 		"all calls fail":            {status(time.Hour, of(time.Minute, 0, 600)), Drain{Basis: DrainNever}},
+		"a minute without a way":    {status(time.Hour, unreached(time.Minute)), Drain{Basis: DrainNever}},
+		"seconds without a way":     {status(10*time.Second, unreached(10*time.Second)), Drain{Basis: DrainUnknown}},
+		"another one succeeds":      {status(10*time.Second, unreached(10*time.Second), of(10*time.Second, 9, 9)), Drain{DrainAtMost, 2 * time.Minute}},
 		"a hold":                    {status(time.Hour, held, held), Drain{Basis: DrainHold}},
 		"a hold and one that works": {status(time.Hour, held, of(time.Minute, 0, 0)), Drain{DrainEstimated, 2 * time.Minute}},
+		"a hold of a young fleet":   {status(10*time.Second, young, of(10*time.Second, 9, 9)), Drain{Basis: DrainUnknown}},
 		"an outage":                 {status(time.Hour, down), Drain{Basis: DrainOutage}},
 		"a hold and an outage":      {status(time.Hour, down, held), Drain{Basis: DrainOutage}},
 		"a standstill":              {status(time.Hour, stalled, held), Drain{Basis: DrainStalled}},
+		"a paused consumer":         {paused, Drain{Basis: DrainUnknown}},
 		"a cooldown":                {quiet, Drain{Basis: DrainCooldown}},
 	} {
 		if got := test.status.Drain(); got != test.want {
@@ -256,6 +270,8 @@ func TestDrainByClass(t *testing.T) {
 	const minute = time.Minute
 	unlimited := fleetOf(fleet.Recent{Span: 5 * time.Second, Delivered: 9, Calls: 9})
 	unlimited.Rate, unlimited.Replicas[0].Rate = ratelimit.Rate{}, ratelimit.Rate{}
+	unreached := fleetOf(fleet.Recent{Span: 10 * time.Second})
+	unreached.Replicas[0].Failing = 1
 	down := fleetOf(fleet.Recent{Span: minute, Delivered: 600, Calls: 600, Backfill: 480})
 	down.Replicas[0].OutageSince = now
 	for name, test := range map[string]struct {
@@ -282,6 +298,8 @@ func TestDrainByClass(t *testing.T) {
 			Drain{DrainEstimated, 2 * minute}, Drain{DrainEstimated, 4 * minute}, false},
 		"every call fails": {fleetOf(fleet.Recent{Span: minute, Calls: 600, Failed: 600}), queue.Waiting{}, waiting(4800, time.Hour),
 			Drain{Basis: DrainEmpty}, Drain{Basis: DrainNever}, false},
+		"no call gets through": {unreached, waiting(1, 10*time.Second), waiting(4800, 10*time.Second),
+			Drain{Basis: DrainUnknown}, Drain{Basis: DrainUnknown}, false},
 		"too little was seen, and no limit": {unlimited, queue.Waiting{}, waiting(4800, time.Second),
 			Drain{Basis: DrainEmpty}, Drain{Basis: DrainUnknown}, false},
 		"an outage": {down, waiting(1, 0), waiting(4800, time.Hour), Drain{Basis: DrainOutage}, Drain{Basis: DrainOutage}, false},

@@ -75,7 +75,11 @@ func (l *listener) ready(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, err.Error()+problems.String(), http.StatusServiceUnavailable)
 		return
 	}
-	fmt.Fprintf(w, "ok%s\n", &problems)
+	state := "ok"
+	if problems.Len() > 0 {
+		state = "ready, but not all is well"
+	}
+	fmt.Fprintf(w, "%s%s\n", state, &problems)
 }
 
 // problems is the metric of a worker's problems.

@@ -32,7 +32,7 @@ func (a *ailing) View() worker.View { return a.view }
 // allProblems are views that have all problems together that a worker can know.
 func allProblems(now time.Time) []worker.View {
 	replica := func(change func(*fleet.Replica)) fleet.Replica {
-		r := fleet.Replica{ID: "abcdefgh", Host: "pod", Partitions: []string{"0"}, TTL: 5 * time.Second, Heard: now, Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Report: fleet.Report{Key: "aaaa"}}
+		r := fleet.Replica{ID: "abcdefgh", Host: "pod", Partitions: []string{"0"}, TTL: 5 * time.Second, Heard: now, Read: now, Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Report: fleet.Report{Key: "aaaa"}}
 		change(&r)
 		return r
 	}
@@ -87,7 +87,7 @@ func TestEveryProblemIsTold(t *testing.T) {
 		l.close()
 	}
 	readyz, metrics := readyzText.String(), metricsText.String()
-	if !strings.HasPrefix(readyz, "it cannot deliver\n! stream_missing: KV_userpilot_identify does not exist: run identify-worker setup") || !strings.Contains(readyz, "\nok\n! ") {
+	if !strings.HasPrefix(readyz, "it cannot deliver\n! stream_missing: KV_userpilot_identify does not exist: run identify-worker setup") || !strings.Contains(readyz, "\nready, but not all is well\n! ") {
 		t.Errorf("/readyz says\n%s", readyz)
 	}
 	for _, code := range health.Codes() {

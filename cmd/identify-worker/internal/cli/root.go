@@ -37,7 +37,8 @@ func Run(ctx context.Context, args []string, env flags.Env) int {
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	err = env.Ended(cmd, err)
 	env.FlushLogs()
 	if err == nil {
 		return exitDone

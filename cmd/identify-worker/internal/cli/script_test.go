@@ -5,6 +5,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"regexp"
@@ -364,5 +365,31 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 				t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
 			}
 		})
+	}
+}
+
+// Why a worker has ended, or has not begun, is one line of its log, in the log's format.
+func TestWorkerEndsInLog(t *testing.T) {
+	t.Parallel()
+	const key = "USERPILOT_API_KEY=k"
+	for _, test := range []struct{ env, args, want string }{
+		{"", "work --log-format json", "set USERPILOT_API_KEY"},
+		{`USERPILOT_API_KEY="k"`, "up --log-format json", "USERPILOT_API_KEY: API key: is in quotes"},
+		{key, "work --log-format json --nats-url 127.0.0.1:1 --wait 0 --listen 127.0.0.1:0", "connect to NATS at nats://127.0.0.1:1: "},
+		{key + ",IDENTIFY_BURST=many,IDENTIFY_LOG_FORMAT=json", "work", "IDENTIFY_BURST: must be "},
+		{key, "work --log-format json --rate many", "--rate: must be calls/window"},
+	} {
+		env := map[string]string{}
+		for pair := range strings.SplitSeq(test.env, ",") {
+			name, text, _ := strings.Cut(pair, "=")
+			env[name] = text
+		}
+		var stderr strings.Builder
+		status := run(t.Context(), strings.Fields(test.args), strings.NewReader(""), io.Discard, &stderr, func(name string) string { return env[name] })
+		last := strings.LastIndex(strings.TrimSpace(stderr.String()), "\n") + 1
+		var line struct{ Level, Msg, Error string }
+		if err := json.Unmarshal([]byte(stderr.String()[last:]), &line); err != nil || status == 0 || line.Level != "ERROR" || line.Msg != "the worker has ended" || !strings.Contains(line.Error, test.want) {
+			t.Errorf("%s %s: status %d, stderr %q; want %q (%v)", test.env, test.args, status, stderr.String(), test.want, err)
+		}
 	}
 }

@@ -105,6 +105,12 @@ func (e *examination) checkKey(v userpilot.Validation, fingerprint string) {
 		e.fail("key", "%s is not valid, GET /v1/validate answered %d: see %s and --api-key-file; an app token (NX-…) is not an API key", fingerprint, status, flags.KeyVariable)
 	case status == http.StatusProxyAuthRequired:
 		e.fail("key", "cannot tell whether %s is valid, a proxy answered 407: it asks for a user and a password, see --proxy", fingerprint)
+	case v.Err != nil:
+		e.fail("key", "cannot tell whether %s is valid, GET /v1/validate answered %d: %v: %s", fingerprint, status, v.Err, hint(v.Err))
+	case status == http.StatusNetworkAuthenticationRequired:
+		e.fail("key", "cannot tell whether %s is valid, the network asks for a login (511): log this machine in, or see --proxy", fingerprint)
+	case status == http.StatusTooManyRequests || status >= 500:
+		e.warn("key", "cannot tell whether %s is valid, GET /v1/validate answered %d: Userpilot, or something in front of it, throttles or fails: try again later", fingerprint, status)
 	default:
 		e.warn("key", "cannot tell whether %s is valid, GET /v1/validate answered %d: is --endpoint Userpilot's API? The first call will show", fingerprint, status)
 	}

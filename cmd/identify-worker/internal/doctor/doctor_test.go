@@ -258,7 +258,9 @@ func TestCheckKey(t *testing.T) {
 	for status, want := range map[int]string{
 		200: "ok key abcd1234 is valid", 204: "ok ...", 401: "FAIL key abcd1234 is not valid, ... answered 401: see USERPILOT_API_KEY", 403: "FAIL ...",
 		301: "warn ...", 400: "warn ...", 407: "FAIL key cannot tell whether abcd1234 is valid, a proxy answered 407: it asks for a user and a password, see --proxy",
-		404: "warn key cannot tell whether abcd1234 is valid, GET /v1/validate answered 404: ...", 429: "warn ...", 503: "warn ...",
+		404: "warn key cannot tell whether abcd1234 is valid, GET /v1/validate answered 404: is --endpoint Userpilot's API?...",
+		429: "warn key cannot tell whether abcd1234 is valid, GET /v1/validate answered 429: Userpilot, or something in front of it, throttles or fails: try again later", 503: "warn ...",
+		511: "FAIL key cannot tell whether abcd1234 is valid, the network asks for a login (511): ...",
 	} {
 		expect(t, fmt.Sprint(status), func(e *examination) { e.checkKey(userpilot.Validation{Status: status, FromAPI: true}, "abcd1234") }, want)
 	}
@@ -266,6 +268,9 @@ func TestCheckKey(t *testing.T) {
 		expect(t, "a proxy's", func(e *examination) { e.checkKey(userpilot.Validation{Status: status}, "abcd1234") },
 			fmt.Sprintf("FAIL key cannot tell whether abcd1234 is valid, GET /v1/validate answered %d without JSON, ...does a proxy or a firewall refuse it", status))
 	}
+	expect(t, "plain HTTP to TLS", func(e *examination) {
+		e.checkKey(userpilot.Validation{Status: 400, Err: errors.New("the server expects TLS")}, "abcd1234")
+	}, "FAIL key cannot tell whether abcd1234 is valid, GET /v1/validate answered 400: the server expects TLS: ...")
 	expect(t, "a page", func(e *examination) { e.checkKey(userpilot.Validation{Status: 200, Page: true}, "abcd1234") },
 		"FAIL key cannot tell whether abcd1234 is valid, GET /v1/validate answered 200 with a web page, ...does a captive portal or a proxy stand in between (see --proxy), or is --endpoint the wrong host?")
 }
@@ -275,7 +280,7 @@ func TestCheckFleet(t *testing.T) {
 	now := time.Now()
 	replica := func(version, key string, calls int) fleet.Replica {
 		return fleet.Replica{
-			ID: "abcdefgh", Version: version, TTL: 5 * time.Second, Heard: now,
+			ID: "abcdefgh", Version: version, TTL: 5 * time.Second, Heard: now, Read: now,
 			Rate: ratelimit.Rate{Calls: calls, Window: time.Minute}, Report: fleet.Report{Key: key},
 		}
 	}

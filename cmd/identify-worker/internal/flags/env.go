@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/identify-worker/identify-worker/queue/asynclog"
 )
 
@@ -18,7 +20,8 @@ type Env struct {
 	Getenv         func(string) string
 	Version        string // of the program
 
-	loggers []*slog.Logger // written out by FlushLogs
+	loggers []*slog.Logger                  // written out by FlushLogs
+	ends    map[*cobra.Command]*LogSettings // of commands whose last error belongs in the log
 }
 
 // Logger returns a logger that never blocks. FlushLogs writes what it still holds.

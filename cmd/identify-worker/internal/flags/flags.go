@@ -81,7 +81,7 @@ func ApplyEnvironment(set *pflag.FlagSet, env func(string) string) error {
 	var first error
 	set.VisitAll(func(flag *pflag.Flag) {
 		variable := Variable(flag)
-		if first != nil || flag.Changed || variable == "" {
+		if flag.Changed || variable == "" {
 			return
 		}
 		text := env(variable)
@@ -89,8 +89,10 @@ func ApplyEnvironment(set *pflag.FlagSet, env func(string) string) error {
 			return
 		}
 		if err := flag.Value.Set(text); err != nil {
-			first = Usagef("%s: %w", variable, err)
-			return
+			if first == nil {
+				first = Usagef("%s: %w", variable, err)
+			}
+			return // the others are applied all the same, among them the log's format
 		}
 		flag.Changed = true
 	})

@@ -48,17 +48,23 @@ type LoggedError struct{ error }
 func (e LoggedError) Unwrap() error { return e.error }
 
 // EndInLog makes the last error of a command that runs for long a line of its log if the log is
-// JSON, for whoever collects it: the error is then a [LoggedError].
+// JSON, for whoever collects it: see [Env.Ended].
 func EndInLog(cmd *cobra.Command, env *Env, logs *LogSettings) {
-	run := cmd.RunE
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		err := run(cmd, args)
-		if err == nil || !logs.json() {
-			return err
-		}
-		env.Logger(logs, env.Stderr).Error("the worker has ended", slog.Any("error", err))
-		return LoggedError{err}
+	if env.ends == nil {
+		env.ends = map[*cobra.Command]*LogSettings{}
 	}
+	env.ends[cmd] = logs
+}
+
+// Ended logs the error with which a command has ended, if its log is to have it, also if its flags or
+// environment were wrong and it has not begun: the error is then a [LoggedError].
+func (e *Env) Ended(cmd *cobra.Command, err error) error {
+	logs := e.ends[cmd]
+	if err == nil || logs == nil || !logs.json() {
+		return err
+	}
+	e.Logger(logs, e.Stderr).Error("the worker has ended", slog.Any("error", err))
+	return LoggedError{err}
 }
 
 // libraryLog replaces the output of Go's standard logger. It reports that a library wrote

@@ -9,6 +9,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
+	"github.com/identify-worker/identify-worker/worker"
 )
 
 func TestPartitionList(t *testing.T) {
@@ -32,7 +33,7 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	replica := func(change func(*fleet.Replica)) fleet.Replica {
-		r := fleet.Replica{ID: "abcdefgh", Host: "pod", Partitions: []string{"0"}, TTL: 5 * time.Second, Heard: now, Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Report: fleet.Report{Key: "aaaa"}}
+		r := fleet.Replica{ID: "abcdefgh", Host: "pod", Partitions: []string{"0"}, TTL: 5 * time.Second, Heard: now, Read: now, Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Report: fleet.Report{Key: "aaaa"}}
 		if change != nil {
 			change(&r)
 		}
@@ -72,7 +73,7 @@ func TestProblems(t *testing.T) {
 			"stands_by", "replica pod/efgh stands by while another one works all partitions: raise max_consumers"},
 		"failing users": {inspector.Status{Replicas: []fleet.Replica{well, replica(func(r *fleet.Replica) {
 			r.Failing, r.FailingSince, r.FailingDetail = 2, now.Add(-5*time.Minute), "identify: answered 403"
-		})}}, "users_failing", "calls of 2 users keep failing, although calls are allowed: identify: answered 403"},
+		})}}, "users_failing", "calls of 2 users have failed for up to 5m0s, although calls are allowed: identify: answered 403"},
 		"an outage": {inspector.Status{Replicas: []fleet.Replica{replica(func(r *fleet.Replica) { r.OutageSince = now.Add(-time.Hour) }), replica(func(r *fleet.Replica) { r.OutageSince, r.StopDetail = now, "identify: answered 503" })}},
 			"outage", "2 replicas of 2: Userpilot has seemed down for 1h0m: identify: answered 503: see identify-worker doctor"},
 		"a standstill": {inspector.Status{Replicas: []fleet.Replica{well, replica(func(r *fleet.Replica) {
@@ -95,21 +96,26 @@ func TestProblems(t *testing.T) {
 		"full": {inspector.Status{Replicas: []fleet.Replica{well}, Counts: queue.Counts{Work: usage(100), Dead: usage(100)}}, "stream_full deadletters_full", "the dead-letter stream is full: 100 of 100 messages: raise its limits"},
 		"full, and a replica says so": {inspector.Status{Counts: queue.Counts{Dead: usage(100)}, Replicas: []fleet.Replica{replica(func(r *fleet.Replica) { r.Unburied, r.UnburiedSince, r.UnburiedFull = 1, now, true })}},
 			"deadletters_full", "1 user waits for it"},
-		"a paused consumer":  {inspector.Status{Replicas: []fleet.Replica{well}, Paused: []string{"3", "4", "5"}}, "consumers_paused", "paused on the NATS server: 3-5"},
-		"an event is stuck":  {waiting(6*time.Minute, busyFor(time.Minute, 100, 0.1)), "oldest_stuck", "the oldest event has waited for 6m0s although more calls could be made"},
-		"one that waits":     {waiting(4*time.Minute, busyFor(time.Minute, 100, 0.1)), "", ""},
-		"a busy limit":       {waiting(time.Hour, busyFor(time.Minute, 590, 0.1)), "", ""},
-		"a busy replica":     {waiting(time.Hour, busyFor(time.Minute, 100, 0.95)), "", ""},
-		"a young replica":    {waiting(time.Hour, busyFor(20*time.Second, 10, 0.1)), "", ""},
-		"a backfill":         {behind(1, busyFor(time.Minute, 100, 0.1)), "", ""},
-		"one behind live":    {behind(0, busyFor(time.Minute, 590, 0.1)), "", ""},
-		"one that is stuck":  {behind(0, busyFor(time.Minute, 100, 0.1)), "backfill_stuck", "the oldest backfill event has waited for 1h0m, and none was delivered in the last minute"},
-		"a live event too":   {isStuckToo(behind(1, busyFor(time.Minute, 100, 0.1)), now), "oldest_stuck", "has waited for 6m0s"},
-		"an unknown age":     {inspector.Status{Counts: queue.Counts{Live: queue.Waiting{Events: 1}, Backfill: queue.Waiting{Events: 1}}, Replicas: []fleet.Replica{busyFor(time.Minute, 100, 0.1)}}, "", ""},
-		"calls fail":         {counted(fleet.Recent{Calls: 100, Failed: 60, Refused: 5}), "calls_failing", "60 of 100 calls in the last minute failed: see"},
-		"calls are refused":  {counted(fleet.Recent{Calls: 100, Failed: 60, Refused: 50}), "calls_failing", "most were refused (3xx or 4xx)"},
-		"some calls fail":    {counted(fleet.Recent{Calls: 100, Failed: 50}), "", ""},
-		"few calls":          {counted(fleet.Recent{Calls: 9, Failed: 9, Dead: 9}), "", ""},
+		"a paused consumer": {inspector.Status{Replicas: []fleet.Replica{well}, Paused: []string{"3", "4", "5"}}, "consumers_paused", "paused on the NATS server: 3-5"},
+		"an event is stuck": {waiting(6*time.Minute, busyFor(time.Minute, 100, 0.1)), "oldest_stuck", "the oldest event has waited for 6m0s although more calls could be made"},
+		"one that waits":    {waiting(4*time.Minute, busyFor(time.Minute, 100, 0.1)), "", ""},
+		"a busy limit":      {waiting(time.Hour, busyFor(time.Minute, 590, 0.1)), "", ""},
+		"a busy replica":    {waiting(time.Hour, busyFor(time.Minute, 100, 0.95)), "", ""},
+		"a young replica":   {waiting(time.Hour, busyFor(20*time.Second, 10, 0.1)), "", ""},
+		"a backfill":        {behind(1, busyFor(time.Minute, 100, 0.1)), "", ""},
+		"one behind live":   {behind(0, busyFor(time.Minute, 590, 0.1)), "", ""},
+		"one that is stuck": {behind(0, busyFor(time.Minute, 100, 0.1)), "backfill_stuck", "the oldest backfill event has waited for 1h0m, and none was delivered in the last minute"},
+		"a live event too":  {isStuckToo(behind(1, busyFor(time.Minute, 100, 0.1)), now), "oldest_stuck", "has waited for 6m0s"},
+		"an unknown age":    {inspector.Status{Counts: queue.Counts{Live: queue.Waiting{Events: 1}, Backfill: queue.Waiting{Events: 1}}, Replicas: []fleet.Replica{busyFor(time.Minute, 100, 0.1)}}, "", ""},
+		"calls fail":        {counted(fleet.Recent{Calls: 100, Failed: 60, Refused: 5}), "calls_failing", "60 of 100 calls in the last minute failed: see"},
+		"calls are refused": {counted(fleet.Recent{Calls: 100, Failed: 60, Refused: 50}), "calls_failing", "most were refused (3xx or 4xx)"},
+		"some calls fail":   {counted(fleet.Recent{Calls: 100, Failed: 50}), "", ""},
+		"most of few calls": {counted(fleet.Recent{Calls: 10, Failed: 9, Dead: 9, Delivered: 1}), "", ""},
+		"all of few calls":  {counted(fleet.Recent{Calls: 3, Failed: 3, Dead: 3}), "calls_failing events_dying", "3 of 3 calls in the last minute failed"},
+		"two calls":         {counted(fleet.Recent{Calls: 2, Failed: 2, Dead: 2}), "", ""},
+		"the last failure": {inspector.Status{Replicas: []fleet.Replica{well, replica(func(r *fleet.Replica) {
+			r.LastFailure, r.Recent = "identify: answered 400", fleet.Recent{Calls: 5, Failed: 5, Refused: 3}
+		})}}, "calls_failing", "5 of 5 calls in the last minute failed: most were refused (3xx or 4xx): identify: answered 400: see"},
 		"events die":         {counted(fleet.Recent{Calls: 100, Delivered: 40, Dead: 41}), "events_dying", "41 of 81 events in the last minute died"},
 		"some events die":    {counted(fleet.Recent{Calls: 100, Delivered: 40, Dead: 40}), "", ""},
 		"a distance":         {inspector.Status{Replicas: []fleet.Replica{well, replica(func(r *fleet.Replica) { r.Advice = "the round trip to NATS takes 2s" })}}, "far", "the round trip to NATS takes 2s (1)"},
@@ -134,6 +140,38 @@ func TestProblems(t *testing.T) {
 		}
 		if strings.Join(codes, " ") != test.want || !strings.Contains(strings.Join(texts, "\n"), test.text) {
 			t.Errorf("%s: %v: %v", name, codes, texts)
+		}
+	}
+}
+
+// A worker reads the others' records in turn. A replica is not silent because its record is old.
+func TestRecordThatWaitsToBeReadAgain(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	r := fleet.Replica{ID: "abcdefgh", Partitions: []string{"0"}, TTL: 5 * time.Second, Heard: now.Add(-21 * time.Second), Read: now.Add(-20 * time.Second)}
+	if found := OfWorker(worker.View{Time: now, Replicas: []fleet.Replica{r}}); len(found) > 0 {
+		t.Error(found)
+	}
+	r.Read = r.Heard.Add(3 * time.Second)
+	if found := OfWorker(worker.View{Time: now, Replicas: []fleet.Replica{r}}); len(found) != 1 || found[0].Code != "silent" {
+		t.Error(found)
+	}
+}
+
+// A hold of another reason asks for another thing.
+func TestHoldAdvice(t *testing.T) {
+	t.Parallel()
+	for reason, want := range map[string]string{
+		"unauthorized": "correct the key;", "forbidden": "firewall", "not_found": "--endpoint", "method_not_allowed": "--endpoint", "redirect": "--endpoint",
+		"not_the_api": "login of the network", "proxy": "--proxy", "network_login": "log in", "refused": "who refuses", "of a later version": "correct the key, --endpoint or --proxy",
+	} {
+		r := fleet.Replica{ID: "abcdefgh", Report: fleet.Report{Hold: reason, HoldSince: time.Now()}}
+		found := Problems(&inspector.Status{Time: time.Now(), Replicas: []fleet.Replica{r}})
+		if len(found) != 1 || !strings.Contains(found[0].Do, want) || !strings.Contains(found[0].Do, "see identify-worker doctor") {
+			t.Errorf("%s: %v", reason, found)
+		}
+		if known := worker.HoldText(reason) != reason; known != (holdAdvice()[reason] != "") {
+			t.Errorf("%s: known %v", reason, known)
 		}
 	}
 }

@@ -50,8 +50,8 @@ func advice() map[string][2]string {
 	return map[string][2]string{
 		"no_replica":              {"nothing changes any more; events wait", "start identify-worker work"},
 		"hold":                    {"those in these replicas' partitions see no changes; nothing is lost", "see identify-worker doctor; correct the key, --endpoint or --proxy"},
-		"users_failing":           {"these users see no changes", "see the last answer: what fails for an event's data ends as a dead letter, once others' calls succeed"},
-		"outage":                  {"nothing changes any more; nothing is lost", "see identify-worker doctor; the workers go on by themselves"},
+		"users_failing":           {"these users see no changes", "see the last answer: what fails for an event's data ends as a dead letter, once others' calls succeed; if none succeeds, see identify-worker doctor"},
+		"outage":                  {"nothing changes any more; nothing is lost", "see identify-worker doctor for what is in the way; once calls succeed, the workers go on by themselves"},
 		"stalled":                 {"those in these replicas' partitions see no changes", "see identify-worker doctor, and these replicas' logs"},
 		"stream_full":             {"publishers are refused: their events are not accepted", "let it drain, or raise its limits"},
 		"stream_nearly_full":      {"nothing yet; when it is full, publishers are refused", "let it drain, or raise its limits"},
@@ -61,7 +61,7 @@ func advice() map[string][2]string {
 		"consumers_paused":        {"those in these partitions see no changes", "nats consumer resume, for each consumer that is paused"},
 		"oldest_stuck":            {"at least one of them sees no changes", "see the workers' logs for calls that fail again and again"},
 		"backfill_stuck":          {"those in the backfill see their old changes late; live events are not affected", "see the workers' logs for calls that fail again and again"},
-		"calls_failing":           {"some of their changes come late or not at all", "see identify-worker dlq stats for the reasons"},
+		"calls_failing":           {"some of their changes come late or not at all", "see identify-worker dlq stats for what died of it; if no call succeeds, see identify-worker doctor"},
 		"events_dying":            {"the changes in the dead events are missing", "see identify-worker dlq stats; correct the cause, then replay"},
 		"cooldown":                {"their changes come that much later", "if it comes again: does another use the key? Then lower --rate"},
 		"unclaimed":               {"those in these partitions see no changes", "wait some seconds; if it stays, see the workers' logs"},
@@ -73,6 +73,21 @@ func advice() map[string][2]string {
 		"keys_differ":             {"nothing, as long as all keys are valid", "wait for the end of a rollout; otherwise give all the same key"},
 
 		"stream_missing": {"", "run identify-worker setup: workers may go on; first restore a backup"}, // see missed
+	}
+}
+
+// holdAdvice is what to do about a hold, for each reason of it.
+func holdAdvice() map[string]string {
+	return map[string]string{
+		"unauthorized":       "correct the key",
+		"forbidden":          "correct the key, or find the firewall that forbids the calls",
+		"not_found":          "correct --endpoint",
+		"method_not_allowed": "correct --endpoint",
+		"redirect":           "correct --endpoint",
+		"not_the_api":        "find the proxy or the login of the network that answers, or correct --endpoint",
+		"proxy":              "correct --proxy",
+		"network_login":      "log in to the network, or give --proxy",
+		"refused":            "find out from the answer who refuses: a proxy, a firewall, or Userpilot for your account (402)",
 	}
 }
 
@@ -104,7 +119,7 @@ func Problems(s *inspector.Status) []Problem {
 	found.stopped(s)
 	found.room(s)
 	found.stuck(s)
-	found.failing(s.Replicas)
+	found.failing(s)
 	found.outcomes(s)
 	found.ownership(s)
 	found.differences(s.Replicas)
@@ -131,6 +146,9 @@ func (found *problems) stopped(s *inspector.Status) {
 	for _, h := range holds(s.Replicas) {
 		found.add("hold", h.since, fmt.Sprintf("%s, with the key %s", h.why(), h.key),
 			"%s of %d on hold for %s", render.Counted(h.replicas, "replica"), len(s.Replicas), render.Duration(s.Time.Sub(h.since)))
+		if do := holdAdvice()[h.code]; do != "" {
+			(*found)[len(*found)-1].Do = do + "; see identify-worker doctor"
+		}
 	}
 	if down := outages(s.Replicas); down.replicas > 0 {
 		found.add("outage", down.since, down.detail, "%s of %d: Userpilot has seemed down for %s",
@@ -206,9 +224,9 @@ func isOld(s *inspector.Status, w queue.Waiting) bool {
 }
 
 // failing adds the users whose calls fail while others succeed.
-func (found *problems) failing(replicas []fleet.Replica) {
+func (found *problems) failing(s *inspector.Status) {
 	users, since, why := 0, time.Time{}, ""
-	for _, r := range replicas {
+	for _, r := range s.Replicas {
 		if r.Failing == 0 {
 			continue
 		}
@@ -217,7 +235,8 @@ func (found *problems) failing(replicas []fleet.Replica) {
 		}
 	}
 	if users > 0 {
-		found.add("users_failing", since, why, "calls of %s keep failing, although calls are allowed", render.Counted(users, "user"))
+		found.add("users_failing", since, why, "calls of %s have failed for up to %s, although calls are allowed",
+			render.Counted(users, "user"), render.Duration(s.Time.Sub(since)))
 	}
 }
 
@@ -237,8 +256,16 @@ func hasRoom(s *inspector.Status) bool {
 	return working > 0 && s.Window() >= time.Minute && s.QuietUntil.IsZero() && (allowed == 0 || s.RateUsed() < busy*allowed)
 }
 
-// fewest is the number of calls or deaths from which on a share of them says something.
-const fewest = 10
+// From so many calls or deaths on a share of them says something: that most of them failed, or all.
+const (
+	fewest      = 10
+	fewestOfAll = 3
+)
+
+// isMost reports whether so many of a number are most of it, as far as that says something.
+func isMost(part, all uint64) bool {
+	return part >= fewest && 2*part > all || part >= fewestOfAll && part == all
+}
 
 // outcomes adds a last minute in which most calls failed or most events died. While nothing can be
 // delivered, that is said already.
@@ -247,17 +274,17 @@ func (found *problems) outcomes(s *inspector.Status) {
 		return
 	}
 	r := s.Recent()
-	if r.Failed >= fewest && 2*r.Failed > r.Calls {
-		why := ""
+	if isMost(r.Failed, r.Calls) {
+		var why []string
 		if 2*r.Refused > r.Failed {
-			why = "most were refused (3xx or 4xx)"
+			why = append(why, "most were refused (3xx or 4xx)")
 		}
-		if i := slices.IndexFunc(s.Replicas, func(r fleet.Replica) bool { return r.FailingDetail != "" }); i >= 0 {
-			why = s.Replicas[i].FailingDetail
+		if i := slices.IndexFunc(s.Replicas, func(r fleet.Replica) bool { return r.LastFailure != "" }); i >= 0 {
+			why = append(why, s.Replicas[i].LastFailure)
 		}
-		found.add("calls_failing", time.Time{}, why, "%s of %s in the last minute failed", render.Thousands(r.Failed), render.Counted(r.Calls, "call"))
+		found.add("calls_failing", time.Time{}, strings.Join(why, ": "), "%s of %s in the last minute failed", render.Thousands(r.Failed), render.Counted(r.Calls, "call"))
 	}
-	if r.Dead >= fewest && r.Dead > r.Delivered {
+	if isMost(r.Dead, r.Dead+r.Delivered) {
 		found.add("events_dying", time.Time{}, "", "%s of %s in the last minute died", render.Thousands(r.Dead), render.Counted(r.Dead+r.Delivered, "event"))
 	}
 }
@@ -275,7 +302,7 @@ func (found *problems) ownership(s *inspector.Status) {
 			found.add("given_up", g.Since, g.Reason, "replica %s keeps losing ownership of partitions %s, %d times in a row within %s",
 				nameOf(r), PartitionList(g.Partitions), g.Times, render.Duration(s.Time.Sub(g.Since)))
 		}
-		if silent := s.Time.Sub(r.Heard); silent > r.TTL/2 {
+		if silent := r.Silence(); silent > r.TTL/2 {
 			found.add("silent", r.Heard, "", "replica %s last sent a heartbeat %s ago; it is replaced after %s", nameOf(r), render.Duration(silent), r.TTL)
 		}
 	}
@@ -296,6 +323,7 @@ func (found *problems) differences(replicas []fleet.Replica) {
 
 // stoppedReplicas counts the replicas that make no calls, for one reason.
 type stoppedReplicas struct {
+	code        string // of a hold
 	reason, key string
 	detail      string // one replica's last failure; may be empty
 	replicas    int
@@ -323,7 +351,7 @@ func holds(replicas []fleet.Replica) []*stoppedReplicas {
 		if r.Hold == "" {
 			return stoppedReplicas{}, time.Time{}
 		}
-		return stoppedReplicas{reason: worker.HoldText(r.Hold), key: r.Key, detail: r.StopDetail}, r.HoldSince
+		return stoppedReplicas{code: r.Hold, reason: worker.HoldText(r.Hold), key: r.Key, detail: r.StopDetail}, r.HoldSince
 	})
 }
 

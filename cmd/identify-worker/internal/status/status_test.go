@@ -22,7 +22,7 @@ func TestStatusText(t *testing.T) {
 		Rate:        ratelimit.Rate{Calls: 600, Window: time.Minute},
 		DeadReasons: map[deadletter.Reason]uint64{deadletter.Rejected: 99_000, deadletter.Invalid: 1000},
 		Replicas: []fleet.Replica{{
-			ID: "0123456789abcdefghijkl", Host: "pod-1", Version: "v1.2.3", Joined: now.Add(-2 * time.Hour), Heard: now, TTL: 5 * time.Second,
+			ID: "0123456789abcdefghijkl", Host: "pod-1", Version: "v1.2.3", Joined: now.Add(-2 * time.Hour), Heard: now, Read: now, TTL: 5 * time.Second,
 			Rate: ratelimit.Rate{Calls: 600, Window: time.Minute}, Partitions: []string{"0", "1", "2", "plain"},
 			Report: fleet.Report{Key: "1a2b3c4d", Recent: fleet.Recent{Span: time.Minute, Delivered: 5980, Merged: 5380, Calls: 594, Load: 0.25}},
 		}},
@@ -78,7 +78,7 @@ func TestStatusTextByClass(t *testing.T) {
 	} {
 		s := &inspector.Status{
 			Time: now, Counts: queue.Counts{Backlog: test.live.Events + test.backfill.Events, Live: test.live, Backfill: test.backfill},
-			Rate: limit, Replicas: []fleet.Replica{{ID: "01234567", Heard: now, TTL: time.Minute, Rate: limit, Report: fleet.Report{Recent: test.recent}}},
+			Rate: limit, Replicas: []fleet.Replica{{ID: "01234567", Heard: now, Read: now, TTL: time.Minute, Rate: limit, Report: fleet.Report{Recent: test.recent}}},
 		}
 		var out bytes.Buffer
 		newView(queue.Topology{}, s).print(&out)
@@ -132,6 +132,30 @@ func TestStatusTextUnknown(t *testing.T) {
 		}
 		if got := v.Live.describeDrain("if the whole limit is used"); got != test.drain {
 			t.Errorf("%s: drains in %s, want %s", name, got, test.drain)
+		}
+	}
+}
+
+// A replica that makes no calls is not said to work.
+func TestReplicaState(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for want, change := range map[string]func(*inspector.Status, *fleet.Replica){
+		"working":            func(*inspector.Status, *fleet.Replica) {},
+		"cooldown":           func(s *inspector.Status, _ *fleet.Replica) { s.QuietUntil = now.Add(time.Minute) },
+		"no partition":       func(_ *inspector.Status, r *fleet.Replica) { r.Partitions = nil },
+		"outage":             func(_ *inspector.Status, r *fleet.Replica) { r.OutageSince = now },
+		"hold: unauthorized": func(_ *inspector.Status, r *fleet.Replica) { r.Hold = "unauthorized" },
+		"stalled: token":     func(_ *inspector.Status, r *fleet.Replica) { r.Stall = "token" },
+	} {
+		s, r := inspector.Status{Time: now}, fleet.Replica{ID: "01234567", Partitions: []string{"0"}}
+		change(&s, &r)
+		s.Replicas = []fleet.Replica{r}
+		v := newView(queue.Topology{}, &s)
+		var out bytes.Buffer
+		v.printReplicas(&out)
+		if !strings.Contains(out.String(), "  "+want+"  ") {
+			t.Errorf("not %s:%s", want, out.String())
 		}
 	}
 }

@@ -167,7 +167,7 @@ func (v *view) printReplicas(out io.Writer) {
 	for _, r := range v.Replicas {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%.0f%%\t%s\t%s\n",
 			health.ReplicaName(r.Host, r.ID), render.Duration(fromSeconds(r.AgeSeconds)), render.OrDash(r.Version), r.describeRate(), render.OrDash(r.Key),
-			r.LastMinute.Calls, 100*r.Load, r.state(), health.PartitionList(r.Partitions))
+			r.LastMinute.Calls, 100*r.Load, r.state(v.QuietUntil != nil), health.PartitionList(r.Partitions))
 	}
 	_ = table.Flush()
 }
@@ -183,7 +183,7 @@ func (r replicaView) describeRate() string {
 	}
 }
 
-func (r replicaView) state() string {
+func (r replicaView) state(cooldown bool) string {
 	switch {
 	case r.Hold != "":
 		return "hold: " + r.Hold
@@ -191,6 +191,10 @@ func (r replicaView) state() string {
 		return "outage"
 	case r.Stall != "":
 		return "stalled: " + r.Stall
+	case len(r.Partitions) == 0:
+		return "no partition"
+	case cooldown:
+		return "cooldown"
 	default:
 		return "working"
 	}

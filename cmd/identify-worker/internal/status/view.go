@@ -117,7 +117,7 @@ func newView(t queue.Topology, s *inspector.Status) *view {
 	for _, r := range s.Replicas {
 		v.Replicas = append(v.Replicas, replicaView{
 			ID: r.ID, Host: r.Host, Version: r.Version, Partitions: r.Partitions, Rate: r.Rate, OwnRate: r.OwnRate, Key: r.Key,
-			AgeSeconds: seconds(s.Time.Sub(r.Joined)), SilentSeconds: seconds(s.Time.Sub(r.Heard)),
+			AgeSeconds: seconds(s.Time.Sub(r.Joined)), SilentSeconds: seconds(r.Silence()),
 			Hold: r.Hold, HoldSince: render.TimeOrNull(r.HoldSince), OutageSince: render.TimeOrNull(r.OutageSince),
 			Stall: r.Stall, StallSince: render.TimeOrNull(r.StallSince),
 			Load: r.Recent.Load, LastMinute: newCountsView(r.Recent),
