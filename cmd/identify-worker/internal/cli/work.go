@@ -7,10 +7,12 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/health"
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/tracing"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/userpilot"
@@ -136,6 +138,7 @@ func (r *replica) run(ctx context.Context, key *flags.KeySource, report func(con
 	wg.Go(func() { key.Watch(beside, r.client, r.changed, r.log) })
 	wg.Go(func() { report(beside, r.worker) })
 	wg.Go(func() { r.logStop(beside) })
+	wg.Go(func() { r.logProblems(beside) })
 	err := r.worker.Run(ctx)
 	stop()
 	wg.Wait()
@@ -153,6 +156,22 @@ func (r *replica) logStop(ctx context.Context) {
 	<-ctx.Done()
 	if cause := context.Cause(ctx); cause != context.Canceled { //nolint:errorlint // a signal's cause is one too
 		r.log.Info("stopping: finishing the calls in flight", "reason", cause)
+	}
+}
+
+// logProblems looks at the pipeline's problems, as this replica knows them, and logs those that last. It
+// blocks until ctx ends.
+func (r *replica) logProblems(ctx context.Context) {
+	log := health.NewLog(r.log)
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			log.Look(now, health.OfWorker(r.worker.View()))
+		}
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package health tells what is wrong with a pipeline, and what to do about it. The commands status and
-// doctor, a worker's /readyz and its metric identify_problem share this one list.
+// doctor, and a worker's log, /readyz and metric identify_problem share this one list.
 package health
 
 import (
@@ -273,7 +273,7 @@ func (found *problems) outcomes(s *inspector.Status) {
 	if len(holds(s.Replicas)) > 0 || outages(s.Replicas).replicas > 0 {
 		return
 	}
-	r := s.Recent()
+	r, since := s.Recent(), s.Time.Add(-s.Window())
 	if isMost(r.Failed, r.Calls) {
 		var why []string
 		if 2*r.Refused > r.Failed {
@@ -282,10 +282,10 @@ func (found *problems) outcomes(s *inspector.Status) {
 		if i := slices.IndexFunc(s.Replicas, func(r fleet.Replica) bool { return r.LastFailure != "" }); i >= 0 {
 			why = append(why, s.Replicas[i].LastFailure)
 		}
-		found.add("calls_failing", time.Time{}, strings.Join(why, ": "), "%s of %s in the last minute failed", render.Thousands(r.Failed), render.Counted(r.Calls, "call"))
+		found.add("calls_failing", since, strings.Join(why, ": "), "%s of %s in the last minute failed", render.Thousands(r.Failed), render.Counted(r.Calls, "call"))
 	}
 	if isMost(r.Dead, r.Dead+r.Delivered) {
-		found.add("events_dying", time.Time{}, "", "%s of %s in the last minute died", render.Thousands(r.Dead), render.Counted(r.Dead+r.Delivered, "event"))
+		found.add("events_dying", since, "", "%s of %s in the last minute died", render.Thousands(r.Dead), render.Counted(r.Dead+r.Delivered, "event"))
 	}
 }
 
