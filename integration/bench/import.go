@@ -140,9 +140,9 @@ func (f *importing) previews(ctx context.Context) ([]row, error) {
 		pass:     whole.processor < 3*time.Second && whole.peak < 64<<20 && 4*whole.peak <= 5*fifth.peak,
 	}, {
 		what:     fmt.Sprintf("the same of %d columns, half of them filled, above a table of two", wideColumns),
-		goal:     "under 500 ms of processor time",
+		goal:     "under 100 ms of processor time",
 		measured: fmt.Sprintf("%d ms", max(0, wide.processor-one.processor).Milliseconds()),
-		pass:     wide.processor-one.processor < 500*time.Millisecond,
+		pass:     wide.processor-one.processor < 100*time.Millisecond,
 	}}, nil
 }
 
