@@ -18,7 +18,7 @@ type edit struct{ File, Old, New string }
 // show only in a fleet of processes are in the campaign, integration/chaos.
 func mutants() []mutant {
 	return slices.Concat(
-		deadLetterMutants(), fleetMutants(), claimMutants(), eventMutants(), clockMutants(), ledgerMutants(),
+		deadLetterMutants(), fleetMutants(), claimMutants(), liveMutants(), eventMutants(), clockMutants(), ledgerMutants(),
 		connectionMutants(), callMutants(), handOverMutants(), stuckMutants(),
 	)
 }

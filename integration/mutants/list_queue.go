@@ -56,6 +56,28 @@ func claimMutants() []mutant {
 	}
 }
 
+// liveMutants make live events wait for backfill.
+func liveMutants() []mutant {
+	const promise = "live events first"
+	return []mutant{
+		{
+			"live calls take no slots of replicas with backfill", promise,
+			[]edit{{"queue/ratelimit/reserve.go", "if p.live == 0 || !p.othersHaveBackfill() {", "if p.live >= 0 {"}},
+			"queue/ratelimit", "TestLiveTakesTheSlotsOfBackfill",
+		},
+		{
+			"a replica that takes a slot for a live call keeps the shard", promise,
+			[]edit{{"queue/ratelimit/reserve.go", "b.record.Owner, b.record.Backfill, b.borrowed = s.record.Owner, true, true", "b.borrowed = true"}},
+			"queue/ratelimit", "TestLiveTakesTheSlotsOfBackfill",
+		},
+		{
+			"a replica with live events alone lends its slots", promise,
+			[]edit{{"worker/token.go", "Live: w.ready.live.len() + pendingLive}", "Live: w.ready.live.len() + min(1, pendingLive)}"}},
+			"worker", "TestLiveReplicaLendsNoSlots",
+		},
+	}
+}
+
 // eventMutants lose events between the stream and the worker, or misread them.
 func eventMutants() []mutant {
 	return []mutant{
