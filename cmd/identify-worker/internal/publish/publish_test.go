@@ -103,6 +103,8 @@ func TestTable(t *testing.T) {
 		"unknown type":   {"user_id,a:nmber\n1,2\n", "", "", `line 1: column "a:nmber": ends in an unknown type: the types are :string, :number, :bool, :date or :date(02/01/2006); add :string if the colon is part of the name`},
 		"twice":          {"user_id,a,metadata.a:bool\nann,x,true\n", "", "", `line 1: column "metadata.a:bool": appears twice: columns 2 and 3 both become "metadata.a" (see --map and --drop)`},
 		"no company":     {"user_id,company.name\nann,x\n", "", "", `line 1: column "company.name": belongs to a company, and there is no column company.id: name the one that has the companies' ids with --company-id`},
+		"long name":      {"user_id,\"plan\nann,pro\nbob,\"\ncy,free\n", "", "", `line 1: the name of column 2 has more than one line: a quote is probably missing or too many; give --multiline if the name is right`},
+		"other line end": {"user_id,\"plan\nann,pro\n\"\rcy,free\r", "", "", `line 1: the name of column 2 has more than one line: a quote is probably missing or too many; give --multiline if the name is right`},
 		"no names":       {"ann@example.com,pro\nbob@example.com,trial\n", "", "", "line 1: first row: has no column user_id; the first row must have the columns' names, and --user-id names the column that has the users' ids (see --delimiter for the separator, --map for other names)"},
 		"other names":    {"Name,E-Mail\nAnn,ann@example.com\n", "", "", `line 1: first row: has no column user_id; if column 2 has the users' ids, give --user-id "E-Mail"`},
 		"semicolons":     {"user_id;a\nann;x,y\n", `{"user_id":"ann","metadata":{"a":"x,y"}}`, "", ""},

@@ -57,7 +57,10 @@ func (t *table) start() error {
 		return fmt.Errorf("line %d: the first row cannot be read: %w", first.line, first.bad)
 	}
 	t.header = make([]string, 0, len(first.cells))
-	for _, c := range first.cells {
+	for i, c := range first.cells {
+		if bytes.ContainsAny(c.text, "\r\n") && !t.rows.multiline {
+			return fmt.Errorf("line %d: the name of column %d has more than one line: a quote is probably missing or too many; give --multiline if the name is right", first.line, i+1)
+		}
 		t.header = append(t.header, strings.TrimSpace(string(c.value())))
 	}
 	if len(t.header[0]) == 0 && first.isBlank() {
