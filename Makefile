@@ -44,7 +44,11 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 # test.
 CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
-PACKAGES    = $(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$')
+# Packages with tests of hardly any goroutines: to link these with the race detector takes longer than to
+# run them.
+PLAIN       = $(addprefix ./,$(addsuffix /...,deployments $(addprefix integration/,bench mutants oracle overlay) \
+	$(addprefix cmd/identify-worker/internal/,doctor export health render status)))
+PACKAGES    = $(filter-out $(shell go list $(PLAIN)),$(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$'))
 COMPUTING  := nice -n 10
 
 # The output of each command in one piece, where make is not as old as on macOS.
@@ -70,6 +74,7 @@ LONG := $(LONG)|RateUsed|RateOfFleet|RateLoweredInRollingUpdate|RateAcrossRestar
 LONG := $(LONG)|Outage|OutageWithFewUsers|Hold|Stall|SickUser|Throttled|LedgerStorm|LedgerWhenTheServersClockIsSet|ReplayCrashes|Verdicts
 LONG := $(LONG)|LedgersCrowd|LedgerSlowReading|LedgerWrites|ShardsHoldInEveryWindow|FarPublish|FarReads|DiscardStops
 LONG := $(LONG)|LiveFirst|LiveTakesTheSlotsOfBackfill|ClassesSimulation|HugeFailingBacklog|MergedBeyondMemory|BacklogBeyondMemory|FirewallRefusesOneEvent|MetricsOfAFullDeadLetterStream
+LONG := $(LONG)|LateBackfill|ClassesAreVisible|ReplayDelaysNoLiveEvent|GuiltyAmongAThousand|DeadLetterStreamFullLeavesRoom|ClaimThatNeverLasts|MemoryIsFlat
 # The scripts run the command as its users do, most of them in a process for each line. With the race
 # detector a process takes four times the time to start, and other tests of the package run the same
 # verbs with it: setup, publish, work, up, status, doctor and dlq.
@@ -147,6 +152,7 @@ test: ## run all tests; those in containers need Docker
 .PHONY: test-computing
 test-computing:
 	$(COMPUTING) $(RACED) -timeout 20m -skip '^Test($(LONG))$$' $(PACKAGES)
+	$(COMPUTING) $(TEST) -timeout 20m $(PLAIN)
 	$(COMPUTING) $(TEST) -timeout 20m -run '^Test($(LONG)|$(RANDOM))$$' $(UNRACED)
 	cd $(MANIFESTS) && $(COMPUTING) $(TEST) -count=1 ./...
 
