@@ -82,6 +82,8 @@ LONG := $(LONG)|Scripts
 # Four servers and two workers in one process: with the race detector on a busy machine, no answer of
 # theirs is in time. The same goes for a worker that has to deliver many files, one after another.
 LONG := $(LONG)|Domain|FilesBecomeProfiles
+# nats-server 2.15 has a race of its own when it reloads its users.
+LONG := $(LONG)|PasswordIsRolled
 # Random runs, few of which run with the race detector.
 RANDOM := Simulation|NewerWins
 # The packages that have any of them.
