@@ -51,8 +51,10 @@ func textAt(text []byte, quoted *bool) (size int, bad bool) {
 	case c == '\\' && *quoted:
 		r := escapedUnit(text)
 		switch {
+		case r < 0 && len(text) > 1 && text[1] < utf8.RuneSelf:
+			return 2, false
 		case r < 0:
-			return min(2, len(text)), false
+			return 1, false // the escape of nothing that JSON knows
 		case !utf16.IsSurrogate(r):
 			return escapeBytes, false
 		case utf16.DecodeRune(r, escapedUnit(text[escapeBytes:])) != utf8.RuneError:

@@ -28,6 +28,8 @@ func TestReplaceInvalid(t *testing.T) {
 		"no JSON":              {"\xff{", "�{", "[{0 1 }]"},
 		"cut off":              {`{"a":"\ud8`, `{"a":"\ud8`, "[]"},
 		"an escape at the end": {`"\`, `"\`, "[]"},
+		"an escaped byte":      {"\"\\\xff", `"\�`, "[{2 1 }]"},
+		"an escaped rune":      {`{"a":"\é"}`, `{"a":"\é"}`, "[]"},
 		"empty":                {"", "", "[]"},
 	} {
 		got, at := ReplaceInvalid([]byte(test.body))
