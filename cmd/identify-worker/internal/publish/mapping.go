@@ -19,6 +19,25 @@ type columnOptions struct {
 	decimal           byte // the mark in numbers; 0 for numbers as JSON has them
 }
 
+// given are the flags that say which columns there are and which are sent.
+func (o *columnOptions) given() (flags []string) {
+	for _, flag := range []struct {
+		name  string
+		given bool
+	}{
+		{"--user-id", o.userID != ""},
+		{"--company-id", o.companyID != ""},
+		{"--map", len(o.renamed) > 0},
+		{"--drop", len(o.drop) > 0},
+		{"--only", len(o.only) > 0},
+	} {
+		if flag.given {
+			flags = append(flags, flag.name)
+		}
+	}
+	return flags
+}
+
 // column is where a cell's value goes.
 type column struct {
 	name    string // as in the first row

@@ -88,6 +88,7 @@ func TestTable(t *testing.T) {
 		"rows within a cell":        {"user_id,a\nann,\"x\nbob,x\ncy,y\"\ndi,z\n", `{"user_id":"di","metadata":{"a":"z"}}`, `2: row: a quote that opens in line 2 closes in line 4, and between them are lines that look like rows: close the quote, or give --multiline if cells have such lines`, ""},
 		"a quote that never opened": {"user_id,a,b\nann,x,y\nz\",w\nbob,x,y\n", `{"user_id":"bob","metadata":{"a":"x","b":"y"}}`, `2: row: may not be what it seems, as a quote is wrong in line 3|3: row: has a quote within a cell that does not begin with one, in line 3, column 1; write "15"" wide" for 15" wide`, ""},
 		"the names again":           {"user_id,a\nann,x\nuser_id,a\nbob,y\n", `{"user_id":"ann","metadata":{"a":"x"}}|{"user_id":"bob","metadata":{"a":"y"}}`, "3: row: repeats the columns' names", ""},
+		"two files":                 {byteOrderMark + "user_id,a\nann,x\n" + byteOrderMark + "bob,y\n" + byteOrderMark + "user_id,a\ncy,z\n" + byteOrderMark, `{"user_id":"ann","metadata":{"a":"x"}}|{"user_id":"bob","metadata":{"a":"y"}}|{"user_id":"cy","metadata":{"a":"z"}}`, "4: row: repeats the columns' names", ""},
 		"a lone carriage return":    {"user_id,a\nann,x\ry\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: has a carriage return within a cell that is not quoted, in line 2, column 2", ""},
 		"not a bool":                {"user_id,a:bool\nann,maybe\nbob,yes\n", `{"user_id":"bob","metadata":{"a":true}}`, `2: column "a:bool": is not true or false`, ""},
 		"dates": {
@@ -277,7 +278,10 @@ func TestSource(t *testing.T) {
 		"XLS":               {"f.csv", "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "", "", `is an old Excel workbook: save it as "CSV UTF-8"`},
 		"HTML":              {"f.csv", "<!DOCTYPE html>\n<html>", "", "", "is HTML or XML, not a table or JSON: was it saved from a page that asks to log in?"},
 		"binary":            {"f.csv", "ab\x00\x01\x02\x00", "", "", "is not text: it has NUL bytes in its first line; export the data as CSV or NDJSON"},
-		"nothing":           {"f.csv", "", "NDJSON", "", ""},
+		"nothing":           {"f.csv", "", "empty", "", ""},
+		"blank lines above": {"f", "\n\n\n\n" + table, "table separated by commas", event, ""},
+		"only blanks":       {"f.csv", byteOrderMark + "\n \n", "empty", "", ""},
+		"nothing, zipped":   {"f.csv", zipped(t, ""), "empty, gzip", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -339,6 +343,27 @@ func TestColumns(t *testing.T) {
 				t.Errorf("got %s, %q, %q", got, bad, whole)
 			}
 		})
+	}
+}
+
+// What is said of columns is not ignored where there are none.
+func TestColumnsOfJSON(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`{"user_id":"ann"}`:   "is read as NDJSON and not as a table, so there are no columns for --user-id, --drop: publish it by itself, without that",
+		`[{"user_id":"ann"}]`: "is read as JSON array and not as a table, so there are no columns for --user-id, --drop: publish it by itself, without that",
+		"\n":                  "EOF",
+		"id,email\n":          "EOF",
+	} {
+		o := options()
+		o.columns.userID, o.columns.drop = "id", []string{"email"}
+		s, err := openSource("f", strings.NewReader(text), &o)
+		if err == nil {
+			_, err = s.next()
+		}
+		if err.Error() != want {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }
 

@@ -130,6 +130,9 @@ func (t *table) read() error {
 		return err
 	}
 	r := record{position: position{line: row.line}}
+	if len(row.cells) > 0 && !row.cells[0].quoted { // files that were put together
+		row.cells[0].text = bytes.TrimPrefix(row.cells[0].text, []byte(byteOrderMark))
+	}
 	if row.bad == nil && row.isBlank() {
 		return nil
 	}
@@ -160,11 +163,7 @@ func (t *table) check(row *row) error {
 		return fmt.Errorf("row: has %s, the first row has %d", render.Counted(len(row.cells), "cell"), len(t.header))
 	}
 	for i, c := range row.cells {
-		text := c.text
-		if i == 0 { // files that were put together
-			text = bytes.TrimPrefix(text, []byte(byteOrderMark))
-		}
-		if c.escaped || string(bytes.TrimSpace(text)) != t.header[i] {
+		if c.escaped || string(bytes.TrimSpace(c.text)) != t.header[i] {
 			return nil
 		}
 	}
