@@ -29,12 +29,13 @@ type summary struct {
 	refused   int // files of which nothing can be published
 	users     *distinct
 	companies *distinct
-	kinds     map[string]int // bad lines
-	first     []byte         // the first event
+	bad       kinds
+	doubts    kinds  // what --strict would refuse
+	first     []byte // the first event
 }
 
 func newSummary() *summary {
-	return &summary{users: newDistinct(), companies: newDistinct(), kinds: map[string]int{}}
+	return &summary{users: newDistinct(), companies: newDistinct(), bad: kinds{}, doubts: kinds{}}
 }
 
 func (s *summary) add(e userpilot.Event) {
@@ -47,20 +48,33 @@ func (s *summary) add(e userpilot.Event) {
 	}
 }
 
-// maxKinds bounds what is kept of bad lines.
+// kinds count what is wrong, whatever the numbers in it.
+type kinds map[string]int
+
+// maxKinds bounds what is kept of these.
 const maxKinds = 100
 
 // numbers match what differs between errors of a kind.
 var numbers = regexp.MustCompile(`\b(line|byte|has) \d+`)
 
-// addBad counts a bad line by what is wrong, whatever the numbers in it, and returns that.
-func (s *summary) addBad(err error) string {
+// add returns the error's kind.
+func (k kinds) add(err error) string {
 	kind := numbers.ReplaceAllString(err.Error(), "$1 …")
-	if _, ok := s.kinds[kind]; !ok && len(s.kinds) >= maxKinds {
+	if _, ok := k[kind]; !ok && len(k) >= maxKinds {
 		kind = "other"
 	}
-	s.kinds[kind]++
+	k[kind]++
 	return kind
+}
+
+// show lists the kinds, the most frequent first. %s in the format is what is counted.
+func (k kinds) show(out io.Writer, what, format string) {
+	sorted := slices.SortedFunc(maps.Keys(k), func(a, b string) int {
+		return cmp.Or(cmp.Compare(k[b], k[a]), cmp.Compare(a, b))
+	})
+	for _, kind := range sorted {
+		fmt.Fprintf(out, format+": %s\n", render.Counted(k[kind], what), kind)
+	}
 }
 
 // pace is how fast the fleet calls, and who says so.
@@ -92,7 +106,8 @@ func (s *summary) show(out io.Writer, sources []namedSource, p pace, o *columnOp
 		fmt.Fprintf(out, ", %s exported", render.Counted(s.letters, "dead letter"))
 	}
 	fmt.Fprintln(out)
-	s.printKinds(out)
+	s.bad.show(out, "bad line", "%s")
+	s.doubts.show(out, "event", "%s that --strict refuses")
 	if s.events > 0 {
 		fmt.Fprintf(out, "at most %s%s\n", render.Counted(s.events, "call"), p.describe(s.events))
 	}
@@ -120,15 +135,6 @@ func showTables(out io.Writer, sources []namedSource, reveal bool) {
 		if f.table != nil {
 			f.show(out, reveal)
 		}
-	}
-}
-
-func (s *summary) printKinds(out io.Writer) {
-	kinds := slices.SortedFunc(maps.Keys(s.kinds), func(a, b string) int {
-		return cmp.Or(cmp.Compare(s.kinds[b], s.kinds[a]), cmp.Compare(a, b))
-	})
-	for _, kind := range kinds {
-		fmt.Fprintf(out, "%s: %s\n", render.Counted(s.kinds[kind], "bad line"), kind)
 	}
 }
 
