@@ -261,6 +261,9 @@ func (m *mapping) event(body []byte, cells []cell) ([]byte, error) {
 			return nil, fmt.Errorf("column %d: has a value, and no name in the first row", i+1)
 		}
 	}
+	for _, c := range m.columns {
+		c.see(&cells[c.index], m.null)
+	}
 	body = append(body, '{')
 	start := len(body)
 	var err error
@@ -309,9 +312,6 @@ func (m *mapping) section(body []byte, start int, name string, columns []*column
 func (c *column) append(body []byte, value *cell, null string) ([]byte, error) {
 	body = append(body, c.quoted...)
 	text := value.value()
-	if c.filled++; len(c.examples) < 2 && len(text) < maxExample {
-		c.example(text)
-	}
 	if null != "" && string(text) == null {
 		return append(body, "null"...), nil
 	}
@@ -320,6 +320,19 @@ func (c *column) append(body []byte, value *cell, null string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", c.describe(), err)
 	}
 	return body, nil
+}
+
+// see counts a cell that is not empty, whether or not the row becomes an event.
+func (c *column) see(value *cell, null string) {
+	if len(value.text) == 0 {
+		return
+	}
+	if c.filled++; len(c.examples) == 2 || len(value.text) >= maxExample {
+		return
+	}
+	if text := value.value(); null == "" || string(text) != null {
+		c.example(text)
+	}
 }
 
 // maxExample bounds the values that are kept as examples.

@@ -111,8 +111,12 @@ func (s *summary) show(out io.Writer, sources []namedSource, p pace, o *columnOp
 	if s.events > 0 {
 		fmt.Fprintf(out, "at most %s%s\n", render.Counted(s.events, "call"), p.describe(s.events))
 	}
-	if o.null == "" && slices.ContainsFunc(sources, func(f namedSource) bool { return f.table != nil }) {
-		fmt.Fprintln(out, "an empty cell leaves the property as it is (see --null)")
+	if slices.ContainsFunc(sources, func(f namedSource) bool { return f.table != nil }) {
+		null := " (see --null)"
+		if o.null != "" {
+			null = ", and one with the text of --null removes it"
+		}
+		fmt.Fprintln(out, "an empty cell leaves the property as it is"+null)
 	}
 }
 
@@ -150,35 +154,66 @@ func (p pace) describe(calls int) string {
 	return fmt.Sprintf(", %s at %s (%s)", render.Duration(took), p.rate, basis)
 }
 
-// show lists the columns.
+// show lists the columns; those without a value, and those that are not used, only by name.
 func (t *table) show(out io.Writer, reveal bool) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  COLUMN\tBECOMES\tTYPE\tFILLED\tEXAMPLES")
-	for i, c := range t.columns {
-		if i == maxShownColumns {
-			break
+	shown := 0
+	var empty []string
+	for _, c := range t.columns {
+		switch {
+		case c.filled == 0 && t.user.filled > 0:
+			empty = append(empty, c.name)
+		case shown < maxShownColumns:
+			c.show(w, reveal)
+			shown++
+		default:
+			shown++
 		}
-		kind := cmp.Or(c.kind, "string")
-		if c.layout != "" {
-			kind += " (" + c.layout + ")"
-		}
-		examples := make([]string, len(c.examples))
-		for i, e := range c.examples {
-			examples[i] = maskText(e, reveal)
-		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", render.Visible(c.name, 64), render.Visible(c.target(), 80), render.Visible(kind, 40),
-			render.Thousands(c.filled), strings.Join(examples, ", "))
 	}
 	_ = w.Flush()
-	if hidden := len(t.columns) - maxShownColumns; hidden > 0 {
+	if hidden := shown - maxShownColumns; hidden > 0 {
 		fmt.Fprintf(out, "  and %s more\n", render.Counted(hidden, "column"))
 	}
-	for _, i := range t.dropped[:min(len(t.dropped), maxShownColumns)] {
-		fmt.Fprintf(out, "  column %d %s is left out\n", i+1, quoteName(t.header[i]))
+	dropped := make([]string, 0, len(t.dropped))
+	for _, i := range t.dropped {
+		dropped = append(dropped, t.header[i])
 	}
+	showNames(out, "empty", empty)
+	showNames(out, "left out", dropped)
 	if len(t.unnamed) > 0 {
 		fmt.Fprintf(out, "  %s without a name, which must be empty\n", render.Counted(len(t.unnamed), "column"))
 	}
+}
+
+func (c *column) show(out io.Writer, reveal bool) {
+	kind := cmp.Or(c.kind, "string")
+	if c.layout != "" {
+		kind += " (" + c.layout + ")"
+	}
+	examples := make([]string, len(c.examples))
+	for i, e := range c.examples {
+		examples[i] = maskText(e, reveal)
+	}
+	fmt.Fprintf(out, "  %s\t%s\t%s\t%s\t%s\n", render.Visible(c.name, 64), render.Visible(c.target(), 80), render.Visible(kind, 40),
+		render.Thousands(c.filled), strings.Join(examples, ", "))
+}
+
+// maxShownNames is how many columns are told by name only.
+const maxShownNames = 10
+
+func showNames(out io.Writer, what string, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	quoted := make([]string, 0, maxShownNames+1)
+	for _, name := range names[:min(len(names), maxShownNames)] {
+		quoted = append(quoted, quoteName(name))
+	}
+	if len(names) > maxShownNames {
+		quoted = append(quoted, "…")
+	}
+	fmt.Fprintf(out, "  %s %s: %s\n", render.Counted(len(names), "column"), what, strings.Join(quoted, ", "))
 }
 
 // maskText tells what a value is, and not what it says.
