@@ -49,3 +49,17 @@ func TestTwoColumnsOfUsers(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Where a table may have been cut off, its last row may not be what it was.
+func TestLastLineWithoutEnd(t *testing.T) {
+	t.Parallel()
+	const note = "the last line has no end"
+	for text, want := range map[string]bool{
+		"user_id,plan\nann,pr": true, "user_id,plan\nann,\"pro\"": true, "user_id,plan\nann,pro\nbob": true, "user_id,plan\rann,pr": true,
+		"user_id,plan\nann,pro\n": false, "user_id,plan\r\nann,pro\r\n": false, "user_id,plan\n\n": false, "user_id,plan\rann,pro\r": false, "user_id,plan": true,
+	} {
+		if got := dryRun(t, "a.csv", text); strings.Contains(got, note) != want {
+			t.Errorf("%q\n%s", text, got)
+		}
+	}
+}

@@ -26,9 +26,10 @@ type scanner struct {
 	buf        []byte
 	start, end int // what has been read and not yet scanned
 	readErr    error
-	line       int // of buf[start]
-	broken     int // the line with the wrong quote, while what follows is a row only perhaps
-	lexed      row // reused
+	line       int  // of buf[start]
+	broken     int  // the line with the wrong quote, while what follows is a row only perhaps
+	unended    bool // the last row does not end with a line, as if the file were cut off there
+	lexed      row  // reused
 }
 
 // cell is the text between two separators, as a part of the scanner's buffer.
@@ -93,6 +94,7 @@ func (s *scanner) next() (*row, error) {
 		case err == nil:
 			s.start += used
 			s.line = row.last + 1
+			s.unended = s.readErr != nil && s.start == s.end && s.buf[s.start-1] != s.eol
 			if row.bad == nil && row.isEmptyLine() {
 				continue
 			}

@@ -127,6 +127,9 @@ func (f namedSource) show(out io.Writer, reveal bool) {
 	if isTable && f.table.segment {
 		what += ", with the columns of Segment"
 	}
+	if isTable && f.table.unended {
+		what += ", the last line has no end (was the file cut off?)"
+	}
 	fmt.Fprintf(out, "%s: %s\n", render.Visible(f.name, render.MaxText), what)
 	if isTable {
 		f.table.show(out, reveal)

@@ -20,6 +20,7 @@ type table struct {
 	*mapping
 	anyUTF8 bool // takes cells that are not UTF-8 for mistakes, not for another encoding
 	seen    bool // a cell that is UTF-8 and not ASCII
+	unended bool // the last row does not end with a line
 
 	slab []byte // where bodies are written
 	// held are rows that are not yet believed. A row may turn out to be only the beginning of one, and
@@ -127,6 +128,7 @@ func (t *table) doubt(row *row) {
 func (t *table) read() error {
 	row, err := t.rows.next()
 	if err != nil {
+		t.unended = t.rows.unended
 		return err
 	}
 	r := record{position: position{line: row.line}}
