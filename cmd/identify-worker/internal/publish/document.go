@@ -17,6 +17,7 @@ type document struct {
 	text     *bufio.Reader
 	line     int
 	objects  int // read so far
+	begun    int // the line in which the last one begins
 	array    bool
 	comma    bool // since the last object
 	closed   bool // the array has ended
@@ -76,6 +77,10 @@ func (d *document) byte() (byte, error) {
 // object reads up to the bracket that closes the object.
 func (d *document) object() (record, error) {
 	r := record{position: position{line: d.line}}
+	if d.begun == d.line {
+		r.object = d.objects + 1
+	}
+	d.begun = d.line
 	body := []byte{'{'}
 	d.brackets = append(d.brackets[:0], '}')
 	quoted := false

@@ -63,3 +63,14 @@ func TestLastLineWithoutEnd(t *testing.T) {
 		}
 	}
 }
+
+// Objects that share a line are told apart.
+func TestObjectsOfOneLine(t *testing.T) {
+	t.Parallel()
+	got := dryRun(t, "a.json", `[{"user_id":"a"},{},{"user_id":"b"},`+"\n"+`{},{"user_id":7}]`)
+	for _, want := range []string{"FILE:1, object 2: user_id: is missing\n", "FILE:2: user_id: is missing\n", "FILE:2, object 5: user_id: must be a string"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}

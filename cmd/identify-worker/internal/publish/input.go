@@ -19,15 +19,20 @@ const maxLineBytes = 1 << 20
 
 // position is where a record begins.
 type position struct {
-	file string
-	line int
+	file   string
+	line   int
+	object int // its number in the file, if another one begins in the same line before it
 }
 
 func (p position) String() string {
 	if p.line == 0 {
 		return render.Visible(p.file, render.MaxText)
 	}
-	return fmt.Sprintf("%s:%d", render.Visible(p.file, render.MaxText), p.line)
+	at := fmt.Sprintf("%s:%d", render.Visible(p.file, render.MaxText), p.line)
+	if p.object > 0 {
+		at += fmt.Sprintf(", object %d", p.object)
+	}
+	return at
 }
 
 // record is one event of the input, or what is wrong with it.

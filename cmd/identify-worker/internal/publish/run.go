@@ -444,7 +444,11 @@ func (r *publishing) continuation() string {
 	if r.resume.line == 0 || r.sent+r.duplicates == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; all before %s was stored: --from-line %d goes on there", r.resume, r.resume.line)
+	where := "there"
+	if r.resume.object > 0 {
+		where = "from the beginning of that line"
+	}
+	return fmt.Sprintf("; all before %s was stored: --from-line %d goes on %s", r.resume, r.resume.line, where)
 }
 
 func (r *publishing) printCounts(out io.Writer) {
