@@ -231,7 +231,7 @@ func (r *publishing) delaysLive() bool {
 // isUnusual reports whether to ask before many users, or only a part of a file, are published.
 func (r *publishing) isUnusual() bool {
 	users, _ := r.summary.users.count()
-	return users > maxUnasked || r.bad.count > 0 || r.delaysLive()
+	return users > maxUnasked || r.bad.count > 0 && r.good > 0 || r.delaysLive()
 }
 
 // ask asks on a terminal whether to publish what is unusual.

@@ -149,19 +149,32 @@ func TestBrokenTable(t *testing.T) {
 		value := rapid.OneOf(
 			rapid.StringOfN(rapid.SampledFrom([]rune("ab\"\n")), 0, 8, -1),
 			rapid.StringOfN(rapid.SampledFrom([]rune("ab\""+d.Delimiter)), 0, 8, -1))
-		rows := drawTable(rt, value, 3)
+		rows := drawTable(rt, value, 2)
 		whole, structure := d.write(rows)
 		header := strings.Index(whole, d.EOL)
 		broken := []byte(whole)
-		how := rapid.SampledFrom([]string{"insert a quote", "a quote instead", "delete", "replace"}).Draw(rt, "how")
+		how := rapid.SampledFrom([]string{"insert a quote", "a quote instead", "insert", "instead", "delete", "replace"}).Draw(rt, "how")
 		at := rapid.SampledFrom(structure).Draw(rt, "at")
-		if how == "insert a quote" || how == "a quote instead" {
+		if how != "delete" && how != "replace" {
 			at = rapid.IntRange(0, len(broken)-1).Draw(rt, "anywhere")
 		}
-		if at < header+len(d.EOL) {
+		isQuoted := strings.Count(whole[:at], `"`)%2 == 1
+		if header < 0 || at < header+len(d.EOL) || isQuoted && (how == "insert" || how == "instead") {
 			return
 		}
+		mark := rapid.SampledFrom([]byte{d.Delimiter[0], d.EOL[len(d.EOL)-1]}).Draw(rt, "mark")
 		switch how {
+		case "insert":
+			broken = slices.Insert(broken, at, mark)
+		case "instead":
+			isEnd := at+1 == len(whole) || strings.HasPrefix(whole[at+1:], d.EOL)
+			if mark != d.Delimiter[0] && (isEnd || strings.HasSuffix(whole[:at], d.EOL)) {
+				return // a row has one letter less at its end, and an empty line follows: nobody can see that
+			}
+			if whole[at] == '"' {
+				return // what follows has a wrong quote, and cannot cost each row before one
+			}
+			broken[at] = mark
 		case "insert a quote":
 			broken = slices.Insert(broken, at, '"')
 		case "a quote instead":
@@ -182,7 +195,7 @@ func TestBrokenTable(t *testing.T) {
 			events = append(events, eventOf(rt, rows[0], row))
 		}
 		for _, got := range eventsIn(rt, bodies) {
-			if !slices.Contains(events, got) {
+			if !slices.Contains(events, got) && strings.Contains(got, `"user_id":`) { // without a user it is a bad line
 				rt.Fatalf("%s at %d of %q\n%q\nfalse %s", how, at, whole, broken, got)
 			}
 		}
