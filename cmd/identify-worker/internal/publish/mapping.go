@@ -84,7 +84,7 @@ func newMapping(header []string, o *columnOptions) (*mapping, error) {
 		return nil, m.noUser(header)
 	}
 	m.segment = header[user] == "userId" && o.userID == ""
-	if err := m.checkOptions(header); err != nil {
+	if err := m.checkOptions(header, user); err != nil {
 		return nil, err
 	}
 	targets := make(map[string]*column, len(header))
@@ -120,7 +120,7 @@ func (m *mapping) findUser(header []string) int {
 		return m.find(header, m.userID)
 	}
 	for name, target := range m.renamed {
-		if target == "user_id" {
+		if baseName(target) == "user_id" {
 			return m.find(header, name)
 		}
 	}
@@ -160,8 +160,9 @@ func (m *mapping) noUser(header []string) error {
 	return errors.New("first row: has no column user_id; the first row must have the columns' names, and --user-id names the column that has the users' ids (see --delimiter for the separator, --map for other names)")
 }
 
-// checkOptions finds names that are given and that the table does not have.
-func (m *mapping) checkOptions(header []string) error {
+// checkOptions finds names that are given and that the table does not have, and a second column that is
+// to have the users' ids.
+func (m *mapping) checkOptions(header []string, user int) error {
 	missing := func(flag string, names ...string) error {
 		for _, name := range names {
 			if name != "" && m.find(header, name) < 0 {
@@ -175,6 +176,11 @@ func (m *mapping) checkOptions(header []string) error {
 		renamed = append(renamed, name)
 	}
 	slices.Sort(renamed)
+	for _, name := range renamed {
+		if i := m.find(header, name); baseName(m.renamed[name]) == "user_id" && i >= 0 && i != user {
+			return fmt.Errorf("column %s: only one column can have the users' ids (see --map and --user-id)", quoteName(name))
+		}
+	}
 	return errors.Join(missing("--company-id", m.companyID), missing("--map", renamed...),
 		missing("--drop", m.drop...), missing("--only", m.only...))
 }
@@ -371,6 +377,9 @@ func parseRenamed(text string) (map[string]string, error) {
 		name, target := strings.TrimSpace(pair[:i]), strings.TrimSpace(pair[i+1:])
 		if name == "" || target == "" {
 			return nil, errors.New("must have a name on both sides of the equals sign")
+		}
+		if renamed[name] != "" {
+			return nil, errors.New("must name each column once")
 		}
 		renamed[name] = target
 	}

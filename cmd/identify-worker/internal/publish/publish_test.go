@@ -332,6 +332,8 @@ func TestColumns(t *testing.T) {
 		"all": {columnOptions{userID: "ID", companyID: "Account ID", decimal: ',', renamed: map[string]string{"Full name": "name", "Account": "company.name", "Revenue": "revenue:number", "Seats": "company.seats:number"}},
 			`{"user_id":"7","metadata":{"name":"Ann","revenue":1234.50},"company":{"name":"Acme","id":"a1","seats":12}}`, ""},
 		"a renamed id":   {columnOptions{renamed: map[string]string{"ID": "user_id"}, only: []string{"Seats"}}, `{"user_id":"7","metadata":{"Seats":"12"}}`, ""},
+		"typed":          {columnOptions{renamed: map[string]string{"ID": "user_id:string"}, only: []string{"Seats"}}, `{"user_id":"7","metadata":{"Seats":"12"}}`, ""},
+		"two ids":        {columnOptions{userID: "ID", renamed: map[string]string{"Account ID": "user_id"}}, "", `line 1: column "Account ID": only one column can have the users' ids (see --map and --user-id)`},
 		"drop":           {columnOptions{userID: "ID", drop: []string{"Revenue", "Account ID", "Account"}}, `{"user_id":"7","metadata":{"Full name":"Ann","Seats":"12"}}`, ""},
 		"no such column": {columnOptions{userID: "ID", drop: []string{"Revenues"}}, "", `line 1: first row: has no column "Revenues" (see --drop)`},
 		"no such id":     {columnOptions{userID: "Id"}, "", "line 1: first row: has no column of the name that --user-id gives; are these the columns' names, and is the separator right (see --delimiter)?"},
@@ -454,6 +456,7 @@ func TestParseRenamed(t *testing.T) {
 		"full name = name, Account=company.x": "Account=company.x,full name=name",
 		"d=d:date(Jan 2, 2006),e=f":           "d=d:date(Jan 2, 2006),e=f",
 		"a=b=c":                               "a=b=c",
+		"a=b,a=c":                             "must name each column once",
 		"a":                                   "must be COLUMN=NAME, such as 'full name=name,Account=company.name'",
 		"a=":                                  "must have a name on both sides of the equals sign",
 	} {
