@@ -153,6 +153,7 @@ func TestCheckStrict(t *testing.T) {
 		{"NaN", `{"user_id":"NaN"}`, "user_id: is no id, but what a program writes where it has none"},
 		{"a spreadsheet's error", `{"user_id":"#REF!"}`, "user_id: is no id, but what a program writes where it has none"},
 		{"a template", `{"user_id":"{{ user.id }}"}`, "user_id: has the text of a template in it"},
+		{"a formula", `{"user_id":"=\"007\""}`, "user_id: is a spreadsheet's formula"},
 		{"rounded", `{"user_id":"1.23457E+15"}`, "user_id: is a number that a spreadsheet or a program has rounded"},
 		{"rounded with a comma", `{"user_id":"1,2E+05"}`, "user_id: is a number that a spreadsheet or a program has rounded"},
 		{"like one", `{"user_id":"1E+x"}`, ""},

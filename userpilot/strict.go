@@ -186,6 +186,8 @@ func idProblem(id string) string {
 		return "is no id, but what a program writes where it has none"
 	case strings.Contains(id, "{{") || strings.Contains(id, "}}") || strings.Contains(id, "${") || strings.Contains(id, "<%"):
 		return "has the text of a template in it"
+	case strings.HasPrefix(id, `="`):
+		return "is a spreadsheet's formula"
 	case isRounded(id):
 		return "is a number that a spreadsheet or a program has rounded"
 	}

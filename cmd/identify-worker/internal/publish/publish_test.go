@@ -279,7 +279,7 @@ func TestSource(t *testing.T) {
 		"sequence":          {"f", "\x1e" + event + "\n\x1e{\n}\n", "JSON text sequence (RFC 7464)", event + "|{\n}", ""},
 		"XLSX":              {"f.csv", "PK\x03\x04\x14\x00\x06\x00", "", "", `is an Excel workbook or another zip file: in Excel, save it as "CSV UTF-8"; unzip any other`},
 		"XLS":               {"f.csv", "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "", "", `is an old Excel workbook: save it as "CSV UTF-8"`},
-		"HTML":              {"f.csv", "<!DOCTYPE html>\n<html>", "", "", "is HTML or XML, not a table or JSON: was it saved from a page that asks to log in?"},
+		"HTML":              {"f.csv", "<!DOCTYPE html>\n<html>", "", "", `is HTML or XML, not a table or JSON: was it saved from a page that asks to log in? If Excel opens it as a table, save it there as "CSV UTF-8"`},
 		"binary":            {"f.csv", "ab\x00\x01\x02\x00", "", "", "is not text: it has NUL bytes in its first line; export the data as CSV or NDJSON"},
 		"nothing":           {"f.csv", "", "empty", "", ""},
 		"blank lines above": {"f", "\n\n\n\n" + table, "table separated by commas", event, ""},

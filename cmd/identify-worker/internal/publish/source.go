@@ -210,7 +210,7 @@ func (b *beginning) choose(s *source) error {
 	case format == "csv":
 		return b.table(s)
 	case format == "markup":
-		return errors.New("is HTML or XML, not a table or JSON: was it saved from a page that asks to log in?")
+		return errors.New("is HTML or XML, not a table or JSON: was it saved from a page that asks to log in? If Excel opens it as a table, save it there as \"CSV UTF-8\"")
 	case len(first) > 0 && first[0] == '\x1e':
 		s.what, s.recordReader = "JSON text sequence (RFC 7464)", &ndjson{lines: b.Reader, end: '\x1e', line: 1}
 	case format == "json":
