@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -72,5 +73,18 @@ func TestObjectsOfOneLine(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
+	}
+}
+
+// However many kinds of mistakes there are, the summary stays short.
+func TestManyKinds(t *testing.T) {
+	t.Parallel()
+	var text strings.Builder
+	for i := range 130 {
+		fmt.Fprintf(&text, `{"user_id":"u","x%d":1}`+"\n", i)
+	}
+	got := dryRun(t, "a.ndjson", text.String())
+	if kinds := strings.Count(got, " that --strict refuses: "); kinds != maxShownKinds || !strings.Contains(got, "\n110 events that --strict refuses for other reasons\n") {
+		t.Errorf("%d kinds:\n%s", kinds, got)
 	}
 }

@@ -54,6 +54,9 @@ type kinds map[string]int
 // maxKinds bounds what is kept of these.
 const maxKinds = 100
 
+// otherKind is all the rest.
+const otherKind = "other"
+
 // numbers match what differs between errors of a kind.
 var numbers = regexp.MustCompile(`\b(line|byte|has) \d+`)
 
@@ -61,19 +64,31 @@ var numbers = regexp.MustCompile(`\b(line|byte|has) \d+`)
 func (k kinds) add(err error) string {
 	kind := numbers.ReplaceAllString(err.Error(), "$1 …")
 	if _, ok := k[kind]; !ok && len(k) >= maxKinds {
-		kind = "other"
+		kind = otherKind
 	}
 	k[kind]++
 	return kind
 }
+
+// maxShownKinds is how many kinds the summary lists.
+const maxShownKinds = 20
 
 // show lists the kinds, the most frequent first. %s in the format is what is counted.
 func (k kinds) show(out io.Writer, what, format string) {
 	sorted := slices.SortedFunc(maps.Keys(k), func(a, b string) int {
 		return cmp.Or(cmp.Compare(k[b], k[a]), cmp.Compare(a, b))
 	})
+	rest, shown := 0, 0
 	for _, kind := range sorted {
+		if kind == otherKind || shown == maxShownKinds {
+			rest += k[kind]
+			continue
+		}
 		fmt.Fprintf(out, format+": %s\n", render.Counted(k[kind], what), kind)
+		shown++
+	}
+	if rest > 0 {
+		fmt.Fprintf(out, format+" for other reasons\n", render.Counted(rest, what))
 	}
 }
 
