@@ -17,6 +17,7 @@ type columnOptions struct {
 	drop, only        []string
 	null              string
 	decimal           byte // the mark in numbers; 0 for numbers as JSON has them
+	shortRows         bool // Excel may leave out empty cells at the end of rows
 }
 
 // given are the flags that say which columns there are and which are sent.

@@ -80,10 +80,10 @@ func TestTable(t *testing.T) {
 		"only names":                {"user_id\n", "", "", ""},
 		"lines above":               {"\n\nuser_id,a\n\nann,x\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "", ""},
 		"empty columns and rows":    {"user_id,a,,\nann,x,,\n,,,\nbob,y,,z\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "4: column 4: has a value, and no name in the first row", ""},
-		"too few cells":             {"user_id,a,b\nann,x\nbob,x,y\n", `{"user_id":"bob","metadata":{"a":"x","b":"y"}}`, "2: row: has 2 cells, the first row has 3", ""},
-		"a line feed in the last":   {"user_id,a\ndi,z\nann,x\ny\n\nbob,x\n", `{"user_id":"di","metadata":{"a":"z"}}|{"user_id":"bob","metadata":{"a":"x"}}`, "3: row: may not be whole, as line 4 has a single cell: a cell with a line feed needs quotes|4: row: has 1 cell, the first row has 2", ""},
-		"a line feed in the first":  {"user_id,a\nan\nn,x\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: has 1 cell, the first row has 2|3: row: may not be whole, as line 2 has a single cell: a cell with a line feed needs quotes", ""},
-		"an empty cell by itself":   {"user_id,a\nann,x\n\"\"\n", "", "2: row: may not be whole, as line 3 has a single cell: a cell with a line feed needs quotes|3: row: has 1 cell, the first row has 2", ""},
+		"too few cells":             {"user_id,a,b\nann,x\nbob,x,y\n", `{"user_id":"bob","metadata":{"a":"x","b":"y"}}`, "2: row: has 2 cells, the first row has 3 (see --short-rows)", ""},
+		"a line feed in the last":   {"user_id,a\ndi,z\nann,x\ny\n\nbob,x\n", `{"user_id":"di","metadata":{"a":"z"}}|{"user_id":"bob","metadata":{"a":"x"}}`, "3: row: may not be whole, as line 4 has a single cell: a cell with a line feed needs quotes|4: row: has 1 cell, the first row has 2 (see --short-rows)", ""},
+		"a line feed in the first":  {"user_id,a\nan\nn,x\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: has 1 cell, the first row has 2 (see --short-rows)|3: row: may not be whole, as line 2 has a single cell: a cell with a line feed needs quotes", ""},
+		"an empty cell by itself":   {"user_id,a\nann,x\n\"\"\n", "", "2: row: may not be whole, as line 3 has a single cell: a cell with a line feed needs quotes|3: row: has 1 cell, the first row has 2 (see --short-rows)", ""},
 		"too many cells":            {"user_id,a\nann,x,y\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: has 3 cells, the first row has 2", ""},
 		"a quote within a cell":     {"user_id,a\nann,x\"y\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, `2: row: has a quote within a cell that does not begin with one, in line 2, column 2; write "15"" wide" for 15" wide`, ""},
 		"a quote that stays open":   {"user_id,a\nann,\"x\nbob,x\ncy,\"y, z\"\n", `{"user_id":"bob","metadata":{"a":"x"}}|{"user_id":"cy","metadata":{"a":"y, z"}}`, `2: row: a quote that opens in line 2 is followed in line 4 by one that does not end the cell; write "15"" wide" for 15" wide`, ""},
@@ -112,8 +112,8 @@ func TestTable(t *testing.T) {
 		"semicolons":     {"user_id;a\nann;x,y\n", `{"user_id":"ann","metadata":{"a":"x,y"}}`, "", ""},
 		"tabs":           {"user_id\ta\nann\tx\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "", ""},
 		"bars":           {"a|user_id\nx|ann\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "", ""},
-		"sep=":           {"sep=;\r\nuser_id;a\r\nann;x\r\n\r\nbob\r\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "5: row: has 1 cell, the first row has 2", ""},
-		"CR":             {"user_id,a\rann,x\r\rbob\r\rcy,\"a\rb\"", `{"user_id":"ann","metadata":{"a":"x"}}|{"user_id":"cy","metadata":{"a":"a\rb"}}`, "4: row: has 1 cell, the first row has 2", ""},
+		"sep=":           {"sep=;\r\nuser_id;a\r\nann;x\r\n\r\nbob\r\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "5: row: has 1 cell, the first row has 2 (see --short-rows)", ""},
+		"CR":             {"user_id,a\rann,x\r\rbob\r\rcy,\"a\rb\"", `{"user_id":"ann","metadata":{"a":"x"}}|{"user_id":"cy","metadata":{"a":"a\rb"}}`, "4: row: has 1 cell, the first row has 2 (see --short-rows)", ""},
 		"Segment":        {"userId,traits.plan,groupId\nann,pro,g\n", `{"user_id":"ann","metadata":{"plan":"pro"},"company":{"id":"g"}}`, "", ""},
 		"a long row":     {"user_id,a\nann," + strings.Repeat("x", 2<<20) + "\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: is longer than 1MiB", ""},
 		"a long quote":   {"user_id,a\nann,\"" + strings.Repeat(strings.Repeat("x", 511)+"\n", 1<<12) + "\nbob,x\n", "", "", ""},
@@ -348,6 +348,26 @@ func TestColumns(t *testing.T) {
 				t.Errorf("got %s, %q, %q", got, bad, whole)
 			}
 		})
+	}
+}
+
+// Excel leaves out the last cells of rows where they are empty in many of them.
+func TestShortRows(t *testing.T) {
+	t.Parallel()
+	o := options()
+	o.columns.shortRows = true
+	const rows = "user_id,a,b\nann,x,y\nbob,x\ncy\n\n"
+	const events = `{"user_id":"ann","metadata":{"a":"x","b":"y"}}|{"user_id":"bob","metadata":{"a":"x"}}|{"user_id":"cy"}`
+	for name, test := range map[string]struct{ text, bodies, bad string }{
+		"none wrong":           {"", "", ""},
+		"too long":             {"di,x,y,z\ned,x\n", `|{"user_id":"ed","metadata":{"a":"x"}}`, "6: row: has 4 cells, the first row has 3"},
+		"rows within a cell":   {"di,\"x\ned\nflo,y\",z\n", "", `6: row: a quote that opens in line 6 closes in line 8, and between them are lines that look like rows: close the quote, or give --multiline if cells have such lines`},
+		"a quote that is open": {"di,\"x\ned\n", `|{"user_id":"ed"}`, "6: row: a quote that opens in line 6 does not close"},
+	} {
+		bodies, bad, whole := readAll(t, "f", rows+test.text, o)
+		if got := strings.Join(bodies, "|"); got != events+test.bodies || strings.Join(bad, "|") != test.bad || whole != "" {
+			t.Errorf("%s: %s, %q, %q", name, got, bad, whole)
+		}
 	}
 }
 

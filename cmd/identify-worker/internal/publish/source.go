@@ -355,6 +355,7 @@ func (b *beginning) table(s *source) error {
 	}
 	rows := newScanner(b.Reader, delimiter, eol, b.options.multiline)
 	rows.line += lines
+	rows.short = b.options.columns.shortRows
 	s.table = newTable(rows, &b.options.columns)
 	s.table.anyUTF8 = b.options.encoding != "auto"
 	s.what = "table separated by " + separatorName(delimiter)

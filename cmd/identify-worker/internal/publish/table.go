@@ -165,6 +165,9 @@ func (t *table) read() error {
 	if t.isNothing(row) {
 		return nil
 	}
+	if row.bad == nil && t.options.shortRows {
+		row.cells = append(row.cells, make([]cell, max(0, len(t.header)-len(row.cells)))...)
+	}
 	lines := row.last - row.line + 1
 	if r.err = t.check(row); r.err != nil {
 		if t.isStray(row) {
@@ -192,7 +195,11 @@ func (t *table) check(row *row) error {
 	case row.bad != nil:
 		return row.bad
 	case len(row.cells) != len(t.header):
-		return fmt.Errorf("row: has %s, the first row has %d", render.Counted(len(row.cells), "cell"), len(t.header))
+		hint := ""
+		if len(row.cells) < len(t.header) {
+			hint = " (see --short-rows)"
+		}
+		return fmt.Errorf("row: has %s, the first row has %d%s", render.Counted(len(row.cells), "cell"), len(t.header), hint)
 	case t.stray > 0 && t.stray == row.line-1:
 		return mayGoOn(t.stray)
 	}
