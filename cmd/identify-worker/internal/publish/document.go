@@ -74,13 +74,19 @@ func (d *document) byte() (byte, error) {
 	return c, err
 }
 
-// object reads up to the bracket that closes the object.
-func (d *document) object() (record, error) {
-	r := record{position: position{line: d.line}}
+// position is where the object begins whose first bracket was read.
+func (d *document) position() position {
+	p := position{line: d.line}
 	if d.begun == d.line {
-		r.object = d.objects + 1
+		p.object = d.objects + 1
 	}
 	d.begun = d.line
+	return p
+}
+
+// object reads up to the bracket that closes the object.
+func (d *document) object() (record, error) {
+	r := record{position: d.position()}
 	body := []byte{'{'}
 	d.brackets = append(d.brackets[:0], '}')
 	quoted := false

@@ -28,11 +28,10 @@ func (p position) String() string {
 	if p.line == 0 {
 		return render.Visible(p.file, render.MaxText)
 	}
-	at := fmt.Sprintf("%s:%d", render.Visible(p.file, render.MaxText), p.line)
 	if p.object > 0 {
-		at += fmt.Sprintf(", object %d", p.object)
+		return fmt.Sprintf("%s:%d, object %d", render.Visible(p.file, render.MaxText), p.line, p.object)
 	}
-	return at
+	return fmt.Sprintf("%s:%d", render.Visible(p.file, render.MaxText), p.line)
 }
 
 // record is one event of the input, or what is wrong with it.

@@ -191,7 +191,7 @@ func (t *valueType) parseDate(text string) (at time.Time, timed bool, err error)
 		return parseSerial(text)
 	case "unix":
 		seconds, err := strconv.ParseFloat(text, 64)
-		if err != nil || !(seconds >= 0 && seconds <= 1e11) { // NaN is neither
+		if err != nil || math.IsNaN(seconds) || seconds < 0 || seconds > 1e11 {
 			return at, false, errors.New("is not a number of seconds")
 		}
 		return time.UnixMilli(int64(seconds * 1000)).UTC(), true, nil
@@ -229,7 +229,7 @@ const (
 // parseSerial reads the serial number of a date in a spreadsheet.
 func parseSerial(text string) (at time.Time, timed bool, err error) {
 	days, err := strconv.ParseFloat(text, 64)
-	if err != nil || !(days >= firstSerial && days < lastSerial+1) { // NaN is neither
+	if err != nil || math.IsNaN(days) || days < firstSerial || days >= lastSerial+1 {
 		return at, false, errors.New("is not a number of days")
 	}
 	whole, rest := math.Modf(days)
