@@ -88,3 +88,16 @@ func TestManyKinds(t *testing.T) {
 		t.Errorf("%d kinds:\n%s", kinds, got)
 	}
 }
+
+// An object that is too long is one bad line of a document, too.
+func TestLongObject(t *testing.T) {
+	t.Parallel()
+	long := `{"user_id":"` + strings.Repeat("x", maxLineBytes) + "\",\n\"metadata\":{}}"
+	bodies, bad, whole := readAll(t, "a.json", "[\n{\"user_id\":\"a\"},\n"+long+",\n{\"user_id\":\"b\"}]", options())
+	if got := strings.Join(bodies, "|"); got != `{"user_id":"a"}|{"user_id":"b"}` || fmt.Sprint(bad) != "[3: object: is longer than 1MiB]" || whole != "" {
+		t.Errorf("%s, %q, %q", got, bad, whole)
+	}
+	if _, _, whole := readAll(t, "a.json", "[{\"a\":\n"+strings.Repeat("[", 2*maxLineBytes), options()); whole != "line 2: is not JSON: the brackets do not end" {
+		t.Error(whole)
+	}
+}
