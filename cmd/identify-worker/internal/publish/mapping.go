@@ -282,10 +282,20 @@ func (m *mapping) event(body []byte, cells []cell) ([]byte, error) {
 	if body, err = m.section(body, start, "metadata", m.metadata, cells); err != nil {
 		return nil, err
 	}
-	if body, err = m.section(body, start, "company", m.company, cells); err != nil {
-		return nil, err
+	if m.hasCompany(cells) {
+		if body, err = m.section(body, start, "company", m.company, cells); err != nil {
+			return nil, err
+		}
 	}
 	return append(body, '}'), nil
+}
+
+// hasCompany reports whether anything is known of a company: databases write null for all of it.
+func (m *mapping) hasCompany(cells []cell) bool {
+	return slices.ContainsFunc(m.company, func(c *column) bool {
+		value := cells[c.index]
+		return len(value.text) > 0 && (m.null == "" || string(value.value()) != m.null)
+	})
 }
 
 func (m *mapping) section(body []byte, start int, name string, columns []*column, cells []cell) ([]byte, error) {

@@ -71,6 +71,7 @@ func TestTable(t *testing.T) {
 		"only a company":            {"user_id,a,company.id\nann,,7\n", `{"user_id":"ann","company":{"id":"7"}}`, "", ""},
 		"no user":                   {"user_id,a\n,x\n", `{"metadata":{"a":"x"}}`, "", ""},
 		"null":                      {"user_id,a:number\nann,NULL\n", `{"user_id":"ann","metadata":{"a":null}}`, "", ""},
+		"no company but null":       {"user_id,company.id,company.name\nann,NULL,NULL\nbob,,NULL\ncy,7,NULL\ndi,NULL,x\n", `{"user_id":"ann"}|{"user_id":"bob"}|{"user_id":"cy","company":{"id":"7","name":null}}|{"user_id":"di","company":{"id":null,"name":"x"}}`, "", ""},
 		"quotes and lines":          {"user_id,a\nann,\"say \"\"hi\"\"\nto all\"\nbob,x\n", `{"user_id":"ann","metadata":{"a":"say \"hi\"\nto all"}}|{"user_id":"bob","metadata":{"a":"x"}}`, "", ""},
 		"CRLF within quotes":        {"user_id,a\r\nann,\"x\r\ny\"\r\n", `{"user_id":"ann","metadata":{"a":"x\r\ny"}}`, "", ""},
 		"dots in a name":            {"user_id,metadata.a.b\nann,x\n", `{"user_id":"ann","metadata":{"a.b":"x"}}`, "", ""},
