@@ -1,7 +1,9 @@
 package userpilot
 
 import (
+	"bytes"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 	"unicode"
@@ -29,74 +31,127 @@ func (e Event) CheckStrict() error {
 	if problem := idProblem(e.userID); problem != "" {
 		return invalid("user_id", "%s", problem)
 	}
-	r := newReader(nil)
+	r := newReader(e.body)
 	defer r.free()
-	seen := make(map[string]bool, 3)
-	for name, value := range r.members(e.body) {
-		member := string(unquote(name))
-		if seen[member] {
-			return invalid(quoteName(member), "appears twice")
+	var seen nameSet
+	for quoted := range r.names() {
+		name := unquote(quoted)
+		if seen.add(name) {
+			return invalid(quoteName(string(name)), "appears twice")
 		}
-		seen[member] = true
-		if err := checkMember(member, value); err != nil {
+		if err := r.checkMember(string(name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkMember(name string, value jsontext.Value) error {
-	switch name {
-	case "user_id":
-		return nil
-	case "metadata":
-		if kind := value.Kind(); kind != '{' {
-			return invalid("metadata", "must be an object, not %s", kindName(kind))
+// names opens the object that comes next and yields its names, still quoted. Between two of them the
+// value must be read. The text is known to be valid.
+func (r *reader) names() iter.Seq[jsontext.Value] {
+	return func(yield func(jsontext.Value) bool) {
+		if _, err := r.ReadToken(); err != nil {
+			return
 		}
-		return checkFlat(name, value)
-	case "company":
-		if value.Kind() == '{' {
-			return checkFlat(name, value)
+		for r.PeekKind() != '}' {
+			name, err := r.ReadValue()
+			if err != nil || !yield(name) {
+				return
+			}
 		}
-		return nil
+		_, _ = r.ReadToken()
+	}
+}
+
+// nameSet are names of an object, as parts of its text. A few are searched one by one, which is
+// faster than a map.
+type nameSet struct {
+	few  [32][]byte
+	n    int
+	many map[string]struct{}
+}
+
+// add reports whether a name is there already.
+func (s *nameSet) add(name []byte) bool {
+	for _, other := range s.few[:min(s.n, len(s.few))] {
+		if bytes.Equal(other, name) {
+			return true
+		}
+	}
+	switch {
+	case s.n < len(s.few):
+		s.few[s.n] = name
+	case s.many == nil:
+		s.many = map[string]struct{}{string(name): {}}
+	default:
+		if _, ok := s.many[string(name)]; ok {
+			return true
+		}
+		s.many[string(name)] = struct{}{}
+	}
+	s.n++
+	return false
+}
+
+func (r *reader) checkMember(name string) error {
+	kind := r.PeekKind()
+	switch {
+	case name == "metadata" && kind != '{':
+		return invalid("metadata", "must be an object, not %s", kindName(kind))
+	case (name == "metadata" || name == "company") && kind == '{':
+		return r.checkFlat(name)
+	case name == "user_id" || name == "company":
+		_, err := r.ReadValue()
+		return err
 	}
 	return invalid(quoteName(name), "is not a member of an identify (user_id, metadata, company)")
 }
 
-func checkFlat(object string, members jsontext.Value) error {
-	r := newReader(nil)
-	defer r.free()
-	seen := map[string]bool{}
-	for quoted, value := range r.members(members) {
-		name := string(unquote(quoted))
+func (r *reader) checkFlat(object string) error {
+	var seen nameSet
+	var ids [companyByCompanyID + 1]bool
+	for quoted := range r.names() {
+		name := unquote(quoted)
+		value, err := r.ReadValue()
+		if err != nil {
+			return err
+		}
 		if problem := propertyProblem(name, value); problem != "" {
-			return invalid(object+"."+quoteName(name), "%s", problem)
+			return invalid(object+"."+quoteName(string(name)), "%s", problem)
 		}
-		if seen[name] {
-			return invalid(object+"."+quoteName(name), "appears twice")
+		if seen.add(name) {
+			return invalid(object+"."+quoteName(string(name)), "appears twice")
 		}
-		seen[name] = true
-		if object == "company" && companyKey([]byte(name)) != noCompany && value.Kind() == '"' {
-			if problem := idProblem(string(unquote(value))); problem != "" {
-				return invalid("company."+name, "%s", problem)
+		if key := companyKey(name); object == "company" && key != noCompany {
+			ids[key] = true
+			if problem := companyProblem(value); problem != "" {
+				return invalid("company."+string(name), "%s", problem)
 			}
 		}
 	}
 	switch {
-	case object == "company" && seen["id"] && seen["company_id"]:
+	case ids[companyByID] && ids[companyByCompanyID]:
 		return invalid("company", "has both id and company_id")
-	case len(seen) > maxStrictProperties:
+	case seen.n > maxStrictProperties:
 		return invalid(object, "has more than %d properties", maxStrictProperties)
 	}
 	return nil
 }
 
+// companyProblem returns what is wrong with a company's id, or "".
+func companyProblem(id jsontext.Value) string {
+	if id.Kind() != '"' {
+		return ""
+	}
+	return idProblem(string(unquote(id)))
+}
+
 // propertyProblem returns what is wrong with a property by itself, or "".
-func propertyProblem(name string, value jsontext.Value) string {
+func propertyProblem(name []byte, value jsontext.Value) string {
 	switch kind := value.Kind(); {
 	case kind == '{' || kind == '[':
 		return "must be a string, a number, a boolean or null, not " + kindName(kind)
-	case utf8.RuneCountInString(name) > maxStrictName:
+	case len(name) > maxStrictName && utf8.RuneCount(name) > maxStrictName:
 		return fmt.Sprintf("has a name of more than %d characters", maxStrictName)
 	case len(value) > maxStrictValue && utf8.RuneCount(unquoteText(value)) > maxStrictValue:
 		return fmt.Sprintf("is longer than %d characters", maxStrictValue)
@@ -118,7 +173,7 @@ const bogusIDs = "|undefined|null|(null)|nil|none|nan|true|false|n/a|[object obj
 // idProblem returns what is wrong with an id that is surely nobody's, or "". It does not contain the
 // id.
 func idProblem(id string) string {
-	trimmed := strings.TrimSpace(id)
+	trimmed := strings.TrimFunc(id, isBlank)
 	switch {
 	case trimmed == "":
 		if id == "" {
@@ -131,15 +186,21 @@ func idProblem(id string) string {
 		return "is no id, but what a program writes where it has none"
 	case strings.Contains(id, "{{") || strings.Contains(id, "}}") || strings.Contains(id, "${") || strings.Contains(id, "<%"):
 		return "has the text of a template in it"
+	case strings.HasPrefix(id, `="`):
+		return "is a spreadsheet's formula"
 	case isRounded(id):
-		return "is a number that a spreadsheet has rounded"
+		return "is a number that a spreadsheet or a program has rounded"
 	}
 	return ""
 }
 
-// isRounded reports whether text is a number with an exponent as a spreadsheet writes it.
+// isBlank reports whether nothing is seen of a character: a space, or one such as a byte order mark or
+// a zero-width space, which are copied along unseen.
+func isBlank(r rune) bool { return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) }
+
+// isRounded reports whether text is a number with an exponent as a spreadsheet or a program writes it.
 func isRounded(text string) bool {
-	mantissa, exponent, found := strings.Cut(text, "E+")
+	mantissa, exponent, found := strings.Cut(strings.ToUpper(text), "E+")
 	isDigits := func(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 	if !found || !isDigits(exponent) || mantissa == "" || !isDigits(mantissa[:1]) {
 		return false

@@ -145,7 +145,8 @@ func TestPatternOfInvalidEvents(t *testing.T) {
 		{`{"user_id":" 7"}`, "user_id: has blanks at its ends"},
 		{`{"user_id":"undefined"}`, "user_id: is no id, but what a program writes where it has none"},
 		{`{"user_id":"${id}"}`, "user_id: has the text of a template in it"},
-		{`{"user_id":"u","company":{"id":"1.23457E+15"}}`, "company.id: is a number that a spreadsheet has rounded"},
+		{`{"user_id":"=\"7\""}`, "user_id: is a spreadsheet's formula"},
+		{`{"user_id":"u","company":{"id":"1.23457E+15"}}`, "company.id: is a number that a spreadsheet or a program has rounded"},
 	} {
 		event, err := userpilot.Parse([]byte(test.body))
 		if err == nil {

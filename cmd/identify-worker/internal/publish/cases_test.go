@@ -70,14 +70,14 @@ func TestSpectrum(t *testing.T) {
 func TestCsvkit(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ bodies, bad, whole string }{
-		"bad.csv":                          {"", "2: row: has 4 cells, the first row has 3|3: row: has 2 cells, the first row has 3", ""},
+		"bad.csv":                          {"", "2: row: has 4 cells, the first row has 3|3: row: has 2 cells, the first row has 3 (see --short-rows)", ""},
 		"blanks.csv":                       {`{"metadata":{"b":"NA","c":"N/A","d":"NONE","e":"NULL","f":"."}}`, "", ""},
 		"dummy.tsv":                        {`{"user_id":"1","metadata":{"b":"2","c":"3"}}`, "", ""},
 		"mac_newlines.csv":                 {`{"user_id":"1","metadata":{"b":"2","c":"3"}}|{"user_id":"Once upon\ra time","metadata":{"b":"5","c":"6"}}`, "", ""},
 		"no_header_row.csv":                {"", "", "no column of the name"},
 		"null_byte.csv":                    {`{"user_id":"\u0000","metadata":{"b":"2","c":"3"}}`, "", ""},
 		"optional_quote_characters.csv":    {`{"user_id":"1","metadata":{"b":"2","c":"3"}}`, "", ""},
-		"test_empty_columns.csv":           {`{"user_id":"a"}`, "3: row: has 4 cells, the first row has 5", ""},
+		"test_empty_columns.csv":           {`{"user_id":"a"}`, "3: row: has 4 cells, the first row has 5 (see --short-rows)", ""},
 		"test_empty_columns_long_row.csv":  {"", "", ""},
 		"test_empty_columns_short_row.csv": {"", "", ""},
 		"test_latin1.csv":                  {`{"user_id":"1","metadata":{"b":"2","c":"3"}}`, "", "--encoding windows-1252"},

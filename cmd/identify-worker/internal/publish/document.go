@@ -17,6 +17,7 @@ type document struct {
 	text     *bufio.Reader
 	line     int
 	objects  int // read so far
+	begun    int // the line in which the last one begins
 	array    bool
 	comma    bool // since the last object
 	closed   bool // the array has ended
@@ -73,44 +74,77 @@ func (d *document) byte() (byte, error) {
 	return c, err
 }
 
-// object reads up to the bracket that closes the object.
+// position is where the object begins whose first bracket was read.
+func (d *document) position() position {
+	p := position{line: d.line}
+	if d.begun == d.line {
+		p.object = d.objects + 1
+	}
+	d.begun = d.line
+	return p
+}
+
+// object reads up to the bracket that closes the object. One that is too long is a bad one, and read to
+// its end.
 func (d *document) object() (record, error) {
-	r := record{position: position{line: d.line}}
-	body := []byte{'{'}
+	r := record{position: d.position()}
+	body := bounded{'{'}
 	d.brackets = append(d.brackets[:0], '}')
+	err := d.rest(&body)
+	switch {
+	case errors.Is(err, io.EOF):
+		return r, d.wrong(fmt.Sprintf("the object that begins in line %d does not end", r.line))
+	case err != nil:
+		return r, err
+	}
+	d.objects++
+	d.comma = false
+	if r.body = body; len(body) > maxLineBytes {
+		r.body, r.err = nil, errLongObject
+	}
+	return r, nil
+}
+
+var errLongObject = fmt.Errorf("object: is longer than %s", flags.FormatSize(maxLineBytes))
+
+// bounded is a text that is not kept to its end if it is too long.
+type bounded []byte
+
+func (b *bounded) add(c byte) {
+	if len(*b) <= maxLineBytes {
+		*b = append(*b, c)
+	}
+}
+
+// rest reads the rest of the object.
+func (d *document) rest(body *bounded) error {
 	quoted := false
 	for len(d.brackets) > 0 {
 		c, err := d.byte()
-		if errors.Is(err, io.EOF) {
-			return r, d.wrong(fmt.Sprintf("the object that begins in line %d does not end", r.line))
-		}
 		if err != nil {
-			return r, err
+			return err
 		}
-		if body = append(body, c); len(body) > maxLineBytes {
-			return r, fmt.Errorf("line %d: the object is longer than %s", r.line, flags.FormatSize(maxLineBytes))
-		}
+		body.add(c)
 		switch {
 		case quoted && c == '\\':
 			if c, err = d.byte(); err == nil {
-				body = append(body, c)
+				body.add(c)
 			}
 		case c == '"':
 			quoted = !quoted
 		case quoted:
+		case len(d.brackets) > maxLineBytes:
+			return d.wrong("the brackets do not end")
 		case c == '{':
 			d.brackets = append(d.brackets, '}')
 		case c == '[':
 			d.brackets = append(d.brackets, ']')
 		case c == '}' || c == ']':
 			if d.brackets[len(d.brackets)-1] != c {
-				return r, d.wrong("a bracket closes that was not opened")
+				return d.wrong("a bracket closes that was not opened")
 			}
 			d.brackets = d.brackets[:len(d.brackets)-1]
 		}
 	}
-	d.objects++
-	d.comma = false
-	r.body = body
-	return r, nil
+	return nil
 }

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -47,5 +48,56 @@ func TestTwoColumnsOfUsers(t *testing.T) {
 	}
 	if got := dryRun(t, "a.csv", "USER_ID\n1\n"); !strings.Contains(got, `if column 1 has the users' ids, give --user-id "USER_ID"`) {
 		t.Error(got)
+	}
+}
+
+// Where a table may have been cut off, its last row may not be what it was.
+func TestLastLineWithoutEnd(t *testing.T) {
+	t.Parallel()
+	const note = "the last line has no end"
+	for text, want := range map[string]bool{
+		"user_id,plan\nann,pr": true, "user_id,plan\nann,\"pro\"": true, "user_id,plan\nann,pro\nbob": true, "user_id,plan\rann,pr": true,
+		"user_id,plan\nann,pro\n": false, "user_id,plan\r\nann,pro\r\n": false, "user_id,plan\n\n": false, "user_id,plan\rann,pro\r": false, "user_id,plan": true,
+	} {
+		if got := dryRun(t, "a.csv", text); strings.Contains(got, note) != want {
+			t.Errorf("%q\n%s", text, got)
+		}
+	}
+}
+
+// Objects that share a line are told apart.
+func TestObjectsOfOneLine(t *testing.T) {
+	t.Parallel()
+	got := dryRun(t, "a.json", `[{"user_id":"a"},{},{"user_id":"b"},`+"\n"+`{},{"user_id":7}]`)
+	for _, want := range []string{"FILE:1, object 2: user_id: is missing\n", "FILE:2: user_id: is missing\n", "FILE:2, object 5: user_id: must be a string"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+// However many kinds of mistakes there are, the summary stays short.
+func TestManyKinds(t *testing.T) {
+	t.Parallel()
+	var text strings.Builder
+	for i := range 130 {
+		fmt.Fprintf(&text, `{"user_id":"u","x%d":1}`+"\n", i)
+	}
+	got := dryRun(t, "a.ndjson", text.String())
+	if kinds := strings.Count(got, " that --strict refuses: "); kinds != maxShownKinds || !strings.Contains(got, "\n110 events that --strict refuses for other reasons\n") {
+		t.Errorf("%d kinds:\n%s", kinds, got)
+	}
+}
+
+// An object that is too long is one bad line of a document, too.
+func TestLongObject(t *testing.T) {
+	t.Parallel()
+	long := `{"user_id":"` + strings.Repeat("x", maxLineBytes) + "\",\n\"metadata\":{}}"
+	bodies, bad, whole := readAll(t, "a.json", "[\n{\"user_id\":\"a\"},\n"+long+",\n{\"user_id\":\"b\"}]", options())
+	if got := strings.Join(bodies, "|"); got != `{"user_id":"a"}|{"user_id":"b"}` || fmt.Sprint(bad) != "[3: object: is longer than 1MiB]" || whole != "" {
+		t.Errorf("%s, %q, %q", got, bad, whole)
+	}
+	if _, _, whole := readAll(t, "a.json", "[{\"a\":\n"+strings.Repeat("[", 2*maxLineBytes), options()); whole != "line 2: is not JSON: the brackets do not end" {
+		t.Error(whole)
 	}
 }

@@ -19,13 +19,17 @@ const maxLineBytes = 1 << 20
 
 // position is where a record begins.
 type position struct {
-	file string
-	line int
+	file   string
+	line   int
+	object int // its number in the file, if another one begins in the same line before it
 }
 
 func (p position) String() string {
 	if p.line == 0 {
 		return render.Visible(p.file, render.MaxText)
+	}
+	if p.object > 0 {
+		return fmt.Sprintf("%s:%d, object %d", render.Visible(p.file, render.MaxText), p.line, p.object)
 	}
 	return fmt.Sprintf("%s:%d", render.Visible(p.file, render.MaxText), p.line)
 }

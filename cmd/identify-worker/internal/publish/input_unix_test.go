@@ -37,7 +37,7 @@ func TestPublishFromPipeEnds(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("still opening a pipe that nobody writes")
 	}
-	if at := (position{name, 3}).String(); strings.ContainsAny(at, "\x1b\r\n") || !strings.HasSuffix(at, ".ndjson:3") {
+	if at := (position{file: name, line: 3}).String(); strings.ContainsAny(at, "\x1b\r\n") || !strings.HasSuffix(at, ".ndjson:3") {
 		t.Errorf("a place is %q", at)
 	}
 }

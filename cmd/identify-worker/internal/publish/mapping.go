@@ -17,6 +17,26 @@ type columnOptions struct {
 	drop, only        []string
 	null              string
 	decimal           byte // the mark in numbers; 0 for numbers as JSON has them
+	shortRows         bool // Excel may leave out empty cells at the end of rows
+}
+
+// given are the flags that say which columns there are and which are sent.
+func (o *columnOptions) given() (flags []string) {
+	for _, flag := range []struct {
+		name  string
+		given bool
+	}{
+		{"--user-id", o.userID != ""},
+		{"--company-id", o.companyID != ""},
+		{"--map", len(o.renamed) > 0},
+		{"--drop", len(o.drop) > 0},
+		{"--only", len(o.only) > 0},
+	} {
+		if flag.given {
+			flags = append(flags, flag.name)
+		}
+	}
+	return flags
 }
 
 // column is where a cell's value goes.
@@ -65,7 +85,7 @@ func newMapping(header []string, o *columnOptions) (*mapping, error) {
 		return nil, m.noUser(header)
 	}
 	m.segment = header[user] == "userId" && o.userID == ""
-	if err := m.checkOptions(header); err != nil {
+	if err := m.checkOptions(header, user); err != nil {
 		return nil, err
 	}
 	targets := make(map[string]*column, len(header))
@@ -101,7 +121,7 @@ func (m *mapping) findUser(header []string) int {
 		return m.find(header, m.userID)
 	}
 	for name, target := range m.renamed {
-		if target == "user_id" {
+		if baseName(target) == "user_id" {
 			return m.find(header, name)
 		}
 	}
@@ -141,8 +161,9 @@ func (m *mapping) noUser(header []string) error {
 	return errors.New("first row: has no column user_id; the first row must have the columns' names, and --user-id names the column that has the users' ids (see --delimiter for the separator, --map for other names)")
 }
 
-// checkOptions finds names that are given and that the table does not have.
-func (m *mapping) checkOptions(header []string) error {
+// checkOptions finds names that are given and that the table does not have, and a second column that is
+// to have the users' ids.
+func (m *mapping) checkOptions(header []string, user int) error {
 	missing := func(flag string, names ...string) error {
 		for _, name := range names {
 			if name != "" && m.find(header, name) < 0 {
@@ -156,6 +177,11 @@ func (m *mapping) checkOptions(header []string) error {
 		renamed = append(renamed, name)
 	}
 	slices.Sort(renamed)
+	for _, name := range renamed {
+		if i := m.find(header, name); baseName(m.renamed[name]) == "user_id" && i >= 0 && i != user {
+			return fmt.Errorf("column %s: only one column can have the users' ids (see --map and --user-id)", quoteName(name))
+		}
+	}
 	return errors.Join(missing("--company-id", m.companyID), missing("--map", renamed...),
 		missing("--drop", m.drop...), missing("--only", m.only...))
 }
@@ -242,6 +268,9 @@ func (m *mapping) event(body []byte, cells []cell) ([]byte, error) {
 			return nil, fmt.Errorf("column %d: has a value, and no name in the first row", i+1)
 		}
 	}
+	for _, c := range m.columns {
+		c.see(&cells[c.index], m.null)
+	}
 	body = append(body, '{')
 	start := len(body)
 	var err error
@@ -253,10 +282,20 @@ func (m *mapping) event(body []byte, cells []cell) ([]byte, error) {
 	if body, err = m.section(body, start, "metadata", m.metadata, cells); err != nil {
 		return nil, err
 	}
-	if body, err = m.section(body, start, "company", m.company, cells); err != nil {
-		return nil, err
+	if m.hasCompany(cells) {
+		if body, err = m.section(body, start, "company", m.company, cells); err != nil {
+			return nil, err
+		}
 	}
 	return append(body, '}'), nil
+}
+
+// hasCompany reports whether anything is known of a company: databases write null for all of it.
+func (m *mapping) hasCompany(cells []cell) bool {
+	return slices.ContainsFunc(m.company, func(c *column) bool {
+		value := cells[c.index]
+		return len(value.text) > 0 && (m.null == "" || string(value.value()) != m.null)
+	})
 }
 
 func (m *mapping) section(body []byte, start int, name string, columns []*column, cells []cell) ([]byte, error) {
@@ -290,9 +329,6 @@ func (m *mapping) section(body []byte, start int, name string, columns []*column
 func (c *column) append(body []byte, value *cell, null string) ([]byte, error) {
 	body = append(body, c.quoted...)
 	text := value.value()
-	if c.filled++; len(c.examples) < 2 && len(text) < maxExample {
-		c.example(text)
-	}
 	if null != "" && string(text) == null {
 		return append(body, "null"...), nil
 	}
@@ -301,6 +337,19 @@ func (c *column) append(body []byte, value *cell, null string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", c.describe(), err)
 	}
 	return body, nil
+}
+
+// see counts a cell that is not empty, whether or not the row becomes an event.
+func (c *column) see(value *cell, null string) {
+	if len(value.text) == 0 {
+		return
+	}
+	if c.filled++; len(c.examples) == 2 || len(value.text) >= maxExample {
+		return
+	}
+	if text := value.value(); null == "" || string(text) != null {
+		c.example(text)
+	}
 }
 
 // maxExample bounds the values that are kept as examples.
@@ -339,6 +388,9 @@ func parseRenamed(text string) (map[string]string, error) {
 		name, target := strings.TrimSpace(pair[:i]), strings.TrimSpace(pair[i+1:])
 		if name == "" || target == "" {
 			return nil, errors.New("must have a name on both sides of the equals sign")
+		}
+		if renamed[name] != "" {
+			return nil, errors.New("must name each column once")
 		}
 		renamed[name] = target
 	}

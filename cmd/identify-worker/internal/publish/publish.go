@@ -116,6 +116,7 @@ func newSettings(f flags.Set) *settings {
 	f.Choice(&s.source.encoding, "encoding", "encoding; auto is UTF-8 or UTF-16", "auto", "utf-8", "utf-16le", "utf-16be", "windows-1252")
 	f.Add(flags.NewValue(&s.source.delimiter, "character", parseSeparator, formatSeparator), "delimiter", "what separates a table's cells: `,` or ; or | or tab; found by default")
 	f.Toggle(&s.source.multiline, "multiline", "accept quoted cells with lines that look like rows")
+	f.Toggle(&columns.shortRows, "short-rows", "accept rows with fewer cells than names, as if their last cells were empty")
 	f.Text(&columns.userID, "user-id", "column", "`column` with the users' ids, if it is not user_id")
 	f.Text(&columns.companyID, "company-id", "column", "`column` with the companies' ids, if it is not company.id")
 	f.Add(flags.NewValue(&columns.renamed, "names", parseRenamed, formatRenamed), "map", "`names` for columns, such as 'full name=name,Account=company.name'")

@@ -71,6 +71,7 @@ func TestTable(t *testing.T) {
 		"only a company":            {"user_id,a,company.id\nann,,7\n", `{"user_id":"ann","company":{"id":"7"}}`, "", ""},
 		"no user":                   {"user_id,a\n,x\n", `{"metadata":{"a":"x"}}`, "", ""},
 		"null":                      {"user_id,a:number\nann,NULL\n", `{"user_id":"ann","metadata":{"a":null}}`, "", ""},
+		"no company but null":       {"user_id,company.id,company.name\nann,NULL,NULL\nbob,,NULL\ncy,7,NULL\ndi,NULL,x\n", `{"user_id":"ann"}|{"user_id":"bob"}|{"user_id":"cy","company":{"id":"7","name":null}}|{"user_id":"di","company":{"id":null,"name":"x"}}`, "", ""},
 		"quotes and lines":          {"user_id,a\nann,\"say \"\"hi\"\"\nto all\"\nbob,x\n", `{"user_id":"ann","metadata":{"a":"say \"hi\"\nto all"}}|{"user_id":"bob","metadata":{"a":"x"}}`, "", ""},
 		"CRLF within quotes":        {"user_id,a\r\nann,\"x\r\ny\"\r\n", `{"user_id":"ann","metadata":{"a":"x\r\ny"}}`, "", ""},
 		"dots in a name":            {"user_id,metadata.a.b\nann,x\n", `{"user_id":"ann","metadata":{"a.b":"x"}}`, "", ""},
@@ -80,7 +81,10 @@ func TestTable(t *testing.T) {
 		"only names":                {"user_id\n", "", "", ""},
 		"lines above":               {"\n\nuser_id,a\n\nann,x\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "", ""},
 		"empty columns and rows":    {"user_id,a,,\nann,x,,\n,,,\nbob,y,,z\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "4: column 4: has a value, and no name in the first row", ""},
-		"too few cells":             {"user_id,a\nann\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: has 1 cell, the first row has 2", ""},
+		"too few cells":             {"user_id,a,b\nann,x\nbob,x,y\n", `{"user_id":"bob","metadata":{"a":"x","b":"y"}}`, "2: row: has 2 cells, the first row has 3 (see --short-rows)", ""},
+		"a line feed in the last":   {"user_id,a\ndi,z\nann,x\ny\n\nbob,x\n", `{"user_id":"di","metadata":{"a":"z"}}|{"user_id":"bob","metadata":{"a":"x"}}`, "3: row: may not be whole, as line 4 has a single cell: a cell with a line feed needs quotes|4: row: has 1 cell, the first row has 2 (see --short-rows)", ""},
+		"a line feed in the first":  {"user_id,a\nan\nn,x\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: has 1 cell, the first row has 2 (see --short-rows)|3: row: may not be whole, as line 2 has a single cell: a cell with a line feed needs quotes", ""},
+		"an empty cell by itself":   {"user_id,a\nann,x\n\"\"\n", "", "2: row: may not be whole, as line 3 has a single cell: a cell with a line feed needs quotes|3: row: has 1 cell, the first row has 2 (see --short-rows)", ""},
 		"too many cells":            {"user_id,a\nann,x,y\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: has 3 cells, the first row has 2", ""},
 		"a quote within a cell":     {"user_id,a\nann,x\"y\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, `2: row: has a quote within a cell that does not begin with one, in line 2, column 2; write "15"" wide" for 15" wide`, ""},
 		"a quote that stays open":   {"user_id,a\nann,\"x\nbob,x\ncy,\"y, z\"\n", `{"user_id":"bob","metadata":{"a":"x"}}|{"user_id":"cy","metadata":{"a":"y, z"}}`, `2: row: a quote that opens in line 2 is followed in line 4 by one that does not end the cell; write "15"" wide" for 15" wide`, ""},
@@ -88,6 +92,7 @@ func TestTable(t *testing.T) {
 		"rows within a cell":        {"user_id,a\nann,\"x\nbob,x\ncy,y\"\ndi,z\n", `{"user_id":"di","metadata":{"a":"z"}}`, `2: row: a quote that opens in line 2 closes in line 4, and between them are lines that look like rows: close the quote, or give --multiline if cells have such lines`, ""},
 		"a quote that never opened": {"user_id,a,b\nann,x,y\nz\",w\nbob,x,y\n", `{"user_id":"bob","metadata":{"a":"x","b":"y"}}`, `2: row: may not be what it seems, as a quote is wrong in line 3|3: row: has a quote within a cell that does not begin with one, in line 3, column 1; write "15"" wide" for 15" wide`, ""},
 		"the names again":           {"user_id,a\nann,x\nuser_id,a\nbob,y\n", `{"user_id":"ann","metadata":{"a":"x"}}|{"user_id":"bob","metadata":{"a":"y"}}`, "3: row: repeats the columns' names", ""},
+		"two files":                 {byteOrderMark + "user_id,a\nann,x\n" + byteOrderMark + "bob,y\n" + byteOrderMark + "user_id,a\ncy,z\n" + byteOrderMark, `{"user_id":"ann","metadata":{"a":"x"}}|{"user_id":"bob","metadata":{"a":"y"}}|{"user_id":"cy","metadata":{"a":"z"}}`, "4: row: repeats the columns' names", ""},
 		"a lone carriage return":    {"user_id,a\nann,x\ry\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: has a carriage return within a cell that is not quoted, in line 2, column 2", ""},
 		"not a bool":                {"user_id,a:bool\nann,maybe\nbob,yes\n", `{"user_id":"bob","metadata":{"a":true}}`, `2: column "a:bool": is not true or false`, ""},
 		"dates": {
@@ -110,8 +115,8 @@ func TestTable(t *testing.T) {
 		"semicolons":     {"user_id;a\nann;x,y\n", `{"user_id":"ann","metadata":{"a":"x,y"}}`, "", ""},
 		"tabs":           {"user_id\ta\nann\tx\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "", ""},
 		"bars":           {"a|user_id\nx|ann\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "", ""},
-		"sep=":           {"sep=;\r\nuser_id;a\r\nann;x\r\nbob\r\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "4: row: has 1 cell, the first row has 2", ""},
-		"CR":             {"user_id,a\rann,x\rbob\rcy,\"a\rb\"", `{"user_id":"ann","metadata":{"a":"x"}}|{"user_id":"cy","metadata":{"a":"a\rb"}}`, "3: row: has 1 cell, the first row has 2", ""},
+		"sep=":           {"sep=;\r\nuser_id;a\r\nann;x\r\n\r\nbob\r\n", `{"user_id":"ann","metadata":{"a":"x"}}`, "5: row: has 1 cell, the first row has 2 (see --short-rows)", ""},
+		"CR":             {"user_id,a\rann,x\r\rbob\r\rcy,\"a\rb\"", `{"user_id":"ann","metadata":{"a":"x"}}|{"user_id":"cy","metadata":{"a":"a\rb"}}`, "4: row: has 1 cell, the first row has 2 (see --short-rows)", ""},
 		"Segment":        {"userId,traits.plan,groupId\nann,pro,g\n", `{"user_id":"ann","metadata":{"plan":"pro"},"company":{"id":"g"}}`, "", ""},
 		"a long row":     {"user_id,a\nann," + strings.Repeat("x", 2<<20) + "\nbob,x\n", `{"user_id":"bob","metadata":{"a":"x"}}`, "2: row: is longer than 1MiB", ""},
 		"a long quote":   {"user_id,a\nann,\"" + strings.Repeat(strings.Repeat("x", 511)+"\n", 1<<12) + "\nbob,x\n", "", "", ""},
@@ -277,9 +282,12 @@ func TestSource(t *testing.T) {
 		"sequence":          {"f", "\x1e" + event + "\n\x1e{\n}\n", "JSON text sequence (RFC 7464)", event + "|{\n}", ""},
 		"XLSX":              {"f.csv", "PK\x03\x04\x14\x00\x06\x00", "", "", `is an Excel workbook or another zip file: in Excel, save it as "CSV UTF-8"; unzip any other`},
 		"XLS":               {"f.csv", "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "", "", `is an old Excel workbook: save it as "CSV UTF-8"`},
-		"HTML":              {"f.csv", "<!DOCTYPE html>\n<html>", "", "", "is HTML or XML, not a table or JSON: was it saved from a page that asks to log in?"},
+		"HTML":              {"f.csv", "<!DOCTYPE html>\n<html>", "", "", `is HTML or XML, not a table or JSON: was it saved from a page that asks to log in? If Excel opens it as a table, save it there as "CSV UTF-8"`},
 		"binary":            {"f.csv", "ab\x00\x01\x02\x00", "", "", "is not text: it has NUL bytes in its first line; export the data as CSV or NDJSON"},
-		"nothing":           {"f.csv", "", "NDJSON", "", ""},
+		"nothing":           {"f.csv", "", "empty", "", ""},
+		"blank lines above": {"f", "\n\n\n\n" + table, "table separated by commas", event, ""},
+		"only blanks":       {"f.csv", byteOrderMark + "\n \n", "empty", "", ""},
+		"nothing, zipped":   {"f.csv", zipped(t, ""), "empty, gzip", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -327,6 +335,8 @@ func TestColumns(t *testing.T) {
 		"all": {columnOptions{userID: "ID", companyID: "Account ID", decimal: ',', renamed: map[string]string{"Full name": "name", "Account": "company.name", "Revenue": "revenue:number", "Seats": "company.seats:number"}},
 			`{"user_id":"7","metadata":{"name":"Ann","revenue":1234.50},"company":{"name":"Acme","id":"a1","seats":12}}`, ""},
 		"a renamed id":   {columnOptions{renamed: map[string]string{"ID": "user_id"}, only: []string{"Seats"}}, `{"user_id":"7","metadata":{"Seats":"12"}}`, ""},
+		"typed":          {columnOptions{renamed: map[string]string{"ID": "user_id:string"}, only: []string{"Seats"}}, `{"user_id":"7","metadata":{"Seats":"12"}}`, ""},
+		"two ids":        {columnOptions{userID: "ID", renamed: map[string]string{"Account ID": "user_id"}}, "", `line 1: column "Account ID": only one column can have the users' ids (see --map and --user-id)`},
 		"drop":           {columnOptions{userID: "ID", drop: []string{"Revenue", "Account ID", "Account"}}, `{"user_id":"7","metadata":{"Full name":"Ann","Seats":"12"}}`, ""},
 		"no such column": {columnOptions{userID: "ID", drop: []string{"Revenues"}}, "", `line 1: first row: has no column "Revenues" (see --drop)`},
 		"no such id":     {columnOptions{userID: "Id"}, "", "line 1: first row: has no column of the name that --user-id gives; are these the columns' names, and is the separator right (see --delimiter)?"},
@@ -344,6 +354,47 @@ func TestColumns(t *testing.T) {
 	}
 }
 
+// Excel leaves out the last cells of rows where they are empty in many of them.
+func TestShortRows(t *testing.T) {
+	t.Parallel()
+	o := options()
+	o.columns.shortRows = true
+	const rows = "user_id,a,b\nann,x,y\nbob,x\ncy\n\n"
+	const events = `{"user_id":"ann","metadata":{"a":"x","b":"y"}}|{"user_id":"bob","metadata":{"a":"x"}}|{"user_id":"cy"}`
+	for name, test := range map[string]struct{ text, bodies, bad string }{
+		"none wrong":           {"", "", ""},
+		"too long":             {"di,x,y,z\ned,x\n", `|{"user_id":"ed","metadata":{"a":"x"}}`, "6: row: has 4 cells, the first row has 3"},
+		"rows within a cell":   {"di,\"x\ned\nflo,y\",z\n", "", `6: row: a quote that opens in line 6 closes in line 8, and between them are lines that look like rows: close the quote, or give --multiline if cells have such lines`},
+		"a quote that is open": {"di,\"x\ned\n", `|{"user_id":"ed"}`, "6: row: a quote that opens in line 6 does not close"},
+	} {
+		bodies, bad, whole := readAll(t, "f", rows+test.text, o)
+		if got := strings.Join(bodies, "|"); got != events+test.bodies || strings.Join(bad, "|") != test.bad || whole != "" {
+			t.Errorf("%s: %s, %q, %q", name, got, bad, whole)
+		}
+	}
+}
+
+// What is said of columns is not ignored where there are none.
+func TestColumnsOfJSON(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`{"user_id":"ann"}`:   "is read as NDJSON and not as a table, so there are no columns for --user-id, --drop: publish it by itself, without that",
+		`[{"user_id":"ann"}]`: "is read as JSON array and not as a table, so there are no columns for --user-id, --drop: publish it by itself, without that",
+		"\n":                  "EOF",
+		"id,email\n":          "EOF",
+	} {
+		o := options()
+		o.columns.userID, o.columns.drop = "id", []string{"email"}
+		s, err := openSource("f", strings.NewReader(text), &o)
+		if err == nil {
+			_, err = s.next()
+		}
+		if err.Error() != want {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestNumbers(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -354,11 +405,38 @@ func TestNumbers(t *testing.T) {
 		{0, "0", "0"}, {0, "00", ""}, {0, "-0", "-0"}, {0, "-", ""}, {0, " ", ""}, {0, "9007199254740993", "9007199254740993"}, {0, "1x", ""},
 		{',', "1.234,50", "1234.50"}, {',', "-1.234.567", "-1234567"}, {',', "12,5", "12.5"}, {',', "1.5", ""}, {',', "1 234,5", "1234.5"}, {',', "1,2,3", ""},
 		{'.', "1,234.50", "1234.50"}, {'.', "1,5", ""}, {'.', "0.5", "0.5"}, {'.', ".5", ""}, {'.', "1'000", "1000"},
+		{',', ".234", ""}, {',', "1..234", ""}, {',', "1.234.", ""}, {',', "1.234 567", ""}, {',', "1234.567", ""}, {'.', "1\u202f000\u202f000.5", "1000000.5"}, {'.', "1000", "1000"}, {',', "-", ""},
 	} {
 		number := &valueType{kind: "number", decimal: test.decimal}
 		got, err := number.append(nil, []byte(test.text))
 		if string(got) != test.want || (err != nil) != (test.want == "") {
 			t.Errorf("%c %s: %s, %v", test.decimal, test.text, got, err)
+		}
+	}
+}
+
+// What a column of dates cannot be sure of is no date.
+func TestDates(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ kind, text, want string }{
+		{"date", "2026-01-31", `"2026-01-31"`}, {"date", "2026-01-31T10:00", `"2026-01-31T10:00:00Z"`}, {"date", "31/01/2026", ""},
+		{"date", "2026-01-31T10:00:00.000+0000", `"2026-01-31T10:00:00Z"`}, {"date", "2026-01-31T10:00:00-0530", `"2026-01-31T10:00:00-05:30"`},
+		{"date", "2026-01-31 10:00:00.5+01", `"2026-01-31T10:00:00.5+01:00"`}, {"date", "2026-01-31 10:00:00 +0100", `"2026-01-31T10:00:00+01:00"`}, {"date", "2026-01-31 10:00:00 UTC", `"2026-01-31T10:00:00Z"`},
+		{"date(excel)", "46053", `"2026-01-31"`}, {"date(excel)", "46053.75", `"2026-01-31T18:00:00Z"`}, {"date(excel)", "100000", `"2173-10-14"`}, {"date(excel)", "61", `"1900-03-01"`}, {"date(excel)", "2958465", `"9999-12-31"`},
+		{"date(excel)", "60", ""}, {"date(excel)", "0", ""}, {"date(excel)", "20260131", ""}, {"date(excel)", "NaN", ""}, {"date(excel)", "31.01.2026", ""},
+		{"date(unix)", "1767225600", `"2026-01-01T00:00:00Z"`}, {"date(unix)", "1767225600.5", `"2026-01-01T00:00:00.5Z"`}, {"date(unix)", "1767225600000", ""}, {"date(unix)", "nan", ""}, {"date(unix)", "-1", ""}, {"date(unix)", "inf", ""},
+		{"date(1/2/2006 3PM)", "1/31/2026 5PM", `"2026-01-31T17:00:00Z"`}, {"date(Jan 2, 2006)", "Jan 31, 2026", `"2026-01-31"`},
+		{"date(2006-01-02 15:04 MST)", "2026-07-01 10:00 UTC", `"2026-07-01T10:00:00Z"`}, {"date(2006-01-02 15:04 MST)", "2026-07-01 10:00 GMT", `"2026-07-01T10:00:00Z"`}, {"date(2006-01-02 15:04 MST)", "2026-07-01 10:00 XKT", ""},
+		{"date(2006-01-02 15:04 -0700 MST)", "2026-07-01 10:00 +0000 WET", `"2026-07-01T10:00:00Z"`},
+	} {
+		kind, err := parseType(test.kind, 0)
+		if err != nil {
+			t.Errorf("%s: %v", test.kind, err)
+			continue
+		}
+		got, err := kind.append(nil, []byte(test.text))
+		if string(got) != test.want || (err != nil) != (test.want == "") {
+			t.Errorf("%s %s: %s, %v", test.kind, test.text, got, err)
 		}
 	}
 }
@@ -369,6 +447,13 @@ func TestSegment(t *testing.T) {
 		{`{"type":"identify","userId":"ann","anonymousId":"x","traits":{"plan":"pro","n":1.50},"context":{"groupId":"g"}}`, `{"user_id":"ann","metadata":{"plan":"pro","n":1.50},"company":{"id":"g"}}`, ""},
 		{`{"userId":"ann","traits":{}}`, `{"user_id":"ann","metadata":{}}`, ""},
 		{`{"type":"group","userId":"ann","groupId":"g","traits":{"name":"Acme"}}`, `{"user_id":"ann","company":{"id":"g","name":"Acme"}}`, ""},
+		{`{"type":"group","userId":"ann","groupId":"g","traits":{ }}`, `{"user_id":"ann","company":{"id":"g"}}`, ""},
+		{`{"type":"group","userId":"ann","groupId":"g","traits":null}`, `{"user_id":"ann","company":{"id":"g"}}`, ""},
+		{`{"type":"group","userId":"ann","groupId":"g","traits":{"id":"g","name":"Acme"}}`, `{"user_id":"ann","company":{"id":"g","name":"Acme"}}`, ""},
+		{`{"type":"group","userId":"ann","groupId":"g","traits":{"id":"h"}}`, "", "traits: have another id than groupId"},
+		{`{"type":"group","userId":"ann","groupId":"g","traits":{"company_id":"h"}}`, "", "traits: have another id than groupId"},
+		{`{"type":"group","userId":"ann","groupId":"g","traits":["x"]}`, "", "traits: must be an object"},
+		{`{"type":"group","userId":"ann","traits":{"name":"Acme"}}`, "", "groupId: is missing"},
 		{`{"type":"track","userId":"ann","event":"x"}`, "", "type: is a track of Segment, which tells nothing of the user's properties"},
 		{`{"type":"identify","anonymousId":"x","traits":{}}`, "", "userId: is missing; a visitor without a name is no user"},
 		{`{"user_id":"ann","userId":"ann"}`, "", ""},
@@ -394,6 +479,7 @@ func TestParseRenamed(t *testing.T) {
 		"full name = name, Account=company.x": "Account=company.x,full name=name",
 		"d=d:date(Jan 2, 2006),e=f":           "d=d:date(Jan 2, 2006),e=f",
 		"a=b=c":                               "a=b=c",
+		"a=b,a=c":                             "must name each column once",
 		"a":                                   "must be COLUMN=NAME, such as 'full name=name,Account=company.name'",
 		"a=":                                  "must have a name on both sides of the equals sign",
 	} {

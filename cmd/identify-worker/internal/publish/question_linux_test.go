@@ -17,7 +17,7 @@ import (
 func TestQuestion(t *testing.T) {
 	t.Parallel()
 	const pipe = "a pipe" // stands for a standard input that is no terminal
-	const bad = "user_id,a\nann,1\nbob\n"
+	const bad = "user_id,a,b\nann,1,2\nbob,3\n"
 	var many strings.Builder
 	many.WriteString("user_id\n")
 	for i := range maxUnasked + 1 {
@@ -35,6 +35,7 @@ func TestQuestion(t *testing.T) {
 		"end of input": {bad, "\x04", nil, "publish 1 event, leaving out 1 bad line? [y/N] ", "nothing was published (--yes skips the question)", 0},
 		"many users":   {many.String(), "yes\r", nil, "publish 10,001 events without --backfill? [y/N] ", "", maxUnasked + 1},
 		"--yes":        {bad, "", []string{"--yes"}, "", "there were bad lines; the others were processed", 1},
+		"none is good": {"user_id,a,b\nann,1\n", "", nil, "", "there were bad lines; the others were processed", 0},
 		"few users":    {"user_id\nann\n", "", nil, "", "", 1},
 		"a pipe":       {bad, "", []string{pipe}, "", "there were bad lines; the others were processed", 1},
 		"--dry-run":    {bad, "", []string{"--dry-run"}, "", "there were bad lines; the others were processed", 0},

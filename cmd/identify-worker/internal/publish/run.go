@@ -37,6 +37,7 @@ type publishing struct {
 
 	conn             *nats.Conn // nil, as is the sender, unless something is published
 	sender           *sender
+	doubts           kinds
 	good             int // would be published, or were handed to the sender
 	sent, duplicates int
 	resume           position // the first event that is not known to be stored; no line if all are
@@ -127,6 +128,7 @@ func (r *publishing) lookAt(ctx context.Context, in *inputs, f *feed, s *summary
 			file.isMixed()
 			s.add(event)
 			s.count(from)
+			r.doubt(s.doubts, event)
 		}
 	}
 	file.end()
@@ -148,7 +150,7 @@ type fileCheck struct {
 const leastWhole = 3
 
 func (f *fileCheck) isBad(at position, err error) {
-	kind := f.summary.addBad(err)
+	kind := f.summary.bad.add(err)
 	if f.lines++; f.lines == 1 {
 		f.kind, f.first = kind, at
 		f.bad.hold()
@@ -170,7 +172,7 @@ func (f *fileCheck) end() {
 		return
 	}
 	f.bad.forget(f.lines)
-	delete(f.summary.kinds, f.kind)
+	delete(f.summary.bad, f.kind)
 	f.summary.refused++
 	f.bad.refuse(position{file: f.name}, fmt.Errorf("none of its %s can be published, from line %d on: %s", render.Counted(f.lines, "line"), f.first.line, f.kind))
 }
@@ -229,7 +231,7 @@ func (r *publishing) delaysLive() bool {
 // isUnusual reports whether to ask before many users, or only a part of a file, are published.
 func (r *publishing) isUnusual() bool {
 	users, _ := r.summary.users.count()
-	return users > maxUnasked || r.bad.count > 0 || r.delaysLive()
+	return users > maxUnasked || r.bad.count > 0 && r.good > 0 || r.delaysLive()
 }
 
 // ask asks on a terminal whether to publish what is unusual.
@@ -267,7 +269,7 @@ func (r *publishing) question() string {
 
 // publish publishes every record. It returns the first error that does not belong to a single record.
 func (r *publishing) publish(ctx context.Context, in *inputs) error {
-	r.good = 0
+	r.good, r.doubts = 0, kinds{}
 	f := in.feed(&r.settings.source)
 	defer f.end()
 	hide := r.line.Follow(r.describe(time.Now()))
@@ -282,6 +284,7 @@ func (r *publishing) publish(ctx context.Context, in *inputs) error {
 	if err == nil && r.summary == nil {
 		showTables(r.env.Stderr, f.sources, r.settings.reveal)
 	}
+	r.doubts.show(r.env.Stderr, "event", "%s that --strict refuses")
 	r.sent, r.duplicates = sent, duplicates
 	if unsure.line > 0 {
 		r.resume = unsure
@@ -346,8 +349,20 @@ func (r *publishing) each(ctx context.Context, f *feed) error {
 		if err := r.sender.send(ctx, record.position, event, id, options); err != nil {
 			return err
 		}
-		r.resume = position{}
+		if r.resume = (position{}); r.summary == nil {
+			r.doubt(r.doubts, event)
+		}
 		r.good++
+	}
+}
+
+// doubt counts an event that --strict would refuse.
+func (r *publishing) doubt(doubts kinds, event userpilot.Event) {
+	if r.settings.strict {
+		return
+	}
+	if err := event.CheckStrict(); err != nil {
+		doubts.add(err)
 	}
 }
 
@@ -429,7 +444,11 @@ func (r *publishing) continuation() string {
 	if r.resume.line == 0 || r.sent+r.duplicates == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; all before %s was stored: --from-line %d goes on there", r.resume, r.resume.line)
+	where := "there"
+	if r.resume.object > 0 {
+		where = "from the beginning of that line"
+	}
+	return fmt.Sprintf("; all before %s was stored: --from-line %d goes on %s", r.resume, r.resume.line, where)
 }
 
 func (r *publishing) printCounts(out io.Writer) {

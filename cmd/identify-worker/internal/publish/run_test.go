@@ -111,6 +111,22 @@ func TestTooLargeForTheServer(t *testing.T) {
 	}
 }
 
+// What --strict would refuse is published without it, and not without a word: from a pipe too.
+func TestDoubtsArePublished(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t, 0)
+	const text = "user_id,plan\nundefined,pro\n1.2E+15,pro\nNaN,pro\nann,pro\n"
+	for name, stdin := range map[string]string{file(t, "users.csv", text): "", "-": text} {
+		shown, err := p.publish(t, stdin, name)
+		if want := "2 events that --strict refuses: user_id: is no id, but what a program writes where it has none\n1 event that --strict refuses: user_id: is a number that"; err != nil || strings.Count(shown, want) != 1 {
+			t.Errorf("%v\n%s", err, shown)
+		}
+	}
+	if got := len(p.bodies(t)); got != 8 {
+		t.Errorf("%d events are stored", got)
+	}
+}
+
 // A full stream stops the run, which names the line where another one goes on.
 func TestFullStreamAndFromLine(t *testing.T) {
 	t.Parallel()

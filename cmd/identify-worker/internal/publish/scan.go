@@ -14,21 +14,23 @@ import (
 //
 // It takes a line that has as many cells as the table has columns for a row, wherever it stands. So a
 // quoted cell that holds such a line is refused, and after a quote that does not close the next line
-// is a row again. With multiline a cell may hold anything, and a quote that does not close costs all
+// is a row again. With short, fewer cells are a row as well. With multiline a cell may hold anything, and a quote that does not close costs all
 // lines up to where that is certain.
 type scanner struct {
 	reader    io.Reader
 	delimiter byte
 	eol       byte // '\n', with or without '\r' before it, or '\r'
 	multiline bool
-	columns   int // of the table; 0 until the first row is known
+	columns   int  // of the table; 0 until the first row is known
+	short     bool // rows may have fewer
 
 	buf        []byte
 	start, end int // what has been read and not yet scanned
 	readErr    error
-	line       int // of buf[start]
-	broken     int // the line with the wrong quote, while what follows is a row only perhaps
-	lexed      row // reused
+	line       int  // of buf[start]
+	broken     int  // the line with the wrong quote, while what follows is a row only perhaps
+	unended    bool // the last row does not end with a line, as if the file were cut off there
+	lexed      row  // reused
 }
 
 // cell is the text between two separators, as a part of the scanner's buffer.
@@ -93,6 +95,7 @@ func (s *scanner) next() (*row, error) {
 		case err == nil:
 			s.start += used
 			s.line = row.last + 1
+			s.unended = s.readErr != nil && s.start == s.end && s.buf[s.start-1] != s.eol
 			if row.bad == nil && row.isEmptyLine() {
 				continue
 			}
@@ -119,7 +122,7 @@ func (s *scanner) long() (*row, error) {
 	data := s.buf[s.start:s.end]
 	first := bytes.IndexByte(data, s.eol)
 	switch {
-	case s.multiline || s.columns == 0 || first >= 0 && s.count(data[:first]) != s.columns:
+	case s.multiline || s.columns == 0 || first >= 0 && !s.isRow(s.count(data[:first])):
 		return nil, fmt.Errorf("line %d: row: is longer than %s; where the next row begins cannot be known", s.line, flags.FormatSize(maxLineBytes))
 	case first >= 0:
 		s.lexed.bad = fmt.Errorf("row: a quote that opens in line %d does not close within %s", s.line, flags.FormatSize(maxLineBytes))
@@ -192,7 +195,7 @@ func (s *scanner) scan(data []byte) (*row, int, error) {
 
 // judge looks whether a row that could be read is what it seems.
 func (s *scanner) judge(r *row, l *lexer) {
-	if s.broken > 0 && len(r.cells) == s.columns {
+	if s.broken > 0 && s.isRow(len(r.cells)) {
 		if r.cells[0].escaped { // its first quotes may stand within a cell that began before
 			r.bad = doubtful(s.broken)
 		}
@@ -201,7 +204,7 @@ func (s *scanner) judge(r *row, l *lexer) {
 	if r.last == r.line || r.bad != nil {
 		return
 	}
-	r.orphan = s.multiline || s.firstLine(l) != s.columns
+	r.orphan = s.multiline || !s.isRow(s.firstLine(l))
 	if s.swallowed(l) {
 		r.bad = fmt.Errorf("row: a quote that opens in line %d closes in line %d, and between them are lines that look like rows: close the quote, or give --multiline if cells have such lines", l.opened, r.last)
 	}
@@ -210,7 +213,7 @@ func (s *scanner) judge(r *row, l *lexer) {
 // salvage decides what a row with a wrong quote costs, and returns its length.
 func (s *scanner) salvage(r *row, l *lexer, bad error) int {
 	r.bad = bad
-	r.orphan = s.multiline || s.firstLine(l) != s.columns
+	r.orphan = s.multiline || !s.isRow(s.firstLine(l))
 	if l.line > s.line && !r.orphan { // the first line may be a row by itself, with a quote too many: then the next may be one too
 		s.broken = s.line
 		r.last = s.line
@@ -236,14 +239,14 @@ func (s *scanner) swallowed(l *lexer) bool {
 			if i := bytes.IndexByte(text, s.eol); i >= 0 {
 				inner = text[:i]
 			}
-			if s.count(inner) == s.columns {
+			if s.isRow(s.count(inner)) {
 				return true
 			}
 		}
 	}
 	// Two neighbours whose quotes are wrong look like this.
 	last := bytes.LastIndexByte(bytes.TrimSuffix(l.data[:l.at], []byte{s.eol}), s.eol)
-	return s.firstLine(l) == s.columns && s.count(l.data[last+1:l.at]) == s.columns
+	return s.isRow(s.firstLine(l)) && s.isRow(s.count(l.data[last+1:l.at]))
 }
 
 // firstLine is how many cells the first line has if the quote that leads out of it, or is wrong, means
@@ -255,6 +258,11 @@ func (s *scanner) firstLine(l *lexer) int {
 		}
 	}
 	return len(l.cells) + s.count(l.lineAt(l.begin))
+}
+
+// isRow reports whether a row may have so many cells.
+func (s *scanner) isRow(cells int) bool {
+	return cells == s.columns || s.short && cells < s.columns
 }
 
 // count is how many cells a line has if quotes mean nothing.

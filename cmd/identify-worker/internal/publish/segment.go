@@ -30,7 +30,7 @@ func fromSegment(text []byte) ([]byte, error) {
 		group = context["groupId"]
 	}
 	if kind == "group" {
-		return segmentGroup(user, group, members["traits"]), nil
+		return segmentGroup(user, group, members["traits"])
 	}
 	return segmentIdentify(user, group, members["traits"]), nil
 }
@@ -46,16 +46,35 @@ func segmentIdentify(user, group, traits jsontext.Value) []byte {
 	return append(body, '}')
 }
 
-// segmentGroup has the traits as the company's.
-func segmentGroup(user, group, traits jsontext.Value) []byte {
-	body := append([]byte(`{"user_id":`), user...)
-	body = append(append(body, `,"company":{"id":`...), group...)
-	if traits.Kind() == '{' {
-		if inner := bytes.TrimSpace(traits[1 : len(traits)-1]); len(inner) > 0 {
-			body = append(append(body, ','), inner...)
+// segmentGroup has the traits as the company's. They may repeat its id.
+func segmentGroup(user, group, traits jsontext.Value) ([]byte, error) {
+	if group == nil {
+		return nil, errors.New("groupId: is missing")
+	}
+	own := map[string]jsontext.Value{}
+	if traits != nil && traits.Kind() != 'n' {
+		var err error
+		if own, err = readObject(traits); err != nil {
+			return nil, errors.New("traits: must be an object")
 		}
 	}
-	return append(body, "}}"...)
+	hasID := false
+	for _, name := range []string{"id", "company_id"} {
+		id := own[name]
+		if id != nil && !bytes.Equal(id, group) {
+			return nil, errors.New("traits: have another id than groupId")
+		}
+		hasID = hasID || id != nil
+	}
+	body := append([]byte(`{"user_id":`), user...)
+	if hasID {
+		return append(append(append(body, `,"company":`...), traits...), '}'), nil
+	}
+	body = append(append(body, `,"company":{"id":`...), group...)
+	if len(own) > 0 {
+		body = append(append(body, ','), bytes.TrimSpace(traits[1:len(traits)-1])...)
+	}
+	return append(body, "}}"...), nil
 }
 
 // readObject returns the members of an object. Names that appear twice are an error.

@@ -202,12 +202,15 @@ func (b *beginning) choose(s *source) error {
 		format = b.format(first)
 	}
 	switch {
+	case len(first) == 0 && b.ended:
+		s.what, s.recordReader = "empty", &ndjson{lines: b.Reader, end: '\n'}
+		return nil
 	case format == "binary":
 		return errors.New("is not text: it has NUL bytes in its first line; export the data as CSV or NDJSON")
 	case format == "csv":
 		return b.table(s)
 	case format == "markup":
-		return errors.New("is HTML or XML, not a table or JSON: was it saved from a page that asks to log in?")
+		return errors.New("is HTML or XML, not a table or JSON: was it saved from a page that asks to log in? If Excel opens it as a table, save it there as \"CSV UTF-8\"")
 	case len(first) > 0 && first[0] == '\x1e':
 		s.what, s.recordReader = "JSON text sequence (RFC 7464)", &ndjson{lines: b.Reader, end: '\x1e', line: 1}
 	case format == "json":
@@ -218,6 +221,9 @@ func (b *beginning) choose(s *source) error {
 	default:
 		s.what, s.recordReader = "NDJSON", &ndjson{lines: b.Reader, end: b.eol()}
 	}
+	if given := b.options.columns.given(); len(given) > 0 {
+		return fmt.Errorf("is read as %s and not as a table, so there are no columns for %s: publish it by itself, without that", s.what, strings.Join(given, ", "))
+	}
 	return nil
 }
 
@@ -227,15 +233,16 @@ func (b *beginning) readLines(lines int) error {
 	for want := 1; ; want = len(b.text) + 1 {
 		_, err := b.Peek(want)
 		b.text, _ = b.Peek(b.Buffered())
+		text := bytes.TrimLeft(b.text, " \t\r\n")
 		switch {
 		case errors.Is(err, io.EOF):
 			b.ended = true
 			return nil
 		case err != nil:
 			return err
-		case len(b.text) == headBytes || bytes.Count(b.text, []byte{'\n'}) >= lines:
+		case len(b.text) == headBytes || bytes.Count(text, []byte{'\n'}) >= lines:
 			return nil
-		case bytes.IndexByte(b.text, '\n') >= 0 && !b.needsSecond(b.text):
+		case bytes.IndexByte(text, '\n') >= 0 && !b.needsSecond(text):
 			return nil
 		}
 	}
@@ -244,10 +251,7 @@ func (b *beginning) readLines(lines int) error {
 // needsSecond reports whether the second line decides what the file is: the first may be the
 // beginning of an object, or "sep=;".
 func (b *beginning) needsSecond(text []byte) bool {
-	first, _, _ := bytes.Cut(bytes.TrimLeft(text, " \t\r\n"), []byte("\n"))
-	if len(first) == 0 {
-		return true
-	}
+	first, _, _ := bytes.Cut(text, []byte("\n"))
 	if first[0] == '{' {
 		return !jsontext.Value(first).IsValid()
 	}
@@ -351,6 +355,7 @@ func (b *beginning) table(s *source) error {
 	}
 	rows := newScanner(b.Reader, delimiter, eol, b.options.multiline)
 	rows.line += lines
+	rows.short = b.options.columns.shortRows
 	s.table = newTable(rows, &b.options.columns)
 	s.table.anyUTF8 = b.options.encoding != "auto"
 	s.what = "table separated by " + separatorName(delimiter)

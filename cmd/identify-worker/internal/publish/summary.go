@@ -29,12 +29,13 @@ type summary struct {
 	refused   int // files of which nothing can be published
 	users     *distinct
 	companies *distinct
-	kinds     map[string]int // bad lines
-	first     []byte         // the first event
+	bad       kinds
+	doubts    kinds  // what --strict would refuse
+	first     []byte // the first event
 }
 
 func newSummary() *summary {
-	return &summary{users: newDistinct(), companies: newDistinct(), kinds: map[string]int{}}
+	return &summary{users: newDistinct(), companies: newDistinct(), bad: kinds{}, doubts: kinds{}}
 }
 
 func (s *summary) add(e userpilot.Event) {
@@ -47,20 +48,48 @@ func (s *summary) add(e userpilot.Event) {
 	}
 }
 
-// maxKinds bounds what is kept of bad lines.
+// kinds count what is wrong, whatever the numbers in it.
+type kinds map[string]int
+
+// maxKinds bounds what is kept of these.
 const maxKinds = 100
+
+// otherKind is all the rest.
+const otherKind = "other"
 
 // numbers match what differs between errors of a kind.
 var numbers = regexp.MustCompile(`\b(line|byte|has) \d+`)
 
-// addBad counts a bad line by what is wrong, whatever the numbers in it, and returns that.
-func (s *summary) addBad(err error) string {
+// add returns the error's kind.
+func (k kinds) add(err error) string {
 	kind := numbers.ReplaceAllString(err.Error(), "$1 …")
-	if _, ok := s.kinds[kind]; !ok && len(s.kinds) >= maxKinds {
-		kind = "other"
+	if _, ok := k[kind]; !ok && len(k) >= maxKinds {
+		kind = otherKind
 	}
-	s.kinds[kind]++
+	k[kind]++
 	return kind
+}
+
+// maxShownKinds is how many kinds the summary lists.
+const maxShownKinds = 20
+
+// show lists the kinds, the most frequent first. %s in the format is what is counted.
+func (k kinds) show(out io.Writer, what, format string) {
+	sorted := slices.SortedFunc(maps.Keys(k), func(a, b string) int {
+		return cmp.Or(cmp.Compare(k[b], k[a]), cmp.Compare(a, b))
+	})
+	rest, shown := 0, 0
+	for _, kind := range sorted {
+		if kind == otherKind || shown == maxShownKinds {
+			rest += k[kind]
+			continue
+		}
+		fmt.Fprintf(out, format+": %s\n", render.Counted(k[kind], what), kind)
+		shown++
+	}
+	if rest > 0 {
+		fmt.Fprintf(out, format+" for other reasons\n", render.Counted(rest, what))
+	}
 }
 
 // pace is how fast the fleet calls, and who says so.
@@ -92,12 +121,17 @@ func (s *summary) show(out io.Writer, sources []namedSource, p pace, o *columnOp
 		fmt.Fprintf(out, ", %s exported", render.Counted(s.letters, "dead letter"))
 	}
 	fmt.Fprintln(out)
-	s.printKinds(out)
+	s.bad.show(out, "bad line", "%s")
+	s.doubts.show(out, "event", "%s that --strict refuses")
 	if s.events > 0 {
 		fmt.Fprintf(out, "at most %s%s\n", render.Counted(s.events, "call"), p.describe(s.events))
 	}
-	if o.null == "" && slices.ContainsFunc(sources, func(f namedSource) bool { return f.table != nil }) {
-		fmt.Fprintln(out, "an empty cell leaves the property as it is (see --null)")
+	if slices.ContainsFunc(sources, func(f namedSource) bool { return f.table != nil }) {
+		null := " (see --null)"
+		if o.null != "" {
+			null = ", and one with the text of --null removes it"
+		}
+		fmt.Fprintln(out, "an empty cell leaves the property as it is"+null)
 	}
 }
 
@@ -107,6 +141,9 @@ func (f namedSource) show(out io.Writer, reveal bool) {
 	isTable := f.table != nil && f.table.mapping != nil
 	if isTable && f.table.segment {
 		what += ", with the columns of Segment"
+	}
+	if isTable && f.table.unended {
+		what += ", the last line has no end (was the file cut off?)"
 	}
 	fmt.Fprintf(out, "%s: %s\n", render.Visible(f.name, render.MaxText), what)
 	if isTable {
@@ -123,15 +160,6 @@ func showTables(out io.Writer, sources []namedSource, reveal bool) {
 	}
 }
 
-func (s *summary) printKinds(out io.Writer) {
-	kinds := slices.SortedFunc(maps.Keys(s.kinds), func(a, b string) int {
-		return cmp.Or(cmp.Compare(s.kinds[b], s.kinds[a]), cmp.Compare(a, b))
-	})
-	for _, kind := range kinds {
-		fmt.Fprintf(out, "%s: %s\n", render.Counted(s.kinds[kind], "bad line"), kind)
-	}
-}
-
 func (p pace) describe(calls int) string {
 	if p.rate.Unlimited() {
 		return ", without a limit (" + p.basis + ")"
@@ -144,35 +172,66 @@ func (p pace) describe(calls int) string {
 	return fmt.Sprintf(", %s at %s (%s)", render.Duration(took), p.rate, basis)
 }
 
-// show lists the columns.
+// show lists the columns; those without a value, and those that are not used, only by name.
 func (t *table) show(out io.Writer, reveal bool) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  COLUMN\tBECOMES\tTYPE\tFILLED\tEXAMPLES")
-	for i, c := range t.columns {
-		if i == maxShownColumns {
-			break
+	shown := 0
+	var empty []string
+	for _, c := range t.columns {
+		switch {
+		case c.filled == 0 && t.user.filled > 0:
+			empty = append(empty, c.name)
+		case shown < maxShownColumns:
+			c.show(w, reveal)
+			shown++
+		default:
+			shown++
 		}
-		kind := cmp.Or(c.kind, "string")
-		if c.layout != "" {
-			kind += " (" + c.layout + ")"
-		}
-		examples := make([]string, len(c.examples))
-		for i, e := range c.examples {
-			examples[i] = maskText(e, reveal)
-		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", render.Visible(c.name, 64), render.Visible(c.target(), 80), render.Visible(kind, 40),
-			render.Thousands(c.filled), strings.Join(examples, ", "))
 	}
 	_ = w.Flush()
-	if hidden := len(t.columns) - maxShownColumns; hidden > 0 {
+	if hidden := shown - maxShownColumns; hidden > 0 {
 		fmt.Fprintf(out, "  and %s more\n", render.Counted(hidden, "column"))
 	}
-	for _, i := range t.dropped[:min(len(t.dropped), maxShownColumns)] {
-		fmt.Fprintf(out, "  column %d %s is left out\n", i+1, quoteName(t.header[i]))
+	dropped := make([]string, 0, len(t.dropped))
+	for _, i := range t.dropped {
+		dropped = append(dropped, t.header[i])
 	}
+	showNames(out, "empty", empty)
+	showNames(out, "left out", dropped)
 	if len(t.unnamed) > 0 {
 		fmt.Fprintf(out, "  %s without a name, which must be empty\n", render.Counted(len(t.unnamed), "column"))
 	}
+}
+
+func (c *column) show(out io.Writer, reveal bool) {
+	kind := cmp.Or(c.kind, "string")
+	if c.layout != "" {
+		kind += " (" + c.layout + ")"
+	}
+	examples := make([]string, len(c.examples))
+	for i, e := range c.examples {
+		examples[i] = maskText(e, reveal)
+	}
+	fmt.Fprintf(out, "  %s\t%s\t%s\t%s\t%s\n", render.Visible(c.name, 64), render.Visible(c.target(), 80), render.Visible(kind, 40),
+		render.Thousands(c.filled), strings.Join(examples, ", "))
+}
+
+// maxShownNames is how many columns are told by name only.
+const maxShownNames = 10
+
+func showNames(out io.Writer, what string, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	quoted := make([]string, 0, maxShownNames+1)
+	for _, name := range names[:min(len(names), maxShownNames)] {
+		quoted = append(quoted, quoteName(name))
+	}
+	if len(names) > maxShownNames {
+		quoted = append(quoted, "…")
+	}
+	fmt.Fprintf(out, "  %s %s: %s\n", render.Counted(len(names), "column"), what, strings.Join(quoted, ", "))
 }
 
 // maskText tells what a value is, and not what it says.

@@ -20,6 +20,7 @@ type table struct {
 	*mapping
 	anyUTF8 bool // takes cells that are not UTF-8 for mistakes, not for another encoding
 	seen    bool // a cell that is UTF-8 and not ASCII
+	unended bool // the last row does not end with a line
 
 	slab []byte // where bodies are written
 	// held are rows that are not yet believed. A row may turn out to be only the beginning of one, and
@@ -27,6 +28,7 @@ type table struct {
 	// believed when a row of one line follows. What is bad between them waits with them.
 	held  []heldRow
 	size  int      // bytes of all that is held
+	stray int      // where the last row with a single cell ends
 	queue []record // what next returns, and how much of it was returned
 	given int
 	ended error
@@ -126,18 +128,54 @@ func (t *table) doubt(row *row) {
 	}
 }
 
+// isNothing reports whether a row is passed over. Quotes around nothing are something.
+func (t *table) isNothing(row *row) bool {
+	return row.bad == nil && row.isBlank() && !(t.isStray(row) && row.cells[0].quoted)
+}
+
+// isStray reports whether a row has a single cell, of several.
+func (t *table) isStray(row *row) bool {
+	return row.bad == nil && len(row.cells) == 1 && len(t.header) > 1
+}
+
+// split is called for a row with a single cell, as a line feed leaves it that stands in a cell without
+// quotes: the cell may be the end of the row before it, or the beginning of the next.
+func (t *table) split(row *row) {
+	t.stray = row.last
+	if len(t.held) == 0 {
+		return
+	}
+	if before := &t.held[len(t.held)-1]; before.err == nil && before.line+before.lines == row.line {
+		before.body, before.err = nil, mayGoOn(row.line)
+	}
+}
+
+func mayGoOn(line int) error {
+	return fmt.Errorf("row: may not be whole, as line %d has a single cell: a cell with a line feed needs quotes", line)
+}
+
 // read reads one row. It is called when the queue is empty.
 func (t *table) read() error {
 	row, err := t.rows.next()
 	if err != nil {
+		t.unended = t.rows.unended
 		return err
 	}
 	r := record{position: position{line: row.line}}
-	if row.bad == nil && row.isBlank() {
+	if len(row.cells) > 0 && !row.cells[0].quoted { // files that were put together
+		row.cells[0].text = bytes.TrimPrefix(row.cells[0].text, []byte(byteOrderMark))
+	}
+	if t.isNothing(row) {
 		return nil
+	}
+	if row.bad == nil && t.options.shortRows {
+		row.cells = append(row.cells, make([]cell, max(0, len(t.header)-len(row.cells)))...)
 	}
 	lines := row.last - row.line + 1
 	if r.err = t.check(row); r.err != nil {
+		if t.isStray(row) {
+			t.split(row)
+		}
 		if row.bad != nil || lines > 1 {
 			t.doubt(row)
 		}
@@ -160,14 +198,16 @@ func (t *table) check(row *row) error {
 	case row.bad != nil:
 		return row.bad
 	case len(row.cells) != len(t.header):
-		return fmt.Errorf("row: has %s, the first row has %d", render.Counted(len(row.cells), "cell"), len(t.header))
+		hint := ""
+		if len(row.cells) < len(t.header) {
+			hint = " (see --short-rows)"
+		}
+		return fmt.Errorf("row: has %s, the first row has %d%s", render.Counted(len(row.cells), "cell"), len(t.header), hint)
+	case t.stray > 0 && t.stray == row.line-1:
+		return mayGoOn(t.stray)
 	}
 	for i, c := range row.cells {
-		text := c.text
-		if i == 0 { // files that were put together
-			text = bytes.TrimPrefix(text, []byte(byteOrderMark))
-		}
-		if c.escaped || string(bytes.TrimSpace(text)) != t.header[i] {
+		if c.escaped || string(bytes.TrimSpace(c.text)) != t.header[i] {
 			return nil
 		}
 	}

@@ -140,7 +140,46 @@ func TestTableComesBack(t *testing.T) {
 	})
 }
 
-// Whichever byte of a table's structure is broken, no row comes out that was not in it.
+// breakByte breaks a byte below the first row. It returns nil for what nobody can see.
+func breakByte(rt *rapid.T, d dialect, whole string, structure []int) (broken []byte, how string) {
+	how = rapid.SampledFrom([]string{"insert a quote", "a quote instead", "insert", "instead", "delete", "replace"}).Draw(rt, "how")
+	at := rapid.SampledFrom(structure).Draw(rt, "at")
+	if how != "delete" && how != "replace" {
+		at = rapid.IntRange(0, len(whole)-1).Draw(rt, "anywhere")
+	}
+	if header := strings.Index(whole, d.EOL); header < 0 || at < header+len(d.EOL) {
+		return nil, how
+	}
+	isQuoted := strings.Count(whole[:at], `"`)%2 == 1
+	isEnd := at+1 == len(whole) || strings.HasPrefix(whole[at+1:], d.EOL)
+	mark := rapid.SampledFrom([]byte{d.Delimiter[0], d.EOL[len(d.EOL)-1]}).Draw(rt, "mark")
+	broken = []byte(whole)
+	switch {
+	case how == "insert a quote":
+		return slices.Insert(broken, at, '"'), how
+	case how == "a quote instead":
+		broken[at] = '"'
+	case how == "delete":
+		return slices.Delete(broken, at, at+1), how
+	case how == "replace" && (at >= len(whole)-len(d.EOL) || whole[at] == '\r' && d.EOL == "\r\n"):
+		return nil, how // the last cell of a row has one letter more
+	case how == "replace":
+		broken[at] = 'x'
+	case isQuoted:
+		return nil, how // the value is another
+	case how == "insert":
+		return slices.Insert(broken, at, mark), how
+	case mark != d.Delimiter[0] && (isEnd || strings.HasSuffix(whole[:at], d.EOL)):
+		return nil, how // a row has one letter less at its end, and an empty line follows
+	case whole[at] == '"':
+		return nil, how // what follows has a wrong quote, and cannot cost each row before one
+	default:
+		broken[at] = mark
+	}
+	return broken, how
+}
+
+// Whichever byte of a table is broken, no row comes out that was not in it.
 func TestBrokenTable(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -149,30 +188,11 @@ func TestBrokenTable(t *testing.T) {
 		value := rapid.OneOf(
 			rapid.StringOfN(rapid.SampledFrom([]rune("ab\"\n")), 0, 8, -1),
 			rapid.StringOfN(rapid.SampledFrom([]rune("ab\""+d.Delimiter)), 0, 8, -1))
-		rows := drawTable(rt, value, 3)
+		rows := drawTable(rt, value, 2)
 		whole, structure := d.write(rows)
-		header := strings.Index(whole, d.EOL)
-		broken := []byte(whole)
-		how := rapid.SampledFrom([]string{"insert a quote", "a quote instead", "delete", "replace"}).Draw(rt, "how")
-		at := rapid.SampledFrom(structure).Draw(rt, "at")
-		if how == "insert a quote" || how == "a quote instead" {
-			at = rapid.IntRange(0, len(broken)-1).Draw(rt, "anywhere")
-		}
-		if at < header+len(d.EOL) {
+		broken, how := breakByte(rt, d, whole, structure)
+		if broken == nil {
 			return
-		}
-		switch how {
-		case "insert a quote":
-			broken = slices.Insert(broken, at, '"')
-		case "a quote instead":
-			broken[at] = '"'
-		case "delete":
-			broken = slices.Delete(broken, at, at+1)
-		default:
-			if at >= len(broken)-len(d.EOL) || broken[at] == '\r' && d.EOL == "\r\n" {
-				return // the last cell of a row has one letter more: nobody can see that
-			}
-			broken[at] = 'x'
 		}
 		o := options()
 		o.format, o.delimiter = "csv", d.Delimiter[0]
@@ -182,8 +202,8 @@ func TestBrokenTable(t *testing.T) {
 			events = append(events, eventOf(rt, rows[0], row))
 		}
 		for _, got := range eventsIn(rt, bodies) {
-			if !slices.Contains(events, got) {
-				rt.Fatalf("%s at %d of %q\n%q\nfalse %s", how, at, whole, broken, got)
+			if !slices.Contains(events, got) && strings.Contains(got, `"user_id":`) { // without a user it is a bad line
+				rt.Fatalf("%s: %q\n%q\nfalse %s", how, whole, broken, got)
 			}
 		}
 	})

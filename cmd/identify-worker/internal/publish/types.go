@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -15,6 +17,7 @@ import (
 type valueType struct {
 	kind    string // number, bool, date, or string, which is the same as empty
 	layout  string // of dates; empty for ISO 8601
+	timed   bool   // the layout has a time of day
 	decimal byte
 }
 
@@ -50,6 +53,7 @@ func parseType(suffix string, decimal byte) (valueType, error) {
 	t := valueType{kind: suffix, decimal: decimal}
 	if layout, ok := strings.CutPrefix(suffix, "date("); ok {
 		t.kind, t.layout = "date", strings.TrimSuffix(layout, ")")
+		t.timed = isTimed(t.layout)
 		return t, checkLayout(t.layout)
 	}
 	switch suffix {
@@ -138,11 +142,16 @@ func plainNumber(text []byte, decimal byte) []byte {
 	whole, fraction, found := bytes.Cut(text, []byte{decimal})
 	digits := bytes.TrimPrefix(whole, []byte{'-'})
 	plain := append([]byte(nil), whole[:len(whole)-len(digits)]...)
-	groups := strings.FieldsFunc(string(digits), func(r rune) bool {
-		return r == ' ' || r == '\u00a0' || r == '\u202f' || r == '\'' || r != rune(decimal) && (r == '.' || r == ',')
-	})
+	groups := [][]byte{digits}
+	if i := bytes.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
+		mark, length := utf8.DecodeRune(digits[i:])
+		if mark == rune(decimal) || !strings.ContainsRune(".,' \u00a0\u202f", mark) {
+			return nil
+		}
+		groups = bytes.Split(digits, digits[i:i+length])
+	}
 	for i, group := range groups {
-		if len(groups) > 1 && (i > 0 && len(group) != 3 || len(group) > 3) {
+		if len(groups) > 1 && (i > 0 && len(group) != 3 || len(group) > 3 || len(group) == 0) {
 			return nil
 		}
 		plain = append(plain, group...)
@@ -153,14 +162,20 @@ func plainNumber(text []byte, decimal byte) []byte {
 	return plain
 }
 
+// isTimed reports whether a layout has a time of day.
+func isTimed(layout string) bool {
+	day := time.Date(1987, time.November, 28, 0, 0, 0, 0, time.UTC)
+	return day.Format(layout) != day.Add(13*time.Hour+14*time.Minute+15*time.Second).Format(layout)
+}
+
 // appendDate appends a date as ISO 8601. A time without a zone is UTC.
 func (t *valueType) appendDate(body []byte, text string) ([]byte, error) {
-	at, layout, err := t.parseDate(text)
+	at, timed, err := t.parseDate(text)
 	if err != nil {
 		return nil, err
 	}
 	body = append(body, '"')
-	if strings.Contains(layout, "15") || strings.Contains(layout, "3") && strings.Contains(layout, "4") {
+	if timed {
 		body = at.AppendFormat(body, time.RFC3339Nano)
 	} else {
 		body = at.AppendFormat(body, time.DateOnly)
@@ -168,34 +183,56 @@ func (t *valueType) appendDate(body []byte, text string) ([]byte, error) {
 	return append(body, '"'), nil
 }
 
-func (t *valueType) parseDate(text string) (time.Time, string, error) {
+func (t *valueType) parseDate(text string) (at time.Time, timed bool, err error) {
 	switch t.layout {
 	case "":
-		for _, layout := range []string{
-			"2006-01-02", "2006-01-02T15:04:05Z07:00", "2006-01-02 15:04:05Z07:00", "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02 15:04",
-		} {
-			if at, err := time.Parse(layout, text); err == nil {
-				return at, layout, nil
-			}
+		return parseISO(text)
+	case "excel":
+		return parseSerial(text)
+	case "unix":
+		seconds, err := strconv.ParseFloat(text, 64)
+		if err != nil || math.IsNaN(seconds) || seconds < 0 || seconds > 1e11 {
+			return at, false, errors.New("is not a number of seconds")
 		}
-		return time.Time{}, "", errors.New("is not a date such as 2026-01-31 or 2026-01-31T15:04:05Z; tell how the file writes them, such as :date(02/01/2006)")
-	case "excel", "unix":
-		number, err := strconv.ParseFloat(text, 64)
-		if err != nil || number < 0 || number > 1e11 {
-			return time.Time{}, "", errors.New("is not a number of " + map[string]string{"excel": "days", "unix": "seconds"}[t.layout])
-		}
-		if t.layout == "unix" {
-			return time.UnixMilli(int64(number * 1000)).UTC(), time.DateTime, nil
-		}
-		at := time.Date(1899, time.December, 30, 0, 0, 0, 0, time.UTC).Add(time.Duration(min(number, 80_000) * 24 * float64(time.Hour))).Round(time.Second)
-		if number == float64(int(number)) {
-			return at, time.DateOnly, nil
-		}
-		return at, time.DateTime, nil
+		return time.UnixMilli(int64(seconds * 1000)).UTC(), true, nil
 	}
-	at, err := time.Parse(t.layout, text)
-	if err != nil {
-		return at, "", fmt.Errorf("is not a date as %s is", quoteName(t.layout))
+	if at, err = time.Parse(t.layout, text); err != nil {
+		return at, false, fmt.Errorf("is not a date as %s is", quoteName(t.layout))
 	}
-	return at, t.layout, nil
+	// A zone's abbreviation that is not known here is taken for UTC by time.Parse.
+	zone, offset := at.Zone()
+	if offset == 0 && zone != "UTC" && zone != "GMT" && strings.Contains(t.layout, "MST") && !strings.Contains(t.layout, "07") {
+		return at, false, errors.New("has a time zone of which only UTC and GMT are known for sure: export the offset, such as +02:00")
+	}
+	return at, t.timed, nil
+}
+
+// parseISO also knows how databases write zones.
+func parseISO(text string) (at time.Time, timed bool, err error) {
+	for _, layout := range []string{
+		time.DateOnly, "2006-01-02T15:04:05Z07:00", "2006-01-02 15:04:05Z07:00", "2006-01-02T15:04:05", time.DateTime, "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02 15:04",
+		"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05Z07", "2006-01-02 15:04:05 Z0700", "2006-01-02 15:04:05 UTC",
+	} {
+		if at, err := time.Parse(layout, text); err == nil {
+			return at, layout != time.DateOnly, nil
+		}
+	}
+	return at, false, errors.New("is not a date such as 2026-01-31 or 2026-01-31T15:04:05Z; tell how the file writes them, such as :date(02/01/2006)")
+}
+
+const (
+	// Before 1 March 1900 the serial numbers of spreadsheets differ by a day.
+	firstSerial = 61
+	lastSerial  = 2_958_465 // 31 December 9999
+)
+
+// parseSerial reads the serial number of a date in a spreadsheet.
+func parseSerial(text string) (at time.Time, timed bool, err error) {
+	days, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(days) || days < firstSerial || days >= lastSerial+1 {
+		return at, false, errors.New("is not a number of days")
+	}
+	whole, rest := math.Modf(days)
+	at = time.Date(1899, time.December, 30+int(whole), 0, 0, 0, 0, time.UTC)
+	return at.Add(time.Duration(rest * 24 * float64(time.Hour))).Round(time.Second), rest > 0, nil
 }
