@@ -185,7 +185,9 @@ func FuzzMaskEvent(f *testing.F) {
 				t.Fatalf("%q becomes %q", body, text)
 			}
 			var shown any
-			if err := json.Unmarshal([]byte(text), &shown); err != nil {
+			d := json.NewDecoder(strings.NewReader(text))
+			d.UseNumber() // a number may be too large for any other type
+			if err := d.Decode(&shown); err != nil {
 				t.Fatal(err)
 			}
 			if reveal {
