@@ -208,12 +208,14 @@ func countsOf(t Topology, work, dead *jetstream.StreamInfo) (c Counts) {
 type Usage struct {
 	Messages, MaxMessages uint64
 	Bytes, MaxBytes       uint64
+	Last                  time.Time // when the newest message was stored; zero if there was none
 }
 
 func usageOf(s *jetstream.StreamInfo) Usage {
 	return Usage{
 		Messages: s.State.Msgs, MaxMessages: uint64(max(0, s.Config.MaxMsgs)),
 		Bytes: s.State.Bytes, MaxBytes: uint64(max(0, s.Config.MaxBytes)),
+		Last: s.State.LastTime,
 	}
 }
 

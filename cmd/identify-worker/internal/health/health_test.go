@@ -1,6 +1,7 @@
 package health
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,25 @@ func TestProblems(t *testing.T) {
 		if strings.Join(codes, " ") != test.want || !strings.Contains(strings.Join(texts, "\n"), test.text) {
 			t.Errorf("%s: %v: %v", name, codes, texts)
 		}
+	}
+}
+
+// A stream is full since its newest message, and what happened in the last minute is as old as that.
+func TestSinceWhen(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	full := queue.Usage{Messages: 9, MaxMessages: 9, Last: now.Add(-time.Hour)}
+	r := fleet.Replica{ID: "abcdefgh", Partitions: []string{"0"}, TTL: time.Minute, Heard: now, Read: now}
+	r.Recent = fleet.Recent{Span: time.Hour, Calls: 40, Failed: 30, Dead: 40}
+	got := map[string]time.Duration{}
+	for _, p := range Problems(&inspector.Status{Time: now, Replicas: []fleet.Replica{r}, Counts: queue.Counts{Work: full, Dead: full}}) {
+		if p.Since != nil {
+			got[p.Code] = now.Sub(*p.Since)
+		}
+	}
+	want := map[string]time.Duration{"stream_full": time.Hour, "deadletters_full": time.Hour, "calls_failing": time.Minute, "events_dying": time.Minute}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

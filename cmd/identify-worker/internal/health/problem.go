@@ -170,7 +170,7 @@ const nearlyFull = 0.9
 func (found *problems) room(s *inspector.Status) {
 	switch {
 	case s.Work.Full():
-		found.add("stream_full", time.Time{}, "", "the work stream is full: %s", describeUsage(s.Work))
+		found.add("stream_full", s.Work.Last, "", "the work stream is full: %s", describeUsage(s.Work))
 	case s.Work.Share() >= nearlyFull:
 		found.add("stream_nearly_full", time.Time{}, "", "the work stream is nearly full: %s", describeUsage(s.Work))
 	}
@@ -178,7 +178,7 @@ func (found *problems) room(s *inspector.Status) {
 	case g.full > 0:
 		found.add("deadletters_full", g.since, "", "the dead-letter stream has been full for %s: %s for it", render.Duration(s.Time.Sub(g.since)), waits(g.users))
 	case s.Dead.Full():
-		found.add("deadletters_full", time.Time{}, "", "the dead-letter stream is full: %s", describeUsage(s.Dead))
+		found.add("deadletters_full", s.Dead.Last, "", "the dead-letter stream is full: %s", describeUsage(s.Dead))
 	case s.Dead.Share() >= nearlyFull:
 		found.add("deadletters_nearly_full", time.Time{}, "", "the dead-letter stream is nearly full: %s", describeUsage(s.Dead))
 	}
