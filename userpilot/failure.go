@@ -36,8 +36,8 @@ type Error struct {
 	Unconnected bool
 }
 
-// Error returns the status, whether a refusal is not Userpilot's own for want of JSON, and the code and the request id if they look like plain
-// identifiers. It never contains Message.
+// Error returns the status, whether a refusal is not Userpilot's own for want of JSON, and the code and
+// the request id if they look like plain identifiers. It never contains Message.
 func (f *Error) Error() string {
 	if f.Status == 0 {
 		return fmt.Sprintf("identify: no answer: %v", f.Err)

@@ -14,8 +14,8 @@ import (
 //
 // It takes a line that has as many cells as the table has columns for a row, wherever it stands. So a
 // quoted cell that holds such a line is refused, and after a quote that does not close the next line
-// is a row again. With short, fewer cells are a row as well. With multiline a cell may hold anything, and a quote that does not close costs all
-// lines up to where that is certain.
+// is a row again. With short, fewer cells are a row as well. With multiline a cell may hold anything, and
+// a quote that does not close costs all lines up to where that is certain.
 type scanner struct {
 	reader    io.Reader
 	delimiter byte
