@@ -174,6 +174,9 @@ func FuzzNDJSON(f *testing.F) {
 	f.Add("{}\n\n {} \r\n{")
 	f.Add(byteOrderMark + byteOrderMark)
 	f.Fuzz(func(t *testing.T, text string) {
+		if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
+			t.Skip("UTF-16, whatever the encoding is said to be")
+		}
 		o := options()
 		o.format, o.encoding = "ndjson", "utf-8"
 		bodies, bad, whole := readAll(t, "f", text, o)
