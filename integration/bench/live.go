@@ -96,7 +96,7 @@ func (f fleet) delays(ctx context.Context, long time.Duration, waiting int, opti
 	if err != nil {
 		return d, err
 	}
-	published, err := s.publishLive(ctx, long)
+	published, err := s.publishLive(ctx, long, liveEvent)
 	if err != nil {
 		return d, err
 	}
@@ -111,14 +111,18 @@ func (f fleet) delays(ctx context.Context, long time.Duration, waiting int, opti
 	return d, err
 }
 
-// publishLive publishes a live event each interval, of another user each.
-func (s *site) publishLive(ctx context.Context, long time.Duration) (published int, err error) {
+// liveInterval is the time between two live events that are published beside backfill.
+const liveInterval = 500 * time.Millisecond
+
+// publishLive publishes the events event(0), event(1) and so on for this long, one each interval.
+func (s *site) publishLive(ctx context.Context, long time.Duration, event func(i int) []byte) (published int, err error) {
 	p := s.queue.NewPublisher(queue.PublisherConfig{})
+	defer func() { err = errors.Join(err, p.Close(context.WithoutCancel(ctx))) }()
 	tick := time.NewTicker(liveInterval)
 	defer tick.Stop()
 	for ; published < int(long/liveInterval); published++ {
-		if _, err := p.Publish(ctx, liveEvent(published)); err != nil {
-			return published, errors.Join(err, p.Close(ctx))
+		if _, err := p.Publish(ctx, event(published)); err != nil {
+			return published, err
 		}
 		select {
 		case <-tick.C:
@@ -126,7 +130,7 @@ func (s *site) publishLive(ctx context.Context, long time.Duration) (published i
 			return published, context.Cause(ctx)
 		}
 	}
-	return published, p.Close(ctx)
+	return published, nil
 }
 
 // liveEvent carries the time of its publication.

@@ -46,9 +46,6 @@ func memory(ctx context.Context, b *bench) ([]row, error) {
 	return rows, nil
 }
 
-// liveInterval is the time between two live events that are published beside backfill.
-const liveInterval = 500 * time.Millisecond
-
 // watchBackfill watches a worker's memory while backfill and this many live events wait, and live
 // events keep coming.
 func (b *bench) watchBackfill(ctx context.Context, live int) (r row, err error) {
@@ -69,14 +66,9 @@ func (b *bench) watchBackfill(ctx context.Context, live int) (r row, err error) 
 		return r, err
 	}
 	defer func() { err = errors.Join(err, worker.stop()) }()
-	p := s.queue.NewPublisher(queue.PublisherConfig{})
-	for i := range int(b.memoryTime / liveInterval) {
-		if _, err := p.Publish(ctx, userEvent(b.backlog-1-i)); err != nil {
-			return r, err
-		}
-		if err := watch(ctx, liveInterval); err != nil {
-			return r, err
-		}
+	users := func(i int) []byte { return userEvent(b.backlog - 1 - i) }
+	if _, err := s.publishLive(ctx, b.memoryTime, users); err != nil {
+		return r, err
 	}
 	most, err := worker.peak()
 	return row{
