@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -8,17 +10,30 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// A delivery does not keep the header of the message that its body came with.
+// A delivery does not keep the header of the message that its body came with, unless it is small
+// beside the body.
 func TestBodyAlone(t *testing.T) {
 	t.Parallel()
-	buffer := []byte("header, body")
-	for _, m := range []*nats.Msg{{Data: buffer[8:], Header: nats.Header{"A": {"b"}}}, {Data: buffer[8:]}} {
+	small := nats.Header{"A": {"b"}} // 18 bytes as NATS encodes it
+	for _, test := range []struct {
+		name   string
+		header nats.Header
+		length int
+		shared bool
+	}{
+		{"no header", nil, 4, true},
+		{"a large body", small, 8 * 18, true},
+		{"a body that is not large enough", small, 8*18 - 1, false},
+		{"an empty body", small, 0, false},
+		{"a large header", nats.Header{"A": {strings.Repeat("b", 4096)}}, 8 * 18, false},
+	} {
+		m := &nats.Msg{Subject: "s", Reply: "r", Header: test.header, Data: bytes.Repeat([]byte("x"), test.length)}
 		body := bodyOf(m)
-		if string(body) != "body" {
-			t.Errorf("%q", body)
+		if !bytes.Equal(body, m.Data) {
+			t.Errorf("%s: %q", test.name, body)
 		}
-		if shared := &body[0] == &buffer[8]; shared != (len(m.Header) == 0) {
-			t.Errorf("in the message's buffer: %v", shared)
+		if shared := len(body) > 0 && &body[0] == &m.Data[0]; shared != test.shared {
+			t.Errorf("%s: in the message's buffer: %v", test.name, shared)
 		}
 	}
 }

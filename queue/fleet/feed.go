@@ -120,11 +120,12 @@ func (f *feed) handOver(h Handler, at jsapi.Reply, m *nats.Msg) (ok bool) {
 	return true
 }
 
-// bodyOf returns the publisher's bytes without the surrounding buffer. nats.go reads a message's
-// header and body into one buffer; a slice of it would keep the header in memory too, where the
-// byte limits do not count it.
+// bodyOf returns the publisher's bytes. nats.go reads a message's header and body into one buffer; a
+// slice of it keeps the header in memory too, where the byte limits do not count it. So bodyOf copies
+// the body unless the header is small beside it: the allocator rounds a body up by as much.
 func bodyOf(m *nats.Msg) []byte {
-	if len(m.Header) == 0 {
+	header := m.Size() - len(m.Subject) - len(m.Reply) - len(m.Data)
+	if header <= len(m.Data)/8 {
 		return m.Data
 	}
 	return bytes.Clone(m.Data)
