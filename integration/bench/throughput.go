@@ -36,9 +36,9 @@ func throughput(ctx context.Context, b *bench) ([]row, error) {
 		},
 		{
 			what:     "processor time for an event, against that loop",
-			goal:     "at most 1.15",
+			goal:     "at most 1.10",
 			measured: fmt.Sprintf("%.2f (with NATS and the API: %.2f)", median(cost), median(total)),
-			pass:     median(cost) <= 1.15,
+			pass:     median(cost) <= 1.10,
 		},
 	}, nil
 }

@@ -49,7 +49,7 @@ func work(ctx context.Context, args []string) error {
 	if err := os.Setenv("SSL_CERT_FILE", flags.trusted); err != nil {
 		return err
 	}
-	limitMemory()
+	tuneGC()
 	defer profile(flags.profile)()
 
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -82,11 +82,12 @@ func newClient(endpoint, key string, conns int) (*userpilot.Client, error) {
 	return userpilot.NewClient(userpilot.ClientConfig{Endpoint: endpoint, Key: k, MaxConns: conns})
 }
 
-// limitMemory sets the same soft limit as "identify-worker work" with its default --memory: one and
-// a half times that, plus 96 MiB.
-func limitMemory() {
+// tuneGC does the same as "identify-worker work" with its default --memory: the soft limit is one and a
+// half times that, plus 96 MiB, and garbage may grow to twice the memory in use.
+func tuneGC() {
 	const waiting = 64 << 20
 	debug.SetMemoryLimit(waiting + waiting/2 + 96<<20)
+	debug.SetGCPercent(200)
 }
 
 // reportHeld prints how many partitions are held, whenever that changes.

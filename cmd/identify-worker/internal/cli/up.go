@@ -73,7 +73,7 @@ func runUp(ctx context.Context, env *flags.Env, s *upSettings) error {
 		return err
 	}
 	line, log := screen(env, s.logs)
-	limitMemory(env, s.replica.Config.Memory, serverMemory)
+	tuneGC(env, s.replica.Config.Memory, serverMemory)
 	b, err := s.boot(ctx, env.Version, log)
 	if err != nil {
 		return err

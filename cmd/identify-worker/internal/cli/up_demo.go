@@ -23,7 +23,7 @@ func runDemo(ctx context.Context, env *flags.Env, s *upSettings) error {
 	}
 	defer cleanUp()
 	line, log := screen(env, s.logs)
-	limitMemory(env, s.replica.Config.Memory, serverMemory)
+	tuneGC(env, s.replica.Config.Memory, serverMemory)
 	b, err := s.boot(ctx, env.Version, log)
 	if err != nil {
 		return err
