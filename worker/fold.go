@@ -32,9 +32,11 @@ func (w *Worker) mayFold(l *lane) bool {
 		(len(l.events) == 0 || l.head().more().past == nil && l.head().more().death == nil)
 }
 
-// makeRoom folds some of a lane's events if the lane or the memory is half full. w.mu must be held.
+// makeRoom folds some of a lane's events if the lane is half full, or if the memory is, and not only by
+// what no folding frees. w.mu must be held.
 func (w *Worker) makeRoom(l *lane) {
-	tight := w.memory.used > w.memory.limit/2 || l.bodies > w.memory.share()/2
+	bodies := w.memory.used - int64(w.waiting.events)*stubBytes
+	tight := w.memory.used > w.memory.limit/2 && bodies > w.memory.limit/16 || l.bodies > w.memory.share()/2
 	if !tight || l.failing() || l.resendThrough != (fleet.Extent{}) || !w.mayFold(l) {
 		return
 	}
