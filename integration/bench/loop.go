@@ -16,7 +16,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue"
 )
 
-// prefetch is nats.go's default, and also what each of the worker's consumers requests.
+// prefetch is nats.go's default.
 const prefetch = 500
 
 // loop is the role of the plainest consumer that delivers an event at least once: pull, call, ack,

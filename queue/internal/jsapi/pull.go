@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// Prefetch is the number of events that a consumer sends ahead.
-	Prefetch = 500
+	// Prefetch is the number of events that a consumer sends ahead: enough for the time until the
+	// server serves the next request.
+	Prefetch = 2000
 	// prefetchBytes exceeds queue.MaxMessageBytes: a pull that could not hold the next event would
 	// never end.
 	prefetchBytes = 1 << 20
