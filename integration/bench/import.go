@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -98,14 +97,37 @@ func (f *importing) publish(ctx context.Context, file string, args ...string) (r
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	began := time.Now()
-	if err := cmd.Run(); err != nil {
+	peak, err := runMeasured(cmd)
+	if err != nil {
 		return ran{}, fmt.Errorf("publish %s: %w\n%s", file, err, said.String())
 	}
-	r := ran{elapsed: time.Since(began), processor: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
-	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		r.peak = usage.Maxrss << 10
+	return ran{
+		elapsed: time.Since(began), peak: peak,
+		processor: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(),
+	}, nil
+}
+
+// runMeasured runs a command and returns its most resident memory, as far as it was seen every few
+// milliseconds. What the system says at the end is no less than the memory of the process that started
+// it.
+func runMeasured(cmd *exec.Cmd) (peak int64, err error) {
+	if err := cmd.Start(); err != nil {
+		return 0, err
 	}
-	return r, nil
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return peak, err
+		case <-tick.C:
+			if seen, err := peakOf(cmd.Process.Pid); err == nil { // otherwise it has just ended
+				peak = seen
+			}
+		}
+	}
 }
 
 // preview measures a dry run: the best of some, as other processes can only make it look worse.

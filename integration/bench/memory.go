@@ -70,7 +70,7 @@ func (b *bench) watchBackfill(ctx context.Context, live int) (r row, err error) 
 	if _, err := s.publishLive(ctx, b.memoryTime, users); err != nil {
 		return r, err
 	}
-	most, err := worker.peak()
+	most, err := peakOf(worker.pid())
 	return row{
 		what:     fmt.Sprintf("memory of a worker at a backfill of %d events of 1 KiB, %d live ones, and 2 more a second", b.backlog, live),
 		goal:     "under 200 MiB resident",
@@ -159,7 +159,7 @@ func peak(ctx context.Context, p *process, d time.Duration) (int64, error) {
 	if err := watch(ctx, d); err != nil {
 		return 0, err
 	}
-	return p.peak()
+	return peakOf(p.pid())
 }
 
 // watch waits for d.

@@ -50,9 +50,9 @@ func busyTime() (time.Duration, error) {
 	return time.Duration(busy) * tick, nil
 }
 
-// peak returns the most memory that the process has had resident, in bytes.
-func (p *process) peak() (int64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid()))
+// peakOf returns the most memory that a process has had resident, in bytes.
+func peakOf(pid int) (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
