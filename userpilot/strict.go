@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -167,8 +168,14 @@ func unquoteText(value jsontext.Value) []byte {
 	return value
 }
 
-// bogusIDs are what programs and spreadsheets write where they have no id.
-const bogusIDs = "|undefined|null|(null)|nil|none|nan|true|false|n/a|[object object]|#n/a|#ref!|#value!|#name?|#null!|#num!|#div/0!|"
+// bogusIDs are what programs and spreadsheets write where they have no id, in lower case.
+var bogusIDs = map[string]bool{
+	"undefined": true, "null": true, "(null)": true, "nil": true, "none": true, "nan": true, "true": true, "false": true, "n/a": true,
+	"[object object]": true, "#n/a": true, "#ref!": true, "#value!": true, "#name?": true, "#null!": true, "#num!": true, "#div/0!": true,
+}
+
+// templateMarks are what templates have in them that were not filled in.
+var templateMarks = []string{"{{", "}}", "${", "<%"}
 
 // idProblem returns what is wrong with an id that is surely nobody's, or "". It does not contain the
 // id.
@@ -182,9 +189,9 @@ func idProblem(id string) string {
 		return "is blank"
 	case trimmed != id:
 		return "has blanks at its ends"
-	case !strings.Contains(id, "|") && strings.Contains(bogusIDs, "|"+strings.ToLower(id)+"|"):
+	case bogusIDs[strings.ToLower(id)]:
 		return "is no id, but what a program writes where it has none"
-	case strings.Contains(id, "{{") || strings.Contains(id, "}}") || strings.Contains(id, "${") || strings.Contains(id, "<%"):
+	case strings.ContainsAny(id, "{}$<") && slices.ContainsFunc(templateMarks, func(mark string) bool { return strings.Contains(id, mark) }):
 		return "has the text of a template in it"
 	case strings.HasPrefix(id, `="`):
 		return "is a spreadsheet's formula"
@@ -200,12 +207,15 @@ func isBlank(r rune) bool { return unicode.IsSpace(r) || unicode.Is(unicode.Cf, 
 
 // isRounded reports whether text is a number with an exponent as a spreadsheet or a program writes it.
 func isRounded(text string) bool {
-	mantissa, exponent, found := strings.Cut(strings.ToUpper(text), "E+")
+	mantissa, exponent, found := strings.Cut(text, "+")
 	isDigits := func(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
-	if !found || !isDigits(exponent) || mantissa == "" || !isDigits(mantissa[:1]) {
+	if !found || !isDigits(exponent) || len(mantissa) < len("1E") || !isDigits(mantissa[:1]) {
 		return false
 	}
-	rest := mantissa[1:]
+	rest, e := mantissa[1:len(mantissa)-1], mantissa[len(mantissa)-1]
+	if e != 'e' && e != 'E' {
+		return false
+	}
 	return rest == "" || (rest[0] == '.' || rest[0] == ',') && isDigits(rest[1:])
 }
 
