@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -168,15 +167,6 @@ func unquoteText(value jsontext.Value) []byte {
 	return value
 }
 
-// bogusIDs are what programs and spreadsheets write where they have no id, in lower case.
-var bogusIDs = map[string]bool{
-	"undefined": true, "null": true, "(null)": true, "nil": true, "none": true, "nan": true, "true": true, "false": true, "n/a": true,
-	"[object object]": true, "#n/a": true, "#ref!": true, "#value!": true, "#name?": true, "#null!": true, "#num!": true, "#div/0!": true,
-}
-
-// templateMarks are what templates have in them that were not filled in.
-var templateMarks = []string{"{{", "}}", "${", "<%"}
-
 // idProblem returns what is wrong with an id that is surely nobody's, or "". It does not contain the
 // id.
 func idProblem(id string) string {
@@ -189,9 +179,9 @@ func idProblem(id string) string {
 		return "is blank"
 	case trimmed != id:
 		return "has blanks at its ends"
-	case bogusIDs[strings.ToLower(id)]:
+	case isBogus(id):
 		return "is no id, but what a program writes where it has none"
-	case strings.ContainsAny(id, "{}$<") && slices.ContainsFunc(templateMarks, func(mark string) bool { return strings.Contains(id, mark) }):
+	case strings.ContainsAny(id, "{}$<") && hasTemplateMark(id):
 		return "has the text of a template in it"
 	case strings.HasPrefix(id, `="`):
 		return "is a spreadsheet's formula"
@@ -199,6 +189,26 @@ func idProblem(id string) string {
 		return "is a number that a spreadsheet or a program has rounded"
 	}
 	return ""
+}
+
+// isBogus reports whether text is what programs and spreadsheets write where they have no id.
+func isBogus(text string) bool {
+	switch strings.ToLower(text) {
+	case "undefined", "null", "(null)", "nil", "none", "nan", "true", "false", "n/a", "[object object]",
+		"#n/a", "#ref!", "#value!", "#name?", "#null!", "#num!", "#div/0!":
+		return true
+	}
+	return false
+}
+
+// hasTemplateMark reports whether text is of a template that was not filled in.
+func hasTemplateMark(text string) bool {
+	for _, mark := range [...]string{"{{", "}}", "${", "<%"} {
+		if strings.Contains(text, mark) {
+			return true
+		}
+	}
+	return false
 }
 
 // isBlank reports whether nothing is seen of a character: a space, or one such as a byte order mark or
