@@ -181,7 +181,7 @@ func idProblem(id string) string {
 		return "has blanks at its ends"
 	case isBogus(id):
 		return "is no id, but what a program writes where it has none"
-	case strings.ContainsAny(id, "{}$<") && hasTemplateMark(id):
+	case hasTemplateMark(id):
 		return "has the text of a template in it"
 	case strings.HasPrefix(id, `="`):
 		return "is a spreadsheet's formula"
