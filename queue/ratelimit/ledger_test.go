@@ -461,6 +461,25 @@ func TestLedgerBeforeTheOthersAreKnown(t *testing.T) {
 	})
 }
 
+// When the last replica with a much slower rate has left, its distant slots hold the others up for
+// little more than a window of their own rate.
+func TestLedgerAfterASlowerRate(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		slow, fast := Rate{60, time.Hour}, Rate{600, time.Minute}
+		q := s.queue(nil)
+		s.knows(q, slow)
+		l := q.NewLedger(fast, 0)
+		if n := takes(l, time.Hour); n > 60 {
+			t.Fatalf("%d calls in an hour of %s", n, slow)
+		}
+		s.knows(q)
+		takes(l, 90*time.Second)
+		if n := takes(l, time.Minute); n < 590 {
+			t.Errorf("%d calls in a minute of %s", n, fast)
+		}
+	})
+}
+
 // Slots that were reserved at a faster schedule are too close together for a slower one.
 func TestLedgerDropsSlots(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {

@@ -138,6 +138,9 @@ func (p *plan) survey() {
 	p.owners = map[string]int{}
 	for i := range p.shards {
 		s := &p.shards[i]
+		if s.next.After(p.now.Add(p.schedule.farthest())) {
+			s.forget() // it was reserved at the slower rate of a replica that has left
+		}
 		p.starts[i] = p.start(i, p.round.clock)
 		switch fresh := p.now.Sub(s.seen) < 2*p.rtt+lowWater; {
 		case p.schedule.every[i] == 0:

@@ -78,8 +78,8 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 		l.heard = l.heard.strictest(rate.schedule(0))
 	}
 	m, _ := l.api.Clock.Exact(MaxAhead)
-	if x.Next.After(m.Server(time.Now()).Add(l.schedule.span() + 2*MaxAhead)) {
-		// No replica reserves this far ahead: the server's clock was wrong when this was written.
+	if x.Next.After(m.Server(time.Now()).Add(l.schedule.farthest())) {
+		// The server's clock was wrong when this was written, or a slower replica has left since.
 		s.broken = true
 		if l.look.ahead {
 			return
@@ -97,6 +97,9 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 func (p schedule) span() time.Duration {
 	return Rate{Calls: 1, Window: p.window}.span()
 }
+
+// farthest is farther ahead than the next slot of any shard.
+func (p schedule) farthest() time.Duration { return p.span() + 2*MaxAhead }
 
 // start is the local time at which a shard's next slot is free for this replica.
 func (l *Ledger) start(i int, m jsapi.Mapping) time.Time {
