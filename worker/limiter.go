@@ -38,16 +38,31 @@ func newBucket(r ratelimit.Rate, burst int) bucket { return bucket{rate: r, toke
 
 // Take implements limiter.
 func (b bucket) Take(ctx context.Context, _ ratelimit.Demand) (ratelimit.Slot, error) {
-	token := b.tokens.Reserve()
-	due := time.NewTimer(token.Delay())
+	now := time.Now()
+	token := b.tokens.ReserveN(now, 1)
+	delay := token.DelayFrom(now)
+	due := time.NewTimer(delay)
 	defer due.Stop()
 	select {
 	case <-due.C:
-		return b.rate.Slot(time.Now()), nil
+		return b.slot(now.Add(delay)), nil
 	case <-ctx.Done():
 		token.Cancel()
 		return ratelimit.Slot{}, context.Cause(ctx)
 	}
+}
+
+// slot returns the slot of a token that was due at begin. If that is too long ago, because the process
+// stood still, the token counts as taken only now: the tokens that came meanwhile must not come on top.
+func (b bucket) slot(begin time.Time) ratelimit.Slot {
+	slot, now := b.rate.Slot(begin), time.Now()
+	if !slot.Expired() {
+		return slot
+	}
+	burst := b.tokens.Burst()
+	b.tokens.SetBurstAt(now, burst-1) // leaves so many tokens at most
+	b.tokens.SetBurstAt(now, burst)
+	return b.rate.Slot(now)
 }
 
 // Interval implements limiter.

@@ -40,3 +40,42 @@ func TestBucketKeepsItsTokens(t *testing.T) {
 		}
 	})
 }
+
+// paused is a context that looks as if the process stood still while it waits for a token.
+type paused struct {
+	context.Context //nolint:containedctx // it is one
+	pause           time.Duration
+}
+
+func (p *paused) Done() <-chan struct{} {
+	time.Sleep(p.pause)
+	return p.Context.Done()
+}
+
+// A process that has stood still makes no call with the token of before, besides the new ones.
+func TestBucketAfterAPause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := ratelimit.Rate{Calls: 10, Window: time.Second}
+		b := newBucket(r, 0)
+		begun := time.Time{}
+		for n := 1; ; n++ {
+			ctx := &paused{Context: t.Context()}
+			if n == 1 {
+				ctx.pause = time.Second
+			}
+			slot, err := b.Take(ctx, ratelimit.Demand{Calls: 1})
+			if err != nil || slot.Expired() {
+				t.Fatal(err)
+			}
+			if n == 1 {
+				begun = time.Now()
+			} else if time.Since(begun) > r.Window {
+				return
+			}
+			if n > r.Calls {
+				t.Fatalf("call %d within %v", n, time.Since(begun))
+			}
+		}
+	})
+}
