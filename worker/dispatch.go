@@ -142,6 +142,14 @@ func (w *Worker) maxPending() int {
 	return 1 + int(min(due+0.9, float64(w.config.Concurrency)))
 }
 
+// leftReady wakes those who wait for fewer ready lanes, after one of these has left its queue. w.mu must
+// be held.
+func (w *Worker) leftReady() {
+	if below := w.highWater() - 1; w.ready.lenWell() == below || w.ready.live.well.n == below {
+		w.memory.signalRoom()
+	}
+}
+
 // pop takes the next lane and prepares its call. It returns nil if the gate has closed since, or if
 // no lane is left.
 func (w *Worker) pop() *call {
@@ -184,9 +192,7 @@ func (w *Worker) next(a admission, now time.Time) *lane {
 		if l == nil {
 			return nil
 		}
-		if below := w.highWater() - 1; w.ready.lenWell() == below || w.ready.live.well.n == below {
-			w.memory.signalRoom()
-		}
+		w.leftReady()
 		claim := l.partition.claim
 		switch {
 		case claim.Active().Err() != nil: // Revoke is about to drop its lanes

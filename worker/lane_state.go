@@ -125,6 +125,7 @@ func (w *Worker) reprioritize(l *lane, late bool) {
 	switch {
 	case late, l.needsCheck():
 		w.ready.remove(l)
+		w.leftReady()
 		l.versions, l.checked = nil, 0
 		l.transition(parked)
 		w.advance(l)

@@ -466,6 +466,44 @@ func TestRevokeMakesRoom(t *testing.T) {
 	})
 }
 
+// Fewer lanes are ready also when one of them has to be read again, instead of called.
+func TestLaneThatIsReadAgainMakesRoom(t *testing.T) {
+	withClaims(t, func(t *testing.T, claim, _ *fleet.Claim) {
+		w := idle(t, Config{Concurrency: 1})
+		p := w.partition(claim)
+		for i := range w.highWater() {
+			user := fmt.Sprint(i)
+			if i == 0 {
+				user = "u"
+			}
+			l := stocked(w, p, user, 3)
+			l.live, l.state = 0, ready // backfill
+			w.ready.push(l)
+		}
+		delivered := make(chan struct{})
+		go func() {
+			w.Deliver(claim, fleet.Delivery{Sequence: 4, Body: event(100), Backfill: true})
+			close(delivered)
+		}()
+		synctest.Wait()
+		if closed(delivered) {
+			t.Fatal("nothing held the delivery back")
+		}
+		w.Deliver(claim, fleet.Delivery{Sequence: 2, Body: event(100)}) // for a user who is compared now
+		w.mu.Lock()
+		for w.next(free, time.Now()) != nil {
+		}
+		w.mu.Unlock()
+		synctest.Wait()
+		if !closed(delivered) {
+			t.Error("the delivery waits for ever")
+		}
+		w.mu.Lock()
+		w.memory.signalRoom() // ends the goroutine anyway
+		w.mu.Unlock()
+	})
+}
+
 // An outage that begins during the bisection of an exhausted call makes no dead letter.
 func TestOutageDuringSearch(t *testing.T) {
 	t.Parallel()
