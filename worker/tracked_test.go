@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/fleet"
@@ -65,6 +67,31 @@ func TestTrackedUntilTheSetIsRead(t *testing.T) {
 		s.Await(10*time.Second, "read", func() bool { return !h.isTracked(c, "bob") })
 		if !h.isTracked(c, "ann") {
 			t.Error("a user with dead letters is not tracked")
+		}
+	})
+}
+
+// A replay whose user has no version record is not called, whatever stands before it in its lane: what
+// is known of that event says nothing about those before it.
+func TestUntrackedReplayBehindAnotherEvent(t *testing.T) {
+	withPipeline(t, func(t *testing.T, q *queue.Queue, _ *nats.Conn) {
+		letters, c := deadletter.NewStore(q), &fleet.Claim{}
+		for name, test := range map[string]struct {
+			past deadletter.ReplayInfo
+			want int
+		}{
+			"tracked once": {deadletter.ReplayInfo{}, 1},
+			"untracked":    {deadletter.ReplayInfo{Untracked: true}, 2},
+			"forced":       {deadletter.ReplayInfo{Forced: true}, 2},
+		} {
+			_, first := admit(fleet.Delivery{Sequence: 8, Body: []byte(`{"user_id":"ann","metadata":{"a":1}}`)})
+			_, replay := admit(fleet.Delivery{Sequence: 9, Body: []byte(`{"user_id":"ann","metadata":{"b":1}}`)})
+			test.past.Origin = deadletter.Position{Sequence: 3}
+			replay.change().past = &test.past
+			found, err := compare(t.Context(), letters, c, "ann", []queuedEvent{first, replay})
+			if err != nil || len(found.remainders) != test.want || found.death != nil || len(found.done) > 0 {
+				t.Errorf("%s: %+v, %v; want %d events to be called", name, found, err, test.want)
+			}
 		}
 	})
 }

@@ -97,10 +97,11 @@ func (n *VersionRecord) judge(p userpilot.Property, age Position) (standing user
 	return userpilot.Superseded, remembered
 }
 
-// Add records an event at this position that has been delivered, or will be before any other.
+// Add records an event at this position that has been delivered, or will be before any other. An empty
+// record begins with it.
 func (n *VersionRecord) Add(e userpilot.Event, age Position) {
 	if n.record.Set == nil {
-		n.record.Set = map[string]Position{}
+		n.record.Set, n.record.Floor = map[string]Position{}, age
 	}
 	n.raise("", age)
 	for p := range e.Properties() {

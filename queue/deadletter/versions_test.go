@@ -99,6 +99,7 @@ func TestNewerCompany(t *testing.T) {
 		"no company any more":     {[]string{`{"user_id":"u","company":null}`}, ""},
 	} {
 		n := VersionRecord{}
+		n.record.open(aged(5), time.Time{})
 		for i, body := range test.newer {
 			n.Add(identify(t, body), aged(uint64(10+i)))
 		}
