@@ -313,7 +313,7 @@ func (s *Store) RecordVersions(ctx context.Context, userID string, n *VersionRec
 	dropped := false
 	err := s.changeVersions(ctx, userID, n, func(r *storedVersions) versionsChange {
 		if backfill != "" {
-			r.keepFor(backfill, sent[0].Position())
+			r.keepFor(backfill, sent[0].Name)
 		}
 		known := VersionRecord{record: *r}
 		dropped = !known.Known() || r.spent() && !replayed

@@ -242,6 +242,21 @@ func TestNewerAfterDyingAgain(t *testing.T) {
 	})
 }
 
+// A record that begins with a replay is not complete from the replay's origin on: nobody knows what was
+// set before it was called.
+func TestRecordThatBeginsWithAReplay(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		c := s.store(s.queue(nil))
+		replay := Event{Name: aged(9), Replay: &ReplayInfo{Origin: aged(1), Untracked: true}}
+		s.Must(c.RecordVersions(t.Context(), "ann", nil, []Sent{{replay, identify(t, `{"user_id":"ann","metadata":{"a":1}}`)}}, "3"))
+		n, err := c.Versions(t.Context(), "ann")
+		s.Must(err)
+		if _, _, known := n.Reduce(identify(t, `{"user_id":"ann","metadata":{"b":1}}`), aged(5)); known {
+			t.Error("the record claims to know what was set before it began")
+		}
+	})
+}
+
 // A claim knows all users that had dead letters when it was made.
 func TestGuardCatchesUp(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
