@@ -333,7 +333,14 @@ func (x *queuedEvent) lacksBody() bool { return x.length > 0 && x.event == nil &
 // needsCheck reports whether the first events must be compared with the version record before they
 // are sent: they may be outdated, or their versions must be recorded.
 func (l *lane) needsCheck() bool {
-	return l.versions == nil && (l.tracked || l.late || l.recorded() || l.mixed && l.head().more().past != nil)
+	return l.versions == nil && (l.tracked || l.late || l.recorded() || l.mixed && (l.head().more().past != nil || l.resendsReplay()))
+}
+
+// resendsReplay reports whether the next call must hold a replay.
+func (l *lane) resendsReplay() bool {
+	return l.resendThrough != (fleet.Extent{}) && slices.ContainsFunc(l.events[:l.loaded], func(x queuedEvent) bool {
+		return x.more().past != nil && l.mustResend(&x)
+	})
 }
 
 // recorded reports whether the lane's next call must be recorded because older backfill may come.

@@ -108,7 +108,7 @@ func (w *Worker) prepare(l *lane) {
 // mayAssumeNoRecord prepares the call of a user who certainly has no version record, so that it need
 // not be read: the call will create it. w.mu must be held.
 func (w *Worker) mayAssumeNoRecord(l *lane) bool {
-	if l.tracked || l.late || !l.head().plain() || l.head().covers() != 1 || l.partition.tracked(l.user) {
+	if l.tracked || l.late || !l.head().plain() || l.head().covers() != 1 || l.resendsReplay() || l.partition.tracked(l.user) {
 		return false
 	}
 	l.versions, l.recordTo = &deadletter.VersionRecord{}, deadletter.Position{}

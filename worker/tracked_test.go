@@ -95,3 +95,20 @@ func TestUntrackedReplayBehindAnotherEvent(t *testing.T) {
 		}
 	})
 }
+
+// A merged call that the previous owner may have made is repeated whole, also if it held a replay of a
+// user who is not tracked: its first event alone would set the user back.
+func TestReplayInARepeatedCall(t *testing.T) {
+	withClaims(t, func(t *testing.T, claim, _ *fleet.Claim) {
+		w := idle(t, Config{})
+		l := stocked(w, w.partition(claim), "u", 3)
+		l.events[1].change().past, l.mixed = &deadletter.ReplayInfo{Forced: true}, true
+		l.resendThrough = fleet.Extent{Live: 3}
+		claim.Arrived(l.events[2].Delivery())
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.advance(l); l.state != checking {
+			t.Errorf("the lane is %v, to call %d of 3 events", l.state, l.take(true))
+		}
+	})
+}
