@@ -32,6 +32,7 @@ type assignment struct {
 
 	asked      atomic.Bool // Claim.Split was called
 	reconnects uint64      // the connection's reconnect count when the claims were made
+	lacking    bool        // the last list of consumers lacked one of these; guarded by assignments.mu
 
 	revoked chan struct{}
 	failed  sync.Once

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"slices"
@@ -172,4 +173,24 @@ func (h *assignments) revokeAll(err error) {
 	for t := range h.all {
 		t.revoke(err)
 	}
+}
+
+// revokeWithout revokes the claims that lack one of the consumers that exist: somebody has deleted it, or
+// the stream. The feed learns that from its pull, but only after all that it has read ahead, and its
+// handler may have no room for that. In a cluster, the list may lack a new consumer for a moment: only a
+// second list counts, and revokeWithout reports whether one is needed.
+func (h *assignments) revokeWithout(existing []string) (again bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for t := range h.all {
+		gone := func(f *feed) bool { return !slices.Contains(existing, f.consumer) }
+		switch lacks := !t.isEnding() && slices.ContainsFunc(t.feeds, gone); {
+		case lacks && t.lacking:
+			t.revoke(because(CausePull, errors.New("the claim's consumer was deleted")))
+		default:
+			t.lacking = lacks
+			again = again || lacks
+		}
+	}
+	return again
 }

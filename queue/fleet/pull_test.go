@@ -124,6 +124,52 @@ func TestSentAhead(t *testing.T) {
 	}
 }
 
+// full is a handler that has no room for any event.
+type full chan *Claim
+
+func (h full) Assign(*Claim) {}
+func (h full) Revoke(*Claim) {}
+func (h full) Deliver(c *Claim, _ Delivery) {
+	h <- c
+	<-c.Active().Done()
+}
+
+// A claim without its consumer ends, although its handler is full and does not get to the message that
+// says so: another replica may hold the partition now, and a stream made anew has other events under the
+// same sequences.
+func TestConsumerIsGone(t *testing.T) {
+	for name, remove := range map[string]func(*sim, *pipeline, *Claim){
+		"the consumer is deleted": func(s *sim, q *pipeline, c *Claim) {
+			s.Must(q.api.JetStream.DeleteConsumer(s.T.Context(), workName, c.feeds[0].consumer))
+		},
+		"the stream is made anew": func(s *sim, q *pipeline, _ *Claim) {
+			s.Must(q.api.JetStream.DeleteStream(s.T.Context(), workName))
+			_, err := q.Setup(s.T.Context(), false)
+			s.Must(err)
+			s.publish(q, "ann")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q, other := s.queue(nil), s.queue(nil)
+				s.publish(other, "ann")
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				delivered := make(full, 100)
+				go func() { done <- q.Work(ctx, MemberConfig{}, delivered) }()
+				defer func() { cancel(); s.Must(s.worked(done)) }()
+				c := queuetest.Receive(s, "delivered", delivered)
+				remove(s, other, c)
+				begun := time.Now()
+				again := queuetest.Receive(s, "delivered again", delivered)
+				if late := time.Since(begun); late > 2*resyncInterval || c.err() == nil || again == c {
+					t.Errorf("delivered again after %v; the first claim: %v", late, c.err())
+				}
+			})
+		})
+	}
+}
+
 // A claim does not wait for a server without heartbeats, but it waits for one that sends them.
 func TestPullWithoutHeartbeat(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {

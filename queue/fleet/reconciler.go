@@ -369,7 +369,8 @@ func (f *reconciler) claimAll(ctx context.Context, stream jetstream.Stream, hold
 }
 
 // holders returns the consumers on each partition. It deletes consumers that bear this member's id
-// but are not among its claims: a creation or deletion without an answer left them behind.
+// but are not among its claims: a creation or deletion without an answer left them behind. It revokes
+// the claims that have no consumer any more.
 func (f *reconciler) holders(ctx context.Context, stream jetstream.Stream) (map[string][]string, error) {
 	holders := map[string][]string{}
 	var left []string
@@ -392,6 +393,7 @@ func (f *reconciler) holders(ctx context.Context, stream jetstream.Stream) (map[
 			holders[partition] = append(holders[partition], name)
 		}
 	}
+	f.dirty = f.revokeWithout(names) || f.dirty
 	f.fence(ctx, stream, left...)
 	return holders, nil
 }
