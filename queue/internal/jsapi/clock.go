@@ -3,6 +3,7 @@ package jsapi
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -38,11 +39,18 @@ type Clock struct {
 	Mapping Mapping // guarded by mu; exported for tests
 	last    Reading
 
-	// stepped is how far ahead of the mapping the server's clock was when the mapping became
-	// impossible, and steppedAt when that was noticed. (A machine that has slept looks the same.)
-	stepped   time.Duration
-	steppedAt time.Time
+	steps []step // of the last day
 }
+
+// step is how far ahead of the mapping the server's clock was when the mapping became impossible, and
+// when that was noticed. (A machine that has slept looks the same.)
+type step struct {
+	ahead time.Duration
+	at    time.Time
+}
+
+// stepMemory is more than any caller asks for.
+const stepMemory = 25 * time.Hour
 
 // Mapping ties the server's time to this machine's monotonic clock. When the local clock is at
 // Here, the server's clock has certainly reached There. The zero Mapping is unknown.
@@ -150,7 +158,8 @@ func (c *Clock) Take(r Reading) {
 	switch unknown := high - low; {
 	case unknown < 0: // the server's clock was set, or this machine has slept
 		if ahead := m.Early + drift - oldest; ahead > 0 {
-			c.stepped, c.steppedAt = ahead, r.Got
+			c.steps = slices.DeleteFunc(c.steps, func(s step) bool { return r.Got.Sub(s.at) > stepMemory })
+			c.steps = append(c.steps, step{ahead, r.Got})
 		}
 		c.adopt(r)
 	case low > 0, -low > 2*unknown+clockGain:
@@ -165,14 +174,17 @@ func (c *Clock) adopt(r Reading) {
 	c.Mapping, c.last = Mapping{Here: r.Got, There: r.Server, Late: r.Trip}, r
 }
 
-// AheadSince returns how far the server's clock has been seen to step ahead since a local time.
-func (c *Clock) AheadSince(t time.Time) time.Duration {
+// AheadSince returns how far the server's clock has been seen to step ahead since a local time, in all
+// steps together: a cluster's leader may move from server to server, each with a clock of its own.
+func (c *Clock) AheadSince(t time.Time) (ahead time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.steppedAt.Before(t) {
-		return 0
+	for _, s := range c.steps {
+		if !s.at.Before(t) {
+			ahead += s.ahead
+		}
 	}
-	return c.stepped
+	return ahead
 }
 
 // Now is the earliest possible server time. A reading must have been taken before.
