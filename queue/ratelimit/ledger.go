@@ -263,7 +263,9 @@ func (l *Ledger) collect() {
 
 // requestTimeout bounds one request, a single round trip. A dead leader never answers a request,
 // and everything that waits for slots waits with it.
-func (l *Ledger) requestTimeout() time.Duration { return min(time.Second+4*l.rtt, jsapi.CallTimeout) }
+func (l *Ledger) requestTimeout() time.Duration {
+	return min(shortestTimeout+4*l.rtt, jsapi.CallTimeout)
+}
 
 // apply processes the result of a round.
 func (l *Ledger) apply(r *round) {

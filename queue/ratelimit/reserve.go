@@ -45,6 +45,10 @@ const (
 	onGrid, moveBy = 8, 256
 	// atOnce bounds the slots reserved in one round.
 	atOnce = 1000
+	// longestTimeoutTrip is the round trip at which requests have their longest timeout.
+	longestTimeoutTrip = (jsapi.CallTimeout - shortestTimeout) / 4
+	// shortestTimeout is the timeout of requests close to NATS.
+	shortestTimeout = time.Second
 	// farAway is the longest round trip at which the limit can be used fully.
 	farAway = 1500 * time.Millisecond
 )
@@ -438,7 +442,7 @@ type round struct {
 	bookings []*booking
 
 	notOpen, notRead error         // of the bucket and the clock
-	trip             time.Duration // of the slowest successful request
+	trip             time.Duration // of the slowest request, or the timeout of one without an answer
 }
 
 // shardRead is the reading of one shard.
@@ -502,8 +506,11 @@ func (r *round) run(ctx context.Context, timeout time.Duration) {
 			err := request(ctx)
 			mu.Lock()
 			defer mu.Unlock()
-			if took := time.Since(begun); err == nil {
+			switch took := time.Since(begun); {
+			case err == nil:
 				r.trip = max(r.trip, took)
+			case errors.Is(ctx.Err(), context.DeadlineExceeded): // perhaps it only takes longer
+				r.trip = max(r.trip, min(took, longestTimeoutTrip))
 			}
 		})
 	}
