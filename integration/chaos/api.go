@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -144,12 +145,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, f := a.receive(r, x)
-	if err := sleep(r.Context(), f.delay); err != nil {
+	if err := sleep(r.Context(), f.delay); err != nil || c.Status == 0 {
 		a.judge.answered(c, true)
-		panic(http.ErrAbortHandler)
-	}
-	a.judge.answered(c, c.Status == 0)
-	if c.Status == 0 {
 		panic(http.ErrAbortHandler)
 	}
 	if c.Status == http.StatusTooManyRequests {
@@ -158,13 +155,17 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.retryAfter > 0 {
 		w.Header().Set("Retry-After", fmt.Sprint(f.retryAfter))
 	}
-	w.WriteHeader(c.Status)
+	said := ""
 	switch {
 	case f.page:
-		fmt.Fprint(w, "<!DOCTYPE html><html><body>no</body></html>")
+		said = "<!DOCTYPE html><html><body>no</body></html>"
 	case c.Status >= 400:
-		fmt.Fprint(w, `{"errors":[{"details":"no","error":"no","error_code":"chaos","message":"no"}]}`)
+		said = `{"errors":[{"details":"no","error":"no","error_code":"chaos","message":"no"}]}`
 	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(said)))
+	w.WriteHeader(c.Status)
+	_, _ = io.WriteString(w, said)
+	a.judge.answered(c, http.NewResponseController(w).Flush() != nil)
 }
 
 // receive decides the outcome of a call and has it judged, at one instant.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"time"
@@ -45,12 +46,26 @@ func (c *chronicle) slow(kind string, replica int) (end func()) {
 	return c.note(&incident{kind: kind, replica: replica, peaceful: true, slow: true})
 }
 
-// note adds an incident that begins now.
+// watch records until ctx ends when the machine was so busy that this process stood still. The replicas
+// may have stood still too, and what they sent and received was late.
+func (c *chronicle) watch(ctx context.Context) {
+	const tick, stall = 20 * time.Millisecond, 200 * time.Millisecond
+	for last := time.Now(); ctx.Err() == nil; last = time.Now() {
+		pause(ctx, tick)
+		if time.Since(last) > stall {
+			c.note(&incident{kind: "the machine is busy", replica: everyone, from: last})()
+		}
+	}
+}
+
+// note adds an incident that begins now, unless it has begun already.
 func (c *chronicle) note(x *incident) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.forget()
-	x.from = time.Now()
+	if x.from.IsZero() {
+		x.from = time.Now()
+	}
 	c.incidents = append(c.incidents, x)
 	return func() {
 		c.mu.Lock()

@@ -287,8 +287,8 @@ func (j *judge) checkRepeat(u *user, c *call, repeated []int) {
 	}
 	for _, n := range repeated {
 		last := u.last[j.class(u, n)]
-		unanswered := !last.answered && c.At.Sub(last.At) > patience-lateness
-		if !last.lost && !unanswered && !j.faults.violent(last.At.Add(-time.Second), c.At, last.replica) {
+		unanswered := last.answered.IsZero() && c.At.Sub(last.At) > patience-lateness
+		if !last.lost && !unanswered && !j.faults.violent(last.At.Add(-patience), c.At, last.replica) {
 			j.report(j.story(u, fmt.Sprintf("event %d was repeated, and nothing explains why", n)))
 			return
 		}
@@ -299,7 +299,7 @@ func (j *judge) checkRepeat(u *user, c *call, repeated []int) {
 func (j *judge) answered(c *call, lost bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	c.answered, c.lost = true, lost
+	c.answered, c.lost = time.Now(), lost
 }
 
 // shown looks for secrets in a replica's output.

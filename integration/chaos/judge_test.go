@@ -97,6 +97,7 @@ func TestJudge(t *testing.T) {
 		"repeated after SIGTERM":                {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.peace("SIGTERM", 0)() }) }},
 		"repeated at a distance":                {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.slow("NATS is 300ms away", 0)() }) }},
 		"repeated by one with a tenth of a CPU": {"", func(x *trial) { x.repeat(func() { x.faults.happened("a tenth of a CPU", 0) }) }},
+		"repeated on a busy machine":            {"", func(x *trial) { x.repeat(func() { x.faults.happened("the machine is busy", everyone) }) }},
 		"repeated after another's kill":         {"nothing explains why", func(x *trial) { x.repeat(func() { x.faults.happened("kill -9", 5) }) }},
 		"brought back by a server's kill": {"", func(x *trial) {
 			x.publish(3)

@@ -111,6 +111,7 @@ func (r *round) run(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(brokenContext(ctx, r.judge), stop)()
+	go r.judge.faults.watch(ctx)
 	faulty, calm := context.WithTimeout(ctx, r.duration)
 	defer calm()
 	published := make(chan struct{})

@@ -71,10 +71,13 @@ func (c *call) String() string {
 	if c.Applied && c.Status == 0 {
 		end += " after it took effect"
 	}
-	if !c.answered {
+	switch {
+	case c.answered.IsZero():
 		end += ", not answered yet"
-	} else if c.lost {
+	case c.lost:
 		end += ", the answer did not arrive"
+	default:
+		end += fmt.Sprintf(" after %v", c.answered.Sub(c.At).Round(time.Millisecond))
 	}
 	return fmt.Sprintf("replica %d calls with %s: %s", c.replica, events, end)
 }

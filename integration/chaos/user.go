@@ -12,8 +12,8 @@ type call struct {
 	oracle.Call
 	transit  time.Duration // time in flight to the API
 	replica  int
-	answered bool // the API has answered
-	lost     bool // the answer may not have arrived
+	answered time.Time // when the API had answered
+	lost     bool      // the answer may not have arrived
 }
 
 // left is when the call left the replica: a worker can keep a limit only then, while the network
