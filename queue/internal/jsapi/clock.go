@@ -39,11 +39,12 @@ type Clock struct {
 	Mapping Mapping // guarded by mu; exported for tests
 	last    Reading
 
-	steps []step // of the last day
+	steps []step // of the last day, in order
 }
 
-// step is how far ahead of the mapping the server's clock was when the mapping became impossible, and
-// when that was noticed. (A machine that has slept looks the same.)
+// step is how far ahead of the mapping the server's clock was at most when the mapping became
+// impossible, and when that was noticed; below 0 for a step back. (A machine that has slept looks as if
+// the server's clock had been set ahead.)
 type step struct {
 	ahead time.Duration
 	at    time.Time
@@ -157,10 +158,8 @@ func (c *Clock) Take(r Reading) {
 	low, high := max(oldest, -m.Late-drift), min(newest, m.Early+drift)
 	switch unknown := high - low; {
 	case unknown < 0: // the server's clock was set, or this machine has slept
-		if ahead := m.Early + drift - oldest; ahead > 0 {
-			c.steps = slices.DeleteFunc(c.steps, func(s step) bool { return r.Got.Sub(s.at) > stepMemory })
-			c.steps = append(c.steps, step{ahead, r.Got})
-		}
+		c.steps = slices.DeleteFunc(c.steps, func(s step) bool { return r.Got.Sub(s.at) > stepMemory })
+		c.steps = append(c.steps, step{m.Early + drift - oldest, r.Got})
 		c.adopt(r)
 	case low > 0, -low > 2*unknown+clockGain:
 		*m = Mapping{Here: m.Here.Add(high), There: m.There, Late: unknown}
@@ -174,15 +173,18 @@ func (c *Clock) adopt(r Reading) {
 	c.Mapping, c.last = Mapping{Here: r.Got, There: r.Server, Late: r.Trip}, r
 }
 
-// AheadSince returns how far the server's clock has been seen to step ahead since a local time, in all
-// steps together: a cluster's leader may move from server to server, each with a clock of its own.
+// AheadSince returns how far the server's clock may be ahead of what it was at some time since a local
+// time. Steps add up: a cluster's leader may move from server to server, each with a clock of its own.
 func (c *Clock) AheadSince(t time.Time) (ahead time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range c.steps {
-		if !s.at.Before(t) {
-			ahead += s.ahead
+	var sum time.Duration
+	for _, s := range slices.Backward(c.steps) {
+		if s.at.Before(t) {
+			break
 		}
+		sum += s.ahead
+		ahead = max(ahead, sum)
 	}
 	return ahead
 }
