@@ -26,7 +26,7 @@ func TestGivenUpIsTold(t *testing.T) {
 			must(t, names.Err())
 		}
 		time.Sleep(3 * time.Second)
-		if told := r.View().Replicas; r.Ready() != nil || len(told) != 1 || len(told[0].GivenUp) != 1 || !strings.Contains(told[0].GivenUp[0].Reason, "Consumer Deleted") {
+		if told := r.View().Replicas; r.Ready() != nil || len(told) != 1 || len(told[0].GivenUp) != 1 || !strings.Contains(told[0].GivenUp[0].Reason, "consumer was deleted") {
 			t.Errorf("it tells %+v, %v", told, r.Ready())
 		}
 		if got := r.scrape(t); got["partitions_given_up/pull"] != 17 || got["claims_given_up_total/pull"] < 4 {

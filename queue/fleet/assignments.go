@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
 // assignments are a member's claims, including those that are being made or ending. It is safe for
@@ -186,7 +186,7 @@ func (h *assignments) revokeWithout(existing []string) (again bool) {
 		gone := func(f *feed) bool { return !slices.Contains(existing, f.consumer) }
 		switch lacks := !t.isEnding() && slices.ContainsFunc(t.feeds, gone); {
 		case lacks && t.lacking:
-			t.revoke(because(CausePull, errors.New("the claim's consumer was deleted")))
+			t.revoke(because(CausePull, jsapi.ErrConsumerGone))
 		default:
 			t.lacking = lacks
 			again = again || lacks

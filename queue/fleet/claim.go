@@ -106,8 +106,8 @@ func (c *Claim) Split() {
 // all. The newest events are the ones that remain. They are redelivered to the partition's next
 // holder, which learns from [Claim.ResendThrough] that it must send them together.
 func (c *Claim) Settle(userID string, ds []Delivery, done func(gone int)) {
-	if causeOf(c.err()) == CausePull {
-		return // the stream may have been made anew: a deletion by sequence would remove another event
+	if errors.Is(c.err(), jsapi.ErrConsumerGone) {
+		return // in a stream made anew, a deletion by sequence would remove another event
 	}
 	end := ExtentOf(ds)
 	c.settler.settle(ds, func(gone int) {

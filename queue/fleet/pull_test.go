@@ -199,7 +199,7 @@ func TestPullEndedByTheServer(t *testing.T) {
 		time.Sleep(time.Second)
 		s.Must(q.api.JetStream.DeleteConsumer(t.Context(), workName, x.feeds[0].consumer))
 		synctest.Wait()
-		if err := x.err(); err == nil || !strings.Contains(err.Error(), "409 Consumer Deleted") {
+		if err := x.err(); err == nil || !strings.Contains(err.Error(), "consumer was deleted") {
 			t.Errorf("failed by %v", err)
 		}
 	})

@@ -4,7 +4,6 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -339,7 +338,7 @@ func TestSettlementInAStreamMadeAnew(t *testing.T) {
 		_, err = s.queue(nil).Setup(t.Context(), false)
 		s.Must(err)
 		s.publish(q, "bob")
-		a.revoke(because(CausePull, errors.New("the server ended the pull: 409 Consumer Deleted")))
+		a.revoke(because(CausePull, jsapi.ErrConsumerGone))
 		c := &Claim{assignment: a, journal: j}
 		c.Settle("ann", ds, func(int) { t.Error("settled") })
 		time.Sleep(time.Second)

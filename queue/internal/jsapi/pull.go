@@ -70,6 +70,13 @@ func (p *Pull) Ask() error {
 	return nil
 }
 
+// ErrConsumerGone says that somebody has deleted a consumer, or its stream: another stream of the same
+// name may have other events under the same sequences.
+var ErrConsumerGone = errors.New("the consumer was deleted")
+
+// consumerDeleted describes a status of the server (nats-server, consumer.go, stopWithFlags).
+const consumerDeleted = "Consumer Deleted"
+
 // Take accounts for a message. It reports whether it is an event; otherwise it returns an error if
 // there will be no more events.
 //
@@ -87,11 +94,13 @@ func (p *Pull) Take(m *nats.Msg) (event bool, err error) {
 		return false, nil
 	case status == "503":
 		p.Asked = 0
-		return false, nats.ErrNoResponders
+		return false, fmt.Errorf("%w, or has no leader now (%w)", ErrConsumerGone, nats.ErrNoResponders)
 	case status == "408", status == "409" && left != "": // the pull has expired, or its bytes are used up
 		n, _ := strconv.Atoi(left)
 		p.Asked = max(0, p.Asked-n)
 		return false, nil
+	case status == "409" && m.Header.Get("Description") == consumerDeleted:
+		return false, ErrConsumerGone
 	}
 	return false, fmt.Errorf("the server ended the pull: %s %s", Clean(status), Clean(m.Header.Get("Description")))
 }
