@@ -90,7 +90,7 @@ func (l *Ledger) plan(demand Demand) (r *round, wake time.Time) {
 // reportDistantSlot reports a next slot that is farther away than the schedule explains.
 func (l *Ledger) reportDistantSlot(next time.Time) {
 	if wait := time.Until(next); wait > l.schedule.interval+MaxAhead && l.Trouble() == "" {
-		l.say(&l.trouble, fmt.Errorf("the fleet's limit leaves no call before %s: its record in NATS was damaged, or the server's clock has been set", next.UTC().Format("15:04:05 UTC")))
+		l.say(&l.trouble, fmt.Errorf("the fleet's limit leaves no call before %s: its record in NATS was damaged, the server's clock has been set, or a slower replica has left", next.UTC().Format("15:04:05 UTC")))
 	}
 }
 

@@ -79,13 +79,12 @@ func (l *Ledger) saw(g *shardRead, r *round) {
 	}
 	m, _ := l.api.Clock.Exact(MaxAhead)
 	if x.Next.After(m.Server(time.Now()).Add(l.schedule.farthest())) {
-		// The server's clock was wrong when this was written, or a slower replica has left since.
 		s.broken = true
 		if l.look.ahead {
 			return
 		}
 		l.look.ahead = true
-		l.log.Warn("the ledger was ahead of the server's clock, resetting it after one window")
+		l.log.Warn("the ledger is too far ahead, as after a change of the server's clock or of the rate: resetting it after one window")
 		return
 	}
 	if x.Owner == l.id { // another replica has borrowed a slot of it

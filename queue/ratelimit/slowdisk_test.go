@@ -66,7 +66,7 @@ func TestLedgerOnASlowDisk(t *testing.T) {
 		spent(20 * time.Second)
 		disk.delay.Store(int64(1300 * time.Millisecond))
 		spent(30 * time.Second)
-		if n := spent(time.Minute); n < 590 {
+		if n := spent(time.Minute); n < 570 {
 			t.Errorf("%d calls in a minute, %s", n, l.Trouble())
 		}
 	})
