@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -322,30 +323,44 @@ func TestSettlers(t *testing.T) {
 	}
 }
 
-// A call that was in flight when the stream was deleted and made anew removes no event of the new one.
-func TestSettlementInAStreamMadeAnew(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queue(nil)
-		q.topology.Replicas = 3 // chooses the settler; the stream still has one replica
-		s.publish(q, "ann")
-		_, ds := s.deliveries(q)
-		j, err := openJournal(t.Context(), s.bucket(q), "3", time.Now(), 1)
-		s.Must(err)
-		a := &assignment{q: q.Fleet, active: t.Context(), release: func() {}, revoked: make(chan struct{}), feeds: make([]*feed, 1)}
-		a.settler, err = a.newSettler()
-		s.Must(err)
-		s.Must(q.api.JetStream.DeleteStream(t.Context(), workName))
-		_, err = s.queue(nil).Setup(t.Context(), false)
-		s.Must(err)
-		s.publish(q, "bob")
-		a.revoke(because(CausePull, jsapi.ErrConsumerGone))
-		c := &Claim{assignment: a, journal: j}
-		c.Settle("ann", ds, func(int) { t.Error("settled") })
-		time.Sleep(time.Second)
-		if n := s.backlog(q); n != 1 {
-			t.Errorf("%d events are left, want bob's", n)
-		}
-	})
+// A call that is in flight when its claim ends is settled, unless the stream may have been made anew: then
+// the sequence is another event's.
+func TestSettlementAfterTheClaim(t *testing.T) {
+	for name, c := range map[string]struct {
+		ended  error
+		anew   bool
+		remain uint64
+	}{
+		"the consumer's leader changed": {errors.New("409 Leadership Change"), false, 0},
+		"heartbeats were late":          {jetstream.ErrNoHeartbeat, false, 0},
+		"the stream is made anew":       {jsapi.ErrConsumerGone, true, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				q.topology.Replicas = 3 // chooses the settler; the stream still has one replica
+				s.publish(q, "ann")
+				_, ds := s.deliveries(q)
+				j, err := openJournal(t.Context(), s.bucket(q), "3", time.Now(), 1)
+				s.Must(err)
+				a := &assignment{q: q.Fleet, active: t.Context(), release: func() {}, revoked: make(chan struct{}), feeds: make([]*feed, 1)}
+				a.settler, err = a.newSettler()
+				s.Must(err)
+				if c.anew {
+					s.Must(q.api.JetStream.DeleteStream(t.Context(), workName))
+					_, err = s.queue(nil).Setup(t.Context(), false)
+					s.Must(err)
+					s.publish(q, "bob")
+				}
+				a.revoke(because(CausePull, c.ended))
+				(&Claim{assignment: a, journal: j}).Settle("ann", ds, func(int) {})
+				time.Sleep(time.Second)
+				if n := s.backlog(q); n != c.remain {
+					t.Errorf("%d events are left, want %d", n, c.remain)
+				}
+			})
+		})
+	}
 }
 
 // An event without a certain removal is not settled.

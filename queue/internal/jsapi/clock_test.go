@@ -154,6 +154,32 @@ func TestClockSteps(t *testing.T) {
 	})
 }
 
+// Steps ahead add up, and steps back cancel them: what counts is how far the clock is ahead of the
+// farthest back that it has been.
+func TestClockStepsAddUp(t *testing.T) {
+	t.Parallel()
+	const step = 400 * time.Millisecond
+	for _, c := range []struct{ steps, want []time.Duration }{
+		{[]time.Duration{step, 2 * step}, []time.Duration{step, 2 * step}},
+		{[]time.Duration{step, 0, step, 0}, []time.Duration{step, 0, step, 0}},
+		{[]time.Duration{-step, 0, step}, []time.Duration{0, step, 2 * step}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var clock Clock
+			begun := time.Now()
+			for i, offset := range append([]time.Duration{0}, c.steps...) {
+				clock.Take(Reading{Server: made.Add(time.Since(begun) + offset), Got: time.Now(), Wall: time.Now().Round(0), Trip: time.Millisecond})
+				if i > 0 {
+					if ahead := clock.AheadSince(begun); (ahead - c.want[i-1]).Abs() > 20*time.Millisecond {
+						t.Errorf("after %v the clock is %v ahead, want %v", c.steps[:i], ahead, c.want[i-1])
+					}
+				}
+				time.Sleep(MaxClockAge)
+			}
+		})
+	}
+}
+
 // A machine that has slept does not trust an earlier reading.
 func TestClockAfterSleep(t *testing.T) {
 	t.Parallel()
