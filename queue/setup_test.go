@@ -33,6 +33,7 @@ func TestTopologyValidate(t *testing.T) {
 		"a hyphen first":      {Topology{Name: "-a"}, "name:"},
 		"like dead letters":   {Topology{Name: "a-dlq"}, "name:"},
 		"like their stream":   {Topology{Name: "a_dlq"}, "name:"},
+		"like the records":    {Topology{Name: "a_versions"}, "name:"},
 		"no partitions":       {Topology{Partitions: -1}, "partitions:"},
 		"too many partitions": {Topology{Partitions: 257}, "partitions:"},
 		"two copies":          {Topology{Replicas: 2}, "replicas:"},

@@ -61,9 +61,9 @@ type Limits struct {
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
-// reservedName matches names that would collide with the dead letters, the audit trail, the tracked
-// users or the backfill of another pipeline.
-var reservedName = regexp.MustCompile(`[-_](dlq|audit|newer|backfill)$`)
+// reservedName matches names that would collide with the dead letters, the audit trail, the version
+// records or the backfill of another pipeline.
+var reservedName = regexp.MustCompile(`[-_](dlq|audit|versions|backfill)$`)
 
 // validDomain matches domains; reservedDomain those that would be taken for requests.
 var (
@@ -86,7 +86,7 @@ func (t Topology) withDefaults() (Topology, error) {
 	case !validName.MatchString(t.Name):
 		return t, errors.New("name: must be lower-case letters, digits, - and _, at most 64")
 	case reservedName.MatchString(t.Name):
-		return t, errors.New("name: must not end in dlq, audit, newer or backfill after - or _: these are reserved for the parts of other pipelines")
+		return t, errors.New("name: must not end in dlq, audit, versions or backfill after - or _: these are reserved for the parts of other pipelines")
 	case t.Domain != "" && (!validDomain.MatchString(t.Domain) || reservedDomain.MatchString(t.Domain)):
 		return t, errors.New("domain: must be the JetStream domain of a NATS server: letters, digits, - and _")
 	case t.Partitions < 1 || t.Partitions > 256:
@@ -287,8 +287,8 @@ func (t Topology) bucketStream() jetstream.StreamConfig {
 	}
 }
 
-// newerBucketStream is read from its leader by workers, and by direct gets for operators.
-func (t Topology) newerBucketStream() jetstream.StreamConfig {
+// versionsBucketStream is read from its leader by workers, and by direct gets for operators.
+func (t Topology) versionsBucketStream() jetstream.StreamConfig {
 	c := t.bucketStream()
 	c.Name = "KV_" + t.VersionsBucket()
 	c.Subjects = []string{"$KV." + t.VersionsBucket() + ".>"}
@@ -316,5 +316,5 @@ func (t Topology) auditStream() jetstream.StreamConfig {
 // server that accepts messages of maxPayload bytes. The Topology must have its defaults filled in:
 // see [Queue.Topology].
 func (t Topology) StreamConfigs(maxPayload int64) []jetstream.StreamConfig {
-	return []jetstream.StreamConfig{t.WorkStream(maxPayload), t.deadStream(), t.bucketStream(), t.newerBucketStream(), t.auditStream()}
+	return []jetstream.StreamConfig{t.WorkStream(maxPayload), t.deadStream(), t.bucketStream(), t.versionsBucketStream(), t.auditStream()}
 }
