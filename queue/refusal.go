@@ -26,6 +26,7 @@ const (
 	codeMaxBytesRequired = 10113
 	codeInvalidConfig    = 10052
 	codeNameMismatch     = 10056
+	codeNotClustered     = 10074
 )
 
 // serverWindow finds the server's limit in its text.
@@ -46,6 +47,8 @@ func (q *Queue) explainRefusal(ctx context.Context, want jetstream.StreamConfig,
 			return taken
 		}
 		return fmt.Errorf("%w (%w)", ErrSubjectsTaken, err)
+	case refused.ErrorCode == codeNotClustered:
+		return fmt.Errorf("replicas: must be 1, as this NATS server is not in a cluster (%w)", err)
 	case refused.ErrorCode == codeInvalidConfig && serverWindow.MatchString(refused.Description):
 		return fmt.Errorf("the NATS server limits duplicate windows to %s, and publishers need %v: raise duplicate_window in the limits of its jetstream block (%w)",
 			serverWindow.FindStringSubmatch(refused.Description)[1], dedupeWindow, err)

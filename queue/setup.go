@@ -100,7 +100,7 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 	if moves(info.Config, want) {
 		err = q.repartition(ctx, info.Config, adapted)
 	} else {
-		err = q.update(ctx, adapted)
+		err = q.explainRefusal(ctx, adapted, q.update(ctx, adapted))
 	}
 	if err != nil {
 		return nil, nil, err
