@@ -20,8 +20,8 @@ func TestPartitionsAreKept(t *testing.T) {
 		want   string
 	}{
 		"events wait":  {func(s *sim, q *Queue) { s.publish(q, "ann", "bob") }, "2 events wait in the old partitions"},
-		"a replica":    {func(s *sim, q *Queue) { s.member(q) }, "1 replicas run with the old number of partitions"},
-		"a late event": {func(s *sim, q *Queue) { go s.publishLate(q) }, "1 events wait in the old partitions"},
+		"a replica":    {func(s *sim, q *Queue) { s.member(q) }, "1 replica runs with the old number of partitions"},
+		"a late event": {func(s *sim, q *Queue) { go s.publishLate(q) }, "1 event waits in the old partitions"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {

@@ -158,13 +158,21 @@ func (q *Queue) mayRepartition(ctx context.Context) error {
 	case err != nil:
 		return err
 	case counts.Backlog > 0:
-		err = fmt.Errorf("%d events wait in the old partitions", counts.Backlog)
+		err = fmt.Errorf("%s in the old partitions", count(counts.Backlog, "event waits", "events wait"))
 	case replicas > 0:
-		err = fmt.Errorf("%d replicas run with the old number of partitions", replicas)
+		err = fmt.Errorf("%s with the old number of partitions", count(uint64(replicas), "replica runs", "replicas run"))
 	default:
 		return nil
 	}
 	return fmt.Errorf("%w: changing the partitions now would deliver users' events out of order; stop publishing, wait until there is no backlog, stop the workers, update the stream again, and start the workers with %d partitions", err, q.topology.Partitions)
+}
+
+// count is a number with its noun and verb.
+func count(n uint64, one, many string) string {
+	if n == 1 {
+		many = one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // countMembers counts the keys of the fleet's members. A replica that is killed leaves its key

@@ -34,7 +34,7 @@ func TestUpUpdatesItsStreams(t *testing.T) {
 		"USERPILOT_API_KEY": "key", "USERPILOT_ENDPOINT": endpoint.URL, "IDENTIFY_STORE": dir,
 		"IDENTIFY_LISTEN": "127.0.0.1:0", "IDENTIFY_NATS_LISTEN": "127.0.0.1:0",
 	}}
-	f.says(1, "up --partitions 8", "partitions is 16, should be 8: ", "1 events wait in the old partitions", "use --partitions 16")
+	f.says(1, "up --partitions 8", "partitions is 16, should be 8: ", "1 event waits in the old partitions", "use --partitions 16")
 	log := f.background("up", func() {
 		if !poll(func() bool { return api.Stats().Users == 1 }) {
 			t.Errorf("the event that waited is not delivered\n%s", f.log.String())
