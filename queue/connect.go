@@ -71,7 +71,8 @@ func (c *ConnectConfig) name(field string) string {
 // Connect connects to NATS. It blocks while the server cannot be reached, for as long as
 // [ConnectConfig.Wait] allows, and logs once that it waits. If the connection is lost later, it
 // reconnects for as long as it takes; it logs the loss and the recovery once each. Errors name the
-// field that is wrong and show only the host of a URL.
+// field that is wrong and show only the host of a URL. A [*ConfigError] says that Connect has not even
+// tried; the end of ctx ends it with ctx's cause.
 //
 // The caller closes the connection.
 func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
@@ -79,18 +80,33 @@ func Connect(ctx context.Context, c ConnectConfig) (*nats.Conn, error) {
 		c.URL = nats.DefaultURL
 	}
 	c.Log = asynclog.Wrap(c.Log)
-	shown, err := hosts(c.URL)
+	shown, options, err := c.check()
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	return c.dial(ctx, shown, options)
+}
+
+// ConfigError says that a field of a [ConnectConfig] is wrong, or the file that it names.
+type ConfigError struct{ err error }
+
+// Error names the field.
+func (e *ConfigError) Error() string { return e.err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *ConfigError) Unwrap() error { return e.err }
+
+// check returns what to connect with. shown is the URL for texts.
+func (c ConnectConfig) check() (shown string, options []nats.Option, err error) {
+	shown, err = hosts(c.URL)
 	if errors.Is(err, errUnencoded) {
 		err = fmt.Errorf("%w, or use %s and %s", err, c.name("User"), c.name("PasswordFile"))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.name("URL"), err)
+		return "", nil, fmt.Errorf("%s: %w", c.name("URL"), err)
 	}
-	options, err := c.options()
-	if err != nil {
-		return nil, err
-	}
-	return c.dial(ctx, shown, options)
+	options, err = c.options()
+	return shown, options, err
 }
 
 // errRefused replaces an error of nats.go that hides what has happened.

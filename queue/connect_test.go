@@ -69,6 +69,9 @@ func TestConnectNamesTheFlag(t *testing.T) {
 			if !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "secret") {
 				t.Fatalf("got %v, want %q in it", err, test.want)
 			}
+			if _, wrong := errors.AsType[*queue.ConfigError](err); wrong != (name != "nobody there") {
+				t.Errorf("it is a ConfigError: %v", wrong)
+			}
 		})
 	}
 }

@@ -296,6 +296,8 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{key, "work --listen localhost:http", "--listen: must be host:port"},
 		{key, "work --wait soon", "--wait: must be a duration such as 10s, 0 or forever"},
 		{key, "work --name UPPER", "--name: must be lower-case letters"},
+		{key, "work --nats-url http://nats", "--nats-url: must begin with nats://"},
+		{"NATS_CREDS=/nowhere/creds", "status", "--nats-creds: open /nowhere/creds: no such file"},
 		{key, "work --replicas 2", "--replicas: 2 is not 1, 3 or 5"},
 		{key, "work --partitions 257", "--partitions: must be a whole number from 1 to 256"},
 		{key, "work --endpoint http://example.com", "--endpoint: plain http"},

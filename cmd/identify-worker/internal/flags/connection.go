@@ -2,6 +2,7 @@ package flags
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -57,7 +58,11 @@ func (c *Connection) AddWait(f Set, flag string, wait time.Duration) {
 func (c *Connection) connect(ctx context.Context, log *slog.Logger) (*nats.Conn, error) {
 	config := c.queue
 	config.Name, config.Wait, config.FieldName, config.Log = "identify-worker", c.Wait, c.flagOf, log
-	return queue.Connect(ctx, config)
+	nc, err := queue.Connect(ctx, config)
+	if _, ok := errors.AsType[*queue.ConfigError](err); ok {
+		return nil, Usagef("%w", err)
+	}
+	return nc, err
 }
 
 // flagOf is the flag that sets a field of [queue.ConnectConfig].
