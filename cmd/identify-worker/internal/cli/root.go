@@ -38,6 +38,9 @@ func Run(ctx context.Context, args []string, env flags.Env) int {
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	if _, told := errors.AsType[*flags.UsageError](err); err != nil && !started && !told { // cobra's own: a wrong verb or argument
+		err = flags.Usagef("%w (see %s --help)", err, cmd.CommandPath())
+	}
 	err = env.Ended(cmd, err)
 	env.FlushLogs()
 	if err == nil {

@@ -271,8 +271,8 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 	t.Parallel()
 	key := "USERPILOT_API_KEY=k"
 	for _, test := range []struct{ env, args, want string }{
-		{"", "nope", `unknown command "nope"`},
-		{"", "work extra", `unknown command "extra"`},
+		{"", "nope", `unknown command "nope" for "identify-worker" (see identify-worker --help)`},
+		{"", "work extra", `unknown command "extra" for "identify-worker work" (see identify-worker work --help)`},
 		{"", "--nope", "unknown flag: --nope (see identify-worker --help)"},
 		{"", "work --nope", "unknown flag: --nope (see identify-worker work --help)"},
 		{"", "work --rate", "flag needs an argument: --rate"},
