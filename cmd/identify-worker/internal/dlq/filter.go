@@ -33,7 +33,7 @@ func newLetterFilter(cmd *cobra.Command) *letterFilter {
 	f := flags.Set{Cmd: cmd, Prefix: envPrefix}
 	l := &letterFilter{}
 	f.Add(list[string]{&l.filter.Groups, "group", parseGroups}, "group", "`fingerprint` of its group, as shown by stats")
-	f.Add(list[deadletter.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "`reason` of its death: "+joinReasons(", "))
+	f.Add(list[deadletter.Reason]{&l.filter.Reasons, "reason", parseReasons}, "reason", "`reason` of its death: "+strings.Join(reasons(), ", "))
 	f.Add(list[int]{&l.filter.Statuses, "status", parseStatuses}, "status", "`status` of Userpilot's answer; 0 means no answer")
 	f.Add(list[string]{&l.filter.Users, "id", parseUser}, "user", "the user's `id`")
 	f.Add(list[uint64]{&l.filter.IDs, "number", parseIDs}, "id", "`number` of the dead letter, as shown by ls")
@@ -123,18 +123,17 @@ func parseGroups(text string) ([]string, error) {
 		"must be a fingerprint as shown by stats")
 }
 
-func joinReasons(between string) string {
-	var names []string
+func reasons() (names []string) {
 	for _, r := range deadletter.Reasons() {
 		names = append(names, string(r))
 	}
-	return strings.Join(names, between)
+	return names
 }
 
 func parseReasons(text string) ([]deadletter.Reason, error) {
 	return each(text, func(part string) (deadletter.Reason, bool) {
 		return deadletter.Reason(part), slices.Contains(deadletter.Reasons(), deadletter.Reason(part))
-	}, "must be "+joinReasons(" or "))
+	}, "must be "+flags.OneOf(reasons()))
 }
 
 func parseStatuses(text string) ([]int, error) {

@@ -190,7 +190,7 @@ func (f Set) Part(target *float64, name, usage string) {
 func (f Set) Choice(target *string, name, usage string, choices ...string) {
 	parse := func(text string) (string, error) {
 		if !slices.Contains(choices, text) {
-			return "", errors.New("must be " + strings.Join(choices, " or "))
+			return "", errors.New("must be " + OneOf(choices))
 		}
 		return text, nil
 	}
@@ -199,6 +199,12 @@ func (f Set) Choice(target *string, name, usage string, choices ...string) {
 	if err := f.Cmd.RegisterFlagCompletionFunc(name, complete); err != nil {
 		panic(err) // the flag was added two lines above
 	}
+}
+
+// OneOf lists words of which one is to be chosen: "a, b or c".
+func OneOf(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // Span adds a flag for a duration above zero.
