@@ -45,8 +45,8 @@ captive portal had answered. The first --fault that matches a call applies.`,
 	f.Address(&s.listen, "listen", "`address` to serve on")
 	f.Text(&s.key, "key", "key", "the only `key` to accept; any key if empty")
 	f.Rate(&s.rate, "rate", "maximum calls in any window; 0 means no limit")
-	f.Wait(&s.latency, "latency", "`time` that each call takes")
-	f.Wait(&s.retryAfter, "retry-after", "Retry-After of a 429; 0 omits it")
+	f.Delay(&s.latency, "latency", "`time` that each call takes")
+	f.Delay(&s.retryAfter, "retry-after", "Retry-After of a 429; 0 omits it")
 	f.Add(faultRules{&s.faults}, "fault", "a fault to inject; may be given several times")
 	logs := flags.NewLogSettings(flags.Set{Cmd: cmd})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -348,6 +348,7 @@ func TestOneLineOnWrongUsage(t *testing.T) {
 		{"", "dlq purge", "--user: must be the id of the user to erase"},
 		{"", "dlq history extra", `unknown command "extra"`},
 		{"", "fake-userpilot --fault status=nope", "--fault: "},
+		{"", "fake-userpilot --latency forever", "--latency: must be a duration such as 500ms or 10s, or 0"},
 		{"IDENTIFY_FAKE_RATE=x", "fake-userpilot", "IDENTIFY_FAKE_RATE: must be calls/window"},
 	} {
 		t.Run(test.env+" "+test.args, func(t *testing.T) {

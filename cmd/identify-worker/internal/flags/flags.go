@@ -240,6 +240,18 @@ func (f Set) Wait(target *time.Duration, name, usage string) {
 	f.Add(value[time.Duration]{target, "duration", parse, format}, name, usage)
 }
 
+// Delay adds a flag for a duration that may be 0.
+func (f Set) Delay(target *time.Duration, name, usage string) {
+	parse := func(text string) (time.Duration, error) {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 {
+			return 0, errors.New("must be a duration such as 500ms or 10s, or 0")
+		}
+		return d, nil
+	}
+	f.Add(value[time.Duration]{target, "duration", parse, time.Duration.String}, name, usage)
+}
+
 // MemberTTL adds a flag for a duration of whole seconds, at least 2; 0 is the default.
 func (f Set) MemberTTL(target *time.Duration, name, usage string) {
 	parse := func(text string) (time.Duration, error) {
