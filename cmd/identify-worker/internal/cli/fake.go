@@ -87,7 +87,7 @@ func serveFake(ctx context.Context, env *flags.Env, s *fakeSettings, log *slog.L
 	})
 	socket, err := net.Listen("tcp", s.listen)
 	if err != nil {
-		return fmt.Errorf("--listen: %w", err)
+		return listenError(err)
 	}
 	server := newServer(logRefusals(api, log))
 	server.ReadTimeout, server.WriteTimeout = 0, 0 // an answer may be asked to take long; the first would end its request, too

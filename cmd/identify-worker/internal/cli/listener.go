@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,7 +42,7 @@ type listener struct {
 func listen(address, version string, log *slog.Logger) (*listener, error) {
 	socket, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
+		return nil, listenError(err)
 	}
 	l := &listener{socket: newBoundedListener(socket, maxConnections), registry: prometheus.NewRegistry()}
 	l.registry.MustRegister(buildInfo(version), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
@@ -52,6 +54,14 @@ func listen(address, version string, log *slog.Logger) (*listener, error) {
 	log.Debug("listening", "url", l.url())
 	l.serving.Go(func() { _ = l.server.Serve(l.socket) })
 	return l, nil
+}
+
+// listenError names the flag, and what to do about an address that is taken.
+func listenError(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("--listen: %w (stop what listens there, or give another address; port 0 chooses a free one)", err)
+	}
+	return fmt.Errorf("--listen: %w", err)
 }
 
 // show adds the worker to what is served. It is called once.

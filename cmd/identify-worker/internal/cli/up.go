@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 
 	"github.com/nats-io/nats.go"
@@ -114,6 +115,9 @@ func (s *upSettings) boot(ctx context.Context, version string, log *slog.Logger)
 	server, err := embedded.Start(embedded.Config{Dir: s.store, Listen: s.natsListen, Log: log})
 	if err != nil {
 		http.close()
+		if _, ok := errors.AsType[*fs.PathError](err); ok {
+			err = fmt.Errorf("--store: %w", err)
+		}
 		return nil, err
 	}
 	b := &localServer{http: http, server: server}
