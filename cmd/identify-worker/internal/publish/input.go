@@ -114,7 +114,7 @@ func (in *inputs) measure(f *os.File) error {
 	case err != nil:
 		return err
 	case info.IsDir():
-		return fmt.Errorf("%s is a directory", last.name)
+		return fmt.Errorf("%s is a directory: give the files in it", last.name)
 	case !info.Mode().IsRegular():
 		in.size = -1
 		return nil

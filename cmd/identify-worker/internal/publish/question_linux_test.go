@@ -30,15 +30,15 @@ func TestQuestion(t *testing.T) {
 		want         string
 		stored       int
 	}{
-		"yes":          {bad, "y\r", nil, "publish 1 event, leaving out 1 bad line? [y/N] ", "there were bad lines; the others were processed", 1},
+		"yes":          {bad, "y\r", nil, "publish 1 event, leaving out 1 bad line? [y/N] ", "there were bad lines, which were left out", 1},
 		"no":           {bad, "\r", nil, "publish 1 event, leaving out 1 bad line? [y/N] ", "nothing was published (--yes skips the question)", 0},
 		"end of input": {bad, "\x04", nil, "publish 1 event, leaving out 1 bad line? [y/N] ", "nothing was published (--yes skips the question)", 0},
 		"many users":   {many.String(), "yes\r", nil, "publish 10,001 events without --backfill? [y/N] ", "", maxUnasked + 1},
-		"--yes":        {bad, "", []string{"--yes"}, "", "there were bad lines; the others were processed", 1},
-		"none is good": {"user_id,a,b\nann,1\n", "", nil, "", "there were bad lines; the others were processed", 0},
+		"--yes":        {bad, "", []string{"--yes"}, "", "there were bad lines, which were left out", 1},
+		"none is good": {"user_id,a,b\nann,1\n", "", nil, "", "there were bad lines, which were left out", 0},
 		"few users":    {"user_id\nann\n", "", nil, "", "", 1},
-		"a pipe":       {bad, "", []string{pipe}, "", "there were bad lines; the others were processed", 1},
-		"--dry-run":    {bad, "", []string{"--dry-run"}, "", "there were bad lines; the others were processed", 0},
+		"a pipe":       {bad, "", []string{pipe}, "", "there were bad lines, which were left out", 1},
+		"--dry-run":    {bad, "", []string{"--dry-run"}, "", "there are bad lines, which would be left out", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

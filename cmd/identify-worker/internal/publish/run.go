@@ -433,8 +433,10 @@ func (r *publishing) conclude(ctx context.Context, err error) error {
 		return fmt.Errorf("%w%s", err, r.continuation())
 	case err != nil:
 		return err
+	case r.bad.count > 0 && r.settings.dryRun:
+		return errors.New("there are bad lines, which would be left out")
 	case r.bad.count > 0:
-		return errors.New("there were bad lines; the others were processed")
+		return errors.New("there were bad lines, which were left out")
 	}
 	return nil
 }
