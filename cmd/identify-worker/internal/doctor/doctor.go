@@ -116,7 +116,7 @@ func (d *doctor) run(ctx context.Context, e *examination, log *slog.Logger) erro
 	e.checkRate(c.Rate, c.Burst, d.replica.PerReplica(), n.trip)
 	if errKey != nil {
 		e.fail("key", "%v", errKey)
-		e.warn("api", "skipped: there is no key")
+		e.warn("api", "skipped until the key passes")
 	} else {
 		d.askAPI(ctx, e, client)
 	}
