@@ -75,9 +75,9 @@ func printNext(out io.Writer, letters []*nats.Msg, store string) {
 		printMessage(out, letters[0])
 	}
 	if store != "" {
-		fmt.Fprintf(out, "They are kept in %s. To inspect them, run `identify-worker up --store %s`\nand, in another terminal, identify-worker dlq stats\n", store, store)
+		fmt.Fprintf(out, "They are kept in %s. To inspect them, run `USERPILOT_API_KEY=any identify-worker up --store %s`\nand, in another terminal, `identify-worker dlq stats`.\n", store, store)
 	} else {
-		fmt.Fprintf(out, "This demo's store was temporary. To keep one, use --store DIR; then run `identify-worker up --store DIR`\nand, in another terminal, identify-worker dlq stats\n")
+		fmt.Fprintf(out, "This demo's store was temporary. To keep one, use --store DIR; then run\n`USERPILOT_API_KEY=any identify-worker up --store DIR` and, in another terminal, `identify-worker dlq stats`.\n")
 	}
 	fmt.Fprint(out, `
 To send to the real API:
