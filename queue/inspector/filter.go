@@ -147,7 +147,7 @@ func (i *Inspector) readLetters(ctx context.Context, f Filter, from, to uint64) 
 
 // ErrNoDeadLetter says that no dead letter has the given ID: it never existed, was replayed or
 // discarded, or has expired.
-var ErrNoDeadLetter = errors.New("no such dead letter: it was replayed or discarded, has expired, or never existed; list dead letters with identify-worker dlq ls")
+var ErrNoDeadLetter = errors.New("no such dead letter: it was replayed or discarded, has expired, or never existed")
 
 // DeadLetter reads one dead letter, or returns [ErrNoDeadLetter]. It needs the permission that
 // [Inspector.DeadLetters] needs, and blocks for a round trip.

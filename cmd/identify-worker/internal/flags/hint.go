@@ -7,6 +7,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/embedded"
+	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
@@ -47,6 +48,8 @@ func hint(err error) string {
 		return "start a worker, or run identify-worker setup; see --name"
 	case errors.Is(err, queue.ErrForeignStream):
 		return "a worker or identify-worker setup creates it; see --name"
+	case errors.Is(err, inspector.ErrNoDeadLetter):
+		return "list dead letters with identify-worker dlq ls"
 	case errors.Is(err, userpilot.ErrHostNotAllowed), errors.Is(err, userpilot.ErrNotPublic):
 		return "see --allow-endpoint"
 	case userpilot.Cause(err) == userpilot.CauseProxy:
