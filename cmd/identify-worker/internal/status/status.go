@@ -48,7 +48,8 @@ one object:
   dead_letters {total, by_reason}, partitions {total, unclaimed},
   cooldown_until,
   replicas [{id, host, version, age_seconds, silent_seconds, partitions, rate, own_rate,
-  key, hold, hold_since, outage_since, stall, stall_since, load, last_minute}]`
+  key, hold, hold_since, outage_since, stall, stall_since, load, last_minute}]: of rate, which is the
+  fleet's, and own_rate, with --rate-scope replica, the other is "0"`
 
 // New returns the command status.
 func New(env *flags.Env) *cobra.Command {
