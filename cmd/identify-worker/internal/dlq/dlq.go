@@ -45,7 +45,7 @@ Commands that change something first show what they would do and ask for confirm
 skips the question. history shows what they did.`,
 		Example: `  identify-worker dlq stats
   identify-worker dlq show 12
-  identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5
+  identify-worker dlq replay --group 4be1d07a --set metadata.plan=pro --canary 5
   identify-worker dlq discard --group 4be1d07a --until 7d --note "the old app, see the incident"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -95,7 +95,7 @@ func (e *edits) set(text string) error {
 func (e *edits) remove(path string) error {
 	path = withDot(path)
 	if !isPath(path) {
-		return errors.New("must be a path such as .metadata.plan")
+		return errors.New("must be a path such as metadata.plan")
 	}
 	code, err := compileJQ("del(" + path + ")")
 	if err != nil {
@@ -123,11 +123,11 @@ func splitAssignment(text string) (path, value string, err error) {
 			continue
 		}
 		if strings.HasPrefix(text[at:], "==") {
-			return "", "", errors.New(`must have one equals sign; quote a value that begins with one, as in .metadata.plan="=pro"`)
+			return "", "", errors.New(`must have one equals sign; quote a value that begins with one, as in metadata.plan="=pro"`)
 		}
 		return strings.TrimSpace(text[:at]), text[at+1:], nil
 	}
-	return "", "", errors.New("must be a path and a value, such as .metadata.plan=pro")
+	return "", "", errors.New("must be a path and a value, such as metadata.plan=pro")
 }
 
 // memberOfEvent matches a path, or an assignment to one, that lacks its leading dot. Other words are

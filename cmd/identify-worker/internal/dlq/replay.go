@@ -75,7 +75,7 @@ func newReplay(env *flags.Env) *cobra.Command {
 		Long:  replayHelp,
 		Example: `  identify-worker dlq replay --group 4be1d07a --dry-run
   identify-worker dlq replay 12 --wait
-  identify-worker dlq replay --group 4be1d07a --set .metadata.plan=pro --canary 5
+  identify-worker dlq replay --group 4be1d07a --set metadata.plan=pro --canary 5
   identify-worker dlq replay --status 400 --edit '.metadata.seats |= tonumber' --wait
   identify-worker dlq replay 12 --replace-invalid --dry-run
   identify-worker dlq replay --all --yes --json`,
