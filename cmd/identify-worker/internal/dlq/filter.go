@@ -37,7 +37,7 @@ func newLetterFilter(cmd *cobra.Command) *letterFilter {
 	f.Add(list[int]{&l.filter.Statuses, "status", parseStatuses}, "status", "`status` of Userpilot's answer; 0 means no answer")
 	f.Add(list[string]{&l.filter.Users, "id", parseUser}, "user", "the user's `id`")
 	f.Add(list[uint64]{&l.filter.IDs, "number", parseIDs}, "id", "`number` of the dead letter, as shown by ls")
-	moment(f, &l.filter.Since, "since", "died at or after this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	moment(f, &l.filter.Since, "since", "died at or after this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or an age such as 2h")
 	moment(f, &l.filter.Until, "until", "died before this `time`")
 	f.Add(flags.NewValue(&l.text, "jq", l.parseMatch, func(text string) string { return text }), "match", "jq `expression` over {headers, event} that must be true")
 	return l

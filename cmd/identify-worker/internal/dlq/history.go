@@ -42,7 +42,7 @@ With --json it prints one object per line:
 	c.addJSON(cmd, "print JSON, one object per line")
 	c.addReveal(cmd)
 	var since time.Time
-	moment(flags.Set{Cmd: cmd, Prefix: envPrefix + "HISTORY_"}, &since, "since", "began at or after this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or 2h ago")
+	moment(flags.Set{Cmd: cmd, Prefix: envPrefix + "HISTORY_"}, &since, "since", "began at or after this `time`: 2026-01-02T15:04:05Z, 2026-01-02, or an age such as 2h")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		q, shut, err := c.open(cmd.Context())
 		if err != nil {

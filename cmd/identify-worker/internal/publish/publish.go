@@ -114,7 +114,7 @@ func newSettings(f flags.Set) *settings {
 	columns := &s.source.columns
 	f.Choice(&s.source.format, "format", "input format; auto looks at the content", "auto", "ndjson", "json", "csv")
 	f.Choice(&s.source.encoding, "encoding", "encoding; auto is UTF-8 or UTF-16", "auto", "utf-8", "utf-16le", "utf-16be", "windows-1252")
-	f.Add(flags.NewValue(&s.source.delimiter, "character", parseSeparator, formatSeparator), "delimiter", "what separates a table's cells: `,` or ; or | or tab; found by default")
+	f.Add(flags.NewValue(&s.source.delimiter, "character", parseSeparator, formatSeparator), "delimiter", "`character` that separates a table's cells: , or ; or | or tab; found by default")
 	f.Toggle(&s.source.multiline, "multiline", "accept quoted cells with lines that look like rows")
 	f.Toggle(&columns.shortRows, "short-rows", "accept rows with fewer cells than names, as if their last cells were empty")
 	f.Text(&columns.userID, "user-id", "column", "`column` with the users' ids, if it is not user_id")
@@ -122,7 +122,7 @@ func newSettings(f flags.Set) *settings {
 	f.Add(flags.NewValue(&columns.renamed, "names", parseRenamed, formatRenamed), "map", "`names` for columns, such as 'full name=name,Account=company.name'")
 	f.List(&columns.drop, "drop", "columns", "`columns` to leave out")
 	f.List(&columns.only, "only", "columns", "`columns` to take, beside the ids; others are left out")
-	f.Add(flags.NewValue(&columns.decimal, "mark", parseDecimal, formatSeparator), "decimal", "decimal `mark` in columns of numbers, , or . and the other one between thousands")
+	f.Add(flags.NewValue(&columns.decimal, "mark", parseDecimal, formatSeparator), "decimal", "decimal `mark` in columns of numbers: , or . with the other one between thousands")
 	f.Text(&columns.null, "null", "text", "`text` of a cell that means null, which removes the property")
 	f.Toggle(&s.strict, "strict", "also reject what is surely a mistake: ids such as undefined, nested values, names twice")
 	f.Toggle(&s.dryRun, "dry-run", "show what would be published, and all bad lines")
