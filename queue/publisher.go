@@ -243,8 +243,9 @@ func (r *Result) Wait(ctx context.Context) (Receipt, error) {
 	}
 }
 
-// Publish stores one event and blocks until the server has acknowledged it. The end of ctx does not
-// withdraw the event.
+// Publish stores one event, with the body, the options and the refusals of [Publisher.PublishAsync].
+// It blocks until the server has acknowledged it, the publisher has given it up, or ctx ends. The end
+// of ctx does not withdraw the event.
 func (p *Publisher) Publish(ctx context.Context, body []byte, options ...PublishOption) (Receipt, error) {
 	result, err := p.PublishAsync(ctx, body, options...)
 	if err != nil {

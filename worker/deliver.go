@@ -12,8 +12,9 @@ import (
 	"github.com/identify-worker/identify-worker/userpilot"
 )
 
-// Assign implements [fleet.Handler]: it reads which users are tracked, since the partition's
-// previous owners may have recorded some. Until it has, every user counts as tracked.
+// Assign implements [fleet.Handler] and does not block. In the background the worker then reads which
+// users are tracked, since the partition's previous owners may have recorded some. Until it has, every
+// user counts as tracked.
 func (w *Worker) Assign(c *fleet.Claim) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

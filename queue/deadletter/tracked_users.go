@@ -372,7 +372,8 @@ func (s *Store) open(ctx context.Context, userID string, e Event) error {
 	return err
 }
 
-// CloseLetters removes deleted letters from a user's record. The last one deletes the record.
+// CloseLetters removes deleted letters from a user's record. The last one deletes the record. It blocks
+// for some round trips.
 func (s *Store) CloseLetters(ctx context.Context, userID string, letters ...Position) error {
 	if err := s.api.Clock.Read(ctx); err != nil {
 		return err

@@ -367,7 +367,7 @@ func (s *Store) VersionsOf(ctx context.Context, letters []*Letter) (map[string]*
 
 // EraseVersions erases a user's version record, also on disk, and reports whether there was one. If
 // dry is set, it only reports that. If a worker rewrites it meanwhile, EraseVersions erases it
-// again.
+// again. It blocks for some round trips.
 func (s *Store) EraseVersions(ctx context.Context, userID string, dry bool) (found bool, err error) {
 	for {
 		n, err := s.Versions(ctx, userID)
