@@ -4,7 +4,7 @@
 // Its laws:
 //
 //   - The consumer under test runs in a process of its own, and so do the NATS server and the API:
-//     the program starts itself again in each of these roles (see [roles]).
+//     the program starts itself again in each of these roles.
 //   - Alternatives take turns on the same machine in the same run: only ratios are judged, and of
 //     several rounds the median.
 //   - It waits for conditions and measures when they hold; it sleeps nowhere.

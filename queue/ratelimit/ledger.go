@@ -16,7 +16,7 @@ import (
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
 )
 
-// Ledger is the fleet-wide rate limit. The limit is split into [shards]. Each shard has a key in
+// Ledger is the fleet-wide rate limit. The limit is split into 16 shards. Each shard has a key in
 // the bucket that holds the time of its next free slot; a replica reserves slots by moving that
 // time forward with compare-and-set. So no two replicas ever have the same slot, whichever of them
 // joins, dies or restarts.
