@@ -83,7 +83,7 @@ func (i *Inspector) mayInspect(ctx context.Context, stream string) (*jetstream.S
 
 // Clock describes the server's clock, as far as it can be known from here.
 type Clock struct {
-	Ahead time.Duration // of this machine's clock; negative if it is behind
+	Ahead time.Duration // how far it is ahead of this machine's; negative if it is behind
 	Trip  time.Duration // round trip of the best reading: Ahead is accurate to half of it
 	// Apart is the smallest possible difference between the clocks of the cluster's servers that
 	// currently lead the pipeline's streams. It says nothing about other servers.
