@@ -124,8 +124,8 @@ func TestCheckLimits(t *testing.T) {
 		return func(e *examination) { e.checkLimits([]inspector.StreamState{work, dead, {Name: "KV", Missing: true}}) }
 	}
 	none := inspector.StreamState{Messages: 1 << 40, Bytes: 1 << 50}
-	expect(t, "no limits", check(none, none), "ok limits none is close")
-	expect(t, "far from them", check(inspector.StreamState{Messages: 79, MaxMessages: 100}, inspector.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now()}), "ok limits none is close")
+	expect(t, "no limits", check(none, none), "ok limits no stream is near its limits")
+	expect(t, "far from them", check(inspector.StreamState{Messages: 79, MaxMessages: 100}, inspector.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now()}), "ok limits no stream is near its limits")
 	expect(t, "near", check(inspector.StreamState{Messages: 80, MaxMessages: 100, Bytes: 9, MaxBytes: 10}, inspector.StreamState{}),
 		"warn limits WORK: messages: 80% of the limit is used; at the limit, publishers are rejected: ...", "warn limits WORK: bytes: 90% of the limit ...")
 	expect(t, "nearer", check(inspector.StreamState{}, inspector.StreamState{Messages: 1000, Bytes: 950, MaxBytes: 1000}),
@@ -134,8 +134,8 @@ func TestCheckLimits(t *testing.T) {
 		"FAIL limits WORK is full: publishers are rejected: ...", "FAIL limits DLQ is full: dead letters cannot be stored and hold up their users: raise the limit, or ...")
 	expect(t, "old", check(inspector.StreamState{}, inspector.StreamState{Messages: 1, MaxAge: month, Oldest: time.Now().Add(50*time.Hour + 30*time.Minute - month)}),
 		"warn limits DLQ: the oldest dead letter is deleted in 2d2h: replay or ...")
-	expect(t, "short-lived", check(inspector.StreamState{}, inspector.StreamState{Messages: 1, MaxAge: time.Hour, Oldest: time.Now().Add(-30 * time.Minute)}), "ok limits none is close")
-	expect(t, "for ever", check(inspector.StreamState{}, inspector.StreamState{Messages: 1, Oldest: time.Now().Add(-900 * month / 10)}), "ok limits none is close")
+	expect(t, "short-lived", check(inspector.StreamState{}, inspector.StreamState{Messages: 1, MaxAge: time.Hour, Oldest: time.Now().Add(-30 * time.Minute)}), "ok limits no stream is near its limits")
+	expect(t, "for ever", check(inspector.StreamState{}, inspector.StreamState{Messages: 1, Oldest: time.Now().Add(-900 * month / 10)}), "ok limits no stream is near its limits")
 }
 
 func TestCheckConsumers(t *testing.T) {

@@ -164,7 +164,7 @@ func (e *examination) checkLimits(streams []inspector.StreamState) {
 		}
 	}
 	if !e.failed("limits") && !e.warned("limits") {
-		e.ok("limits", "none is close")
+		e.ok("limits", "no stream is near its limits")
 	}
 }
 
