@@ -29,7 +29,7 @@ func (e *PermissionError) Error() string {
 	if e.Subscribe {
 		way = "; or set the connection's inbox prefix if this user has its own"
 	}
-	return fmt.Sprintf("not permitted: allow this NATS user to %v%s; SECURITY.md lists the permissions of each role", Permission{Subject: e.Subject, Subscribe: e.Subscribe}, way)
+	return fmt.Sprintf("not permitted: allow this NATS user to %v%s; deployments/nats/users.conf lists the permissions of each role", Permission{Subject: e.Subject, Subscribe: e.Subscribe}, way)
 }
 
 // Is makes a PermissionError an [ErrNotPermitted].

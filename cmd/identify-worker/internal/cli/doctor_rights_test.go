@@ -48,11 +48,11 @@ func TestDoctorNamesMissingRights(t *testing.T) {
 	}
 	status, lines := as("few", "doctor")
 	for _, want := range []string{
-		"FAIL  rights       the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (read the stream's state): allow it on the NATS server; SECURITY.md lists everything that a worker needs",
-		"FAIL  rights       the user may not publish to userpilot.identify-dlq.*.*.*.* (store dead letters): allow it on the NATS server; SECURITY.md lists everything that a worker needs",
+		"FAIL  rights       the user may not publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY (read the stream's state): allow it on the NATS server; deployments/nats/README.md lists everything that a worker needs",
+		"FAIL  rights       the user may not publish to userpilot.identify-dlq.*.*.*.* (store dead letters): allow it on the NATS server; deployments/nats/README.md lists everything that a worker needs",
 		"warn  rights       the user may not publish to $JS.API.INFO (read the account's limits)",
-		"FAIL  streams      not permitted: allow this NATS user to publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY; SECURITY.md lists the permissions of each role",
-		"warn  storage      unknown: not permitted: allow this NATS user to publish to $JS.API.INFO; SECURITY.md lists the permissions of each role",
+		"FAIL  streams      not permitted: allow this NATS user to publish to $JS.API.STREAM.INFO.USERPILOT_IDENTIFY; deployments/nats/users.conf lists the permissions of each role",
+		"warn  storage      unknown: not permitted: allow this NATS user to publish to $JS.API.INFO; deployments/nats/users.conf lists the permissions of each role",
 		"warn  workers      skipped until rights and streams pass",
 	} {
 		if !slices.Contains(lines, want) {

@@ -670,7 +670,7 @@ func denies(t *testing.T, nc *nats.Conn, f func() error) bool {
 	return after != before && errors.Is(after, nats.ErrPermissionViolation) //nolint:errorlint // each denial is an error of its own
 }
 
-// users.conf, SECURITY.md and the program agree on what a worker needs. What it needs here and there
+// users.conf and the program agree on what a worker needs. What it needs here and there
 // only is in users.conf, too, as a comment.
 func TestWorkerLinesAgree(t *testing.T) {
 	options := shipped(t)

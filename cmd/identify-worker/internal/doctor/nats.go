@@ -80,7 +80,7 @@ func (e *examination) checkRights(denied []queue.Permission, of int, err error) 
 		case r.Subscribe:
 			e.fail("rights", "the user may not %v (%s): set --nats-inbox-prefix if this user has its own prefix, otherwise allow it on the NATS server", r, r.Use)
 		default:
-			e.fail("rights", "the user may not %v (%s): allow it on the NATS server; SECURITY.md lists everything that a worker needs", r, r.Use)
+			e.fail("rights", "the user may not %v (%s): allow it on the NATS server; deployments/nats/README.md lists everything that a worker needs", r, r.Use)
 		}
 	}
 	if !e.failed("rights") {
