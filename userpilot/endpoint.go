@@ -42,7 +42,7 @@ func newEndpoint(text string, cfg ClientConfig) (endpoint, error) {
 	case isLoopback(host):
 		return endpoint{u, loopbackOnly}, nil
 	case insecure && !cfg.AllowInsecure:
-		return endpoint{}, errors.New("endpoint: plain http is allowed only to the loopback interface")
+		return endpoint{}, errors.New("endpoint: plain http is allowed only to this machine: give https")
 	case named:
 		return endpoint{u, anywhere}, nil
 	case strings.HasSuffix(host, ownDomain):
@@ -64,7 +64,7 @@ func parseEndpoint(text string) (u *url.URL, host string, err error) {
 	case err != nil || u.Opaque != "" || host == "" || !isPort(u.Port()):
 		return nil, "", errors.New("endpoint: is not a URL such as " + DefaultEndpoint)
 	case len(text) > maxEndpointBytes:
-		return nil, "", errors.New("endpoint: is too long")
+		return nil, "", fmt.Errorf("endpoint: is longer than %d bytes", maxEndpointBytes)
 	case u.Scheme != "https" && u.Scheme != "http":
 		return nil, "", errors.New("endpoint: the scheme must be https or http")
 	case u.User != nil:

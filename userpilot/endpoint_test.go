@@ -13,7 +13,7 @@ func TestNewClientEndpoint(t *testing.T) {
 	const (
 		notURL   = "endpoint: is not a URL such as https://analytex.userpilot.io"
 		stranger = "endpoint: the host is neither under userpilot.io nor one that the operator has allowed"
-		plain    = "endpoint: plain http is allowed only to the loopback interface"
+		plain    = "endpoint: plain http is allowed only to this machine: give https"
 		twice    = "endpoint: leave /v1/identify out: the client adds it"
 		tlsPort  = "endpoint: port 443 takes https, not http"
 	)
@@ -87,7 +87,7 @@ func TestNewClientEndpoint(t *testing.T) {
 		{"https://host?a=b", false, "", "endpoint: must not have a query or a fragment"},
 		{"https://host?", false, "", "endpoint: must not have a query or a fragment"},
 		{"https://host#", false, "", "endpoint: must not have a query or a fragment"},
-		{"https://host/" + strings.Repeat("x", 2048), false, "", "endpoint: is too long"},
+		{"https://host/" + strings.Repeat("x", 2048), false, "", "endpoint: is longer than 2048 bytes"},
 	} {
 		t.Run(fmt.Sprintf("%.40s %v %s", test.endpoint, test.insecure, test.allow), func(t *testing.T) {
 			t.Parallel()
@@ -119,7 +119,7 @@ func TestNewClientRefuses(t *testing.T) {
 		{userpilot.ClientConfig{Key: key, Proxy: "http://u:hunter2?x@proxy.example:3128"}, encode},
 		{userpilot.ClientConfig{Key: key, Proxy: "http://u:12#hunter2@proxy.example:3128"}, encode},
 		{userpilot.ClientConfig{Key: key, Proxy: "https://u:hunter2@x@proxy.example:3128"}, encode},
-		{userpilot.ClientConfig{Key: key, Proxy: "http://proxy.example/" + strings.Repeat("x", 1024)}, "proxy: is too long"},
+		{userpilot.ClientConfig{Key: key, Proxy: "http://proxy.example/" + strings.Repeat("x", 1024)}, "proxy: is longer than 1024 bytes"},
 	} {
 		if _, err := userpilot.NewClient(test.config); err == nil || err.Error() != test.want {
 			t.Errorf("error %v, want %s", err, test.want)

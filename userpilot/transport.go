@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -89,7 +90,7 @@ func parseProxy(text string) (*url.URL, error) {
 		return nil, errors.New("proxy: is not a URL such as http://proxy.example:3128")
 	}
 	if len(text) > maxProxyBytes {
-		return nil, errors.New("proxy: is too long")
+		return nil, fmt.Errorf("proxy: is longer than %d bytes", maxProxyBytes)
 	}
 	return u, nil
 }
