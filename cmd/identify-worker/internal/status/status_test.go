@@ -61,7 +61,7 @@ func TestStatusTextByClass(t *testing.T) {
 	}{
 		"both": {live, backfill, half, []string{
 			"backlog       3 live events, the oldest is 200ms old",
-			"last minute   600 events delivered, 0 of them merged into another call, 0 dead, in 600 calls; 300 of the events were backfill",
+			"last minute   600 events delivered, 0 of them merged into another call, 0 dead, in 600 calls; backfill: 300 of the events",
 			"drains in     300ms, at the speed of the last minute",
 			"backfill      120,000 events, the oldest is 1h0m old; drains in: 6h40m, at the speed of the last minute",
 		}},

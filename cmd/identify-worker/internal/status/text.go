@@ -96,7 +96,7 @@ func (c countsView) describe() string {
 	text := fmt.Sprintf("%s delivered, %s of them merged into another call, %s dead, in %s",
 		render.Counted(c.Delivered, "event"), render.Thousands(c.Merged), render.Thousands(c.Dead), render.Counted(c.Calls, "call"))
 	if c.Backfill > 0 {
-		text += fmt.Sprintf("; %s of the events were backfill", render.Thousands(c.Backfill))
+		text += fmt.Sprintf("; backfill: %s of the events", render.Thousands(c.Backfill))
 	}
 	return text
 }
