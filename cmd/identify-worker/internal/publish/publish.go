@@ -56,6 +56,9 @@ may have up to 1 MiB. A quoted cell that holds what looks like rows is a bad lin
 quote is probably missing, unless --multiline is given. What comes from a pipe is published
 as it is read.
 
+On a terminal it asks before it publishes anything if there are bad lines, more than 10,000
+users, or more than 1,000 without --backfill; --yes skips the question.
+
 By default these are live events: what your apps publish meanwhile waits behind them. With
 --backfill workers call for live events first, and for these with all calls that are left. For
 each property the event that was published last still wins, whichever of the two it is.
