@@ -33,7 +33,8 @@ This command only reads from NATS and changes nothing. It needs permission to pu
 
 With --json it prints one object per line:
   run, kind (replay, discard or purge), by, host, begun, ended (null if it has not), selection,
-  edit, note, rate, force, counts {name: number} (as the command reports them), outcome`,
+  edit, note, rate, force, counts {name: number} (as the command reports them, and recalled,
+  of a purge: claims on partitions that workers have released to drop what they had read), outcome`,
 		Example: `  identify-worker dlq history
   identify-worker dlq history --since 1d --json`,
 		Args: cobra.NoArgs,
