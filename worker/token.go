@@ -27,10 +27,8 @@ const (
 // written right after begin returns.
 func (w *Worker) begin(c *call) error {
 	lead := time.Since(c.popped)
-	if c.begun && !c.slot.Expired() {
-		return nil // the connection broke: the call keeps its token for the next one
-	}
-	if w.limiter.Interval() == 0 {
+	keeps := c.begun && !c.slot.Expired() // the connection broke: the call keeps its token for the next one
+	if keeps || w.limiter.Interval() == 0 {
 		return w.start(c, lead)
 	}
 	c.stage.Store(pacing)
