@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -109,4 +110,38 @@ func TestFleetFewConsumersOfTheAccount(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where a server refused a second consumer for the backfill, and allows it later, live events get one of
+// their own, without a restart.
+func TestSplitOnceThereIsRoom(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		auth := s.ServeUsers(queuetest.Users{"all": {">"}})
+		auth.LimitConsumers(1)
+		queueOf, err := queue.New(auth.Connect("all"), queue.Topology{}, s.Logger())
+		s.Must(err)
+		q := open(queueOf)
+		for range SplitAt {
+			_, err := q.api.JetStream.PublishAsync(q.topology.BackfillSubject("ann"), []byte("{}"))
+			s.Must(err)
+		}
+		<-q.api.JetStream.PublishAsyncComplete()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		claims := make(full, 1000)
+		go func() { done <- q.Work(ctx, MemberConfig{}, claims) }()
+		defer func() { cancel(); s.Must(s.worked(done)) }()
+		if c := queuetest.Receive(s, "a claim", claims); c.IsSplit() {
+			t.Fatal("there is room for two")
+		}
+		auth.LimitConsumers(10)
+		s.Await(2*splitRetry, "split", func() bool {
+			select {
+			case c := <-claims:
+				return c.IsSplit()
+			default:
+				return false
+			}
+		})
+	})
 }

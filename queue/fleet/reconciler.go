@@ -484,7 +484,7 @@ func (f *reconciler) claim(ctx context.Context, stream jetstream.Stream, t *assi
 				return nil // another replica was faster, as happens during a rebalance
 			case codeNoRoom:
 				if t.isSplit() {
-					f.backlog.noRoom.Store(true)
+					f.backlog.refused()
 				} else {
 					f.noRoom.Store(true)
 				}

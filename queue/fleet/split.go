@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -18,8 +19,22 @@ const SplitAt = 1000
 type backlog struct {
 	of     map[string]uint64 // by partition
 	all    uint64
-	asked  map[string]bool // scopes of assignments that a handler has asked to split, while they have backfill
-	noRoom atomic.Bool     // the server has refused a second consumer: claims are not split
+	asked  map[string]bool           // scopes of assignments that a handler has asked to split, while they have backfill
+	noRoom atomic.Pointer[time.Time] // when the server last refused a second consumer; nil is never
+}
+
+// splitRetry is how long claims are not split after the server has refused a second consumer. Trying
+// again costs a release of the claim.
+const splitRetry = 10 * time.Minute
+
+func (b *backlog) refused() {
+	now := time.Now()
+	b.noRoom.Store(&now)
+}
+
+func (b *backlog) hasNoRoom() bool {
+	last := b.noRoom.Load()
+	return last != nil && time.Since(*last) < splitRetry
 }
 
 // read reads the backlog from the stream's leader. Usually the state of the stream shows that there
@@ -60,7 +75,7 @@ func (f *reconciler) splits(scope string, isSplit bool) bool {
 	if scope == allPartitions {
 		consumers = 2
 	}
-	if scope == queue.PlainPartition || f.backlog.noRoom.Load() || f.room.most > 0 && f.room.most < consumers {
+	if scope == queue.PlainPartition || f.backlog.hasNoRoom() || f.room.most > 0 && f.room.most < consumers {
 		return false
 	}
 	n := f.backlog.waiting(scope)
