@@ -142,6 +142,7 @@ func (w *Worker) block(l *lane) {
 	p, through := l.partition, l.resendThrough
 	l.transition(blocked)
 	w.blocked = append(w.blocked, l)
+	w.memory.signalRoom() // for what waits: now everything is admitted
 	p.busy++
 	w.errands.send(&w.mu, &w.background, func() {
 		exists, err := existing(p.claim, through)

@@ -504,6 +504,37 @@ func TestLaneThatIsReadAgainMakesRoom(t *testing.T) {
 	})
 }
 
+// What a lane is blocked by may wait for room already: then it is admitted as if it came later.
+func TestBlockedLaneAdmitsWhatWaits(t *testing.T) {
+	withClaims(t, func(t *testing.T, claim, _ *fleet.Claim) {
+		w := idle(t, Config{})
+		p := w.partition(claim)
+		l := stocked(w, p, "u", 1)
+		w.memory.used += w.memory.limit
+		delivered := make(chan struct{})
+		go func() {
+			w.Deliver(claim, fleet.Delivery{Sequence: 9, Body: event(100)})
+			close(delivered)
+		}()
+		synctest.Wait()
+		if closed(delivered) {
+			t.Fatal("nothing held the delivery back")
+		}
+		w.mu.Lock()
+		l.resendThrough = fleet.Extent{Live: 9}
+		w.advance(l)
+		w.mu.Unlock()
+		synctest.Wait()
+		if !closed(delivered) {
+			t.Error("the delivery waits, and the lane for it")
+		}
+		w.mu.Lock()
+		w.memory.used -= w.memory.limit
+		w.memory.signalRoom() // ends the goroutine anyway
+		w.mu.Unlock()
+	})
+}
+
 // An outage that begins during the bisection of an exhausted call makes no dead letter.
 func TestOutageDuringSearch(t *testing.T) {
 	t.Parallel()
