@@ -37,11 +37,10 @@ IMAGE_ARCHS ?= amd64 arm64
 # The race detector needs a C compiler, and Go turns cgo off where it finds none.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
-# Tests of three kinds run side by side. The container tests and the campaign's tests, which kill and
-# freeze real processes, mostly wait, and their clocks should not compete with compilers: so all others,
-# which compute, have a low priority. Their limits of time are for a busy machine, or in fake time. How
-# much of the limit is used far away depends on spare capacity, so the others that wait, wait for that
-# test.
+# How much of the limit is used far away depends on spare capacity, so that test runs alone. Then tests
+# of three kinds run side by side: the container tests and the campaign's tests, which kill and freeze
+# real processes, mostly wait, and all others compute. Their limits of time are for a busy machine, or in
+# fake time.
 CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
 # Packages with tests of hardly any goroutines: to link these with the race detector takes longer than to
@@ -49,7 +48,6 @@ CAMPAIGN   := ./integration/chaos
 PLAIN       = $(addprefix ./,$(addsuffix /...,deployments $(addprefix integration/,bench mutants oracle overlay) \
 	$(addprefix cmd/identify-worker/internal/,doctor export health render status)))
 PACKAGES    = $(filter-out $(shell go list $(PLAIN)),$(shell go list ./... | grep -v -e '/integration$$' -e '/integration/chaos$$'))
-COMPUTING  := nice -n 10
 
 # The output of each command in one piece, where make is not as old as on macOS.
 PIECES := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
@@ -152,11 +150,11 @@ test: ## run all tests; those in containers need Docker
 	@$(MAKE) --no-print-directory -j 3 $(PIECES) test-computing test-campaign test-containers
 
 .PHONY: test-computing
-test-computing:
-	$(COMPUTING) $(RACED) -timeout 20m -skip '^Test($(LONG))$$' $(PACKAGES)
-	$(COMPUTING) $(TEST) -timeout 20m $(PLAIN)
-	$(COMPUTING) $(TEST) -timeout 20m -run '^Test($(LONG)|$(RANDOM))$$' $(UNRACED)
-	cd $(MANIFESTS) && $(COMPUTING) $(TEST) -count=1 ./...
+test-computing: test-far
+	$(RACED) -timeout 20m -skip '^Test($(LONG))$$' $(PACKAGES)
+	$(TEST) -timeout 20m $(PLAIN)
+	$(TEST) -timeout 20m -run '^Test($(LONG)|$(RANDOM))$$' $(UNRACED)
+	cd $(MANIFESTS) && $(TEST) -count=1 ./...
 
 .PHONY: test-far
 test-far:
