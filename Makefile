@@ -40,7 +40,8 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 # How much of the limit is used far away depends on spare capacity, so that test runs alone. Then tests
 # of three kinds run side by side: the container tests and the campaign's tests, which kill and freeze
 # real processes, mostly wait, and all others compute. Their limits of time are for a busy machine, or in
-# fake time.
+# fake time. NICE='nice -n 10' keeps those that compute, and their compilers, from delaying the others.
+NICE       ?=
 CONTAINERS := ./integration
 CAMPAIGN   := ./integration/chaos
 # Packages with tests of hardly any goroutines: to link these with the race detector takes longer than to
@@ -151,10 +152,10 @@ test: ## run all tests; those in containers need Docker
 
 .PHONY: test-computing
 test-computing: test-far
-	$(RACED) -timeout 20m -skip '^Test($(LONG))$$' $(PACKAGES)
-	$(TEST) -timeout 20m $(PLAIN)
-	$(TEST) -timeout 20m -run '^Test($(LONG)|$(RANDOM))$$' $(UNRACED)
-	cd $(MANIFESTS) && $(TEST) -count=1 ./...
+	$(NICE) $(RACED) -timeout 20m -skip '^Test($(LONG))$$' $(PACKAGES)
+	$(NICE) $(TEST) -timeout 20m $(PLAIN)
+	$(NICE) $(TEST) -timeout 20m -run '^Test($(LONG)|$(RANDOM))$$' $(UNRACED)
+	cd $(MANIFESTS) && $(NICE) $(TEST) -count=1 ./...
 
 .PHONY: test-far
 test-far:
