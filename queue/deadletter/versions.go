@@ -39,9 +39,11 @@ type storedVersions struct {
 	Set map[string]Position `json:"set"`
 	// Company is the company that the event at "/company" in Set assigned the user to.
 	Company string `json:"company,omitempty"`
-	// Floor is the position from which Set is complete: where the record began, or the newest
-	// position that was dropped from Set when it grew too large.
+	// Floor is the position from which the record covers the user's events. Set is complete from
+	// there, but not before Dropped.
 	Floor Position `json:"floor,omitzero"`
+	// Dropped is the newest position that was dropped from Set when it grew too large.
+	Dropped Position `json:"dropped,omitzero"`
 	// Open lists the dead letters that are not replayed yet, or whose replays have no outcome. An
 	// empty list means that the record is no longer needed. It is null if there were too many to
 	// list.
@@ -87,7 +89,7 @@ func (n *VersionRecord) Reduce(e userpilot.Event, age Position) (rest userpilot.
 // newer event may have set the property before the record began, or if the record has dropped it.
 func (n *VersionRecord) judge(p userpilot.Property, age Position) (standing userpilot.Standing, remembered bool) {
 	newest, found := n.record.Set[pathHash(p.Path)]
-	remembered = found || age.Compare(n.record.Floor) >= 0
+	remembered = found || age.Compare(n.record.Floor) >= 0 && age.Compare(n.record.Dropped) >= 0
 	switch {
 	case newest.Compare(age) <= 0:
 		return userpilot.Newest, remembered
@@ -135,8 +137,8 @@ func (r *storedVersions) trim() {
 	}
 	hashes := slices.SortedFunc(maps.Keys(r.Set), func(a, b string) int { return r.Set[b].Compare(r.Set[a]) })
 	for _, hash := range hashes[maxSet/2:] {
-		if r.Floor.Compare(r.Set[hash]) < 0 {
-			r.Floor = r.Set[hash]
+		if r.Dropped.Compare(r.Set[hash]) < 0 {
+			r.Dropped = r.Set[hash]
 		}
 		delete(r.Set, hash)
 	}

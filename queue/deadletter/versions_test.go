@@ -141,6 +141,32 @@ func TestNewerForgets(t *testing.T) {
 	}
 }
 
+// A record for backfill that has dropped properties does not claim to know them when an older event dies.
+func TestLateLetterOfForgetfulRecord(t *testing.T) {
+	t.Parallel()
+	n := VersionRecord{}
+	n.record.keepFor("3", aged(10))
+	for i := range uint64(maxSet + 10) {
+		n.Add(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{"p%d":1}}`, i)), aged(10+i))
+		n.record.trim()
+	}
+	text, err := json.Marshal(n.record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again VersionRecord
+	if err := json.Unmarshal(text, &again.record); err != nil {
+		t.Fatal(err)
+	}
+	again.record.open(aged(5), time.Time{})
+	if _, _, known := again.Reduce(identify(t, `{"user_id":"u","metadata":{"p0":1}}`), aged(5)); known {
+		t.Error("a replay would overwrite a newer property that was dropped")
+	}
+	if _, ok, known := again.Reduce(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{"p%d":1}}`, maxSet+9)), aged(5)); ok || !known {
+		t.Error("the newest property is dropped")
+	}
+}
+
 func TestNewerLetters(t *testing.T) {
 	t.Parallel()
 	var r storedVersions
