@@ -28,7 +28,7 @@ func (w *Worker) startArchive(l *lane) {
 	if l.head().lacksBody() {
 		crew = &w.reloadingArchivers
 	}
-	crew.send(&w.mu, &w.background, func() { w.archiveHead(l) })
+	crew.send(&w.mu, &w.background, false, func() { w.archiveHead(l) })
 }
 
 // archiveHead stores the dead letter of a lane's oldest event, and only then settles the event. If

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,7 +18,7 @@ func TestCrew(t *testing.T) {
 		var order []int
 		mu.Lock()
 		for i := range 100 {
-			c.send(&mu, &running, func() {
+			c.send(&mu, &running, false, func() {
 				mu.Lock()
 				at++
 				most = max(most, at)
@@ -42,6 +43,33 @@ func TestCrew(t *testing.T) {
 		}
 		if c.running != 0 {
 			t.Errorf("%d are still under way", c.running)
+		}
+	})
+}
+
+// An urgent errand, or one that becomes urgent, overtakes those that wait, and each runs once.
+func TestCrewHurries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var running sync.WaitGroup
+		c := crew{size: 1}
+		var order []int
+		var sent []*errand
+		mu.Lock()
+		for i := range 6 {
+			sent = append(sent, c.send(&mu, &running, i == 4, func() { order = append(order, i) }))
+		}
+		for range 2 {
+			c.hurry(sent[2])
+			c.hurry(nil)
+		}
+		mu.Unlock()
+		running.Wait()
+		mu.Lock()
+		c.hurry(sent[0]) // it is over
+		mu.Unlock()
+		if !slices.Equal(order, []int{4, 2, 0, 1, 3, 5}) || len(c.urgent) > 0 {
+			t.Errorf("the order is %v", order)
 		}
 	})
 }

@@ -61,6 +61,7 @@ func (w *Worker) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	w.waiting.events++
 	if !d.Backfill {
 		w.waiting.live++
+		w.errands.hurry(l.errand)
 	} else if w.waiting.backfill() >= fleet.SplitAt {
 		c.Split()
 	}
@@ -146,7 +147,7 @@ func (w *Worker) load(l *lane) {
 	l.transition(loading)
 	l.partition.busy++
 	stubs := l.nextLoad(w.memory.share())
-	w.errands.send(&w.mu, &w.background, func() {
+	l.errand = w.errands.send(&w.mu, &w.background, l.live > 0, func() {
 		bodies, err := readBodies(l.partition.claim, stubs)
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -86,8 +86,9 @@ const (
 type lane struct {
 	user      string // empty in the lane of events whose user is unreadable
 	partition *partition
-	state     state // only transition changes it
-	call      *call // while state is calling
+	state     state   // only transition changes it
+	call      *call   // while state is calling
+	errand    *errand // the last one for the lane; nil before
 
 	list       *laneList // that it waits in while state is ready
 	prev, next *lane     // in that list

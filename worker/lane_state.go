@@ -144,7 +144,8 @@ func (w *Worker) block(l *lane) {
 	w.blocked = append(w.blocked, l)
 	w.memory.signalRoom() // for what waits: now everything is admitted
 	p.busy++
-	w.errands.send(&w.mu, &w.background, func() {
+	// It is urgent: while lanes are blocked, the memory is not bounded.
+	l.errand = w.errands.send(&w.mu, &w.background, true, func() {
 		exists, err := existing(p.claim, through)
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
+	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
@@ -195,6 +196,37 @@ func TestLateBackfill(t *testing.T) {
 		}
 		if !slices.Equal(slices.Sorted(slices.Values(normalize(got))), slices.Sorted(slices.Values(normalize(want)))) {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
+// After a takeover, far from NATS, the live events of users with version records do not wait until those
+// of all the backfill that was read ahead have been compared.
+func TestLiveFirstAfterATakeover(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{Latency: 80 * time.Millisecond}, func(t *testing.T, s *sim) {
+		random := rand.New(rand.NewPCG(1, 2))
+		users, store := names(4000), deadletter.NewStore(s.queue)
+		live := append(users[3000:3010:3010], "ann", "bob")
+		for _, user := range append(live, users...) {
+			must(t, store.RecordVersions(t.Context(), user, nil, []deadletter.Sent{{}}, "0"))
+		}
+		s.flood(users, random)
+		s.away = &distance{trip: 150 * time.Millisecond}
+		s.start(func(w *worker.Config) {
+			at600(w)
+			time.Sleep(time.Second) // what is sent at the moment of the connection arrives at once
+		})
+		time.Sleep(3 * time.Second)
+		sent := map[string]time.Time{}
+		for _, user := range live {
+			s.put(user, random, false)
+			sent[fmt.Sprint(user, "/", s.oracle.Events(user))] = time.Now()
+		}
+		time.Sleep(30 * time.Second)
+		late := lateness(s.api.Calls(), sent)
+		if n := len(late); n < len(live) || late[n-1] > 4*time.Second {
+			t.Errorf("live events were called after %v", late)
 		}
 	})
 }

@@ -42,7 +42,7 @@ func (w *Worker) check(l *lane) {
 	p := l.partition
 	p.busy++
 	events := slices.Clone(l.events[:min(l.loaded, maxMerge)])
-	w.errands.send(&w.mu, &w.background, func() {
+	l.errand = w.errands.send(&w.mu, &w.background, l.live > 0, func() {
 		active := p.claim.Active()
 		found, err := compare(active, w.letters, p.claim, l.user, events)
 		if err == nil && w.traces != nil {
