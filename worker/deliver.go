@@ -71,7 +71,7 @@ func (w *Worker) Deliver(c *fleet.Claim, d fleet.Delivery) {
 	case parked:
 		w.advance(l)
 	case calling:
-		if !d.Backfill && l.call != nil && !l.call.begun {
+		if !d.Backfill && l.call != nil {
 			w.turn.promote(l.call)
 		}
 	default:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/identify-worker/identify-worker/queue/fleet"
+	"github.com/identify-worker/identify-worker/queue/ratelimit"
 )
 
 // A call whose connection breaks before anything is sent keeps its token, but it is not made if the fleet
@@ -35,4 +36,42 @@ func TestGateIsAskedAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A call for backfill whose token expired waits for another one. If a live event of its user arrives
+// meanwhile, it goes before other backfill, as if it waited for its first.
+func TestLiveEventHurriesSecondTry(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := idle(t, Config{RatePerReplica: true, Rate: ratelimit.Rate{Calls: 1, Window: time.Minute}, Burst: 1})
+		claim := &fleet.Claim{}
+		prepared := func(user string) *call {
+			l := stocked(w, w.partition(claim), user, 0)
+			_, x := admit(fleet.Delivery{Sequence: 1, Backfill: true, Body: []byte(`{"user_id":"` + user + `"}`)})
+			l.push(x, 1<<20)
+			l.state, l.call = calling, newCall(l, 1, false)
+			w.senders <- struct{}{}
+			return l.call
+		}
+		second, other := prepared("u"), prepared("other")
+		if err := w.begin(second); err != nil {
+			t.Fatal(err)
+		}
+		defer second.slow.Stop()
+		time.Sleep(time.Second) // the connection breaks, and another one takes too long
+		order := make(chan *call, 2)
+		for _, c := range []*call{other, second} {
+			go func() {
+				if w.begin(c) == nil {
+					order <- c
+				}
+			}()
+			synctest.Wait()
+		}
+		w.Deliver(claim, fleet.Delivery{Sequence: 2, Body: []byte(`{"user_id":"u"}`)})
+		if first := <-order; first != second {
+			t.Error("the live event waits for the backfill of others")
+		}
+		(<-order).slow.Stop()
+	})
 }
