@@ -145,3 +145,40 @@ func TestSplitOnceThereIsRoom(t *testing.T) {
 		})
 	})
 }
+
+// Where the account's limit may not be read, the second consumers of one replica's partitions do not keep
+// another replica from claiming its own.
+func TestSplitLeavesRoom(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		var allowed []string
+		for _, p := range Permissions(queue.Topology{}) {
+			if !p.Subscribe && p.Subject != "$JS.API.INFO" {
+				allowed = append(allowed, p.Subject)
+			}
+		}
+		auth := s.ServeUsers(queuetest.Users{"all": {">"}, "few": allowed})
+		auth.LimitConsumers(20)
+		open := func(user string) *pipeline {
+			q, err := queue.New(auth.Connect(user), queue.Topology{}, s.Logger())
+			s.Must(err)
+			return open(q)
+		}
+		q := open("all")
+		for i := range 20 * SplitAt {
+			_, err := q.api.JetStream.PublishAsync(q.topology.BackfillSubject(fmt.Sprint("u", i)), []byte("{}"))
+			s.Must(err)
+		}
+		<-q.api.JetStream.PublishAsyncComplete()
+		var replicas []*replica
+		for range 2 {
+			r := s.replicaOn(open("few"), MemberConfig{})
+			r.mu.Lock()
+			r.onDeliver = func([]byte) { time.Sleep(time.Minute) } // the backfill lasts
+			r.mu.Unlock()
+			replicas = append(replicas, r)
+		}
+		s.Await(10*time.Minute, "all claimed", func() bool {
+			return replicas[0].Held()+replicas[1].Held() == 17 && s.backlog(q) > 10*SplitAt
+		})
+	})
+}

@@ -257,6 +257,7 @@ func (f *reconciler) reconcile(ctx context.Context) error {
 	if err := f.backlog.read(ctx, f, stream); err != nil {
 		return err
 	}
+	f.backlog.spare(f.room.denied && len(holders) < len(f.q.topology.PartitionNames()))
 	share := f.quota()
 	if surplus := f.active() - share; surplus > 0 {
 		f.release(surplus)

@@ -21,6 +21,7 @@ type backlog struct {
 	all    uint64
 	asked  map[string]bool           // scopes of assignments that a handler has asked to split, while they have backfill
 	noRoom atomic.Pointer[time.Time] // when the server last refused a second consumer; nil is never
+	lacks  time.Time                 // since when partitions have no consumer; zero if all have one
 }
 
 // splitRetry is how long claims are not split after the server has refused a second consumer. Trying
@@ -30,6 +31,23 @@ const splitRetry = 10 * time.Minute
 func (b *backlog) refused() {
 	now := time.Now()
 	b.noRoom.Store(&now)
+}
+
+// splitGrace is how long partitions may be without a consumer until claims are no longer split: longer
+// than the pause of a claim that was lost.
+const splitGrace = 2 * maxSetbackPause
+
+// spare gives up second consumers if partitions have none for long: the server may have refused those to
+// another replica.
+func (b *backlog) spare(lacking bool) {
+	switch now := time.Now(); {
+	case !lacking:
+		b.lacks = time.Time{}
+	case b.lacks.IsZero():
+		b.lacks = now
+	case now.Sub(b.lacks) > splitGrace:
+		b.refused()
+	}
 }
 
 func (b *backlog) hasNoRoom() bool {
