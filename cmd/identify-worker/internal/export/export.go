@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"unicode/utf8"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
@@ -59,6 +60,9 @@ func Read(line []byte) (*Event, error) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&parts); err != nil || parts.Headers == nil || parts.Event == nil && parts.Base64 == nil {
 		return nil, nil
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, nil // it has more than one object
 	}
 	body := []byte(parts.Event)
 	if parts.Base64 != nil {

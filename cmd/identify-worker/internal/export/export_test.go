@@ -52,6 +52,7 @@ func TestReadExported(t *testing.T) {
 		`{"user_id":"ann",` + headers + `,"event":{}}`:                    "none",
 		`{"headers":[],"event":{}}`:                                       "none",
 		`not JSON`:                                                        "none",
+		`{` + headers + `,"event":{}}{` + headers + `,"event":{}}`:        "none", // or the second would be lost
 		`{` + headers + `,"event_base64":"?"}`:                            "event_base64: must be base64, without an event beside it",
 		`{` + headers + `,"event_base64":"e30=","event":{}}`:              "event_base64: must be base64, without an event beside it",
 		`{"headers":{"Dead-Origin":7},"event":{}}`:                        "headers: must be strings, or arrays of strings",

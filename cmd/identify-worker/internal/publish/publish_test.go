@@ -461,6 +461,12 @@ func TestSegment(t *testing.T) {
 		{`{"type":"identify","anonymousId":"x","traits":{}}`, "", "userId: is missing; a visitor without a name is no user"},
 		{`{"user_id":"ann","userId":"ann"}`, "", ""},
 		{`{"id":"ann"}`, "", ""},
+		{`{"userId":"ann","metadata":{"plan":"pro"}}`, "", ""}, // what it tells would be lost
+		{`{"type":"identify","userId":"ann","traits":{},"metadata":{"plan":"pro"}}`, "", ""},
+		{`{"userId":"ann","traits":{},"company":{"id":"g"}}`, "", ""},
+		{`{"userId":"ann","plan":"pro"}`, "", ""},
+		{`{"type":"identify","userId":"ann"}`, `{"user_id":"ann"}`, ""},
+		{`{"userId":"ann","traits":{}}{"userId":"bob","traits":{}}`, "", ""}, // and so would be the second
 		{`[]`, "", ""},
 	} {
 		got, err := fromSegment([]byte(test.call))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -14,7 +15,7 @@ import (
 func fromSegment(text []byte) ([]byte, error) {
 	members, err := readObject(text)
 	user := members["userId"]
-	if err != nil || user == nil && members["anonymousId"] == nil || members["user_id"] != nil {
+	if err != nil || user == nil && members["anonymousId"] == nil || members["user_id"] != nil || members["metadata"] != nil || members["company"] != nil {
 		return nil, nil
 	}
 	kind := string(bytes.Trim(members["type"], `"`))
@@ -28,6 +29,9 @@ func fromSegment(text []byte) ([]byte, error) {
 	group := members["groupId"]
 	if context, err := readObject(members["context"]); err == nil && group == nil {
 		group = context["groupId"]
+	}
+	if kind == "" && group == nil && members["traits"] == nil {
+		return nil, nil // nothing but the user's id is as Segment has it
 	}
 	if kind == "group" {
 		return segmentGroup(user, group, members["traits"])
@@ -77,7 +81,8 @@ func segmentGroup(user, group, traits jsontext.Value) ([]byte, error) {
 	return append(body, "}}"...), nil
 }
 
-// readObject returns the members of an object. Names that appear twice are an error.
+// readObject returns the members of an object. Names that appear twice are an error, and so is what
+// follows the object.
 func readObject(text []byte) (map[string]jsontext.Value, error) {
 	d := jsontext.NewDecoder(bytes.NewReader(text))
 	if open, err := d.ReadToken(); err != nil || open.Kind() != '{' {
@@ -96,6 +101,11 @@ func readObject(text []byte) (map[string]jsontext.Value, error) {
 		}
 		members[key] = value.Clone()
 	}
-	_, err := d.ReadToken()
-	return members, err
+	if _, err := d.ReadToken(); err != nil {
+		return nil, err
+	}
+	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("has data after its end")
+	}
+	return members, nil
 }
