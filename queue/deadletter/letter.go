@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -131,7 +132,13 @@ func (l *Letter) UserID() string {
 
 // UserIDs reads the users that a body names, up to its first error. The body need not be an
 // identify event.
-func UserIDs(body []byte) (users []string) {
+func UserIDs(body []byte) []string { return readUsers(body, false) }
+
+// Names reports whether a body names a user, like [UserIDs], or by a number that is written like the
+// user's id.
+func Names(body []byte, user string) bool { return slices.Contains(readUsers(body, true), user) }
+
+func readUsers(body []byte, numbers bool) (users []string) {
 	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if first, err := d.ReadToken(); err != nil || first.Kind() != '{' {
 		return nil
@@ -141,7 +148,7 @@ func UserIDs(body []byte) (users []string) {
 		if err != nil || name.Kind() != '"' {
 			return users
 		}
-		if name.String() != "user_id" || d.PeekKind() != '"' {
+		if name.String() != "user_id" || d.PeekKind() != '"' && !(numbers && d.PeekKind() == '0') {
 			if err := d.SkipValue(); err != nil {
 				return users
 			}

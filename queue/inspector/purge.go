@@ -183,7 +183,7 @@ func (p *purging) matches(h nats.Header, body []byte) bool {
 	if !bytes.Contains(body, []byte(p.user)) && bytes.IndexByte(body, '\\') < 0 && !strings.ContainsRune(p.user, utf8.RuneError) {
 		return false
 	}
-	return slices.Contains(deadletter.UserIDs(body), p.user)
+	return deadletter.Names(body, p.user)
 }
 
 // erase deletes a message securely and counts it.

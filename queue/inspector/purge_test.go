@@ -98,6 +98,24 @@ func TestPurgeUser(t *testing.T) {
 	})
 }
 
+// An event that names its user by a number would become a dead letter of the user with that id.
+func TestPurgeNumber(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		c := s.store(q)
+		for i, body := range []string{`{"user_id":42,"metadata":{"n":1}}`, `{"user_id":421}`, `{"user_id":"421","metadata":{"user_id":42}}`} {
+			name := deadletter.Position{Stream: made, Sequence: uint64(i) + 1}
+			s.added(c.Add(t.Context(), deadletter.Event{Name: name}, []byte(body), deadletter.Death{Reason: deadletter.Invalid}))
+			_, err := q.API().JetStream.Publish(t.Context(), q.Topology().PlainSubject(), []byte(body))
+			s.Must(err)
+		}
+		result, err := New(q).PurgeUser(t.Context(), "42", PurgeConfig{})
+		if want := (PurgeResult{Run: result.Run, Waiting: 1, DeadLetters: 1}); err != nil || *result != want {
+			t.Errorf("purged %+v, %v; want %+v", result, err, want)
+		}
+	})
+}
+
 // onDisk stops the server and reports whether one of its files contains a text.
 func (s *sim) onDisk(text string) (found bool) {
 	s.T.Helper()
