@@ -2,6 +2,7 @@ package publish
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -319,6 +320,9 @@ func (r *publishing) each(ctx context.Context, f *feed) error {
 	var last position // where the last record began that could be read
 	for {
 		record, ok := f.next(ctx)
+		if !ok && ctx.Err() != nil {
+			r.resume = cmp.Or(record.position, last)
+		}
 		if !ok {
 			return ctx.Err()
 		}

@@ -3,12 +3,15 @@
 package publish
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -175,6 +178,54 @@ func TestBrokenInTheMiddle(t *testing.T) {
 				t.Errorf("%v\nwant %s\n%s", err, want, shown)
 			}
 		})
+	}
+}
+
+// pausing is an input that pauses for as long as a function takes, and then ends.
+type pausing struct {
+	io.Reader
+	pause func()
+}
+
+func (r pausing) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil {
+		r.pause()
+	}
+	return n, err
+}
+
+// A run that is stopped where it waits for its input says where another goes on, as one does that waits
+// for the server.
+func TestStoppedWhileReading(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	defer close(ended)
+	pause := func() {
+		for {
+			if info, err := p.stream.Info(ctx); err != nil || info.State.Msgs == 2 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+		<-ended
+	}
+	var out strings.Builder
+	cmd := New(&flags.Env{Stdin: pausing{strings.NewReader("{\"user_id\":\"ann\"}\n{\"user_id\":\"bob\"}\n"), pause}, Stdout: &out, Stderr: &out, Getenv: func(string) string { return "" }})
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	cmd.SetArgs([]string{"--nats-url", p.url})
+	err := cmd.ExecuteContext(ctx)
+	if want := "; all before standard input:2 was stored: --from-line 2 goes on there"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+
+	next := record{position: position{file: "f", line: 7}, body: []byte(`{"user_id":"cy"}`)}
+	r := &publishing{settings: &settings{}}
+	if err := r.each(ctx, &feed{taken: []record{next}}); err == nil || r.resume != next.position {
+		t.Errorf("goes on at %v, %v", r.resume, err)
 	}
 }
 
