@@ -96,10 +96,10 @@ func (d *discarding) snapshot() *DiscardResult {
 // 1,024 subjects, and discarding looks up the version records of all users of a batch.
 const discardBatch = 1000
 
-// doomed are letters to delete, and the positions of the letters of tracked users, by user.
+// doomed are letters to delete. users has the user of each, or "" if the user is not tracked.
 type doomed struct {
 	letters []*deadletter.Letter
-	guarded map[string][]deadletter.Position
+	users   []string
 }
 
 // run deletes all letters of the selection. When ctx ends, it finishes what it has started.
@@ -177,10 +177,10 @@ func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 		if err != nil {
 			return fmt.Errorf("read which users are tracked: %w", err)
 		}
-		b := doomed{letters, map[string][]deadletter.Position{}}
-		for _, l := range letters {
+		b := doomed{letters, make([]string, len(letters))}
+		for i, l := range letters {
 			if user := l.UserID(); user != "" && records[deadletter.VersionSubject(d.q.topology, user)] != nil {
-				b.guarded[user] = append(b.guarded[user], l.Name)
+				b.users[i] = user
 			}
 		}
 		select {
@@ -192,12 +192,20 @@ func (d *discarding) read(ctx context.Context, batches chan<- doomed) error {
 	return nil
 }
 
-// discard deletes letters, then notes in the tracked users' version records that they are gone.
+// discard deletes letters, then notes in the tracked users' version records that they are gone. A letter
+// that somebody else has deleted may be in flight as a replay, which still needs the record.
 func (d *discarding) discard(ctx context.Context, b doomed) error {
-	if err := d.removeEach(ctx, b.letters); err != nil {
+	found, err := d.removeEach(ctx, b.letters)
+	if err != nil {
 		return err
 	}
-	return d.close(ctx, b.guarded)
+	guarded := map[string][]deadletter.Position{}
+	for i, user := range b.users {
+		if user != "" && found[i] {
+			guarded[user] = append(guarded[user], b.letters[i].Name)
+		}
+	}
+	return d.close(ctx, guarded)
 }
 
 // recordsAtOnce bounds the concurrent changes of version records.
@@ -216,16 +224,21 @@ func (d *discarding) close(ctx context.Context, guarded map[string][]deadletter.
 	return nil
 }
 
-func (d *discarding) removeEach(ctx context.Context, letters []*deadletter.Letter) error {
+// removeEach deletes letters, and reports which of them were there.
+func (d *discarding) removeEach(ctx context.Context, letters []*deadletter.Letter) (found []bool, err error) {
+	found = make([]bool, len(letters))
 	var group errgroup.Group
-	for _, l := range letters {
-		group.Go(func() error { return d.remove(ctx, l.ID) })
+	for i, l := range letters {
+		group.Go(func() (err error) {
+			found[i], err = d.remove(ctx, l.ID)
+			return err
+		})
 	}
-	return group.Wait()
+	return found, group.Wait()
 }
 
-func (d *discarding) remove(ctx context.Context, id uint64) error {
-	found, err := d.q.api.Remove(ctx, d.q.topology.DeadStreamName(), id, false)
+func (d *discarding) remove(ctx context.Context, id uint64) (found bool, err error) {
+	found, err = d.q.api.Remove(ctx, d.q.topology.DeadStreamName(), id, false)
 	switch {
 	case err != nil:
 		d.count(&d.result.Doubtful, 1)
@@ -234,7 +247,7 @@ func (d *discarding) remove(ctx context.Context, id uint64) error {
 	default:
 		d.count(&d.result.Gone, 1)
 	}
-	return err
+	return found, err
 }
 
 // count adds to one of the result's counts.

@@ -154,3 +154,33 @@ func TestDiscardGuarded(t *testing.T) {
 		})
 	}
 }
+
+// A letter that is replayed after discard has read it is not discarded, and its replay still needs the
+// version record.
+func TestDiscardLeavesReplayed(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.Must(q.API().Clock.Read(t.Context()))
+		for i, user := range []string{"ann", "bob"} {
+			name := deadletter.Position{Stream: made, Sequence: uint64(i) + 1}
+			s.added(s.store(q).Add(t.Context(), deadletter.Event{Name: name}, fmt.Appendf(nil, `{"user_id":%q}`, user), deadletter.Death{Reason: deadletter.Rejected, User: user}))
+		}
+		d := &discarding{q: New(q), s: s.selected(q, Filter{IDs: []uint64{1, 2}}, SelectConfig{})}
+		batches := make(chan doomed, 1)
+		s.Must(d.read(t.Context(), batches))
+		if result, err := New(q).Replay(t.Context(), s.selected(q, Filter{IDs: []uint64{2}}, SelectConfig{}), ReplayConfig{}); err != nil || result.Replayed != 1 {
+			t.Fatalf("replayed %+v, %v", result, err)
+		}
+		s.Must(d.discard(t.Context(), <-batches))
+		if d.result.Discarded != 1 || d.result.Gone != 1 {
+			t.Errorf("got %+v", d.result)
+		}
+		for user, want := range map[string]bool{"ann": false, "bob": true} {
+			n, err := s.store(q).Versions(t.Context(), user)
+			s.Must(err)
+			if n.Known() != want {
+				t.Errorf("%s is tracked: %v", user, n.Known())
+			}
+		}
+	})
+}
