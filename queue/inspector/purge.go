@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 	"github.com/identify-worker/identify-worker/queue/fleet"
 	"github.com/identify-worker/identify-worker/queue/internal/jsapi"
@@ -99,10 +100,13 @@ type purging struct {
 }
 
 func (p *purging) run(ctx context.Context) error {
+	var err error
+	if p.q, err = p.q.ofStream(ctx); err != nil {
+		return err
+	}
 	if err := p.q.api.Clock.Read(ctx); err != nil {
 		return err
 	}
-	var err error
 	if p.seal, _, err = p.q.letters.StoredSeal(ctx); err != nil {
 		return fmt.Errorf("read the seal of replays: %w", err)
 	}
@@ -126,6 +130,22 @@ func (p *purging) run(ctx context.Context) error {
 		return err
 	}
 	return p.versions(ctx)
+}
+
+// ofStream returns an inspector that knows how many partitions the work stream has, for an operator
+// who has not said it: replicas release claims by partition.
+func (i *Inspector) ofStream(ctx context.Context) (*Inspector, error) {
+	t := i.topology
+	partitions, err := i.queue.StreamPartitions(ctx)
+	if err != nil || partitions == 0 || partitions == t.Partitions {
+		return i, err
+	}
+	t.Partitions = partitions
+	q, err := queue.New(i.api.NATS, t, i.log)
+	if err != nil {
+		return nil, err
+	}
+	return New(q), nil
 }
 
 // erasuresAtOnce bounds concurrent erasures.

@@ -172,7 +172,11 @@ type reader struct {
 
 // readAhead starts a replica that reads ahead.
 func (s *sim) readAhead(revoking func()) *reader {
-	q := s.queue(nil)
+	return s.readAheadOf(queue.Topology{}, revoking)
+}
+
+func (s *sim) readAheadOf(topology queue.Topology, revoking func()) *reader {
+	q := s.queueOf(nil, topology)
 	r := &reader{Queue: q, Fleet: fleet.New(q), revoking: revoking, ahead: map[*fleet.Claim][]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -268,6 +272,40 @@ func TestPurgeReadAhead(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The partitions are those of the stream: an operator does not say how many there are.
+func TestPurgeReadAheadOfManyPartitions(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		wide, operator := queue.Topology{Name: "wide", Partitions: 64}, queue.Topology{Name: "wide"}
+		q := s.queueOf(nil, wide)
+		_, err := q.Setup(t.Context(), false)
+		s.Must(err)
+		var replicas []*reader
+		held := 0
+		for range 2 {
+			replicas = append(replicas, s.readAheadOf(q.Topology(), nil))
+		}
+		s.Await(time.Minute, "at work", func() bool {
+			held = replicas[0].Held() + replicas[1].Held()
+			return held == 65 && replicas[0].Held() > 0 && replicas[1].Held() > 0
+		})
+		var users []string
+		for i := range 40 { // in many partitions
+			users = append(users, fmt.Sprint("u", i))
+		}
+		s.publish(q, users...)
+		s.Await(time.Minute, "read", func() bool { return len(read(replicas...)) == len(users) })
+		for _, user := range users {
+			result, err := New(s.queueOf(nil, operator)).PurgeUser(t.Context(), user, PurgeConfig{})
+			if err != nil || result.Waiting != 1 || result.Recalled != 1 {
+				t.Fatalf("%s: %+v, %v", user, result, err)
+			}
+			if n := read(replicas...)[fmt.Sprintf(`{"user_id":%q}`, user)]; n != 0 {
+				t.Errorf("the event of %s is still read ahead", user)
+			}
+		}
+	})
 }
 
 // A call in flight ends normally, although its event is gone by then.
