@@ -9,6 +9,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -156,7 +157,7 @@ const erasuresAtOnce = 512
 func (p *purging) letters(ctx context.Context) error {
 	t := p.q.topology
 	for _, hash := range []string{jsapi.UserHash(p.user), deadletter.NoUserHash} {
-		found := p.q.api.Scan(ctx, t.DeadStreamName(), jsapi.ScanRange{From: 1, Subjects: deadletter.SubjectsOfUser(t, hash)})
+		found := p.q.allStored(ctx, t.DeadStreamName(), jsapi.ScanRange{From: 1, Subjects: deadletter.SubjectsOfUser(t, hash)})
 		if err := p.each(ctx, "the dead letters", t.DeadStreamName(), found, &p.result.DeadLetters); err != nil {
 			return err
 		}
@@ -166,8 +167,9 @@ func (p *purging) letters(ctx context.Context) error {
 
 // originals purges the original bodies of edited events.
 func (p *purging) originals(ctx context.Context) error {
-	stream := p.q.topology.AuditStreamName()
-	return p.each(ctx, "the audit trail", stream, p.q.auditTrail(ctx, "original.*.*", 1), &p.result.Originals)
+	t := p.q.topology
+	found := p.q.allStored(ctx, t.AuditStreamName(), jsapi.ScanRange{From: 1, Subjects: deadletter.AuditSubject(t, "original.*.*")})
+	return p.each(ctx, "the audit trail", t.AuditStreamName(), found, &p.result.Originals)
 }
 
 // each erases those messages of a stream that belong to the user.
@@ -270,35 +272,18 @@ func (p *purging) purgeRanges(ctx context.Context, from, to uint64) error {
 	return group.Wait()
 }
 
-// purgeRange purges the user's events in a range. It reads from any replica of the stream, which
-// may lag, and then the rest from the leader. A replica has every message before its last one, so
-// if it does not lag, the leader is asked only once.
+// purgeRange purges the user's events in a range.
 func (p *purging) purgeRange(ctx context.Context, r jsapi.ScanRange) error {
 	erasing, ctx := errgroup.WithContext(ctx)
 	erasing.SetLimit(erasuresAtOnce / rangesAtOnce)
-	stream, next := p.q.topology.StreamName(), r.From
-	look := func(e waitingEvent, h nats.Header, body []byte) {
-		if next = e.sequence + 1; p.matches(h, body) {
-			e.past = deadletter.ReadSealed(h, body, p.seal)
+	for m, err := range p.q.allStored(ctx, p.q.topology.StreamName(), r) {
+		if err != nil {
+			return cmp.Or(erasing.Wait(), fmt.Errorf("read the waiting events: %w", err))
+		}
+		if p.matches(m.Header, m.Data) {
+			e := waitingEvent{jsapi.SequenceOf(m), m.Header.Get(jetstream.SubjectHeader), deadletter.ReadSealed(m.Header, m.Data, p.seal)}
 			erasing.Go(func() error { return p.purgeWaiting(ctx, e) })
 		}
-	}
-	for m, err := range p.q.api.Scan(ctx, stream, r) {
-		if err != nil {
-			return cmp.Or(erasing.Wait(), fmt.Errorf("read the waiting events: %w", err))
-		}
-		look(waitingEvent{sequence: jsapi.SequenceOf(m), subject: m.Header.Get(jetstream.SubjectHeader)}, m.Header, m.Data)
-	}
-	for {
-		m, err := p.q.nextStored(ctx, stream, next)
-		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > r.To {
-			break
-		}
-		if err != nil {
-			return cmp.Or(erasing.Wait(), fmt.Errorf("read the waiting events: %w", err))
-		}
-		h, _ := nats.DecodeHeadersMsg(m.Header)
-		look(waitingEvent{sequence: m.Sequence, subject: m.Subject}, h, m.Data)
 	}
 	return erasing.Wait()
 }
@@ -346,10 +331,50 @@ func (p *purging) purgeWaiting(ctx context.Context, e waitingEvent) error {
 	return p.erase(ctx, p.q.topology.StreamName(), e.sequence, &p.result.Waiting)
 }
 
-// nextStored reads the first message at or after a sequence from the stream's leader.
-func (i *Inspector) nextStored(ctx context.Context, stream string, from uint64) (m *jsapi.StoredMessage, err error) {
+// allStored reads a range of a stream from any replica of it, which may lag, and then the rest from the
+// leader. A replica has every message before its last one, so if it does not lag, the leader is asked
+// only once.
+func (i *Inspector) allStored(ctx context.Context, stream string, r jsapi.ScanRange) iter.Seq2[*nats.Msg, error] {
+	return func(yield func(*nats.Msg, error) bool) {
+		next := r.From
+		for m, err := range i.api.Scan(ctx, stream, r) {
+			if !yield(m, err) || err != nil {
+				return
+			}
+			next = jsapi.SequenceOf(m) + 1
+		}
+		for {
+			m, err := i.nextStored(ctx, stream, next, cmp.Or(r.Subjects, ">"))
+			switch {
+			case errors.Is(err, jetstream.ErrMsgNotFound), err == nil && r.To != 0 && m.Sequence > r.To:
+				return
+			case err != nil:
+				yield(nil, err)
+				return
+			}
+			if !yield(asScanned(m), nil) {
+				return
+			}
+			next = m.Sequence + 1
+		}
+	}
+}
+
+// asScanned returns a message as a scan does.
+func asScanned(m *jsapi.StoredMessage) *nats.Msg {
+	h, err := nats.DecodeHeadersMsg(m.Header)
+	if err != nil || h == nil {
+		h = nats.Header{}
+	}
+	h.Set(jetstream.SequenceHeader, strconv.FormatUint(m.Sequence, 10))
+	h.Set(jetstream.SubjectHeader, m.Subject)
+	return &nats.Msg{Header: h, Data: m.Data}
+}
+
+// nextStored reads the first message at or after a sequence on some subjects from the stream's leader.
+func (i *Inspector) nextStored(ctx context.Context, stream string, from uint64, subjects string) (m *jsapi.StoredMessage, err error) {
 	err = jsapi.Retry(ctx, jsapi.ElectionTimeout, func(ctx context.Context) error {
-		m, err = i.api.ReadNext(ctx, stream, from, ">")
+		m, err = i.api.ReadNext(ctx, stream, from, subjects)
 		return err
 	})
 	return m, err

@@ -448,6 +448,36 @@ func TestPurgeLaggingCopy(t *testing.T) {
 	})
 }
 
+// So it does for dead letters and for the originals of edited events: what a worker has stored a moment
+// before, a replica may not have yet.
+func TestPurgeLaggingCopyOfLetters(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q, server := s.queue(nil), s.queue(nil)
+		for seq := range uint64(3) {
+			s.letter(q, deadletter.Position{Stream: made, Sequence: seq + 1}, "3", nil, `{"user_id":"ann","metadata":{"n":1}}`, deadletter.Death{Reason: deadletter.Rejected, User: "ann"})
+		}
+		s.letter(q, deadletter.Position{Stream: made, Sequence: 9}, "3", nil, `{"user_id":"ann","company":{}}`, deadletter.Death{Reason: deadletter.Invalid})
+		if result, err := New(q).Replay(t.Context(), s.selected(q, Filter{IDs: []uint64{1}}, SelectConfig{Edit: edit}), ReplayConfig{}); err != nil || result.Replayed != 1 {
+			t.Fatalf("replayed %+v, %v", result, err)
+		}
+		for _, stream := range []string{deadName, q.Topology().AuditStreamName()} {
+			s.Change(q.API().JetStream, stream, func(c *jetstream.StreamConfig) { c.AllowDirect = false })
+			_, err := server.API().NATS.Subscribe(jsapi.DirectGet(stream), func(m *nats.Msg) {
+				_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"404"}}})
+			})
+			s.Must(err)
+		}
+		s.flush(server)
+		result, err := New(q).PurgeUser(t.Context(), "ann", PurgeConfig{})
+		if err != nil || result.DeadLetters != 3 || result.Originals != 1 || result.Waiting != 1 {
+			t.Errorf("got %+v, %v", result, err)
+		}
+		if found := s.mentions(q, `"ann"`); len(found) > 0 {
+			t.Errorf("the user is still in %q", found)
+		}
+	})
+}
+
 // purgeRights are the permissions for a purge, as in the command's help.
 var purgeRights = []string{
 	"$JS.API.STREAM.INFO.*",
