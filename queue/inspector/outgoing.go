@@ -18,8 +18,10 @@ type skipReason string
 // Error implements error.
 func (u skipReason) Error() string { return string(u) }
 
-// errExhausted says that a letter reached the maximum number of replays.
-const errExhausted = skipReason("reached the maximum number of replays")
+// SkipExhausted is why a letter is skipped that has been replayed so often, in [ReplayResult].Skips.
+const SkipExhausted = "reached the maximum number of replays"
+
+const errExhausted = skipReason(SkipExhausted)
 
 // outgoing is the event that a replay publishes for a letter.
 type outgoing struct {

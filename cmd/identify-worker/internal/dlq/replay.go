@@ -261,7 +261,7 @@ func (r *replayPlan) withoutRun(outcome string) *replayView {
 		Superseded: s.Superseded, DiedAgain: []string{},
 	}
 	if s.Exhausted > 0 {
-		v.Skips["replayed too often"] = s.Exhausted
+		v.Skips[inspector.SkipExhausted] = s.Exhausted
 	}
 	return v
 }
