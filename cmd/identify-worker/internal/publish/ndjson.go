@@ -32,12 +32,6 @@ func (n *ndjson) next() (record, error) {
 		case err != nil:
 			return r, err
 		}
-		n.line += bytes.Count(text, []byte{'\n'})
-		if n.end == '\r' {
-			n.line++
-		} else if n.end == '\n' && (len(text) == 0 || text[len(text)-1] != '\n') {
-			n.line++
-		}
 		text = bytes.TrimSuffix(text, []byte{'\x1e'})
 		// A byte order mark stands where files were put together.
 		text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte(byteOrderMark)))
@@ -57,10 +51,12 @@ func (n *ndjson) readLine() ([]byte, error) {
 	long := false
 	for {
 		piece, err := n.lines.ReadSlice(n.end)
+		n.line += bytes.Count(piece, []byte{'\n'})
+		if n.end == '\r' {
+			n.line += bytes.Count(piece, []byte{'\r'})
+		}
 		if long = long || len(line)+len(piece) > maxLineBytes; !long {
 			line = append(line, piece...)
-		} else {
-			n.line += bytes.Count(piece, []byte{'\n'})
 		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):

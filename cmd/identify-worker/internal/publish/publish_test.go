@@ -58,6 +58,32 @@ func TestNDJSON(t *testing.T) {
 	}
 }
 
+// A record that is too long counts as many lines as it has, whatever ends them.
+func TestLinesAfterALongOne(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxLineBytes)
+	for text, want := range map[string]string{
+		"{1}\r" + long + "y\r{3}\r{4":                            "2: line: is longer than 1MiB;4: {4",
+		"\x1e{1}\n\x1e{\"a\":\n" + long + "\n}\n\x1e{5}\n\x1e{6": "2: line: is longer than 1MiB;6: {6",
+		"{1}\n" + long + "y\n{3}\n{4":                            "2: line: is longer than 1MiB;4: {4",
+	} {
+		o := options()
+		s, err := openSource("f", strings.NewReader(text), &o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad, last := "", ""
+		for r, err := s.next(); err == nil; r, err = s.next() {
+			if last = fmt.Sprintf("%d: %s", r.line, r.body); r.err != nil {
+				bad = fmt.Sprintf("%d: %v", r.line, r.err)
+			}
+		}
+		if got := bad + ";" + last; got != want {
+			t.Errorf("%q...: %s, want %s", text[:8], got, want)
+		}
+	}
+}
+
 func TestTable(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ text, bodies, bad, whole string }{
