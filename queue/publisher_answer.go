@@ -29,12 +29,15 @@ const (
 // It does not use jetstream's PublishMsgAsync, which retries by itself after "no responders", gives
 // up everything at a reconnect, and needs a timer or a waiting goroutine per event.
 func (p *Publisher) listen() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrPublisherClosed // nobody would end it
+	}
 	sub, err := p.q.api.NATS.Subscribe(p.inbox+"*", p.answered)
 	if err != nil {
 		return fmt.Errorf("listen for acknowledgements: %w", err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.answers = sub
 	p.reconnects = p.q.api.NATS.Stats().Reconnects
 	return nil

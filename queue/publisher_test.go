@@ -420,6 +420,23 @@ func TestCloseWaitsAndTakesNoMore(t *testing.T) {
 	})
 }
 
+// A publisher that was closed before its first event does not begin to listen.
+func TestClosedBeforeTheFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		p := setUp(t, nc).NewPublisher(queue.PublisherConfig{})
+		if err := p.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		before := nc.NumSubscriptions()
+		if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); !errors.Is(err, queue.ErrPublisherClosed) {
+			t.Errorf("got %v", err)
+		}
+		if n := nc.NumSubscriptions(); n != before {
+			t.Errorf("%d subscriptions are left, %d before", n, before)
+		}
+	})
+}
+
 func TestCloseGivesUpWhenItsTimeEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
 		noReply(t, nc)
