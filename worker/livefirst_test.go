@@ -207,7 +207,7 @@ func TestLiveFirstAfterATakeover(t *testing.T) {
 	simulate(t, userpilottest.Options{Latency: 80 * time.Millisecond}, func(t *testing.T, s *sim) {
 		random := rand.New(rand.NewPCG(1, 2))
 		users, store := names(4000), deadletter.NewStore(s.queue)
-		live := append(users[3000:3010:3010], "ann", "bob")
+		live := slices.Concat(users[3000:3010], []string{"ann", "bob"})
 		for _, user := range append(live, users...) {
 			must(t, store.RecordVersions(t.Context(), user, nil, []deadletter.Sent{{}}, "0"))
 		}

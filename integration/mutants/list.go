@@ -198,7 +198,7 @@ func stuckMutants() []mutant {
 		},
 		{
 			"a finished task does not start the next", "a user's events wait for nothing but that user's",
-			[]edit{{"worker/crew.go", "\t\terrand()\n", "\t\terrand()\n\t\treturn\n"}},
+			[]edit{{"worker/crew.go", "\t\trun()\n", "\t\trun()\n\t\treturn\n"}},
 			"worker", "TestCrew",
 		},
 		{

@@ -180,8 +180,10 @@ func TestShardOfAnOwnerBeforeAStep(t *testing.T) {
 		next := time.Now().Add(time.Second)
 		l.shards[0].record = shardRecord{Next: m.Server(next), Owner: "another", Uncertainty: m.Late}
 		usual := l.gap(0, m)
-		for n := range time.Duration(2) {
-			read(made.Add((n+1)*jsapi.MaxClockAge + (n+1)*step))
+		server := made
+		for n := range 2 {
+			server = server.Add(jsapi.MaxClockAge + step)
+			read(server)
 			m, _ = c.Exact(MaxAhead)
 			if early := next.Sub(l.start(0, m)); early > 0 {
 				t.Errorf("after %d steps the shard is used %v before it is free", n+1, early)
