@@ -180,10 +180,14 @@ func (h *assignments) revokeAll(err error) {
 // handler may have no room for that. In a cluster, the list may lack a new consumer for a moment: only a
 // second list counts, and revokeWithout reports whether one is needed.
 func (h *assignments) revokeWithout(existing []string) (again bool) {
+	exists := map[string]bool{}
+	for _, consumer := range existing {
+		exists[consumer] = true
+	}
+	gone := func(f *feed) bool { return !exists[f.consumer] }
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for t := range h.all {
-		gone := func(f *feed) bool { return !slices.Contains(existing, f.consumer) }
 		switch lacks := !t.isEnding() && slices.ContainsFunc(t.feeds, gone); {
 		case lacks && t.lacking:
 			t.revoke(because(CausePull, jsapi.ErrConsumerGone))
