@@ -435,6 +435,34 @@ func TestMemoryAfterRevoke(t *testing.T) {
 	})
 }
 
+// deliverLate delivers an event that waits for room, and returns a channel that is closed when it has
+// been let in.
+func deliverLate(t *testing.T, w *Worker, c *fleet.Claim, d fleet.Delivery) <-chan struct{} {
+	t.Helper()
+	delivered := make(chan struct{})
+	go func() {
+		w.Deliver(c, d)
+		close(delivered)
+	}()
+	synctest.Wait()
+	if closed(delivered) {
+		t.Fatal("nothing held the delivery back")
+	}
+	return delivered
+}
+
+// mustBeIn checks that the delivery has been let in.
+func mustBeIn(t *testing.T, w *Worker, delivered <-chan struct{}) {
+	t.Helper()
+	synctest.Wait()
+	if !closed(delivered) {
+		t.Error("the delivery waits for ever")
+	}
+	w.mu.Lock()
+	w.memory.signalRoom() // ends the goroutine anyway
+	w.mu.Unlock()
+}
+
 // Revoking a partition may make room for others.
 func TestRevokeMakesRoom(t *testing.T) {
 	withClaims(t, func(t *testing.T, given, kept *fleet.Claim) {
@@ -446,23 +474,9 @@ func TestRevokeMakesRoom(t *testing.T) {
 			w.ready.push(l)
 		}
 		stocked(w, w.partition(kept), "u", 1).state = calling
-		delivered := make(chan struct{})
-		go func() {
-			w.Deliver(kept, fleet.Delivery{Sequence: 2, Body: event(100)})
-			close(delivered)
-		}()
-		synctest.Wait()
-		if closed(delivered) {
-			t.Fatal("nothing held the delivery back")
-		}
+		delivered := deliverLate(t, w, kept, fleet.Delivery{Sequence: 2, Body: event(100)})
 		w.Revoke(given)
-		synctest.Wait()
-		if !closed(delivered) {
-			t.Error("the delivery waits for ever")
-		}
-		w.mu.Lock()
-		w.memory.signalRoom() // ends the goroutine anyway
-		w.mu.Unlock()
+		mustBeIn(t, w, delivered)
 	})
 }
 
@@ -480,28 +494,14 @@ func TestLaneThatIsReadAgainMakesRoom(t *testing.T) {
 			l.live, l.state = 0, ready // backfill
 			w.ready.push(l)
 		}
-		delivered := make(chan struct{})
-		go func() {
-			w.Deliver(claim, fleet.Delivery{Sequence: 4, Body: event(100), Backfill: true})
-			close(delivered)
-		}()
-		synctest.Wait()
-		if closed(delivered) {
-			t.Fatal("nothing held the delivery back")
-		}
+		delivered := deliverLate(t, w, claim, fleet.Delivery{Sequence: 4, Body: event(100), Backfill: true})
 		w.Deliver(claim, fleet.Delivery{Sequence: 2, Body: event(100)}) // for a user who is compared now
 		w.mu.Lock()
 		for w.ready.lenWell() > 0 {
 			w.next(free, time.Now())
 		}
 		w.mu.Unlock()
-		synctest.Wait()
-		if !closed(delivered) {
-			t.Error("the delivery waits for ever")
-		}
-		w.mu.Lock()
-		w.memory.signalRoom() // ends the goroutine anyway
-		w.mu.Unlock()
+		mustBeIn(t, w, delivered)
 	})
 }
 
@@ -512,15 +512,7 @@ func TestBlockedLaneAdmitsWhatWaits(t *testing.T) {
 		p := w.partition(claim)
 		l := stocked(w, p, "u", 1)
 		w.memory.used += w.memory.limit
-		delivered := make(chan struct{})
-		go func() {
-			w.Deliver(claim, fleet.Delivery{Sequence: 9, Body: event(100)})
-			close(delivered)
-		}()
-		synctest.Wait()
-		if closed(delivered) {
-			t.Fatal("nothing held the delivery back")
-		}
+		delivered := deliverLate(t, w, claim, fleet.Delivery{Sequence: 9, Body: event(100)})
 		w.mu.Lock()
 		l.resendThrough = fleet.Extent{Live: 9}
 		w.advance(l)

@@ -27,6 +27,18 @@ func identify(t interface{ Fatal(...any) }, body string) userpilot.Event {
 
 func aged(n uint64) Position { return Position{made, n} }
 
+// restored is the record after it has been stored and read.
+func restored(t interface{ Fatal(...any) }, n VersionRecord) (again VersionRecord) {
+	text, err := json.Marshal(n.record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &again.record); err != nil {
+		t.Fatal(err)
+	}
+	return again
+}
+
 func TestAge(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]Position{
@@ -61,14 +73,7 @@ func TestNewerModel(t *testing.T) {
 			set[name] = max(set[name], age)
 		}
 		// The decoded record equals the stored one.
-		text, err := json.Marshal(n.record)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var again VersionRecord
-		if err := json.Unmarshal(text, &again.record); err != nil {
-			t.Fatal(err)
-		}
+		again := restored(t, n)
 		age := rapid.Uint64Range(1, 30).Draw(t, "age of the late one")
 		var want []string
 		for _, name := range []string{"a", "b", "c"} {
@@ -150,14 +155,7 @@ func TestLateLetterOfForgetfulRecord(t *testing.T) {
 		n.Add(identify(t, fmt.Sprintf(`{"user_id":"u","metadata":{"p%d":1}}`, i)), aged(10+i))
 		n.record.trim()
 	}
-	text, err := json.Marshal(n.record)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var again VersionRecord
-	if err := json.Unmarshal(text, &again.record); err != nil {
-		t.Fatal(err)
-	}
+	again := restored(t, n)
 	again.record.open(aged(5), time.Time{})
 	if _, _, known := again.Reduce(identify(t, `{"user_id":"u","metadata":{"p0":1}}`), aged(5)); known {
 		t.Error("a replay would overwrite a newer property that was dropped")

@@ -76,25 +76,32 @@ func TestFleetFewConsumers(t *testing.T) {
 	})
 }
 
+// limitConsumers bounds the consumers of the account, and returns a function that connects its users: all
+// may do everything, few what a worker does. known is whether few may read the limit.
+func (s *sim) limitConsumers(n int, known bool) func(user string) *pipeline {
+	s.T.Helper()
+	var allowed []string
+	for _, p := range Permissions(queue.Topology{}) {
+		if !p.Subscribe && (known || p.Subject != "$JS.API.INFO") {
+			allowed = append(allowed, p.Subject)
+		}
+	}
+	auth := s.ServeUsers(queuetest.Users{"all": {">"}, "few": allowed})
+	auth.LimitConsumers(n)
+	return func(user string) *pipeline {
+		q, err := queue.New(auth.Connect(user), queue.Topology{}, s.Logger())
+		s.Must(err)
+		return open(q)
+	}
+}
+
 // The limit of an account is known only to users who may read it. Whether or not, the first replica
 // works again as soon as the second has left.
 func TestFleetFewConsumersOfTheAccount(t *testing.T) {
 	for name, may := range map[string]bool{"known": true, "not known": false} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, s *sim) {
-				var allowed []string
-				for _, p := range Permissions(queue.Topology{}) {
-					if !p.Subscribe && (may || p.Subject != "$JS.API.INFO") {
-						allowed = append(allowed, p.Subject)
-					}
-				}
-				auth := s.ServeUsers(queuetest.Users{"all": {">"}, "few": allowed})
-				auth.LimitConsumers(4)
-				open := func(user string) *pipeline {
-					q, err := queue.New(auth.Connect(user), queue.Topology{}, s.Logger())
-					s.Must(err)
-					return open(q)
-				}
+				open := s.limitConsumers(4, may)
 				q := open("all")
 				first, second := s.fewConsumers(q, func() *replica { return s.replicaOn(open("few"), MemberConfig{}) }, func() {
 					if n := s.backlog(q); n > 0 && may {
@@ -150,19 +157,7 @@ func TestSplitOnceThereIsRoom(t *testing.T) {
 // another replica from claiming its own.
 func TestSplitLeavesRoom(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
-		var allowed []string
-		for _, p := range Permissions(queue.Topology{}) {
-			if !p.Subscribe && p.Subject != "$JS.API.INFO" {
-				allowed = append(allowed, p.Subject)
-			}
-		}
-		auth := s.ServeUsers(queuetest.Users{"all": {">"}, "few": allowed})
-		auth.LimitConsumers(20)
-		open := func(user string) *pipeline {
-			q, err := queue.New(auth.Connect(user), queue.Topology{}, s.Logger())
-			s.Must(err)
-			return open(q)
-		}
+		open := s.limitConsumers(20, false)
 		q := open("all")
 		for i := range 20 * SplitAt {
 			_, err := q.api.JetStream.PublishAsync(q.topology.BackfillSubject(fmt.Sprint("u", i)), []byte("{}"))
