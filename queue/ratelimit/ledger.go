@@ -168,8 +168,8 @@ func (l *Ledger) Uncertainty() time.Duration {
 	return m.Late + m.Early
 }
 
-// Close returns reserved but unused slots. It blocks for two round trips at most, or until ctx
-// ends.
+// Close returns reserved but unused slots, except those before another replica's slot of the same
+// shard. It blocks for two round trips at most, or until ctx ends.
 func (l *Ledger) Close(ctx context.Context) {
 	if l.round != nil {
 		l.await(ctx, time.Now().Add(l.requestTimeout()))
@@ -180,7 +180,7 @@ func (l *Ledger) Close(ctx context.Context) {
 	}
 	back := l.newRound(m)
 	for _, slot := range slices.Backward(l.slots) {
-		if s := &l.shards[slot.shard]; s.owned() {
+		if s := &l.shards[slot.shard]; s.mayReturn(slot.begin) {
 			s.next = slot.begin
 			back.book(slot.shard, s)
 		}
@@ -327,9 +327,13 @@ func (l *Ledger) booked(b *booking, r *round) {
 		}
 		return
 	}
+	first := s.first
 	*s = shard{record: b.record, revision: b.revision, seen: r.begun, existed: true}
 	if !b.borrowed {
-		s.next = b.next
+		s.next, s.first = b.next, first
+		if first.IsZero() && len(b.slots) > 0 {
+			s.first = b.slots[0].begin
+		}
 	}
 	if r.pace != l.schedule {
 		l.lost.Add(uint64(len(b.slots)))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -613,6 +614,66 @@ func TestLedgerClose(t *testing.T) {
 		}
 		x.check(t, r, 0.85)
 	})
+}
+
+// A replica that stops returns no slot that another one has reserved a later slot of the same shard
+// after: that would be given away twice.
+func TestLedgerCloseKeepsSlotsBeforeOthers(t *testing.T) {
+	for name, c := range map[string]struct{ taken, again bool }{
+		"borrowed":                    {false, false},
+		"borrowed, then reserved":     {false, true},
+		"taken over":                  {true, false},
+		"taken over, then taken back": {true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) { closeBeforeOthers(t, s, c.taken, c.again) })
+		})
+	}
+}
+
+// closeBeforeOthers lets two ledgers reserve slots of one shard by turns.
+func closeBeforeOthers(t *testing.T, s *sim, taken, again bool) {
+	r := Rate{5, time.Second}
+	owner, other := s.queue(nil).NewLedger(r, 0), s.queue(nil).NewLedger(r, 0)
+	for _, l := range []*Ledger{owner, other} {
+		_, err := l.Take(t.Context(), Demand{Calls: 1})
+		s.Must(err)
+	}
+	shard := slices.IndexFunc(owner.shards[:], func(s shard) bool { return s.owned() })
+	act := func(l *Ledger, do func(*plan)) {
+		for l.round != nil {
+			l.await(t.Context(), time.Now().Add(time.Second))
+		}
+		m, _ := l.api.Clock.Exact(MaxAhead)
+		p := &plan{Ledger: l, round: l.newRound(m), now: time.Now()}
+		p.survey()
+		do(p)
+		p.round.run(t.Context(), time.Second)
+		l.apply(p.round)
+		s.Must(p.round.err())
+	}
+	look := func(p *plan) { p.round.looks = []*shardRead{{shard: shard}} }
+	reserve := func(p *plan) { p.reserve(shard, p.starts[shard].Add(time.Millisecond)) }
+	act(owner, reserve)
+	act(other, look)
+	if taken {
+		act(other, reserve)
+	} else {
+		act(other, func(p *plan) { p.borrow(shard, p.starts[shard]) })
+	}
+	end := other.shards[shard].record.Next
+	act(owner, look)
+	if again {
+		act(owner, reserve)
+	}
+	owner.Close(t.Context())
+	act(other, look)
+	switch kept := other.shards[shard].record.Next.Sub(end); {
+	case kept < 0:
+		t.Errorf("the shard is free again %v before the end of the other replica's slot", -kept)
+	case kept > 10*time.Millisecond:
+		t.Errorf("the shard is free only %v after the other replica's slot", kept)
+	}
 }
 
 // A ledger reports its interval, trouble, advice and uncertainty.

@@ -37,11 +37,17 @@ type shard struct {
 	revision uint64
 	seen     time.Time // when its reading or writing began; zero if it must be read
 	next     time.Time // local time of the next free slot; set only while this ledger is the record's last writer
+	first    time.Time // begin of the first slot that this ledger has reserved since it last read the record; zero without any
 	broken   bool      // the record cannot be true
 	existed  bool      // there has been a record at some time
 }
 
 func (s *shard) owned() bool { return !s.next.IsZero() }
+
+// mayReturn reports whether a slot of this ledger may become free again: all later ones are this ledger's.
+func (s *shard) mayReturn(begin time.Time) bool {
+	return s.owned() && !s.first.IsZero() && !begin.Before(s.first)
+}
 
 // forget makes the shard unknown, so that it is read again.
 func (s *shard) forget() { *s = shard{existed: s.existed} }
