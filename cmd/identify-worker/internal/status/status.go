@@ -66,7 +66,7 @@ func New(env *flags.Env) *cobra.Command {
 	conn := flags.NewCommandConnection(f, "wait")
 	pipeline := flags.NewPipeline(f)
 	logs := flags.NewLogSettings(f)
-	s := settings{getenv: env.Getenv}
+	s := settings{env: env}
 	f.Toggle(&s.json, "json", "print JSON; with --watch, one object per line")
 	f.Toggle(&s.watch, "watch", "refresh every 2s until interrupted")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -78,26 +78,26 @@ func New(env *flags.Env) *cobra.Command {
 			return err
 		}
 		defer nc.Close()
-		return s.run(cmd.Context(), q, env.Stdout)
+		return s.run(cmd.Context(), q)
 	}
 	return cmd
 }
 
 type settings struct {
+	env         *flags.Env
 	json, watch bool
-	getenv      func(string) string
 }
 
 // run shows the state, once or until ctx ends.
-func (s settings) run(ctx context.Context, q *queue.Queue, out io.Writer) error {
+func (s settings) run(ctx context.Context, q *queue.Queue) error {
 	look := inspector.New(q)
 	for {
-		err := s.show(ctx, q.Topology(), look, out)
+		err := s.show(ctx, q.Topology(), look)
 		if !s.watch {
 			return err
 		}
 		if err != nil && ctx.Err() == nil {
-			fmt.Fprintln(out, "identify-worker:", render.OneLine(err)) // and go on: it may pass
+			fmt.Fprintln(s.messages(), "identify-worker:", render.OneLine(flags.Explained(err))) // and go on: it may pass
 		}
 		select {
 		case <-ctx.Done():
@@ -107,7 +107,15 @@ func (s settings) run(ctx context.Context, q *queue.Queue, out io.Writer) error 
 	}
 }
 
-func (s settings) show(ctx context.Context, t queue.Topology, look *inspector.Inspector, out io.Writer) error {
+// messages is where an error is told. With --json that is stderr: stdout is for the objects.
+func (s settings) messages() io.Writer {
+	if s.json {
+		return s.env.Stderr
+	}
+	return s.env.Stdout
+}
+
+func (s settings) show(ctx context.Context, t queue.Topology, look *inspector.Inspector) error {
 	status, err := look.Status(ctx)
 	if err != nil {
 		return err
@@ -123,13 +131,13 @@ func (s settings) show(ctx context.Context, t queue.Topology, look *inspector.In
 		err = encoder.Encode(view)
 	default:
 		if s.watch {
-			page.WriteString(terminal.ClearScreen(out, s.getenv))
+			page.WriteString(terminal.ClearScreen(s.env.Stdout, s.env.Getenv))
 		}
 		view.print(&page)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = page.WriteTo(out)
+	_, err = page.WriteTo(s.env.Stdout)
 	return err
 }
