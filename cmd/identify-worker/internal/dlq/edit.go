@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -170,7 +171,7 @@ func (e *edits) editFunc(ctx context.Context) func(*deadletter.Letter) ([]byte, 
 	return func(l *deadletter.Letter) ([]byte, error) { return e.apply(ctx, l.Body) }
 }
 
-// apply returns the edited event. Steps sort its members by name.
+// apply returns the edited event. Steps that change something sort its members by name.
 func (e *edits) apply(ctx context.Context, body []byte) ([]byte, error) {
 	repaired, replaced := deadletter.ReplaceInvalid(body)
 	if len(replaced) > 0 && !e.replaceInvalid {
@@ -202,12 +203,20 @@ func (e *edits) applySteps(ctx context.Context, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, errors.New("is not JSON")
 	}
+	before, err := gojq.Marshal(event)
+	if err != nil {
+		return nil, err
+	}
 	for _, s := range e.steps {
 		if event, err = s.apply(ctx, event); err != nil {
 			return nil, err
 		}
 	}
-	return gojq.Marshal(event)
+	after, err := gojq.Marshal(event)
+	if err == nil && bytes.Equal(after, before) {
+		return body, nil // the publisher's bytes: no edit
+	}
+	return after, err
 }
 
 func (s *editStep) apply(ctx context.Context, event any) (any, error) {
