@@ -10,7 +10,6 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/render"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
 )
 
@@ -98,10 +97,11 @@ var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // step formats a member as part of a jq path.
 func (m *mask) step(name string) string {
+	name = m.name(name)
 	if plainName.MatchString(name) {
-		return "." + render.Truncate(name, render.MaxText)
+		return "." + name
 	}
-	return "[" + quote(m.name(name)) + "]"
+	return "[" + quote(name) + "]"
 }
 
 // sameValue compares values that are no containers. Numbers that are written differently are

@@ -144,7 +144,7 @@ func TestProperty(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{
 		"": ".user_id", "/metadata/plan": ".metadata.plan", "/metadata": ".metadata", "/metadata/a b": `.metadata["a b"]`,
-		"/metadata/a~1b~0c": `.metadata["a/b~c"]`, "/metadata/me@x.org": `.metadata["***"]`,
+		"/metadata/a~1b~0c": `.metadata["a/b~c"]`, "/metadata/me@x.org": `.metadata["***"]`, "/metadata/sms_4915112345678": `.metadata["***"]`,
 		"/company": ".company.id", "/company/acme/plan": ".company.plan", "/company/a~1b/plan": ".company.plan", "/other": ".other",
 	} {
 		if got := newMask(false, false).property(path); got != want {
