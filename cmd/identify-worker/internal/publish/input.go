@@ -64,6 +64,19 @@ type input struct {
 	again func() io.Reader
 }
 
+// holds reports whether one of the inputs is the file with that name, or another name of it.
+func (in *inputs) holds(name string) bool {
+	file, err := os.Stat(name)
+	return err == nil && file.Mode().IsRegular() && slices.ContainsFunc(in.files, func(f input) bool {
+		opened, ok := f.Reader.(*os.File)
+		if !ok {
+			return false
+		}
+		info, err := opened.Stat()
+		return err == nil && os.SameFile(info, file)
+	})
+}
+
 // canRepeat reports whether the inputs can be read more than once.
 func (in *inputs) canRepeat() bool {
 	return !slices.ContainsFunc(in.files, func(f input) bool { return f.again == nil })

@@ -184,6 +184,9 @@ func (r *publishing) do(ctx context.Context, files []string) error {
 		return err
 	}
 	defer in.close()
+	if in.holds(r.settings.errors) {
+		return flags.Usagef("--errors: is one of the files to read, and would replace it")
+	}
 	if r.bad, err = newBadLines(r.line, r.settings.errors); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -226,6 +227,34 @@ func TestStoppedWhileReading(t *testing.T) {
 	r := &publishing{settings: &settings{}}
 	if err := r.each(ctx, &feed{taken: []record{next}}); err == nil || r.resume != next.position {
 		t.Errorf("goes on at %v, %v", r.resume, err)
+	}
+}
+
+// The report of bad lines does not replace what is read, by whatever name.
+func TestErrorsAreNoInput(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t, 0)
+	const text = "user_id,plan,seats\nann,pro,1\nbob,pro\n"
+	name := file(t, "users.csv", text)
+	link := filepath.Join(t.TempDir(), "link.csv")
+	if err := os.Symlink(name, link); err != nil {
+		t.Skip(err)
+	}
+	for _, report := range []string{name, link} {
+		shown, err := p.publish(t, "", name, "--errors", report, "--dry-run")
+		if _, ok := errors.AsType[*flags.UsageError](err); !ok || err.Error() != "--errors: is one of the files to read, and would replace it" {
+			t.Errorf("%v\n%s", err, shown)
+		}
+		if kept, err := os.ReadFile(name); err != nil || string(kept) != text {
+			t.Fatalf("the file holds %q, %v", kept, err)
+		}
+	}
+	report := file(t, "bad.txt", "of an earlier run\n")
+	if shown, err := p.publish(t, "", name, "--errors", report); err == nil || !strings.Contains(shown, "published 1 event (1 bad line)") {
+		t.Errorf("%v\n%s", err, shown)
+	}
+	if told, err := os.ReadFile(report); err != nil || !strings.HasPrefix(string(told), name+":3: ") {
+		t.Errorf("the report is %q, %v", told, err)
 	}
 }
 
