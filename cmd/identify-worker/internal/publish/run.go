@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -210,9 +211,30 @@ func (r *publishing) pace(ctx context.Context) pace {
 	case len(state.Replicas) == 0:
 		p.basis = "the default limit; no worker tells another"
 	default:
-		p.rate, p.basis = fleet.LowestRate(state.Replicas), "the fleet's limit"
+		p.rate, p.basis = allowed(state.Replicas), "the fleet's limit"
 	}
 	return p
+}
+
+// allowed is how often a fleet may call: its limit, and those that replicas have for themselves.
+func allowed(replicas []fleet.Replica) ratelimit.Rate {
+	all := fleet.LowestRate(replicas)
+	for _, r := range replicas {
+		all = together(all, r.OwnRate)
+	}
+	return all
+}
+
+// together is the sum of two rates, in the longer one of their windows.
+func together(a, b ratelimit.Rate) ratelimit.Rate {
+	switch {
+	case a.Unlimited():
+		return b
+	case b.Unlimited():
+		return a
+	}
+	window := max(a.Window, b.Window)
+	return ratelimit.Rate{Calls: int(math.Round((a.PerMinute() + b.PerMinute()) * window.Minutes())), Window: window}
 }
 
 const (
