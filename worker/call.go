@@ -227,7 +227,7 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 	switch v {
 	case delivered:
 		w.gate.succeeded(l.user, c.sentAt, now)
-		w.delivered(c, now)
+		w.delivered(c)
 	case rejected:
 		w.gate.answered()
 		w.rejected(c, death(deadletter.Rejected, failure, l, l.attempts+1))
@@ -244,9 +244,9 @@ func (w *Worker) ended(c *call, v verdict, err error) {
 
 // delivered settles a call's events; the lane advances only afterwards. A claim that is being
 // released settles them too, as long as it can. w.mu must be held.
-func (w *Worker) delivered(c *call, now time.Time) {
+func (w *Worker) delivered(c *call) {
 	l := c.lane
-	w.metrics.delivered(c.deliveries, now)
+	w.metrics.delivered(c.deliveries, w.queue.API().Clock.Now())
 	l.bisection.delivered(c.n())
 	w.recovered(l)
 	l.tracked = l.tracked || c.versions != nil

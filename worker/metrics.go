@@ -115,6 +115,8 @@ func (m *metrics) called(err error, d time.Duration) {
 	}
 }
 
+// delivered counts events that were delivered in one call. now is by the server's clock, as their
+// publication is, and may be a round trip early.
 func (m *metrics) delivered(ds []fleet.Delivery, now time.Time) {
 	m.deliver.Add(float64(len(ds)))
 	m.deliveredEvents.Add(uint64(len(ds)))
@@ -123,7 +125,7 @@ func (m *metrics) delivered(ds []fleet.Delivery, now time.Time) {
 		m.mergedEvents.Add(uint64(merged))
 	}
 	for _, d := range ds {
-		m.latencyOf[d.Backfill].Observe(now.Sub(d.Published).Seconds())
+		m.latencyOf[d.Backfill].Observe(max(0, now.Sub(d.Published).Seconds()))
 	}
 	m.left(ds)
 }
@@ -263,7 +265,7 @@ func (w *Worker) collectStreams(counts *queue.Counts, gauge func(d *prometheus.D
 		gauge(w.gauges.deadLetters, float64(counts.DeadLetters))
 		usage("dead_letters", counts.Dead)
 		if !counts.OldestDead.IsZero() {
-			gauge(w.gauges.oldestDead, time.Since(counts.OldestDead).Seconds())
+			gauge(w.gauges.oldestDead, counts.At.Sub(counts.OldestDead).Seconds())
 		}
 	}
 }

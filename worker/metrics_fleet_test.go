@@ -5,10 +5,12 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
@@ -34,6 +36,36 @@ func (r *replica) scrape(t *testing.T) map[string]float64 {
 		}
 	}
 	return values
+}
+
+// How long an event took is told by the server's clock, which dates its publication: the replica's own
+// may be wrong.
+func TestLatencyByTheServersClock(t *testing.T) {
+	t.Parallel()
+	simulate(t, userpilottest.Options{}, func(t *testing.T, s *sim) {
+		var q *queue.Queue
+		r := s.start(func(c *worker.Config) { q = c.Queue })
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		clock := &q.API().Clock
+		clock.Mapping.There = clock.Mapping.There.Add(time.Hour) // until the next reading
+		s.publish("u", "")
+		s.drain(time.Minute)
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(r.Worker)
+		families, err := registry.Gather()
+		must(t, err)
+		for _, family := range families {
+			if family.GetName() != "identify_delivery_latency_seconds" {
+				continue
+			}
+			for _, m := range family.GetMetric() {
+				if took := m.GetHistogram().GetSampleSum(); m.GetHistogram().GetSampleCount() == 1 && (took < 3600 || took > 3610) {
+					t.Errorf("an event took %v s by a clock that is an hour ahead of its publication", took)
+				}
+			}
+		}
+	})
 }
 
 // A replica does not show the streams' last state for long after NATS has gone: a backlog that cannot

@@ -175,6 +175,26 @@ func TestScrapeLeavesTheHistory(t *testing.T) {
 	})
 }
 
+// The streams' times are by the server's clock. By the replica's own, which may be behind, ages could be
+// negative, and a histogram's sum would go back.
+func TestAgesByTheServersClock(t *testing.T) {
+	t.Parallel()
+	w := idle(t, Config{})
+	server := time.Now().Add(2 * time.Hour)
+	w.counts.Store(&queue.Counts{At: server, DeadLetters: 1, OldestDead: server.Add(-time.Hour)})
+	if age := series(t, w)["dead_letters_oldest_seconds"]; age != 3600 {
+		t.Errorf("the oldest dead letter is %v s old", age)
+	}
+	w.metrics.delivered([]fleet.Delivery{{Published: server}}, server.Add(-time.Millisecond)) // the earliest that the server's clock can show
+	for _, family := range gather(t, w) {
+		for _, m := range family.GetMetric() {
+			if m.GetHistogram().GetSampleSum() < 0 {
+				t.Errorf("%s: %v", family.GetName(), m)
+			}
+		}
+	}
+}
+
 func TestMetricsCount(t *testing.T) {
 	t.Parallel()
 	w := busy(t)
