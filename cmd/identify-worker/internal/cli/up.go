@@ -77,7 +77,7 @@ func runUp(ctx context.Context, env *flags.Env, s *upSettings) error {
 	tuneGC(env, s.replica.Config.Memory, serverMemory)
 	b, err := s.boot(ctx, env.Version, log)
 	if err != nil {
-		return err
+		return stopped(ctx, err)
 	}
 	defer b.close()
 	traces := tracing.Start(ctx, env.Getenv, env.Version, log)

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -42,6 +43,24 @@ func TestUpUpdatesItsStreams(t *testing.T) {
 	})
 	if !strings.Contains(log, `msg="updated the streams" differences="stream USERPILOT_IDENTIFY: subjects is `) {
 		t.Errorf("up logged\n%s", log)
+	}
+}
+
+// A worker that is asked to stop while it begins has nothing to hand over, and stops cleanly.
+func TestStoppedWhileItBegins(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	env := map[string]string{
+		"USERPILOT_API_KEY": "key", "IDENTIFY_STORE": t.TempDir(), "NATS_URL": "nats://127.0.0.1:1",
+		"IDENTIFY_LISTEN": "127.0.0.1:0", "IDENTIFY_NATS_LISTEN": "127.0.0.1:0", "IDENTIFY_LOG_LEVEL": "error",
+	}
+	for _, verb := range []string{"work", "up"} {
+		var stdout, stderr strings.Builder
+		status := run(ctx, []string{verb}, strings.NewReader(""), &stdout, &stderr, func(name string) string { return env[name] })
+		if status != exitDone || stderr.Len() > 0 {
+			t.Errorf("%s ends with status %d: %s", verb, status, stderr.String())
+		}
 	}
 }
 
