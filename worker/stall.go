@@ -88,24 +88,31 @@ func (w *Worker) findStall(now time.Time) (was, is stall) {
 	defer w.mu.Unlock()
 	was = w.stall
 	cooldown, _ := w.fleet.Cooldown().Until()
-	if w.waiting.events == 0 || w.sending.count > 0 || w.gate.stop.active() || now.Before(cooldown) {
+	if w.sending.count > 0 || w.gate.stop.active() || now.Before(cooldown) || !w.anyWaits() {
 		w.lastProgress = now
 	}
-	if now.Sub(w.lastProgress) < patience {
-		w.stall = stall{}
-		return was, w.stall
-	}
-	reason := w.mostWaitFor()
-	if reason == "" {
-		w.stall = stall{}
-	} else {
+	w.stall = stall{}
+	if now.Sub(w.lastProgress) >= patience {
+		reason := w.mostWaitFor()
 		w.stall = stall{reason: reason, detail: w.stallDetail(reason), since: w.lastProgress}
 	}
 	return was, w.stall
 }
 
-// mostWaitFor returns what most of the lanes wait for, or "" if all of them only back off.
-// w.mu must be held.
+// anyWaits reports whether any lane waits for something else than the end of its backoff. w.mu must be
+// held.
+func (w *Worker) anyWaits() bool {
+	for _, p := range w.partitions {
+		for _, l := range p.lanes {
+			if w.waitsFor(l) != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mostWaitFor returns what most of the lanes wait for. w.mu must be held.
 func (w *Worker) mostWaitFor() (most string) {
 	counts := map[string]int{}
 	for _, p := range w.partitions {

@@ -80,6 +80,39 @@ func TestStall(t *testing.T) {
 	})
 }
 
+// slowConnection is a Caller whose connections take some seconds.
+type slowConnection struct{ worker.Caller }
+
+func (c slowConnection) Attempt(ctx context.Context, call userpilot.Call) (int, error) {
+	time.Sleep(3 * time.Second)
+	return c.Caller.Attempt(ctx, call)
+}
+
+// While the only user backs off there is nothing to call: that is no stall, and the seconds that the next
+// try takes to begin are none either.
+func TestBackoffIsNoStall(t *testing.T) {
+	t.Parallel()
+	broken := userpilottest.Rules{{Fault: userpilottest.Fault{Status: 500}}}
+	simulate(t, userpilottest.Options{Faults: broken.Fault}, func(t *testing.T, s *sim) {
+		r := s.start(func(c *worker.Config) {
+			at600(c)
+			c.BackoffInitial, c.BackoffMax = 30*time.Second, 30*time.Second
+			c.Client = slowConnection{c.Client}
+		})
+		s.publish("ann", "")
+		for range 300 {
+			time.Sleep(time.Second)
+			if is := r.Snapshot(); is.Stall != "" {
+				t.Fatalf("stalled: %+v", is)
+			}
+		}
+		if n := s.api.Stats().Calls; n < 5 {
+			t.Errorf("%d calls in five minutes", n)
+		}
+		r.stop()
+	})
+}
+
 // cutOff is a Caller that gets no connection for some users.
 type cutOff struct {
 	worker.Caller

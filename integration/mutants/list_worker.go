@@ -80,7 +80,7 @@ func callMutants() []mutant {
 		},
 		{
 			"a stall is never noticed", "a stalled worker says why",
-			[]edit{{"worker/stall.go", "if now.Sub(w.lastProgress) < patience {", "if now.Sub(w.lastProgress) < patience || true {"}},
+			[]edit{{"worker/stall.go", "if now.Sub(w.lastProgress) >= patience {", "if now.Sub(w.lastProgress) >= patience && false {"}},
 			"worker", "TestStall",
 		},
 	}
