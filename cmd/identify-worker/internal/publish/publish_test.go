@@ -383,6 +383,27 @@ func TestColumns(t *testing.T) {
 	}
 }
 
+// Names that are not UTF-8 come of Excel as often as cells do, and can be neither sent nor found.
+func TestNamesInAnotherEncoding(t *testing.T) {
+	t.Parallel()
+	const hint = " (the row is not UTF-8: if the file comes from Excel on Windows, give --encoding windows-1252)"
+	for name, test := range map[string]struct {
+		userID, text, bodies, whole string
+	}{
+		"a property":   {"", "user_id;Gr\xf6\xdfe\nann;x\n", "", `line 1: column "Gr\xf6\xdfe": the name is not UTF-8` + hint},
+		"the ids":      {"Schlüssel", "Schl\xfcssel;plan\nann;x\n", "", "line 1: first row: has no column of the name that --user-id gives; are these the columns' names, and is the separator right (see --delimiter)?" + hint},
+		"UTF-8":        {"Schlüssel", "Schlüssel;Größe\nann;x\n", `{"user_id":"ann","metadata":{"Größe":"x"}}`, ""},
+		"another name": {"id", "Schlüssel;Größe\nann;x\n", "", "line 1: first row: has no column of the name that --user-id gives; are these the columns' names, and is the separator right (see --delimiter)?"},
+	} {
+		o := options()
+		o.columns.userID = test.userID
+		bodies, bad, whole := readAll(t, "f", test.text, o)
+		if got := strings.Join(bodies, "|"); got != test.bodies || whole != test.whole || bad != nil {
+			t.Errorf("%s: got %s, %q, %q", name, got, bad, whole)
+		}
+	}
+}
+
 // Excel leaves out the last cells of rows where they are empty in many of them.
 func TestShortRows(t *testing.T) {
 	t.Parallel()

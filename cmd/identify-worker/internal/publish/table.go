@@ -70,10 +70,18 @@ func (t *table) start() error {
 		return t.start() // above the table an export may have empty rows
 	}
 	if t.mapping, err = newMapping(t.header, t.options); err != nil {
-		return fmt.Errorf("line %d: %w", first.line, err)
+		return fmt.Errorf("line %d: %w%s", first.line, err, encodingHint(t.header))
 	}
 	t.rows.columns = len(t.header)
 	return nil
+}
+
+// encodingHint says that names may be wrong because they are not UTF-8. It is empty if they are.
+func encodingHint(names []string) string {
+	if !slices.ContainsFunc(names, func(name string) bool { return !utf8.ValidString(name) }) {
+		return ""
+	}
+	return " (the row is not UTF-8: if the file comes from Excel on Windows, give --encoding windows-1252)"
 }
 
 // isBlank reports whether all cells are empty.
