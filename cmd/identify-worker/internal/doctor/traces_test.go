@@ -1,6 +1,8 @@
 package doctor
 
 import (
+	"compress/gzip"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -22,6 +24,16 @@ func TestDoctorAsksTheCollector(t *testing.T) {
 	expect(t, "there", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL}), "ok traces "+host+" accepts them")
 	expect(t, "gRPC", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
 		"warn traces tracing disabled: OTEL_EXPORTER_OTLP_PROTOCOL: ...set it to http/protobuf")
+	unpacking := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if packed, err := gzip.NewReader(r.Body); r.Header.Get("Content-Encoding") != "gzip" || err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+		} else if body, err := io.ReadAll(packed); err != nil || len(body) > 0 {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	}))
+	defer unpacking.Close()
+	expect(t, "gzip", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": unpacking.URL, "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"}),
+		"ok traces "+strings.TrimPrefix(unpacking.URL, "http://")+" accepts them")
 	refusing := httptest.NewServer(http.NotFoundHandler())
 	defer refusing.Close()
 	expect(t, "refused", ask(map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": refusing.URL}), "warn traces ...does not accept them: it answered 404")

@@ -140,6 +140,9 @@ func Probe(ctx context.Context, getenv func(string) string, version string) (hos
 	}
 	c := newCollector(o, slog.New(slog.DiscardHandler))
 	defer c.close()
-	_, _, err = c.post(ctx, nil) // no spans, in protobuf
+	body, err := c.encode(nil)
+	if err == nil {
+		_, _, err = c.post(ctx, body)
+	}
 	return o.url.Host, err
 }
