@@ -105,15 +105,15 @@ func (d *discarding) present(ctx context.Context, s *inspector.Selection) (bool,
 }
 
 func (d *discarding) discard(ctx context.Context, q *queue.Queue, s *inspector.Selection) error {
-	line, began := terminal.NewLine(d.env.Stderr, d.env.Getenv), time.Now()
+	began := time.Now()
 	name, host := d.confirmation.by(d.env)
 	result, err := inspector.New(q).Discard(ctx, s, inspector.DiscardConfig{
 		Note: address.ReplaceAllString(d.note, hidden), By: name, Host: host, Filter: d.filter.words,
 		Progress: func(r inspector.DiscardResult) {
-			line.Show(append([]string{countOf(r.Doubtful, "in doubt")}, terminal.Progress("discarded", r.Discarded, s.Letters-min(r.Gone, s.Letters), time.Since(began))...)...)
+			d.line.Show(append([]string{countOf(r.Doubtful, "in doubt")}, terminal.Progress("discarded", r.Discarded, s.Letters-min(r.Gone, s.Letters), time.Since(began))...)...)
 		},
 	})
-	line.Show()
+	d.line.Show()
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/flags"
+	"github.com/identify-worker/identify-worker/cmd/identify-worker/internal/terminal"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/inspector"
 )
@@ -57,6 +58,7 @@ skips the question. history shows what they did.`,
 // command is what all verbs share: how to reach the dead letters, and how to print them.
 type command struct {
 	env          *flags.Env
+	line         *terminal.Line // on standard error
 	conn         *flags.Connection
 	pipeline     *queue.Topology
 	logs         *flags.LogSettings
@@ -65,7 +67,7 @@ type command struct {
 
 // newCommand adds the flags of all verbs.
 func newCommand(cmd *cobra.Command, env *flags.Env) *command {
-	c := &command{env: env}
+	c := &command{env: env, line: terminal.NewLine(env.Stderr, env.Getenv)}
 	f := flags.Set{Cmd: cmd}
 	c.conn = flags.NewCommandConnection(f, "connect-wait")
 	c.pipeline = flags.NewPipeline(f)
@@ -110,7 +112,7 @@ func (c *command) read(ctx context.Context, filter *letterFilter, reveal bool, r
 	return stoppedReading(ctx, read(q, query))
 }
 
-func (c *command) log() *slog.Logger { return c.env.Logger(c.logs, c.env.Stderr) }
+func (c *command) log() *slog.Logger { return c.env.Logger(c.logs, c.line) }
 
 // messages is where a verb says what it does. With --json that is stderr: stdout is for the
 // object.

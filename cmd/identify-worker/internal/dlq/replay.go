@@ -177,16 +177,16 @@ func (r *replaying) present(ctx context.Context, q *queue.Queue, plan *replayPla
 }
 
 func (r *replaying) replay(ctx context.Context, q *queue.Queue, plan *replayPlan) error {
-	line, began := terminal.NewLine(r.env.Stderr, r.env.Getenv), time.Now()
+	began := time.Now()
 	name, host := r.confirmation.by(r.env)
 	result, err := inspector.New(q).Replay(ctx, plan.selection, inspector.ReplayConfig{
 		Rate: r.rate, Canary: r.canary, Wait: r.wait,
 		By: name, Host: host, Filter: r.filter.words, EditText: r.edits.String(),
 		Progress: func(p inspector.ReplayResult) {
-			line.Show(describeProgress(&p, time.Since(began))...)
+			r.line.Show(describeProgress(&p, time.Since(began))...)
 		},
 	})
-	line.Show()
+	r.line.Show()
 	if result == nil || result.Run == "" && err != nil {
 		return stoppedEarly(ctx, err)
 	}
