@@ -196,10 +196,11 @@ func (t *valueType) parseDate(text string) (at time.Time, timed bool, err error)
 		}
 		return time.UnixMilli(int64(seconds * 1000)).UTC(), true, nil
 	}
-	if at, err = time.Parse(t.layout, text); err != nil {
+	// Where this machine is must not matter: by its own zone, time.Parse would know some abbreviations.
+	if at, err = time.ParseInLocation(t.layout, text, time.UTC); err != nil {
 		return at, false, fmt.Errorf("is not a date as %s is", quoteName(t.layout))
 	}
-	// A zone's abbreviation that is not known here is taken for UTC by time.Parse.
+	// One that is not known is taken for UTC.
 	zone, offset := at.Zone()
 	if offset == 0 && zone != "UTC" && zone != "GMT" && strings.Contains(t.layout, "MST") && !strings.Contains(t.layout, "07") {
 		return at, false, errors.New("has a time zone of which only UTC and GMT are known for sure: export the offset, such as +02:00")
