@@ -496,6 +496,7 @@ func TestSegment(t *testing.T) {
 	for _, test := range []struct{ call, event, err string }{
 		{`{"type":"identify","userId":"ann","anonymousId":"x","traits":{"plan":"pro","n":1.50},"context":{"groupId":"g"}}`, `{"user_id":"ann","metadata":{"plan":"pro","n":1.50},"company":{"id":"g"}}`, ""},
 		{`{"userId":"ann","traits":{}}`, `{"user_id":"ann","metadata":{}}`, ""},
+		{`{"type":"identify","userId":"ann","traits":null}`, `{"user_id":"ann"}`, ""},
 		{`{"type":"group","userId":"ann","groupId":"g","traits":{"name":"Acme"}}`, `{"user_id":"ann","company":{"id":"g","name":"Acme"}}`, ""},
 		{`{"type":"group","userId":"ann","groupId":"g","traits":{ }}`, `{"user_id":"ann","company":{"id":"g"}}`, ""},
 		{`{"type":"group","userId":"ann","groupId":"g","traits":null}`, `{"user_id":"ann","company":{"id":"g"}}`, ""},

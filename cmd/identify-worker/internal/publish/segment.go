@@ -41,7 +41,7 @@ func fromSegment(text []byte) ([]byte, error) {
 
 func segmentIdentify(user, group, traits jsontext.Value) []byte {
 	body := append([]byte(`{"user_id":`), user...)
-	if traits != nil {
+	if traits != nil && traits.Kind() != 'n' {
 		body = append(append(body, `,"metadata":`...), traits...)
 	}
 	if group != nil && group.Kind() != 'n' {
