@@ -72,9 +72,9 @@ func (p pace) describe(n uint64) string {
 	case p.allowed == 0:
 		text += ", without a limit"
 	case free < p.allowed*asGoodAsNothing:
-		return text + fmt.Sprintf(" of %g calls a minute, which live events all used in the last minute", p.allowed)
+		return text + fmt.Sprintf(" of %s calls a minute, which live events all used in the last minute", render.RoughNumber(p.allowed))
 	default:
-		text += fmt.Sprintf(" of %g calls a minute", p.allowed)
+		text += fmt.Sprintf(" of %s calls a minute", render.RoughNumber(p.allowed))
 		if perMinute == 0 || free < perMinute {
 			perMinute = free
 		}

@@ -166,6 +166,8 @@ func TestPace(t *testing.T) {
 		{"0", true, 600, 597, "what live events leave of 600 calls a minute, which live events all used in the last minute"},
 		{"0", true, 600, 605, "what live events leave of 600 calls a minute, which live events all used in the last minute"},
 		{"0", true, 0.1, 0, "what live events leave of 0.1 calls a minute: this takes 10h0m"},
+		{"0", true, 7. / 3, 0, "what live events leave of 2.3 calls a minute: this takes 25m43s"},
+		{"0", true, 1_200_000, 0, "what live events leave of 1,200,000 calls a minute: this takes 1s"},
 		{"0", true, 0, 5000, "what live events leave, without a limit"},
 		{"0", false, 0, 0, "what live events leave"},
 		{"60/1m", true, 600, 100, "at most 60/1m of what live events leave of 600 calls a minute: this takes 1m0s"},

@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 )
 
@@ -20,6 +21,14 @@ func Counted[T int | uint64](n T, what string) string {
 		return "1 " + what
 	}
 	return Thousands(n) + " " + what + "s"
+}
+
+// RoughNumber writes a number without a fraction, or below 10 with two digits: 1,200; 2.3; 0.17.
+func RoughNumber(x float64) string {
+	if x < 10 {
+		return strconv.FormatFloat(x, 'g', 2, 64)
+	}
+	return Thousands(uint64(math.Round(x)))
 }
 
 // RoughSize formats a size to one decimal place.

@@ -14,6 +14,15 @@ func TestThousands(t *testing.T) {
 	}
 }
 
+func TestRoughNumber(t *testing.T) {
+	t.Parallel()
+	for x, want := range map[float64]string{0: "0", 1: "1", 0.1: "0.1", 1. / 6: "0.17", 1. / 1440: "0.00069", 7. / 3: "2.3", 9.99: "10", 10.4: "10", 599.6: "600", 1.2e6: "1,200,000"} {
+		if got := RoughNumber(x); got != want {
+			t.Errorf("%v: %s, want %s", x, got, want)
+		}
+	}
+}
+
 func TestRoughSize(t *testing.T) {
 	t.Parallel()
 	for bytes, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1 << 20: "1.0 MiB", 3 << 29: "1.5 GiB", 1 << 40: "1.0 TiB", 1 << 52: "4096.0 TiB"} {

@@ -114,11 +114,14 @@ func TestStatusTextUnknown(t *testing.T) {
 	rate := ratelimit.Rate{Calls: 600, Window: time.Minute}
 	young := fleet.Replica{Partitions: []string{"0"}, Rate: rate, Report: fleet.Report{Recent: fleet.Recent{Span: 5 * time.Second, Calls: 1}}}
 	old := fleet.Replica{Partitions: []string{"1"}, Report: fleet.Report{Recent: fleet.Recent{Span: 70 * time.Second, Calls: 70}}}
+	slow := ratelimit.Rate{Calls: 10, Window: time.Hour}
+	rare := fleet.Replica{Partitions: []string{"1"}, Rate: slow, Report: fleet.Report{Recent: fleet.Recent{Span: time.Minute, Calls: 1}}}
 	for name, test := range map[string]struct {
 		status inspector.Status
 		rate   string
 		drain  string
 	}{
+		"slow":       {inspector.Status{Rate: slow, Replicas: []fleet.Replica{rare}}, "1 of 0.17 calls a minute used, 600%", "not known yet; at most 10h0m if the whole limit is used"},
 		"nobody":     {inspector.Status{}, "unknown", "not before a worker runs"},
 		"no bucket":  {inspector.Status{NoBucket: true}, "unknown", "not known yet"},
 		"young":      {inspector.Status{Rate: rate, Replicas: []fleet.Replica{young}}, "1 call in the last 5s, of 600 a minute", "not known yet; at most 10s if the whole limit is used"},

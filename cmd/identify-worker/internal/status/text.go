@@ -109,11 +109,11 @@ func (r rateView) describe() string {
 	case window < time.Minute && *r.Allowed == 0:
 		return fmt.Sprintf("%s in the last %s, no limit", calls, render.Duration(window))
 	case window < time.Minute:
-		return fmt.Sprintf("%s in the last %s, of %.0f a minute", calls, render.Duration(window), *r.Allowed)
+		return fmt.Sprintf("%s in the last %s, of %s a minute", calls, render.Duration(window), render.RoughNumber(*r.Allowed))
 	case *r.Allowed == 0:
 		return calls + " in the last minute, no limit"
 	default:
-		return fmt.Sprintf("%.0f of %.0f calls a minute used, %.0f%%", r.Used, *r.Allowed, 100*r.Used / *r.Allowed)
+		return fmt.Sprintf("%s of %s calls a minute used, %.0f%%", render.RoughNumber(r.Used), render.RoughNumber(*r.Allowed), 100*r.Used / *r.Allowed)
 	}
 }
 
