@@ -133,15 +133,15 @@ func (f Set) Text(target *string, name, kind, usage string) {
 func accept(text string) (string, error) { return text, nil }
 func asIs(text string) string            { return text }
 
-// List adds a flag for texts that are separated by commas.
+// List adds a flag for texts that are separated by commas. It may be given several times.
 func (f Set) List(target *[]string, name, kind, usage string) {
 	parse := func(text string) ([]string, error) {
+		list := *target
 		if text == "" {
-			return nil, nil
+			return list, nil
 		}
-		list := strings.Split(text, ",")
-		for i := range list {
-			list[i] = strings.TrimSpace(list[i])
+		for part := range strings.SplitSeq(text, ",") {
+			list = append(list, strings.TrimSpace(part))
 		}
 		return list, nil
 	}

@@ -3,6 +3,7 @@ package publish
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -369,9 +370,12 @@ func quoteName(name string) string {
 	return strconv.Quote(name)
 }
 
-// parseRenamed reads the value of --map.
-func parseRenamed(text string) (map[string]string, error) {
-	renamed := map[string]string{}
+// parseRenamed adds the value of a --map to those before.
+func parseRenamed(text string, before map[string]string) (map[string]string, error) {
+	renamed := maps.Clone(before)
+	if renamed == nil {
+		renamed = map[string]string{}
+	}
 	inside := false // a layout in parentheses may have commas
 	between := func(r rune) bool {
 		inside = r == '(' || inside && r != ')'

@@ -122,7 +122,8 @@ func newSettings(f flags.Set) *settings {
 	f.Toggle(&columns.shortRows, "short-rows", "accept rows with fewer cells than names, as if their last cells were empty")
 	f.Text(&columns.userID, "user-id", "column", "`column` with the users' ids, if it is not user_id")
 	f.Text(&columns.companyID, "company-id", "column", "`column` with the companies' ids, if it is not company.id")
-	f.Add(flags.NewValue(&columns.renamed, "names", parseRenamed, formatRenamed), "map", "`names` for columns, such as 'full name=name,Account=company.name'")
+	rename := func(text string) (map[string]string, error) { return parseRenamed(text, columns.renamed) }
+	f.Add(flags.NewValue(&columns.renamed, "names", rename, formatRenamed), "map", "`names` for columns, such as 'full name=name,Account=company.name'")
 	f.List(&columns.drop, "drop", "columns", "`columns` to leave out")
 	f.List(&columns.only, "only", "columns", "`columns` to take, beside the ids; others are left out")
 	f.Add(flags.NewValue(&columns.decimal, "mark", parseDecimal, formatSeparator), "decimal", "decimal `mark` in columns of numbers: , or . with the other one between thousands")

@@ -540,7 +540,7 @@ func TestParseRenamed(t *testing.T) {
 		"a":                                   "must be COLUMN=NAME, such as 'full name=name,Account=company.name'",
 		"a=":                                  "must have a name on both sides of the equals sign",
 	} {
-		renamed, err := parseRenamed(text)
+		renamed, err := parseRenamed(text, nil)
 		got := formatRenamed(renamed)
 		if err != nil {
 			got = err.Error()

@@ -258,6 +258,32 @@ func TestErrorsAreNoInput(t *testing.T) {
 	}
 }
 
+// What is said of columns counts however often it is given.
+func TestColumnFlagsAddUp(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t, 0)
+	name := file(t, "users.csv", "user_id,name,phone,mail,plan\nann,Ann,1,a@x.org,pro\n")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--drop", "phone", "--drop", "mail, name"}, `{"user_id":"ann","metadata":{"plan":"pro"}}`},
+		{[]string{"--only", "name", "--only", "plan"}, `{"user_id":"ann","metadata":{"name":"Ann","plan":"pro"}}`},
+		{[]string{"--drop", "phone,mail", "--map", "name=full_name", "--map", "plan=tier"}, `{"user_id":"ann","metadata":{"full_name":"Ann","tier":"pro"}}`},
+	} {
+		if err := p.stream.Purge(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		shown, err := p.publish(t, "", name, test.args...)
+		if got := p.bodies(t); err != nil || fmt.Sprint(got) != "["+test.want+"]" {
+			t.Errorf("%v: stored %s, %v\n%s", test.args, got, err, shown)
+		}
+	}
+	if _, err := p.publish(t, "", name, "--map", "name=a", "--map", "name=b"); err == nil || !strings.Contains(err.Error(), "must name each column once") {
+		t.Error(err)
+	}
+}
+
 // With --backfill all events of a file are backfill; without it, a large file is said to delay live
 // events.
 func TestBackfill(t *testing.T) {
