@@ -192,9 +192,11 @@ func (q *Queue) countMembers(ctx context.Context) (n int, err error) {
 }
 
 // FieldPartitions is the [Change.Field] of the number of partitions. Changing it needs more than an
-// update, like that of the transform by which the server assigns them.
+// update, like that of the transform by which the server assigns them. FieldReplicas is that of the
+// number of copies.
 const (
 	FieldPartitions = "partitions"
+	FieldReplicas   = "num_replicas"
 	fieldTransform  = "subject_transform"
 )
 
@@ -212,7 +214,7 @@ func Compare(have, want jetstream.StreamConfig) []Change {
 	check("retention", have.Retention, want.Retention)
 	check("storage", have.Storage, want.Storage)
 	check("discard", have.Discard, want.Discard)
-	check("num_replicas", have.Replicas, want.Replicas)
+	check(FieldReplicas, have.Replicas, want.Replicas)
 	check("max_msgs_per_subject", limit(int(have.MaxMsgsPerSubject)), limit(int(want.MaxMsgsPerSubject)))
 	if want.MaxMsgSize > 0 && (have.MaxMsgSize <= 0 || have.MaxMsgSize > want.MaxMsgSize) {
 		check("max_msg_size", limit(int(have.MaxMsgSize)), limit(int(want.MaxMsgSize)))
@@ -262,14 +264,27 @@ func partitionsOf(c jetstream.StreamConfig) int {
 // StreamPartitions reads the current number of partitions of the work stream; 0 if there is no
 // stream, or it is hashed differently. It blocks for a round trip.
 func (q *Queue) StreamPartitions(ctx context.Context) (int, error) {
+	stored, err := q.storedConfig(ctx)
+	return partitionsOf(stored), err
+}
+
+// StreamReplicas reads how many copies the work stream has in the cluster; 0 if there is no stream. It
+// blocks for a round trip.
+func (q *Queue) StreamReplicas(ctx context.Context) (int, error) {
+	stored, err := q.storedConfig(ctx)
+	return stored.Replicas, err
+}
+
+// storedConfig reads the configuration of the work stream; it is zero if there is no stream.
+func (q *Queue) storedConfig(ctx context.Context) (jetstream.StreamConfig, error) {
 	info, err := q.api.StreamInfo(ctx, q.topology.StreamName(), "")
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return 0, nil
+		return jetstream.StreamConfig{}, nil
 	}
 	if err != nil {
-		return 0, err
+		return jetstream.StreamConfig{}, err
 	}
-	return partitionsOf(info.Config), nil
+	return info.Config, nil
 }
 
 func transform(c jetstream.StreamConfig) string {

@@ -166,6 +166,33 @@ func testDomain(t *testing.T, leaf *natsserver.Server, env map[string]string) {
 	}
 }
 
+// An update that says nothing of the copies leaves them as they are: fewer would not survive the loss of a
+// server.
+func TestUpdateKeepsCopies(t *testing.T) {
+	t.Parallel()
+	hub := serveHub(t, 3)
+	f := &fixture{t: t, env: map[string]string{"NATS_URL": hub.ClientURL()}}
+	js := jetStreamOf(t, hub)
+	have := func(want int, args string) {
+		t.Helper()
+		f.run("", strings.Fields(args)...)
+		streams := js.ListStreams(t.Context())
+		for s := range streams.Info() {
+			if s.Config.Replicas != want {
+				t.Errorf("after %s, %s has %d copies", args, s.Config.Name, s.Config.Replicas)
+			}
+		}
+		if err := streams.Err(); err != nil {
+			t.Error(err)
+		}
+	}
+	have(3, "setup --replicas 3")
+	have(3, "setup --update --dlq-max-bytes 1GiB")
+	have(3, "setup --update --partitions 8")
+	f.says(1, "setup --partitions 8", "num_replicas is 3, should be 1", "(use --replicas 3, or change the stream: identify-worker setup --update --replicas 1)")
+	have(1, "setup --update --replicas 1")
+}
+
 // An event of the leaf's pipeline that the hub's pipeline of the same name has taken is not published.
 func TestForeignDomain(t *testing.T) {
 	t.Parallel()

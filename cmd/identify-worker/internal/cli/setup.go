@@ -24,7 +24,8 @@ dead event wait; at that of the records, deliveries stop. Some NATS accounts req
 Changing the number of partitions must not reorder a user's events. It is refused while
 events wait or workers run: stop publishing, wait until the backlog is empty, stop the
 workers, run setup --update --partitions N, and start the workers with --partitions N. All
-other changes are made in place, such as the subjects of backfill for an older pipeline.
+other changes are made in place, such as the subjects of backfill for an older pipeline. An
+update keeps the partitions and the copies that there are, unless a flag gives others.
 
 It needs permission to publish to:
   $JS.API.STREAM.INFO.* and
@@ -62,8 +63,8 @@ func newSetup(env *flags.Env) *cobra.Command {
 			return err
 		}
 		defer nc.Close()
-		if update && !cmd.Flags().Changed("partitions") {
-			if q, err = keepPartitions(cmd.Context(), q, nc, log); err != nil {
+		if update {
+			if q, err = keepLayout(cmd, q, nc, log); err != nil {
 				return err
 			}
 		}
@@ -77,14 +78,29 @@ func newSetup(env *flags.Env) *cobra.Command {
 	return cmd
 }
 
-// keepPartitions returns a queue with the number of partitions that its stream has.
-func keepPartitions(ctx context.Context, q *queue.Queue, nc *nats.Conn, log *slog.Logger) (*queue.Queue, error) {
-	partitions, err := q.StreamPartitions(ctx)
-	if err != nil || partitions == 0 {
-		return q, err
-	}
+// keepLayout returns a queue with the partitions and the copies that its stream has, unless a flag gives
+// them.
+func keepLayout(cmd *cobra.Command, q *queue.Queue, nc *nats.Conn, log *slog.Logger) (*queue.Queue, error) {
 	t := q.Topology()
-	t.Partitions = partitions
+	for _, kept := range []struct {
+		flag   string
+		target *int
+		stored func(context.Context) (int, error)
+	}{
+		{"partitions", &t.Partitions, q.StreamPartitions},
+		{"replicas", &t.Replicas, q.StreamReplicas},
+	} {
+		if cmd.Flags().Changed(kept.flag) {
+			continue
+		}
+		stored, err := kept.stored(cmd.Context())
+		if err != nil {
+			return nil, err
+		}
+		if stored > 0 {
+			*kept.target = stored
+		}
+	}
 	return queue.New(nc, t, log)
 }
 

@@ -24,8 +24,11 @@ func Explained(err error) error {
 func hint(err error) string {
 	if mismatch, ok := errors.AsType[*queue.MismatchError](err); ok {
 		for _, d := range mismatch.Differences {
-			if d.Field == queue.FieldPartitions {
-				return fmt.Sprintf("use --partitions %s, or change the stream: identify-worker setup --update --partitions %s", d.Have, d.Want)
+			switch d.Field { // what an update changes only if a flag says so
+			case queue.FieldPartitions:
+				return useFlag("partitions", d)
+			case queue.FieldReplicas:
+				return useFlag("replicas", d)
 			}
 		}
 		return "match the flags to the stream, or run: identify-worker setup --update"
@@ -56,6 +59,11 @@ func hint(err error) string {
 		return "see --proxy"
 	}
 	return ""
+}
+
+// useFlag is what to do about a stream that differs from a flag.
+func useFlag(flag string, d queue.Change) string {
+	return fmt.Sprintf("use --%s %s, or change the stream: identify-worker setup --update --%s %s", flag, d.Have, flag, d.Want)
 }
 
 // explain is a slog.HandlerOptions.ReplaceAttr that explains errors.
