@@ -74,9 +74,7 @@ func (p *pool) reserve(ctx context.Context, call *Call) error {
 	}
 	granted := make(chan error, 1)
 	p.waiters = append(p.waiters, granted)
-	if p.dials < len(p.waiters) {
-		p.dial(time.Time{})
-	}
+	p.supply()
 	p.mu.Unlock()
 
 	var expired <-chan time.Time
@@ -226,6 +224,14 @@ func (p *pool) replace(c *conn) {
 		p.dial(time.Time{})
 	case !p.closed && coming < p.maxIdle:
 		p.dial(c.used)
+	}
+}
+
+// supply dials until there is, or will be, a connection for each reservation and each wait: a wait must
+// not depend on an attempt whose reserved connection has ended. p.mu must be held.
+func (p *pool) supply() {
+	for len(p.idle)+p.dials < p.reserved+len(p.waiters) {
+		p.dial(time.Time{})
 	}
 }
 

@@ -503,6 +503,52 @@ func TestReservedAboveMaxConns(t *testing.T) {
 	})
 }
 
+// An attempt does not wait for another one that waits for its token and has lost its connection: neither
+// while the pool replaces that, nor if the pool could not.
+func TestReservedIsLost(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*network){
+		"being replaced": func(n *network) {
+			time.Sleep(2 * time.Second)
+			n.cut()
+		},
+		"too young to be replaced": func(n *network) {
+			time.Sleep(500 * time.Millisecond)
+			n.cut()
+		},
+		"not to be replaced": func(n *network) {
+			time.Sleep(2 * time.Second)
+			n.refuses.Store(true)
+			n.cut()
+			time.Sleep(time.Second)
+			n.refuses.Store(false)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n, client := newNetwork(t, 350*time.Millisecond, serving(accept))
+				var calls sync.WaitGroup
+				calls.Go(func() {
+					if _, err := client.Attempt(t.Context(), userpilot.Call{Body: sample, Begin: func() error {
+						time.Sleep(15 * time.Second)
+						return nil
+					}}); err != nil {
+						t.Error(err)
+					}
+				})
+				lose(n)
+				synctest.Wait() // until the pool knows
+				if d := waits(t, client); d != n.setup {
+					t.Errorf("waited %v", d)
+				}
+				calls.Wait()
+				client.CloseIdleConnections()
+			})
+		})
+	}
+}
+
 // Only a refusal at the first byte costs a connection, which the pool replaces. A Begin that panics
 // costs none.
 func TestRefusedIsReplaced(t *testing.T) {
