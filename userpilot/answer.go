@@ -56,17 +56,18 @@ func beginsAsPage(body io.Reader) bool {
 	for n := 0; n < len(start); {
 		more, err := body.Read(start[n:])
 		n += more
-		if text := trimStart(start[:n]); err != nil || len(text) > 1 || len(text) == 1 && !mayBeginPage(text[0]) {
+		if text := trimStart(start[:n]); err != nil || !isUndecided(string(text)) {
 			return isMarkup(text)
 		}
 	}
 	return false
 }
 
-// mayBeginPage reports whether more must be read to tell what a body is that begins so.
-func mayBeginPage(first byte) bool {
-	switch first {
-	case '<', 0xff, 0xfe, 0x1f, 0xef:
+// isUndecided reports whether more must be read to tell what a body is that begins so. A byte order mark
+// may come in pieces, too.
+func isUndecided(text string) bool {
+	switch text {
+	case "", "<", "\xff", "\xfe", "\x1f", "\xef", "\xef\xbb":
 		return true
 	}
 	return false

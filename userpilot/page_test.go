@@ -133,6 +133,7 @@ func TestTricklingPages(t *testing.T) {
 		}{
 			{"<html>", 900 * time.Millisecond, 2050 * time.Millisecond, true},
 			{"<html>", 3 * time.Second, 2 * time.Second, false},
+			{bom + "<html>", 100 * time.Millisecond, 750 * time.Millisecond, true},
 			{"{}", 100 * time.Millisecond, 350 * time.Millisecond, false},
 			{"", 100 * time.Millisecond, 2 * time.Second, false},
 		} {
