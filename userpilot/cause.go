@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -151,8 +152,7 @@ func explainCertificate(err error) string {
 		return text
 	}
 	if name, ok := errors.AsType[x509.HostnameError](err); ok {
-		return fmt.Sprintf("the server's certificate is for %s, not for %s",
-			quoteName(strings.Join(name.Certificate.DNSNames, ", ")), quoteName(name.Host))
+		return fmt.Sprintf("the server's certificate is for %s, not for %s", hostsOf(name.Certificate), quoteName(name.Host))
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired && invalid.Cert != nil {
 		const day = time.DateOnly
@@ -162,6 +162,18 @@ func explainCertificate(err error) string {
 		return "the server's certificate expired on " + invalid.Cert.NotAfter.Format(day)
 	}
 	return "the server's certificate is not valid: " + cleanText(err.Error(), maxMessageRunes)
+}
+
+// hostsOf lists the hosts that a certificate is for.
+func hostsOf(c *x509.Certificate) string {
+	hosts := slices.Clone(c.DNSNames)
+	for _, address := range c.IPAddresses {
+		hosts = append(hosts, address.String())
+	}
+	if len(hosts) == 0 {
+		return "no host (a name in its subject alone does not count)"
+	}
+	return quoteName(strings.Join(hosts, ", "))
 }
 
 // explainAnswer puts an error from after the first byte of a request into words. What net/http says

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
@@ -71,7 +72,7 @@ func TestCauseOfTLS(t *testing.T) {
 		"unknown authority": {server.URL, func(*tls.Config) {}, CauseCertificate,
 			`the server's certificate is signed by an unknown authority, "O=Acme Co"`},
 		"wrong name": {"https://localhost:" + port, func(c *tls.Config) { c.RootCAs = roots }, CauseCertificate,
-			`the server's certificate is for "example.com, *.example.com", not for "localhost"`},
+			`the server's certificate is for "example.com, *.example.com, 127.0.0.1, ::1", not for "localhost"`},
 		"expired": {server.URL, func(c *tls.Config) {
 			c.RootCAs, c.Time = roots, func() time.Time { return server.Certificate().NotAfter.Add(time.Hour) }
 		}, CauseCertificate, "the server's certificate expired on " + server.Certificate().NotAfter.Format(time.DateOnly)},
@@ -153,6 +154,10 @@ func TestExplainConnection(t *testing.T) {
 		{errors.New("odd"), "", CauseConnection, "odd"},
 		{errors.New(`malformed HTTP response "hunter2"`), "p:1", CauseProxy, "no connection through the proxy p:1: it closes it, or does not answer as an HTTP proxy"},
 		{&net.OpError{Op: "proxyconnect", Err: dial(&net.DNSError{Name: "p", IsNotFound: true})}, "p:1", CauseProxy, `the proxy p:1 cannot be reached: DNS knows no host "p"`},
+		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{IPAddresses: []net.IP{{10, 0, 0, 7}}}, Host: "a.example"}}, "", CauseCertificate,
+			`the server's certificate is for "10.0.0.7", not for "a.example"`},
+		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{Subject: pkix.Name{CommonName: "a.example"}}, Host: "a.example"}}, "", CauseCertificate,
+			`the server's certificate is for no host (a name in its subject alone does not count), not for "a.example"`},
 		{&tls.CertificateVerificationError{Err: x509.SystemRootsError{}}, "", CauseCertificate, "the server's certificate is not valid: x509: failed to load system roots and no roots provided"},
 	} {
 		expectCause(t, fmt.Sprint(test.err), explainConnection(test.err, test.proxy), test.cause, test.text)
