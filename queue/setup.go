@@ -210,15 +210,14 @@ func Compare(have, want jetstream.StreamConfig) []Change {
 			changes = append(changes, Change{Stream: want.Name, Field: field, Have: a, Want: b})
 		}
 	}
+	want = adapt(have, want)
 	check("subjects", have.Subjects, want.Subjects)
 	check("retention", have.Retention, want.Retention)
 	check("storage", have.Storage, want.Storage)
 	check("discard", have.Discard, want.Discard)
 	check(FieldReplicas, have.Replicas, want.Replicas)
-	check("max_msgs_per_subject", limit(int(have.MaxMsgsPerSubject)), limit(int(want.MaxMsgsPerSubject)))
-	if want.MaxMsgSize > 0 && (have.MaxMsgSize <= 0 || have.MaxMsgSize > want.MaxMsgSize) {
-		check("max_msg_size", limit(int(have.MaxMsgSize)), limit(int(want.MaxMsgSize)))
-	}
+	check("max_msgs_per_subject", limit(have.MaxMsgsPerSubject), limit(want.MaxMsgsPerSubject))
+	check("max_msg_size", limit(int64(have.MaxMsgSize)), limit(int64(want.MaxMsgSize)))
 	if a, b := partitionsOf(have), partitionsOf(want); a != b && a > 0 && b > 0 {
 		check(FieldPartitions, a, b)
 	} else {
@@ -227,21 +226,17 @@ func Compare(have, want jetstream.StreamConfig) []Change {
 	check("allow_msg_ttl", have.AllowMsgTTL, want.AllowMsgTTL)
 	check("allow_direct", have.AllowDirect, want.AllowDirect)
 	check("subject_delete_marker_ttl", have.SubjectDeleteMarkerTTL, want.SubjectDeleteMarkerTTL)
-	if want.MaxBytes > 0 {
-		check("max_bytes", limit(int(have.MaxBytes)), limit(int(want.MaxBytes)))
-	}
-	if want.MaxAge == 0 {
-		check("max_age", have.MaxAge, want.MaxAge) // messages that expire are lost
-	}
+	check("max_bytes", limit(have.MaxBytes), limit(want.MaxBytes))
+	check("max_age", have.MaxAge, want.MaxAge)
 	return changes
 }
 
 // limit unifies NATS's two values for "none".
-func limit(n int) string {
+func limit(n int64) string {
 	if n <= 0 {
 		return "none"
 	}
-	return strconv.Itoa(n)
+	return strconv.FormatInt(n, 10)
 }
 
 // partitioned matches the destination of the transform: of the pipelines of today, and of those
@@ -294,18 +289,21 @@ func transform(c jetstream.StreamConfig) string {
 	return c.SubjectTransform.Source + " to " + c.SubjectTransform.Destination
 }
 
-// adapt returns have with every field that Compare checks taken from want.
+// adapt returns have with what the pipeline needs from want.
 func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
 	have.Subjects = want.Subjects
 	have.Retention, have.Storage, have.Discard = want.Retention, want.Storage, want.Discard
-	have.Replicas, have.MaxMsgsPerSubject, have.MaxMsgSize = want.Replicas, want.MaxMsgsPerSubject, want.MaxMsgSize
+	have.Replicas, have.MaxMsgsPerSubject = want.Replicas, want.MaxMsgsPerSubject
 	have.SubjectTransform, have.AllowMsgTTL, have.AllowDirect = want.SubjectTransform, want.AllowMsgTTL, want.AllowDirect
 	have.SubjectDeleteMarkerTTL = want.SubjectDeleteMarkerTTL
+	if want.MaxMsgSize > 0 && (have.MaxMsgSize <= 0 || have.MaxMsgSize > want.MaxMsgSize) {
+		have.MaxMsgSize = want.MaxMsgSize
+	}
 	if want.MaxBytes > 0 {
 		have.MaxBytes = want.MaxBytes
 	}
 	if want.MaxAge == 0 {
-		have.MaxAge = 0
+		have.MaxAge = 0 // messages that expire are lost
 	}
 	return have
 }

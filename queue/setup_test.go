@@ -163,6 +163,7 @@ var alterations = map[string]alteration{
 	"no partitions":     {workName, func(c *jetstream.StreamConfig) { c.SubjectTransform = nil }, []string{"subject_transform"}},
 	"more subjects":     {workName, func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "more") }, []string{"subjects"}},
 	"too large events":  {workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 20 }, []string{"max_msg_size"}},
+	"small events":      {workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 10 }, nil},
 	"two at once":       {workName, func(c *jetstream.StreamConfig) { c.Discard, c.MaxAge = jetstream.DiscardOld, 1e12 }, []string{"discard", "max_age"}},
 	"a byte limit":      {workName, func(c *jetstream.StreamConfig) { c.MaxBytes = 1 << 30 }, nil},
 	"a description":     {workName, func(c *jetstream.StreamConfig) { c.Description = "ours" }, nil},
@@ -218,6 +219,26 @@ func TestSetupDifferences(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An update for one reason leaves the limits of the platform team alone.
+func TestSetupKeepsSmallEvents(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		for _, stream := range []string{workName, deadName} {
+			s.Change(q.api.JetStream, stream, func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgSize = jetstream.DiscardOld, 64<<10 })
+		}
+		changes, err := q.Setup(t.Context(), true)
+		s.Must(err)
+		if len(changes) != 2 || changes[0].Field != "discard" || changes[1].Field != "discard" {
+			t.Errorf("it changed %v", changes)
+		}
+		for _, stream := range []string{workName, deadName} {
+			if size := s.info(q, stream).Config.MaxMsgSize; size != 64<<10 {
+				t.Errorf("%s: messages may have %d bytes", stream, size)
+			}
+		}
+	})
 }
 
 // Waiting events are never hashed again.
