@@ -228,6 +228,12 @@ func Compare(have, want jetstream.StreamConfig) []Change {
 	check("subject_delete_marker_ttl", have.SubjectDeleteMarkerTTL, want.SubjectDeleteMarkerTTL)
 	check("max_bytes", limit(have.MaxBytes), limit(want.MaxBytes))
 	check("max_age", have.MaxAge, want.MaxAge)
+	check("duplicate_window", have.Duplicates, want.Duplicates)
+	check("no_ack", have.NoAck, want.NoAck)
+	check("allow_rollup_hdrs", have.AllowRollup, want.AllowRollup)
+	check("deny_delete", have.DenyDelete, want.DenyDelete)
+	check("sealed", have.Sealed, want.Sealed)
+	check("persist_mode", have.PersistMode, want.PersistMode)
 	return changes
 }
 
@@ -304,6 +310,13 @@ func adapt(have, want jetstream.StreamConfig) jetstream.StreamConfig {
 	}
 	if want.MaxAge == 0 {
 		have.MaxAge = 0 // messages that expire are lost
+	}
+	have.Duplicates = max(have.Duplicates, want.Duplicates)
+	have.NoAck, have.Sealed = want.NoAck, want.Sealed
+	have.PersistMode = want.PersistMode                     // async acknowledges what a crash loses
+	have.AllowRollup = have.AllowRollup && want.AllowRollup // a header of any publisher would delete others' events
+	if want.Retention == jetstream.WorkQueuePolicy {
+		have.DenyDelete = want.DenyDelete // in a cluster, workers settle events by deletions
 	}
 	return have
 }

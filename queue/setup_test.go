@@ -161,6 +161,10 @@ var alterations = map[string]alteration{
 		c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "userpilot.identify.*", Destination: "userpilot.identify.{{partition(8,1)}}"}
 	}, []string{"partitions"}},
 	"no partitions":     {workName, func(c *jetstream.StreamConfig) { c.SubjectTransform = nil }, []string{"subject_transform"}},
+	"ids forgotten":     {workName, func(c *jetstream.StreamConfig) { c.Duplicates = time.Second }, []string{"duplicate_window"}},
+	"ids kept":          {workName, func(c *jetstream.StreamConfig) { c.Duplicates = time.Hour }, nil},
+	"no answers":        {workName, func(c *jetstream.StreamConfig) { c.NoAck = true }, []string{"no_ack"}},
+	"roll-ups":          {workName, func(c *jetstream.StreamConfig) { c.AllowRollup = true }, []string{"allow_rollup_hdrs"}},
 	"more subjects":     {workName, func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "more") }, []string{"subjects"}},
 	"too large events":  {workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 20 }, []string{"max_msg_size"}},
 	"small events":      {workName, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 10 }, nil},
@@ -239,6 +243,35 @@ func TestSetupKeepsSmallEvents(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a stream must have been created without is named too. The server tells why an update does not
+// help.
+func TestSetupCannotUpdate(t *testing.T) {
+	for field, alter := range map[string]func(*jetstream.StreamConfig){
+		"deny_delete":  func(c *jetstream.StreamConfig) { c.DenyDelete = true },
+		"persist_mode": func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode },
+		"sealed":       func(c *jetstream.StreamConfig) { c.Sealed = true },
+	} {
+		t.Run(field, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queueOf(nil, Topology{Name: "new"})
+				config := q.topology.WorkStream(q.api.NATS.MaxPayload())
+				alter(&config)
+				open := config
+				open.Sealed = false // no stream begins sealed
+				_, err := q.api.JetStream.CreateStream(t.Context(), open)
+				s.Must(err)
+				s.Must(q.update(t.Context(), config))
+				if _, err := q.Setup(t.Context(), false); err == nil || !strings.Contains(err.Error(), field+" is ") {
+					t.Errorf("got %v", err)
+				}
+				if _, err := q.Setup(t.Context(), true); err == nil || !strings.Contains(err.Error(), "can not") {
+					t.Errorf("an update: %v", err)
+				}
+			})
+		})
+	}
 }
 
 // Waiting events are never hashed again.

@@ -282,7 +282,6 @@ func (t Topology) bucketStream() jetstream.StreamConfig {
 		DenyDelete:        true,
 		AllowMsgTTL:       true,
 		AllowDirect:       true,
-		Duplicates:        dedupeWindow,
 		Replicas:          t.Replicas,
 	}
 }
