@@ -108,6 +108,9 @@ type Publisher struct {
 	receipt   string // the usual prefix of an acknowledgement
 	tracer    trace.Tracer
 	spanName  string
+	life      context.Context // of what checks ask the server
+	endLife   context.CancelFunc
+	checks    sync.WaitGroup // the check that is scheduled or runs
 
 	// mu is held while sending, so that a decision about an event still holds when it is sent. NATS
 	// copies the event into its buffer under its own lock anyway.
@@ -149,6 +152,7 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 		inflight:  make(map[uint64]*inflight),
 		tails:     make(map[string]*inflight),
 	}
+	p.life, p.endLife = context.WithCancel(context.Background())
 	p.capacity = p.minWeight * int64(c.Window)
 	p.window = semaphore.NewWeighted(p.capacity)
 	p.subscribe = sync.OnceValue(p.listen)
@@ -318,6 +322,8 @@ func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Unlock()
 	err := p.Flush(ctx)
 	p.abort()
+	p.endLife()
+	p.checks.Wait()
 	return err
 }
 

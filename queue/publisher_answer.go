@@ -144,7 +144,7 @@ func (p *Publisher) streamMissing() bool {
 	if !p.q.Connected() || !p.mustAsk() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), silence)
+	ctx, cancel := context.WithTimeout(p.life, silence)
 	defer cancel()
 	_, err := p.q.api.Stream(ctx, p.q.topology.StreamName())
 	if jsapi.AsPermissionError(err) != nil {

@@ -173,6 +173,7 @@ func (p *Publisher) scheduleRetry() {
 		return
 	}
 	p.retryScheduled = true
+	p.checks.Add(1)
 	if p.retryTimer == nil {
 		p.retryTimer = time.AfterFunc(retryInterval, p.retryUnanswered)
 		return
@@ -183,6 +184,7 @@ func (p *Publisher) scheduleRetry() {
 // retryUnanswered checks all unanswered events: it retries those that need it and gives up those
 // that cannot succeed. It runs in a timer's goroutine, never twice at once.
 func (p *Publisher) retryUnanswered() {
+	defer p.checks.Done()
 	missing, denied := p.streamMissing(), p.denied()
 	connected := p.q.api.NATS.IsConnected()
 	p.mu.Lock()
@@ -228,7 +230,7 @@ func (p *Publisher) denied() func(subject string) error {
 	if asked == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), jsapi.CallTimeout)
+	ctx, cancel := context.WithTimeout(p.life, jsapi.CallTimeout)
 	defer cancel()
 	t := p.q.topology
 	deaf := p.q.api.Require(ctx, p.q.api.InboxRight())
@@ -284,8 +286,9 @@ func (p *Publisher) abort() {
 			f = p.complete(f, Receipt{}, fmt.Errorf("publish: %w before the server acknowledged", ErrPublisherClosed))
 		}
 	}
-	if p.retryTimer != nil {
-		p.retryTimer.Stop()
+	if p.retryScheduled && p.retryTimer.Stop() {
+		p.retryScheduled = false
+		p.checks.Done()
 	}
 	if p.answers != nil {
 		_ = p.answers.Unsubscribe() // fails only if the connection is gone already
