@@ -130,7 +130,7 @@ func (p *Publisher) trace(ctx context.Context, f *inflight) {
 		}
 		tracer = parent.TracerProvider().Tracer(tracerName)
 	}
-	if f.header[headerTraceParent] != nil {
+	if f.header[headerTraceParent] != nil || f.header[httpTraceParent] != nil {
 		return
 	}
 	ctx, span := tracer.Start(ctx, p.spanName, trace.WithSpanKind(trace.SpanKindProducer))

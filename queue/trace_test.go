@@ -92,6 +92,25 @@ func TestPublishTraces(t *testing.T) {
 	})
 }
 
+// An event whose headers have a trace keeps it, also if they are those of an HTTP request.
+func TestPublishKeepsTrace(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		p := q.NewPublisher(PublisherConfig{})
+		defer func() { s.Must(p.Close(context.Background())) }()
+		own := strings.Replace(traceParent, traceID, strings.Repeat("1", 32), 1)
+		for _, name := range []string{headerTraceParent, httpTraceParent} {
+			_, err := p.Publish(remote(t, "a=1"), []byte(`{"user_id":"ann"}`), WithHeader(map[string][]string{name: {own}}))
+			s.Must(err)
+		}
+		for i, m := range s.Stored(q.API().JetStream, workName) {
+			if got := ReadTrace(m.Header); got == nil || *got != (Trace{parent: own}) {
+				t.Errorf("event %d: %v", i, m.Header)
+			}
+		}
+	})
+}
+
 // A publisher with a tracer creates spans without a span in the context. A failed one has its
 // reason in a word.
 func TestPublisherTracer(t *testing.T) {
