@@ -173,7 +173,8 @@ type publication struct {
 
 // WithMessageID publishes under this id: within two minutes the server stores an id only once. A
 // replayed event needs a new id. Without this option, or with an empty id, each event gets a fresh
-// one, but see [WithoutMessageID].
+// one, but see [WithoutMessageID]. NATS would cut off blanks at the ends of an id, so the publisher
+// refuses them.
 func WithMessageID(id string) PublishOption {
 	return func(p *publication) { p.id = id }
 }
@@ -332,8 +333,8 @@ func (p *Publisher) newInflight(event userpilot.Event, options []PublishOption) 
 	for _, option := range options {
 		option(&o)
 	}
-	if len(o.id) > maxMessageID || strings.ContainsAny(o.id, "\r\n") {
-		return nil, fmt.Errorf("message id: must be one line of at most %d bytes", maxMessageID)
+	if len(o.id) > maxMessageID || strings.ContainsAny(o.id, "\r\n") || strings.Trim(o.id, " \t") != o.id {
+		return nil, fmt.Errorf("message id: must be one line of at most %d bytes, without blanks at its ends", maxMessageID)
 	}
 	for name := range o.header {
 		if name == "" || strings.ContainsFunc(name, notInHeader) || strings.HasPrefix(name, "Nats-") {

@@ -220,7 +220,7 @@ func TestHeaders(t *testing.T) {
 func TestMessageIDsAreOneLine(t *testing.T) {
 	bubble(t, func(t *testing.T, nc *nats.Conn) {
 		p := newPublisher(t, setUp(t, nc), queue.PublisherConfig{})
-		for _, id := range []string{"two\nlines", strings.Repeat("x", 513)} {
+		for _, id := range []string{"two\nlines", strings.Repeat("x", 513), " ", " one", "one\t"} {
 			if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`), queue.WithMessageID(id)); err == nil {
 				t.Errorf("an id of %d bytes was accepted", len(id))
 			}
