@@ -67,15 +67,35 @@ func TestPartitionsChange(t *testing.T) {
 	})
 }
 
-// An update that is killed while the stream is closed leaves it closed; the next one opens it.
+// An update that is killed while the stream is closed leaves it closed; the next one opens it, also if it
+// may not change the partitions.
 func TestClosedStreamIsOpened(t *testing.T) {
-	simulate(t, func(t *testing.T, s *sim) {
-		q := s.queue(nil)
-		closed := s.info(q, workName).Config
-		closed.Subjects = []string{q.topology.closedSubject()}
-		s.Must(q.update(t.Context(), closed))
-		_, err := q.Setup(t.Context(), true)
-		s.Must(err)
-		s.publish(q, "ann")
-	})
+	for name, test := range map[string]struct {
+		partitions int
+		waits      bool
+	}{
+		"as it was":      {16, true},
+		"changed":        {8, false},
+		"an event waits": {8, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queue(nil)
+				if test.waits {
+					s.publish(q, "ann")
+				}
+				closed := s.info(q, workName).Config
+				closed.Subjects = []string{q.topology.closedSubject()}
+				s.Must(q.update(t.Context(), closed))
+				refused := test.waits && test.partitions != 16
+				if _, err := s.queueOf(nil, Topology{Partitions: test.partitions}).Setup(t.Context(), true); (err != nil) != refused {
+					t.Errorf("got %v", err)
+				}
+				if c := s.info(q, workName).Config; refused && partitionsOf(c) != 16 {
+					t.Errorf("the stream has %d partitions", partitionsOf(c))
+				}
+				s.publish(q, "ann")
+			})
+		})
+	}
 }

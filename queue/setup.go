@@ -126,13 +126,15 @@ func (q *Queue) update(ctx context.Context, c jetstream.StreamConfig) error {
 // to publishers: they get "no responders" for two round trips, and retry. If the process is killed
 // meanwhile, the next update reopens the stream.
 func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConfig) error {
-	err := q.mayRepartition(ctx)
-	if err != nil {
+	open, closed := have, have
+	closed.Subjects = []string{q.topology.closedSubject()}
+	if slices.Equal(have.Subjects, closed.Subjects) { // an update was killed
+		open.Subjects = want.Subjects
+	} else if err := q.mayRepartition(ctx); err != nil {
 		return err
 	}
-	closed := have
-	closed.Subjects = []string{q.topology.closedSubject()}
-	if err = q.update(ctx, closed); err == nil {
+	err := q.update(ctx, closed)
+	if err == nil {
 		if err = q.mayRepartition(ctx); err == nil {
 			err = q.update(ctx, want)
 		}
@@ -140,7 +142,7 @@ func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConf
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*jsapi.CallTimeout)
 		defer cancel()
-		err = errors.Join(err, q.update(ctx, have))
+		err = errors.Join(err, q.update(ctx, open))
 	}
 	return err
 }
