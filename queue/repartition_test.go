@@ -67,6 +67,23 @@ func TestPartitionsChange(t *testing.T) {
 	})
 }
 
+// The partitions change while another stream is missing, which the same update creates.
+func TestPartitionsChangeWithoutOtherStreams(t *testing.T) {
+	for _, missing := range []string{deadName, kvName} {
+		t.Run(missing, func(t *testing.T) {
+			simulate(t, func(t *testing.T, s *sim) {
+				q := s.queueOf(nil, Topology{Partitions: 8})
+				s.Must(q.api.JetStream.DeleteStream(t.Context(), missing))
+				changes, err := q.Setup(t.Context(), true)
+				s.Must(err)
+				if len(changes) != 2 || changes[0].Field != FieldPartitions || changes[1] != (Change{Stream: missing}) {
+					t.Errorf("it changed %v", changes)
+				}
+			})
+		})
+	}
+}
+
 // An update that is killed while the stream is closed leaves it closed; the next one opens it, also if it
 // may not change the partitions.
 func TestClosedStreamIsOpened(t *testing.T) {

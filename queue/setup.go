@@ -151,7 +151,7 @@ func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConf
 func (t Topology) closedSubject() string { return t.PlainSubject() + "-closed" }
 
 func (q *Queue) mayRepartition(ctx context.Context) error {
-	counts, err := q.Counts(ctx)
+	counts, err := q.survey(ctx, q.topology.StreamName(), q.topology.DeadStreamName())
 	if err != nil {
 		return err
 	}
@@ -178,10 +178,13 @@ func count(n uint64, one, many string) string {
 }
 
 // countMembers counts the keys of the fleet's members. A replica that is killed leaves its key
-// until that expires.
+// until that expires. Without the bucket there are none.
 func (q *Queue) countMembers(ctx context.Context) (n int, err error) {
 	bucket, err := q.api.StreamInfo(ctx, q.api.BucketStream(), q.api.KeySubject(jsapi.MemberKey+"*"))
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNoStream):
+		return 0, nil
+	case err != nil:
 		return 0, err
 	}
 	keys, err := q.api.ReadKeys(ctx, slices.Collect(maps.Keys(bucket.State.Subjects)))
