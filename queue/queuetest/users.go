@@ -3,6 +3,7 @@
 package queuetest
 
 import (
+	"net"
 	"slices"
 	"time"
 
@@ -65,11 +66,37 @@ func (u Users) users(inboxes string) (users []*natsserver.User) {
 // Connect connects a user, until the end of the test. The client reconnects.
 func (x *Auth) Connect(user string) *nats.Conn {
 	x.sim.T.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(x.server), nats.UserInfo(user, "x"), nats.MaxReconnects(-1),
+	return x.connect(user, x.server)
+}
+
+// ConnectFrom is [Auth.Connect] at a distance.
+func (x *Auth) ConnectFrom(d Distance, user string) *nats.Conn {
+	x.sim.T.Helper()
+	return x.connect(user, farAuth{x, d})
+}
+
+func (x *Auth) connect(user string, via nats.InProcessConnProvider) *nats.Conn {
+	x.sim.T.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(via), nats.UserInfo(user, "x"), nats.MaxReconnects(-1),
 		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	x.sim.Must(err)
 	x.sim.T.Cleanup(nc.Close)
 	return nc
+}
+
+// farAuth dials the server at a distance.
+type farAuth struct {
+	*Auth
+	Distance
+}
+
+// InProcessConn implements nats.InProcessConnProvider.
+func (f farAuth) InProcessConn() (net.Conn, error) {
+	near, err := f.server.InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	return f.Over(near), nil
 }
 
 // Change changes users' permissions while they are connected, as a reload of the configuration

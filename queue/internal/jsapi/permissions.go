@@ -12,10 +12,10 @@ import (
 )
 
 // DenialTimeout is how long a request may go unanswered before [Conn.WithPermissionCheck] checks
-// whether it is permitted at all. The server does not answer a request that it denies: it reports a
-// violation to the connection, without naming the request. The connection keeps only the last
-// violation, which may belong to another request. So if there is a violation, WithPermissionCheck
-// probes the permissions one by one, as [Conn.MissingPermissions] does.
+// whether it is permitted at all, and how often it checks from then on. The server does not answer a
+// request that it denies: it reports a violation to the connection, without naming the request. The
+// connection keeps only the last violation, which may belong to another request. So if there is a new
+// violation, WithPermissionCheck probes the permissions one by one, as [Conn.MissingPermissions] does.
 const DenialTimeout = 300 * time.Millisecond
 
 // WithPermissionCheck makes a request that needs some permissions. If one of them turns out to be
@@ -24,13 +24,14 @@ func (c *Conn) WithPermissionCheck(ctx context.Context, ask func(context.Context
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	look := time.AfterFunc(DenialTimeout, func() {
-		if c.Violation() == nil {
-			return
-		}
-		for _, r := range append(needed, c.InboxRight()) {
-			if may, err := c.IsPermitted(asking, r); err == nil && !may {
-				cancel(c.in(r).Denied())
-				return
+		for seen := error(nil); asking.Err() == nil; Pause(asking, DenialTimeout) {
+			violation := c.Violation()
+			if IsSame(violation, seen) {
+				continue
+			}
+			seen = violation
+			if denied := c.firstDenied(asking, append(needed, c.InboxRight())); denied != nil {
+				cancel(denied)
 			}
 		}
 	})
@@ -40,6 +41,16 @@ func (c *Conn) WithPermissionCheck(ctx context.Context, ask func(context.Context
 		return denied
 	}
 	return err
+}
+
+// firstDenied probes permissions and returns the error of the first that is missing, or nil.
+func (c *Conn) firstDenied(ctx context.Context, needed []Permission) error {
+	for _, r := range needed {
+		if may, err := c.IsPermitted(ctx, r); err == nil && !may {
+			return c.in(r).Denied()
+		}
+	}
+	return nil
 }
 
 // MissingPermissions returns the permissions that this connection's user lacks. It blocks for a few
