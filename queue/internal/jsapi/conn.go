@@ -225,7 +225,7 @@ func (c *Conn) ask(ctx context.Context, subject string, body []byte) (answer []b
 		return err
 	}, ToPublish(subject))
 	if brief.Err() != nil && ctx.Err() == nil && err != nil {
-		return nil, noReply(subject)
+		return nil, c.noReply(subject)
 	}
 	return answer, err
 }

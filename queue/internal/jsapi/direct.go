@@ -67,7 +67,7 @@ func (c *Conn) doDirect(ctx context.Context, stream string, r DirectRequest, eac
 			}
 			patience.Reset(ScanWait)
 		case <-patience.C:
-			return nil, noReply(c.Subject(DirectGet(stream)))
+			return nil, c.noReply(c.Subject(DirectGet(stream)))
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -165,6 +165,14 @@ func endOfBatch(h nats.Header) (next uint64, err error) {
 }
 
 // noReply is the error of a request that is permitted but was not answered.
+func (c *Conn) noReply(subject string) error {
+	if !c.NATS.IsConnected() {
+		return fmt.Errorf("%w on %s: the connection to NATS is down", errNoReply, subject)
+	}
+	return noReply(subject)
+}
+
+// noReply is [Conn.noReply] while there is a connection.
 func noReply(subject string) error {
 	return fmt.Errorf("%w on %s: the stream has no leader now, or the server is overloaded", errNoReply, subject)
 }
