@@ -67,6 +67,18 @@ func TestPartitionsChange(t *testing.T) {
 	})
 }
 
+// The partitions change beside a pipeline of whatever name.
+func TestPartitionsChangeBesideOthers(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		for _, name := range []string{"identify-closed", "identify_closed", "closed"} {
+			_, err := s.queueOf(nil, Topology{Name: name}).Setup(t.Context(), false)
+			s.Must(err)
+		}
+		_, err := s.queueOf(nil, Topology{Partitions: 8}).Setup(t.Context(), true)
+		s.Must(err)
+	})
+}
+
 // The partitions change while another stream is missing, which the same update creates.
 func TestPartitionsChangeWithoutOtherStreams(t *testing.T) {
 	for _, missing := range []string{deadName, kvName} {

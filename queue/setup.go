@@ -147,8 +147,9 @@ func (q *Queue) repartition(ctx context.Context, have, want jetstream.StreamConf
 	return err
 }
 
-// closedSubject is the work stream's only subject while its partitions change.
-func (t Topology) closedSubject() string { return t.PlainSubject() + "-closed" }
+// closedSubject is the work stream's only subject while its partitions change. No dead letter is on it, and
+// no other pipeline may have it.
+func (t Topology) closedSubject() string { return t.PlainSubject() + "-dlq.closed" }
 
 func (q *Queue) mayRepartition(ctx context.Context) error {
 	counts, err := q.survey(ctx, q.topology.StreamName(), q.topology.DeadStreamName())
