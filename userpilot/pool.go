@@ -199,9 +199,10 @@ func (p *pool) keep(c *conn) bool {
 	return true
 }
 
-// serve grants reservations to waiters while there are connections. p.mu must be held.
+// serve grants reservations to waiters while there are connections, and in any case to one for which
+// nothing more is coming. p.mu must be held.
 func (p *pool) serve() {
-	for len(p.waiters) > 0 && len(p.idle) > p.reserved {
+	for len(p.waiters) > 0 && (len(p.idle) > p.reserved || p.dials < len(p.waiters)) {
 		p.reserved++
 		p.answer(nil)
 	}

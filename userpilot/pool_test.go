@@ -516,6 +516,10 @@ func TestReservedIsLost(t *testing.T) {
 			time.Sleep(500 * time.Millisecond)
 			n.cut()
 		},
+		"meanwhile": func(n *network) {
+			time.Sleep(500 * time.Millisecond)
+			time.AfterFunc(100*time.Millisecond, n.cut)
+		},
 		"not to be replaced": func(n *network) {
 			time.Sleep(2 * time.Second)
 			n.refuses.Store(true)
