@@ -74,7 +74,9 @@ func (p *pool) reserve(ctx context.Context, call *Call) error {
 	}
 	granted := make(chan error, 1)
 	p.waiters = append(p.waiters, granted)
-	p.supply()
+	if len(p.idle)+p.dials < p.reserved+len(p.waiters) { // a dial may be for a reservation whose connection has ended
+		p.dial(time.Time{})
+	}
 	p.mu.Unlock()
 
 	var expired <-chan time.Time
@@ -199,8 +201,8 @@ func (p *pool) keep(c *conn) bool {
 	return true
 }
 
-// serve grants reservations to waiters while there are connections, and in any case to one for which
-// nothing more is coming. p.mu must be held.
+// serve grants reservations to waiters while there are connections. It also grants one for which no more
+// is coming, though there may be a reservation whose connection has ended. p.mu must be held.
 func (p *pool) serve() {
 	for len(p.waiters) > 0 && (len(p.idle) > p.reserved || p.dials < len(p.waiters)) {
 		p.reserved++
@@ -225,14 +227,6 @@ func (p *pool) replace(c *conn) {
 		p.dial(time.Time{})
 	case !p.closed && coming < p.maxIdle:
 		p.dial(c.used)
-	}
-}
-
-// supply dials until there is, or will be, a connection for each reservation and each wait: a wait must
-// not depend on an attempt whose reserved connection has ended. p.mu must be held.
-func (p *pool) supply() {
-	for len(p.idle)+p.dials < p.reserved+len(p.waiters) {
-		p.dial(time.Time{})
 	}
 }
 
