@@ -135,6 +135,7 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 	if c.Window <= 0 {
 		c.Window = 16384
 	}
+	c.Window = min(c.Window, unacknowledgedBytes)
 	if c.Retry <= 0 {
 		c.Retry = 30 * time.Second
 	}
@@ -143,7 +144,7 @@ func (q *Queue) NewPublisher(c PublisherConfig) *Publisher {
 		retry:     c.Retry,
 		failFast:  c.FailFast,
 		strict:    c.Strict,
-		minWeight: max(1, unacknowledgedBytes/int64(c.Window)),
+		minWeight: unacknowledgedBytes / int64(c.Window),
 		inbox:     q.api.NATS.NewInbox() + ".",
 		receipt:   usualReceipt(q.topology.StreamName(), cmp.Or(q.topology.Domain, q.api.NATS.ConnectedDomain())),
 		tracer:    c.Tracer,

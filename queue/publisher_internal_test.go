@@ -3,6 +3,7 @@
 package queue
 
 import (
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -12,6 +13,19 @@ import (
 
 	"github.com/identify-worker/identify-worker/queue/queuetest"
 )
+
+// However many events a window may hold, they are no more than 64 MiB together.
+func TestWindowIsBounded(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		for _, window := range []int{0, 1, 3, 16384, unacknowledgedBytes, math.MaxInt} {
+			p := s.queue(nil).NewPublisher(PublisherConfig{Window: window})
+			if p.capacity > unacknowledgedBytes {
+				t.Errorf("a window of %d events holds %d bytes", window, p.capacity)
+			}
+			s.Must(p.Close(s.Soon(time.Minute)))
+		}
+	})
+}
 
 // A publisher that is closed while it asks why an answer is late leaves no goroutine behind. The test is
 // not parallel: it looks at all goroutines.
