@@ -118,7 +118,7 @@ func (c ConnectConfig) dial(ctx context.Context, shown string, options []nats.Op
 	for waited := false; ; waited = true {
 		nc, err := nats.Connect(c.URL, options...)
 		if errors.Is(err, nats.ErrNoServers) {
-			err = errRefused
+			err = c.whyNoServer(options)
 		}
 		hint, fatal := c.hintFor(err)
 		switch {
@@ -143,6 +143,24 @@ func (c ConnectConfig) dial(ctx context.Context, shown string, options []nats.Op
 			return nil, fmt.Errorf("wait for NATS at %s: %w", shown, context.Cause(ctx))
 		}
 	}
+}
+
+// whyNoServer is why no server took the connection. If the one of several that nats.go tried last refused it,
+// nats.go does not tell what the others said.
+func (c ConnectConfig) whyNoServer(options []nats.Option) error {
+	urls := strings.Split(c.URL, ",")
+	if len(urls) == 1 {
+		return errRefused
+	}
+	for _, u := range urls {
+		nc, err := nats.Connect(u, options...)
+		if err == nil { // it has come up meanwhile
+			nc.Close()
+		} else if _, fatal := c.hintFor(err); fatal {
+			return err
+		}
+	}
+	return errRefused
 }
 
 // hosts checks the URLs and returns the parts that may be shown: without user, password and token.

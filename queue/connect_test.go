@@ -119,6 +119,12 @@ func TestConnectDoesNotWaitForAWrongPassword(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "see user and password in URL") || strings.Contains(err.Error(), "wrong") {
 		t.Fatalf("got %v", err)
 	}
+	for range 8 { // nats.go shuffles the servers
+		_, err = queue.Connect(t.Context(), queue.ConnectConfig{URL: "nats://u:wrong@127.0.0.1:1,nats://u:wrong@" + address})
+		if err == nil || !strings.Contains(err.Error(), "see user and password in URL") || strings.Contains(err.Error(), "wrong") {
+			t.Fatalf("beside a server that is down: %v", err)
+		}
+	}
 	nc, err := queue.Connect(t.Context(), queue.ConnectConfig{URL: "nats://u:p@" + address, InboxPrefix: "_IN.worker"})
 	if err != nil {
 		t.Fatal(err)
