@@ -70,9 +70,10 @@ type PublisherConfig struct {
 	// time, with an [ErrNoAnswer].
 	Retry time.Duration
 	// FailFast refuses an event with an [ErrUnreachable] if the connection is down when it is
-	// published, for callers that would rather try elsewhere than wait. Events that were published
-	// before the connection broke are still retried: the server may have stored them. NATS is found
-	// to be down after some 15 s without a sign of life.
+	// published, or breaks while the event waits for room in the window, for callers that would
+	// rather try elsewhere than wait. Events that were sent before the connection broke are still
+	// retried: the server may have stored them. NATS is found to be down after some 15 s without a
+	// sign of life.
 	FailFast bool
 	// Strict also refuses events that Userpilot is not known to accept, or that are surely a mistake,
 	// with a [*userpilot.InvalidError]: see [userpilot.Event.CheckStrict].
@@ -296,14 +297,39 @@ func (p *Publisher) begin(ctx context.Context, f *inflight) error {
 	if err := p.subscribe(); err != nil {
 		return err
 	}
-	if err := p.window.Acquire(ctx, f.weight); err != nil {
-		return fmt.Errorf("wait for earlier events to be acknowledged: %w", err)
+	if err := p.takeRoom(ctx, f.weight); err != nil {
+		return err
 	}
 	if err := p.admit(f); err != nil {
 		p.window.Release(f.weight)
 		return err
 	}
 	return nil
+}
+
+// takeRoom takes room in the window, and blocks while it is full. A publisher that fails fast waits only
+// while there is a connection.
+func (p *Publisher) takeRoom(ctx context.Context, weight int64) error {
+	waiting := ctx
+	if p.failFast {
+		if ctx.Err() == nil && p.window.TryAcquire(weight) {
+			return nil
+		}
+		connected, cancel := p.q.api.WhileConnected(ctx)
+		defer cancel()
+		if !p.q.Connected() {
+			return fmt.Errorf("publish: %w", ErrUnreachable)
+		}
+		waiting = connected
+	}
+	switch err := p.window.Acquire(waiting, weight); {
+	case err == nil:
+		return nil
+	case ctx.Err() == nil:
+		return fmt.Errorf("publish: %w", ErrUnreachable)
+	default:
+		return fmt.Errorf("wait for earlier events to be acknowledged: %w", err)
+	}
 }
 
 // Flush blocks until every event published before has been acknowledged or given up, or until ctx

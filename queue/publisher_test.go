@@ -363,6 +363,39 @@ func TestPublishWhileDisconnected(t *testing.T) {
 	}
 }
 
+// A publisher that fails fast does so also while its window is full of events from before.
+func TestFailFastWithAFullWindow(t *testing.T) {
+	t.Parallel()
+	ats.Register()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var address moving
+		s := boot(t, dir)
+		address.to(s)
+		nc := connect(t, &address)
+		standIn(t, nc)
+		noReply(t, nc)
+		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Window: 1, FailFast: true})
+		began := time.Now()
+		if _, err := p.PublishAsync(t.Context(), []byte(`{"user_id":"ann"}`)); err != nil {
+			t.Fatal(err)
+		}
+		var waiting sync.WaitGroup
+		refused := func(user string) {
+			_, err := p.PublishAsync(t.Context(), fmt.Appendf(nil, `{"user_id":%q}`, user))
+			if waited := time.Since(began); !errors.Is(err, queue.ErrUnreachable) || errors.Is(err, queue.ErrNoAnswer) || waited > time.Second {
+				t.Errorf("%s: got %v after %v", user, err, waited)
+			}
+		}
+		waiting.Go(func() { refused("bob") })
+		synctest.Wait()
+		address.to(nil)
+		s.Shutdown()
+		waiting.Wait()
+		refused("cleo")
+	})
+}
+
 // silence receives all events and answers none.
 func noReply(t *testing.T, nc *nats.Conn) *nats.Subscription {
 	t.Helper()
