@@ -196,6 +196,8 @@ func (p *Publisher) retryUnanswered() {
 		f := p.inflight[number]
 		var end error
 		switch waited := now.Sub(f.sent); {
+		case p.q.api.NATS.IsClosed():
+			end = fmt.Errorf("publish: %w (%w)", ErrNoAnswer, nats.ErrConnectionClosed)
 		case now.After(f.deadline):
 			end = p.expired(f)
 		case missing && f.mayLackStream(now):

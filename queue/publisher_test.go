@@ -363,6 +363,32 @@ func TestPublishWhileDisconnected(t *testing.T) {
 	}
 }
 
+// Once its connection is closed for good, a publisher waits for no answers.
+func TestClosedConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, nc *nats.Conn) {
+		standIn(t, nc)
+		noReply(t, nc)
+		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{})
+		began := time.Now()
+		for range 2 { // the second waits for the first
+			r, err := p.PublishAsync(t.Context(), []byte(`{"user_id":"ann"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_, err := r.Wait(t.Context())
+				if !errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, queue.ErrUnreachable) {
+					t.Errorf("got %v", err)
+				}
+			}()
+		}
+		nc.Close()
+		if err := p.Close(t.Context()); err != nil || time.Since(began) > time.Second {
+			t.Errorf("closed after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
 // A publisher that fails fast does so also while its window is full of events from before.
 func TestFailFastWithAFullWindow(t *testing.T) {
 	t.Parallel()
