@@ -617,7 +617,7 @@ func TestRolesAreSeparate(t *testing.T) {
 		"$JS.API.STREAM.SNAPSHOT.USERPILOT_IDENTIFY": true, "$JS.API.STREAM.LIST": true, "$JS.API.STREAM.CREATE.OTHER": true, "$JS.API.STREAM.INFO.OTHER": true,
 		"$JS.API.CONSUMER.CREATE.USERPILOT_IDENTIFY_DLQ.x": true, "$JS.API.CONSUMER.INFO.USERPILOT_IDENTIFY.x": true, "$JS.API.CONSUMER.PAUSE.USERPILOT_IDENTIFY.x": true,
 		"$JS.API.STREAM.MSG.DELETE.KV_userpilot_identify": true, "$SYS.REQ.SERVER.PING": true, "userpilot.other": true, "userpilot.other.x": true, "other": true,
-		"userpilot.identify.x.y": true, "userpilot.identify-backfill": true, "userpilot.identify-backfill.x.y": true, "userpilot.identify-closed": true, "$KV.userpilot_other.x": true,
+		"userpilot.identify.x.y": true, "userpilot.identify-backfill": true, "userpilot.identify-backfill.x.y": true, "userpilot.identify-dlq.closed": true, "$KV.userpilot_other.x": true,
 	}
 	listens := []string{">", "_INBOX.>", "userpilot.>", "userpilot.identify.*", "userpilot.identify-backfill.*", "userpilot.identify-dlq.>", "$KV.>", "$JS.API.>", "$JS.EVENT.>", "$JS.ACK.>"}
 	for _, role := range roleNames {
