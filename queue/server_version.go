@@ -1,6 +1,10 @@
 package queue
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+)
 
 // MinServerVersion is the oldest NATS server that the pipeline works on: it is the first that lets
 // messages expire one by one, and that reads the last messages of several subjects at once. Older
@@ -31,8 +35,12 @@ func CheckServerVersion(version string) error {
 	return nil
 }
 
-// checkServer checks the connected server's version, unless another domain has the streams.
+// checkServer checks the connected server's version, unless another domain has the streams. It returns
+// [nats.ErrDisconnected] before there is a server.
 func (q *Queue) checkServer() error {
+	if q.api.NATS.MaxPayload() == 0 { // without which no stream can be configured
+		return nats.ErrDisconnected
+	}
 	if q.topology.Domain != "" && q.topology.Domain != q.api.NATS.ConnectedDomain() {
 		return nil
 	}
