@@ -37,7 +37,7 @@ func TestCreateRefusalChangesNoStream(t *testing.T) {
 func TestReplicasNeedACluster(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		s.queue(nil) // creates the streams of the default pipeline
-		for _, topology := range []Topology{{Replicas: 3}, {Name: "other", Replicas: 3}} {
+		for _, topology := range []Topology{{Replicas: 3}, {Replicas: 3, Partitions: 8}, {Name: "other", Replicas: 3}} {
 			_, err := s.queueOf(&queuetest.Line{}, topology).Setup(s.Soon(time.Minute), true)
 			if err == nil || !strings.Contains(err.Error(), "replicas: must be 1, as this NATS server is not in a cluster") {
 				t.Errorf("%+v: %v", topology, err)

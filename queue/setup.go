@@ -100,10 +100,10 @@ func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, up
 	if moves(info.Config, want) {
 		err = q.repartition(ctx, info.Config, adapted)
 	} else {
-		err = q.explainRefusal(ctx, adapted, q.update(ctx, adapted))
+		err = q.update(ctx, adapted)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, q.explainRefusal(ctx, adapted, err)
 	}
 	return differences, nil, nil
 }
