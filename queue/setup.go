@@ -57,55 +57,86 @@ func (q *Queue) Setup(ctx context.Context, update bool) ([]Change, error) {
 	if err := q.checkServer(); err != nil {
 		return nil, err
 	}
-	var changes []Change
+	wanted := q.topology.StreamConfigs(q.api.NATS.MaxPayload())
+	have := make([]*jetstream.StreamConfig, len(wanted)) // nil for a missing stream
 	var mismatch MismatchError
-	for _, want := range q.topology.StreamConfigs(q.api.NATS.MaxPayload()) {
-		made, differences, err := q.setupStream(ctx, want, update)
+	for i, want := range wanted {
+		var err error
+		if have[i], err = q.find(ctx, want.Name); err != nil {
+			return nil, fmt.Errorf("set up stream %s: %w", want.Name, err)
+		}
+		if have[i] != nil {
+			mismatch.Differences = append(mismatch.Differences, Compare(*have[i], want)...)
+		}
+	}
+	if len(mismatch.Differences) > 0 && !update {
+		return nil, &mismatch
+	}
+	var changes []Change
+	for i, want := range wanted {
+		made, err := q.setupStream(ctx, have[i], want, update)
 		if err != nil {
 			return changes, fmt.Errorf("set up stream %s: %w", want.Name, err)
 		}
 		changes = append(changes, made...)
-		mismatch.Differences = append(mismatch.Differences, differences...)
-	}
-	if len(mismatch.Differences) > 0 {
-		return changes, &mismatch
 	}
 	return changes, nil
 }
 
-func (q *Queue) setupStream(ctx context.Context, want jetstream.StreamConfig, update bool) (made, differences []Change, err error) {
-	stream, err := q.api.Stream(ctx, want.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		err = q.api.WithPermissionCheck(ctx, func(ctx context.Context) error {
-			_, err := q.api.JetStream.CreateStream(ctx, want)
-			return err
-		}, jsapi.ToRequest("STREAM.CREATE."+want.Name))
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another replica was faster
-			return q.setupStream(ctx, want, update)
-		}
-		if err != nil {
-			return nil, nil, q.explainRefusal(ctx, want, err)
-		}
-		return []Change{{Stream: want.Name}}, nil, nil
+// find looks a stream up, and returns nil if there is none.
+func (q *Queue) find(ctx context.Context, name string) (*jetstream.StreamConfig, error) {
+	stream, err := q.api.Stream(ctx, name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
-	if err != nil {
-		return nil, nil, err
+	return &stream.CachedInfo().Config, nil
+}
+
+// setupStream makes the stream what it should be; have is nil if it is missing.
+func (q *Queue) setupStream(ctx context.Context, have *jetstream.StreamConfig, want jetstream.StreamConfig, update bool) ([]Change, error) {
+	if have == nil {
+		return q.create(ctx, want, update)
 	}
-	info := stream.CachedInfo()
-	differences = Compare(info.Config, want)
-	if len(differences) == 0 || !update {
-		return nil, differences, nil
+	differences := Compare(*have, want)
+	switch {
+	case len(differences) == 0:
+		return nil, nil
+	case !update:
+		return nil, &MismatchError{Differences: differences}
 	}
-	adapted := adapt(info.Config, want)
-	if moves(info.Config, want) {
-		err = q.repartition(ctx, info.Config, adapted)
+	adapted := adapt(*have, want)
+	var err error
+	if moves(*have, want) {
+		err = q.repartition(ctx, *have, adapted)
 	} else {
 		err = q.update(ctx, adapted)
 	}
 	if err != nil {
-		return nil, nil, q.explainRefusal(ctx, adapted, err)
+		return nil, q.explainRefusal(ctx, adapted, err)
 	}
-	return differences, nil, nil
+	return differences, nil
+}
+
+// create makes a missing stream.
+func (q *Queue) create(ctx context.Context, want jetstream.StreamConfig, update bool) ([]Change, error) {
+	err := q.api.WithPermissionCheck(ctx, func(ctx context.Context) error {
+		_, err := q.api.JetStream.CreateStream(ctx, want)
+		return err
+	}, jsapi.ToRequest("STREAM.CREATE."+want.Name))
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another replica was faster
+		have, err := q.find(ctx, want.Name)
+		if err != nil {
+			return nil, err
+		}
+		return q.setupStream(ctx, have, want, update)
+	}
+	if err != nil {
+		return nil, q.explainRefusal(ctx, want, err)
+	}
+	return []Change{{Stream: want.Name}}, nil
 }
 
 // moves reports whether a change of the work stream puts users into other partitions.
@@ -271,27 +302,29 @@ func partitionsOf(c jetstream.StreamConfig) int {
 // StreamPartitions reads the current number of partitions of the work stream; 0 if there is no
 // stream, or it is hashed differently. It blocks for a round trip.
 func (q *Queue) StreamPartitions(ctx context.Context) (int, error) {
-	stored, err := q.storedConfig(ctx)
-	return partitionsOf(stored), err
-}
-
-// StreamReplicas reads how many copies the work stream has in the cluster; 0 if there is no stream. It
-// blocks for a round trip.
-func (q *Queue) StreamReplicas(ctx context.Context) (int, error) {
-	stored, err := q.storedConfig(ctx)
-	return stored.Replicas, err
-}
-
-// storedConfig reads the configuration of the work stream; it is zero if there is no stream.
-func (q *Queue) storedConfig(ctx context.Context) (jetstream.StreamConfig, error) {
 	info, err := q.api.StreamInfo(ctx, q.topology.StreamName(), "")
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return jetstream.StreamConfig{}, nil
+		return 0, nil
 	}
 	if err != nil {
-		return jetstream.StreamConfig{}, err
+		return 0, err
 	}
-	return info.Config, nil
+	return partitionsOf(info.Config), nil
+}
+
+// StreamReplicas reads how many copies the first of the pipeline's streams that exists has in the cluster;
+// 0 if there is none. It blocks for a round trip, and one more for each missing stream.
+func (q *Queue) StreamReplicas(ctx context.Context) (int, error) {
+	for _, want := range q.topology.StreamConfigs(q.api.NATS.MaxPayload()) {
+		have, err := q.find(ctx, want.Name)
+		switch {
+		case err != nil:
+			return 0, err
+		case have != nil:
+			return have.Replicas, nil
+		}
+	}
+	return 0, nil
 }
 
 func transform(c jetstream.StreamConfig) string {

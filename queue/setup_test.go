@@ -124,6 +124,25 @@ func TestSetupLimits(t *testing.T) {
 	})
 }
 
+// A stream that is missing is not made in the likeness of a topology from which the others differ.
+func TestSetupCreatesNothingBesideDifferences(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		q := s.queue(nil)
+		s.Must(q.api.JetStream.DeleteStream(t.Context(), deadName))
+		other := s.queueOf(nil, Topology{Partitions: 8})
+		changes, err := other.Setup(t.Context(), false)
+		if mismatch, ok := errors.AsType[*MismatchError](err); !ok || len(mismatch.Differences) != 1 || len(changes) != 0 {
+			t.Errorf("got %v, %v", changes, err)
+		}
+		if _, err := q.api.JetStream.Stream(t.Context(), deadName); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("the missing stream: %v", err)
+		}
+		if changes, err := q.Setup(t.Context(), false); err != nil || len(changes) != 1 || changes[0].Stream != deadName {
+			t.Errorf("without a difference: %v, %v", changes, err)
+		}
+	})
+}
+
 func TestSetupAtTheSameTime(t *testing.T) {
 	simulate(t, func(t *testing.T, s *sim) {
 		var wg sync.WaitGroup

@@ -189,7 +189,17 @@ func TestUpdateKeepsCopies(t *testing.T) {
 	have(3, "setup --replicas 3")
 	have(3, "setup --update --dlq-max-bytes 1GiB")
 	have(3, "setup --update --partitions 8")
+	missing := func(stream string) {
+		t.Helper()
+		if err := js.DeleteStream(t.Context(), stream); err != nil {
+			t.Error(err)
+		}
+	}
+	missing("USERPILOT_IDENTIFY")
+	have(3, "setup --update --partitions 8")
+	missing("USERPILOT_IDENTIFY_DLQ")
 	f.says(1, "setup --partitions 8", "num_replicas is 3, should be 1", "(use --replicas 3, or change the stream: identify-worker setup --update --replicas 1)")
+	have(3, "setup --partitions 8 --replicas 3")
 	have(1, "setup --update --replicas 1")
 }
 
