@@ -302,14 +302,11 @@ func partitionsOf(c jetstream.StreamConfig) int {
 // StreamPartitions reads the current number of partitions of the work stream; 0 if there is no
 // stream, or it is hashed differently. It blocks for a round trip.
 func (q *Queue) StreamPartitions(ctx context.Context) (int, error) {
-	info, err := q.api.StreamInfo(ctx, q.topology.StreamName(), "")
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return 0, nil
-	}
-	if err != nil {
+	have, err := q.find(ctx, q.topology.StreamName())
+	if err != nil || have == nil {
 		return 0, err
 	}
-	return partitionsOf(info.Config), nil
+	return partitionsOf(*have), nil
 }
 
 // StreamReplicas reads how many copies the first of the pipeline's streams that exists has in the cluster;

@@ -166,9 +166,9 @@ func testDomain(t *testing.T, leaf *natsserver.Server, env map[string]string) {
 	}
 }
 
-// An update that says nothing of the copies leaves them as they are: fewer would not survive the loss of a
-// server.
-func TestUpdateKeepsCopies(t *testing.T) {
+// A set-up that says nothing of the copies and partitions keeps those that there are, also for a stream that
+// is missing: fewer copies would not survive the loss of a server.
+func TestSetupKeepsCopies(t *testing.T) {
 	t.Parallel()
 	hub := serveHub(t, 3)
 	f := &fixture{t: t, env: map[string]string{"NATS_URL": hub.ClientURL()}}
@@ -198,8 +198,9 @@ func TestUpdateKeepsCopies(t *testing.T) {
 	missing("USERPILOT_IDENTIFY")
 	have(3, "setup --update --partitions 8")
 	missing("USERPILOT_IDENTIFY_DLQ")
-	f.says(1, "setup --partitions 8", "num_replicas is 3, should be 1", "(use --replicas 3, or change the stream: identify-worker setup --update --replicas 1)")
-	have(3, "setup --partitions 8 --replicas 3")
+	f.says(1, "setup --replicas 1", "num_replicas is 3, should be 1", "(use --replicas 3, or change the stream: identify-worker setup --update --replicas 1)")
+	have(3, "setup")
+	f.says(0, "setup", "nothing to do")
 	have(1, "setup --update --replicas 1")
 }
 

@@ -24,8 +24,8 @@ dead event wait; at that of the records, deliveries stop. Some NATS accounts req
 Changing the number of partitions must not reorder a user's events. It is refused while
 events wait or workers run: stop publishing, wait until the backlog is empty, stop the
 workers, run setup --update --partitions N, and start the workers with --partitions N. All
-other changes are made in place, such as the subjects of backfill for an older pipeline. An
-update keeps the partitions and the copies that there are, unless a flag gives others.
+other changes are made in place, such as the subjects of backfill for an older pipeline.
+The partitions and the copies that there are stay, unless a flag gives others.
 
 It needs permission to publish to:
   $JS.API.STREAM.INFO.* and
@@ -63,11 +63,13 @@ func newSetup(env *flags.Env) *cobra.Command {
 			return err
 		}
 		defer nc.Close()
-		if update {
-			if q, err = keepLayout(cmd, q, nc, log); err != nil {
-				return err
-			}
-		}
+		kept, err := keepLayout(cmd, q, nc, log)
+		switch {
+		case err == nil:
+			q = kept
+		case update:
+			return err
+		} // otherwise JetStream may still be starting, which is waited for below
 		changes, err := q.AwaitSetup(cmd.Context(), conn.Wait, update)
 		printChanges(env.Stdout, changes)
 		if err == nil && len(changes) == 0 {
