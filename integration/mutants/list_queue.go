@@ -222,5 +222,10 @@ func ledgerMutants() []mutant {
 			[]edit{{"queue/ratelimit/ledger.go", "l.schedule, l.slots = now, nil", "l.schedule = now"}},
 			"queue/ratelimit", "TestLedgerDropsSlots",
 		},
+		{
+			"a stop returns slots before another replica's", promise,
+			[]edit{{"queue/ratelimit/shard.go", "return s.owned() && !s.first.IsZero() && !begin.Before(s.first)", "return s.owned()"}},
+			"queue/ratelimit", "TestLedgerCloseKeepsSlotsBeforeOthers",
+		},
 	}
 }
