@@ -370,21 +370,22 @@ func TestClosedConnection(t *testing.T) {
 		noReply(t, nc)
 		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{})
 		began := time.Now()
+		var results []*queue.Result
 		for range 2 { // the second waits for the first
 			r, err := p.PublishAsync(t.Context(), []byte(`{"user_id":"ann"}`))
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer func() {
-				_, err := r.Wait(t.Context())
-				if !errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, queue.ErrUnreachable) {
-					t.Errorf("got %v", err)
-				}
-			}()
+			results = append(results, r)
 		}
 		nc.Close()
 		if err := p.Close(t.Context()); err != nil || time.Since(began) > time.Second {
 			t.Errorf("closed after %v: %v", time.Since(began), err)
+		}
+		for _, r := range results {
+			if _, err := r.Wait(t.Context()); !errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, queue.ErrUnreachable) {
+				t.Errorf("got %v", err)
+			}
 		}
 	})
 }

@@ -23,15 +23,7 @@ func Explained(err error) error {
 
 func hint(err error) string {
 	if mismatch, ok := errors.AsType[*queue.MismatchError](err); ok {
-		for _, d := range mismatch.Differences {
-			switch d.Field { // what an update changes only if a flag says so
-			case queue.FieldPartitions:
-				return useFlag("partitions", d)
-			case queue.FieldReplicas:
-				return useFlag("replicas", d)
-			}
-		}
-		return "match the flags to the stream, or run: identify-worker setup --update"
+		return mismatchHint(mismatch)
 	}
 	if denied, ok := errors.AsType[*queue.PermissionError](err); ok && denied.Subscribe {
 		return "see --nats-inbox-prefix"
@@ -59,6 +51,19 @@ func hint(err error) string {
 		return "see --proxy"
 	}
 	return ""
+}
+
+// mismatchHint is what to do about streams that differ from the flags.
+func mismatchHint(mismatch *queue.MismatchError) string {
+	for _, d := range mismatch.Differences {
+		switch d.Field { // what an update changes only if a flag says so
+		case queue.FieldPartitions:
+			return useFlag("partitions", d)
+		case queue.FieldReplicas:
+			return useFlag("replicas", d)
+		}
+	}
+	return "match the flags to the stream, or run: identify-worker setup --update"
 }
 
 // useFlag is what to do about a stream that differs from a flag.
