@@ -77,6 +77,7 @@ LONG := $(LONG)|RateUsed|RateOfFleet|RateLoweredInRollingUpdate|RateAcrossRestar
 LONG := $(LONG)|Outage|OutageWithFewUsers|Hold|Stall|SickUser|Throttled|LedgerStorm|LedgerWhenTheServersClockIsSet|ReplayCrashes|Verdicts
 LONG := $(LONG)|LedgersCrowd|LedgerSlowReading|LedgerWrites|ShardsHoldInEveryWindow|FarPublish|FarReads|DiscardStops
 LONG := $(LONG)|LiveFirst|LiveTakesTheSlotsOfBackfill|ClassesSimulation|HugeFailingBacklog|MergedBeyondMemory|BacklogBeyondMemory|FirewallRefusesOneEvent|MetricsOfAFullDeadLetterStream
+LONG := $(LONG)|LateBackfillAfterATakeover|LiveFirstAfterATakeover|BarredUsersFillTheMemory|PullAfterManyGaps|SplitOnceThereIsRoom|SplitLeavesRoom
 LONG := $(LONG)|LateBackfill|ClassesAreVisible|ReplayDelaysNoLiveEvent|GuiltyAmongAThousand|DeadLetterStreamFullLeavesRoom|ClaimThatNeverLasts|MemoryIsFlat
 # The scripts run the command as its users do, most of them in a process for each line. With the race
 # detector a process takes four times the time to start, and other tests of the package run the same

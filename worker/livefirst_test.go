@@ -15,7 +15,6 @@ import (
 	"github.com/identify-worker/identify-worker/integration/oracle"
 	"github.com/identify-worker/identify-worker/queue"
 	"github.com/identify-worker/identify-worker/queue/deadletter"
-	"github.com/identify-worker/identify-worker/queue/queuetest"
 	"github.com/identify-worker/identify-worker/queue/ratelimit"
 	"github.com/identify-worker/identify-worker/userpilot/userpilottest"
 	"github.com/identify-worker/identify-worker/worker"
@@ -311,17 +310,13 @@ func TestLateBackfillAfterATakeover(t *testing.T) {
 // Promises 2, 6 and 9 together: whatever dies, per property the newest publication wins, and no call
 // takes a property back.
 func TestClassesSimulation(t *testing.T) {
-	runs := 2
-	if queuetest.RaceDetector {
-		runs = 1
-	}
 	seed := *simSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	for i := range uint64(runs) {
+	for i := range uint64(max(*simRuns, 1)) {
 		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
-			t.Logf("again: go test ./worker -run TestClassesSimulation -sim.seed %d", seed+i)
+			t.Logf("again: go test ./worker -run TestClassesSimulation -sim.runs 1 -sim.seed %d", seed+i)
 			simulateOutage(t, userpilottest.Options{Latency: 60 * time.Millisecond}, func(t *testing.T, s *sim) {
 				classesStorm(s, rand.New(rand.NewPCG(seed+i, 7)))
 			})
