@@ -152,7 +152,6 @@ func TestLiveTakesTheSlotsOfBackfill(t *testing.T) {
 		used float64
 	}{
 		{crowd{near, 1, 0, time.Second, false}, time.Second, 0.99},
-		{crowd{near, 3, 0, time.Second, false}, time.Second, 0.99},
 		{crowd{near, 10, 0, time.Second, false}, time.Second, 0.99},
 		{crowd{near, 10, 1, time.Second, false}, time.Second, 0.99},
 		{crowd{near, 10, 0, time.Second / 5, false}, time.Second, 0.99},
@@ -161,9 +160,7 @@ func TestLiveTakesTheSlotsOfBackfill(t *testing.T) {
 		// below 99%.
 		{crowd{near, 1, 0, time.Second, true}, 1500 * time.Millisecond, 0.985},
 		{crowd{near, 10, 0, time.Second, true}, 1500 * time.Millisecond, 0.985},
-		{crowd{off, 3, 0, time.Second, false}, time.Second, 0.99},
 		{crowd{off, 10, 0, time.Second, false}, time.Second, 0.99},
-		{crowd{far, 3, 0, time.Second, false}, 2 * time.Second, 0.98},
 		{crowd{far, 10, 0, time.Second, false}, 3 * time.Second, 0.97},
 		{crowd{farthest, 10, 1, time.Second / 5, false}, 5 * time.Second, 0.85},
 	} {
