@@ -36,6 +36,21 @@ func bubble(t *testing.T, test func(t *testing.T, nc *nats.Conn)) {
 	})
 }
 
+// outage runs test in fake time, with a server that its clients reach under an address until it is lost.
+func outage(t *testing.T, test func(t *testing.T, address *moving, lose func())) {
+	ats.Register()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var address moving
+		s := boot(t, dir)
+		address.to(s)
+		test(t, &address, func() {
+			address.to(nil)
+			s.Shutdown()
+		})
+	})
+}
+
 func boot(t *testing.T, dir string) *embedded.Server {
 	t.Helper()
 	s, err := embedded.Start(embedded.Config{Dir: dir, NoSync: true})
@@ -337,18 +352,12 @@ func TestPublishWhileDisconnected(t *testing.T) {
 		"fails fast": {queue.PublisherConfig{Retry: 5 * time.Second, FailFast: true}, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ats.Register()
-			dir := t.TempDir()
-			synctest.Test(t, func(t *testing.T) {
-				var address moving
-				s := boot(t, dir)
-				address.to(s)
-				p := newPublisher(t, setUp(t, connect(t, &address)), test.config)
+			outage(t, func(t *testing.T, address *moving, lose func()) {
+				p := newPublisher(t, setUp(t, connect(t, address)), test.config)
 				if _, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`)); err != nil {
 					t.Fatal(err)
 				}
-				address.to(nil)
-				s.Shutdown()
+				lose()
 				synctest.Wait()
 				began := time.Now()
 				_, err := p.Publish(t.Context(), []byte(`{"user_id":"ann"}`))
@@ -393,13 +402,8 @@ func TestClosedConnection(t *testing.T) {
 // A publisher that fails fast does so also while its window is full of events from before.
 func TestFailFastWithAFullWindow(t *testing.T) {
 	t.Parallel()
-	ats.Register()
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		var address moving
-		s := boot(t, dir)
-		address.to(s)
-		nc := connect(t, &address)
+	outage(t, func(t *testing.T, address *moving, lose func()) {
+		nc := connect(t, address)
 		standIn(t, nc)
 		noReply(t, nc)
 		p := newPublisher(t, newQueue(t, nc), queue.PublisherConfig{Window: 1, FailFast: true})
@@ -416,8 +420,7 @@ func TestFailFastWithAFullWindow(t *testing.T) {
 		}
 		waiting.Go(func() { refused("bob") })
 		synctest.Wait()
-		address.to(nil)
-		s.Shutdown()
+		lose()
 		waiting.Wait()
 		refused("cleo")
 	})

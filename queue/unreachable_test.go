@@ -18,15 +18,9 @@ import (
 // A request that has no answer because the connection is down does not blame the stream or the server.
 func TestNoAnswerWithoutConnection(t *testing.T) {
 	t.Parallel()
-	ats.Register()
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		var address moving
-		s := boot(t, dir)
-		address.to(s)
-		q := setUp(t, connect(t, &address))
-		address.to(nil)
-		s.Shutdown()
+	outage(t, func(t *testing.T, address *moving, lose func()) {
+		q := setUp(t, connect(t, address))
+		lose()
 		synctest.Wait()
 		_, counted := q.Counts(t.Context())
 		_, read := q.API().ReadKeys(t.Context(), []string{"$KV.userpilot_identify.a"})
